@@ -1,0 +1,1 @@
+"""trimtab: the whole production machine-learning loop in one Python process."""

@@ -1,0 +1,1 @@
+"""Wires the rooms into a project: open, push, predict, train, tick, serve."""

@@ -1,0 +1,143 @@
+"""Named columns of equal length, each with its nulls: how tables travel between rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+
+if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
+    from numpy.typing import NDArray
+
+Dtype = Literal["float", "int", "bool", "str", "time"]  # time: int64 UTC microseconds
+
+
+class Column(msgspec.Struct, frozen=True, eq=False):
+    """Values and which of them are there.
+
+    `values` is float64, int64 (also for time), bool or object (str); where `valid` is False the value is a
+    placeholder (NaN, 0, False, None). `valid` None means that all are there. A float column's nulls are always NaN
+    in `values` as well.
+    """
+
+    dtype: Dtype
+    values: NDArray[Any]
+    valid: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: NDArray[Any] | slice) -> Column:
+        """The column at `rows` (positions, a boolean mask or a slice)."""
+        return Column(self.dtype, self.values[rows], None if self.valid is None else self.valid[rows])
+
+    def present(self) -> NDArray[Any]:
+        """A boolean array: True where a value is there."""
+        import numpy as np
+
+        return np.ones(len(self.values), bool) if self.valid is None else self.valid
+
+    def to_list(self) -> list[Any]:
+        """Python values, None for null."""
+        out: list[Any] = self.values.tolist()
+        if self.valid is None:
+            return out
+        return [v if ok else None for v, ok in zip(out, self.valid.tolist(), strict=True)]
+
+
+class Columns(msgspec.Struct, frozen=True, eq=False):
+    """A table: columns by name, all of one length.
+
+    >>> table = Columns.of({"x": ("float", [1.0, None])})
+    >>> table.rows, table["x"].to_list()
+    (2, [1.0, None])
+    """
+
+    by_name: Mapping[str, Column]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(c) for name, c in self.by_name.items()}
+        if len(set(lengths.values())) > 1:
+            raise Misuse(f"columns: lengths differ: {lengths}. Give every column one value a row.")
+
+    def __getitem__(self, name: str) -> Column:
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise Misuse(f"columns: no {name!r} among {', '.join(self.by_name)}.") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.by_name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.by_name)
+
+    @property
+    def rows(self) -> int:
+        return next((len(c) for c in self.by_name.values()), 0)
+
+    def take(self, rows: NDArray[Any] | slice) -> Columns:
+        """The table at `rows` (positions, a boolean mask or a slice)."""
+        return Columns({name: c.take(rows) for name, c in self.by_name.items()})
+
+    def select(self, names: Iterable[str]) -> Columns:
+        """The named columns, in that order."""
+        return Columns({name: self[name] for name in names})
+
+    def replace(self, more: Mapping[str, Column]) -> Columns:
+        """This table with columns added or replaced."""
+        return Columns({**self.by_name, **more})
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict a row, None for null: for people and JSON, not for speed."""
+        lists = [c.to_list() for c in self.by_name.values()]
+        return [dict(zip(self.by_name, row, strict=True)) for row in zip(*lists, strict=True)]
+
+    @staticmethod
+    def of(columns: Mapping[str, tuple[Dtype, Sequence[Any]]]) -> Columns:
+        """A table from Python values, None (or NaN in a float column) for null."""
+        return Columns({name: column(dtype, values) for name, (dtype, values) in columns.items()})
+
+    @staticmethod
+    def concat(parts: Sequence[Columns]) -> Columns:
+        """Tables of the same columns, one after the other."""
+        import numpy as np
+
+        if len(parts) == 1:
+            return parts[0]
+        out: dict[str, Column] = {}
+        for name, first in parts[0].by_name.items():
+            pieces = [p[name] for p in parts]
+            valid = None if all(c.valid is None for c in pieces) else np.concatenate([c.present() for c in pieces])
+            out[name] = Column(first.dtype, np.concatenate([c.values for c in pieces]), valid)
+        return Columns(out)
+
+
+def column(dtype: Dtype, values: Sequence[Any]) -> Column:
+    """A column from Python values, None (or NaN in a float column) for null."""
+    import numpy as np
+
+    if dtype == "float":
+        floats = np.array([np.nan if v is None else v for v in values], np.float64)
+        return float_column(floats)
+    valid = np.array([v is not None for v in values], bool)
+    if dtype == "str":
+        array: NDArray[Any] = np.empty(len(values), object)
+        array[:] = list(values)
+    else:
+        kind: type = np.bool_ if dtype == "bool" else np.int64
+        array = np.array([0 if v is None else v for v in values], kind)
+    return Column(dtype, array, None if valid.all() else valid)
+
+
+def float_column(values: NDArray[Any]) -> Column:
+    """A float column by the rules of ingestion: NaN is null, -0.0 is 0.0."""
+    import numpy as np
+
+    values = np.asarray(values, np.float64) + 0.0  # -0.0 + 0.0 = 0.0
+    missing = np.isnan(values)
+    return Column("float", values, ~missing if missing.any() else None)

@@ -1,0 +1,21 @@
+"""Content addresses: the same definition, the same name, on every machine."""
+
+import hashlib
+
+import msgspec
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def content_hash(value: object) -> str:
+    """The SHA-256 of `value`'s canonical JSON, 64 hexadecimal digits.
+
+    >>> content_hash({"b": 1, "a": 2}) == content_hash({"a": 2, "b": 1})
+    True
+    """
+    return hashlib.sha256(_encoder.encode(value)).hexdigest()
+
+
+def bytes_hash(data: bytes | memoryview) -> str:
+    """The SHA-256 of some bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,1 @@
+"""Sources: from raw records to validated, de-duplicated events in the log; quarantine; columnar history."""

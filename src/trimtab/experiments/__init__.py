@@ -1,0 +1,1 @@
+"""Assignment and analysis of experiments (grows with its capability)."""

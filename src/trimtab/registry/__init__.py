@@ -1,0 +1,1 @@
+"""Immutable versions, aliases with their history, gate records."""

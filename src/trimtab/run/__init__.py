@@ -1,0 +1,1 @@
+"""Steps: pure functions of content-addressed inputs, finished once."""

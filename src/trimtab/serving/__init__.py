@@ -1,0 +1,1 @@
+"""Answers: in process, over HTTP, in batch, precomputed, online-learning; the prediction log."""

@@ -1,0 +1,1 @@
+"""The same loop in virtual time, several policies side by side."""

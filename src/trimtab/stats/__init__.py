@@ -1,0 +1,1 @@
+"""Intervals, paired and sequential tests, e-processes: from samples to statements with stated error rates."""

@@ -1,0 +1,1 @@
+"""Ports and their embedded backends: Log, Table, KeyValue, Blob, Catalog, opened by URL."""

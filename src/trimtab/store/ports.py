@@ -1,0 +1,193 @@
+"""The five ports: what every backend must do. Contract suites for them live in `trimtab.testing`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from trimtab.core.columns import Columns
+
+
+class LogRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One record of a log: where it stands, when it was appended, what it says."""
+
+    partition: str
+    position: int  # 1, 2, ... within the partition; never used twice
+    appended_at_us: int  # never decreases within a partition
+    payload: bytes
+
+
+class Log(Protocol):
+    """An append-only log of partitions; each writing process appends to a partition of its own."""
+
+    @property
+    def partition(self) -> str:
+        """The partition that this process appends to (taken at the first append or at this call)."""
+        ...
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
+        """Append all of `payloads` or none, and return their positions once they are safe.
+
+        `at_us` are their append times (a replay); left out, the clock's. A time below the partition's last one is
+        raised to it. Thread-safe: appends that arrive together share one sync.
+        """
+        ...
+
+    def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
+        """Up to `limit` records with position > `after`, in order. Raises Corrupt on the first damaged one."""
+        ...
+
+    def positions(self) -> dict[str, int]:
+        """The last position of every partition."""
+        ...
+
+    def truncate(self, partition: str, through: int) -> int:
+        """Remove the records up to and including `through`; how many. Positions are not given again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Table(Protocol):
+    """One table of record: rows only ever arrive, with the log position they came from."""
+
+    def append(self, rows: Columns, *, writer: str, position: int) -> bool:
+        """Add rows in one commit that also stores `position` for `writer`; False, and nothing is done, when that
+        writer had reached `position` already."""
+        ...
+
+    def position(self, writer: str) -> int:
+        """The last position committed for `writer`; 0 when there is none."""
+        ...
+
+    def scan(self, names: Sequence[str] | None = None, *, version: int | None = None) -> Columns:
+        """The rows (of all columns, or of those named) in the newest version or in `version`."""
+        ...
+
+    def delete(self, column: str, value: str) -> int:
+        """Remove, also from older versions' files, every row whose text `column` equals `value`; how many."""
+        ...
+
+    def compact(self) -> None:
+        """Merge small files into large ones; the rows stay the same."""
+        ...
+
+    def version(self) -> int:
+        """The newest version, -1 while the table is empty."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class KeyValue(Protocol):
+    """A map of bytes to bytes. One process writes, many read; a write is all or nothing and synced."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of all keys, read in one snapshot."""
+        ...
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Put and delete in one transaction. A view's log position is one of the keys, so it moves with its state."""
+        ...
+
+    def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+        """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Blob(Protocol):
+    """Bytes by the SHA-256 of their content."""
+
+    def put(self, data: bytes) -> str:
+        """Store `data`; its hash, 64 hexadecimal digits. Durable when it returns."""
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """The bytes. Raises NotFound, or Corrupt when they no longer match their hash."""
+        ...
+
+    def exists(self, digest: str) -> bool: ...
+
+    def delete(self, digest: str) -> bool:
+        """Remove it; False when it was not there."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A small named document of the catalogue and how often it was written."""
+
+    kind: str
+    key: str
+    revision: int  # 1 at the first write
+    body: bytes  # JSON
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One line of an append-only journal of the catalogue."""
+
+    journal: str
+    sequence: int  # 1, 2, 3, ... without gaps within the journal
+    at_us: int
+    body: bytes  # JSON
+
+
+class Put(msgspec.Struct, frozen=True, tag="put"):
+    """Write a record; `expected` is the revision it must have now (0: must not exist, None: any)."""
+
+    kind: str
+    key: str
+    body: bytes
+    expected: int | None = None
+
+
+class Remove(msgspec.Struct, frozen=True, tag="remove"):
+    """Remove a record; `expected` as in `Put`."""
+
+    kind: str
+    key: str
+    expected: int | None = None
+
+
+class Append(msgspec.Struct, frozen=True, tag="append"):
+    """Add a line to a journal; `expected` is the sequence number it must get (None: whichever is next)."""
+
+    journal: str
+    at_us: int
+    body: bytes
+    expected: int | None = None
+
+
+class Catalog(Protocol):
+    """Small records, append-only journals and leases, changed in transactions by several processes."""
+
+    def get(self, kind: str, key: str) -> Record | None: ...
+
+    def find(self, kind: str, prefix: str = "") -> list[Record]:
+        """Records of a kind whose key starts with `prefix`, by key."""
+        ...
+
+    def write(self, changes: Sequence[Put | Remove | Append]) -> None:
+        """All changes or none. Raises Conflict, naming the first one whose `expected` did not hold."""
+        ...
+
+    def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
+        """Up to `limit` lines with sequence > `after`, in order."""
+        ...
+
+    def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew a lease; False while somebody else holds it and it has not run out."""
+        ...
+
+    def release(self, lease: str, holder: str) -> None:
+        """Give a lease back; nothing happens when `holder` does not hold it."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""From a model definition and a cut-off to a pinned training set, a fitted model and its evaluation."""

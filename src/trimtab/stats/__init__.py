@@ -1,1 +1,40 @@
 """Intervals, paired and sequential tests, e-processes: from samples to statements with stated error rates."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.stats.scores import (
+        CalibrationBin,
+        Confusion,
+        auc,
+        brier,
+        calibration_curve,
+        confusion,
+        expected_calibration_error,
+        log_loss,
+        log_loss_rows,
+    )
+
+__all__ = [
+    "CalibrationBin",
+    "Confusion",
+    "auc",
+    "brier",
+    "calibration_curve",
+    "confusion",
+    "expected_calibration_error",
+    "log_loss",
+    "log_loss_rows",
+]
+
+_MODULES = ("scores",)  # NumPy loads with the first name asked for, not with `import trimtab`
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            found = import_module(f"{__name__}.{module}")
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

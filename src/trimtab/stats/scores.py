@@ -1,0 +1,193 @@
+"""How good probabilities are: log loss, Brier score, AUC, calibration, confusion."""
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+
+CLIP = 1e-15  # the one clip of every log loss here: a score of 0 or 1 costs at most 34.5 nats
+
+FloatArray = NDArray[np.float64]
+
+
+class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scores of one bin promised and what came."""
+
+    low: float
+    high: float
+    rows: int
+    mean_score: float
+    label_share: float
+
+
+class Confusion(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows by answer and truth at one threshold; a score equal to the threshold counts as positive."""
+
+    threshold: float
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+    @property
+    def precision(self) -> float | None:
+        """The share of positive answers that were right, or None without any."""
+        return _share(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float | None:
+        """The share of positive labels that were found, or None without any."""
+        return _share(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of right answers, or None without rows."""
+        right = self.true_positives + self.true_negatives
+        return _share(right, right + self.false_positives + self.false_negatives)
+
+
+def log_loss_rows(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
+    """Log loss of each row, in nats.
+
+    Args:
+        labels: 0 or 1 (or booleans), shape (rows,).
+        scores: Probabilities of label 1, shape (rows,); that of the true label is clipped to [1e-15, 1 - 1e-15].
+
+    Raises:
+        Misuse: The lengths differ, or a value is outside its range or NaN.
+    """
+    y, p = checked(labels, scores, "log loss")
+    losses: FloatArray = -np.log(np.clip(np.where(y, p, 1.0 - p), CLIP, 1.0 - CLIP))
+    return losses
+
+
+def log_loss(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Mean log loss, in nats per row (0 = every row foretold with certainty).
+
+    >>> round(log_loss([1, 0], [0.5, 0.5]), 4)
+    0.6931
+    """
+    return float(_some(log_loss_rows(labels, scores), "log loss").mean())
+
+
+def brier(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Mean squared distance of score and label, in [0, 1].
+
+    Source: Brier (1950).
+    """
+    y, p = checked(labels, scores, "Brier score")
+    return float(_some((p - y) ** 2, "Brier score").mean())
+
+
+def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Chance that a random positive row scores above a random negative one, ties half; None with one class only.
+
+    Source: Mann & Whitney (1947); exact: ranks are counted in integers.
+
+    >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
+    0.875
+    """
+    y, p = checked(labels, scores, "AUC")
+    positives = int(y.sum())
+    negatives = y.size - positives
+    if positives == 0 or negatives == 0:
+        return None
+    _, place, counts = np.unique(p, return_inverse=True, return_counts=True)
+    per_value = np.bincount(place[y], minlength=counts.size)
+    negatives_here = counts - per_value
+    below = np.cumsum(negatives_here) - negatives_here
+    doubled_wins = int(np.sum(per_value * (2 * below + negatives_here)))
+    return doubled_wins / (2 * positives * negatives)
+
+
+def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> list[CalibrationBin]:
+    """Mean score against label share, in bins of equal width over [0, 1]; empty bins are left out.
+
+    Args:
+        labels: 0 or 1, shape (rows,).
+        scores: Probabilities, shape (rows,).
+        bins: How many bins; each holds its lower edge, the last one both edges.
+    """
+    if bins < 1:
+        raise Misuse(f"calibration curve: needs at least 1 bin, found {bins}.")
+    y, p = checked(labels, scores, "calibration curve")
+    place = np.minimum((p * bins).astype(np.int64), bins - 1)
+    rows = np.bincount(place, minlength=bins)
+    score_sums = np.bincount(place, weights=p, minlength=bins)
+    label_sums = np.bincount(place, weights=y, minlength=bins)
+    return [
+        CalibrationBin(
+            low=i / bins,
+            high=(i + 1) / bins,
+            rows=int(rows[i]),
+            mean_score=float(score_sums[i] / rows[i]),
+            label_share=float(label_sums[i] / rows[i]),
+        )
+        for i in np.flatnonzero(rows).tolist()
+    ]
+
+
+def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
+    """Mean distance of promised and observed share over the rows, in [0, 1] (0 = calibrated).
+
+    Source: Naeini, Cooper & Hauskrecht (2015). Biased upward in small samples: compare only equal row counts.
+    """
+    curve = calibration_curve(labels, scores, bins)
+    if not curve:
+        raise Misuse("calibration error: needs at least 1 row, found 0. Wait for labels, or widen the window.")
+    rows = sum(one.rows for one in curve)
+    return sum(one.rows * abs(one.mean_score - one.label_share) for one in curve) / rows
+
+
+def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> Confusion:
+    """Right and wrong answers when rows scoring at least `threshold` are called positive."""
+    y, p = checked(labels, scores, "confusion")
+    called = p >= threshold
+    true_positives = int((called & y).sum())
+    false_positives = int(called.sum()) - true_positives
+    false_negatives = int(y.sum()) - true_positives
+    return Confusion(
+        threshold=threshold,
+        true_positives=true_positives,
+        false_positives=false_positives,
+        true_negatives=y.size - true_positives - false_positives - false_negatives,
+        false_negatives=false_negatives,
+    )
+
+
+def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], FloatArray]:
+    """Labels as booleans and scores as float64, once they are fit for use.
+
+    Raises:
+        Misuse: The shapes differ, a label is neither 0 nor 1, or a score is outside [0, 1] or NaN.
+    """
+    y = np.asarray(labels)
+    p = np.asarray(scores, dtype=np.float64)
+    if y.ndim != 1 or y.shape != p.shape:
+        raise Misuse(
+            f"{what}: needs one score for each label, in one dimension; found labels {y.shape}, scores {p.shape}."
+        )
+    if y.dtype != np.bool_:
+        bad = np.flatnonzero((y != 0) & (y != 1))
+        if bad.size:
+            raise Misuse(
+                f"{what}: labels must be 0 or 1; row {bad[0]} of {y.size} holds {y[bad[0]]}. Leave unlabelled rows out."
+            )
+    bad = np.flatnonzero(~((p >= 0.0) & (p <= 1.0)))
+    if bad.size:
+        raise Misuse(
+            f"{what}: scores must be probabilities in [0, 1]; row {bad[0]} of {p.size} holds {p[bad[0]]}. "
+            "Give the probability of the positive class."
+        )
+    return y.astype(np.bool_), p
+
+
+def _some(values: FloatArray, what: str) -> FloatArray:
+    if not values.size:
+        raise Misuse(f"{what}: needs at least 1 row, found 0. Wait for labels, or widen the window.")
+    return values
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,92 @@
+"""What a source of events is: its columns, its clock, its key."""
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from trimtab.core.columns import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.hashing import content_hash
+from trimtab.core.time import MINUTE_US, duration_us
+
+Time = dt.datetime  # the type to declare for a column of moments
+
+_DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str", dt.datetime: "time"}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Events of one kind. Make one with `source()`."""
+
+    name: str
+    time: str  # the column that says when it happened
+    columns: dict[str, Dtype]  # in declared order; the time column among them
+    key: str | None = None  # the column that identifies an event; without one, its content does
+    delay_us: int = 0  # how long after its time an event of loaded history became known
+    future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
+
+    @property
+    def hash(self) -> str:
+        """The content address of this definition."""
+        return content_hash(self)
+
+
+def source(
+    name: str,
+    *,
+    time: str,
+    columns: Mapping[str, type],
+    key: str | None = None,
+    delay: str | int = 0,
+    future_tolerance: str | int = "5min",
+) -> Source:
+    """Declare a source of events.
+
+    Args:
+        name: Lower-case name, unique in the project.
+        time: The column that says when an event happened; it need not be repeated in `columns`.
+        columns: Name and type of each column: float, int, bool, str or `Time`.
+        key: The column that identifies an event. A later event of the same key corrects the earlier one.
+        delay: For history loaded in bulk: known at = event time + `delay`.
+        future_tolerance: How far ahead of the clock an event may be dated.
+
+    Raises:
+        Misuse: A name or type that cannot be, or a `key` that is no column.
+
+    >>> source("weather", time="observed_at", delay="1h", columns={"origin": str, "temp": float}).delay_us
+    3600000000
+    """
+    what = f"source {name!r}"
+    check_name(name, "source")
+    dtypes = declared_columns(columns, what)
+    if dtypes.setdefault(time, "time") != "time":
+        raise Misuse(f"{what}: the time column {time!r} is declared {dtypes[time]}. Declare it as `Time`.")
+    if key is not None and dtypes.get(key) not in ("str", "int"):
+        found = dtypes.get(key, f"missing among {', '.join(dtypes)}")
+        raise Misuse(f"{what}: the key {key!r} must be a column of type str or int; it is {found}.")
+    return Source(
+        name=name,
+        time=time,
+        columns=dtypes,
+        key=key,
+        delay_us=duration_us(delay),
+        future_tolerance_us=duration_us(future_tolerance),
+    )
+
+
+def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]:
+    """The dtypes of declared columns; `what` names the definition in errors."""
+    dtypes: dict[str, Dtype] = {}
+    for column, kind in columns.items():
+        if kind not in _DTYPES:
+            raise Misuse(f"{what}: column {column!r} has type {kind!r}. Use float, int, bool, str or tt.Time.")
+        dtypes[column] = _DTYPES[kind]
+    return dtypes
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse a name that could not be a file, a metric or a URL part."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise Misuse(f"{kind} {name!r}: a name starts with a letter and has up to 63 of a-z, 0-9 and _.")

@@ -1,0 +1,61 @@
+# Every target sets up `.venv` alone. PYTHON=... names the interpreter, WORKERS=... how many tests run at once,
+# ARGS=... goes on to the command (`make test ARGS="tests/store -x"`, `make bench ARGS=log_append`).
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak docs lock format clean environment
+WORKERS ?= 2
+ARGS ?=
+BIN := .venv/bin
+export PYTHON
+
+help:
+	@echo "make demo    the main job on real data: a year of flights, and what happened"
+	@echo "make test    the tests and the examples in docstrings and documents"
+	@echo "make check   ruff, mypy, import-linter"
+	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
+	@echo "make soak    the long campaigns -> build/soak.json"
+	@echo "make docs    the documents: their examples run, their links resolve"
+	@echo "make lock    compile requirements.lock anew (needs Python 3.11)"
+	@echo "make format  format and fix what ruff can"
+	@echo "make clean   remove what the other targets made, except the environments"
+
+environment: .venv/.stamp
+
+.venv/.stamp: requirements.lock requirements-demo.lock pyproject.toml .ci/environment
+	.ci/environment .venv
+	@touch $@
+
+demo: .venv/.stamp
+	$(BIN)/python examples/flights/demo.py $(ARGS)
+
+test: .venv/.stamp
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not soak" --doctest-glob="*.md" $(or $(ARGS),tests src docs README.md)
+
+check: .venv/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.stamp
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+soak: .venv/.stamp
+	$(BIN)/pytest -q -m soak $(or $(ARGS),tests)
+
+docs: .venv/.stamp
+	$(BIN)/pytest -q --doctest-glob="*.md" docs README.md tests/test_documents.py
+
+# Compiled on the oldest Python, so that every version in it has what 3.11 to 3.13 need.
+lock:
+	PYTHON= .ci/environment .venv-lock 3.11
+	PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet --upgrade \
+		--generate-hashes --allow-unsafe --strip-extras --extra dev --extra lightgbm --build-deps-for editable \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+format: .venv/.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trimtab.stats.interval import Interval
+
 if TYPE_CHECKING:
+    from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference
+    from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
     from trimtab.stats.scores import (
         CalibrationBin,
         Confusion,
@@ -19,16 +23,24 @@ if TYPE_CHECKING:
 __all__ = [
     "CalibrationBin",
     "Confusion",
+    "Interval",
+    "Metric",
+    "Side",
     "auc",
+    "block_bootstrap",
+    "blocks_needed",
     "brier",
     "calibration_curve",
     "confusion",
     "expected_calibration_error",
     "log_loss",
     "log_loss_rows",
+    "metric_interval",
+    "paired_difference",
+    "paired_mean_bound",
 ]
 
-_MODULES = ("scores",)  # NumPy loads with the first name asked for, not with `import trimtab`
+_MODULES = ("scores", "bootstrap", "paired")  # NumPy loads with the first name asked for, not with `import trimtab`
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,155 @@
+"""Intervals by drawing whole blocks of rows (weeks, users) again: rows of one block stand or fall together."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.interval import Interval, check_level
+from trimtab.stats.scores import FloatArray, checked, log_loss_rows
+
+Metric = Literal["auc", "log_loss", "brier"]
+IntArray = NDArray[np.int64]
+
+
+def block_bootstrap(
+    statistic: Callable[[IntArray], float | None],
+    blocks: ArrayLike,
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile interval of any statistic of rows; for AUC and losses `metric_interval` is far faster.
+
+    Args:
+        statistic: Takes row numbers (with repeats) and gives a figure, or None where it is undefined.
+        blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
+        repeats: How many times to draw.
+        seed: Seed of the draws.
+        level: Share of the draws inside the interval.
+
+    Raises:
+        Misuse: Fewer than 2 blocks, or the statistic is undefined for all rows or for over half of the draws.
+
+    Source: Efron & Tibshirani (1993), section 8.6 and chapter 13.
+
+    >>> values = np.array([1.0, 1.0, 3.0, 3.0])
+    >>> block_bootstrap(lambda rows: values[rows].mean(), [0, 0, 1, 1], repeats=200).estimate
+    2.0
+    """
+    place, counts = _draws(blocks, repeats, seed)
+    order = np.argsort(place, kind="stable")
+    rows_of = np.split(order, np.cumsum(np.bincount(place))[:-1])
+    found = [statistic(np.concatenate([rows_of[b] for b in np.repeat(np.arange(row.size), row)])) for row in counts]
+    return _percentiles(np.array([np.nan if value is None else value for value in found]), level)
+
+
+def metric_interval(
+    metric: Metric,
+    labels: ArrayLike,
+    scores: ArrayLike,
+    blocks: ArrayLike,
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Block-bootstrap interval of one model's metric: exact, its cost hardly grows with `repeats`.
+
+    >>> metric_interval("auc", [0, 1, 0, 1], [0.2, 0.7, 0.4, 0.3], [0, 0, 1, 1], repeats=100).estimate
+    0.75
+    """
+    place, counts = _draws(blocks, repeats, seed)
+    return _percentiles(_redrawn(metric, labels, scores, place, counts), level)
+
+
+def paired_difference(
+    metric: Metric,
+    labels: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    blocks: ArrayLike,
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Block-bootstrap interval of metric(a) - metric(b) on the same rows and the same draws.
+
+    Args:
+        metric: "auc" (higher is better), "log_loss" or "brier" (lower is better).
+        labels: 0 or 1, shape (rows,).
+        scores_a: Probabilities of one model.
+        scores_b: Probabilities of the other.
+        blocks: Block id of each row, e.g. its week. Time grows as blocks x rows: 280,000 rows in 43 weeks take
+            about a second, in 300 days a few.
+        repeats: How many times to draw.
+        seed: Seed of the draws.
+        level: Share of the draws inside the interval.
+
+    Raises:
+        Misuse: As `block_bootstrap`, or unfit labels or scores.
+    """
+    place, counts = _draws(blocks, repeats, seed)
+    a, b = (_redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))
+    return _percentiles(a - b, level)
+
+
+def _draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
+    """Block number of each row, and how often each draw holds each block; the first "draw" is the data themselves."""
+    ids, place = np.unique(np.asarray(blocks), return_inverse=True)
+    if ids.size < 2 or repeats < 1:
+        raise Misuse(f"bootstrap: needs at least 2 blocks and 1 repeat, found {ids.size} blocks, {repeats} repeats.")
+    drawn = np.random.default_rng(seed).multinomial(ids.size, np.full(ids.size, 1.0 / ids.size), size=repeats)
+    return place.astype(np.int64), np.concatenate([np.ones((1, ids.size), np.int64), drawn.astype(np.int64)])
+
+
+def _redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArray, counts: IntArray) -> FloatArray:
+    """The metric of each draw, NaN where it is undefined."""
+    y, p = checked(labels, scores, "bootstrap")
+    if y.shape != place.shape:
+        raise Misuse(f"bootstrap: needs one block for each row; found {place.size} blocks for {y.size} rows.")
+    if metric == "auc":
+        return _redrawn_auc(y, p, place, counts)
+    losses = log_loss_rows(y, p) if metric == "log_loss" else (p - y) ** 2
+    means: FloatArray = (counts @ np.bincount(place, weights=losses)) / (counts @ np.bincount(place))
+    return means
+
+
+def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: IntArray) -> FloatArray:
+    """AUC of each draw from the wins between blocks.
+
+    A draw that holds block b m_b times wins sum over b, c of m_b m_c wins[b, c] pairs, so one pass over the rows
+    for each block replaces a sort for each draw. All counts are integers below 2**53: nothing is rounded.
+    """
+    blocks = counts.shape[1]
+    values, rank = np.unique(p, return_inverse=True)
+    rank_up, place_up = rank[y], place[y]
+    rank_down, place_down = rank[~y], place[~y]
+    doubled_wins = np.zeros((blocks, blocks))
+    for c in range(blocks):
+        here = np.bincount(rank_down[place_down == c], minlength=values.size)
+        beaten = 2 * np.cumsum(here) - here  # twice the negatives below, plus the tied ones
+        doubled_wins[:, c] = np.bincount(place_up, weights=beaten[rank_up], minlength=blocks)
+    ups = counts @ np.bincount(place_up, minlength=blocks)
+    downs = counts @ np.bincount(place_down, minlength=blocks)
+    wins = np.einsum("rb,rb->r", counts @ doubled_wins, counts.astype(np.float64))
+    pairs = 2.0 * ups * downs
+    return np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)
+
+
+def _percentiles(found: FloatArray, level: float) -> Interval:
+    check_level(level)
+    estimate, draws = found[0], found[1:]
+    defined = draws[~np.isnan(draws)]
+    if np.isnan(estimate) or 2 * defined.size < draws.size:
+        raise Misuse(
+            f"bootstrap: the statistic is defined in {defined.size} of {draws.size} draws"
+            f"{' but not for all rows' if np.isnan(estimate) else ''}. It needs rows of both classes in most blocks."
+        )
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(defined, [tail, 100.0 - tail])
+    return Interval(estimate=float(estimate), low=float(low), high=float(high), level=level)

@@ -1,0 +1,39 @@
+"""An estimate with the range that its data leave open."""
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """An estimate and its bounds; an infinite bound is an open side.
+
+    >>> Interval(estimate=-0.004, low=float("-inf"), high=-0.001, level=0.95).below(0.0)
+    True
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float  # the share of such intervals that hold the truth, e.g. 0.95
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+
+    def below(self, value: float) -> bool:
+        """Whether the whole interval lies below `value`."""
+        return self.high < value
+
+    def above(self, value: float) -> bool:
+        """Whether the whole interval lies above `value`."""
+        return self.low > value
+
+
+def check_level(level: float) -> None:
+    """Refuse a confidence level outside (0, 1).
+
+    Raises:
+        Misuse: The level is a percentage, or not a number between 0 and 1.
+    """
+    if not 0.0 < level < 1.0:
+        raise Misuse(f"confidence level: needs a share between 0 and 1 such as 0.95, found {level}.")

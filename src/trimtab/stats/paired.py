@@ -1,0 +1,116 @@
+"""The gate's test: is the mean loss difference of two models on the same rows below a margin?"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import nctdtr, stdtrit
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.interval import Interval, check_level
+
+Side = Literal["both", "upper", "lower"]
+
+
+def paired_mean_bound(
+    differences: ArrayLike, blocks: ArrayLike, *, level: float = 0.95, side: Side = "both", correlated: bool = True
+) -> Interval:
+    """Confidence bound on the mean per-row difference, when rows of one block (a day) stand or fall together.
+
+    The standard error comes from the block sums of the residuals, never from the rows. With `correlated`, days that
+    resemble the day before are allowed for as well: the variance is read from the slow cosines of the block series
+    alone, which costs degrees of freedom (14 days: 4 instead of 13, a bound about 17 % wider). Measured with a lag-1
+    correlation of .4, a stated 5 % of wrong passes becomes 13 % without it over any number of days; with it 10 % over
+    7 days, 7 % over 14, 6 % over 60.
+
+    Args:
+        differences: Loss of the candidate minus loss of the champion, shape (rows,); negative = candidate better.
+        blocks: Block of each row, e.g. its day number, shape (rows,); the order of the ids is the order of time.
+        level: Confidence, of the whole interval or of its one bound.
+        side: Which bounds to give; the other one is infinite.
+        correlated: Whether neighbouring blocks may be correlated.
+
+    Raises:
+        Misuse: Fewer than 2 blocks, shapes that differ, or a difference that is not finite.
+
+    Source: cluster-robust ratio estimator, Liang & Zeger (1986); equal-weighted cosines with Student's t, Lazarus,
+    Lewis, Stock & Watson (2018), "HAR inference".
+
+    >>> bound = paired_mean_bound([-3.0, -1.0, -2.0, -2.0], [0, 0, 1, 1], side="upper")
+    >>> bound.estimate, bound.high
+    (-2.0, -2.0)
+    """
+    check_level(level)
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or values.shape != np.shape(blocks):
+        raise Misuse(f"paired bound: needs one block for each row; found {values.shape} and {np.shape(blocks)}.")
+    if not np.isfinite(values).all():
+        raise Misuse(f"paired bound: {int((~np.isfinite(values)).sum())} differences are not finite. Clip the losses.")
+    ids, place = np.unique(np.asarray(blocks), return_inverse=True)
+    if ids.size < 2:
+        raise Misuse(f"paired bound: needs rows of at least 2 blocks, found {ids.size}. Wait for more days of labels.")
+    mean = float(values.mean())
+    residuals = np.bincount(place, weights=values - mean)
+    variance, freedom = _sum_variance(residuals, correlated)
+    error = float(np.sqrt(variance)) / values.size
+    tail = (1.0 - level) / (2.0 if side == "both" else 1.0)
+    reach = float(stdtrit(freedom, 1.0 - tail)) * error
+    return Interval(
+        estimate=mean,
+        low=-np.inf if side == "upper" else mean - reach,
+        high=np.inf if side == "lower" else mean + reach,
+        level=level,
+    )
+
+
+def blocks_needed(
+    sd: float, margin: float, *, level: float = 0.95, power: float = 0.8, most: int = 10_000
+) -> int | None:
+    """How many blocks a one-sided test needs to find a true mean difference of `margin`; None above `most`.
+
+    Args:
+        sd: Standard deviation of the block means (for correlated blocks, times sqrt((1 + r) / (1 - r))).
+        margin: The true difference to be found, in the same unit.
+        level: Confidence of the one-sided bound.
+        power: Wanted chance that the bound excludes zero.
+        most: Where to give up.
+
+    Source: noncentral t distribution, Johnson & Welch (1940).
+
+    >>> blocks_needed(sd=0.004, margin=0.002)
+    27
+    """
+    check_level(level)
+    check_level(power)
+    if not (sd >= 0.0 and margin > 0.0):
+        raise Misuse(f"power: needs sd >= 0 and margin > 0, found sd {sd} and margin {margin}.")
+    low, high = 1, 2  # `low` blocks are too few, `high` are enough
+    while _power(high, sd, margin, level) < power:
+        low, high = high, 2 * high
+        if low >= most:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _power(middle, sd, margin, level) < power:
+            low = middle
+        else:
+            high = middle
+    return high if high <= most else None
+
+
+def _sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
+    """Variance of the sum of the block residuals (which add up to zero), and its degrees of freedom."""
+    blocks = residuals.size
+    slow = min(blocks - 1, max(3, round(0.7 * blocks ** (2 / 3))))
+    if not correlated or slow == blocks - 1:  # all cosines together are the plain estimator
+        return blocks / (blocks - 1) * float(residuals @ residuals), blocks - 1
+    waves = np.cos(np.pi * np.outer(np.arange(1, slow + 1), np.arange(blocks) + 0.5) / blocks)
+    strength = np.sqrt(2.0 / blocks) * (waves @ residuals)
+    return blocks * float(strength @ strength) / slow, slow
+
+
+def _power(blocks: int, sd: float, margin: float, level: float) -> float:
+    if sd == 0.0:
+        return 1.0
+    wanted = float(stdtrit(blocks - 1, level))
+    return 1.0 - float(nctdtr(blocks - 1, margin * np.sqrt(blocks) / sd, wanted))

@@ -138,7 +138,8 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
     downs = counts @ np.bincount(place_down, minlength=blocks)
     wins = np.einsum("rb,rb->r", counts @ doubled_wins, counts.astype(np.float64))
     pairs = 2.0 * ups * downs
-    return np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)
+    shares: FloatArray = np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)
+    return shares
 
 
 def _percentiles(found: FloatArray, level: float) -> Interval:

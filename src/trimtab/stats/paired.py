@@ -50,7 +50,7 @@ def paired_mean_bound(
     if ids.size < 2:
         raise Misuse(f"paired bound: needs rows of at least 2 blocks, found {ids.size}. Wait for more days of labels.")
     mean = float(values.mean())
-    residuals = np.bincount(place, weights=values - mean)
+    residuals = np.bincount(place, weights=values - mean).astype(np.float64)
     variance, freedom = _sum_variance(residuals, correlated)
     error = float(np.sqrt(variance)) / values.size
     tail = (1.0 - level) / (2.0 if side == "both" else 1.0)

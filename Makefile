@@ -43,7 +43,7 @@ soak: .venv/.stamp
 	$(BIN)/pytest -q -m soak $(or $(ARGS),tests)
 
 docs: .venv/.stamp
-	$(BIN)/pytest -q --doctest-glob="*.md" docs README.md tests/test_documents.py
+	$(BIN)/pytest -q --doctest-glob="*.md" docs README.md tests/test_repository.py
 
 # Compiled on the oldest Python, so that every version in it has what 3.11 to 3.13 need.
 lock:

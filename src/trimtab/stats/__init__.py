@@ -7,6 +7,17 @@ from trimtab.stats.interval import Interval
 
 if TYPE_CHECKING:
     from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference
+    from trimtab.stats.edetector import (
+        AlarmSide,
+        AlarmSpec,
+        AlarmState,
+        Direction,
+        Onset,
+        alarm_onset,
+        bounded_losses,
+        learn_alarm,
+        update_alarm,
+    )
     from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
     from trimtab.stats.scores import (
         CalibrationBin,
@@ -21,26 +32,40 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AlarmSide",
+    "AlarmSpec",
+    "AlarmState",
     "CalibrationBin",
     "Confusion",
+    "Direction",
     "Interval",
     "Metric",
+    "Onset",
     "Side",
+    "alarm_onset",
     "auc",
     "block_bootstrap",
     "blocks_needed",
+    "bounded_losses",
     "brier",
     "calibration_curve",
     "confusion",
     "expected_calibration_error",
+    "learn_alarm",
     "log_loss",
     "log_loss_rows",
     "metric_interval",
     "paired_difference",
     "paired_mean_bound",
+    "update_alarm",
 ]
 
-_MODULES = ("scores", "bootstrap", "paired")  # NumPy loads with the first name asked for, not with `import trimtab`
+_MODULES = (
+    "scores",
+    "bootstrap",
+    "paired",
+    "edetector",
+)  # NumPy loads with the first name asked for, not with `import trimtab`
 
 
 def __getattr__(name: str) -> Any:

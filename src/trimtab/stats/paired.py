@@ -51,7 +51,7 @@ def paired_mean_bound(
         raise Misuse(f"paired bound: needs rows of at least 2 blocks, found {ids.size}. Wait for more days of labels.")
     mean = float(values.mean())
     residuals = np.bincount(place, weights=values - mean).astype(np.float64)
-    variance, freedom = _sum_variance(residuals, correlated)
+    variance, freedom = block_sum_variance(residuals, correlated)
     error = float(np.sqrt(variance)) / values.size
     tail = (1.0 - level) / (2.0 if side == "both" else 1.0)
     reach = float(stdtrit(freedom, 1.0 - tail)) * error
@@ -98,7 +98,7 @@ def blocks_needed(
     return high if high <= most else None
 
 
-def _sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
+def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
     """Variance of the sum of the block residuals (which add up to zero), and its degrees of freedom."""
     blocks = residuals.size
     slow = min(blocks - 1, max(3, round(0.7 * blocks ** (2 / 3))))

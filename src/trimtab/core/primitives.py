@@ -1,0 +1,91 @@
+"""The mathematics that both evaluators of expressions share: written once, for Python ints and int64 arrays alike."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import struct
+import zoneinfo
+from collections.abc import Callable
+from typing import Any
+
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+
+_FIRST_S = -62_135_596_800 + 2 * 86_400  # a day inside what datetime can shift between zones
+_LAST_S = 253_402_300_799 - 2 * 86_400
+
+
+def hour(local_us: Any) -> Any:
+    """The hour of the day, 0 to 23."""
+    return local_us // HOUR_US % 24
+
+
+def minute(local_us: Any) -> Any:
+    """The minute of the hour, 0 to 59."""
+    return local_us // MINUTE_US % 60
+
+
+def weekday(local_us: Any) -> Any:
+    """The day of the week, Monday 0 to Sunday 6."""
+    return (local_us // DAY_US + 3) % 7  # 1 January 1970 was a Thursday
+
+
+def month(local_us: Any) -> Any:
+    """The month, 1 to 12."""
+    march_month = (5 * _march_day(local_us)[0] + 2) // 153
+    return march_month + 3 - 12 * (march_month // 10)
+
+
+def day_of_year(local_us: Any) -> Any:
+    """The day of the year, 1 to 366."""
+    day, year = _march_day(local_us)
+    new_year = (5 * day + 2) // 153 // 10  # 1 in January and February, which end the year that began in March
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    return day + 60 + leap * (1 - new_year) - 365 * new_year
+
+
+def _march_day(local_us: Any) -> tuple[Any, Any]:
+    """Days since 1 March, and the year of that March (H. Hinnant, "chrono-compatible low-level date algorithms")."""
+    days = local_us // DAY_US + 719_468  # since 1 March of year 0
+    era = days // 146_097
+    of_era = days - era * 146_097
+    year = (of_era - of_era // 1_460 + of_era // 36_524 - of_era // 146_096) // 365
+    return of_era - (365 * year + year // 4 - year // 100), year + era * 400
+
+
+TIME_PARTS: dict[str, Callable[[Any], Any]] = {
+    "hour": hour,
+    "minute": minute,
+    "weekday": weekday,
+    "day_of_year": day_of_year,
+    "month": month,
+}
+
+
+def utc_offset_us(zone: zoneinfo.ZoneInfo, at_us: int) -> int:
+    """What to add to a UTC time for the local time there; beyond the calendar's ends, what holds at the end."""
+    seconds = min(max(at_us // SECOND_US, _FIRST_S), _LAST_S)
+    offset = dt.datetime.fromtimestamp(seconds, zone).utcoffset()
+    assert offset is not None  # a ZoneInfo always has one
+    return offset // dt.timedelta(microseconds=1)
+
+
+def hash_bucket(value: Any, n: int) -> int:
+    """The bucket of a float, int, truth value or string."""
+    if isinstance(value, str):
+        data = value.encode("utf-8", "surrogatepass")
+    elif isinstance(value, float):
+        data = struct.pack("<d", value)
+    else:
+        data = struct.pack("<q", value)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") % n
+
+
+def overflow(op: str, *values: object) -> str:
+    """The message of an integer result that does not fit."""
+    return (
+        f"{op}: {', '.join(map(str, values))} gives an integer beyond 64 bits. "
+        "Multiply a column by 1.0 to compute in floats, or check the data."
+    )

@@ -1,0 +1,60 @@
+"""One event as it lies in the log: the format every view reads."""
+
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Corrupt
+from trimtab.store.ports import LogRecord
+
+Op = Literal["upsert", "delete"]
+Value = float | int | bool | str | None
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One version of one event, a record of the event log.
+
+    `values` come in the order of the source's declared columns, the time column among them, None for null. A
+    tombstone (`op` "delete") may leave all but its key null.
+    """
+
+    source: str
+    id: str
+    event_at_us: int
+    known_at_us: int  # as declared; 0 when it was not
+    op: Op
+    history: bool  # loaded in bulk: `known_at_us` holds although the record was appended later
+    values: tuple[Value, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The record's payload.
+
+    >>> event = Event("weather", "a", 5, 0, "upsert", False, ("JFK", 5, None))
+    >>> decode(encode(event)) == event
+    True
+    """
+    return _encoder.encode(event)
+
+
+def decode(payload: bytes) -> Event:
+    """The event of a record's payload.
+
+    Raises:
+        Corrupt: The bytes are no event.
+    """
+    try:
+        return _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise Corrupt(
+            f"event log: {len(payload)} bytes that are no event ({error}). Was another log opened?"
+        ) from error
+
+
+def known_at_us(event: Event, record: LogRecord) -> int:
+    """When the event became known: never before it was appended, unless it was loaded as history."""
+    return event.known_at_us if event.history else max(event.known_at_us, record.appended_at_us)

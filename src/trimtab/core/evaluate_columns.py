@@ -280,7 +280,8 @@ def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _power(x: Array, y: Array) -> Column:
-    values = np.power(x, y)
-    square = y == 2.0  # NumPy squares when it sees a constant 2 and calls pow otherwise: square always
-    values = np.where(square, x * x, values)
+    # NumPy takes shortcuts (a square, a root) for what looks like a constant exponent, one row included, and these
+    # round otherwise than its general loop: so both evaluators hand it at least two rows of each.
+    rows = len(x)
+    values = np.power(np.resize(x, 2), np.resize(y, 2))[:rows] if rows == 1 else np.power(x, y)
     return _float(np.where(np.isnan(x) | np.isnan(y), np.nan, values))  # IEEE says 1 to NaN**0; null stays null

@@ -224,11 +224,8 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
     import numpy as np
 
     def power(a: float, b: float) -> float | None:
-        if b == 2.0:  # NumPy squares when it sees a constant 2 and calls pow otherwise: square always
-            result = a * a
-        else:
-            with np.errstate(all="ignore"):
-                result = float(np.power(a, b))
+        with np.errstate(all="ignore"):
+            result = float(np.power(np.array((a, a)), np.array((b, b)))[0])  # two rows: see evaluate_columns
         return result + 0.0 if _LOWEST <= result <= GREATEST else None
 
     return _binary(power, left, right)

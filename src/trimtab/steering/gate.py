@@ -30,7 +30,7 @@ def judge(
     rule: BeatsChampion,
     window: Window,
     *,
-    id: str,
+    gate_id: str,
     model: str,
     metric: Loss,
     candidate: str,
@@ -45,7 +45,7 @@ def judge(
     Args:
         rule: What must be proved.
         window: The rows.
-        id: The record's id.
+        gate_id: The record's id.
         model: Name of the model.
         metric: The loss whose mean is compared.
         candidate: Address of the candidate.
@@ -71,7 +71,7 @@ def judge(
         checks["calibrated"] = gap <= max(rule.calibration, rival_gap)
     failed = [name for name, held in checks.items() if not held]
     return GateRecord(
-        id=id,
+        id=gate_id,
         model=model,
         candidate=candidate,
         champion=champion,

@@ -1,0 +1,117 @@
+"""Settings: `trimtab.toml` in the project's folder, then `TRIMTAB_*` from the environment."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound
+
+FILE = "trimtab.toml"
+_PREFIX = "TRIMTAB_"
+_TEST_PREFIX = "TRIMTAB_TEST_"  # where tests find servers; no setting of a project
+
+
+class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the definitions and the state are."""
+
+    name: str = "project"
+    file: str = "project.py"  # relative to the folder of trimtab.toml
+    state: str = ".trimtab"
+
+
+class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How `trimtab serve` answers."""
+
+    host: str = "127.0.0.1"
+    port: int = 8117
+    log: Literal["durable", "relaxed"] = "durable"
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_rows: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"port must be 0 to 65535, not {self.port}")
+
+
+class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a replay: a model under a policy."""
+
+    name: str
+    model: str
+    policy: Literal["never", "project", "schedule", "ungated", "day_ahead"] = "project"
+    at: str = "23:00"  # day_ahead: the UTC time of day at which the next day is scored
+    like: str | None = None  # day_ahead: the line whose model answers
+
+
+class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `trimtab demo` replays."""
+
+    loader: str  # "load.py:load": a function that takes a folder and gives a file for each source
+    start: str
+    until: str
+    lines: list[LineSettings]
+    requires: list[str] = []  # importable modules that the project's models need
+    sampled_rows: int = 1_000
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of one project, with the folder they are relative to."""
+
+    folder: Path = Path()
+    project: ProjectSettings = ProjectSettings()
+    serve: ServeSettings = ServeSettings()
+    demo: DemoSettings | None = None
+    seed: int = 1
+
+    @property
+    def project_file(self) -> Path:
+        return self.folder / self.project.file
+
+    @property
+    def state_folder(self) -> Path:
+        return self.folder / self.project.state
+
+
+def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
+    """Settings of the project in `folder`; a variable such as `TRIMTAB_SERVE_PORT=9000` wins over the file.
+
+    Raises:
+        NotFound: There is no `trimtab.toml`.
+        Misuse: An unknown key, a wrong type, or no TOML; the message names the file or the variable.
+    """
+    folder = folder.absolute()
+    file = folder / FILE
+    if not file.is_file():
+        raise NotFound(f"{file}: not found, so this is no trimtab project. Create one: trimtab init FILE.csv")
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misuse(f"{file}: not valid TOML: {error}.") from error
+    if "folder" in document:
+        raise Misuse(f"{file}: unknown key `folder`. Settings are relative to the file's own folder.")
+    _convert(document, str(file))
+    for name, value in sorted(environment.items()):
+        if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX):
+            _apply(document, name, value)
+            _convert(document, name)
+    return msgspec.structs.replace(_convert(document, str(file)), folder=folder)
+
+
+def _convert(document: Mapping[str, Any], where: str) -> Config:
+    try:
+        return msgspec.convert(document, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise Misuse(f"{where}: {error}. The settings are listed in docs/settings.md.") from error
+
+
+def _apply(document: dict[str, Any], variable: str, value: str) -> None:
+    section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
+    if not key:
+        document[section] = value
+    elif isinstance(document.setdefault(section, {}), dict):
+        document[section][key] = value

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from trimtab.core.config import load_config
+from trimtab.core.errors import Misuse, NotFound
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "trimtab.toml").write_text(text)
+    return folder
+
+
+@pytest.mark.fast
+def test_an_empty_file_gives_the_defaults_relative_to_its_folder(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, ""), {})
+    assert config.serve.port == 8117
+    assert config.state_folder == tmp_path / ".trimtab"
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    config = load_config(
+        write(tmp_path, "[serve]\nport = 9000\n"), {"TRIMTAB_SERVE_PORT": "9001", "TRIMTAB_SEED": "7", "HOME": "x"}
+    )
+    assert (config.serve.port, config.seed) == (9001, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[serve]\nprot = 1\n", "prot"),
+        ("colour = 1\n", "colour"),
+        ("folder = '/'\n", "folder"),
+        ("[serve]\nport = 70000\n", "70000"),
+        ("[serve]\nport = 'x'\n", "port"),
+        ("[serve\n", "TOML"),
+    ],
+)
+def test_what_cannot_be_in_the_file_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(Misuse, match=named) as refused:
+        load_config(write(tmp_path, text), {})
+    assert "trimtab.toml" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["TRIMTAB_SERVE_PROT", "TRIMTAB_COLOUR", "TRIMTAB_SERVE"])
+def test_an_unknown_variable_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Misuse, match=name):
+        load_config(write(tmp_path, ""), {name: "1"})
+
+
+def test_variables_for_tests_are_no_settings(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, ""), {"TRIMTAB_TEST_PG_URL": "x"}).seed == 1
+
+
+def test_a_folder_without_the_file_is_no_project(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="trimtab init"):
+        load_config(tmp_path, {})

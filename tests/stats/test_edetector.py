@@ -72,7 +72,7 @@ def test_the_running_value_is_the_sum_over_all_starts_of_what_the_bets_pay(value
     for value in values:
         state = update_alarm(spec, state, value)
         surprise = (value - spec.mean - spec.correlation * last) / spec.sd
-        last = value - spec.mean
+        last = min(max(value - spec.mean, -8.0 * spec.sd), 8.0 * spec.sd)
         gains.append(
             [
                 1 + stake * (min(max(side.sign * surprise, -1.5), 4.0) - side.baseline)
@@ -123,7 +123,7 @@ def test_days_of_real_loss_rows_with_day_effects_keep_the_promise():
             scores = rng.beta(2, 6, n)
             truth = 1 / (1 + np.exp(-(np.log(scores / (1 - scores)) + 0.35 * effect)))
             losses = bounded_losses(log_loss_rows(rng.random(n) < truth, scores))
-            values.append(losses.mean())
+            values.append(float(losses.mean()))
             rows.append(n)
         spec = learn_alarm(values[:28], rows[:28], run_length=1000)
         state = AlarmState()
@@ -167,6 +167,7 @@ def test_one_monstrous_day_is_no_alarm_and_stays_finite():
     spec = learn_alarm(days(np.random.default_rng(0), 28, 0.4, "gaussian"))
     state = run(spec, [0.0] * 10 + [1e12])
     assert state.alarm_day is None
+    assert state.last == 8.0 * spec.sd
     state = run(spec, [1e300, -1e300] * 20, state)
     assert math.isfinite(state.log_evidence)
 
@@ -190,6 +191,7 @@ def test_days_without_rows_pass_without_a_bet_and_small_days_are_pooled():
     state = update_alarm(spec, empty, 1.0, 30)
     assert state.log_evidence == -math.inf
     state = update_alarm(spec, state, 2.0, 60)
+    assert update_alarm(spec, update_alarm(spec, AlarmState(), 1.0, 30), 2.0).pooled_rows == 0
     direct = update_alarm(spec, AlarmState(), (30 * 1.0 + 60 * 2.0) / 90, 90)
     assert state.log_evidence == pytest.approx(direct.log_evidence)
     assert (state.days, state.recent[0].day, state.pooled_rows) == (3, 2, 0)

@@ -33,6 +33,7 @@ Direction = Literal["up", "down", "both"]
 LOSS_CAP = 3.0 * math.log(2.0)  # three times the loss of a coin: the most that one row can cost a day
 STAKES = (0.15, 0.3, 0.6)  # in standard deviations of a day; at a low of -1.5 even the last keeps 1 + stake * x > 0
 LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along the alarm's direction
+FAR = 8.0  # standard deviations beyond which a day foretells no more of the next
 LEAST_BLOCKS = 10
 KEPT = 366  # days kept to date the onset
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
@@ -133,6 +134,7 @@ def learn_alarm(
     correlation = _correlation(away)
     surprise = away[1:] - correlation * away[:-1]
     sd = float(surprise.std(ddof=2))
+    surprise = away[1:] - correlation * np.clip(away[:-1], -FAR * sd, FAR * sd)
     return AlarmSpec(
         run_length=run_length,
         mean=mean,
@@ -164,17 +166,18 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         return msgspec.structs.replace(state, days=day, last=spec.correlation * state.last)
     if not math.isfinite(value):
         raise Misuse(f"quality alarm: day {day} holds {value}. Give rows=0 for a day without labels.")
-    start, rows_now = day, rows or 0
+    rows_here = spec.least_rows if rows is None else rows
+    pooled_rows = state.pooled_rows + rows_here
+    start = state.pooled_from if state.pooled_rows else day
     if state.pooled_rows:
-        start, rows_now = state.pooled_from, state.pooled_rows + rows_now
-        value = (state.pooled_sum + value * (rows or 0)) / rows_now
-    if rows is not None and rows_now < spec.least_rows:
+        value = (state.pooled_sum + value * rows_here) / pooled_rows
+    if pooled_rows < spec.least_rows:
         return msgspec.structs.replace(
             state,
             days=day,
             last=spec.correlation * state.last,
-            pooled_sum=value * rows_now,
-            pooled_rows=rows_now,
+            pooled_sum=value * pooled_rows,
+            pooled_rows=pooled_rows,
             pooled_from=start,
         )
     away = value - spec.mean
@@ -183,7 +186,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
     before = state.log_values or (-math.inf,) * len(gains)
     after = AlarmState(
         days=day,
-        last=away,
+        last=max(-FAR * spec.sd, min(FAR * spec.sd, away)),
         log_values=tuple(_log_sum((0.0, old)) + gain for old, gain in zip(before, gains, strict=True)),
         recent=(*state.recent[-KEPT + 1 :], Step(start, surprise)),
         alarm_day=state.alarm_day,
@@ -196,8 +199,8 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
 def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     """The start day from which betting would have paid best, and the days that nearly tie; None before any day.
 
-    The range holds every start whose bets pay at least a tenth of the best. It held the true day
-    in 84 to 98 % of alarms (# D0003).
+    The range holds every start whose bets pay at least a tenth of the best. It held the true day in 84 to 98 % of
+    simulated alarms (# D0003).
     """
     best: list[float] = []
     for side in spec.sides:

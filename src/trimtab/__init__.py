@@ -1,1 +1,66 @@
 """trimtab: the whole production machine-learning loop in one Python process."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.app import Project, open_project
+    from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+    from trimtab.core.expressions import col, lit, when
+    from trimtab.events.definitions import Time, source
+    from trimtab.features.definitions import count, label, latest, max, mean, min, request, sum, view
+    from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
+    from trimtab.training.definitions import model
+
+    open = open_project
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conflict",
+    "Corrupt",
+    "Misuse",
+    "NotFound",
+    "Project",
+    "Time",
+    "TrimtabError",
+    "Unavailable",
+    "beats_champion",
+    "col",
+    "count",
+    "deployment",
+    "every",
+    "label",
+    "latest",
+    "lit",
+    "max",
+    "mean",
+    "min",
+    "model",
+    "on_quality_drop",
+    "open",
+    "request",
+    "source",
+    "sum",
+    "view",
+    "when",
+]
+
+_HOMES = {
+    "trimtab.app": ("Project",),
+    "trimtab.core.errors": ("Conflict", "Corrupt", "Misuse", "NotFound", "TrimtabError", "Unavailable"),
+    "trimtab.core.expressions": ("col", "lit", "when"),
+    "trimtab.events.definitions": ("Time", "source"),
+    "trimtab.features.definitions": ("count", "label", "latest", "max", "mean", "min", "request", "sum", "view"),
+    "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
+    "trimtab.training.definitions": ("model",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open":
+        return import_module("trimtab.app").open_project
+    for home, names in _HOMES.items():  # loaded on first use: `import trimtab` stays light
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'trimtab' has no attribute {name!r}")

@@ -61,6 +61,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.source.name
 
     @property
+    def hash(self) -> str:
+        """The content address of this definition."""
+        return content_hash(self)
+
+    @property
     def key(self) -> str:
         assert self.source.key is not None  # `request()` requires it
         return self.source.key

@@ -1,1 +1,57 @@
 """From signals to decisions: trigger, wait, train, gate, promote or refuse; the ledger."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.steering.definitions import (
+        BeatsChampion,
+        Deployment,
+        Every,
+        OnQualityDrop,
+        Triggers,
+        beats_champion,
+        deployment,
+        every,
+        on_quality_drop,
+    )
+    from trimtab.steering.gate import Window, judge
+    from trimtab.steering.ledger import Ledger
+
+_HOMES = {
+    "trimtab.steering.definitions": (
+        "BeatsChampion",
+        "Deployment",
+        "Every",
+        "OnQualityDrop",
+        "Triggers",
+        "beats_champion",
+        "deployment",
+        "every",
+        "on_quality_drop",
+    ),
+    "trimtab.steering.gate": ("Window", "judge"),
+    "trimtab.steering.ledger": ("Ledger",),
+}
+
+__all__ = [
+    "BeatsChampion",
+    "Deployment",
+    "Every",
+    "Ledger",
+    "OnQualityDrop",
+    "Triggers",
+    "Window",
+    "beats_champion",
+    "deployment",
+    "every",
+    "judge",
+    "on_quality_drop",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():  # NumPy loads with the first name that needs it
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.errors import Misuse
+from trimtab.core.hashing import content_hash
 from trimtab.core.time import duration_us
 from trimtab.training.definitions import Model
 
@@ -66,6 +67,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.model.name
+
+    @property
+    def hash(self) -> str:
+        """The content address of the model's recipe and of these rules."""
+        rules = [self.retrain, self.gate, self.learn, self.cooldown_us, self.settle_us]
+        return content_hash([self.model.hash, *rules])
 
 
 _collected: ContextVar[list[Deployment] | None] = ContextVar("collected_deployments", default=None)

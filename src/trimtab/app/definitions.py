@@ -1,0 +1,137 @@
+"""Reads a project file: which sources, models and deployments it declares."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound, TrimtabError
+from trimtab.events.definitions import Source
+from trimtab.features.definitions import Request, View
+from trimtab.steering.definitions import Deployment, collect_deployments
+from trimtab.training.definitions import Model
+
+Named = TypeVar("Named", Source, Request, View, Model, Deployment)
+
+
+class Definitions(msgspec.Struct, frozen=True):
+    """What a project declares, each by its name."""
+
+    sources: dict[str, Source]  # the requests' own sources included
+    requests: dict[str, Request]
+    views: dict[str, View]
+    models: dict[str, Model]
+    deployments: dict[str, Deployment]  # by model name
+
+    def deployment(self, name: str | None) -> Deployment:
+        """The deployment of model `name`, or the first one when there is no name.
+
+        Raises:
+            NotFound: There is none of that name, or none at all.
+        """
+        if name is None and self.deployments:
+            return next(iter(self.deployments.values()))
+        if name is None or name not in self.deployments:
+            found = ", ".join(self.deployments) or "none; add tt.deployment(model, ...) to the project file"
+            raise NotFound(f"no deployment of model {name!r}. There is: {found}.")
+        return self.deployments[name]
+
+    def source(self, name: str) -> Source:
+        """The source called `name`.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        if name not in self.sources:
+            raise NotFound(f"no source {name!r}. There is: {', '.join(self.sources)}.")
+        return self.sources[name]
+
+
+def load_definitions(file: Path) -> Definitions:
+    """Run a project file and collect what it declares.
+
+    Raises:
+        NotFound: The file does not exist.
+        Misuse: It does not import (the message names the line and the cause), or declares two things of one name.
+    """
+    if not file.is_file():
+        raise NotFound(f"{file}: not found. The project file is named by `file` under [project] in trimtab.toml.")
+    deployments: list[Deployment] = []
+    collect_deployments(deployments)
+    try:
+        module = _run(file)
+    finally:
+        collect_deployments(None)
+    return _collect(vars(module).values(), deployments, file)
+
+
+def _run(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"trimtab_project_{file.stem}", file)
+    assert spec is not None  # a .py file always has one
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that its functions can find their module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except TrimtabError as error:
+        raise Misuse(f"{file}{_line(error, file)}: {error}") from error
+    except Exception as error:  # whatever a user's file may raise: named with its line, never passed over
+        raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _line(error: Exception, file: Path) -> str:
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f", line {error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _collect(values: Iterable[object], deployments: list[Deployment], file: Path) -> Definitions:
+    found = Definitions({}, {}, {}, {}, {})
+
+    def add(into: dict[str, Named], item: Named, kind: str) -> None:
+        if into.setdefault(item.name, item) is not item and into[item.name].hash != item.hash:
+            raise Misuse(f"{file}: two different {kind}s are called {item.name!r}. Rename one.")
+
+    def add_source(source: Source) -> None:
+        add(found.sources, source, "source")
+
+    def add_view(view: View) -> None:
+        add(found.views, view, "view")
+        add_source(view.source)
+
+    def add_request(request: Request) -> None:
+        add(found.requests, request, "request")
+        add_source(request.source)
+
+    def add_model(model: Model) -> None:
+        add(found.models, model, "model")
+        add_request(model.request)
+        add_source(model.label.source)
+        for view in model.features.views:
+            add_view(view)
+
+    for value in values:
+        if isinstance(value, Source):
+            add_source(value)
+        elif isinstance(value, Request):
+            add_request(value)
+        elif isinstance(value, View):
+            add_view(value)
+        elif isinstance(value, Model):
+            add_model(value)
+    for deployment in deployments:
+        add(found.deployments, deployment, "deployment")
+        add_model(deployment.model)
+    return found

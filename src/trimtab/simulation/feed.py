@@ -1,0 +1,110 @@
+"""History as it happened: each record enters the log at the moment it became known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.clock import Clock
+from trimtab.core.columns import Columns
+from trimtab.events.definitions import Source
+from trimtab.events.ingest import Ingestor
+from trimtab.events.quarantine import Quarantine
+from trimtab.features.definitions import Request
+from trimtab.store.ports import Log
+
+
+class Entered(msgspec.Struct, frozen=True):
+    """What a stretch of the feed brought into the log."""
+
+    accepted: int
+    quarantined: int
+
+
+class Feed:
+    """Tables of recorded events, replayed in the order in which they became known.
+
+    Each source writes a log partition of its own, so that append times never decrease within one.
+
+    Args:
+        tables: The recorded events by source name.
+        sources: Their definitions.
+        requests: Which of them are requests: known when asked, `lead` before their time.
+        logs: One writer of the event log for each source.
+        clock: Dates quarantined rows.
+        quarantine: Where refused rows go.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Columns],
+        sources: Sequence[Source],
+        requests: Sequence[Request],
+        logs: Mapping[str, Log],
+        *,
+        clock: Clock,
+        quarantine: Quarantine,
+    ) -> None:
+        leads = {request.name: request.lead_us for request in requests}
+        self._streams = [
+            _Stream.of(
+                tables[source.name],
+                source,
+                source.delay_us - leads.get(source.name, 0),
+                Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok=frozenset(leads)),
+            )
+            for source in sources
+            if source.name in tables
+        ]
+
+    def load_history(self, until_us: int) -> Entered:
+        """Enter what was known before `until_us` as history: known at its own moment, appended now."""
+        return self._enter([stream.load_history(until_us) for stream in self._streams])
+
+    def advance(self, until_us: int) -> Entered:
+        """Enter what became known since the last call and before `until_us`, each record at its moment."""
+        return self._enter([stream.advance(until_us) for stream in self._streams])
+
+    @staticmethod
+    def _enter(parts: Sequence[Entered]) -> Entered:
+        return Entered(sum(p.accepted for p in parts), sum(p.quarantined for p in parts))
+
+
+class _Stream:
+    """One source's rows by the moment they became known; rows without a time come first and end in quarantine."""
+
+    def __init__(self, source: Source, rows: Columns, known_at_us: NDArray[Any], ingestor: Ingestor) -> None:
+        self._source = source
+        self._rows = rows
+        self._known_at_us = known_at_us
+        self._ingestor = ingestor
+        self._next = 0
+
+    @staticmethod
+    def of(rows: Columns, source: Source, delay_us: int, ingestor: Ingestor) -> _Stream:
+        time = rows[source.time]
+        known = np.where(time.present(), time.values + delay_us, np.iinfo(np.int64).min)
+        order = np.argsort(known, kind="stable")
+        return _Stream(source, rows.take(order), known[order], ingestor)
+
+    def load_history(self, until_us: int) -> Entered:
+        pushed = self._ingestor.load(self._source.name, self._take(until_us), history=True)
+        return Entered(pushed.accepted, pushed.quarantined)
+
+    def advance(self, until_us: int) -> Entered:
+        start = self._next
+        rows = self._take(until_us)
+        if not rows.rows:
+            return Entered(0, 0)
+        at_us = self._known_at_us[start : self._next]
+        pushed = self._ingestor.load(self._source.name, rows, at_us=at_us)
+        return Entered(pushed.accepted, pushed.quarantined)
+
+    def _take(self, until_us: int) -> Columns:
+        start = self._next
+        self._next = int(np.searchsorted(self._known_at_us, until_us, "left"))
+        return self._rows.take(slice(start, self._next))

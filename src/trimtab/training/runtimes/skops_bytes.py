@@ -1,0 +1,97 @@
+"""Fitted scikit-learn estimators as bytes that run no code when they are loaded, the same for equal estimators."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import msgspec
+import skops.io
+
+from trimtab.core.errors import Corrupt, Misuse
+
+# Types inside scikit-learn's own estimators that skops does not trust by itself. All are plain containers of fitted
+# numbers; none runs code when it is restored. Never extended from a file that is being loaded.
+ALLOWED = (
+    "numpy.dtype",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
+)
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest moment that a zip file can hold
+
+
+def dumps(fitted: Any) -> bytes:
+    """A fitted estimator in the skops format.
+
+    Raises:
+        Misuse: It holds a type outside scikit-learn and the fixed list.
+    """
+    try:
+        data = skops.io.dumps(fitted)
+        strange = sorted(set(skops.io.get_untrusted_types(data=data)) - set(ALLOWED))
+    except Exception as error:  # whatever a type of the user's raises when it is taken apart
+        raise _refused(fitted, f"{type(error).__name__}: {error}") from error
+    if strange:
+        raise _refused(fitted, f"it holds {', '.join(strange)}")
+    return _canonical(data)
+
+
+def loads(data: bytes) -> Any:
+    """The estimator again.
+
+    Raises:
+        Corrupt: The bytes are damaged, or hold a type outside the fixed list.
+    """
+    try:
+        return skops.io.loads(data, trusted=list(ALLOWED))
+    except Exception as error:  # a zip file, JSON and NumPy files inside: many ways to be damaged
+        raise Corrupt(f"skops: these {len(data)} bytes are no trusted estimator: {error}") from error
+
+
+def _refused(fitted: Any, why: str) -> Misuse:
+    return Misuse(
+        f"estimator {type(fitted).__module__}.{type(fitted).__qualname__}: skops cannot store it safely: {why}. "
+        'Use scikit-learn\'s own parts, or accept code that runs at load with trust="pickle".'
+    )
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same archive without what differs from run to run: memory addresses in names and links, times of day."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        schema = msgspec.json.decode(archive.read("schema.json"))
+        addresses: dict[int, int] = {}
+        files: dict[str, str] = {}
+        _rename(schema, addresses, files)
+        parts = {new: archive.read(old) for old, new in files.items()}
+    parts["schema.json"] = msgspec.json.encode(schema)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, part in parts.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), part)
+    return out.getvalue()
+
+
+def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None:
+    """Number addresses and files in the order in which they are met; a plain value gets a number of its own, since
+    whether Python keeps one or two objects for equal numbers is chance."""
+    if isinstance(node, list):
+        for part in node:
+            _rename(part, addresses, files)
+    elif isinstance(node, dict):
+        address = node.get("__id__")
+        if isinstance(address, int):
+            plain = bool(node.get("is_json"))
+            number = len(addresses) if plain else addresses.setdefault(address, len(addresses))
+            if plain:
+                addresses[-1 - len(addresses)] = number  # takes the number, and no real address is negative
+            node["__id__"] = number
+        file = node.get("file")
+        if isinstance(file, str):
+            node["file"] = files.setdefault(file, f"{len(files)}.{file.rpartition('.')[2]}")
+        for name, part in node.items():
+            if name not in ("__id__", "file"):
+                _rename(part, addresses, files)

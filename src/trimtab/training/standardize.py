@@ -1,0 +1,64 @@
+"""Impute and scale: what estimators that refuse nulls are given instead of the plain matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.training.runtimes.ports import Scorer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Standardize(msgspec.Struct, frozen=True):
+    """(value - mean) / scale for each input, and 0 (the mean) for null; fitted on training rows.
+
+    An input without any value is 0 throughout, one without spread is only centred.
+    """
+
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    def apply(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """The matrix, without nulls."""
+        import numpy as np
+
+        scaled: NDArray[Any] = (matrix - np.array(self.means)) / np.array(self.scales)
+        scaled[np.isnan(scaled)] = 0.0
+        return scaled
+
+    def apply_row(self, row: list[float]) -> list[float]:
+        """The same, to the bit, for one row."""
+        return [
+            (value - mean) / scale if value == value else 0.0  # NaN is not equal to itself
+            for value, mean, scale in zip(row, self.means, self.scales, strict=True)
+        ]
+
+
+class StandardizedScorer:
+    """A scorer that is given standardized inputs."""
+
+    def __init__(self, step: Standardize, scorer: Scorer) -> None:
+        self._step = step
+        self._scorer = scorer
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return self._scorer.predict(self._step.apply(matrix))
+
+    def predict_row(self, row: list[float]) -> float:
+        return self._scorer.predict_row(self._step.apply_row(row))
+
+
+def fit_standardize(matrix: NDArray[Any]) -> Standardize:
+    """Means and standard deviations of the values that are there."""
+    import numpy as np
+
+    there = ~np.isnan(matrix)
+    count = np.maximum(there.sum(axis=0), 1)
+    means = np.where(there, matrix, 0.0).sum(axis=0) / count
+    variances = np.where(there, (matrix - means) ** 2, 0.0).sum(axis=0) / count
+    scales = np.sqrt(variances)
+    scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0  # rounding is no spread
+    return Standardize(tuple(means.tolist()), tuple(scales.tolist()))

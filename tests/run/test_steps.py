@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trimtab.core.clock import SystemClock
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.run import Retry, finished, step
+from trimtab.store.file_blob import FileBlob
+from trimtab.store.sql_catalog import SqlCatalog
+
+CLOCK = SystemClock()
+
+SCRIPT = """
+import sys, time, pathlib
+from trimtab.core.clock import SystemClock
+from trimtab.run import Retry, step
+from trimtab.store.file_blob import FileBlob
+from trimtab.store.sql_catalog import SqlCatalog
+
+folder, who, slow = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+catalog, blob = SqlCatalog.sqlite(folder / "catalog.db"), FileBlob(folder / "blobs")
+for number in range(3):
+    def work():
+        with open(folder / "ran", "a") as log:
+            log.write(f"{number} {who}\\n")
+        time.sleep(slow)
+        return f"result {number}".encode()
+    got = step(catalog, blob, f"part{number}", "h", work, clock=SystemClock(), retry=Retry(lease_s=0.6, poll_s=0.02))
+    assert got == f"result {number}".encode()
+catalog.close()
+print("done")
+"""
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> FileBlob:
+    return FileBlob(tmp_path / "blobs")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[SqlCatalog]:
+    with SqlCatalog.sqlite(tmp_path / "catalog.db") as opened:
+        yield opened
+
+
+@pytest.mark.fast
+def test_a_finished_step_is_not_done_again(catalog: SqlCatalog, blob: FileBlob) -> None:
+    calls: list[int] = []
+
+    def work() -> bytes:
+        calls.append(1)
+        return b"fitted"
+
+    assert [step(catalog, blob, "train", "h1", work, clock=CLOCK) for _ in range(3)] == [b"fitted"] * 3
+    step(catalog, blob, "train", "h2", work, clock=CLOCK)
+    assert len(calls) == 2
+    done = finished(catalog, "train", "h1")
+    assert done is not None
+    assert done.attempts == 1
+
+
+@pytest.mark.fast
+def test_only_what_is_unavailable_is_tried_again_after_doubling_pauses(catalog: SqlCatalog, blob: FileBlob) -> None:
+    left, pauses = [3], []
+
+    def flaky() -> bytes:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise Unavailable("not yet")
+        return b"ok"
+
+    assert step(catalog, blob, "a", "h", flaky, clock=CLOCK, sleep=pauses.append) == b"ok"
+    assert pauses == [0.1, 0.2, 0.4]
+    left[0] = 4
+    with pytest.raises(Unavailable):
+        step(catalog, blob, "b", "h", flaky, clock=CLOCK, sleep=pauses.append)
+
+    def wrong() -> bytes:
+        raise Misuse("never right")
+
+    pauses.clear()
+    with pytest.raises(Misuse):
+        step(catalog, blob, "c", "h", wrong, clock=CLOCK, sleep=pauses.append)
+    assert pauses == []
+    assert step(catalog, blob, "c", "h", lambda: b"later", clock=CLOCK) == b"later"  # the lease was given back
+
+
+def test_two_threads_do_a_step_once_and_both_get_its_result(catalog: SqlCatalog, blob: FileBlob) -> None:
+    calls, results = [], []
+
+    def work() -> bytes:
+        calls.append(1)
+        time.sleep(0.3)
+        return b"once"
+
+    def run() -> None:
+        retry = Retry(lease_s=0.15, poll_s=0.01)  # shorter than the work: it has to be renewed
+        results.append(step(catalog, blob, "s", "h", work, clock=CLOCK, retry=retry))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [b"once"] * 3
+    assert len(calls) == 1
+
+
+def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    first = subprocess.Popen([*command, "first", "0.4"], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (ran.exists() and "1 first" in ran.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    second = subprocess.run([*command, "second", "0"], capture_output=True, text=True, timeout=30, check=True)
+    assert second.stdout == "done\n"
+    assert ran.read_text().split("\n")[:-1] == ["0 first", "1 first", "1 second", "2 second"]
+
+
+@pytest.mark.fast
+def test_a_retry_that_cannot_be_is_refused() -> None:
+    with pytest.raises(Misuse, match="lease_s"):
+        Retry(lease_s=0)

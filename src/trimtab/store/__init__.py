@@ -1,1 +1,32 @@
 """Ports and their embedded backends: Log, Table, KeyValue, Blob, Catalog, opened by URL."""
+
+from trimtab.store.opening import Port, open  # noqa: A004 - `store.open`, like `io.open`
+from trimtab.store.ports import (
+    Append,
+    Blob,
+    Catalog,
+    Entry,
+    KeyValue,
+    Log,
+    LogRecord,
+    Put,
+    Record,
+    Remove,
+    Table,
+)
+
+__all__ = [
+    "Append",
+    "Blob",
+    "Catalog",
+    "Entry",
+    "KeyValue",
+    "Log",
+    "LogRecord",
+    "Port",
+    "Put",
+    "Record",
+    "Remove",
+    "Table",
+    "open",
+]

@@ -1,1 +1,36 @@
-"""Contract suites and fakes for those who write backends."""
+"""Contract suites that every backend of a port must pass, and real fakes: shipped for authors of backends."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.testing.contract_blob import BlobContract
+    from trimtab.testing.contract_catalog import CatalogContract
+    from trimtab.testing.contract_key_value import KeyValueContract
+    from trimtab.testing.contract_log import LogContract
+    from trimtab.testing.memory import MemoryKeyValue, MemoryLog
+
+__all__ = [
+    "BlobContract",
+    "CatalogContract",
+    "KeyValueContract",
+    "LogContract",
+    "MemoryKeyValue",
+    "MemoryLog",
+]
+
+_MODULES = {
+    "BlobContract": "contract_blob",
+    "CatalogContract": "contract_catalog",
+    "KeyValueContract": "contract_key_value",
+    "LogContract": "contract_log",
+    "MemoryKeyValue": "memory",
+    "MemoryLog": "memory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

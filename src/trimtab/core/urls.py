@@ -1,0 +1,16 @@
+"""URLs as they may be shown to people: without the credentials in them."""
+
+import re
+
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+_WORDS = "password|passwd|pwd|secret|token|credential|key"
+_SECRET = re.compile(rf"(?i)([?&;](?:[^=&;#\s]*(?:{_WORDS})[^=&;#\s]*)=)[^&;#\s]*")
+
+
+def mask_url(url: str) -> str:
+    """`url` with its user, password and secret options replaced by ***; for messages and logs.
+
+    >>> mask_url("redis://app:s3cret@cache:6379/0?ssl=1&token=abc")
+    'redis://***@cache:6379/0?ssl=1&token=***'
+    """
+    return _SECRET.sub(r"\1***", _USER.sub("***@", url))

@@ -1,0 +1,283 @@
+"""One LMDB environment of this process: shared by path, grown when full, replaced after a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
+from trimtab.store.file_lock import FileLock
+
+FORMAT = 1
+FORMAT_KEY = b"\x00trimtab/format"
+_MAX_READERS = 1_024
+_A = TypeVar("_A")
+_T = TypeVar("_T")
+
+_NOT_NOW = (
+    lmdb.DiskError,
+    lmdb.LockError,
+    lmdb.MemoryError,
+    lmdb.PanicError,
+    lmdb.ReadersFullError,
+    lmdb.ReadonlyError,
+    lmdb.TlsFullError,
+    lmdb.TxnFullError,
+)
+_DAMAGED = (lmdb.BadChecksumError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
+
+
+class LmdbEnvironment:
+    """The environment at a path, for all objects of this process that use it (LMDB forbids a second one).
+
+    Replacing the memory map must not meet a reading thread. So each thread says `busy` around its reads, and whoever
+    replaces the map says `paused` and waits until nobody is; the interpreter lock keeps the two in order.
+    """
+
+    def __init__(self, path: Path, map_bytes: int) -> None:
+        self.path = path
+        self.users = 1
+        self.paused = False
+        self._map_bytes = map_bytes
+        self._mutex = threading.RLock()  # writing, and replacing the map
+        self._local = threading.local()
+        self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+        self._writer: FileLock | None = None
+        self._closed = False
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{path}: cannot be made ({error}). Give a directory this user may write.") from error
+        self._open()
+
+    def read(self, what: Callable[[Any, _A], _T], argument: _A) -> _T:
+        """`what(transaction, argument)` in a read transaction of its own."""
+        try:
+            thread = self._local.thread
+        except AttributeError:
+            thread = self._local.thread = _Thread()
+            self._threads.add(thread)
+        while True:
+            thread.busy = True
+            try:
+                if not self.paused:
+                    with self._begin() as transaction:
+                        return what(transaction, argument)
+                failure = None
+            except lmdb.Error as error:
+                failure = error
+            finally:
+                thread.busy = False
+            if failure is None:
+                with self._mutex:  # until the map is replaced
+                    self._refuse_closed()
+            else:
+                self._recover(failure)
+
+    def write(self, what: Callable[[Any], None]) -> None:
+        """`what(transaction)` in a write transaction, synced; again with a larger map when that is full.
+
+        Raises:
+            Conflict: Another process writes here.
+            Unavailable: The disk is full or read-only; nothing was written.
+        """
+        with self._mutex:
+            self._refuse_closed()
+            if self._writer is None:
+                self._writer = self._take_writer()
+            while True:
+                try:
+                    with self._begin(write=True) as transaction:
+                        what(transaction)
+                    return
+                except lmdb.MapFullError:
+                    with self._alone():
+                        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+                except lmdb.Error as error:
+                    self._recover(error)
+
+    def close(self) -> None:
+        with self._mutex, self._alone():
+            self._closed = True
+            self._environment.close()
+            if self._writer is not None:
+                self._writer.release()
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies; nobody was reading, so no reader slot of the parent is touched."""
+        with contextlib.suppress(lmdb.Error):
+            self._environment.close()
+
+    def hold(self) -> None:
+        """Before a fork: let no thread read or write."""
+        self._mutex.acquire()
+        self._held = self._alone()
+        self._held.__enter__()
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        self._held.__exit__(None, None, None)
+        self._mutex.release()
+
+    def _open(self) -> None:
+        try:
+            self._environment = lmdb.open(
+                str(self.path),
+                map_size=max(self._map_bytes, _file_bytes(self.path)),
+                max_readers=_MAX_READERS,
+                readahead=False,
+            )
+        except lmdb.Error as error:
+            raise named(error, self.path) from error
+        self._begin = self._environment.begin
+        self._environment.reader_check()
+        try:
+            self._check_format()
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def _check_format(self) -> None:
+        try:
+            with self._begin() as transaction:
+                found = transaction.get(FORMAT_KEY)
+                entries = transaction.stat()["entries"]
+            if found is None and entries == 0:
+                with self._begin(write=True) as transaction:
+                    transaction.put(FORMAT_KEY, str(FORMAT).encode(), overwrite=False)
+                return
+        except lmdb.Error as error:
+            raise named(error, self.path) from error
+        if found is None:
+            raise Corrupt(f"{self.path}: an LMDB environment, but none of trimtab's: it has no format. Move it away.")
+        if found != str(FORMAT).encode():
+            version = found.decode("ascii", "replace")
+            raise Misuse(
+                f"{self.path}: key-value format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it."
+            )
+
+    def _recover(self, error: lmdb.Error) -> None:
+        """Do what makes another try worth while, or raise the error by our names."""
+        if isinstance(error, lmdb.MapResizedError):
+            with self._mutex, self._alone():
+                self._refuse_closed()
+                self._environment.set_mapsize(0)  # another process has grown it
+            return
+        if isinstance(error, lmdb.PanicError):  # a failed sync: LMDB wants the environment opened afresh
+            with self._mutex, self._alone():
+                self._refuse_closed()
+                self._environment.close()
+                self._open()
+        self._refuse_closed()
+        raise named(error, self.path) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Until no thread reads, and while none starts to; the caller holds the mutex."""
+        self.paused = True
+        try:
+            while any(thread.busy for thread in list(self._threads)):
+                time.sleep(0.000_05)
+            yield
+        finally:
+            self.paused = False
+
+    def _take_writer(self) -> FileLock:
+        path = self.path / "writer.lock"
+        try:
+            lock = FileLock.take(path)
+        except OSError as error:
+            raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access.") from error
+        if lock is None:
+            raise Conflict(
+                f"{self.path}: process {FileLock.holder(path)} writes here, and only one may. Stop it, or read only."
+            )
+        return lock
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Misuse(f"{self.path}: this key-value store is closed. Open it again with store.open.")
+
+
+class _Thread:
+    """Whether a thread reads just now."""
+
+    __slots__ = ("__weakref__", "busy")
+
+    def __init__(self) -> None:
+        self.busy = False
+
+
+def named(error: lmdb.Error, path: Path) -> TrimtabError:
+    """The error to raise for LMDB's `error`."""
+    if isinstance(error, lmdb.BadValsizeError):
+        return Misuse(f"{path}: a key is empty or too long ({error}). Keys have 1 to 511 bytes.")
+    if isinstance(error, lmdb.VersionMismatchError):
+        return Misuse(f"{path}: another LMDB format ({error}). Use the trimtab that wrote it.")
+    if isinstance(error, _DAMAGED):
+        return Corrupt(f"{path}/data.mdb: damaged ({error}). Move the directory away and rebuild it from the log.")
+    if isinstance(error, _NOT_NOW) or type(error) is lmdb.Error:
+        return Unavailable(f"{path}: {error}. Check free space, limits and access, and try again; nothing was lost.")
+    return Corrupt(f"{path}: {type(error).__name__}: {error}. Move the directory away and rebuild it from the log.")
+
+
+def share(path: Path, map_bytes: int) -> LmdbEnvironment:
+    """The environment at `path`, opened or shared with who has it open in this process."""
+    key = os.path.realpath(path)
+    with _registry:
+        environment = _environments.get(key)
+        if environment is None:
+            environment = _environments[key] = LmdbEnvironment(path, map_bytes)
+        else:
+            environment.users += 1
+        return environment
+
+
+def unshare(environment: LmdbEnvironment) -> None:
+    """Give back what `share` gave; the last one closes it."""
+    with _registry:
+        environment.users -= 1
+        if environment.users == 0:
+            _environments.pop(os.path.realpath(environment.path), None)
+            environment.close()
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return (path / "data.mdb").stat().st_size
+    except OSError:
+        return 0
+
+
+_registry = threading.Lock()
+_environments: dict[str, LmdbEnvironment] = {}
+
+
+def _before_fork() -> None:
+    _registry.acquire()
+    for environment in _environments.values():
+        environment.hold()
+
+
+def _after_fork_in_parent() -> None:
+    for environment in _environments.values():
+        environment.resume()
+    _registry.release()
+
+
+def _after_fork_in_child() -> None:
+    for environment in _environments.values():
+        environment.abandon()
+    _environments.clear()
+    _registry.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,169 @@
+"""The embedded key-value store: LMDB, read by many processes and written by one."""
+
+from __future__ import annotations
+
+import os
+import weakref
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lmdb
+
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.store.lmdb_environment import FORMAT_KEY, share, unshare
+
+_FIRST_MAP_BYTES = 1 << 30  # address space, not disk: the file grows as it is filled
+_LONGEST_KEY_BYTES = 511
+_RESIDUE = 0x2144DF1C  # the CRC-32 of anything followed by its own CRC-32, little-endian
+_crc32 = zlib.crc32
+_get = lmdb.Transaction.get
+
+
+class LmdbKeyValue:
+    """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
+
+    Several objects on one directory share one LMDB environment, as LMDB demands. The first write takes the
+    directory's writer lock for this process, until the last of these objects is closed. Safe to use from many
+    threads; a forked child opens an environment of its own.
+
+    >>> import tempfile
+    >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
+    ...     store.write({b"a": b"1", b"b": b"2"})
+    ...     store.get_many([b"b", b"c"])
+    [b'2', None]
+    """
+
+    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES) -> None:
+        self.directory = Path(directory)
+        self._map_bytes = map_bytes
+        self._closed = False
+        self._environment = share(self.directory, map_bytes)
+        self._read = self._environment.read
+        _open_stores.add(self)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, None when there is none.
+
+        Raises:
+            Corrupt: Its checksum is wrong; the message names the key.
+        """
+        raw: bytes | None = self._read(_get, key)
+        if raw is None:
+            return None
+        if _crc32(raw, _crc32(key)) != _RESIDUE:
+            raise self._damaged(key)
+        return raw[:-4]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of all keys, read in one snapshot.
+
+        Raises:
+            Corrupt: A checksum is wrong; the message names the key.
+        """
+        found: list[bytes | None] = self._read(_get_all, keys)
+        crc32 = _crc32
+        for i, raw in enumerate(found):
+            if raw is not None:
+                if crc32(raw, crc32(keys[i])) != _RESIDUE:
+                    raise self._damaged(keys[i])
+                found[i] = raw[:-4]
+        return found
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Delete, then put, in one synced transaction.
+
+        Raises:
+            Misuse: A key is empty, longer than 511 bytes, or begins with a zero byte.
+            Conflict: Another process writes here.
+            Unavailable: The disk is full; nothing was written.
+        """
+        removed = list(deletes)
+        for key in (*puts, *removed):
+            if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0:
+                raise Misuse(f"{self.directory}: key {key!r} has {len(key)} bytes. Give 1 to 511, the first not zero.")
+        crc32 = _crc32
+        pairs = [(key, value + crc32(value, crc32(key)).to_bytes(4, "little")) for key, value in puts.items()]
+        pairs.sort()  # neighbours share pages
+
+        def change(transaction: Any) -> None:
+            for key in removed:
+                transaction.delete(key)
+            if pairs:
+                transaction.cursor().putmulti(pairs)
+
+        self._environment.write(change)
+
+    def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+        """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order, one snapshot.
+
+        Raises:
+            Corrupt: A pair's checksum is wrong; the message names the key.
+        """
+        found = self._read(_scan, (prefix, after, limit))
+        return iter([(key, self._verified(key, raw)) for key, raw in found])
+
+    def close(self) -> None:
+        """Give the environment back; nothing happens the second time."""
+        if not self._closed:
+            self._closed = True
+            self._read = self._refuse
+            unshare(self._environment)
+
+    def __enter__(self) -> LmdbKeyValue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _verified(self, key: bytes, raw: bytes) -> bytes:
+        if _crc32(raw, _crc32(key)) != _RESIDUE:
+            raise self._damaged(key)
+        return raw[:-4]
+
+    def _damaged(self, key: bytes) -> Corrupt:
+        return Corrupt(
+            f"{self.directory}/data.mdb: the value of key {key!r} is damaged (wrong checksum). "
+            "Write it again, or move the directory away and rebuild it from the log."
+        )
+
+    def _refuse(self, what: Any, argument: Any) -> Any:
+        raise Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
+
+    def _after_fork_in_child(self) -> None:
+        if not self._closed:
+            self._environment = share(self.directory, self._map_bytes)
+            self._read = self._environment.read
+
+
+def _get_all(transaction: Any, keys: Sequence[bytes]) -> list[bytes | None]:
+    return list(map(transaction.get, keys))
+
+
+def _scan(transaction: Any, what: tuple[bytes, bytes, int]) -> list[tuple[bytes, bytes]]:
+    prefix, after, limit = what
+    cursor = transaction.cursor()
+    start = max(prefix, after)
+    more = cursor.set_range(start) if start else cursor.first()
+    found: list[tuple[bytes, bytes]] = []
+    while more and len(found) < limit:
+        key, raw = cursor.item()
+        if not key.startswith(prefix) and key > prefix:
+            break
+        if key > after and key != FORMAT_KEY and key.startswith(prefix):
+            found.append((key, raw))
+        more = cursor.next()
+    return found
+
+
+_open_stores: weakref.WeakSet[LmdbKeyValue] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_open_stores):
+        store._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)  # after the environments' own hook, registered before it

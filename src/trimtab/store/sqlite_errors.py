@@ -1,0 +1,33 @@
+"""SQLite's result codes in the five errors, named for who acts."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
+
+_SHORT_READ = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
+_NOT_NOW = {
+    sqlite3.SQLITE_FULL: "the disk (or quota) is full. Free some space and try again; what was acknowledged is safe",
+    sqlite3.SQLITE_READONLY: "it is read-only here. Give this user write access to the file and its directory",
+    sqlite3.SQLITE_IOERR: "the disk refused to read or write. Check free space, limits and the disk, and try again",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Check that the directory exists and is writable for this user",
+    sqlite3.SQLITE_PERM: "access is denied. Give this user access to the file and its directory",
+    sqlite3.SQLITE_NOMEM: "memory ran out. Free some and try again",
+    sqlite3.SQLITE_BUSY: "another process kept it locked for too long. Try again",
+    sqlite3.SQLITE_LOCKED: "another connection kept it locked for too long. Try again",
+    sqlite3.SQLITE_INTERRUPT: "the call was interrupted. Try again",
+}
+
+
+def named(error: sqlite3.Error, what: str) -> TrimtabError:
+    """The error to raise for SQLite's `error` about the file or URL `what`."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary == sqlite3.SQLITE_TOOBIG:
+        return Misuse(f"{what}: {error}. A value may have up to 1,000,000,000 bytes; store it in smaller parts.")
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return Conflict(f"{what}: {error}. Somebody else wrote the same row; read again, then decide.")
+    if primary in _NOT_NOW and code not in _SHORT_READ:
+        return Unavailable(f"{what}: {_NOT_NOW[primary]} (SQLite: {error}).")
+    return Corrupt(f"{what}: not a sound database file (SQLite: {error}). Restore it from a copy, or move it away.")

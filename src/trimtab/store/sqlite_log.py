@@ -1,0 +1,292 @@
+"""The embedded log: SQLite files in WAL mode, one for each partition, with group commit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from itertools import count, takewhile
+from pathlib import Path
+from types import TracebackType
+
+from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import LogRecord
+from trimtab.store.sqlite_partition import Mode, PartitionReader, PartitionWriter, busy, leak, open_writer
+
+_LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
+
+
+class SqliteLog:
+    """A `Log` in a directory: `p0001.db`, `p0002.db`, ... one for each process that ever wrote at the same time.
+
+    `durable` syncs before it acknowledges; `relaxed` survives kill -9 as well, but may lose the last moments in a
+    power cut. Safe to use from many threads; a forked child takes a partition of its own.
+
+    >>> import tempfile
+    >>> with SqliteLog(Path(tempfile.mkdtemp())) as log:
+    ...     _ = log.append([b"one", b"two"])
+    ...     [(r.position, r.payload) for r in log.read(log.partition, after=1)]
+    [(2, b'two')]
+    """
+
+    def __init__(self, directory: Path, *, mode: Mode = "durable", clock: Clock | None = None) -> None:
+        if mode not in ("durable", "relaxed"):
+            raise Misuse(f'log: mode {mode!r} is unknown. Write "durable" or "relaxed".')
+        self.directory = Path(directory)
+        self.mode: Mode = mode
+        self._clock = clock or SystemClock()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"{directory}: cannot be made ({error}). Give a directory this user may write."
+            ) from error
+        self._start()
+        _open_logs.add(self)
+
+    def _start(self) -> None:
+        self._closed = False
+        self._writer: PartitionWriter | None = None
+        self._readers: dict[str, PartitionReader] = {}
+        self._mutex = threading.Lock()  # the queue and who leads
+        self._files = threading.Lock()  # taking a partition, opening readers
+        self._waiting: list[_Append] = []
+        self._leading = False
+        self._last_group = 1
+
+    @property
+    def partition(self) -> str:
+        """The partition that this process appends to; taken now when it has none yet."""
+        return self._own().path.stem
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
+        """Append all of `payloads` or none; their positions, once they are safe.
+
+        Raises:
+            Misuse: A payload is no bytes, or `at_us` does not fit.
+            Unavailable: The disk is full or read-only; nothing was appended. The log works again once it is not.
+        """
+        mine = _Append(payloads, at_us)
+        if not mine.payloads:
+            return range(0)
+        with self._mutex:
+            self._waiting.append(mine)
+            leads = not self._leading
+            self._leading = True
+        if not leads:
+            mine.turn.acquire()  # until a leader wrote it, or left the lead to this thread
+        if not mine.done:
+            self._lead(mine)
+        if mine.error is not None:
+            raise type(mine.error)(*mine.error.args) from mine.error
+        return mine.positions
+
+    def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
+        """Up to `limit` records with position > `after`, verified.
+
+        Raises:
+            NotFound: There is no such partition.
+            Corrupt: A record is damaged or missing; the message names the file and the position.
+        """
+        if after < 0 or limit < 1:
+            raise Misuse(f"log: read after {after}, limit {limit}. Give after >= 0 and limit >= 1.")
+        return self._reader(partition).read(after, limit)
+
+    def positions(self) -> dict[str, int]:
+        """The last position of every partition, by its name."""
+        return {name: self._reader(name).position() for name in self._partitions()}
+
+    def truncate(self, partition: str, through: int) -> int:
+        """Remove the records up to and including `through`; how many.
+
+        Raises:
+            Conflict: Another process writes that partition.
+        """
+        self._reader(partition)  # NotFound for a wrong name
+        with self._files:
+            writer = self._writer
+        if writer is not None and writer.path.stem == partition:
+            self._wait_for_lead()
+            try:
+                return writer.truncate(through)
+            finally:
+                self._pass_lead()
+        path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
+        lock = FileLock.take(lock_path)
+        if lock is None:
+            raise busy(path, lock_path)
+        writer = open_writer(path, lock, self.mode)
+        try:
+            return writer.truncate(through)
+        finally:
+            writer.close()
+
+    def close(self) -> None:
+        """Wait for the append under way, then let the partition go; nothing happens the second time."""
+        if self._closed:
+            return
+        self._wait_for_lead()
+        try:
+            self._closed = True
+            with self._files:
+                for reader in self._readers.values():
+                    reader.close()
+                self._readers.clear()
+                if self._writer is not None:
+                    self._writer.close()
+                    self._writer = None
+        finally:
+            self._pass_lead()
+
+    def __enter__(self) -> SqliteLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _lead(self, mine: _Append) -> None:
+        """Write what waits in one transaction, wake its threads and leave the lead to the next one."""
+        while self._last_group > 1:  # whom the last commit woke will be here in a moment: let them share this sync
+            before = len(self._waiting)
+            time.sleep(0)
+            if len(self._waiting) == before:
+                break
+        with self._mutex:
+            group = list(takewhile(lambda each: each.payloads, self._waiting))  # an empty one wants the lead alone
+            del self._waiting[: len(group)]
+        self._last_group = len(group)
+        error: BaseException | None = None
+        try:
+            self._write(group)
+        except TrimtabError as failure:
+            error = failure
+        except BaseException as failure:  # not ours to explain, but the followers must not wait for ever
+            error = Unavailable(f"{self.directory}: the append was interrupted ({failure!r}). Try again.")
+            raise
+        finally:
+            for each in group:
+                each.error, each.done = error, True
+            self._pass_lead()
+            for each in group:
+                if each is not mine:
+                    each.turn.release()
+
+    def _write(self, group: list[_Append]) -> None:
+        position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
+        for each in group:
+            each.positions = range(position, position + len(each.payloads))
+            position += len(each.payloads)
+
+    def _wait_for_lead(self) -> None:
+        """Become the leader without anything to append: nobody else touches the writer until `_pass_lead`."""
+        turn = _Append((), None)
+        with self._mutex:
+            if not self._leading:
+                self._leading = True
+                return
+            self._waiting.append(turn)
+        turn.turn.acquire()
+        with self._mutex:
+            self._waiting.remove(turn)
+
+    def _pass_lead(self) -> None:
+        with self._mutex:
+            following = self._waiting[0] if self._waiting else None
+            self._leading = following is not None
+        if following is not None:
+            following.turn.release()
+
+    def _own(self) -> PartitionWriter:
+        if self._writer is not None:
+            return self._writer
+        with self._files:
+            self._refuse_closed()
+            if self._writer is None:
+                self._writer = self._take_partition()
+            return self._writer
+
+    def _take_partition(self) -> PartitionWriter:
+        for number in count(1):
+            path = self._path(f"p{number:04}")
+            try:
+                lock = FileLock.take(path.with_suffix(".lock"))
+            except OSError as error:
+                raise Unavailable(f"{path}: its lock file cannot be made ({error}). Check space and access.") from error
+            if lock is not None:
+                return open_writer(path, lock, self.mode)
+        raise AssertionError("unreachable")
+
+    def _reader(self, partition: str) -> PartitionReader:
+        reader = self._readers.get(partition)
+        if reader is not None:
+            return reader
+        with self._files:
+            self._refuse_closed()
+            if partition not in self._readers:
+                names = self._partitions()
+                if partition not in names:
+                    found = ", ".join(names) or "none"
+                    raise NotFound(f"{self.directory}: no partition {partition!r}; there are: {found}.")
+                self._readers[partition] = PartitionReader(self._path(partition))
+            return self._readers[partition]
+
+    def _partitions(self) -> list[str]:
+        return sorted(name[:-3] for name in os.listdir(self.directory) if name.endswith(".db"))
+
+    def _path(self, partition: str) -> Path:
+        return self.directory / f"{partition}.db"
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Misuse(f"{self.directory}: this log is closed. Open it again with store.open.")
+
+    def _after_fork_in_child(self) -> None:
+        """Leave the parent's partition and connections alone; the next append takes a partition of the child's own."""
+        if self._writer is not None:
+            self._writer.abandon()
+        for reader in self._readers.values():
+            reader.abandon()
+        leak((self._writer, self._readers))
+        closed = self._closed
+        self._start()
+        self._closed = closed
+
+
+class _Append:
+    """One call of `append` while it waits for its commit."""
+
+    __slots__ = ("at_us", "done", "error", "payloads", "positions", "turn")
+
+    def __init__(self, payloads: Sequence[bytes], at_us: Sequence[int] | None) -> None:
+        for kind in set(map(type, payloads)):
+            if not issubclass(kind, bytes):
+                raise Misuse(f"log: a payload is a {kind.__name__}, not bytes. Encode it first.")
+        if payloads and max(map(len, payloads)) > _LARGEST_PAYLOAD_BYTES:
+            raise Misuse(f"log: a payload exceeds {_LARGEST_PAYLOAD_BYTES:,} bytes. Put it in a blob; log its hash.")
+        if at_us is not None:
+            if len(at_us) != len(payloads):
+                raise Misuse(f"log: {len(payloads)} payloads, {len(at_us)} append times. Give one time for each.")
+            if list(at_us) != sorted(at_us):
+                raise Misuse("log: the append times decrease. Sort the records by the time they became known.")
+        self.payloads = payloads
+        self.at_us = at_us
+        self.positions = range(0)
+        self.error: BaseException | None = None
+        self.done = False
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+_open_logs: weakref.WeakSet[SqliteLog] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_open_logs):
+        log._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

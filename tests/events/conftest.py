@@ -50,6 +50,6 @@ def log() -> ListLog:
     return ListLog()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_log() -> type[ListLog]:
     return ListLog

@@ -9,12 +9,20 @@ from trimtab.events.records import Event, decode, encode, known_at_us
 
 if TYPE_CHECKING:
     from trimtab.events.history import History
+    from trimtab.events.ingest import Ingestor, Problem, Pushed
+    from trimtab.events.quarantine import Quarantine, Quarantined, Replayed
 
 __all__ = [
     "NEVER_US",
     "Event",
     "EventFrame",
     "History",
+    "Ingestor",
+    "Problem",
+    "Pushed",
+    "Quarantine",
+    "Quarantined",
+    "Replayed",
     "Source",
     "Time",
     "decode",
@@ -23,7 +31,15 @@ __all__ = [
     "source",
 ]
 
-_LAZY = {"History": "history"}  # these load NumPy
+_LAZY = {  # name -> its file; they load NumPy or DuckDB
+    "History": "history",
+    "Ingestor": "ingest",
+    "Problem": "ingest",
+    "Pushed": "ingest",
+    "Quarantine": "quarantine",
+    "Quarantined": "quarantine",
+    "Replayed": "quarantine",
+}
 
 
 def __getattr__(name: str) -> Any:

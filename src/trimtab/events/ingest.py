@@ -1,0 +1,328 @@
+"""Rows and tables in, events in the log: everything is checked before it becomes a record."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
+from itertools import compress, repeat
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+import numpy as np
+
+from trimtab.core.clock import Clock
+from trimtab.core.columns import Columns, Dtype
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.events.checks import Reason, Report, check
+from trimtab.events.definitions import Source
+from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
+from trimtab.events.records import Op, Value
+from trimtab.store.ports import Log
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
+_OPS: tuple[Op, ...] = get_args(Op)
+_CHUNK = 10_000  # rows of a load that are appended together
+_NAMED = 100  # problems that `Pushed` names; the quarantine has all
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why one row went to quarantine."""
+
+    row: int  # its index in the call
+    field: str
+    reason: Reason
+    found: str
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """What became of the rows of a call. The accepted ones are safe in the log."""
+
+    accepted: int
+    quarantined: int
+    partition: str
+    position: int  # of the last accepted row; 0 when there was none
+    problems: tuple[Problem, ...] = ()  # the first hundred
+
+
+class Ingestor:
+    """The one way into an event log.
+
+    Args:
+        log: Where events go.
+        sources: What may come.
+        clock: Says what the future is, and dates quarantined rows.
+        quarantine: Where refused rows go.
+        future_ok: Sources that are dated ahead on purpose (requests).
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        sources: Sequence[Source],
+        *,
+        clock: Clock,
+        quarantine: Quarantine,
+        future_ok: Collection[str] = frozenset(),
+    ) -> None:
+        self._log = log
+        self._sources = {source.name: source for source in sources}
+        self._clock = clock
+        self._quarantine = quarantine
+        self._future_ok = frozenset(future_ok)
+
+    def push(
+        self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = "upsert", history: bool = False
+    ) -> Pushed:
+        """Append rows as they come.
+
+        A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
+        event's id is its key, else `_id`, else the hash of its content, so that an exact repetition is dropped.
+        A deletion needs the key (or the `_id`, or the whole row); without a time it is dated now.
+
+        Args:
+            source: The source's name.
+            rows: One mapping an event.
+            op: What the rows do that have no `_op`.
+            history: Known at = event time + the source's delay, and nothing is too far in the future.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A row is no mapping or has a column that the source does not declare. Nothing was done.
+        """
+        what = self._source(source)
+        _check_rows(what, rows)
+        if op not in _OPS:
+            raise Misuse(f"push to {source!r}: op {op!r} is neither {' nor '.join(map(repr, _OPS))}.")
+        names = set().union(*rows)
+        lists = {name: [row.get(name) for row in rows] for name in (*what.columns, *_EXTRA) if name in names}
+        call = _Call(what, op, history, self._clock.now_us(), source in self._future_ok)
+        return self._append(call, lists, rows, None, 0)
+
+    def load(
+        self,
+        source: str,
+        columns: Columns,
+        *,
+        history: bool = True,
+        at_us: NDArray[Any] | None = None,
+    ) -> Pushed:
+        """Append a table, ten thousand rows at a time; doing it again adds nothing that counts.
+
+        Args:
+            source: The source's name.
+            columns: Its columns, and `_id`, `_known_at`, `_op` where wanted; what is left out is null.
+            history: Known at = event time + the source's delay, where `_known_at` says nothing else.
+            at_us: Append times (a replay): one a row, never decreasing. The rows are then no history.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A column is unknown or of another type, time or key is missing, or `at_us` does not fit. Nothing
+                was done.
+        """
+        what = self._source(source)
+        _check_columns(what, columns)
+        if at_us is not None:
+            _check_append_times(what, columns, at_us)
+        call = _Call(what, "upsert", history and at_us is None, self._clock.now_us(), source in self._future_ok)
+        done = Pushed(0, 0, self._log.partition, 0)
+        for start in range(0, columns.rows, _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            lists = {name: column.take(chunk).to_list() for name, column in columns.by_name.items()}
+            at = None if at_us is None else at_us[chunk]
+            done = _both(done, self._append(call, lists, None, at, start))
+        return done
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources:
+            raise NotFound(f"ingest: no source {name!r} among {', '.join(self._sources)}.")
+        return self._sources[name]
+
+    def _append(
+        self,
+        call: _Call,
+        lists: dict[str, list[Any]],
+        rows: Sequence[Mapping[str, object]] | None,
+        at_us: NDArray[Any] | None,
+        offset: int,
+    ) -> Pushed:
+        """Check rows given as lists, put the bad ones into quarantine and the good ones into the log."""
+        count = len(next(iter(lists.values()), ())) if rows is None else len(rows)
+        batch = _Batch(call, lists, count, at_us)
+        payloads = batch.payloads()
+        if batch.bad:
+            self._quarantine.add([batch.quarantined(row, rows) for row in sorted(batch.bad)])
+            good = [row not in batch.bad for row in range(count)]
+            payloads = list(compress(payloads, good))
+            at_us = None if at_us is None else at_us[good]
+        positions = range(0)
+        if payloads:
+            positions = self._log.append(payloads, at_us=None if at_us is None else at_us.tolist())
+        problems = [batch.problem(row, offset) for row in sorted(batch.bad)[:_NAMED]]
+        last = positions[-1] if payloads else 0
+        return Pushed(len(payloads), len(batch.bad), self._log.partition, last, tuple(problems))
+
+
+class _Call(msgspec.Struct, frozen=True):
+    """What holds for all rows of a call."""
+
+    source: Source
+    op: Op
+    history: bool
+    now_us: int
+    future_ok: bool
+
+
+class _Batch:
+    """Rows in lists, checked; `bad` holds the first problem of each row that has one."""
+
+    def __init__(self, call: _Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None) -> None:
+        self.bad: dict[int, tuple[str, Reason, object]] = {}
+        self._call = call
+        self._lists = lists
+        self._count = count
+        self._now_us = call.now_us if at_us is None else at_us
+        self._values = {name: self._column(name, dtype) for name, dtype in call.source.columns.items()}
+        self._ops = self._checked_ops()
+        self._date()
+        self._ids = self._identify()
+
+    def payloads(self) -> list[bytes]:
+        """One record a row; those of bad rows say nothing."""
+        call, times = self._call, self._values[self._call.source.time]
+        rows = zip(*self._values.values(), strict=True)
+        ops = repeat(call.op) if self._ops is None else self._ops
+        # In the order of `Event`, which reads what a plain tuple writes.
+        fields = (repeat(call.source.name), self._ids, times, self._known_at(times), ops, repeat(call.history), rows)
+        return list(map(_encode, zip(*fields)))  # noqa: B905  # some repeat without end
+
+    def problem(self, row: int, offset: int) -> Problem:
+        field, reason, found = self.bad[row]
+        return Problem(row + offset, field, reason, repr(found)[:200])
+
+    def quarantined(self, row: int, rows: Sequence[Mapping[str, object]] | None) -> Quarantined:
+        field, reason, _ = self.bad[row]
+        raw = {name: values[row] for name, values in self._lists.items()} if rows is None else rows[row]
+        call = self._call
+        return Quarantined(call.source.name, raw_json(raw), reason, field, call.now_us, call.op, call.history)
+
+    def _reporter(self, field: str) -> Report:
+        def report(row: int, reason: Reason, found: object) -> None:
+            self.bad.setdefault(row, (field, reason, found))
+
+        return report
+
+    def _column(self, name: str, dtype: Dtype) -> list[Value]:
+        values = self._lists.get(name)
+        return [None] * self._count if values is None else check(dtype, values, self._reporter(name))
+
+    def _checked_ops(self) -> list[Op] | None:
+        given = self._lists.get("_op")
+        if given is None:
+            return None
+        ops: list[Op] = []
+        for row, op in enumerate(given):
+            known = op is None or (isinstance(op, str) and op in _OPS)
+            if not known:
+                self.bad.setdefault(row, ("_op", "wrong_type", op))
+            ops.append(op if known and op is not None else self._call.op)
+        return ops
+
+    def _date(self) -> None:
+        """Every row has a time, and none too far ahead."""
+        source, times = self._call.source, self._values[self._call.source.time]
+        if None in times:
+            for row in [row for row, time in enumerate(times) if time is None]:
+                if (self._call.op if self._ops is None else self._ops[row]) == "delete" and self._deletes_by_id(row):
+                    times[row] = self._now(row)
+                else:
+                    self.bad.setdefault(row, (source.time, "missing", None))
+                    times[row] = 0
+        if self._call.history or self._call.future_ok or not times:
+            return
+        dated: NDArray[np.int64] = np.array(times, np.int64)
+        for row in np.flatnonzero(dated > self._now_us + source.future_tolerance_us).tolist():
+            self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
+
+    def _deletes_by_id(self, row: int) -> bool:
+        """Whether a deletion says what it deletes without its content."""
+        if self._call.source.key is not None:
+            return True
+        ids = self._lists.get("_id")
+        return ids is not None and ids[row] is not None
+
+    def _now(self, row: int) -> int:
+        return self._now_us if isinstance(self._now_us, int) else int(self._now_us[row])
+
+    def _identify(self) -> list[Any]:
+        source = self._call.source
+        if source.key is not None:
+            keys = self._values[source.key]
+            if None in keys:
+                for row in [row for row, key in enumerate(keys) if key is None]:
+                    self.bad.setdefault(row, (source.key, "missing", None))
+            return keys if source.columns[source.key] == "str" else list(map(str, keys))
+        given = self._column("_id", "str")
+        if None not in given:
+            return given
+        contents = map(_encode, zip(*self._values.values(), strict=True))
+        hashes = [blake2b(content, digest_size=16).hexdigest() for content in contents]
+        return [own or made for own, made in zip(given, hashes, strict=True)]
+
+    def _known_at(self, times: list[Value]) -> Sequence[Value]:
+        delay = self._call.source.delay_us
+        usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
+        if "_known_at" not in self._lists:
+            return usual
+        return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]
+
+
+def _check_rows(source: Source, rows: Sequence[Mapping[str, object]]) -> None:
+    for row, value in enumerate(rows):
+        if not isinstance(value, Mapping):
+            raise Misuse(f"push to {source.name!r}: row {row} is a {type(value).__name__}. Give one mapping a row.")
+    allowed = source.columns.keys() | _EXTRA.keys()
+    if set().union(*rows) <= allowed:
+        return
+    row, field = next((i, name) for i, row in enumerate(rows) for name in row if name not in allowed)
+    raise Misuse(
+        f"push to {source.name!r}: row {row} has an unknown column {field!r}. Declared are "
+        f"{', '.join(source.columns)}; beside them a row may carry {', '.join(_EXTRA)}."
+    )
+
+
+def _check_columns(source: Source, columns: Columns) -> None:
+    allowed = source.columns | _EXTRA
+    for name, column in columns.by_name.items():
+        if name not in allowed:
+            raise Misuse(
+                f"load into {source.name!r}: unknown column {name!r}. Declared are {', '.join(source.columns)}; "
+                f"beside them a table may carry {', '.join(_EXTRA)}."
+            )
+        if column.dtype != allowed[name] and (column.dtype, allowed[name]) != ("int", "float"):
+            raise Misuse(f"load into {source.name!r}: column {name!r} is {column.dtype}, needed is {allowed[name]}.")
+    for name in filter(None, (source.time, source.key)):
+        if name not in columns:
+            found = ", ".join(columns.names) or "no column"
+            raise Misuse(f"load into {source.name!r}: needs column {name!r}, found {found}.")
+
+
+def _check_append_times(source: Source, columns: Columns, at_us: NDArray[Any]) -> None:
+    if len(at_us) != columns.rows:
+        raise Misuse(f"load into {source.name!r}: {len(at_us)} append times for {columns.rows} rows. Give one a row.")
+    if at_us.dtype.kind != "i" or (np.diff(at_us) < 0).any():
+        raise Misuse(f"load into {source.name!r}: append times must be integers that never decrease. Sort the rows.")
+
+
+def _both(a: Pushed, b: Pushed) -> Pushed:
+    return Pushed(
+        accepted=a.accepted + b.accepted,
+        quarantined=a.quarantined + b.quarantined,
+        partition=b.partition,
+        position=b.position or a.position,
+        problems=(*a.problems, *b.problems)[:_NAMED],
+    )

@@ -1,0 +1,118 @@
+"""Random histories, views and moments for Hypothesis, full of hazards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from oracle import Record
+
+from trimtab.core.expressions import Expression, col, when
+from trimtab.events.definitions import Source, Time, source
+from trimtab.features import definitions
+from trimtab.features.definitions import Aggregate, View, count, latest, view
+
+COLUMNS: dict[str, type] = {
+    "id": str, "key": str, "at": Time, "x": float, "n": int, "ok": bool, "kind": str,
+}  # fmt: skip
+KEYED = source("readings", time="at", key="id", columns=COLUMNS)
+KEYLESS = source("readings", time="at", columns=COLUMNS)
+
+BASE_US = 1_000_000_000  # histories lie around it, and a little below 0 too
+UNIT_US = 10  # times are multiples of it, or beside one, so that they tie
+
+offsets = st.one_of(st.integers(-20, 60), st.integers(-2, 12))
+moments = st.builds(lambda n, beside: n * UNIT_US + beside, offsets, st.sampled_from([0, 0, 0, 1, -1]))
+floats = st.one_of(
+    st.none(),
+    st.sampled_from([0.1, 0.2, 0.3, 1e16, -1e16, 1.0, 0.0, -0.1, 5e-324, 1e150]),
+    st.floats(-1e3, 1e3).map(lambda x: x + 0.0),
+)
+keys = st.sampled_from(["a", "b", "c"])
+
+
+@st.composite
+def rows(draw: st.DrawFn, record_id: str, event_at_us: int) -> dict[str, Any]:
+    return {
+        "id": record_id,
+        "key": draw(st.one_of(keys, keys, keys, st.none())),
+        "at": event_at_us,
+        "x": draw(floats),
+        "n": draw(st.one_of(st.none(), st.integers(-5, 5), st.integers(-(2**40), 2**40))),
+        "ok": draw(st.one_of(st.none(), st.booleans())),
+        "kind": draw(st.one_of(st.none(), st.sampled_from(["u", "v"]))),
+    }
+
+
+@st.composite
+def histories(draw: st.DrawFn, of: Source = KEYED, base_us: int = BASE_US, most: int = 16) -> list[Record]:
+    """Records in the order of their log: late, future-dated, embargoed, repeated, corrected, deleted, loaded."""
+    records: list[Record] = []
+    appended_at = {"p0": base_us, "p1": base_us}
+    positions = {"p0": 0, "p1": 0}
+    for _ in range(draw(st.integers(0, most))):
+        partition = draw(st.sampled_from(["p0", "p0", "p1"]))
+        appended_at[partition] += draw(st.sampled_from([0, 0, 1, UNIT_US, 5 * UNIT_US]))
+        positions[partition] += draw(st.sampled_from([1, 1, 2]))
+        again = draw(st.integers(0, 9)) < 3 and records
+        previous = draw(st.sampled_from(records)) if again else None
+        record_id = previous.id if previous else f"r{len(records)}"
+        event_at = base_us + draw(moments)
+        how = draw(st.sampled_from(["live", "live", "live", "history", "embargo"]))
+        known_at = appended_at[partition]
+        if how == "history":
+            known_at = event_at + draw(st.sampled_from([0, 0, UNIT_US]))
+        elif how == "embargo":
+            known_at += draw(st.integers(0, 20)) * UNIT_US
+        row, deleted = draw(rows(record_id, event_at)), False
+        if previous and draw(st.booleans()):
+            event_at = previous.event_at_us
+            row = {**row, "key": previous.row["key"], "at": event_at}
+        if previous:
+            match draw(st.sampled_from(["correct", "correct", "repeat", "delete"])):
+                case "repeat" if not previous.deleted:
+                    row, event_at = previous.row, previous.event_at_us
+                case "delete":
+                    deleted = True
+                    row = dict.fromkeys(row) | {"id": record_id, "at": event_at}
+        records.append(
+            Record(id=record_id, row=row, event_at_us=event_at, known_at_us=known_at, partition=partition,
+                   position=positions[partition], deleted=deleted)
+        )  # fmt: skip
+    return records
+
+
+VALUES: list[Expression] = [
+    col("x"), col("n"), col("ok"), col("x") >= 0.2, col("x") * col("n"), when(col("ok"), col("n"), 1), col("x").log1p(),
+]  # fmt: skip
+WHERE: list[Expression | None] = [None, None, col("ok"), ~col("ok"), col("x") > 0, col("kind") == "u"]
+
+
+@st.composite
+def aggregates(draw: st.DrawFn) -> Aggregate:
+    kind = draw(st.sampled_from(["latest", "count", "sum", "mean", "min", "max"]))
+    if kind == "latest":
+        value = draw(st.sampled_from([*VALUES, col("kind").category(), col("at")]))
+        return latest(value, max_age=draw(st.sampled_from([None, 0, 1, UNIT_US, 5 * UNIT_US, 20 * UNIT_US])))
+    where = draw(st.sampled_from(WHERE))
+    over = draw(st.sampled_from([None, 1, UNIT_US, 3 * UNIT_US, 25, 10 * UNIT_US, 40 * UNIT_US, 10**9]))
+    hop = draw(st.sampled_from([None, 0, 1, 7, UNIT_US, 3 * UNIT_US]))
+    hop = None if over is None or (hop or 0) > over else hop
+    if kind == "count":
+        column = draw(st.sampled_from([None, None, col("x"), col("kind"), col("ok")]))
+        return count(column, over=over, where=where, hop=hop)
+    return getattr(definitions, kind)(draw(st.sampled_from(VALUES)), over=over, where=where, hop=hop)
+
+
+@st.composite
+def views(draw: st.DrawFn, of: Source = KEYED) -> View:
+    features = {f"f{i}": draw(aggregates()) for i in range(draw(st.integers(1, 5)))}
+    return view("v", source=of, by="key", features=features, boundary=draw(st.sampled_from(["before", "inclusive"])))
+
+
+def request_times(base_us: int = BASE_US) -> st.SearchStrategy[int]:
+    """Moments at and around those of a history."""
+    return moments.map(lambda offset: base_us + offset)
+
+
+request_keys = st.one_of(keys, keys, st.sampled_from(["nobody", None]))

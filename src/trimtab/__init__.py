@@ -4,15 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.app import Project, open_project
+    from trimtab.app import Project
+    from trimtab.app import open_project as open
     from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
     from trimtab.core.expressions import col, lit, when
     from trimtab.events.definitions import Time, source
     from trimtab.features.definitions import count, label, latest, max, mean, min, request, sum, view
     from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
     from trimtab.training.definitions import model
-
-    open = open_project
 
 __version__ = "0.1.0"
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.steering.controller import CHAMPION, FREEZE, Controller, LoopState, Repair, Workshop
     from trimtab.steering.definitions import (
         BeatsChampion,
         Deployment,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from trimtab.steering.ledger import Ledger
 
 _HOMES = {
+    "trimtab.steering.controller": ("CHAMPION", "FREEZE", "Controller", "LoopState", "Repair", "Workshop"),
     "trimtab.steering.definitions": (
         "BeatsChampion",
         "Deployment",
@@ -35,13 +37,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "CHAMPION",
+    "FREEZE",
     "BeatsChampion",
+    "Controller",
     "Deployment",
     "Every",
     "Ledger",
+    "LoopState",
     "OnQualityDrop",
+    "Repair",
     "Triggers",
     "Window",
+    "Workshop",
     "beats_champion",
     "deployment",
     "every",

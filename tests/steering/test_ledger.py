@@ -1,0 +1,70 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trimtab import store
+from trimtab.core.errors import Corrupt
+from trimtab.steering import Ledger
+from trimtab.store import Catalog, Entry
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
+        yield opened
+
+
+class Changed:
+    """A catalogue whose journal shows one row changed, as if somebody had edited the file."""
+
+    def __init__(self, catalog: Catalog, sequence: int) -> None:
+        self._catalog = catalog
+        self._sequence = sequence
+
+    def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
+        return [
+            msgspec.structs.replace(e, body=e.body.replace(b"because", b"despite"))
+            if e.sequence == self._sequence
+            else e
+            for e in self._catalog.journal(name, after=after, limit=limit)
+        ]
+
+
+@pytest.mark.fast
+def test_rows_are_chained_and_numbered(catalog: Catalog) -> None:
+    ledger = Ledger(catalog)
+    first = ledger.record(at_us=1, model="m", act="trigger", cause="because")
+    second = ledger.record(at_us=2, model="m", act="promote", cause="because", version="v1", replaced="v0")
+    assert [r.sequence for r in ledger.rows()] == [1, 2]
+    assert second.previous_hash == first.hash
+    assert ledger.verify() == 2
+
+
+def test_two_ledgers_on_one_catalogue_continue_one_chain(catalog: Catalog) -> None:
+    one, other = Ledger(catalog), Ledger(catalog)
+    one.record(at_us=1, model="m", act="a", cause="because")
+    other.record(at_us=2, model="m", act="b", cause="because")
+    one.record(at_us=3, model="m", act="c", cause="because")
+    assert Ledger(catalog).verify() == 3
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_a_changed_row_is_found_and_named(catalog: Catalog, sequence: int) -> None:
+    ledger = Ledger(catalog)
+    for n in range(3):
+        ledger.record(at_us=n, model="m", act="a", cause="because")
+    with pytest.raises(Corrupt, match=f"row {sequence} "):
+        Ledger(Changed(catalog, sequence)).verify()  # type: ignore[arg-type]  # only `journal` is asked for
+
+
+def test_the_same_acts_give_the_same_bytes(tmp_path: Path) -> None:
+    rows = []
+    for n in range(2):
+        with store.open(f"sqlite://{tmp_path}/{n}.db", "catalog") as catalog:
+            ledger = Ledger(catalog)
+            ledger.record(at_us=1, model="m", act="gate", cause="c", evidence={"b": 1.5, "a": None})
+            ledger.record(at_us=2, model="m", act="promote", cause="c")
+            rows.append([e.body for e in catalog.journal("ledger")])
+    assert rows[0] == rows[1]

@@ -1,1 +1,23 @@
 """Self-contained HTML with SVG plots of its own, and terminal tables: from figures to pages."""
+
+from trimtab.report.page import Page, Tone
+from trimtab.report.plots import Bar, CalibrationPoint, Mark, MarkKind, Series, bar_chart, calibration_plot, line_chart
+from trimtab.report.tables import Align, Cell, Table, html_table, text_table
+
+__all__ = [
+    "Align",
+    "Bar",
+    "CalibrationPoint",
+    "Cell",
+    "Mark",
+    "MarkKind",
+    "Page",
+    "Series",
+    "Table",
+    "Tone",
+    "bar_chart",
+    "calibration_plot",
+    "html_table",
+    "line_chart",
+    "text_table",
+]

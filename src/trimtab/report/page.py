@@ -1,0 +1,138 @@
+"""One page for people: a single HTML file with its style inside and nothing to fetch."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from trimtab.core.errors import Misuse
+from trimtab.report.markup import Markup, join, tag
+from trimtab.report.plots import PALETTE
+from trimtab.report.tables import Cell, Table, html_table, written
+
+Tone = Literal["good", "bad", "warning", "plain"]
+
+_DARK = ("#5fb3f0", "#ff9147", "#3fd1a4", "#e6a3c9", "#e0b341", "#8fd3ff", "#b0b0b0")
+
+
+class Page:
+    """Sections in the order they are added; everything that is not a figure is escaped.
+
+    >>> page = Page("Late flights, July")
+    >>> page.heading("Quality")
+    >>> page.facts({"AUC": 0.759, "rows": 29_425})
+    >>> "<dd>0.759</dd>" in page.render()
+    True
+    """
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self._parts: list[Markup] = []
+        self._headings: list[tuple[str, str]] = []
+
+    def heading(self, text: str, level: Literal[2, 3] = 2) -> None:
+        """Begin a section; those of level 2 are listed at the top once there are three."""
+        anchor = f"section-{len(self._parts)}"
+        if level == 2:
+            self._headings.append((anchor, text))
+        self._parts.append(tag(f"h{level}", text, id=anchor))
+
+    def paragraph(self, text: str) -> None:
+        """A paragraph of plain text."""
+        self._parts.append(tag("p", text))
+
+    def note(self, text: str, tone: Tone = "plain") -> None:
+        """A statement set apart, e.g. a gate's verdict; its tone is written as well as coloured."""
+        word = {"good": "Good: ", "bad": "Bad: ", "warning": "Warning: ", "plain": ""}[tone]
+        self._parts.append(tag("p", tag("strong", word) if word else None, text, class_=f"note {tone}"))
+
+    def facts(self, facts: Mapping[str, Cell]) -> None:
+        """Names and values, side by side."""
+        pairs = [tag("div", tag("dt", name), tag("dd", written(value))) for name, value in facts.items()]
+        self._parts.append(tag("dl", *pairs))
+
+    def table(self, table: Table) -> None:
+        """A table; wider ones scroll inside their own box."""
+        self._parts.append(html_table(table))
+
+    def figure(self, svg: Markup, caption: str = "") -> None:
+        """A drawing from `trimtab.report`.
+
+        Raises:
+            Misuse: It is a plain string, which could hold anything.
+        """
+        if not isinstance(svg, Markup):
+            raise Misuse(f"page: a figure must come from a plot function, found {type(svg).__name__}.")
+        under = tag("figcaption", caption) if caption else None
+        self._parts.append(tag("figure", tag("div", svg, class_="scroll", tabindex=0), under))
+
+    def render(self) -> str:
+        """The whole page; write it as UTF-8."""
+        links = [tag("li", tag("a", text, href=f"#{anchor}")) for anchor, text in self._headings]
+        head = tag(
+            "head",
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", self.title),
+            Markup(f"<style>{_STYLE}</style>"),
+        )
+        body = tag(
+            "body",
+            tag(
+                "main",
+                tag("h1", self.title),
+                tag("p", self.subtitle, class_="subtitle") if self.subtitle else None,
+                tag("nav", tag("ul", *links), aria_label="Sections") if len(links) > 2 else None,
+                join(*self._parts, between="\n"),
+            ),
+        )
+        return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _series(colours: tuple[str, ...]) -> str:
+    return "".join(f"--series-{number}:{colour};" for number, colour in enumerate(colours, 1))
+
+
+_STYLE = (
+    (
+        ":root{--ink:#1d2430;--faint:#5d6675;--grid:#e3e6ea;--paper:#fff;--box:#f5f7f9;--link:#0b5cad;"
+        "--good:#1e7d4f;--bad:#b3261e;--warning:#8a5a00;" + _series(PALETTE) + "}"
+        "@media screen and (prefers-color-scheme:dark){:root{"
+        "--ink:#e6e9ee;--faint:#a3acb9;--grid:#333b47;--paper:#14181f;"
+        "--box:#1d232c;--link:#7db8f5;--good:#5fd39a;--bad:#ff8a80;--warning:#e8b54a;" + _series(_DARK) + "}}"
+    )
+    + """
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:880px;margin:0 auto;padding:24px 16px 64px}
+h1{font-size:1.7em;line-height:1.2;margin:.2em 0}
+h2{font-size:1.25em;margin:2em 0 .5em;padding-bottom:.2em;border-bottom:1px solid var(--grid)}
+h3{font-size:1.05em;margin:1.5em 0 .4em}
+p{max-width:70ch;overflow-wrap:anywhere}
+.subtitle{color:var(--faint);margin-top:0}
+nav ul{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:.8em 0;padding:0}
+a{color:var(--link)}
+.scroll{overflow-x:auto;max-width:100%}
+table{border-collapse:collapse;margin:.8em 0;font-variant-numeric:tabular-nums}
+caption{text-align:left;color:var(--faint);padding-bottom:4px}
+th,td{padding:5px 12px 5px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}
+th+th,td+td{padding-left:12px}
+th{font-weight:600;white-space:nowrap;border-bottom:2px solid var(--grid)}
+.right{text-align:right}
+td.right{white-space:nowrap}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:10px;margin:1em 0}
+dl div{background:var(--box);border-radius:6px;padding:8px 12px}
+dt{color:var(--faint);font-size:.85em}
+dd{margin:0;font-size:1.15em;font-weight:600;overflow-wrap:anywhere}
+figure{margin:1.4em 0}
+figure svg{display:block;width:100%;min-width:680px;height:auto}
+figcaption{color:var(--faint);font-size:.9em;max-width:70ch}
+.subtitle,.note{max-width:none}
+.note{border-left:4px solid var(--faint);background:var(--box);padding:8px 12px;border-radius:0 6px 6px 0}
+.note.good{border-color:var(--good)}.note.good strong{color:var(--good)}
+.note.bad{border-color:var(--bad)}.note.bad strong{color:var(--bad)}
+.note.warning{border-color:var(--warning)}.note.warning strong{color:var(--warning)}
+@media print{main{max-width:none;padding:0}nav{display:none}figure,tr,dl div{break-inside:avoid}
+h2,h3{break-after:avoid}.scroll{overflow:visible}figure svg{min-width:0}}
+"""
+)

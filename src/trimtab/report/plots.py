@@ -1,0 +1,410 @@
+"""Plots as SVG text: lines over time, bars, calibration. No script, no network, colours from the page's variables."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.report.markup import Markup, join, tag
+from trimtab.report.tables import written
+from trimtab.report.ticks import number_ticks, time_ticks, utc
+
+MarkKind = Literal["alarm", "promotion", "change", "note"]
+
+# Okabe & Ito (2008): told apart with every common colour blindness. The page may set other values (dark mode).
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
+_DASHES = (None, "7 3", "2 3")  # a second and third round of the palette
+_MARKS: dict[MarkKind, tuple[str, str | None]] = {
+    "alarm": ("var(--bad,#c0392b)", None),
+    "promotion": ("var(--good,#1e7d4f)", "5 3"),
+    "change": ("var(--ink,#222)", "1 3"),
+    "note": ("var(--faint,#777)", "2 2"),
+}
+WIDTH = 760
+_LEFT, _RIGHT = 62, 16
+_LANES = 4  # rows of mark labels above a plot; further marks keep their line and tooltip
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """One named line; None is a gap. `low` and `high` draw its band."""
+
+    name: str
+    x: Sequence[int]  # UTC, microseconds since 1970, ascending
+    y: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+
+    def __post_init__(self) -> None:
+        for what, values in (("y", self.y), ("low", self.low), ("high", self.high)):
+            if values is not None and len(values) != len(self.x):
+                raise Misuse(f"series {self.name!r}: {len(values)} values of {what} for {len(self.x)} of x.")
+        if (self.low is None) != (self.high is None):
+            raise Misuse(f"series {self.name!r}: a band needs both low and high.")
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened: a vertical line with a label."""
+
+    at_us: int
+    label: str
+    kind: MarkKind = "note"
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One bar, with its interval where there is one."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class CalibrationPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean score and label share of the rows of one bin."""
+
+    mean_score: float
+    label_share: float
+    rows: int
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str = "",
+    y_label: str = "",
+    marks: Sequence[Mark] = (),
+    height: int = 300,
+) -> Markup:
+    """Lines over time with a legend, bands and marks.
+
+    Args:
+        series: At least one, with at least one value among them; values that are not finite are gaps.
+        title: Shown above, and read out by screen readers.
+        x_label: Under the time axis, which is in UTC.
+        y_label: Beside the value axis.
+        marks: Alarms, promotions and changes; those outside the times of the series widen the axis.
+        height: Of the drawing, in its own units (the width is 760).
+
+    Raises:
+        Misuse: There is nothing to draw.
+    """
+    times = [at for one in series for at in one.x] + [mark.at_us for mark in marks]
+    values = [
+        v
+        for one in series
+        for row in (one.y, one.low or (), one.high or ())
+        for v in map(_finite, row)
+        if v is not None
+    ]
+    if not values:
+        raise Misuse(f"plot {title!r}: no finite value in {len(series)} series. Say so in words instead of a figure.")
+    lanes = _lanes(marks, x := _scale(min(times), max(times), _LEFT, WIDTH - _RIGHT))
+    legend, legend_height = _legend([one.name for one in series])
+    head = 30 + legend_height
+    top = head + 15 * (max(lanes.values(), default=-1) + 1) + 4
+    bottom = top + height - 100
+    ticks = number_ticks(min(values), max(values))
+    y = _scale(ticks[0], ticks[-1], bottom, top)
+    lines = [
+        part
+        for number, one in enumerate(series)
+        for part in (_band(one, number, x, y), _line(one, number, x, y))
+        if part is not None
+    ]
+    time_labels = [
+        join(
+            tag("line", x1=x(at), x2=x(at), y1=bottom, y2=bottom + 4, style="stroke:var(--faint,#777)"),
+            _text(x(at), bottom + 18, label, anchor="middle"),
+        )
+        for at, label in time_ticks(min(times), max(times), most=11)
+    ]
+    described = (
+        f"{len(series)} series ({', '.join(one.name for one in series)}), {_day(min(times))} to {_day(max(times))}"
+    )
+    return _svg(
+        title,
+        described,
+        bottom + (42 if x_label else 26),
+        _frame(ticks, y, y_label, top, bottom),
+        *time_labels,
+        _text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 36, x_label, anchor="middle", faint=True) if x_label else None,
+        *lines,
+        *(_mark_line(mark, x(mark.at_us), lanes.get(n), head, bottom) for n, mark in enumerate(marks)),
+        *(_mark_label(marks[n], x(marks[n].at_us), lane, head) for n, lane in lanes.items()),
+        legend,
+    )
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
+    """Horizontal bars from zero, in the order given, each with its value and its interval."""
+    ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
+    if not ends or not all(map(math.isfinite, ends)):
+        raise Misuse(f"plot {title!r}: needs at least one bar and only finite values, found {len(bars)} bars.")
+    left = 24 + min(240.0, max(_text_width(bar.label) for bar in bars))
+    ticks = number_ticks(min(0.0, *ends), max(0.0, *ends))
+    x = _scale(ticks[0], ticks[-1], left, WIDTH - 70)
+    top, step = 36, 24
+    bottom = top + step * len(bars)
+    grid = [
+        join(
+            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, style=_GRID),
+            _text(x(tick), bottom + 16, written(tick), anchor="middle"),
+        )
+        for tick in ticks
+    ]
+    drawn = []
+    for number, bar in enumerate(bars):
+        middle = top + step * (number + 0.5)
+        start, end = sorted((x(0.0), x(bar.value)))
+        right = max(end, x(bar.high) if bar.high is not None else end)
+        drawn += [
+            _text(left - 8, middle + 4, _cut(bar.label, 240.0), anchor="end"),
+            tag(
+                "rect",
+                x=start,
+                y=middle - 8,
+                width=max(end - start, 0.5),
+                height=16,
+                style=f"fill:{_colour(0)};opacity:.85",
+            ),
+            _whisker(bar, x, middle),
+            _text(right + 6, middle + 4, written(bar.value)),
+        ]
+    zero = tag("line", x1=x(0.0), x2=x(0.0), y1=top, y2=bottom, style="stroke:var(--ink,#222)")
+    below = _text((left + WIDTH - 70) / 2, bottom + 34, x_label, anchor="middle", faint=True) if x_label else None
+    return _svg(title, f"{len(bars)} bars", bottom + (40 if x_label else 24), *grid, *drawn, zero, below)
+
+
+def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *, title: str) -> Markup:
+    """Label share against mean score; a calibrated model lies on the diagonal. Points grow with their rows.
+
+    Args:
+        curves: Name and points of each model.
+        title: Shown above.
+    """
+    points = [point for _, curve in curves for point in curve]
+    if not points:
+        raise Misuse(f"plot {title!r}: no bin with rows. Say so in words instead of a figure.")
+    legend, legend_height = _legend([name for name, _ in curves])
+    top, size = 34 + legend_height, 330
+    ticks = number_ticks(0.0, max(max(p.mean_score, p.label_share) for p in points))
+    left = (WIDTH - size) / 2
+    x, y = _scale(0.0, ticks[-1], left, left + size), _scale(0.0, ticks[-1], top + size, top)
+    grid = [
+        join(
+            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=top + size, style=_GRID),
+            tag("line", x1=left, x2=left + size, y1=y(tick), y2=y(tick), style=_GRID),
+            _text(x(tick), top + size + 16, written(tick), anchor="middle"),
+            _text(left - 8, y(tick) + 4, written(tick), anchor="end"),
+        )
+        for tick in ticks
+    ]
+    diagonal = tag(
+        "line", x1=left, y1=top + size, x2=left + size, y2=top, style="stroke:var(--faint,#777);stroke-dasharray:4 4"
+    )
+    most = max(point.rows for point in points)
+    drawn = []
+    for number, (_, curve) in enumerate(curves):
+        path = "M" + "L".join(f"{x(p.mean_score):.1f} {y(p.label_share):.1f}" for p in curve) if curve else ""
+        drawn.append(tag("path", d=path, style=_stroke(number)))
+        drawn += [
+            tag(
+                "circle",
+                tag("title", f"score {p.mean_score:.3f}, share {p.label_share:.3f}, {p.rows:,} rows"),
+                cx=x(p.mean_score),
+                cy=y(p.label_share),
+                r=2.5 + 5.5 * math.sqrt(p.rows / most),
+                style=f"fill:{_colour(number)};opacity:.75",
+            )
+            for p in curve
+        ]
+    return _svg(
+        title,
+        f"{len(curves)} models against the diagonal",
+        top + size + 42,
+        *grid,
+        diagonal,
+        *drawn,
+        _text(left + size / 2, top + size + 36, "mean score", anchor="middle", faint=True),
+        _upright(left - 46, top + size / 2, "share of positive labels"),
+        legend,
+    )
+
+
+_GRID = "stroke:var(--grid,#ddd);stroke-width:1"
+Scale = Callable[[float], float]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
+    span = high - low or 1
+    return lambda value: round(start + (value - low) / span * (end - start), 2)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _svg(title: str, described: str, height: float, *parts: Markup | None) -> Markup:
+    return tag(
+        "svg",
+        tag("title", title),
+        tag("desc", described),
+        tag("text", title, x=0, y=17, style="fill:var(--ink,#222);font-weight:600;font-size:15px"),
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH} {height:g}",
+        role="img",
+        aria_label=f"{title}: {described}",
+        style="font-family:system-ui,sans-serif;font-size:12px",
+    )
+
+
+def _frame(ticks: list[float], y: Scale, label: str, top: float, bottom: float) -> Markup:
+    rows = [
+        join(
+            tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), style=_GRID),
+            _text(_LEFT - 8, y(tick) + 4, written(tick), anchor="end"),
+        )
+        for tick in ticks
+    ]
+    axis = tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=bottom, y2=bottom, style="stroke:var(--faint,#777)")
+    return join(*rows, axis, _upright(13, (top + bottom) / 2, label) if label else None)
+
+
+def _line(one: Series, number: int, x: Scale, y: Scale) -> Markup:
+    runs: list[list[tuple[float, float]]] = [[]]
+    for at, value in zip(one.x, map(_finite, one.y), strict=True):
+        if value is not None:
+            runs[-1].append((x(at), y(value)))
+        elif runs[-1]:
+            runs.append([])
+    path = "".join("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in run) for run in runs if len(run) > 1)
+    alone = [
+        tag("circle", cx=run[0][0], cy=run[0][1], r=2.5, style=f"fill:{_colour(number)}")
+        for run in runs
+        if len(run) == 1
+    ]
+    drawn = tag("path", d=path, style=_stroke(number)) if path else None
+    return tag("g", tag("title", one.name), drawn, *alone)
+
+
+def _band(one: Series, number: int, x: Scale, y: Scale) -> Markup | None:
+    if one.low is None or one.high is None:
+        return None
+    path, run = "", list[tuple[float, float, float]]()
+    for at, low, high in [*zip(one.x, one.low, one.high, strict=True), (0, None, None)]:
+        bottom, top = _finite(low), _finite(high)
+        if bottom is not None and top is not None:
+            run.append((x(at), y(bottom), y(top)))
+        elif run:
+            there = [f"{px:.1f} {high_y:.1f}" for px, _, high_y in run]
+            back = [f"{px:.1f} {low_y:.1f}" for px, low_y, _ in reversed(run)]
+            path += "M" + "L".join(there + back) + "Z"
+            run = []
+    return tag("path", d=path, style=f"fill:{_colour(number)};opacity:.16") if path else None
+
+
+def _lanes(marks: Sequence[Mark], x: Scale) -> dict[int, int]:
+    """The label row of each mark, so that no two labels overlap; marks without room have none."""
+    ends = [-math.inf] * _LANES
+    lanes: dict[int, int] = {}
+    for number in sorted(range(len(marks)), key=lambda n: marks[n].at_us):
+        start, end = _label_span(marks[number], x(marks[number].at_us))
+        lane = next((k for k, taken in enumerate(ends) if start > taken + 8), None)
+        if lane is not None:
+            lanes[number], ends[lane] = lane, end
+    return lanes
+
+
+def _label_span(mark: Mark, at: float) -> tuple[float, float]:
+    width = _text_width(_cut(mark.label, 200.0))
+    start = min(max(at - width / 2, 0.0), WIDTH - width)
+    return start, start + width
+
+
+def _mark_line(mark: Mark, at: float, lane: int | None, top: float, bottom: float) -> Markup:
+    colour, dash = _MARKS[mark.kind]
+    style = f"stroke:{colour};stroke-width:1.5" + (f";stroke-dasharray:{dash}" if dash else "")
+    hint = tag("title", f"{mark.label} ({utc(mark.at_us):%Y-%m-%d %H:%M} UTC)")
+    return tag("line", hint, x1=at, x2=at, y1=top + 16 + 15 * (lane or 0), y2=bottom, style=style)
+
+
+def _mark_label(mark: Mark, at: float, lane: int, top: float) -> Markup:
+    start, end = _label_span(mark, at)
+    style = f"fill:{_MARKS[mark.kind][0]};paint-order:stroke;stroke:var(--paper,#fff);stroke-width:5px"  # a halo
+    middle, height = round((start + end) / 2, 2), top + 12 + 15 * lane
+    return tag("text", _cut(mark.label, 200.0), x=middle, y=height, text_anchor="middle", style=style)
+
+
+def _whisker(bar: Bar, x: Scale, middle: float) -> Markup | None:
+    if bar.low is None or bar.high is None:
+        return None
+    low, high = x(bar.low), x(bar.high)
+    path = f"M{low} {middle}H{high}M{low} {middle - 4}V{middle + 4}M{high} {middle - 4}V{middle + 4}"
+    return tag("path", d=path, style="stroke:var(--ink,#222);fill:none")
+
+
+def _legend(names: Sequence[str]) -> tuple[Markup, float]:
+    """Line samples with names, wrapped, and the height they take."""
+    at, row = 0.0, 0
+    parts = []
+    for number, name in enumerate(names):
+        shown = _cut(name, 300.0)
+        width = 34 + _text_width(shown)
+        if at and at + width > WIDTH:
+            at, row = 0.0, row + 1
+        height = 34 + 17 * row
+        parts += [
+            tag("line", x1=at, x2=at + 20, y1=height, y2=height, style=_stroke(number)),
+            _text(at + 26, height + 4, shown),
+        ]
+        at += width + 12
+    return join(*parts), 17.0 * (row + 1) if names else 0.0
+
+
+def _text(x: float, y: float, text: str, *, anchor: str | None = None, faint: bool = False) -> Markup:
+    fill = "fill:var(--faint,#666)" if faint else "fill:var(--ink,#222)"
+    return tag("text", text, x=x, y=y, text_anchor=anchor, style=fill)
+
+
+def _upright(x: float, y: float, text: str) -> Markup:
+    return tag(
+        "text",
+        text,
+        x=x,
+        y=y,
+        text_anchor="middle",
+        transform=f"rotate(-90 {x:g} {y:g})",
+        style="fill:var(--faint,#666)",
+    )
+
+
+def _colour(number: int) -> str:
+    place = number % len(PALETTE)
+    return f"var(--series-{place + 1},{PALETTE[place]})"
+
+
+def _stroke(number: int) -> str:
+    dash = _DASHES[number // len(PALETTE) % len(_DASHES)]
+    return f"stroke:{_colour(number)};fill:none;stroke-width:1.8;stroke-linejoin:round" + (
+        f";stroke-dasharray:{dash}" if dash else ""
+    )
+
+
+def _text_width(text: str) -> float:
+    return sum(10.0 if ord(c) > 0x2E7F else 6.6 for c in text)  # about, at 12 px in a system font
+
+
+def _cut(text: str, width: float) -> str:
+    if _text_width(text) <= width:
+        return text
+    while text and _text_width(text) > width - 8:
+        text = text[:-1]
+    return text + "…"
+
+
+def _day(at_us: int) -> str:
+    return f"{utc(at_us):%Y-%m-%d}"

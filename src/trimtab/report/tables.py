@@ -1,0 +1,109 @@
+"""Tables for terminals and pages: one struct, two renderings."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.report.markup import Markup, tag
+
+Cell = str | int | float | bool | None
+Align = Literal["left", "right"]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers over rows; a column without a stated side stands right if it holds only numbers."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    align: tuple[Align, ...] | None = None
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.headers):
+                raise Misuse(f"table: row {number} has {len(row)} cells under {len(self.headers)} headers.")
+        if self.align is not None and len(self.align) != len(self.headers):
+            raise Misuse(f"table: {len(self.align)} alignments for {len(self.headers)} headers.")
+
+    @property
+    def sides(self) -> tuple[Align, ...]:
+        """The side of each column."""
+        return self.align or tuple(_side([row[i] for row in self.rows]) for i in range(len(self.headers)))
+
+
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Sequence[Align] | None = None) -> str:
+    """A plain table for a terminal, without a trailing newline.
+
+    >>> print(text_table(["model", "AUC"], [["never", 0.705], ["ours", 0.7564]]))
+    model     AUC
+    -----  ------
+    never   0.705
+    ours   0.7564
+    """
+    table = Table(
+        headers=tuple(headers), rows=tuple(tuple(row) for row in rows), align=None if align is None else tuple(align)
+    )
+    lines = [[_plain(header) for header in table.headers]]
+    lines += [[_plain(written(cell)) for cell in row] for row in table.rows]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            _padded(cell, width, side) for cell, width, side in zip(line, widths, table.sides, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def html_table(table: Table) -> Markup:
+    """The table as HTML, in a box that scrolls sideways where the page is narrow."""
+    sides = table.sides
+    head = [tag("th", header, scope="col", class_=side) for header, side in zip(table.headers, sides, strict=True)]
+    body = [
+        tag("tr", *(tag("td", written(cell), class_=side) for cell, side in zip(row, sides, strict=True)))
+        for row in table.rows
+    ]
+    caption = tag("caption", table.caption) if table.caption else None
+    inner = tag("table", caption, tag("thead", tag("tr", *head)), tag("tbody", *body))
+    return tag("div", inner, class_="scroll", tabindex=0)
+
+
+def written(cell: Cell) -> str:
+    """A cell as text: thousands separated, floats to 4 significant digits, None as a dash.
+
+    >>> [written(cell) for cell in (336776, 0.123456, 12345.6, None, True)]
+    ['336,776', '0.1235', '12,346', '–', 'yes']
+    """
+    if cell is None:
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if 1e4 <= abs(cell) < 1e15 else f"{cell:.4g}"
+    return cell
+
+
+def _side(cells: list[Cell]) -> Align:
+    numbers = [isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells if cell is not None]
+    return "right" if numbers and all(numbers) else "left"
+
+
+def _plain(text: str) -> str:
+    """One line without control characters: nothing here may steer a terminal."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in " ".join(text.split()))
+
+
+def _width(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
+    )
+
+
+def _padded(text: str, width: int, side: Align) -> str:
+    space = " " * (width - _width(text))
+    return text + space if side == "left" else space + text

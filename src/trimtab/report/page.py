@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from trimtab.core.errors import Misuse
+from trimtab.report.drawing import PALETTE
 from trimtab.report.markup import Markup, join, tag
-from trimtab.report.plots import PALETTE
 from trimtab.report.tables import Cell, Table, html_table, written
 
 Tone = Literal["good", "bad", "warning", "plain"]

@@ -1,28 +1,38 @@
 """Plots as SVG text: lines over time, bars, calibration. No script, no network, colours from the page's variables."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from trimtab.core.errors import Misuse
+from trimtab.report.drawing import (
+    GRID,
+    WIDTH,
+    Scale,
+    colour_of,
+    legend_of,
+    scale,
+    shortened,
+    stroke,
+    svg,
+    text,
+    text_width,
+    upright,
+)
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks, time_ticks, utc
 
 MarkKind = Literal["alarm", "promotion", "change", "note"]
 
-# Okabe & Ito (2008): told apart with every common colour blindness. The page may set other values (dark mode).
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
-_DASHES = (None, "7 3", "2 3")  # a second and third round of the palette
 _MARKS: dict[MarkKind, tuple[str, str | None]] = {
     "alarm": ("var(--bad,#c0392b)", None),
     "promotion": ("var(--good,#1e7d4f)", "5 3"),
     "change": ("var(--ink,#222)", "1 3"),
     "note": ("var(--faint,#777)", "2 2"),
 }
-WIDTH = 760
 _LEFT, _RIGHT = 62, 16
 _LANES = 4  # rows of mark labels above a plot; further marks keep their line and tooltip
 
@@ -101,13 +111,13 @@ def line_chart(
     ]
     if not values:
         raise Misuse(f"plot {title!r}: no finite value in {len(series)} series. Say so in words instead of a figure.")
-    lanes = _lanes(marks, x := _scale(min(times), max(times), _LEFT, WIDTH - _RIGHT))
-    legend, legend_height = _legend([one.name for one in series])
+    lanes = _lanes(marks, x := scale(min(times), max(times), _LEFT, WIDTH - _RIGHT))
+    legend, legend_height = legend_of([one.name for one in series])
     head = 30 + legend_height
     top = head + 15 * (max(lanes.values(), default=-1) + 1) + 4
     bottom = top + height - 100
     ticks = number_ticks(min(values), max(values))
-    y = _scale(ticks[0], ticks[-1], bottom, top)
+    y = scale(ticks[0], ticks[-1], bottom, top)
     lines = [
         part
         for number, one in enumerate(series)
@@ -117,20 +127,20 @@ def line_chart(
     time_labels = [
         join(
             tag("line", x1=x(at), x2=x(at), y1=bottom, y2=bottom + 4, style="stroke:var(--faint,#777)"),
-            _text(x(at), bottom + 18, label, anchor="middle"),
+            text(x(at), bottom + 18, label, anchor="middle"),
         )
         for at, label in time_ticks(min(times), max(times), most=11)
     ]
     described = (
         f"{len(series)} series ({', '.join(one.name for one in series)}), {_day(min(times))} to {_day(max(times))}"
     )
-    return _svg(
+    return svg(
         title,
         described,
         bottom + (42 if x_label else 26),
         _frame(ticks, y, y_label, top, bottom),
         *time_labels,
-        _text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 36, x_label, anchor="middle", faint=True) if x_label else None,
+        text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 36, x_label, anchor="middle", faint=True) if x_label else None,
         *lines,
         *(_mark_line(mark, x(mark.at_us), lanes.get(n), head, bottom) for n, mark in enumerate(marks)),
         *(_mark_label(marks[n], x(marks[n].at_us), lane, head) for n, lane in lanes.items()),
@@ -143,15 +153,15 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
     ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
     if not ends or not all(map(math.isfinite, ends)):
         raise Misuse(f"plot {title!r}: needs at least one bar and only finite values, found {len(bars)} bars.")
-    left = 24 + min(240.0, max(_text_width(bar.label) for bar in bars))
+    left = 24 + min(240.0, max(text_width(bar.label) for bar in bars))
     ticks = number_ticks(min(0.0, *ends), max(0.0, *ends))
-    x = _scale(ticks[0], ticks[-1], left, WIDTH - 70)
+    x = scale(ticks[0], ticks[-1], left, WIDTH - 70)
     top, step = 36, 24
     bottom = top + step * len(bars)
     grid = [
         join(
-            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, style=_GRID),
-            _text(x(tick), bottom + 16, written(tick), anchor="middle"),
+            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, style=GRID),
+            text(x(tick), bottom + 16, written(tick), anchor="middle"),
         )
         for tick in ticks
     ]
@@ -161,21 +171,21 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
         start, end = sorted((x(0.0), x(bar.value)))
         right = max(end, x(bar.high) if bar.high is not None else end)
         drawn += [
-            _text(left - 8, middle + 4, _cut(bar.label, 240.0), anchor="end"),
+            text(left - 8, middle + 4, shortened(bar.label, 240.0), anchor="end"),
             tag(
                 "rect",
                 x=start,
                 y=middle - 8,
                 width=max(end - start, 0.5),
                 height=16,
-                style=f"fill:{_colour(0)};opacity:.85",
+                style=f"fill:{colour_of(0)};opacity:.85",
             ),
             _whisker(bar, x, middle),
-            _text(right + 6, middle + 4, written(bar.value)),
+            text(right + 6, middle + 4, written(bar.value)),
         ]
     zero = tag("line", x1=x(0.0), x2=x(0.0), y1=top, y2=bottom, style="stroke:var(--ink,#222)")
-    below = _text((left + WIDTH - 70) / 2, bottom + 34, x_label, anchor="middle", faint=True) if x_label else None
-    return _svg(title, f"{len(bars)} bars", bottom + (40 if x_label else 24), *grid, *drawn, zero, below)
+    below = text((left + WIDTH - 70) / 2, bottom + 34, x_label, anchor="middle", faint=True) if x_label else None
+    return svg(title, f"{len(bars)} bars", bottom + (40 if x_label else 24), *grid, *drawn, zero, below)
 
 
 def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *, title: str) -> Markup:
@@ -188,17 +198,17 @@ def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *
     points = [point for _, curve in curves for point in curve]
     if not points:
         raise Misuse(f"plot {title!r}: no bin with rows. Say so in words instead of a figure.")
-    legend, legend_height = _legend([name for name, _ in curves])
+    legend, legend_height = legend_of([name for name, _ in curves])
     top, size = 34 + legend_height, 330
     ticks = number_ticks(0.0, max(max(p.mean_score, p.label_share) for p in points))
     left = (WIDTH - size) / 2
-    x, y = _scale(0.0, ticks[-1], left, left + size), _scale(0.0, ticks[-1], top + size, top)
+    x, y = scale(0.0, ticks[-1], left, left + size), scale(0.0, ticks[-1], top + size, top)
     grid = [
         join(
-            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=top + size, style=_GRID),
-            tag("line", x1=left, x2=left + size, y1=y(tick), y2=y(tick), style=_GRID),
-            _text(x(tick), top + size + 16, written(tick), anchor="middle"),
-            _text(left - 8, y(tick) + 4, written(tick), anchor="end"),
+            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=top + size, style=GRID),
+            tag("line", x1=left, x2=left + size, y1=y(tick), y2=y(tick), style=GRID),
+            text(x(tick), top + size + 16, written(tick), anchor="middle"),
+            text(left - 8, y(tick) + 4, written(tick), anchor="end"),
         )
         for tick in ticks
     ]
@@ -209,7 +219,7 @@ def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *
     drawn = []
     for number, (_, curve) in enumerate(curves):
         path = "M" + "L".join(f"{x(p.mean_score):.1f} {y(p.label_share):.1f}" for p in curve) if curve else ""
-        drawn.append(tag("path", d=path, style=_stroke(number)))
+        drawn.append(tag("path", d=path, style=stroke(number)))
         drawn += [
             tag(
                 "circle",
@@ -217,61 +227,37 @@ def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *
                 cx=x(p.mean_score),
                 cy=y(p.label_share),
                 r=2.5 + 5.5 * math.sqrt(p.rows / most),
-                style=f"fill:{_colour(number)};opacity:.75",
+                style=f"fill:{colour_of(number)};opacity:.75",
             )
             for p in curve
         ]
-    return _svg(
+    return svg(
         title,
         f"{len(curves)} models against the diagonal",
         top + size + 42,
         *grid,
         diagonal,
         *drawn,
-        _text(left + size / 2, top + size + 36, "mean score", anchor="middle", faint=True),
-        _upright(left - 46, top + size / 2, "share of positive labels"),
+        text(left + size / 2, top + size + 36, "mean score", anchor="middle", faint=True),
+        upright(left - 46, top + size / 2, "share of positive labels"),
         legend,
     )
-
-
-_GRID = "stroke:var(--grid,#ddd);stroke-width:1"
-Scale = Callable[[float], float]
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
-    span = high - low or 1
-    return lambda value: round(start + (value - low) / span * (end - start), 2)
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _svg(title: str, described: str, height: float, *parts: Markup | None) -> Markup:
-    return tag(
-        "svg",
-        tag("title", title),
-        tag("desc", described),
-        tag("text", title, x=0, y=17, style="fill:var(--ink,#222);font-weight:600;font-size:15px"),
-        *parts,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {WIDTH} {height:g}",
-        role="img",
-        aria_label=f"{title}: {described}",
-        style="font-family:system-ui,sans-serif;font-size:12px",
-    )
-
-
 def _frame(ticks: list[float], y: Scale, label: str, top: float, bottom: float) -> Markup:
     rows = [
         join(
-            tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), style=_GRID),
-            _text(_LEFT - 8, y(tick) + 4, written(tick), anchor="end"),
+            tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), style=GRID),
+            text(_LEFT - 8, y(tick) + 4, written(tick), anchor="end"),
         )
         for tick in ticks
     ]
     axis = tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=bottom, y2=bottom, style="stroke:var(--faint,#777)")
-    return join(*rows, axis, _upright(13, (top + bottom) / 2, label) if label else None)
+    return join(*rows, axis, upright(13, (top + bottom) / 2, label) if label else None)
 
 
 def _line(one: Series, number: int, x: Scale, y: Scale) -> Markup:
@@ -283,11 +269,11 @@ def _line(one: Series, number: int, x: Scale, y: Scale) -> Markup:
             runs.append([])
     path = "".join("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in run) for run in runs if len(run) > 1)
     alone = [
-        tag("circle", cx=run[0][0], cy=run[0][1], r=2.5, style=f"fill:{_colour(number)}")
+        tag("circle", cx=run[0][0], cy=run[0][1], r=2.5, style=f"fill:{colour_of(number)}")
         for run in runs
         if len(run) == 1
     ]
-    drawn = tag("path", d=path, style=_stroke(number)) if path else None
+    drawn = tag("path", d=path, style=stroke(number)) if path else None
     return tag("g", tag("title", one.name), drawn, *alone)
 
 
@@ -304,7 +290,7 @@ def _band(one: Series, number: int, x: Scale, y: Scale) -> Markup | None:
             back = [f"{px:.1f} {low_y:.1f}" for px, low_y, _ in reversed(run)]
             path += "M" + "L".join(there + back) + "Z"
             run = []
-    return tag("path", d=path, style=f"fill:{_colour(number)};opacity:.16") if path else None
+    return tag("path", d=path, style=f"fill:{colour_of(number)};opacity:.16") if path else None
 
 
 def _lanes(marks: Sequence[Mark], x: Scale) -> dict[int, int]:
@@ -320,7 +306,7 @@ def _lanes(marks: Sequence[Mark], x: Scale) -> dict[int, int]:
 
 
 def _label_span(mark: Mark, at: float) -> tuple[float, float]:
-    width = _text_width(_cut(mark.label, 200.0))
+    width = text_width(shortened(mark.label, 200.0))
     start = min(max(at - width / 2, 0.0), WIDTH - width)
     return start, start + width
 
@@ -336,7 +322,7 @@ def _mark_label(mark: Mark, at: float, lane: int, top: float) -> Markup:
     start, end = _label_span(mark, at)
     style = f"fill:{_MARKS[mark.kind][0]};paint-order:stroke;stroke:var(--paper,#fff);stroke-width:5px"  # a halo
     middle, height = round((start + end) / 2, 2), top + 12 + 15 * lane
-    return tag("text", _cut(mark.label, 200.0), x=middle, y=height, text_anchor="middle", style=style)
+    return tag("text", shortened(mark.label, 200.0), x=middle, y=height, text_anchor="middle", style=style)
 
 
 def _whisker(bar: Bar, x: Scale, middle: float) -> Markup | None:
@@ -345,65 +331,6 @@ def _whisker(bar: Bar, x: Scale, middle: float) -> Markup | None:
     low, high = x(bar.low), x(bar.high)
     path = f"M{low} {middle}H{high}M{low} {middle - 4}V{middle + 4}M{high} {middle - 4}V{middle + 4}"
     return tag("path", d=path, style="stroke:var(--ink,#222);fill:none")
-
-
-def _legend(names: Sequence[str]) -> tuple[Markup, float]:
-    """Line samples with names, wrapped, and the height they take."""
-    at, row = 0.0, 0
-    parts = []
-    for number, name in enumerate(names):
-        shown = _cut(name, 300.0)
-        width = 34 + _text_width(shown)
-        if at and at + width > WIDTH:
-            at, row = 0.0, row + 1
-        height = 34 + 17 * row
-        parts += [
-            tag("line", x1=at, x2=at + 20, y1=height, y2=height, style=_stroke(number)),
-            _text(at + 26, height + 4, shown),
-        ]
-        at += width + 12
-    return join(*parts), 17.0 * (row + 1) if names else 0.0
-
-
-def _text(x: float, y: float, text: str, *, anchor: str | None = None, faint: bool = False) -> Markup:
-    fill = "fill:var(--faint,#666)" if faint else "fill:var(--ink,#222)"
-    return tag("text", text, x=x, y=y, text_anchor=anchor, style=fill)
-
-
-def _upright(x: float, y: float, text: str) -> Markup:
-    return tag(
-        "text",
-        text,
-        x=x,
-        y=y,
-        text_anchor="middle",
-        transform=f"rotate(-90 {x:g} {y:g})",
-        style="fill:var(--faint,#666)",
-    )
-
-
-def _colour(number: int) -> str:
-    place = number % len(PALETTE)
-    return f"var(--series-{place + 1},{PALETTE[place]})"
-
-
-def _stroke(number: int) -> str:
-    dash = _DASHES[number // len(PALETTE) % len(_DASHES)]
-    return f"stroke:{_colour(number)};fill:none;stroke-width:1.8;stroke-linejoin:round" + (
-        f";stroke-dasharray:{dash}" if dash else ""
-    )
-
-
-def _text_width(text: str) -> float:
-    return sum(10.0 if ord(c) > 0x2E7F else 6.6 for c in text)  # about, at 12 px in a system font
-
-
-def _cut(text: str, width: float) -> str:
-    if _text_width(text) <= width:
-        return text
-    while text and _text_width(text) > width - 8:
-        text = text[:-1]
-    return text + "…"
 
 
 def _day(at_us: int) -> str:

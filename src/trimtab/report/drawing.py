@@ -1,0 +1,99 @@
+"""What every plot is drawn with: the sheet, scales, text, colours, the legend."""
+
+from collections.abc import Callable, Sequence
+
+from trimtab.report.markup import Markup, join, tag
+
+# Okabe & Ito (2008): told apart with every common colour blindness. The page may set other values (dark mode).
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
+_DASHES = (None, "7 3", "2 3")  # a second and third round of the palette
+WIDTH = 760  # of every sheet, in its own units
+GRID = "stroke:var(--grid,#ddd);stroke-width:1"
+Scale = Callable[[float], float]
+
+
+def scale(low: float, high: float, start: float, end: float) -> Scale:
+    """Maps [low, high] to [start, end] on the sheet."""
+    span = high - low or 1
+    return lambda value: round(start + (value - low) / span * (end - start), 2)
+
+
+def svg(title: str, described: str, height: float, *parts: Markup | None) -> Markup:
+    """The sheet with its title drawn, and title and description for screen readers."""
+    return tag(
+        "svg",
+        tag("title", title),
+        tag("desc", described),
+        tag("text", title, x=0, y=17, style="fill:var(--ink,#222);font-weight:600;font-size:15px"),
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH} {height:g}",
+        role="img",
+        aria_label=f"{title}: {described}",
+        style="font-family:system-ui,sans-serif;font-size:12px",
+    )
+
+
+def legend_of(names: Sequence[str]) -> tuple[Markup, float]:
+    """Line samples with names, wrapped, and the height they take."""
+    at, row = 0.0, 0
+    parts = []
+    for number, name in enumerate(names):
+        shown = shortened(name, 300.0)
+        width = 34 + text_width(shown)
+        if at and at + width > WIDTH:
+            at, row = 0.0, row + 1
+        height = 34 + 17 * row
+        parts += [
+            tag("line", x1=at, x2=at + 20, y1=height, y2=height, style=stroke(number)),
+            text(at + 26, height + 4, shown),
+        ]
+        at += width + 12
+    return join(*parts), 17.0 * (row + 1) if names else 0.0
+
+
+def text(x: float, y: float, content: str, *, anchor: str | None = None, faint: bool = False) -> Markup:
+    """One line of text."""
+    fill = "fill:var(--faint,#666)" if faint else "fill:var(--ink,#222)"
+    return tag("text", content, x=x, y=y, text_anchor=anchor, style=fill)
+
+
+def upright(x: float, y: float, content: str) -> Markup:
+    """One line of text that runs upwards."""
+    return tag(
+        "text",
+        content,
+        x=x,
+        y=y,
+        text_anchor="middle",
+        transform=f"rotate(-90 {x:g} {y:g})",
+        style="fill:var(--faint,#666)",
+    )
+
+
+def colour_of(number: int) -> str:
+    """The colour of a series, which the page may set."""
+    place = number % len(PALETTE)
+    return f"var(--series-{place + 1},{PALETTE[place]})"
+
+
+def stroke(number: int) -> str:
+    """The line style of a series; dashed once the palette begins again."""
+    dash = _DASHES[number // len(PALETTE) % len(_DASHES)]
+    return f"stroke:{colour_of(number)};fill:none;stroke-width:1.8;stroke-linejoin:round" + (
+        f";stroke-dasharray:{dash}" if dash else ""
+    )
+
+
+def text_width(content: str) -> float:
+    """How wide a text is drawn, about, at 12 px in a system font."""
+    return sum(10.0 if ord(c) > 0x2E7F else 6.6 for c in content)
+
+
+def shortened(content: str, width: float) -> str:
+    """The text, cut with an ellipsis where it is wider."""
+    if text_width(content) <= width:
+        return content
+    while content and text_width(content) > width - 8:
+        content = content[:-1]
+    return content + "…"

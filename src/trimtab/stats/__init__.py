@@ -7,6 +7,7 @@ from trimtab.stats.interval import Interval
 
 if TYPE_CHECKING:
     from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference
+    from trimtab.stats.drift import js_distance, ks_distance, psi
     from trimtab.stats.edetector import (
         AlarmSide,
         AlarmSpec,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         learn_alarm,
         update_alarm,
     )
+    from trimtab.stats.losses import Loss, row_losses
     from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
     from trimtab.stats.scores import (
         CalibrationBin,
@@ -39,6 +41,7 @@ __all__ = [
     "Confusion",
     "Direction",
     "Interval",
+    "Loss",
     "Metric",
     "Onset",
     "Side",
@@ -51,21 +54,21 @@ __all__ = [
     "calibration_curve",
     "confusion",
     "expected_calibration_error",
+    "js_distance",
+    "ks_distance",
     "learn_alarm",
     "log_loss",
     "log_loss_rows",
     "metric_interval",
     "paired_difference",
     "paired_mean_bound",
+    "psi",
+    "row_losses",
     "update_alarm",
 ]
 
-_MODULES = (
-    "scores",
-    "bootstrap",
-    "paired",
-    "edetector",
-)  # NumPy loads with the first name asked for, not with `import trimtab`
+# NumPy loads with the first name asked for, not with `import trimtab`.
+_MODULES = ("scores", "losses", "bootstrap", "paired", "edetector", "drift")
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ Port = Literal["log", "table", "kv", "blob", "catalog"]
 
 _SCHEMES: dict[str, tuple[Port, ...]] = {
     "sqlite": ("log", "catalog"),
+    "delta": ("table",),
     "lmdb": ("kv",),
     "file": ("blob",),
 }
@@ -80,7 +81,9 @@ def open(url: str, port: Port, *, clock: Clock | None = None) -> Log | Table | K
             from trimtab.store.file_blob import FileBlob
 
             return FileBlob(path)
-    raise Misuse(f"store: {mask_url(url)!r}: the {parts.scheme} backend is not in this version.")
+    from trimtab.store.delta_table import DeltaTable
+
+    return DeltaTable(path)
 
 
 def _parse(url: str, port: Port) -> tuple[SplitResult, Path, dict[str, str]]:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from trimtab.testing.contract_catalog import CatalogContract
     from trimtab.testing.contract_key_value import KeyValueContract
     from trimtab.testing.contract_log import LogContract
+    from trimtab.testing.contract_table import TableContract
     from trimtab.testing.memory import MemoryKeyValue, MemoryLog
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LogContract",
     "MemoryKeyValue",
     "MemoryLog",
+    "TableContract",
 ]
 
 _MODULES = {
@@ -25,6 +27,7 @@ _MODULES = {
     "LogContract": "contract_log",
     "MemoryKeyValue": "memory",
     "MemoryLog": "memory",
+    "TableContract": "contract_table",
 }
 
 

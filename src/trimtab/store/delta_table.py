@@ -1,0 +1,411 @@
+"""The embedded table of record: Delta Lake on disk, read and written with DuckDB."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import deltalake
+import deltalake.exceptions as delta_errors
+from deltalake.schema import PrimitiveType
+from deltalake.transaction import AddAction, RemoveAction
+
+from trimtab.core.columns import Columns, Dtype
+from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.core.hashing import bytes_hash
+from trimtab.store.delta_files import ParquetFiles, order_of, quoted, runs
+from trimtab.store.durable_files import sync_directory
+
+_CHECKPOINT_EVERY = 50  # commits
+_COMPACT_TO_BYTES = 128 << 20
+_TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
+_DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
+_CONFIGURATION = {
+    "delta.checkpointInterval": "1000000000",  # we make them ourselves, to keep their checksums
+    "delta.enableExpiredLogCleanup": "false",  # any version may be pinned by a training set
+}
+_FORMAT = "trimtab table, format 1"  # kept as the Delta table's description
+
+
+class DeltaTable:
+    """A `Table` in a directory, readable by everything that reads Delta Lake.
+
+    A commit carries its writer's log position as an application transaction, with a second one as its checksum. Data
+    files are named by their hash and checked once in each process; the commits have their checksums beside them in
+    `_checks`. Safe for many threads and processes; a child forked after a table was used cannot use one (Delta's
+    runtime does not survive a fork): start it with "spawn".
+
+    >>> import tempfile
+    >>> table = DeltaTable(Path(tempfile.mkdtemp()) / "landings")
+    >>> rows = Columns.of({"carrier": ("str", ["AA", None])})
+    >>> table.append(rows, writer="ingest/p0001", position=2), table.append(rows, writer="ingest/p0001", position=2)
+    (True, False)
+    >>> table.scan()["carrier"].to_list()
+    ['AA', None]
+    """
+
+    def __init__(self, directory: Path) -> None:
+        _refuse_fork()
+        self.directory = Path(directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"{directory}: cannot be made ({error}). Give a directory this user may write."
+            ) from error
+        self._files = ParquetFiles(self.directory)
+        self._mutex = threading.RLock()
+        self._delta: deltalake.DeltaTable | None = None
+        self._checked_through = -1  # the last commit whose checksum was compared
+        self._closed = False
+        try:
+            self._refresh()
+        except BaseException:
+            self._files.close()
+            raise
+
+    def append(self, rows: Columns, *, writer: str, position: int) -> bool:
+        """Add rows in one commit that also stores `position` for `writer`; False when that is in already.
+
+        Raises:
+            Misuse: The columns are not the table's.
+            Unavailable: The disk is full; nothing was added.
+        """
+        if not writer or position < 1:
+            raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
+        with self._mutex, self._locked(fcntl.LOCK_SH):
+            delta = self._refresh() or self._create(rows)
+            self._check_columns(delta, rows)
+            while True:
+                if self._position(delta, writer) >= position:
+                    return False
+                adds = [self._add(self._files.write(rows, delta.version() + 1), rows.rows)] if rows.rows else []
+                check = _position_crc(writer, position)
+                moves = [deltalake.Transaction(writer, position), deltalake.Transaction(f"{writer}#crc", check)]
+                try:
+                    self._commit(delta, adds, moves)
+                    return True
+                except delta_errors.CommitFailedError:  # another process moved this writer: look again
+                    self._refresh()
+
+    def position(self, writer: str) -> int:
+        """The last position committed for `writer`; 0 when there is none."""
+        with self._mutex:
+            delta = self._refresh()
+            return 0 if delta is None else self._position(delta, writer)
+
+    def scan(self, names: Sequence[str] | None = None, *, version: int | None = None) -> Columns:
+        """The rows, in the order in which they were appended; no columns at all before the first append.
+
+        Raises:
+            NotFound: There is no such version, or a delete has removed files that it needs.
+            Corrupt: A file is damaged; the message names it.
+        """
+        with self._mutex:
+            delta = self._refresh()
+            if delta is None and version is None:
+                return Columns({})
+            if version is not None:
+                delta = self._at(version)
+            assert delta is not None
+            dtypes = _dtypes(delta, self.directory)
+            files = self._active(delta)
+            missing = [] if version is None else [name for name in files if not (self.directory / name).exists()]
+        if missing:
+            raise NotFound(
+                f"{self.directory}: version {version} needs {missing[0]}, which a delete removed. Use newer."
+            )
+        for name in names or ():
+            if name not in dtypes:
+                raise NotFound(f"{self.directory}: no column {name!r}; there are: {', '.join(dtypes)}.")
+        return self._files.read(files, dtypes if names is None else {name: dtypes[name] for name in names})
+
+    def delete(self, column: str, value: str) -> int:
+        """Remove every row whose text `column` equals `value`, also from the files of older versions; how many.
+
+        Versions that needed such a file cannot be scanned any more.
+        """
+        with self._mutex, self._locked(fcntl.LOCK_EX):
+            delta = self._refresh()
+            if delta is None:
+                return 0
+            if _dtypes(delta, self.directory).get(column) != "str":
+                raise Misuse(f"{self.directory}: {column!r} is no text column. Delete by one of the text columns.")
+            condition = f"{quoted(column)} = ?"
+            removed = 0
+            actions: list[AddAction | RemoveAction] = []
+            for name in self._active(delta):
+                found = self._files.count(name, condition, [value])
+                if found:
+                    removed += found
+                    left = self._files.count(name) - found
+                    actions.append(self._remove(name, data_change=True))
+                    if left:
+                        keep = f"{quoted(column)} IS DISTINCT FROM ?"
+                        new = self._files.rewrite([name], order_of(name), keep, [value])
+                        actions.append(self._add(new, left))
+            if actions:
+                self._commit(delta, actions, [])
+            self._erase(set(self._active(delta)), condition, value)
+            return removed
+
+    def compact(self) -> None:
+        """Merge neighbouring small files; the rows, their order and the older versions stay the same."""
+        with self._mutex, self._locked(fcntl.LOCK_EX):
+            delta = self._refresh()
+            if delta is None:
+                return
+            names = self._active(delta)
+            sizes = {name: (self.directory / name).stat().st_size for name in names}
+            actions: list[AddAction | RemoveAction] = []
+            for run in runs(names, sizes, _COMPACT_TO_BYTES):
+                if len(run) > 1:
+                    merged = self._files.rewrite(run, order_of(run[0]))
+                    actions += [self._remove(name, data_change=False) for name in run]
+                    actions.append(self._add(merged, self._files.count(merged), data_change=False))
+            if actions:
+                self._commit(delta, actions, [])
+                self._checkpoint(delta)
+
+    def version(self) -> int:
+        """The newest version, -1 before the first append."""
+        with self._mutex:
+            delta = self._refresh()
+            return -1 if delta is None else delta.version()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._files.close()
+
+    def __enter__(self) -> DeltaTable:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _refresh(self) -> deltalake.DeltaTable | None:
+        """The newest state, its new commits checked; None before the first append."""
+        if self._closed:
+            raise Misuse(f"{self.directory}: this table is closed. Open it again with store.open.")
+        _refuse_fork()
+        if self._delta is None:
+            if not (self.directory / "_delta_log").is_dir():
+                return None
+            self._check_log()
+            with _named(self.directory):
+                try:
+                    delta = deltalake.DeltaTable(str(self.directory))
+                except delta_errors.TableNotFoundError:
+                    if any((self.directory / "_checks").glob("*")):
+                        raise Corrupt(f"{self.directory}/_delta_log: its commits are gone. Restore them.") from None
+                    return None
+            found = delta.metadata().description
+            if found != _FORMAT:
+                raise Misuse(f"{self.directory}: this is {found!r}, needed was {_FORMAT!r}. Use what wrote it.")
+            self._delta, self._checked_through = delta, delta.version()
+            return delta
+        with _named(self.directory):
+            self._delta.update_incremental()
+        for version in range(self._checked_through + 1, self._delta.version() + 1):
+            self._check_sealed(f"{version:020}.json")
+        self._checked_through = self._delta.version()
+        return self._delta
+
+    def _create(self, rows: Columns) -> deltalake.DeltaTable:
+        if not rows.by_name:
+            raise Misuse(f"{self.directory}: the first append has no columns. Give the columns, even without rows.")
+        folded = {name.casefold() for name in rows.names}
+        if len(folded) != len(rows.names) or "" in folded:
+            raise Misuse(f"{self.directory}: column names {', '.join(rows.names)} are empty or differ only in case.")
+        fields = [deltalake.Field(n, PrimitiveType(_TYPES[c.dtype]), nullable=True) for n, c in rows.by_name.items()]
+        with _named(self.directory), contextlib.suppress(FileExistsError, delta_errors.CommitFailedError):
+            deltalake.DeltaTable.create(
+                str(self.directory),
+                deltalake.Schema(fields),
+                mode="ignore",
+                description=_FORMAT,
+                configuration=_CONFIGURATION,
+            )
+        delta = self._refresh()
+        assert delta is not None
+        self._seal(f"{0:020}.json")
+        return delta
+
+    def _commit(
+        self,
+        delta: deltalake.DeltaTable,
+        actions: Sequence[AddAction | RemoveAction],
+        moves: Sequence[deltalake.Transaction],
+    ) -> None:
+        """Commit, sync and seal; `delta` shows the new version afterwards."""
+        before = delta.version()
+        with _named(self.directory):
+            delta.create_write_transaction(
+                list(actions),
+                "append",
+                delta.schema(),
+                commit_properties=deltalake.CommitProperties(app_transactions=list(moves)),
+                post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+            )
+            delta.update_incremental()
+        for version in range(before + 1, delta.version() + 1):  # ours is one of them
+            path = self.directory / "_delta_log" / f"{version:020}.json"
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            self._seal(path.name)
+        sync_directory(self.directory / "_delta_log")
+        if delta.version() // _CHECKPOINT_EVERY > before // _CHECKPOINT_EVERY:
+            self._checkpoint(delta)
+
+    def _checkpoint(self, delta: deltalake.DeltaTable) -> None:
+        with _named(self.directory):
+            delta.create_checkpoint()
+        for path in (self.directory / "_delta_log").glob(f"{delta.version():020}.checkpoint*.parquet"):
+            self._seal(path.name)
+
+    def _seal(self, name: str) -> None:
+        """Write down a log file's hash; a crash before this leaves that file unchecked, not wrong."""
+        checks = self.directory / "_checks"
+        checks.mkdir(exist_ok=True)
+        if not (checks / name).exists():
+            temporary = checks / f"_{os.getpid()}.{threading.get_ident()}.new"
+            temporary.write_text(bytes_hash((self.directory / "_delta_log" / name).read_bytes()))
+            temporary.replace(checks / name)
+
+    def _check_log(self) -> None:
+        """Compare the sealed log files from the newest checkpoint on."""
+        checks = self.directory / "_checks"
+        names = sorted(name for name in os.listdir(checks) if name[:20].isdigit()) if checks.is_dir() else []
+        newest = max((name[:20] for name in names if ".checkpoint" in name), default="")
+        for name in names:
+            if name[:20] >= newest:
+                self._check_sealed(name)
+
+    def _check_sealed(self, name: str) -> None:
+        path = self.directory / "_delta_log" / name
+        try:
+            expected = (self.directory / "_checks" / name).read_text("ascii", "replace")
+        except FileNotFoundError:
+            return  # its writer was killed before it could seal it
+        try:
+            sound = bytes_hash(path.read_bytes()) == expected
+        except FileNotFoundError:
+            sound = False
+        if not sound:
+            raise Corrupt(f"{path}: damaged or gone (wrong checksum). Restore it from a copy.")
+
+    def _at(self, version: int) -> deltalake.DeltaTable:
+        newest = -1 if self._delta is None else self._delta.version()
+        if not 0 <= version <= newest:
+            raise NotFound(f"{self.directory}: no version {version}; the newest is {newest}.")
+        with _named(self.directory):
+            return deltalake.DeltaTable(str(self.directory), version=version)
+
+    def _active(self, delta: deltalake.DeltaTable) -> list[str]:
+        with _named(self.directory):
+            return sorted(uri.rpartition("/")[2] for uri in delta.file_uris())
+
+    def _position(self, delta: deltalake.DeltaTable, writer: str) -> int:
+        with _named(self.directory):
+            found, check = delta.transaction_version(writer), delta.transaction_version(f"{writer}#crc")
+        if found is None and check is None:
+            return 0
+        if found is None or check != _position_crc(writer, found):
+            raise Corrupt(f"{self.directory}/_delta_log: the position of writer {writer!r} is damaged. Restore it.")
+        return int(found)
+
+    def _check_columns(self, delta: deltalake.DeltaTable, rows: Columns) -> None:
+        needed = _dtypes(delta, self.directory)
+        found = {name: column.dtype for name, column in rows.by_name.items()}
+        if found != needed:
+            differing = sorted(set(needed.items()) ^ set(found.items()))
+            raise Misuse(
+                f"{self.directory}: these are not the table's columns; {differing} differ. "
+                f"Give {', '.join(f'{name} ({dtype})' for name, dtype in needed.items())}."
+            )
+
+    def _add(self, name: str, rows: int, *, data_change: bool = True) -> AddAction:
+        size = (self.directory / name).stat().st_size
+        return AddAction(name, size, {}, time.time_ns() // 1_000_000, data_change, json.dumps({"numRecords": rows}))
+
+    def _remove(self, name: str, *, data_change: bool) -> RemoveAction:
+        size = (self.directory / name).stat().st_size
+        return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
+
+    def _erase(self, active: set[str], condition: str, value: str) -> None:
+        """Remove files that no current version needs and that hold the value, or can no longer say so."""
+        for name in self._files.on_disk():
+            if name not in active:
+                try:
+                    holds = self._files.count(name, condition, [value]) > 0
+                except Corrupt:
+                    holds = True
+                if holds:
+                    self._files.remove(name)
+        sync_directory(self.directory)
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Shared while appending, alone while files are replaced: so no file vanishes before its commit."""
+        try:
+            fd = os.open(self.directory / "_lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Unavailable(f"{self.directory}: {error}. Check free space and access, and try again.") from error
+        try:
+            fcntl.flock(fd, how)
+            yield
+        except OSError as error:
+            raise Unavailable(f"{self.directory}: {error}. Check free space and access, and try again.") from error
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    """Delta's errors by our names; a lost race for a commit passes through."""
+    try:
+        yield
+    except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):
+        raise
+    except TrimtabError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"{directory}: {error}. Check free space and access, and try again.") from error
+    except (delta_errors.DeltaError, ValueError, KeyError) as error:
+        raise Corrupt(f"{directory}/_delta_log: cannot be read ({error}). Restore it from a copy.") from error
+
+
+def _dtypes(delta: deltalake.DeltaTable, directory: Path) -> dict[str, Dtype]:
+    found: dict[str, Dtype] = {}
+    for field in delta.schema().fields:
+        name = field.type.type if isinstance(field.type, PrimitiveType) else str(field.type)
+        if name not in _DTYPES:
+            raise Misuse(f"{directory}: column {field.name!r} is a {name}, which trimtab does not write. Use another.")
+        found[field.name] = _DTYPES[name]
+    return found
+
+
+def _position_crc(writer: str, position: int) -> int:
+    return zlib.crc32(f"{writer}\0{position}".encode())
+
+
+def _refuse_fork() -> None:
+    global _used_by
+    if _used_by not in (0, os.getpid()):
+        raise Misuse(
+            f"table: process {_used_by} used Delta tables before it forked this one, and their runtime does not "
+            'survive that. Start this process with multiprocessing\'s "spawn", or open its tables before.'
+        )
+    _used_by = os.getpid()
+
+
+_used_by = 0  # the process in which Delta's runtime lives

@@ -1,0 +1,321 @@
+"""The online store: features of every entity, kept up to date from the event log."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.events.frames import NEVER_US
+from trimtab.events.records import Event, decode, known_at_us
+from trimtab.features.definitions import View
+from trimtab.features.online_plan import ViewPlan, floor, name_bytes
+from trimtab.features.online_state import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, UNTIL, EntityState, Row
+from trimtab.features.online_versions import VersionIndex
+from trimtab.store.ports import KeyValue, LogRecord
+
+POSITIONS_KEY = b"p"
+Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, known at
+Changes: TypeAlias = dict[bytes, bytes | None]  # None: delete
+
+_PRUNE = 2_000  # entries of expired events looked at in one batch
+
+
+class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
+    """What one batch of records did to one view."""
+
+    applied: int = 0  # records of its source, whatever became of them
+    duplicates: int = 0  # the same event again, where that was noticed
+    id_conflicts: int = 0  # another content under an id of a source without a key: the first stays
+    corrections: int = 0  # another version of an event, or its deletion
+    too_late: int = 0  # no window could see them any more
+    no_entity: int = 0  # the view's `by` column is null
+    refused_deletes: int = 0  # deletions of events of a source without a key, which the view cannot find again
+    raw_rows_read: int = 0  # to rebuild what a correction touched
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What one batch of records did."""
+
+    records: int
+    skipped: int  # at or below every view's position
+    views: Mapping[str, ViewApplied]  # by name
+
+    def total(self, figure: str) -> int:
+        """One figure of `ViewApplied`, over all views."""
+        return sum(getattr(view, figure) for view in self.views.values())
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """How far a view has read the log."""
+
+    s_us: int  # S: the greatest append time applied
+    positions: dict[str, int]  # the last position of each partition
+
+
+BEGIN = Cursor(-(2**62), {})
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
+
+
+class OnlineStore:
+    """Views of the event log in a key-value store: one packed state an entity and view.
+
+    All that a batch changes, the positions read included, is one transaction of the store. So after a crash the same
+    records can be given again: those at or below a view's position are skipped.
+
+    Args:
+        kv: Where the states are. One process may apply, many may read.
+        views: The views to keep up to date. A view whose definition has changed starts from nothing, beside the old.
+    """
+
+    def __init__(self, kv: KeyValue, views: Sequence[View]) -> None:
+        self.kv = kv
+        self.plans: dict[str, ViewPlan] = {}
+        for view in views:
+            if view.name in self.plans:
+                raise Misuse(f"online store: two views are called {view.name!r}. Give each a name of its own.")
+            self.plans[view.name] = ViewPlan(view)
+
+    def apply(self, records: Sequence[LogRecord]) -> Applied:
+        """Take records into all views that have not read them yet.
+
+        Records of a partition must come in order and without gaps; partitions may be mixed in any way.
+
+        Raises:
+            Misuse: Records are missing between a view's position and these.
+            Corrupt: A record is no event, or a stored state is not what was written.
+        """
+        stored = self._cursors()
+        changes: Changes = {}
+        counts = {name: Counter[str]() for name in self.plans}
+        taken = 0
+        for cursor, plans in self._by_cursor(stored):
+            after, arrivals = _arrivals(cursor, records, {p.view.source.name for p in plans})
+            new = sum(after.positions.values()) - sum(cursor.positions.values())
+            taken = max(taken, new)
+            if new:
+                for plan in plans:
+                    stored[plan.id.hex()] = after
+                    apply = self._apply_keyed if plan.keyed else self._apply_plain
+                    apply(plan, arrivals.get(plan.view.source.name, []), changes, counts[plan.name])
+        if taken:
+            changes[POSITIONS_KEY] = _encode(stored)
+            deletes = [key for key, value in changes.items() if value is None]
+            self.kv.write({key: value for key, value in changes.items() if value is not None}, deletes)
+        views = {name: ViewApplied(**count) for name, count in counts.items()}
+        return Applied(records=len(records), skipped=len(records) - taken, views=views)
+
+    def positions(self) -> dict[str, int]:
+        """The position that every view has reached: where to go on reading the log."""
+        cursors = self._cursors()
+        found = [cursors.get(plan.id.hex(), BEGIN).positions for plan in self.plans.values()]
+        names = set().union(*found) if found else set()
+        least = {name: min(positions.get(name, 0) for positions in found) for name in names}
+        return {name: position for name, position in sorted(least.items()) if position}
+
+    @property
+    def s_us(self) -> int:
+        """S: the greatest append time applied to all views."""
+        cursors = self._cursors()
+        return min((cursors.get(plan.id.hex(), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
+
+    def delete_key(self, view: str, entity: str | int) -> bool:
+        """Forget an entity in one view: it is unknown from now on; False when it was."""
+        plan = self.plans[view]
+        name = name_bytes(entity)
+        key = plan.state_prefix + name
+        if self.kv.get(key) is None:
+            return False
+        index = VersionIndex(plan, self.kv)
+        index.forget(name)
+        self.kv.write({}, [key, *(k for k, _ in index.changes())])
+        return True
+
+    def drop_others(self) -> int:
+        """Delete the states of views and definitions that this store does not have; how many keys."""
+        cursors = self._cursors()
+        mine = {plan.id for plan in self.plans.values()}
+        gone = 0
+        for kind in (b"v", b"i", b"r"):
+            for prefix in sorted(kind + bytes.fromhex(name) for name in cursors if bytes.fromhex(name) not in mine):
+                while keys := [key for key, _ in self.kv.scan(prefix)]:
+                    self.kv.write({}, keys)
+                    gone += len(keys)
+        kept = {name: cursor for name, cursor in cursors.items() if bytes.fromhex(name) in mine}
+        self.kv.write({POSITIONS_KEY: _encode(kept)})
+        return gone
+
+    def _cursors(self) -> dict[str, Cursor]:
+        return cursors_of(self.kv.get(POSITIONS_KEY))
+
+    def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
+        groups: list[tuple[Cursor, list[ViewPlan]]] = []
+        for plan in self.plans.values():
+            cursor = stored.get(plan.id.hex(), BEGIN)
+            for other, plans in groups:
+                if other == cursor:
+                    plans.append(plan)
+                    break
+            else:
+                groups.append((cursor, [plan]))
+        return groups
+
+    def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:
+        """Events that have one content each: only repetitions need to be found."""
+        groups: dict[bytes, list[tuple[int, Row, bool]]] = defaultdict(list)
+        repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else [False] * len(arrivals)
+        width, by = len(plan.columns), plan.by
+        names: dict[Any, bytes] = {}
+        contributions = plan.contributions
+        for (s_us, known_at, record, event), repeat in zip(arrivals, repeats, strict=True):
+            values = event.values
+            if len(values) != width:
+                values = _padded(values, width)
+            entity: Any = values[by]
+            if entity is None or event.op == "delete":
+                count["no_entity" if entity is None else "refused_deletes"] += 1
+                continue
+            name = names.get(entity) or names.setdefault(entity, name_bytes(entity))
+            gives = contributions(values)
+            row = [event.event_at_us, known_at, record.partition, record.position, NEVER_US, event.id, gives]
+            groups[name].append((s_us, row, repeat))
+            if not plan.forever and plan.expired(event.event_at_us, s_us):
+                count["too_late"] += 1
+        count["applied"] += len(arrivals)
+        keys = [plan.state_prefix + name for name in groups]
+        for key, packed, rows in zip(keys, self.kv.get_many(keys), groups.values(), strict=True):
+            state = EntityState(plan, packed)
+            known = {(row[EVENT_AT], row[ID]) for row in state.opens}
+            known.update([(row[EVENT_AT], row[ID]) for row in state.winners])
+            for _, row, repeat in rows:
+                if repeat or (row[EVENT_AT], row[ID]) in known:
+                    count["duplicates"] += not repeat
+                    state.repeat(row)
+                else:
+                    known.add((row[EVENT_AT], row[ID]))
+                    state.opens.append(row)
+            state.seal(rows[-1][0])
+            changes[key] = state.pack()
+
+    def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
+        """Which arrivals were applied before: an index by event time and id, as long as a window can see them."""
+        prefix = plan.index_prefix
+        keys = [
+            prefix + (event.event_at_us + 2**63).to_bytes(8, "big") + name_bytes(event.id)
+            for _, _, _, event in arrivals
+        ]
+        stored = zip(keys, self.kv.get_many(keys), strict=True)
+        found = {key: there for key, there in stored if there is not None}
+        repeats = []
+        for key, (s_us, _, _, event) in zip(keys, arrivals, strict=True):
+            check = zlib.crc32(_encode(event.values)).to_bytes(4, "big")
+            if event.op == "delete":
+                repeats.append(False)
+            elif key in found:
+                repeats.append(True)
+                count["duplicates" if found[key] == check else "id_conflicts"] += 1
+            else:
+                repeats.append(False)
+                if plan.forever or not plan.expired(event.event_at_us, s_us):
+                    found[key] = changes[key] = check
+        if arrivals and not plan.forever:
+            cut_us = _cut_us(plan, arrivals[-1][0])
+            for key, _ in self.kv.scan(prefix, limit=_PRUNE):
+                if int.from_bytes(key[9:17], "big") - 2**63 >= cut_us:
+                    break
+                changes[key] = None
+        return repeats
+
+    def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:
+        """Events that may be corrected or deleted: their versions decide which rows an entity has."""
+        index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
+        groups: dict[bytes, list[tuple[int, bool, Row]]] = defaultdict(list)
+        for s_us, known_at, record, event in arrivals:
+            values = list(
+                event.values if len(event.values) == len(plan.columns) else _padded(event.values, len(plan.columns))
+            )
+            deleted = event.op == "delete"
+            version = [known_at, record.partition, record.position, event.event_at_us, deleted, values]
+            gone, come = index.add(event.id, version)
+            if not come:
+                count["duplicates"] += 1
+            elif gone or deleted or come[0][1][UNTIL] != NEVER_US:
+                count["corrections"] += 1
+            count["no_entity"] += any(entity is None for entity, _ in come)
+            for links, arrives in ((gone, False), (come, True)):
+                for entity, row in links:
+                    if entity is not None:
+                        groups[entity].append((s_us, arrives, row))
+            if plan.expired(event.event_at_us, s_us):
+                count["too_late"] += 1
+        count["applied"] += len(arrivals)
+        keys = [plan.state_prefix + entity for entity in groups]
+        for entity, key, packed in zip(groups, keys, self.kv.get_many(keys), strict=True):
+            state = EntityState(plan, packed)
+            before_us = state.s_us
+            for _, arrives, row in groups[entity]:
+                if arrives:
+                    state.opens.append(row)
+                else:
+                    _withdraw(state, row)
+            s_us = groups[entity][-1][0]
+            state.seal(s_us)
+            count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
+            changes[key] = state.pack()
+            if not plan.forever and (cut_us := _cut_us(plan, s_us)) > _cut_us(plan, before_us):
+                index.forget_before(entity, cut_us)
+        changes.update(index.changes())
+
+
+def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
+    """How far each view has read, by the hexadecimal id of its definition."""
+    return {} if packed is None else _decode(packed)
+
+
+def _arrivals(
+    cursor: Cursor, records: Sequence[LogRecord], sources: set[str]
+) -> tuple[Cursor, dict[str, list[Arrival]]]:
+    """The records behind a cursor, by source, and the cursor behind them."""
+    s_us, positions = cursor.s_us, dict(cursor.positions)
+    arrivals: dict[str, list[Arrival]] = defaultdict(list)
+    for record in records:
+        last = positions.get(record.partition, 0)
+        if record.position <= last:
+            continue
+        if record.position != last + 1:
+            raise Misuse(
+                f"online store: needs record {last + 1} of partition {record.partition!r}, found {record.position}. "
+                "Give the records in order; when the log was truncated, start from the tables of record."
+            )
+        positions[record.partition] = record.position
+        s_us = max(s_us, record.appended_at_us)
+        event = decode(record.payload)
+        if event.source in sources:
+            arrivals[event.source].append((s_us, known_at_us(event, record), record, event))
+    return Cursor(s_us, positions), arrivals
+
+
+def _withdraw(state: EntityState, row: Row) -> None:
+    """Take a row out that no longer holds: from the open ones, from what is sealed, or from nowhere (it had ended)."""
+    last = state.s_us if state.plan.inclusive else state.s_us - 1
+    found = state.find_open(row[2], row[POSITION])
+    if found is not None:
+        state.opens.remove(found)
+    elif row[UNTIL] == NEVER_US and row[GIVES] is not None and row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us:
+        state.unseal(row)
+
+
+def _cut_us(plan: ViewPlan, s_us: int) -> int:
+    """The earliest event time that some window can still see."""
+    return min(floor(s_us - group.over_us, group.hop_us) for group in plan.groups)
+
+
+def _padded(values: Sequence[Any], width: int) -> tuple[Any, ...]:
+    """A row of before columns were added: null there."""
+    return (*values[:width], *(None,) * (width - len(values)))

@@ -1,0 +1,214 @@
+"""A view compiled for online use: what to take from an event, what to keep of it, what to read of that."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
+
+from trimtab.core.columns import Dtype
+from trimtab.core.evaluate_rows import compile_row
+from trimtab.core.expressions import GREATEST, Expression
+from trimtab.core.hashing import content_hash
+from trimtab.features.definitions import Aggregate, View
+
+Contribution: TypeAlias = float | int | bool | str | None
+Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
+
+_LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones go by their hash
+
+
+class Series:
+    """One value of an event: an expression where a condition holds. Features that use the same one share it."""
+
+    def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
+        self.index = index
+        self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
+        self.real = self.dtype == "float"
+        self.summed = False  # some feature needs its sum
+        self.sum_place = 0  # among the exponents of float sums
+        self.every = aggregate.of is None and aggregate.where is None  # counts every row
+        self.value = None if self.every else _value(aggregate, columns, what)
+        self.column = _plain_column(aggregate, columns)  # the place of the column, when it is no more than that
+
+
+class Feature:
+    """Where the figures of one feature lie."""
+
+    def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series) -> None:
+        self.index = index
+        self.name = name
+        self.kind = aggregate.kind
+        self.max_age_us = aggregate.max_age_us
+        self.series = series.index
+        self.real = series.real
+        self.count_at = 0  # places in a tile's fields
+        self.sum_at = 0
+        self.sum_place = 0
+        self.stack = 0  # place among the stacks of extremes
+        self.empty: int | float | None = 0 if aggregate.kind == "count" else None
+        if aggregate.kind == "sum":
+            self.empty = 0.0 if self.real else 0
+
+
+class Window:
+    """The features over one length of time."""
+
+    def __init__(self, over_us: int) -> None:
+        self.over_us = over_us
+        self.features: list[Feature] = []
+
+
+class Group:
+    """Windows that share one row of tiles: those of one hop, or (`hop_us` 0) those that never end."""
+
+    def __init__(self, hop_us: int) -> None:
+        self.hop_us = hop_us
+        self.windows: list[Window] = []  # the longest first
+        self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
+        self.extremes: list[Extreme] = []
+        self.width = 1
+        self.tiles: dict[int, struct.Struct] = {}  # by words a sum: how a tile is packed
+
+    @property
+    def over_us(self) -> int:
+        return self.windows[0].over_us
+
+    def add(self, feature: Feature, over_us: int, series: Series) -> None:
+        window = next((w for w in self.windows if w.over_us == over_us), None)
+        if window is None:
+            window = Window(over_us)
+            self.windows.append(window)
+            self.windows.sort(key=lambda w: -w.over_us)
+        window.features.append(feature)
+        feature.count_at = 0 if series.every else self._field(series.index, False)
+        if feature.kind in ("sum", "mean"):
+            feature.sum_at = self._field(series.index, True)
+        elif feature.kind == "min" or feature.kind == "max":
+            extreme: Extreme = (series.index, feature.kind)
+            if extreme not in self.extremes:
+                self.extremes.append(extreme)
+            feature.stack = self.extremes.index(extreme)
+        self.width = 1 + len(self.fields)
+
+    def packing(self, words: int) -> struct.Struct:
+        """How a tile lies in bytes when a sum takes `words` of 8 bytes: start, count of rows, fields."""
+        if words not in self.tiles:
+            wide = "q" if words == 1 else f"{8 * words}s"
+            self.tiles[words] = struct.Struct("<qq" + "".join(wide if is_sum else "q" for _, is_sum in self.fields))
+        return self.tiles[words]
+
+    def _field(self, series: int, is_sum: bool) -> int:
+        if (series, is_sum) not in self.fields:
+            self.fields.append((series, is_sum))
+        return 1 + self.fields.index((series, is_sum))
+
+
+class ViewPlan:
+    """A view, compiled."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.name = view.name
+        self.id = bytes.fromhex(view.hash)[:8]
+        self.tag = int.from_bytes(self.id[:4], "big")
+        self.inclusive = view.boundary == "inclusive"
+        self.keyed = view.source.key is not None
+        self.columns = tuple(view.source.columns)
+        self.by = self.columns.index(view.by)
+        self.entity_dtype = view.source.columns[view.by]
+        self.series: list[Series] = []
+        self.groups: list[Group] = []
+        self.life: Group | None = None
+        self.latest: list[Feature] = []
+        self.features: list[Feature] = []
+        self._compile(view)
+        self.real_sums = [s.index for s in self.series if s.summed and s.real]
+        for place, series in enumerate(self.real_sums):
+            self.series[series].sum_place = place
+        for feature in self.features:
+            feature.sum_place = self.series[feature.series].sum_place
+        self.plain = all(s.every or s.column is not None for s in self.series)
+        self.windowed = bool(self.groups or self.life)
+        self.forever = bool(self.latest) or self.life is not None
+        self.state_prefix = b"v" + self.id
+        self.index_prefix = b"i" + self.id  # keyed: id -> its versions; else: event time and id of what was applied
+        self.rows_prefix = b"r" + self.id  # keyed: entity, event time falling, id
+
+    def expired(self, event_at_us: int, s_us: int) -> bool:
+        """Whether no window can cover an event at `event_at_us` any more at `s_us` or later."""
+        if self.forever:
+            return False
+        return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)
+
+    def contributions(self, values: Sequence[Any]) -> list[Contribution]:
+        """What an event's values give to each series, None for nothing."""
+        if self.plain:
+            return [True if s.column is None else _as_read(values[s.column], s.real) for s in self.series]
+        row = dict(zip(self.columns, values, strict=True))
+        return [True if s.value is None else s.value(row) for s in self.series]
+
+    def _compile(self, view: View) -> None:
+        by_content: dict[str, Series] = {}
+        groups: dict[int, Group] = {}
+        for index, (name, aggregate) in enumerate(view.features.items()):
+            what = f"view {view.name!r}, feature {name!r}"
+            content = content_hash((aggregate.of, aggregate.where))
+            if content not in by_content:
+                by_content[content] = Series(len(self.series), aggregate, view.source.columns, what)
+                self.series.append(by_content[content])
+            series = by_content[content]
+            series.summed |= aggregate.kind in ("sum", "mean")
+            feature = Feature(index, f"{view.name}.{name}", aggregate, series)
+            self.features.append(feature)
+            if aggregate.kind == "latest":
+                self.latest.append(feature)
+            elif aggregate.over_us is None:
+                self.life = self.life or Group(0)
+                self.life.add(feature, 0, series)
+            else:
+                hop_us = aggregate.hop_us or 1  # exact: every microsecond is a tile
+                groups.setdefault(hop_us, Group(hop_us)).add(feature, aggregate.over_us, series)
+        self.groups = [groups[hop] for hop in sorted(groups)]
+
+
+def floor(at_us: int, hop_us: int) -> int:
+    """The last multiple of `hop_us` not above `at_us`."""
+    return at_us - at_us % hop_us
+
+
+def name_bytes(value: str | int) -> bytes:
+    """An entity or an id as part of a key: short, and never that of another one."""
+    if isinstance(value, int):
+        return b"i" + (value + 2**63).to_bytes(8, "big")
+    raw = value.encode("utf-8", "surrogatepass")
+    return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
+
+
+def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Callable[[Mapping[str, Any]], Any]:
+    def compiled(expression: Expression) -> Callable[[Mapping[str, Any]], Any]:
+        return compile_row(expression, columns, what)
+
+    if aggregate.where is None:
+        assert aggregate.of is not None  # else it counts every row
+        return compiled(aggregate.of)
+    where = compiled(aggregate.where)
+    if aggregate.of is None:
+        return lambda row: True if where(row) else None
+    of = compiled(aggregate.of)
+    return lambda row: of(row) if where(row) else None
+
+
+def _plain_column(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> int | None:
+    if aggregate.of is None or aggregate.of.op != "col" or aggregate.where is not None:
+        return None
+    return list(columns).index(str(aggregate.of.params[0]))
+
+
+def _as_read(value: Any, real: bool) -> Contribution:
+    """A column's value as an expression reads it."""
+    if real and value is not None:
+        return value + 0.0 if -GREATEST <= value <= GREATEST else None
+    result: Contribution = value
+    return result

@@ -1,0 +1,196 @@
+"""Values and reasons of one view's features at a moment, from the packed state of an entity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trimtab.features.exact_rows import checked, rounded, split
+from trimtab.features.frames import REASONS
+from trimtab.features.online_plan import Feature, Group, ViewPlan
+from trimtab.features.online_state import (
+    EVENT_AT,
+    GIVES,
+    KNOWN_AT,
+    PAST,
+    STACKS,
+    TILE,
+    TOTALS,
+    UNTIL,
+    Row,
+    less_expired,
+    unpack,
+)
+
+FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
+
+
+def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any], reasons: list[int], at: int) -> None:
+    """Write the features of one entity as of `t_us` into `values` and `reasons`, from place `at` on.
+
+    `t_us` is at least the append time that the state was written at.
+    """
+    if packed is None:
+        unknown(plan, NO_ENTITY, values, reasons, at)
+        return
+    _, _, _, s_us, known, opens, winners, exponents, groups, life = unpack(plan, packed)
+    visible: list[Row] = []
+    if opens:
+        some, dated = False, False
+        last = t_us if plan.inclusive else t_us - 1
+        for row in opens:
+            if row[KNOWN_AT] <= t_us:
+                some = True
+                if row[EVENT_AT] <= last:
+                    dated = True
+                    if t_us < row[UNTIL] and row[GIVES] is not None:
+                        visible.append(row)
+        if not known and not dated:
+            unknown(plan, NOT_YET if some else NO_ENTITY, values, reasons, at)
+            return
+    if plan.latest:
+        _read_latest(plan, winners, visible, t_us, values, reasons, at)
+    if not plan.windowed:
+        return
+    finer, numbers = _over_finer(plan, exponents, visible) if visible else (exponents, [])
+    for group, tiles in zip(plan.groups, groups, strict=True):
+        hop_us, newest = group.hop_us, tiles[TILE]
+        for place, window in enumerate(group.windows):
+            low = t_us - window.over_us
+            low -= low % hop_us
+            fields: list[int] | None = None
+            if newest is not None and newest >= low:
+                fields = tiles[TOTALS][place]
+                if tiles[PAST]:
+                    since = s_us - window.over_us
+                    since -= since % hop_us
+                    if since < low:
+                        fields = less_expired(group, tiles, fields, since, low)
+            scale, inside = exponents, visible
+            if visible:
+                given = [n for row, n in zip(visible, numbers, strict=True) if row[EVENT_AT] >= low]
+                inside = [row for row in visible if row[EVENT_AT] >= low]
+                if inside:
+                    fields, scale = _with_open(plan, group, fields, exponents, finer, inside, given), finer
+            if fields is None:
+                for feature in window.features:
+                    values[at + feature.index] = feature.empty
+                    reasons[at + feature.index] = OUTSIDE
+            else:
+                for feature in window.features:
+                    _finish(feature, fields, tiles[STACKS], low, inside, scale, values, reasons, at)
+    if plan.life is not None:
+        fields = life[0]
+        if visible:
+            fields = _with_open(plan, plan.life, fields, exponents, finer, visible, numbers)
+        stacks = [[] if value is None else [0, value] for value in life[1]]
+        for feature in plan.life.windows[0].features:
+            _finish(feature, fields, stacks, 0, visible, finer, values, reasons, at)
+
+
+def unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:
+    """Write what an entity without a record has."""
+    for i, feature in enumerate(plan.features, at):
+        values[i] = feature.empty
+        reasons[i] = reason
+
+
+def _read_latest(
+    plan: ViewPlan, winners: list[Row], visible: list[Row], t_us: int, values: list[Any], reasons: list[int], at: int
+) -> None:
+    winner = winners[-1] if winners else None
+    for row in visible:
+        if winner is None or row[:4] > winner[:4]:
+            winner = row
+    age_us = 0 if winner is None else t_us - winner[EVENT_AT]
+    for feature in plan.latest:
+        place = at + feature.index
+        value = None
+        if winner is None or (feature.max_age_us is not None and age_us > feature.max_age_us):
+            reasons[place] = EXPIRED
+        else:
+            value = winner[GIVES][feature.series]
+            reasons[place] = NULL if value is None else FOUND
+        values[place] = value
+
+
+def _finish(
+    feature: Feature,
+    fields: list[int],
+    stacks: list[list[Any]],
+    low: int,
+    visible: Sequence[Row],
+    exponents: list[int],
+    values: list[Any],
+    reasons: list[int],
+    at: int,
+) -> None:
+    place = at + feature.index
+    count = fields[feature.count_at]
+    if not count:
+        values[place] = feature.empty
+        reasons[place] = NULL if fields[0] else OUTSIDE
+        return
+    reasons[place] = FOUND
+    kind = feature.kind
+    if kind == "count":
+        values[place] = count
+    elif kind == "min" or kind == "max":
+        values[place] = _extreme(feature, stacks[feature.stack], low, visible)
+    else:
+        total = fields[feature.sum_at]
+        figure = rounded(total, exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
+        values[place] = figure if kind == "sum" else float(figure) / count
+
+
+def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row]) -> Any:
+    best = None
+    for i in range(0, len(stack), 2):
+        if stack[i] >= low:
+            best = stack[i + 1]
+            break
+    series, smallest = feature.series, feature.kind == "min"
+    for row in visible:
+        value = row[GIVES][series]
+        if value is not None and (best is None or (value < best if smallest else value > best)):
+            best = value
+    return best
+
+
+def _with_open(
+    plan: ViewPlan,
+    group: Group,
+    fields: list[int] | None,
+    exponents: list[int],
+    finer: list[int],
+    rows: list[Row],
+    numbers: list[list[Any]],
+) -> list[int]:
+    """The fields of a window with open rows added, sums over the finer exponents."""
+    out = [0] * group.width if fields is None else list(fields)
+    if finer is not exponents:
+        for i, (series, is_sum) in enumerate(group.fields, 1):
+            if is_sum and plan.series[series].real:
+                place = plan.series[series].sum_place
+                out[i] <<= finer[place] - exponents[place]
+    out[0] += len(rows)
+    for row, given in zip(rows, numbers, strict=True):
+        for i, (series, is_sum) in enumerate(group.fields, 1):
+            if row[GIVES][series] is not None:
+                out[i] += given[series] if is_sum else 1
+    return out
+
+
+def _over_finer(plan: ViewPlan, exponents: list[int], rows: list[Row]) -> tuple[list[int], list[list[Any]]]:
+    """Exponents fine enough for open rows too, and what each row adds to the sums over them."""
+    numbers = [list(row[GIVES]) for row in rows]
+    if not plan.real_sums:
+        return exponents, numbers
+    finer = list(exponents)
+    for place, series in enumerate(plan.real_sums):
+        parts = [None if given[series] is None else split(given[series]) for given in numbers]
+        finer[place] = max([exponents[place], *(part[1] for part in parts if part is not None)])
+        for given, part in zip(numbers, parts, strict=True):
+            if part is not None:
+                given[series] = part[0] << (finer[place] - part[1])
+    return finer, numbers

@@ -1,0 +1,479 @@
+"""The packed state of one entity in one view: what is sealed, and the rows that are still open.
+
+A row is sealed by the first write of its entity at which the log's append time has passed its event time and its known
+at: from then on it counts at every moment that can be asked about. An open row is kept whole, and reads look at both
+of its clocks. A version that is known to end later stays open until it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Corrupt
+from trimtab.events.frames import NEVER_US
+from trimtab.features.exact_rows import split
+from trimtab.features.online_plan import Contribution, Group, ViewPlan, floor
+
+FORMAT = 1
+Row: TypeAlias = list[Any]  # by the places below
+EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: one a series; None in a tombstone
+Tiles: TypeAlias = list[Any]  # by the places below
+TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
+_BEGIN_US = -(2**62)  # before all events
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list).decode
+
+
+class EntityState:
+    """One entity of one view, unpacked for writing.
+
+    The packed value is a list: format, tag of the definition, whether sums beyond 64 bits lie in it as bytes, S,
+    whether a record was ever sealed, open rows, the greatest sealed rows (several only when they share the event
+    time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
+    that never end. Tiles are: start and fields of the newest tile, totals of each window at S, the older tiles packed,
+    the words that a sum takes there, and a stack for each extreme.
+    """
+
+    def __init__(self, plan: ViewPlan, packed: bytes | None = None) -> None:
+        self.plan = plan
+        self.dirty: list[tuple[int, int, int, int]] = []  # tiles of a group's stack to read again: from, to
+        self.winner_lost = False
+        self.lowest_lost: set[int] = set()  # lifetime extremes to find again
+        if packed is None:
+            self.s_us, self.known = _BEGIN_US, False
+            self.opens: list[Row] = []
+            self.winners: list[Row] = []
+            self.exponents = [0] * len(plan.real_sums)
+            self.tiles: list[Tiles] = [_empty(group) for group in plan.groups]
+            self.life: list[Any] = (
+                [] if plan.life is None else [[0] * plan.life.width, [None] * len(plan.life.extremes)]
+            )
+        else:
+            state = unpack(plan, packed)
+            _, _, _, self.s_us, self.known, self.opens, self.winners, self.exponents, self.tiles, self.life = state
+
+    def pack(self) -> bytes:
+        """The bytes to store."""
+        state = [FORMAT, self.plan.tag, False, self.s_us, self.known, self.opens, self.winners, self.exponents]
+        try:
+            return _encode([*state, self.tiles, self.life])
+        except OverflowError:
+            state[2] = True
+            return _encode([*state, _wide_out(self.tiles), _wide_out(self.life)])
+
+    def find_open(self, partition: str, position: int) -> Row | None:
+        """The open row that came from a record."""
+        return next((r for r in self.opens if r[POSITION] == position and r[PARTITION] == partition), None)
+
+    def repeat(self, row: Row) -> bool:
+        """Take a repetition of an event that has only one content: the first record of it counts.
+
+        False when no such event is open or among the greatest; then nothing depends on which record counts.
+        """
+        for rows in (self.opens, self.winners):
+            for other in rows:
+                if other[ID] == row[ID] and other[EVENT_AT] == row[EVENT_AT]:
+                    if row[KNOWN_AT : POSITION + 1] < other[KNOWN_AT : POSITION + 1]:
+                        other[KNOWN_AT : POSITION + 1] = row[KNOWN_AT : POSITION + 1]
+                        self.winners.sort(key=_order)
+                    return True
+        return False
+
+    def seal(self, s_us: int) -> None:
+        """Move the append time on, and seal all that it has passed."""
+        still: list[Row] = []
+        live: list[Row] = []
+        last = s_us if self.plan.inclusive else s_us - 1
+        for row in self.opens:
+            if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
+                still.append(row)
+            elif row[UNTIL] == NEVER_US:
+                if row[GIVES] is not None:
+                    live.append(row)
+            elif row[UNTIL] > s_us:
+                still.append(row)
+        if len(still) < len(self.opens):
+            self.known = True
+        self.opens = still
+        if live:
+            self._fold(live)
+        self._advance(s_us)
+        self.s_us = s_us
+
+    def unseal(self, row: Row) -> None:
+        """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
+        plan = self.plan
+        numbers = self._numbers(row[GIVES])
+        for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
+            start = floor(row[EVENT_AT], group.hop_us)
+            if start >= floor(self.s_us - group.over_us, group.hop_us):
+                delta = _delta(group, start, numbers, row[GIVES], -1)
+                self._add(group, tiles, delta)
+                for place, (series, _) in enumerate(group.extremes):
+                    self._lose(index, tiles[STACKS][place], place, start, row[GIVES][series])
+        if plan.life is not None:
+            fields, extremes = self.life
+            for i, value in enumerate(_delta(plan.life, 0, numbers, row[GIVES], -1)[1:]):
+                fields[i] += value
+            for place, (series, _) in enumerate(plan.life.extremes):
+                if extremes[place] is not None and extremes[place] == row[GIVES][series]:
+                    extremes[place] = None
+                    self.lowest_lost.add(place)
+        if plan.latest:
+            place_of = [r[PARTITION : POSITION + 1] for r in self.winners]
+            if row[PARTITION : POSITION + 1] in place_of:
+                del self.winners[place_of.index(row[PARTITION : POSITION + 1])]
+                self.winner_lost |= not self.winners
+
+    def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
+        """Find again what unsealed rows held up; how many raw rows were read.
+
+        Args:
+            rows: The sealed rows of the entity with event time from the first to the second, the newest first.
+        """
+        read = 0
+        newest = self.s_us if self.plan.inclusive else self.s_us - 1
+        for index, place, low, high in self.dirty:
+            group, stack = self.plan.groups[index], self.tiles[index][STACKS][place]
+            series, kind = group.extremes[place]
+            low = max(low, floor(self.s_us - group.over_us, group.hop_us))
+            for row in rows(low, min(high + group.hop_us - 1, newest)):
+                read += 1
+                if row[GIVES][series] is not None:
+                    push(stack, floor(row[EVENT_AT], group.hop_us), row[GIVES][series], kind)
+        if self.lowest_lost and self.plan.life is not None:
+            for row in rows(_BEGIN_US, newest):
+                read += 1
+                self._live_extremes(row[GIVES], self.lowest_lost)
+        if self.winner_lost:
+            self.winners = []
+            for row in rows(_BEGIN_US, newest):
+                read += 1
+                if self.winners and row[EVENT_AT] < self.winners[-1][EVENT_AT]:
+                    break
+                self._contend(row)
+        self.dirty, self.lowest_lost, self.winner_lost = [], set(), False
+        return read
+
+    def _fold(self, rows: list[Row]) -> None:
+        plan = self.plan
+        if plan.windowed:
+            given = [(row[EVENT_AT], self._numbers(row[GIVES]), row[GIVES]) for row in rows]
+            for group, tiles in zip(plan.groups, self.tiles, strict=True):
+                hop_us, stacks = group.hop_us, tiles[STACKS]
+                low = floor(self.s_us - group.over_us, hop_us)
+                for event_at, numbers, gives in given:
+                    start = event_at - event_at % hop_us
+                    if start < low:
+                        continue
+                    self._add(group, tiles, _delta(group, start, numbers, gives, 1))
+                    for place, (series, kind) in enumerate(group.extremes):
+                        if gives[series] is not None:
+                            push(stacks[place], start, gives[series], kind)
+            if plan.life is not None:
+                fields = self.life[0]
+                for _, numbers, gives in given:
+                    for i, value in enumerate(_delta(plan.life, 0, numbers, gives, 1)[1:]):
+                        fields[i] += value
+                    self._live_extremes(gives, range(len(plan.life.extremes)))
+        if plan.latest:
+            for row in rows:
+                self._contend(row)
+
+    def _numbers(self, gives: list[Contribution]) -> list[Any]:
+        """What a row adds to the sum of each series, over the state's exponents."""
+        numbers: list[Any] = list(gives)
+        for i, series in enumerate(self.plan.real_sums):
+            value = gives[series]
+            if value is not None:
+                numerator, exponent = split(value)  # type: ignore[arg-type]  # a float series
+                if exponent > self.exponents[i]:
+                    self._rescale(i, exponent)
+                numbers[series] = numerator << (self.exponents[i] - exponent)
+        return numbers
+
+    def _rescale(self, i: int, exponent: int) -> None:
+        """Give the sums of a series a finer unit."""
+        shift = exponent - self.exponents[i]
+        self.exponents[i] = exponent
+        series = self.plan.real_sums[i]
+        for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
+            places = [p for p, field in enumerate(group.fields, 1) if field == (series, True)]
+            if places and tiles[TILE] is not None:
+                place = places[0]
+                tiles[CURRENT][place] <<= shift
+                for total in tiles[TOTALS]:
+                    total[place] <<= shift
+                past = past_tiles(group, tiles)
+                for tile in past:
+                    tile[1 + place] <<= shift
+                _pack_past(group, tiles, past)
+        if self.plan.life is not None and (series, True) in self.plan.life.fields:
+            self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
+
+    def _add(self, group: Group, tiles: Tiles, delta: list[int]) -> None:
+        """Add to the tile that `delta` begins with, and to the totals of the windows that cover it."""
+        start = delta[0]
+        newest = tiles[TILE]
+        if newest is None:
+            tiles[TILE], tiles[CURRENT] = start, delta[1:]
+            tiles[TOTALS] = [[0] * group.width for _ in group.windows]
+        elif start == newest:
+            current = tiles[CURRENT]
+            for i, value in enumerate(delta):
+                if i:
+                    current[i - 1] += value
+        elif start > newest:
+            _pack_past(group, tiles, [[newest, *tiles[CURRENT]]], behind=True)
+            tiles[TILE], tiles[CURRENT] = start, delta[1:]
+        else:
+            _add_late(group, tiles, delta)
+        for window, total in zip(group.windows, tiles[TOTALS], strict=True):
+            if start >= floor(self.s_us - window.over_us, group.hop_us):
+                for i in range(group.width):
+                    total[i] += delta[i + 1]
+        if tiles[CURRENT][0] == 0:  # the newest tile has lost its last row
+            past = past_tiles(group, tiles)
+            if past:
+                tiles[TILE], *tiles[CURRENT] = past.pop()
+                _pack_past(group, tiles, past)
+            else:
+                tiles[:] = _empty(group)
+
+    def _lose(self, index: int, stack: list[Any], place: int, start: int, value: Contribution) -> None:
+        if value is None:
+            return
+        for i in range(0, len(stack), 2):
+            if stack[i] == start:
+                if stack[i + 1] == value:
+                    low = stack[i - 2] + self.plan.groups[index].hop_us if i else _BEGIN_US
+                    del stack[i : i + 2]
+                    self.dirty.append((index, place, low, start))
+                return
+
+    def _advance(self, s_us: int) -> None:
+        """Take from the totals the tiles that have left, and drop those that no window needs."""
+        for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
+            if tiles[TILE] is None:
+                continue
+            hop_us = group.hop_us
+            for window, total in zip(group.windows, tiles[TOTALS], strict=True):
+                low = floor(s_us - window.over_us, hop_us)
+                if tiles[TILE] < low:
+                    total[:] = [0] * group.width
+                elif tiles[PAST]:
+                    total[:] = less_expired(group, tiles, total, floor(self.s_us - window.over_us, hop_us), low)
+            low = floor(s_us - group.over_us, hop_us)
+            if tiles[TILE] < low:
+                tiles[:] = _empty(group)
+                continue
+            if tiles[PAST]:
+                size = group.packing(tiles[WORDS]).size
+                gone = first_at(tiles[PAST], size, low)
+                if gone:
+                    tiles[PAST] = tiles[PAST][gone * size :]
+            for stack in tiles[STACKS]:
+                while stack[:1] and stack[0] < low:
+                    del stack[:2]
+
+    def _live_extremes(self, gives: list[Contribution], places: Iterable[int]) -> None:
+        assert self.plan.life is not None
+        extremes = self.life[1]
+        for place in places:
+            series, kind = self.plan.life.extremes[place]
+            value, best = gives[series], extremes[place]
+            if value is not None and (best is None or (value < best if kind == "min" else value > best)):
+                extremes[place] = value
+
+    def _contend(self, row: Row) -> None:
+        winners = self.winners
+        if not winners or row[EVENT_AT] > winners[-1][EVENT_AT]:
+            self.winners = [row]
+        elif row[EVENT_AT] == winners[-1][EVENT_AT]:
+            winners.append(row)
+            winners.sort(key=_order)
+
+
+def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
+    """The stored list.
+
+    Raises:
+        Corrupt: The bytes are of another format or definition.
+    """
+    state = _decode(packed)
+    if state[0] != FORMAT or state[1] != plan.tag:
+        raise Corrupt(
+            f"view {plan.name!r}: a state of format {state[0]} and definition {state[1]:08x}; needed {FORMAT} and "
+            f"{plan.tag:08x}. Rebuild the view from the log."
+        )
+    if state[2]:
+        for tiles in state[8]:
+            for fields in (tiles[CURRENT], *tiles[TOTALS]):
+                _wide_in(fields)
+        if plan.life is not None:
+            _wide_in(state[9][0])
+    return state
+
+
+def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
+    """Let a value of the tile at `start` into a stack of suffix extremes: start, value, start, value, ...
+
+    Each entry is the extreme of its own tile and all later ones, so entries get more extreme toward the front, and
+    the extreme of a window is the first entry in it.
+    """
+    place = len(stack)
+    while place and stack[place - 2] >= start:
+        place -= 2
+    if place < len(stack):
+        beside = stack[place + 1]
+        if not (value < beside if kind == "min" else value > beside):
+            return
+        if stack[place] == start:
+            del stack[place : place + 2]
+    keep = place
+    while keep and not (stack[keep - 1] < value if kind == "min" else stack[keep - 1] > value):
+        keep -= 2
+    stack[keep:place] = [start, value]
+
+
+def first_at(past: bytes, size: int, start: int) -> int:
+    """How many of the packed tiles begin before `start`."""
+    low, high = 0, len(past) // size
+    while low < high:
+        middle = (low + high) // 2
+        at = middle * size
+        if int.from_bytes(past[at : at + 8], "little", signed=True) < start:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
+    """The total of a window that began at `since` when it begins at `low`, not after the newest tile."""
+    past, words = tiles[PAST], tiles[WORDS]
+    packing = group.packing(words)
+    size = packing.size
+    first = int.from_bytes(past[:8], "little", signed=True)
+    if since >= low or first >= low:
+        return total
+    begin, end = 0 if first >= since else first_at(past, size, since), first_at(past, size, low)
+    if begin == end:
+        return total
+    count = len(past) // size
+    if end - begin <= count - end:
+        out = list(total)
+        for tile in packing.iter_unpack(past[begin * size : end * size]):
+            for i, value in enumerate(tile[1:] if words == 1 else _narrow(group, tile)):
+                out[i] -= value
+    else:
+        out = list(tiles[CURRENT])
+        for tile in packing.iter_unpack(past[end * size :]):
+            for i, value in enumerate(tile[1:] if words == 1 else _narrow(group, tile)):
+                out[i] += value
+    return out
+
+
+def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
+    """The older tiles, unpacked: start, count of rows, fields."""
+    words = tiles[WORDS]
+    found = group.packing(words).iter_unpack(tiles[PAST])
+    return [list(t) if words == 1 else [t[0], *_narrow(group, t)] for t in found]
+
+
+def _order(row: Row) -> Any:
+    return row[: POSITION + 1]
+
+
+def _empty(group: Group) -> Tiles:
+    return [None, [], [], b"", 1, [[] for _ in group.extremes]]
+
+
+def _delta(group: Group, start: int, numbers: list[Any], gives: list[Contribution], sign: int) -> list[int]:
+    delta = [start, sign]
+    for series, is_sum in group.fields:
+        if gives[series] is None:
+            delta.append(0)
+        else:
+            delta.append(sign * numbers[series] if is_sum else sign)
+    return delta
+
+
+def _add_late(group: Group, tiles: Tiles, delta: list[int]) -> None:
+    """Add to an older tile, or put a new one between."""
+    packing = group.packing(tiles[WORDS])
+    size, past = packing.size, tiles[PAST]
+    at = first_at(past, size, delta[0]) * size
+    tile, after = delta, at
+    if at < len(past):
+        found = packing.unpack_from(past, at)
+        if found[0] == delta[0]:
+            old = found[1:] if tiles[WORDS] == 1 else _narrow(group, found)
+            tile, after = [delta[0], *map(int.__add__, old, delta[1:])], at + size
+    middle = past[:0] if tile[1] == 0 else None  # a tile without rows is none
+    if middle is None:
+        try:
+            middle = _packed(group, tiles[WORDS], tile)
+        except OverflowError:
+            tiles[WORDS] = _words(group, tiles[WORDS], tile)
+            tiles[PAST] = b"".join(
+                _packed(group, tiles[WORDS], [t[0], *(t[1:] if packing is group.tiles[1] else _narrow(group, t))])
+                for t in packing.iter_unpack(past)
+            )
+            _add_late(group, tiles, delta)
+            return
+    tiles[PAST] = past[:at] + middle + past[after:]
+
+
+def _pack_past(group: Group, tiles: Tiles, rows: list[list[int]], *, behind: bool = False) -> None:
+    """Pack older tiles: all of them, or behind those that are there."""
+    try:
+        packed = b"".join([_packed(group, tiles[WORDS], row) for row in rows])
+        tiles[PAST] = tiles[PAST] + packed if behind else packed
+    except OverflowError:
+        everything = past_tiles(group, tiles) + rows if behind else rows
+        tiles[WORDS] = max(_words(group, tiles[WORDS], row) for row in rows)
+        tiles[PAST] = b"".join([_packed(group, tiles[WORDS], row) for row in everything])
+
+
+def _packed(group: Group, words: int, tile: list[int]) -> bytes:
+    if words == 1:
+        for value in tile:
+            if not -(2**63) <= value < 2**63:
+                raise OverflowError
+        return group.packing(1).pack(*tile)
+    fields = [
+        value.to_bytes(8 * words, "little", signed=True) if is_sum else value
+        for value, (_, is_sum) in zip(tile[2:], group.fields, strict=True)
+    ]
+    return group.packing(words).pack(*tile[:2], *fields)
+
+
+def _words(group: Group, words: int, tile: list[int]) -> int:
+    """The 8-byte words that the sums of a tile need, not below `words`."""
+    sums = [v for v, (_, is_sum) in zip(tile[2:], group.fields, strict=True) if is_sum]
+    return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
+
+
+def _narrow(group: Group, tile: tuple[Any, ...]) -> list[int]:
+    """The count of rows and the fields of a tile whose sums take several words."""
+    return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]
+
+
+def _wide_out(value: Any) -> Any:
+    """Replace integers beyond 64 bits by their bytes."""
+    if type(value) is list:
+        return [_wide_out(v) for v in value]
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return value
+
+
+def _wide_in(fields: list[Any]) -> None:
+    for i, value in enumerate(fields):
+        if type(value) is bytes:
+            fields[i] = int.from_bytes(value, "little", signed=True)

@@ -1,0 +1,156 @@
+"""The versions of a keyed source's events, for one view: which one counts, and the rows an entity has."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.events.frames import NEVER_US
+from trimtab.features.online_plan import ViewPlan, name_bytes
+from trimtab.features.online_state import EVENT_AT, GIVES, KNOWN_AT, Row
+from trimtab.store.ports import KeyValue
+
+Version: TypeAlias = list[Any]  # known at, partition, position, event at, is a tombstone, values
+Link: TypeAlias = tuple[bytes | None, Row]  # a version that counts: its entity, its row
+_CHUNK = 64
+_LAST = 2**63 - 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
+
+
+class VersionIndex:
+    """The raw rows of one view in the store, and what one batch changes of them.
+
+    Every id has its versions under its own key. Every entity has an entry for each id whose newest version is its own,
+    the newest event time first, so that the rows in any stretch of time can be found.
+    """
+
+    def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
+        self.plan = plan
+        self._kv = kv
+        self._versions: dict[bytes, list[Version]] = {}  # by name
+        self._changed: set[bytes] = set()  # names
+        self._entries: dict[bytes, dict[bytes, bool]] = {}  # entity -> entries put (True) and deleted (False)
+        names = list(dict.fromkeys(map(name_bytes, ids)))
+        for name, packed in zip(names, kv.get_many([plan.index_prefix + n for n in names]), strict=True):
+            self._versions[name] = [] if packed is None else _decode(packed)
+
+    def add(self, event_id: str, version: Version) -> tuple[list[Link], list[Link]]:
+        """Take one more version of an id: the links that no longer hold, and those that do from now on."""
+        name = name_bytes(event_id)
+        versions = self._versions[name]
+        before = self._chain(event_id, versions)
+        versions.append(version)
+        versions.sort(key=_order)
+        after = self._chain(event_id, versions)
+        self._changed.add(name)
+        if before:
+            self._enter(name, before[-1], False)
+        self._enter(name, after[-1], True)
+        return [link for link in before if link not in after], [link for link in after if link not in before]
+
+    def rows(self, entity: bytes, s_us: int, first_us: int, last_us: int) -> Iterator[Row]:
+        """The rows of an entity that are sealed at `s_us`, with event time in these bounds, the newest first."""
+        for event_at, name in self._found(entity, first_us, last_us):
+            chain = self._chain("", self._read(name))
+            if chain:
+                owner, row = chain[-1]
+                if owner == entity and row[EVENT_AT] == event_at and row[KNOWN_AT] <= s_us and row[GIVES] is not None:
+                    yield row
+
+    def forget_before(self, entity: bytes, cut_us: int) -> None:
+        """Delete some rows and versions of an entity that no window can see again."""
+        for event_at, name in islice(self._found(entity, -_LAST - 1, cut_us - 1), _CHUNK):
+            if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
+                self._forget(entity, event_at, name)
+
+    def forget(self, entity: bytes) -> None:
+        """Delete all rows of an entity, and the versions of their ids."""
+        for event_at, name in self._found(entity, -_LAST - 1, _LAST):
+            self._forget(entity, event_at, name)
+
+    def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Keys and what to write there; None: delete."""
+        for name in self._changed:
+            versions = self._versions[name]
+            yield self.plan.index_prefix + name, _encode(versions) if versions else None
+        for entries in self._entries.values():
+            for key, there in entries.items():
+                yield key, b"" if there else None
+
+    def _chain(self, event_id: str, versions: list[Version]) -> list[Link]:
+        """The versions that count: a repetition of the one before does not. The rule of the log's history. # D4"""
+        plan = self.plan
+        counted: list[Version] = []
+        for version in versions:
+            if counted and version[4] == counted[-1][4] and (version[4] or version[3:] == counted[-1][3:]):
+                continue
+            if version[4] and counted:  # what a tombstone leaves null it takes from the version before
+                filled = [b if v is None else v for v, b in zip(version[5], counted[-1][5], strict=True)]
+                version = [*version[:5], filled]
+            counted.append(version)
+        chain: list[Link] = []
+        for i, (known_at, partition, position, event_at, deleted, values) in enumerate(counted):
+            until = counted[i + 1][0] if i + 1 < len(counted) else NEVER_US
+            gives = None if deleted else plan.contributions(values)
+            entity = values[plan.by]
+            row = [event_at, known_at, partition, position, until, event_id, gives]
+            chain.append((None if entity is None else name_bytes(entity), row))
+        return chain
+
+    def _enter(self, name: bytes, link: Link, there: bool) -> None:
+        entity, row = link
+        if entity is not None:
+            self._entries.setdefault(entity, {})[self._prefix(entity) + _falling(row[EVENT_AT]) + name] = there
+
+    def _forget(self, entity: bytes, event_at: int, name: bytes) -> None:
+        self._entries.setdefault(entity, {})[self._prefix(entity) + _falling(event_at) + name] = False
+        self._versions[name] = []
+        self._changed.add(name)
+
+    def _prefix(self, entity: bytes) -> bytes:
+        return self.plan.rows_prefix + bytes([len(entity)]) + entity
+
+    def _found(self, entity: bytes, first_us: int, last_us: int) -> Iterator[tuple[int, bytes]]:
+        """Event times and names of the entity's entries, the newest first."""
+        prefix = self._prefix(entity)
+        start, end = prefix + _falling(last_us), prefix + _falling(first_us) + b"\xff"
+        entries = dict(self._entries.get(entity, {}))
+        new = sorted(key for key, there in entries.items() if there and start <= key < end)
+        before = b""
+        for key in heapq.merge(self._stored(prefix, start, end), new):
+            if key != before and entries.get(key, True):
+                at = len(prefix) + 8
+                yield _LAST - int.from_bytes(key[len(prefix) : at], "big"), key[at:]
+            before = key
+
+    def _stored(self, prefix: bytes, start: bytes, end: bytes) -> Iterator[bytes]:
+        while True:
+            found = [key for key, _ in self._kv.scan(prefix, after=start, limit=_CHUNK)]
+            for key in found:
+                if key >= end:
+                    return
+                yield key
+            if len(found) < _CHUNK:
+                return
+            start = found[-1]
+
+    def _read(self, name: bytes) -> list[Version]:
+        if name not in self._versions:
+            packed = self._kv.get(self.plan.index_prefix + name)
+            self._versions[name] = [] if packed is None else _decode(packed)
+        return self._versions[name]
+
+
+def _order(version: Version) -> Any:
+    return version[:3]
+
+
+def _falling(at_us: int) -> bytes:
+    """Eight bytes that sort the latest moment first."""
+    return (_LAST - at_us).to_bytes(8, "big")

@@ -1,0 +1,129 @@
+"""The online read of one model: compiled once, one look-up in the store for all views of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from trimtab.core.columns import Dtype
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.evaluate_rows import compile_row
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import REASONS, Reason
+from trimtab.features.online import BEGIN, POSITIONS_KEY, Cursor, cursors_of
+from trimtab.features.online_plan import ViewPlan, name_bytes
+from trimtab.features.online_read import FOUND, NO_ENTITY, NULL, read_state
+from trimtab.store.ports import KeyValue
+
+_TYPES: dict[Dtype, frozenset[type]] = {
+    "float": frozenset((float, int, type(None))),
+    "int": frozenset((int, type(None))),
+    "bool": frozenset((bool, type(None))),
+    "str": frozenset((str, type(None))),
+    "time": frozenset((int, type(None))),
+}
+
+
+class OnlineRows(msgspec.Struct, frozen=True):
+    """Features of some requests as of (t, P): one list a request, in its order."""
+
+    names: tuple[str, ...]  # of the features
+    values: list[list[Any]]  # None for null; a category is its text
+    reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found" or "null"
+    at_us: int  # t: the moment of asking, at least the greatest append time in P
+    positions: Mapping[str, int]  # P
+
+    def reason(self, row: int, feature: str) -> Reason:
+        """Why a value is what it is."""
+        return REASONS[self.reasons[row][self.names.index(feature)]]
+
+
+class RequestPlan:
+    """What to look up for one model, and how to put a row of features together from it.
+
+    Safe to use from many threads, and from other processes than the one that keeps the store up to date.
+
+    Args:
+        features: The model's features.
+        kv: The key-value store that an `OnlineStore` of the same views writes to.
+    """
+
+    def __init__(self, features: FeatureSet, kv: KeyValue) -> None:
+        self.features = features
+        self.names = features.names
+        self._get_many = kv.get_many
+        columns = features.request.columns
+        place = {name: i for i, name in enumerate(self.names)}
+        plans = [ViewPlan(view) for view in features.views]
+        self._views = [(plan, plan.view.by, plan.state_prefix, place[plan.features[0].name]) for plan in plans]
+        self._transforms = [
+            (place[name], compile_row(expression, columns, f"feature {name!r}"))
+            for name, expression in features.transforms.items()
+        ]
+        needed = {plan.view.by for plan in plans}.union(*(e.columns() for e in features.transforms.values()))
+        self._needed = [(name, _TYPES[dtype]) for name, dtype in columns.items() if name in needed]
+        self._cursor: tuple[bytes | None, Cursor] = (None, BEGIN)
+
+    def read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
+        """The features of requests asked at `now_us`.
+
+        Raises:
+            Misuse: A request lacks a column or has another type there; or an integer sum exceeds 64 bits.
+            Unavailable: The views have read the log up to different positions: one of them is being filled.
+            Corrupt: A stored state is not what was written.
+        """
+        for row in rows:
+            for name, types in self._needed:
+                if name not in row or type(row[name]) not in types:
+                    raise self._wrong(row, name)
+        views = self._views
+        keys = [POSITIONS_KEY]
+        for row in rows:
+            for _, by, prefix, _ in views:
+                entity = row[by]
+                keys.append(POSITIONS_KEY if entity is None else prefix + name_bytes(entity))
+        found = self._get_many(keys)
+        cursor = self._cursor_of(found[0])
+        t_us = max(now_us, cursor.s_us)
+        width = len(self.names)
+        values, reasons = [], []
+        at = 1
+        for row in rows:
+            answer: list[Any] = [None] * width
+            why = [NO_ENTITY] * width
+            for plan, by, _, offset in views:
+                read_state(plan, None if row[by] is None else found[at], t_us, answer, why, offset)
+                at += 1
+            for place, transform in self._transforms:
+                value = answer[place] = transform(row)
+                why[place] = NULL if value is None else FOUND
+            values.append(answer)
+            reasons.append(why)
+        return OnlineRows(self.names, values, reasons, t_us, cursor.positions)
+
+    def _cursor_of(self, packed: bytes | None) -> Cursor:
+        seen, cursor = self._cursor
+        if packed == seen:
+            return cursor
+        cursors = cursors_of(packed)
+        found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan, _, _, _ in self._views}
+        if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
+            where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
+            raise Unavailable(
+                f"views are being filled, and stand at different positions: {where}. Apply the log first."
+            )
+        cursor = next(iter(found.values()), BEGIN)
+        self._cursor = (packed, cursor)
+        return cursor
+
+    def _wrong(self, row: Mapping[str, Any], name: str) -> Misuse:
+        request = self.features.request
+        needed = request.columns[name]
+        if name not in row:
+            return Misuse(f"request {request.name!r}: no {name!r} ({needed}) among {', '.join(row)}. Send it, or null.")
+        value = row[name]
+        return Misuse(
+            f"request {request.name!r}: {name!r} must be {needed}; found {value!r}, a {type(value).__name__}."
+        )

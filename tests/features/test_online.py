@@ -1,0 +1,115 @@
+"""The online store against the oracle: same bits, same reasons, at any (t, P), however the log came in."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import Record, oracle
+from strategies import BASE_US, COLUMNS, KEYED, KEYLESS, UNIT_US, histories, views
+
+from trimtab.core.expressions import col
+from trimtab.events.definitions import Source
+from trimtab.events.records import Event, encode
+from trimtab.features.definitions import View, request, view
+from trimtab.features.feature_set import feature_set
+from trimtab.features.frames import REASONS
+from trimtab.features.online import OnlineStore
+from trimtab.features.request_plan import RequestPlan
+from trimtab.store.ports import LogRecord
+from trimtab.testing import MemoryKeyValue
+
+ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str})
+ENTITIES = ["a", "b", "c", "nobody", None]
+
+
+@st.composite
+def feeds(draw: st.DrawFn, of: Source) -> tuple[list[Record], list[LogRecord]]:
+    """A history and a log that holds it, its partitions interleaved as they came."""
+    records = draw(histories(of))
+    if of.key is None:
+        records = [_by_content(r) for r in records if not r.deleted]
+    clock = {"p0": BASE_US, "p1": BASE_US}
+    last = {"p0": 0, "p1": 0}
+    log: list[LogRecord] = []
+    for record in records:
+        passed = draw(st.sampled_from([0, 0, 1, UNIT_US]))
+        live = draw(st.booleans())
+        at = max(clock[record.partition] + passed, record.known_at_us if live else 0)
+        clock[record.partition] = at
+        for position in range(last[record.partition] + 1, record.position):
+            log.append(
+                LogRecord(record.partition, position, at, encode(Event("other", "i", 0, 0, "upsert", False, ())))
+            )
+        last[record.partition] = record.position
+        log.append(LogRecord(record.partition, record.position, at, _payload(record, of, at)))
+    if draw(st.booleans()):  # one partition behind the other
+        log.sort(key=lambda r: r.partition, reverse=draw(st.booleans()))
+    return records, log
+
+
+def _payload(record: Record, of: Source, at_us: int) -> bytes:
+    history = record.known_at_us < at_us
+    op: Any = "delete" if record.deleted else "upsert"
+    values = tuple(record.row[name] for name in of.columns)
+    return encode(Event(of.name, record.id, record.event_at_us, record.known_at_us, op, history, values))
+
+
+def _by_content(record: Record) -> Record:
+    import msgspec
+
+    return msgspec.structs.replace(record, id=repr(sorted(record.row.items(), key=repr)))
+
+
+def _bits(value: Any) -> Any:
+    return struct.pack("<d", value) if isinstance(value, float) else (type(value), value)
+
+
+def check(plan: RequestPlan, v: View, records: Sequence[Record], now_us: int) -> None:
+    got = plan.read([{"key": entity} for entity in ENTITIES], now_us)
+    for row, entity in enumerate(ENTITIES):
+        expected = oracle(records, v, entity, got.at_us, got.positions)
+        found = {
+            name: (value, REASONS[reason])
+            for name, value, reason in zip(v.features, got.values[row], got.reasons[row], strict=True)
+        }
+        for name, (value, reason) in expected.items():
+            value = float(value) if isinstance(found[name][0], float) and value == 0 else value
+            context = (entity, v.features[name], got.at_us - BASE_US, got.positions)
+            assert found[name][1] == reason, (context, found[name], expected[name])
+            assert _bits(found[name][0]) == _bits(value), (context, found[name], expected[name])
+
+
+def campaign(data: st.DataObject, of: Source) -> None:
+    v = data.draw(views(of))
+    records, log = data.draw(feeds(of))
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [v])
+    plan = RequestPlan(feature_set(ASK, [v]), kv)
+    done = 0
+    while done < len(log):
+        start = data.draw(st.integers(max(0, done - 3), done), label="redelivered from")
+        done = min(len(log), done + data.draw(st.integers(1, 6), label="batch"))
+        if data.draw(st.booleans(), label="restart"):
+            store = OnlineStore(kv, [v])
+        store.apply(log[start:done])
+        for _ in range(data.draw(st.integers(0, 2), label="reads")):
+            check(plan, v, records, data.draw(st.integers(-5, 70).map(lambda n: BASE_US + n * UNIT_US), label="now"))
+    for offset in (0, 1, 55, 10**9 // 10):
+        check(plan, v, records, BASE_US + offset * UNIT_US)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_online_equals_the_oracle_for_events_that_are_corrected(data: st.DataObject) -> None:
+    campaign(data, KEYED)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_online_equals_the_oracle_for_events_without_a_key(data: st.DataObject) -> None:
+    campaign(data, KEYLESS)

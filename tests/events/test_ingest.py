@@ -1,5 +1,6 @@
 import datetime as dt
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -256,6 +257,25 @@ def test_loading_twice_adds_nothing_that_counts(bench: Bench) -> None:
         bench.ingestor.load("plain", table)
         history.refresh()
         assert history.frame("plain").rows == 2
+
+
+def test_a_file_is_loaded_as_history_and_its_bad_rows_are_kept(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("k,at,x,more\na,1970-01-01,1.5,z\nb,1970-01-01,no,z\nc,1970-01-01,inf,z\nd\n")
+    with pytest.raises(Misuse, match="line 3, column 'x'"):
+        bench.ingestor.load_file("keyed", path)
+    assert bench.events() == []
+    loaded = bench.ingestor.load_file("keyed", path, on_error="quarantine")
+    assert (loaded.pushed.accepted, loaded.pushed.quarantined, len(loaded.bad)) == (1, 1, 2)
+    assert (loaded.ignored, loaded.absent) == (("more",), ("n", "ok", "seen"))
+    assert [(e.id, e.known_at_us) for e in bench.events()] == [("a", HOUR_US)]
+    assert bench.quarantine.counts() == {"keyed": {"wrong_type": 1, "bad_line": 1, "infinite": 1}}
+    bench.quarantine.replay(bench.ingestor, fix=lambda row: row | {"x": 2.0})
+    assert [(e.id, e.known_at_us, e.values[1]) for e in bench.events()[1:]] == [
+        ("b", HOUR_US, 2.0),
+        ("c", HOUR_US, 2.0),
+    ]
+    assert bench.quarantine.counts() == {"keyed": {"missing": 1}}
 
 
 _cells = {

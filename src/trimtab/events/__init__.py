@@ -8,16 +8,20 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.records import Event, decode, encode, known_at_us
 
 if TYPE_CHECKING:
+    from trimtab.events.files import BadRow, FileRows, read_file
     from trimtab.events.history import History
-    from trimtab.events.ingest import Ingestor, Problem, Pushed
+    from trimtab.events.ingest import Ingestor, LoadedFile, Problem, Pushed
     from trimtab.events.quarantine import Quarantine, Quarantined, Replayed
 
 __all__ = [
     "NEVER_US",
+    "BadRow",
     "Event",
     "EventFrame",
+    "FileRows",
     "History",
     "Ingestor",
+    "LoadedFile",
     "Problem",
     "Pushed",
     "Quarantine",
@@ -28,17 +32,22 @@ __all__ = [
     "decode",
     "encode",
     "known_at_us",
+    "read_file",
     "source",
 ]
 
 _LAZY = {  # name -> its file; they load NumPy or DuckDB
+    "BadRow": "files",
+    "FileRows": "files",
     "History": "history",
     "Ingestor": "ingest",
+    "LoadedFile": "ingest",
     "Problem": "ingest",
     "Pushed": "ingest",
     "Quarantine": "quarantine",
     "Quarantined": "quarantine",
     "Replayed": "quarantine",
+    "read_file": "files",
 }
 
 

@@ -25,6 +25,7 @@ Reason = Literal[
 ]
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
+EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
 LARGEST = 1e150  # squares of larger values overflow
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _ABSENT = type(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress, repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -13,8 +14,9 @@ import numpy as np
 from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.events.checks import Reason, Report, check
+from trimtab.events.checks import EXTRA, Reason, Report, check
 from trimtab.events.definitions import Source
+from trimtab.events.files import BadRow, Format, OnError, read_file
 from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
 from trimtab.events.records import Op, Value
 from trimtab.store.ports import Log
@@ -22,7 +24,6 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
 _OPS: tuple[Op, ...] = get_args(Op)
 _CHUNK = 10_000  # rows of a load that are appended together
 _NAMED = 100  # problems that `Pushed` names; the quarantine has all
@@ -47,6 +48,15 @@ class Pushed(msgspec.Struct, frozen=True):
     partition: str
     position: int  # of the last accepted row; 0 when there was none
     problems: tuple[Problem, ...] = ()  # the first hundred
+
+
+class LoadedFile(msgspec.Struct, frozen=True):
+    """What became of the rows of a file."""
+
+    pushed: Pushed
+    bad: tuple[BadRow, ...]  # rows that do not fit their columns; they are in quarantine and not counted in `pushed`
+    ignored: tuple[str, ...]  # columns of the file that the source does not declare
+    absent: tuple[str, ...]  # declared columns that the file does not have
 
 
 class Ingestor:
@@ -99,7 +109,7 @@ class Ingestor:
         if op not in _OPS:
             raise Misuse(f"push to {source!r}: op {op!r} is neither {' nor '.join(map(repr, _OPS))}.")
         names = set().union(*rows)
-        lists = {name: [row.get(name) for row in rows] for name in (*what.columns, *_EXTRA) if name in names}
+        lists = {name: [row.get(name) for row in rows] for name in (*what.columns, *EXTRA) if name in names}
         call = _Call(what, op, history, self._clock.now_us(), source in self._future_ok)
         return self._append(call, lists, rows, None, 0)
 
@@ -136,6 +146,34 @@ class Ingestor:
             at = None if at_us is None else at_us[chunk]
             done = _both(done, self._append(call, lists, None, at, start))
         return done
+
+    def load_file(
+        self,
+        source: str,
+        path: str | Path,
+        *,
+        history: bool = True,
+        on_error: OnError = "refuse",
+        file_format: Format | None = None,
+    ) -> LoadedFile:
+        """Append a CSV, Parquet or newline-delimited JSON file, see `read_file` and `load`.
+
+        Raises:
+            NotFound: There is no such source or file.
+            Misuse: The file cannot be read, or lacks what is needed, or (`on_error` "refuse") has a row that does not
+                fit its columns. Nothing was done.
+        """
+        what = self._source(source)
+        rows = read_file(path, what, on_error=on_error, file_format=file_format)
+        now_us = self._clock.now_us()
+        self._quarantine.add(
+            [
+                Quarantined(what.name, raw_json(bad.row), bad.reason, bad.field, now_us, "upsert", history)
+                for bad in rows.bad
+            ]
+        )
+        pushed = self.load(source, rows.columns, history=history)
+        return LoadedFile(pushed, rows.bad, rows.ignored, rows.absent)
 
     def _source(self, name: str) -> Source:
         if name not in self._sources:
@@ -285,23 +323,23 @@ def _check_rows(source: Source, rows: Sequence[Mapping[str, object]]) -> None:
     for row, value in enumerate(rows):
         if not isinstance(value, Mapping):
             raise Misuse(f"push to {source.name!r}: row {row} is a {type(value).__name__}. Give one mapping a row.")
-    allowed = source.columns.keys() | _EXTRA.keys()
+    allowed = source.columns.keys() | EXTRA.keys()
     if set().union(*rows) <= allowed:
         return
     row, field = next((i, name) for i, row in enumerate(rows) for name in row if name not in allowed)
     raise Misuse(
         f"push to {source.name!r}: row {row} has an unknown column {field!r}. Declared are "
-        f"{', '.join(source.columns)}; beside them a row may carry {', '.join(_EXTRA)}."
+        f"{', '.join(source.columns)}; beside them a row may carry {', '.join(EXTRA)}."
     )
 
 
 def _check_columns(source: Source, columns: Columns) -> None:
-    allowed = source.columns | _EXTRA
+    allowed = source.columns | EXTRA
     for name, column in columns.by_name.items():
         if name not in allowed:
             raise Misuse(
                 f"load into {source.name!r}: unknown column {name!r}. Declared are {', '.join(source.columns)}; "
-                f"beside them a table may carry {', '.join(_EXTRA)}."
+                f"beside them a table may carry {', '.join(EXTRA)}."
             )
         if column.dtype != allowed[name] and (column.dtype, allowed[name]) != ("int", "float"):
             raise Misuse(f"load into {source.name!r}: column {name!r} is {column.dtype}, needed is {allowed[name]}.")

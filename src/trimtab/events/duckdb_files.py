@@ -1,0 +1,253 @@
+"""CSV and Parquet through DuckDB: it casts whole columns, and says which rows it could not."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns, Dtype, float_column
+from trimtab.core.errors import Misuse
+from trimtab.events.checks import Reason
+from trimtab.events.definitions import Source
+from trimtab.events.files import BadRow, FileRows, file_rows, open_bytes, wanted_columns
+
+_NULL_WORDS = "('', 'na', 'n/a', 'nan', 'nat', 'null', 'none')"  # in a column that is no text
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
+_INTEGERS |= {"U" + name for name in _INTEGERS}
+_REASONS: dict[Dtype, Reason] = {"time": "bad_time"}  # others: wrong_type
+
+
+def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
+    """The rows of a CSV file with a header; see `read_file`."""
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    names = _header(path, delimiter)
+    wanted = wanted_columns(path, source, names)
+    columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in names)
+    table = (
+        f"read_csv(?, auto_detect=false, header=true, delim={_text(delimiter)}, quote='\"', escape='\"', "
+        f"columns={{{columns}}}, nullstr=[{', '.join(map(_text, nulls))}], store_rejects=true)"
+    )
+    with _connect() as connection:
+        values, raw = _cast(connection, path, table, wanted, dict.fromkeys(wanted, "VARCHAR"))
+        rejects = connection.execute(
+            "SELECT line_byte_position, min(column_name), any_value(csv_line) FROM reject_errors GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    numbers = _lines_at(path, [byte for byte, _, _ in rejects])
+    bad = [
+        BadRow("line", number, _fields(text, delimiter, names, wanted), field or names[-1], "bad_line", text[:200])
+        for number, (_, field, text) in zip(numbers, rejects, strict=True)
+    ]
+    lines = _record_lines(path, delimiter, len(names), [row for row, _, _ in raw])
+    return _assemble(source, names, wanted, values, raw, lines, bad, "line")
+
+
+def read_parquet(path: Path, source: Source) -> FileRows:
+    """The rows of a Parquet file; see `read_file`."""
+    with _connect() as connection:
+        try:
+            described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [_no_glob(path)]).fetchall()
+        except duckdb.Error as error:
+            _refuse(path, error)
+        types = {str(name): str(kind) for name, kind, *_ in described}
+        wanted = wanted_columns(path, source, list(types))
+        values, raw = _cast(connection, path, "read_parquet(?)", wanted, types)
+    return _assemble(source, list(types), wanted, values, raw, [row + 1 for row, _, _ in raw], [], "row")
+
+
+def _cast(
+    connection: duckdb.DuckDBPyConnection, path: Path, table: str, wanted: Mapping[str, Dtype], types: Mapping[str, str]
+) -> tuple[dict[str, NDArray[Any]], list[tuple[int, str, str]]]:
+    """The wanted columns as arrays (masked where null), and (row, column, raw text) of values that do not fit."""
+    names = list(wanted)
+    casts, tests = [], []
+    for name, dtype in wanted.items():
+        value, there = _expressions(path, name, dtype, types[name])
+        casts.append(value)
+        tests.append(f"({there}) AND ({value}) IS NULL")
+    values = ", ".join(f"{value} AS v{i}" for i, value in enumerate(casts))
+    misfit = " ".join(f"WHEN {test} THEN {i}" for i, test in enumerate(tests))
+    raw = " ".join(f"WHEN {test} THEN {_name(names[i])}::VARCHAR" for i, test in enumerate(tests))
+    sql = f"SELECT {values}, CASE {misfit} ELSE -1 END AS misfit, CASE {raw} END AS raw FROM {table}"
+    try:
+        arrays = connection.execute(sql, [_no_glob(path)]).fetchnumpy()
+    except duckdb.Error as error:
+        _refuse(path, error)
+    at_fault = arrays["misfit"]
+    rows = np.flatnonzero(at_fault >= 0).tolist()
+    found = [(row, names[at_fault[row]], str(arrays["raw"][row])) for row in rows]
+    return {name: arrays[f"v{i}"] for i, name in enumerate(names)}, found
+
+
+def _expressions(path: Path, name: str, dtype: Dtype, kind: str) -> tuple[str, str]:
+    """SQL for a column's value as declared (null when it does not fit), and for whether a value is there."""
+    q = _name(name)
+    there = f"{q} IS NOT NULL"
+    is_text = kind == "VARCHAR" or kind.startswith("ENUM")
+    number = kind in _INTEGERS or kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL")
+    if dtype == "str":
+        if is_text or kind == "UUID":
+            return f"{q}::VARCHAR", there
+    elif is_text:
+        t = f"trim({q}::VARCHAR)"
+        there += f" AND lower({t}) NOT IN {_NULL_WORDS}"
+        integral = f"CASE WHEN regexp_full_match({t}, '[+-]?[0-9]+([.]0*)?') THEN TRY_CAST({t} AS BIGINT) END"
+        return {
+            "float": f"TRY_CAST({t} AS DOUBLE)",
+            "int": integral,
+            "bool": f"TRY_CAST({t} AS BOOLEAN)",
+            "time": _micros(f"TRY_CAST({t} AS TIMESTAMPTZ)"),
+        }[dtype], there
+    elif dtype == "float" and number:
+        return f"TRY_CAST({q} AS DOUBLE)", there
+    elif dtype == "int" and kind in _INTEGERS:
+        return f"TRY_CAST({q} AS BIGINT)", there
+    elif dtype == "int" and number:
+        if kind in ("FLOAT", "DOUBLE"):
+            there += f" AND NOT isnan({q})"
+        return f"CASE WHEN {q} = trunc({q}) THEN TRY_CAST({q} AS BIGINT) END", there
+    elif dtype == "bool" and kind == "BOOLEAN":
+        return q, there
+    elif dtype == "time" and (kind.startswith("TIMESTAMP") or kind == "DATE"):
+        return _micros(f"{q}::TIMESTAMPTZ"), there
+    elif dtype == "time" and kind == "BIGINT":
+        return q, there
+    raise Misuse(f"file {path}: column {name!r} holds {kind}, needed is {dtype}. Cast it, or declare what it is.")
+
+
+def _micros(moment: str) -> str:
+    return f"CASE WHEN isfinite({moment}) THEN epoch_us({moment}) END"
+
+
+def _assemble(
+    source: Source,
+    names: Sequence[str],
+    wanted: Mapping[str, Dtype],
+    values: Mapping[str, NDArray[Any]],
+    raw: Sequence[tuple[int, str, str]],
+    numbers: Sequence[int],
+    bad: list[BadRow],
+    unit: Literal["line", "row"],
+) -> FileRows:
+    columns = Columns({name: _column(dtype, values[name]) for name, dtype in wanted.items()})
+    good = np.ones(columns.rows, bool)
+    good[[row for row, _, _ in raw]] = False
+    misfits = columns.take(~good).to_rows()
+    for (_, field, text), number, row in zip(raw, numbers, misfits, strict=True):
+        reason = _REASONS.get(wanted[field], "wrong_type")
+        bad.append(BadRow(unit, number, row | {field: text}, field, reason, text[:200]))
+    if raw:
+        columns = columns.take(good)
+    return file_rows(source, names, wanted, columns, bad)
+
+
+def _column(dtype: Dtype, array: NDArray[Any]) -> Column:
+    """A column of what DuckDB gives: a plain array, or a masked one that has nulls."""
+    mask = np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else None
+    data: NDArray[Any] = np.asarray(array)
+    if dtype == "float":
+        data = np.where(mask, np.nan, data) if mask is not None else data
+        return float_column(data)
+    if dtype == "str":
+        data = data.astype(object)
+        mask = np.array([v is None for v in data.tolist()], bool) if mask is None else mask
+        data[mask] = None
+    else:
+        data = data.astype(np.bool_ if dtype == "bool" else np.int64)
+        if mask is not None:
+            data = np.where(mask, 0, data).astype(data.dtype)
+    return Column(dtype, data, ~mask if mask is not None and mask.any() else None)
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    offline: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    connection = duckdb.connect(":memory:", config=offline)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def _refuse(path: Path, error: Exception) -> NoReturn:
+    reason = str(error).strip().splitlines()[0]
+    raise Misuse(
+        f"file {path}: cannot be read: {reason} Is it of the format that its name says, every quote closed, and every "
+        "line ended in the same way?"
+    ) from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open_bytes(path, "rb") as stream:
+        for number, line in enumerate(stream):
+            text: str = line.decode("utf-8-sig" if number == 0 else "utf-8", errors="replace")
+            yield text
+
+
+def _header(path: Path, delimiter: str) -> list[str]:
+    names = next(csv.reader(_lines(path), delimiter=delimiter), None)
+    if not names:
+        raise Misuse(f"file {path}: is empty. It needs a header line that names its columns.")
+    return names
+
+
+def _fields(line: str, delimiter: str, names: Sequence[str], wanted: Mapping[str, Dtype]) -> dict[str, Any]:
+    """What a line that does not fit its header gives when its fields are counted from the left."""
+    try:
+        values = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a field that is too long, a null byte
+        values = []
+    return {name: value for name, value in zip(names, values, strict=False) if name in wanted}
+
+
+def _record_lines(path: Path, delimiter: str, fields: int, records: Sequence[int]) -> list[int]:
+    """The line on which each of the records begins; records count from 0, without those of another width.
+
+    A file that Python's reader parses otherwise than DuckDB gets the line of a file without line breaks in quotes.
+    """
+    lines = {record: record + 2 for record in records}
+    if not records:
+        return []
+    reader = csv.reader(_lines(path), delimiter=delimiter)
+    next(reader)
+    record, begins = 0, reader.line_num + 1
+    try:
+        for values in reader:
+            if len(values) == fields:
+                if record in lines:
+                    lines[record] = begins
+                record += 1
+            begins = reader.line_num + 1
+    except csv.Error:
+        return [record + 2 for record in records]
+    return [lines[record] for record in records]
+
+
+def _lines_at(path: Path, positions: Sequence[int]) -> list[int]:
+    """The lines in which the bytes at `positions`, in ascending order, lie."""
+    out: list[int] = []
+    line, at = 1, 0
+    with open_bytes(path, "rb") as stream:
+        for position in positions:
+            line += stream.read(position - at).count(b"\n")
+            at = position
+            out.append(line)
+    return out
+
+
+def _no_glob(path: Path) -> str:
+    """The path as DuckDB takes it literally."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

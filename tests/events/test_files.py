@@ -1,0 +1,254 @@
+import gzip
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import HOUR_US
+from trimtab.events.definitions import Time, source
+from trimtab.events.files import FileRows, read_file
+
+PLAIN = source("plain", time="at", columns={"who": str, "x": float, "n": int, "ok": bool, "seen": Time})
+KEYED = source("keyed", time="at", key="k", columns={"k": str, "x": float})
+HEADER = "who,x,n,ok,seen,at\n"
+
+
+def _csv(folder: Path, text: str, **more: Any) -> FileRows:
+    path = folder / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    return read_file(path, PLAIN, **more)
+
+
+@pytest.mark.fast
+def test_a_csv_file_becomes_columns_of_the_declared_types(tmp_path: Path) -> None:
+    text = HEADER + "a,1.5,3,true,1970-01-01,1970-01-01T01:00:00\nb,,,,,1970-01-01 00:00:01\n"
+    read = _csv(tmp_path, text)
+    assert read.columns.to_rows() == [
+        {"who": "a", "x": 1.5, "n": 3, "ok": True, "seen": 0, "at": HOUR_US},
+        {"who": "b", "x": None, "n": None, "ok": None, "seen": None, "at": 1_000_000},
+    ]
+    assert (read.ignored, read.absent, read.bad) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "us"),
+    [
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01 01:00:00Z", HOUR_US),
+        ("1969-12-31 20:00:00-05", HOUR_US),
+        ("1970-01-01 05:30:00.000001+05:30", 1),
+        ("1970-01-01", 0),
+    ],
+)
+def test_times_are_utc_unless_they_say_otherwise(tmp_path: Path, text: str, us: int) -> None:
+    assert _csv(tmp_path, f"at\n{text}\n").columns["at"].to_list() == [us]
+
+
+def test_a_byte_order_mark_quotes_and_line_breaks_in_quotes_are_read_as_meant(tmp_path: Path) -> None:
+    text = '\ufeffwho,at\n"b, ""q""",1970-01-01\n"two\nlines",1970-01-01\n'
+    assert _csv(tmp_path, text).columns["who"].to_list() == ['b, "q"', "two\nlines"]
+
+
+def test_line_ends_of_windows_are_read_and_mixed_ones_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"who,at\r\na,1970-01-01\r\nb,1970-01-01\r\n")
+    assert read_file(path, PLAIN).columns["who"].to_list() == ["a", "b"]
+    path.write_bytes(b"who,at\na,1970-01-01\nb,1970-01-01\r\n")
+    with pytest.raises(Misuse, match="every line ended in the same way"):
+        read_file(path, PLAIN)
+
+
+def test_words_for_null_are_null_where_they_cannot_be_meant(tmp_path: Path) -> None:
+    text = HEADER + "NA,NA,NA,null,NaT,1970-01-01\n"
+    row = {"who": "NA", "x": None, "n": None, "ok": None, "seen": None, "at": 0}
+    assert _csv(tmp_path, text).columns.to_rows() == [row]
+    assert _csv(tmp_path, text, nulls=["NA"]).columns["who"].to_list() == [None]
+
+
+def test_more_columns_are_ignored_and_listed_and_missing_ones_too(tmp_path: Path) -> None:
+    read = _csv(tmp_path, "who,at,more\na,1970-01-01,z\n")
+    assert read.ignored == ("more",)
+    assert read.absent == ("x", "n", "ok", "seen")
+    assert read.columns.names == ("who", "at")
+
+
+def test_ids_known_at_and_op_are_taken_when_they_are_there(tmp_path: Path) -> None:
+    read = _csv(tmp_path, "who,at,_id,_known_at,_op\na,1970-01-01,i,1970-01-01T01:00:00Z,delete\n")
+    assert read.columns.to_rows() == [{"who": "a", "at": 0, "_id": "i", "_known_at": HOUR_US, "_op": "delete"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "field", "found"),
+    [
+        ("b,foo,,,,1970-01-01", "line 5", "x", "foo"),
+        ("b,,1.5,,,1970-01-01", "line 5", "n", "1.5"),
+        ("b,,99999999999999999999,,,1970-01-01", "line 5", "n", "99999999999999999999"),
+        ("b,,,maybe,,1970-01-01", "line 5", "ok", "maybe"),
+        ("b,,,,,tomorrow", "line 5", "at", "tomorrow"),
+        ("b,,,,,infinity", "line 5", "at", "infinity"),
+        ("b,,,", "line 5", "at", "b,,,"),
+        ("b,,,,,1970-01-01,more", "line 5", "at", "b,,,,,1970-01-01,more"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named_by_file_line_and_column(
+    tmp_path: Path, line: str, place: str, field: str, found: str
+) -> None:
+    text = HEADER + f'a,1,,,,1970-01-01\n"two\nlines",,,,,1970-01-01\n{line}\nc,2,,,,1970-01-01\nd,no,,,,1970-01-01\n'
+    with pytest.raises(Misuse) as refused:
+        _csv(tmp_path, text)
+    message = str(refused.value)
+    assert f"{tmp_path / 'a.csv'}, {place}, column {field!r}" in message
+    assert repr(found) in message
+    assert "1 more such rows" in message
+    read = _csv(tmp_path, text, on_error="quarantine")
+    assert read.columns["who"].to_list() == ["a", "two\nlines", "c"]
+    assert [(b.place, b.field, b.found) for b in read.bad] == [(place, field, found), ("line 7", "x", "no")]
+    assert read.bad[1].row == {"who": "d", "x": "no", "n": None, "ok": None, "seen": None, "at": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("who,x\na,1\n", r"needs column 'at' \(time of source 'plain'\), found who, x"),
+        ("who,who,at\n", "has who more than once"),
+    ],
+)
+def test_a_file_without_what_is_needed_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(Misuse, match=message):
+        _csv(tmp_path, text)
+
+
+def test_the_key_is_needed_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("at,x\n")
+    with pytest.raises(Misuse, match=r"needs column 'k' \(key of source 'keyed'\)"):
+        read_file(path, KEYED)
+
+
+def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
+    assert _csv(tmp_path, HEADER).columns.rows == 0
+
+
+def test_a_quote_that_never_ends_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"a\.csv"):
+        _csv(tmp_path, HEADER + 'a,1,,,,1970-01-01\n"b,1,,,,1970-01-01\n')
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"who,at\nok,1970-01-01\n\xff\xfe,1970-01-01\n")
+    with pytest.raises(Misuse, match=r"a\.csv"):
+        read_file(path, PLAIN)
+
+
+def test_a_name_full_of_traps_is_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "it's [a]*?.csv"
+    path.write_text("who,at\na,1970-01-01\n")
+    (tmp_path / "it's axx.csv").write_text("who,at\nother,1970-01-01\n")
+    assert read_file(path, PLAIN).columns["who"].to_list() == ["a"]
+
+
+def test_what_is_no_file_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is none"):
+        read_file(tmp_path / "no.csv", PLAIN)
+    with pytest.raises(NotFound, match="one file"):
+        read_file(tmp_path, PLAIN)
+    (tmp_path / "a.xls").write_text("")
+    with pytest.raises(Misuse, match="needs a name that ends in"):
+        read_file(tmp_path / "a.xls", PLAIN)
+
+
+def test_packed_text_files_are_read(tmp_path: Path) -> None:
+    for name, text in {"a.csv.gz": "who,at\na,1970-01-01\n", "a.tsv.gz": "who\tat\na\t1970-01-01\n"}.items():
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        assert read_file(tmp_path / name, PLAIN).columns["who"].to_list() == ["a"]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"at": 0, "who": "a"}\n'))
+    assert read_file(tmp_path / "a.jsonl.gz", PLAIN).columns["who"].to_list() == ["a"]
+
+
+def test_json_lines_follow_the_rules_of_a_push(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_text(
+        '\ufeff{"who": "a", "x": 1, "at": "1970-01-01T01:00:00+01:00", "more": {"y": 1}}\n\n{"at": 5}\n',
+        encoding="utf-8",
+    )
+    read = read_file(path, PLAIN)
+    assert read.columns.to_rows() == [{"who": "a", "x": 1.0, "at": 0}, {"who": None, "x": None, "at": 5}]
+    assert read.ignored == ("more",)
+
+
+def test_json_lines_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_text('{"who": "a", "at": 0}\n\n{"who": 5, "at": 0}\n[1]\n{"who"\n{"x": "y", "at": 0}\n')
+    with pytest.raises(Misuse, match=r"line 3, column 'who': needed str, found '5'"):
+        read_file(path, PLAIN)
+    read = read_file(path, PLAIN, on_error="quarantine")
+    assert read.columns["who"].to_list() == ["a"]
+    assert [(b.place, b.reason) for b in read.bad] == [
+        ("line 3", "wrong_type"),
+        ("line 4", "bad_line"),
+        ("line 5", "bad_line"),
+        ("line 6", "wrong_type"),
+    ]
+
+
+def test_an_empty_file_of_json_lines_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text("")
+    assert read_file(tmp_path / "a.ndjson", PLAIN).columns.rows == 0
+
+
+def _parquet(folder: Path, sql: str, **more: Any) -> FileRows:
+    import duckdb
+
+    path = folder / "a.parquet"
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"COPY ({sql}) TO '{path}' (FORMAT parquet)")
+    return read_file(path, PLAIN, **more)
+
+
+def test_a_parquet_file_becomes_columns_of_the_declared_types(tmp_path: Path) -> None:
+    sql = """
+        SELECT 'a' AS who, 1::DECIMAL(5, 2) AS x, 3.0::DOUBLE AS n, true AS ok, DATE '1970-01-01' AS seen,
+               TIMESTAMP '1970-01-01 01:00:00' AS at
+        UNION ALL SELECT NULL, NULL, 'nan'::DOUBLE, NULL, NULL, TIMESTAMP '1970-01-01 00:00:00'
+        UNION ALL SELECT 'c', 2, NULL, false, NULL, TIMESTAMP '1960-01-01 00:00:00'
+    """
+    rows = _parquet(tmp_path, sql).columns.to_rows()
+    assert rows[0] == {"who": "a", "x": 1.0, "n": 3, "ok": True, "seen": 0, "at": HOUR_US}
+    assert rows[1] == {"who": None, "x": None, "n": None, "ok": None, "seen": None, "at": 0}
+    assert rows[2]["at"] < 0
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["TIMESTAMPTZ '1970-01-01 01:00:00+00'", "TIMESTAMP_NS '1970-01-01 01:00:00'", "'1970-01-01T01:00'", "3600000000"],
+)
+def test_moments_of_a_parquet_file_may_be_of_any_kind(tmp_path: Path, moment: str) -> None:
+    kind = "::BIGINT" if moment.isdigit() else ""
+    assert _parquet(tmp_path, f"SELECT {moment}{kind} AS at").columns["at"].to_list() == [HOUR_US]
+
+
+def test_a_parquet_column_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"column 'who' holds INTEGER, needed is str"):
+        _parquet(tmp_path, "SELECT 5 AS who, TIMESTAMP '1970-01-01' AS at")
+
+
+def test_a_parquet_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    sql = "SELECT unnest([1.0, 1.5]::DOUBLE[]) AS n, TIMESTAMP '1970-01-01' AS at"
+    with pytest.raises(Misuse, match=r"row 2, column 'n': needed int, found '1.5'"):
+        _parquet(tmp_path, sql)
+    assert _parquet(tmp_path, sql, on_error="quarantine").columns["n"].to_list() == [1]
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(Misuse, match=r"a\.parquet: cannot be read"):
+        read_file(tmp_path / "a.parquet", PLAIN)
+
+
+def test_infinities_pass_the_file_and_are_left_to_the_ingestor(tmp_path: Path) -> None:
+    assert _csv(tmp_path, "x,at\ninf,1970-01-01\n").columns["x"].to_list() == [math.inf]

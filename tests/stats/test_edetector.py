@@ -107,6 +107,26 @@ def test_healthy_streams_alarm_within_h_days_no_oftener_than_h_of_the_run_length
         assert np.mean(found <= horizon) <= promise + slack, (horizon, np.mean(found <= horizon))
 
 
+def run_lengths(streams, horizon, reference, run_length, *, weekly=0.0, seed=0):
+    """Days to the first alarm of healthy streams, cut at the horizon."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(streams):
+        values = days(rng, reference + horizon, 0.4, "skewed")
+        values += weekly * np.sin(2 * np.pi * (np.arange(values.size) + rng.integers(7)) / 7)
+        spec = learn_alarm(values[:reference], run_length=run_length)
+        found.append(run(spec, values[reference:]).alarm_day or horizon)
+    return np.array(found)
+
+
+def test_the_mean_run_length_of_healthy_streams_is_at_least_the_stated_one():
+    assert run_lengths(120, 400, 28, 50).mean() >= 50  # cut at 400 days, so the true mean is longer
+
+
+def test_a_pattern_of_the_week_is_not_a_change():
+    assert np.mean(run_lengths(100, 150, 28, 500, weekly=1.5) < 150) <= 0.3
+
+
 def test_watching_both_directions_keeps_the_same_promise():
     found = first_alarms(200, 300, 28, 0.4, "gaussian", direction="both", seed=3)
     assert np.mean(found <= 300) <= 0.3
@@ -262,5 +282,12 @@ def test_measure_run_lengths_and_delays(capsys):
             lines.append(
                 f"shift {shift} sd, {reference} days, correlation {correlation}: half in {middle}, 80 % in {late}"
             )
+        lengths = run_lengths(300, 1500, reference, 100, seed=3)
+        assert lengths.mean() >= 100
+        lines.append(
+            f"stated 100 days, {reference} days, correlation 0.4, skewed: mean {lengths.mean():.0f} (cut at 1500)"
+        )
+        both = first_alarms(400, 300, reference, 0.4, "skewed", direction="both", seed=1)
+        lines.append(f"both directions, {reference} days: {[float(np.mean(both <= h)) for h in (50, 100, 300)]}")
     with capsys.disabled():
         print("", *lines, sep="\n")

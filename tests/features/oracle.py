@@ -36,16 +36,16 @@ def oracle(
 ) -> dict[str, Answer]:
     """Each feature's value and reason as of (at_us, positions); positions None: all that is there."""
     if key is None:
-        return {name: _nothing(aggregate, "no_entity") for name, aggregate in view.features.items()}
+        return {name: _nothing(aggregate, view.source, "no_entity") for name, aggregate in view.features.items()}
     known = [r for r in records if r.known_at_us <= at_us and _applied(r, positions)]
     of_key = [r for r in versions(known, view.source) if r.row[view.by] == key]
     live = [r for r in newest(known, view.source) if r.row[view.by] == key and not r.deleted]
     answers = {}
     for name, aggregate in view.features.items():
         if not of_key:
-            answers[name] = _nothing(aggregate, "no_entity")
+            answers[name] = _nothing(aggregate, view.source, "no_entity")
         elif not any(_happened(r, view, at_us) for r in of_key):
-            answers[name] = _nothing(aggregate, "not_yet")
+            answers[name] = _nothing(aggregate, view.source, "not_yet")
         else:
             rows = [r for r in live if _happened(r, view, at_us)]
             answer = _latest if aggregate.kind == "latest" else _window
@@ -130,8 +130,11 @@ def _happened(record: Record, view: View, at_us: int) -> bool:
     return record.event_at_us < at_us or (view.boundary == "inclusive" and record.event_at_us == at_us)
 
 
-def _nothing(aggregate: Aggregate, reason: Reason) -> Answer:
-    return (0 if aggregate.kind in ("count", "sum") else None), reason
+def _nothing(aggregate: Aggregate, source: Source, reason: Reason) -> Answer:
+    if aggregate.kind not in ("count", "sum"):
+        return None, reason
+    real = aggregate.kind == "sum" and aggregate.of is not None and aggregate.of.dtype(source.columns, "") == "float"
+    return (0.0 if real else 0), reason
 
 
 def _value(aggregate: Aggregate, source: Source, record: Record) -> Any:
@@ -158,10 +161,10 @@ def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int
             start = start // aggregate.hop_us * aggregate.hop_us
         rows = [r for r in rows if r.event_at_us >= start]
     if not rows:
-        return _nothing(aggregate, "outside_window")
+        return _nothing(aggregate, source, "outside_window")
     values = [v for v in (_value(aggregate, source, r) for r in rows) if v is not None]
     if not values:
-        return _nothing(aggregate, "null")
+        return _nothing(aggregate, source, "null")
     match aggregate.kind:
         case "count":
             return len(values), "found"

@@ -1,0 +1,173 @@
+"""Exact sums over ranges of a column: integer prefix sums, rounded once when they are read.
+
+A float is cut into limbs, integers over one common power of two, so that prefix sums and their differences are exact
+and the result is that of `math.fsum` over the range, whatever the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Dtype
+from trimtab.features.exact_rows import checked
+
+Array = NDArray[Any]
+Limbs = list[Array]  # int64, least significant first
+
+_EXACT = 2**53  # integers up to it are floats
+_KEPT = 62  # bits that are kept for rounding, the last one sticky
+_HALF = 32  # bits of the lower limb of integers
+
+
+class ExactSums:
+    """Sums over any choice of some values.
+
+    Args:
+        values: float64, int64 or bool, without NaN; 0 where there is no value.
+        dtype: The type of the column: float, else the sums are integers.
+
+    >>> sums = ExactSums(np.array([1e16, 1.0, -1e16]), "float")
+    >>> prefix = sums.prefix(slice(None))
+    >>> sums.rounded([p[[3]] - p[[0]] for p in prefix], "example")
+    array([1.])
+    """
+
+    def __init__(self, values: Array, dtype: Dtype) -> None:
+        self.is_float = dtype == "float"
+        self._limbs = _float_limbs(values) if self.is_float else _int_limbs(values.astype(np.int64, copy=False))
+
+    def limbs(self, rows: Array | slice) -> Limbs:
+        """The limbs of the values at `rows`."""
+        return [limb[rows] for limb in self._limbs.limbs]
+
+    def prefix(self, rows: Array | slice) -> Limbs:
+        """Prefix sums of the limbs of the values at `rows`, beginning with 0."""
+        out = []
+        for limb in self._limbs.limbs:
+            chosen = limb[rows]
+            sums = np.empty(len(chosen) + 1, np.int64)
+            sums[0] = 0
+            np.cumsum(chosen, out=sums[1:])
+            out.append(sums)
+        return out
+
+    def rounded(self, totals: Sequence[Array], what: str) -> Array:
+        """The sums whose limbs are `totals`: float64 rounded once, or int64.
+
+        Raises:
+            Misuse: An integer sum does not fit 64 bits; `what` names it.
+        """
+        if self.is_float:
+            return _rounded(list(totals), self._limbs.width, self._limbs.exponent)
+        return _checked(totals, what)
+
+
+class _Split:
+    """Values in limbs: value = sum of limbs[j] * 2**(exponent + j * width)."""
+
+    def __init__(self, limbs: Limbs, width: int, exponent: int) -> None:
+        self.limbs = limbs
+        self.width = width
+        self.exponent = exponent
+
+
+def _float_limbs(values: Array) -> _Split:
+    width = min(52, _KEPT - max(1, len(values)).bit_length())  # so that no prefix sum exceeds 62 bits
+    magnitude = np.abs(values)
+    greatest = float(magnitude.max(initial=0.0))
+    if greatest == 0.0:
+        return _Split([np.zeros(len(values), np.int64)], width, 0)
+    top = int(np.frexp(greatest)[1])
+    least = float(np.min(magnitude, where=magnitude > 0.0, initial=np.inf))
+    exponent = max(int(np.frexp(least)[1]) - 53, -1074)
+    if exponent < 0 and (values == np.trunc(values)).all():
+        exponent = 0
+    count = max(1, -(-(top - exponent) // width))
+    limbs: Limbs = []
+    rest = values
+    for j in reversed(range(count)):
+        place = exponent + j * width
+        if j:
+            whole = np.trunc(_scaled(rest, -place))  # toward zero, so that the rest is exact too
+            rest = rest - _scaled(whole, place)
+        else:
+            whole = _scaled(rest, -place)
+        limbs.append(whole.astype(np.int64))
+    return _Split(limbs[::-1], width, exponent)
+
+
+def _scaled(values: Array, power: int) -> Array:
+    """values * 2**power: a multiplication, where the power is a float."""
+    out: Array = values * 2.0**power if abs(power) <= 1000 else np.ldexp(values, power)
+    return out
+
+
+def _int_limbs(values: Array) -> _Split:
+    greatest = max(abs(int(values.max(initial=0))), abs(int(values.min(initial=0))))
+    if greatest * max(1, len(values)) < 2**63:
+        return _Split([values], _HALF, 0)
+    return _Split([values & (2**_HALF - 1), values >> _HALF], _HALF, 0)
+
+
+def _checked(totals: Sequence[Array], what: str) -> Array:
+    if len(totals) == 1:
+        return totals[0]
+    low, high = totals[0] & (2**_HALF - 1), totals[1] + (totals[0] >> _HALF)
+    wrong = (high < -(2**31)) | (high >= 2**31)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        checked((int(high[row]) << _HALF) + int(low[row]), what)
+    out: Array = (high << _HALF) | low
+    return out
+
+
+def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
+    if len(totals) == 1:
+        return _scaled(totals[0].astype(np.float64), exponent)
+    low, *middle, high = _carried(totals, width)
+    if not middle and np.abs(high).max(initial=0) < _EXACT:  # two floats, both exact: their sum is rounded once
+        return _scaled(_scaled(high.astype(np.float64), width) + low.astype(np.float64), exponent)
+    negative = high < 0
+    carried = _carried([np.where(negative, -limb, limb) for limb in totals], width)
+    carried.append(carried[-1] >> width)
+    carried[-2] = carried[-2] & (2**width - 1)
+    magnitude = _rounded_magnitude(np.stack(carried), width, exponent)
+    out: Array = np.where(negative, -magnitude, magnitude) + 0.0
+    return out
+
+
+def _carried(limbs: Limbs, width: int) -> Limbs:
+    """The same numbers with all limbs but the last in [0, 2**width)."""
+    out: Limbs = [limbs[0]]
+    for limb in limbs[1:]:
+        carry = out[-1] >> width
+        out[-1] = out[-1] & (2**width - 1)
+        out.append(limb + carry)
+    return out
+
+
+def _rounded_magnitude(limbs: Array, width: int, exponent: int) -> Array:
+    """Correctly rounded floats of non-negative limbs, shape (limbs, rows), all of them below 2**width."""
+    count, rows = limbs.shape
+    first = count - 1 - np.argmax(limbs[::-1] != 0, axis=0)  # the highest limb that is not 0
+    padded = np.concatenate([np.zeros((2, rows), np.int64), limbs])
+    columns = np.arange(rows)
+    a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))
+    nonzero = np.concatenate([np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0])  # at or below a limb
+    rest = nonzero[first, columns]  # below c
+    bits = np.frexp(a.astype(np.float64))[1].astype(np.int64)
+    room = _KEPT - bits  # bits that are left after a
+    after = room - width  # and after b
+    kept = a << room
+    kept |= np.where(after >= 0, b << np.maximum(after, 0), b >> np.maximum(-after, 0))
+    b_lost = np.where(after < 0, b & ((1 << np.maximum(-after, 0)) - 1), 0)
+    c_shift = np.where(after >= 0, width - after, 0)  # bits of c that do not fit
+    kept |= np.where(after >= 0, c >> np.clip(c_shift, 0, 62), 0)
+    c_lost = np.where(after >= 0, c & ((1 << np.clip(c_shift, 0, 62)) - 1), c)
+    kept |= ((b_lost | c_lost) != 0) | rest
+    out: Array = np.ldexp(kept.astype(np.float64), exponent + first * width - room)
+    return out

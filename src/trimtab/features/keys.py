@@ -1,0 +1,62 @@
+"""Which events and which requests are of one entity."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column
+
+Array = NDArray[Any]
+
+
+def match_keys(events: Column, requests: Column) -> tuple[Array, Array, int]:
+    """Numbers for the entities that are asked for.
+
+    Returns:
+        The number of each event's entity and of each request's, int64, -1 for a null and for an entity that no
+        request asks for; and how many entities there are.
+
+    >>> from trimtab.core.columns import column
+    >>> match_keys(column("int", [5, 9, 5]), column("int", [9, None, 7]))
+    (array([-1,  1, -1]), array([ 1, -1,  0]), 2)
+    """
+    match = _match_strings if requests.dtype == "str" else _match_ints
+    return match(events, requests)
+
+
+def _match_strings(events: Column, requests: Column) -> tuple[Array, Array, int]:
+    asked = requests.values.tolist()
+    numbers = dict.fromkeys(asked)
+    numbers.pop(None, None)
+    for number, key in enumerate(numbers):
+        numbers[key] = number
+    of_requests = np.fromiter(map(numbers.get, asked, repeat(-1)), np.int64, len(asked))
+    of_events = np.fromiter(map(numbers.get, events.values.tolist(), repeat(-1)), np.int64, len(events))
+    return of_events, of_requests, len(numbers)
+
+
+def _match_ints(events: Column, requests: Column) -> tuple[Array, Array, int]:
+    asked = requests.values[requests.present()]
+    of_requests = np.full(len(requests), -1, np.int64)
+    if len(asked) == 0:
+        return np.full(len(events), -1, np.int64), of_requests, 0
+    low, high = int(asked.min()), int(asked.max())
+    if high - low <= 4 * (len(events) + len(requests)):
+        numbers = np.full(high - low + 3, -1, np.int64)  # a place below and one above stay empty
+        numbers[asked - low + 1] = 0
+        there = np.flatnonzero(numbers == 0)
+        numbers[there] = np.arange(len(there))
+        of_requests[requests.present()] = numbers[asked - low + 1]
+        of_events = numbers[np.clip(events.values, low - 1, high + 1) - (low - 1)]
+        count = len(there)
+    else:
+        distinct, inverse = np.unique(asked, return_inverse=True)
+        of_requests[requests.present()] = inverse
+        place = np.minimum(np.searchsorted(distinct, events.values), len(distinct) - 1)
+        of_events = np.where(distinct[place] == events.values, place, -1)
+        count = len(distinct)
+    return np.where(events.present(), of_events, -1) if events.valid is not None else of_events, of_requests, count

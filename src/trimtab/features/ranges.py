@@ -1,0 +1,65 @@
+"""The smallest or greatest of many ranges at once: doubling tables, a level at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_BLOCK = 16  # ranges of twice as many values hold a whole aligned block; longer tables are made over blocks only
+_LEVELS = 4
+
+
+def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any) -> Array:
+    """`op` (np.minimum or np.maximum) over values[low:high] of every pair; `empty` where low >= high.
+
+    >>> over_ranges(np.minimum, np.array([3, 1, 2]), np.array([0, 2]), np.array([2, 2]), 9).tolist()
+    [1, 9]
+    """
+    length = high - low
+    out = np.full(len(low), empty, values.dtype)
+    level = np.full(len(low), -1, np.int8)  # of the table that answers; _LEVELS + 1: longer than any
+    for k in range(_LEVELS):
+        level[length >= 2**k] = k
+    longer = length >= 2 * _BLOCK
+    level[length >= _BLOCK] = _LEVELS
+    level[longer] = _LEVELS + 1
+    table = values
+    for k in range(_LEVELS + 1):
+        if k:
+            half = 2 ** (k - 1)
+            if len(table) <= half:
+                return out
+            table = op(table[:-half], table[half:])
+        rows = np.flatnonzero(level == k)
+        if len(rows):
+            out[rows] = op(table[low[rows]], table[high[rows] - 2**k])
+    rows = np.flatnonzero(longer)
+    if len(rows):
+        first, last = low[rows], high[rows]
+        ends = op(table[first], table[last - _BLOCK])
+        between = over_ranges(op, table[::_BLOCK].copy(), -(-first // _BLOCK), last // _BLOCK, empty)
+        out[rows] = op(ends, between)
+    return out
+
+
+def over_covers(op: np.ufunc, start: Array, stop: Array, values: Array, size: int, empty: Any) -> Array:
+    """`op` at each of `size` places over the values whose range [start, stop) covers it; `empty` where none does.
+
+    >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
+    [7, 7, 5, 5]
+    """
+    out = np.full(size, empty, values.dtype)
+    length = stop - start
+    level = np.frexp(np.maximum(length, 0).astype(np.float64))[1] - 1  # floor of the logarithm; -1 of empty ranges
+    for k in range(int(level.max(initial=-1)), -1, -1):
+        rows = np.flatnonzero(level == k)
+        op.at(out, start[rows], values[rows])
+        op.at(out, stop[rows] - 2**k, values[rows])
+        if k:  # what covers 2**k places covers two halves
+            half = 2 ** (k - 1)
+            out[half:] = op(out[half:], out[:-half])
+    return out

@@ -1,0 +1,177 @@
+"""Events of the entities that are asked for, in order, beside the moments of the requests.
+
+Every live event counts from when it enters (it has happened and is known) until it is superseded or leaves a window.
+Most events become known in the order in which they happened: for those, what counts at a moment is one range of the
+order, for any window. The few others - known after a later event of their entity, or corrected - are counted one by
+one into the requests that they cover.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.events.frames import NEVER_US, EventFrame
+
+Array = NDArray[Any]
+
+_FAR_US = 2**61  # longer than any window
+
+
+class Places(msgspec.Struct, frozen=True, eq=False):
+    """Moments of entities as integers of one order, entities apart: number * span + place of the moment."""
+
+    first_us: int
+    span: int
+    moments: Array | None  # sorted; None: a place is the distance from `first_us`
+
+    @staticmethod
+    def of(entities: int, *moments: Array) -> Places:
+        """An order in which these moments are told apart."""
+        first = min(int(m.min(initial=NEVER_US)) for m in moments) - 1
+        last = max(int(m.max(initial=-NEVER_US)) for m in moments) + 1
+        if (last - first + 1) * max(entities, 1) < 2**63:
+            return Places(first, last - first + 1, None)
+        distinct = np.unique(np.concatenate(moments))
+        return Places(first, len(distinct) + 1, distinct)
+
+    def of_moments(self, entity: Array, at_us: Array) -> Array:
+        """The places of moments, of entities by number."""
+        if self.moments is None:
+            place = np.clip(at_us, self.first_us, self.first_us + self.span - 1)
+            place -= self.first_us
+        else:
+            place = np.searchsorted(self.moments, at_us)
+        place += entity * self.span
+        return place
+
+
+class Asked(msgspec.Struct, frozen=True, eq=False):
+    """Requests of known entities, in the order of their places."""
+
+    rows: Array  # where they stand among all requests
+    entity: Array
+    at_us: Array
+    place: Array
+
+
+class Timeline(msgspec.Struct, frozen=True, eq=False):
+    """Live events in the order of (entity, event time, known at, partition, position)."""
+
+    places: Places
+    asked: Asked
+    rows: Array  # in the frame
+    event_at_us: Array
+    superseded_at_us: Array
+    orderly: Array | slice  # those that became known in order
+    other: Array  # those that did not, or were superseded
+    event_place: Array  # of the orderly
+    first: Array  # the range [first, entered) of the orderly of each request's entity that had entered
+    entered: Array
+    other_from: Array  # the first request that each of the others counts for
+
+    def since(self, start_us: Array) -> Array:
+        """For each request the first orderly event that is not dated before `start_us`."""
+        return np.searchsorted(self.event_place, self.places.of_moments(self.asked.entity, start_us))
+
+    def until(self, leaves_us: Array, entity: Array) -> Array:
+        """For each of the others the first request that it no longer counts for."""
+        gone = np.minimum(leaves_us, self.superseded_at_us[self.other])
+        return np.searchsorted(self.asked.place, self.places.of_moments(entity, gone))
+
+
+def timeline(
+    frame: EventFrame, rows: Array, entity: Array, enters_us: Array, asked: tuple[Array, Array, Array], entities: int
+) -> tuple[Timeline, Array]:
+    """Order events for requests.
+
+    Args:
+        frame: Where the events are.
+        rows: Which of them are live and of an entity that is asked for.
+        entity: The entity's number of each of `rows`.
+        enters_us: When each of `rows` has both happened and become known.
+        asked: Of requests: where they stand, their entities' numbers, their moments.
+        entities: How many entities there are.
+
+    Returns:
+        The timeline, and the entity of each of its events.
+    """
+    event_at = frame.event_at_us[rows]
+    places = Places.of(entities, event_at, enters_us, asked[2])
+    requests = _in_order(asked, places)
+    place = places.of_moments(entity, event_at)
+    order = _total_order(place, frame, rows)
+    rows, entity, event_at, place = rows[order], entity[order], event_at[order], place[order]
+    enters = places.of_moments(entity, enters_us[order])
+    superseded_at = frame.superseded_at_us[rows]
+    orderly = _orderly(enters, superseded_at)
+    if orderly.all():
+        chosen: Array | slice = slice(None)
+        other = np.zeros(0, np.int64)
+    else:
+        chosen, other = np.flatnonzero(orderly), np.flatnonzero(~orderly)
+    starts = np.searchsorted(place[chosen], np.arange(entities) * places.span)
+    return Timeline(
+        places=places,
+        asked=requests,
+        rows=rows,
+        event_at_us=event_at,
+        superseded_at_us=superseded_at,
+        orderly=chosen,
+        other=other,
+        event_place=place[chosen],
+        first=starts[requests.entity],
+        entered=np.searchsorted(enters[chosen], requests.place, "right"),
+        other_from=np.searchsorted(requests.place, enters[other]),
+    ), entity
+
+
+def leaves_us(event_at_us: Array, over_us: int, hop_us: int) -> Array:
+    """The first moment whose window of `over_us`, its tail rounded down to a hop, does not hold the event."""
+    hop = hop_us or 1
+    out: Array = event_at_us // hop * hop + (hop + min(over_us, _FAR_US))
+    return out
+
+
+def starts_us(at_us: Array, over_us: int, hop_us: int) -> Array:
+    """The first moment of the window of `over_us` at `at_us`, rounded down to a hop."""
+    hop = hop_us or 1
+    out: Array = (at_us - min(over_us, _FAR_US)) // hop * hop
+    return out
+
+
+def _in_order(asked: tuple[Array, Array, Array], places: Places) -> Asked:
+    rows, entity, at_us = asked
+    place = places.of_moments(entity, at_us)
+    if (place[1:] >= place[:-1]).all():
+        return Asked(rows, entity, at_us, place)
+    order = np.argsort(place)
+    return Asked(rows[order], entity[order], at_us[order], place[order])
+
+
+def _total_order(place: Array, frame: EventFrame, rows: Array) -> Array:
+    order = np.argsort(place)
+    ordered = place[order]
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        tied = np.zeros(len(order), bool)
+        tied[1:] |= same
+        tied[:-1] |= same
+        among = np.flatnonzero(tied)
+        chosen = order[among]
+        of = rows[chosen]
+        finer = np.lexsort((frame.position[of], frame.partition[of], frame.known_at_us[of], place[chosen]))
+        order[among] = chosen[finer]
+    return order
+
+
+def _orderly(enters: Array, superseded_at_us: Array) -> Array:
+    """Events that no later event of their entity preceded in becoming known, and that no version replaced."""
+    stays = superseded_at_us == NEVER_US
+    bound = enters if stays.all() else np.where(stays, enters, NEVER_US)
+    least = np.minimum.accumulate(bound[::-1])[::-1]  # an entity's places all lie below those of the next
+    out: Array = stays & (enters <= least)
+    return out

@@ -1,0 +1,201 @@
+"""The features of one view for many requests at once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns, Dtype
+from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.expressions import Expression
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.features.definitions import Aggregate, View
+from trimtab.features.feature_set import aggregate_dtype
+from trimtab.features.frames import REASONS
+from trimtab.features.keys import match_keys
+from trimtab.features.ranges import over_covers
+from trimtab.features.timeline import Timeline, timeline
+from trimtab.features.windows import Series, Span, Window
+
+Array = NDArray[Any]
+
+FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
+    REASONS.index(reason) for reason in ("found", "no_entity", "not_yet", "outside_window", "expired", "null")
+)
+
+
+def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> dict[str, tuple[Column, Array]]:
+    """The value and the reason's code of each feature, for the entity in `keys` at `at_us`, row by row."""
+    of_events, of_requests, entities = match_keys(frame.columns[view.by], keys)
+    enters = np.maximum(frame.event_at_us + (view.boundary == "before"), frame.known_at_us)
+    unknown = _unknown(frame, of_events, enters, of_requests, at_us, entities)
+    asked = np.flatnonzero(unknown == FOUND)
+    answers = {}
+    if len(asked):
+        moments = at_us[asked]
+        live = (of_events >= 0) & ~frame.deleted & (enters < frame.superseded_at_us) & (enters <= moments.max())
+        start = _earliest(view, int(moments.min()))
+        if start is not None:
+            live &= frame.event_at_us >= start
+        rows = np.flatnonzero(live)
+        events, entity = timeline(
+            frame, rows, of_events[rows], enters[rows], (asked, of_requests[asked], moments), entities
+        )
+        answers = _Answers(view, frame, events, entity).all()
+    out = {}
+    for name, aggregate in view.features.items():
+        dtype = aggregate_dtype(aggregate, view.source.columns)
+        out[name] = _scattered(dtype, answers.get(name), unknown, aggregate.kind in ("count", "sum"))
+    return out
+
+
+def _unknown(
+    frame: EventFrame, of_events: Array, enters: Array, of_requests: Array, at_us: Array, entities: int
+) -> Array:
+    """Why a request can have no value at all: its entity is unknown, or all its events are yet to come."""
+    out = np.full(len(at_us), NO_ENTITY, np.uint8)
+    if entities == 0:
+        return out
+    there = of_events >= 0
+    known_at, entered_at = np.full(entities, NEVER_US), np.full(entities, NEVER_US)
+    np.minimum.at(known_at, of_events[there], frame.known_at_us[there])
+    np.minimum.at(entered_at, of_events[there], enters[there])
+    out[(of_requests >= 0) & (at_us >= known_at[of_requests])] = NOT_YET
+    out[(of_requests >= 0) & (at_us >= entered_at[of_requests])] = FOUND
+    return out
+
+
+def _earliest(view: View, at_us: int) -> int | None:
+    """Before which no event matters to a request at `at_us` or later; None when all may."""
+    starts = []
+    for aggregate in view.features.values():
+        reach = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
+        if reach is None:
+            return None
+        hop = aggregate.hop_us or 1
+        starts.append((at_us - reach) // hop * hop)
+    return max(min(starts), -(2**63))
+
+
+def _scattered(
+    dtype: Dtype, answer: tuple[Array, Array, Array] | None, unknown: Array, zero: bool
+) -> tuple[Column, Array]:
+    """An answer for the known requests among all: values and reasons; where none was found null, or 0."""
+    kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
+    missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
+    values: Array = np.full(len(unknown), missing, kind)
+    reasons = unknown.copy()
+    if answer is not None:
+        rows, found, codes = answer
+        reasons[rows] = codes
+        values[rows] = np.where(codes == FOUND, found, missing)
+    valid = reasons == FOUND
+    return Column(dtype, values, None if zero or valid.all() else valid), reasons
+
+
+class _Answers:
+    """What the aggregates of one view share while they are computed."""
+
+    def __init__(self, view: View, frame: EventFrame, events: Timeline, entity: Array) -> None:
+        self.view = view
+        self.frame = frame
+        self.events = events
+        self._other_entity = entity[events.other]
+        self._columns: dict[str, Column] = {}
+        self._series: dict[str, Series] = {}
+        self._windows: dict[Span, Window] = {}
+        self._extremes: dict[tuple[str, str], dict[Span, Array]] = {}
+
+    def all(self) -> dict[str, tuple[Array, Array, Array]]:
+        """For each feature the rows of the requests, their values and the codes of their reasons."""
+        answers = {}
+        for name, aggregate in self.view.features.items():
+            what = f"view {self.view.name!r}, feature {name!r}"
+            answer = self._latest if aggregate.kind == "latest" else self._windowed
+            answers[name] = (self.events.asked.rows, *answer(aggregate, what))
+        return answers
+
+    def _latest(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
+        assert aggregate.of is not None  # `latest()` requires it
+        there = self._winner >= 0
+        if aggregate.max_age_us is not None:
+            age = self.events.asked.at_us[there] - self.events.event_at_us[self._winner[there]]
+            there[there] = age <= aggregate.max_age_us
+        rows = self.events.rows[self._winner[there]]
+        names = sorted(aggregate.of.columns()) or [self.view.by]
+        found = evaluate_columns(aggregate.of, self.frame.columns.select(names).take(rows), what)
+        values = np.zeros(len(there), found.values.dtype)
+        values[there] = found.values
+        codes = np.full(len(there), EXPIRED, np.uint8)
+        codes[there] = np.where(found.present(), FOUND, NULL)
+        return values, codes
+
+    @cached_property
+    def _winner(self) -> Array:
+        """The greatest event of each request's entity, as its place in the timeline; -1 for none."""
+        events = self.events
+        last = np.where(events.entered > events.first, events.entered - 1, -1)
+        if isinstance(events.orderly, slice):
+            return last
+        until = events.until(np.full(len(events.other), NEVER_US), self._other_entity)
+        others = over_covers(np.maximum, events.other_from, until, events.other, len(last), np.int64(-1))
+        winner: Array = np.maximum(np.append(events.orderly, -1)[last], others)
+        return winner
+
+    def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
+        window = self._window(_span(aggregate))
+        series = self._of(aggregate, what)
+        count = window.count(series)
+        codes = np.where(count > 0, FOUND, np.where(window.rows > 0, NULL, OUTSIDE)).astype(np.uint8)
+        if aggregate.kind == "count":
+            return count, codes
+        if aggregate.kind in ("min", "max"):
+            return self._extreme(aggregate, series), codes
+        total = window.total(series, what)
+        if aggregate.kind == "mean":
+            return total.astype(np.float64) / np.maximum(count, 1) + 0.0, codes
+        return total, codes
+
+    def _window(self, span: Span) -> Window:
+        if span not in self._windows:
+            self._windows[span] = Window(self.events, self._other_entity, *span)
+        return self._windows[span]
+
+    def _of(self, aggregate: Aggregate, what: str) -> Series:
+        key = _key(aggregate)
+        if key not in self._series:
+            mask = None
+            if aggregate.where is not None:
+                condition = self._evaluated(aggregate.where, what)
+                mask = condition.values & condition.present()
+            column = None if aggregate.of is None else self._evaluated(aggregate.of, what)
+            self._series[key] = Series(column, mask, self.events.orderly, self.events.other)
+        return self._series[key]
+
+    def _evaluated(self, expression: Expression, what: str) -> Column:
+        names = sorted(expression.columns()) or [self.view.by]
+        for name in names:
+            if name not in self._columns:
+                self._columns[name] = self.frame.columns[name].take(self.events.rows)
+        return evaluate_columns(expression, Columns({name: self._columns[name] for name in names}), what)
+
+    def _extreme(self, aggregate: Aggregate, series: Series) -> Array:
+        """The smallest or greatest values, for all windows over the series at once: they share its tables."""
+        key, kind = _key(aggregate), aggregate.kind
+        if (key, kind) not in self._extremes:
+            alike = [a for a in self.view.features.values() if a.kind == kind and _key(a) == key]
+            spans = list(dict.fromkeys(_span(a) for a in alike))
+            found = series.extremes(kind, [self._window(span) for span in spans])
+            self._extremes[key, kind] = dict(zip(spans, found, strict=True))
+        return self._extremes[key, kind][_span(aggregate)]
+
+
+def _span(aggregate: Aggregate) -> Span:
+    return aggregate.over_us, aggregate.hop_us
+
+
+def _key(aggregate: Aggregate) -> str:
+    return " ".join("" if e is None else e.hash for e in (aggregate.of, aggregate.where))

@@ -1,0 +1,127 @@
+"""Windows over a timeline: differences of prefix sums, and doubling tables for the smallest and greatest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column
+from trimtab.events.frames import NEVER_US
+from trimtab.features.exact_columns import ExactSums, Limbs
+from trimtab.features.ranges import over_covers, over_ranges
+from trimtab.features.timeline import Timeline, leaves_us, starts_us
+
+Array = NDArray[Any]
+Span: TypeAlias = tuple[int | None, int]  # how long (None: a lifetime), and the hop
+
+
+class Series:
+    """What the events of a timeline contribute to an aggregate.
+
+    Args:
+        column: The values; None: rows are counted.
+        mask: Which events may contribute; None: all.
+        orderly: The orderly events of the timeline.
+        other: The others.
+    """
+
+    def __init__(self, column: Column | None, mask: Array | None, orderly: Array | slice, other: Array) -> None:
+        self.column = column
+        self.orderly = orderly
+        self.other = other
+        valid = None if column is None else column.valid
+        self.gives = mask if valid is None else valid if mask is None else valid & mask  # None: every event does
+
+    @cached_property
+    def counts(self) -> ExactSums:
+        """How many events give a value."""
+        assert self.gives is not None  # else they are as many as the rows
+        return ExactSums(self.gives, "bool")
+
+    @cached_property
+    def sums(self) -> ExactSums:
+        """The values, for sums."""
+        assert self.column is not None  # `sum()` and `mean()` require it
+        values = self.column.values
+        return ExactSums(values if self.gives is None else np.where(self.gives, values, 0), self.column.dtype)
+
+    @cached_property
+    def prefix_counts(self) -> Limbs:
+        """Prefix sums of `counts` over the orderly events."""
+        return self.counts.prefix(self.orderly)
+
+    @cached_property
+    def prefix_sums(self) -> Limbs:
+        """Prefix sums of `sums` over the orderly events."""
+        return self.sums.prefix(self.orderly)
+
+    def extremes(self, kind: str, windows: Sequence[Window]) -> list[Array]:
+        """The smallest ("min") or greatest ("max") values in each of some windows; anything where there is none."""
+        assert self.column is not None  # `min()` and `max()` require it
+        op = np.minimum if kind == "min" else np.maximum
+        values = self.column.values.astype(np.int8) if self.column.dtype == "bool" else self.column.values
+        limits: Any = np.finfo(np.float64) if self.column.dtype == "float" else np.iinfo(values.dtype)
+        empty = values.dtype.type(limits.max if kind == "min" else limits.min)
+        if self.gives is not None:
+            values = np.where(self.gives, values, empty)
+        low, high = (np.concatenate([getattr(w, side) for w in windows]) for side in ("low", "high"))
+        found = np.split(over_ranges(op, values[self.orderly], low, high, empty), len(windows))
+        if len(self.other) == 0:
+            return found
+        return [op(f, w.cover_extreme(op, values[self.other], empty)) for f, w in zip(found, windows, strict=True)]
+
+
+class Window:
+    """One window at every request.
+
+    Args:
+        events: The events and the requests.
+        other_entity: The entity of each of the other events.
+        over_us: How long it is; None: from the beginning.
+        hop_us: To what its tail is rounded down; 0: exact.
+    """
+
+    def __init__(self, events: Timeline, other_entity: Array, over_us: int | None, hop_us: int) -> None:
+        asked = events.asked
+        self.low = events.first if over_us is None else events.since(starts_us(asked.at_us, over_us, hop_us))
+        self.high = np.maximum(events.entered, self.low)
+        other_at = events.event_at_us[events.other]
+        leaves = np.full(len(other_at), NEVER_US) if over_us is None else leaves_us(other_at, over_us, hop_us)
+        self._start = events.other_from
+        self._stop = np.maximum(events.until(leaves, other_entity), self._start)
+        self._size = len(asked.rows)
+
+    @cached_property
+    def rows(self) -> Array:
+        """How many events each request's window holds."""
+        return self.high - self.low + self._cover_sum(np.ones(len(self._start), np.int64))
+
+    def count(self, series: Series) -> Array:
+        """How many of them give a value."""
+        if series.gives is None:
+            return self.rows
+        return series.counts.rounded(self._totals(series.prefix_counts, series.counts.limbs(series.other)), "count")
+
+    def total(self, series: Series, what: str) -> Array:
+        """The exact sum of their values; `what` names it in errors."""
+        return series.sums.rounded(self._totals(series.prefix_sums, series.sums.limbs(series.other)), what)
+
+    def cover_extreme(self, op: np.ufunc, values: Array, empty: Any) -> Array:
+        """The smallest or greatest of the others' values."""
+        return over_covers(op, self._start, self._stop, values, self._size, empty)
+
+    def _totals(self, prefix: Limbs, others: Limbs) -> Limbs:
+        return [p[self.high] - p[self.low] + self._cover_sum(o) for p, o in zip(prefix, others, strict=True)]
+
+    def _cover_sum(self, values: Array) -> Array | int:
+        """The sum of the others' values, each over the requests that it covers."""
+        if len(values) == 0:
+            return 0
+        steps = np.zeros(self._size + 1, np.int64)
+        np.add.at(steps, self._start, values)
+        np.subtract.at(steps, self._stop, values)
+        return np.cumsum(steps[:-1])

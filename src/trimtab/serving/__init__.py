@@ -1,1 +1,93 @@
 """Answers: in process, over HTTP, in batch, precomputed, online-learning; the prediction log."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.serving.answering import (
+        NO_VIEW,
+        Answer,
+        Answerer,
+        InputReader,
+        ModelInputs,
+        PastReader,
+        RowScorer,
+        ServedVersion,
+        named_reasons,
+    )
+    from trimtab.serving.applier import Applier
+    from trimtab.serving.commit import CommitMode, GroupCommit
+    from trimtab.serving.endpoint import Endpoint, Golden
+    from trimtab.serving.http import HttpService, Limits, LoggedPrediction, logged_prediction
+    from trimtab.serving.metrics import Metrics
+    from trimtab.serving.online_learning import Example, Learner, OnlineDeployment
+    from trimtab.serving.precomputed import Looked, Precomputed
+    from trimtab.serving.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
+    from trimtab.serving.prediction_log import PredictionLog, input_matrix, prediction_columns, reason_matrix
+    from trimtab.serving.problems import STATUS_BY_ERROR, InvalidField, Problem, Refused, problem_of
+    from trimtab.serving.request_rows import RequestRows
+    from trimtab.serving.server import serve
+
+__all__ = [
+    "NO_VIEW",
+    "STATUS_BY_ERROR",
+    "Answer",
+    "Answerer",
+    "Applier",
+    "CommitMode",
+    "Endpoint",
+    "Example",
+    "Golden",
+    "GroupCommit",
+    "HttpService",
+    "InputReader",
+    "InvalidField",
+    "Learner",
+    "Limits",
+    "LoggedPrediction",
+    "Looked",
+    "Metrics",
+    "ModelInputs",
+    "OnlineDeployment",
+    "PastReader",
+    "Precomputed",
+    "PredictionIds",
+    "PredictionLog",
+    "Problem",
+    "Refused",
+    "RequestRows",
+    "RowScorer",
+    "ServedVersion",
+    "batch_prediction_ids",
+    "id_time_us",
+    "input_matrix",
+    "logged_prediction",
+    "named_reasons",
+    "prediction_columns",
+    "problem_of",
+    "reason_matrix",
+    "serve",
+]
+
+_FILES = {  # which names are in which file; all are loaded on first use
+    "answering": ("NO_VIEW Answer Answerer InputReader ModelInputs PastReader RowScorer ServedVersion named_reasons"),
+    "applier": "Applier",
+    "commit": "CommitMode GroupCommit",
+    "endpoint": "Endpoint Golden",
+    "http": "HttpService Limits LoggedPrediction logged_prediction",
+    "metrics": "Metrics",
+    "online_learning": "Example Learner OnlineDeployment",
+    "precomputed": "Looked Precomputed",
+    "prediction_ids": "PredictionIds batch_prediction_ids id_time_us",
+    "prediction_log": "PredictionLog input_matrix prediction_columns reason_matrix",
+    "problems": "STATUS_BY_ERROR InvalidField Problem Refused problem_of",
+    "request_rows": "RequestRows",
+    "server": "serve",
+}
+_LAZY = {name: file for file, names in _FILES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"trimtab.serving.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,241 @@
+"""Answers in process: from checked request rows to logged predictions."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.records import Mode, Prediction
+from trimtab.core.time import format_moment, moment_us
+from trimtab.features.definitions import Request
+from trimtab.features.frames import REASONS
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.request_rows import RequestRows, Row
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from numpy.typing import NDArray
+
+NO_VIEW = 255  # the reason code of a model input that comes from no view
+_UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
+
+
+class ModelInputs(msgspec.Struct, frozen=True, gc=False):
+    """What a model is shown for some requests, and the as-of pair (t, P) it was read at."""
+
+    rows: Sequence[list[float]]  # encoded, null is NaN: one row a request, in the version's declared order
+    reasons: Sequence[bytes]  # a code of features.REASONS a model input; NO_VIEW: a transform
+    at_us: int
+    positions: dict[str, int]
+
+
+class InputReader(Protocol):
+    """Reads model inputs as of now from online state, by a plan compiled once for one version."""
+
+    def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
+        """The inputs of checked rows, all as of one moment: `now_us`, never below what has been applied.
+
+        Raises:
+            Unavailable: Online state cannot be read now.
+        """
+        ...
+
+
+class PastReader(Protocol):
+    """Computes model inputs as of a moment in the past, from history and never from online state."""
+
+    def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs: ...
+
+
+class RowScorer(Protocol):
+    """A fitted model: one row at a time, or many."""
+
+    def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]:
+        """Scores of a float64 matrix, shape (rows,)."""
+        ...
+
+    def predict_row(self, row: list[float], /) -> float:
+        """The score of one row: the bits of `predict` where the runtime is row-exact."""
+        ...
+
+
+class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """Which version answers, and as what."""
+
+    model: str  # "late_flight"
+    version: str  # the content address, which predictions carry
+    label: str  # "late_flight@7", which answers show
+    arm: str  # the alias or deployment line: "champion", ...
+    inputs: tuple[str, ...]  # names of the model inputs, in order
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One answer as its asker sees it."""
+
+    id: str  # of the prediction: `why` and outcomes go by it
+    request_id: str
+    model: str
+    version: str  # "late_flight@7"
+    arm: str
+    mode: Mode
+    score: float
+    at_us: int
+    reasons: dict[str, str]  # feature -> why it has no fresh value; features that were found are left out
+    flags: tuple[str, ...]
+
+
+class Answerer:
+    """Answers requests with one version of one model; compiled once when the version is loaded.
+
+    Args:
+        served: Which version, and its inputs' names.
+        request: The request's definition.
+        reader: Reads model inputs as of now.
+        scorer: The fitted model.
+        log: Where every prediction goes.
+        clock: The moment of asking.
+        ids: Gives a new identifier at each call.
+        past: Answers questions about the past; without one they are refused.
+    """
+
+    def __init__(
+        self,
+        served: ServedVersion,
+        request: Request,
+        *,
+        reader: InputReader,
+        scorer: RowScorer,
+        log: PredictionLog,
+        clock: Clock,
+        ids: Callable[[], str],
+        past: PastReader | None = None,
+    ) -> None:
+        self.served = served
+        self.rows = RequestRows(request)
+        self.log = log
+        self._reader = reader
+        self._scorer = scorer
+        self._clock = clock
+        self._ids = ids
+        self._past = past
+        self._key = request.key
+        self._model, self._version, self._arm = served.model, served.version, served.arm
+        self._width = len(served.inputs)
+        self._pack = struct.Struct(f"<{self._width}d").pack
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._no_reasons: dict[str, str] = {}
+
+    def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
+        """Answers to rows from Python, in their order, once their predictions are in the log.
+
+        Args:
+            rows: Request rows; every declared column must be there.
+            at: A moment in the past to answer as of; left out, now.
+
+        Raises:
+            Misuse: A row is not as declared (names the field), or `at` lies in the future.
+            Unavailable: Online state or the log cannot be used now; nothing was logged.
+        """
+        predictions = self.predict(self.rows.check(rows), at_us=None if at is None else moment_us(at))
+        self.log.append(predictions)
+        return [self.shown(p) for p in predictions]
+
+    def predict(
+        self, rows: Sequence[Row], *, at_us: int | None = None, flags: tuple[str, ...] = ()
+    ) -> list[Prediction]:
+        """Predictions for checked rows, not logged yet: whoever calls appends them before showing an answer."""
+        if not rows:
+            return []
+        now_us = self._clock.now_us()
+        inputs = self._reader.read(rows, now_us) if at_us is None else self._read_past(rows, at_us, now_us)
+        if len(rows) == 1:
+            values = inputs.rows[0]
+            score = float(self._scorer.predict_row(values))
+            return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
+        import numpy as np
+
+        scores = self._scorer.predict(np.array(inputs.rows, np.float64)).tolist()
+        return [
+            self._prediction(row, values, reasons, score, now_us, inputs, flags)
+            for row, values, reasons, score in zip(rows, inputs.rows, inputs.reasons, scores, strict=True)
+        ]
+
+    def _prediction(
+        self,
+        row: Row,
+        values: list[float],
+        reasons: bytes,
+        score: float,
+        now_us: int,
+        inputs: ModelInputs,
+        flags: tuple[str, ...],
+    ) -> Prediction:
+        return Prediction(
+            id=self._ids(),
+            request_id=str(row[self._key]),
+            model=self._model,
+            version=self._version,
+            arm=self._arm,
+            mode="live",
+            made_at_us=now_us,
+            at_us=inputs.at_us,
+            positions=inputs.positions,
+            score=score,
+            request=self._encode([*row.values()]),
+            values=self._pack(*values),
+            reasons=reasons,
+            flags=flags,
+        )
+
+    def now_us(self) -> int:
+        """The moment of asking."""
+        return self._clock.now_us()
+
+    def score(self, row: Sequence[float]) -> float:
+        """The score of one model input row, nothing logged."""
+        return float(self._scorer.predict_row(list(row)))
+
+    def shown(self, prediction: Prediction) -> Answer:
+        """A prediction of this version as its asker sees it."""
+        served = self.served
+        return Answer(
+            id=prediction.id,
+            request_id=prediction.request_id,
+            model=prediction.model,
+            version=served.label,
+            arm=prediction.arm,
+            mode=prediction.mode,
+            score=prediction.score,
+            at_us=prediction.at_us,
+            reasons=named_reasons(prediction.reasons, served.inputs) or self._no_reasons,
+            flags=prediction.flags,
+        )
+
+    def _read_past(self, rows: Sequence[Row], at_us: int, now_us: int) -> ModelInputs:
+        if at_us > now_us:
+            raise Misuse(
+                f"at={format_moment(at_us)} lies in the future (now {format_moment(now_us)}). "
+                "Give a moment in the past, or leave it out for now."
+            )
+        if self._past is None:
+            raise NotFound(
+                f"{self.served.label}: answers about the past need history, which is not here. Leave `at` out."
+            )
+        return self._past.read(rows, at_us)
+
+
+def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
+    """Why inputs have no fresh value, by name; those that were found are left out.
+
+    >>> named_reasons(bytes([0, 4, 255]), ["sky.wind", "sky.temp", "hour"])
+    {'sky.temp': 'expired'}
+    """
+    if not reasons.translate(None, _UNREMARKABLE):
+        return {}
+    return {name: REASONS[code] for name, code in zip(inputs, reasons, strict=True) if code not in _UNREMARKABLE}

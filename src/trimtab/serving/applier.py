@@ -1,0 +1,154 @@
+"""The one thread that applies the event log to online state."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Unavailable
+from trimtab.store.ports import Log, LogRecord
+
+_logger = logging.getLogger(__name__)
+_LONGEST_PAUSE_S = 5.0
+
+
+class Applier:
+    """Follows every partition of a log and applies what arrives, in micro-batches, by append time.
+
+    Whoever starts it holds the lease that makes it the only one. A failure that may pass is retried; any other stops
+    it, and `failure` says why: a view that stands still must be seen.
+
+    Args:
+        log: The event log.
+        apply: Takes records into the views, in the views' own transaction; skips those it has.
+        applied: The positions that the views have reached.
+        clock: For the lag.
+        batch: At most so many records of a partition at once.
+        pause_s: How long to sleep when nothing is new; `nudge` ends it.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        apply: Callable[[Sequence[LogRecord]], object],
+        applied: Callable[[], Mapping[str, int]],
+        *,
+        clock: Clock,
+        batch: int = 2_000,
+        pause_s: float = 0.02,
+    ) -> None:
+        self.failure: Exception | None = None
+        self.retries = 0
+        self._log = log
+        self._apply = apply
+        self._clock = clock
+        self._batch = batch
+        self._pause_s = pause_s
+        self._positions = dict(applied())
+        self._behind_since_us: int | None = None
+        self._changed = threading.Condition()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trimtab-applier", daemon=True)
+
+    def start(self) -> Applier:
+        """Begin to follow, in a thread of its own."""
+        self._thread.start()
+        return self
+
+    def nudge(self) -> None:
+        """Look at once: something was appended."""
+        self._wake.set()
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The positions applied."""
+        with self._changed:
+            return dict(self._positions)
+
+    def lag_records(self) -> int:
+        """How many records of the log are not applied yet."""
+        applied = self.positions
+        return sum(max(0, last - applied.get(name, 0)) for name, last in self._log.positions().items())
+
+    def lag_us(self) -> int:
+        """How long the oldest record that is not applied yet has been in the log; 0 when there is none."""
+        since_us = self._behind_since_us
+        return 0 if since_us is None else max(0, self._clock.now_us() - since_us)
+
+    def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:
+        """Return once the views have reached `positions`.
+
+        Raises:
+            Unavailable: They have not within `timeout_s`, or the applier has stopped.
+        """
+        self.nudge()
+        with self._changed:
+            self._changed.wait_for(lambda: self.failure is not None or self._reached(positions), timeout_s)
+            if self._reached(positions):
+                return
+            why = f"it stopped ({self.failure})" if self.failure else f"not within {timeout_s} s"
+        raise Unavailable(f"the record is safe in the log, but the views have not applied it: {why}. Ask again later.")
+
+    def close(self) -> None:
+        """Stop after the batch under way."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __enter__(self) -> Applier:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _reached(self, positions: Mapping[str, int]) -> bool:
+        return all(self._positions.get(name, 0) >= position for name, position in positions.items())
+
+    def _run(self) -> None:
+        pause_s = self._pause_s
+        while not self._stopping.is_set():
+            try:
+                busy = self._step()
+                pause_s = self._pause_s
+            except Unavailable as error:
+                self.retries += 1
+                _logger.warning("applier: %s Retrying in %.2f s.", error, pause_s)
+                busy, pause_s = False, min(2 * pause_s, _LONGEST_PAUSE_S)
+            except Exception as error:  # the worker's outer loop: shown in `failure`, logged, counted by readiness
+                _logger.exception("applier: stopped")
+                with self._changed:
+                    self.failure = error
+                    self._changed.notify_all()
+                return
+            if not busy:
+                self._wake.wait(pause_s)
+                self._wake.clear()
+
+    def _step(self) -> bool:
+        """Apply what is new, by append time; whether there was anything."""
+        new: list[LogRecord] = []
+        complete_us = None  # behind a full batch of one partition, the others must wait for its next records
+        for name in self._log.positions():
+            records = self._log.read(name, self._positions.get(name, 0), limit=self._batch)
+            new += records
+            if len(records) == self._batch:
+                last_us = records[-1].appended_at_us
+                complete_us = last_us if complete_us is None else min(complete_us, last_us)
+        if not new:
+            self._behind_since_us = None
+            return False
+        new.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+        self._behind_since_us = new[0].appended_at_us
+        if complete_us is not None:
+            new = [r for r in new if r.appended_at_us <= complete_us]
+        self._apply(new)
+        with self._changed:
+            for record in new:
+                self._positions[record.partition] = record.position
+            self._changed.notify_all()
+        return True

@@ -1,0 +1,199 @@
+"""The prediction log: every answer given, with what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.records import Mode, Prediction
+from trimtab.serving.prediction_ids import id_time_us
+from trimtab.store.ports import Log
+
+if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
+    from numpy.typing import NDArray
+
+FORMAT = b"\x01"  # the first byte of a payload; the rest is a msgpack array of the fields in order
+_BLOCK = 10_000
+
+
+class PredictionLog:
+    """Predictions in a `Log`, one a record.
+
+    Identifiers begin with the time they were made (`core.ids`) and append times never decrease, so a prediction is
+    found by bisection and needs no index beside the log.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def append(self, predictions: Sequence[Prediction], *, at_us: Sequence[int] | None = None) -> range:
+        """Append all predictions or none; their positions in this process's partition, once they are safe.
+
+        `at_us` are their append times (a replay); left out, the clock's.
+        """
+        return self.log.append([encode(p) for p in predictions], at_us=at_us)
+
+    def read(
+        self, after: Mapping[str, int] | None = None, *, limit: int = _BLOCK
+    ) -> tuple[list[Prediction], dict[str, int]]:
+        """Up to `limit` predictions of each partition behind `after`, by append time, and the positions reached.
+
+        Nothing new gives an empty list and the positions that were passed in.
+        """
+        reached = dict(after or {})
+        found: list[tuple[int, str, int, bytes]] = []
+        for partition in self.log.positions():
+            records = self.log.read(partition, reached.get(partition, 0), limit=limit)
+            if records:
+                reached[partition] = records[-1].position
+            found.extend((r.appended_at_us, r.partition, r.position, r.payload) for r in records)
+        found.sort()
+        return [decode(payload, partition, position) for _, partition, position, payload in found], reached
+
+    def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
+        """All predictions behind `after` in blocks, until none is left."""
+        reached = dict(after or {})
+        while True:
+            predictions, reached = self.read(reached)
+            if not predictions:
+                return
+            yield predictions
+
+    def find(self, prediction_id: str) -> Prediction:
+        """The prediction with this identifier.
+
+        Raises:
+            NotFound: The log holds none.
+        """
+        found = self.get(prediction_id)
+        if found is None:
+            raise NotFound(f"prediction {prediction_id!r} is not in the log. Give an id as it stood in an answer.")
+        return found
+
+    def get(self, prediction_id: str) -> Prediction | None:
+        """The prediction with this identifier, None when the log holds none."""
+        try:
+            made_at_us = id_time_us(prediction_id)
+        except Misuse:
+            return None
+        needle = _encoder.encode(prediction_id)
+        for partition, last in self.log.positions().items():
+            after = self._first_since(partition, made_at_us, last) - 1
+            while records := self.log.read(partition, after, limit=_BLOCK):
+                for record in records:
+                    if record.payload.find(needle, 0, len(needle) + 8) >= 0:
+                        return decode(record.payload, partition, record.position)
+                after = records[-1].position
+        return None
+
+    def close(self) -> None:
+        self.log.close()
+
+    def _first_since(self, partition: str, at_us: int, last: int) -> int:
+        """The first position appended at or after `at_us`; `last` + 1 when there is none."""
+        low, high = 1, last + 1
+        while low < high:
+            middle = (low + high) // 2
+            records = self.log.read(partition, middle - 1, limit=1)
+            if not records or records[0].appended_at_us >= at_us:
+                high = middle
+            else:
+                low = records[0].position + 1
+        return low
+
+
+def encode(prediction: Prediction) -> bytes:
+    """The payload of a prediction."""
+    return FORMAT + _encoder.encode(msgspec.structs.astuple(prediction))
+
+
+def decode(payload: bytes, partition: str, position: int) -> Prediction:
+    """The prediction in a payload; `partition` and `position` name it in errors.
+
+    Raises:
+        Corrupt: The payload is none, or of a format that this version does not know.
+    """
+    where = f"prediction log, {partition} at {position}"
+    if payload[:1] != FORMAT:
+        raise Corrupt(f"{where}: format {payload[:1].hex() or 'empty'}, this trimtab reads {FORMAT.hex()}. Upgrade it.")
+    try:
+        stored = _decoder.decode(memoryview(payload)[1:])
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"{where}: is no prediction ({error}). Restore the partition from a copy.") from error
+    return Prediction(**{name: getattr(stored, name) for name in _FIELDS})
+
+
+def prediction_columns(predictions: Sequence[Prediction]) -> Columns:
+    """The scalars of predictions: id, request_id, model, version, arm, mode, made_at, at, score."""
+    return Columns.of(
+        {
+            "id": ("str", [p.id for p in predictions]),
+            "request_id": ("str", [p.request_id for p in predictions]),
+            "model": ("str", [p.model for p in predictions]),
+            "version": ("str", [p.version for p in predictions]),
+            "arm": ("str", [p.arm for p in predictions]),
+            "mode": ("str", [p.mode for p in predictions]),
+            "made_at": ("time", [p.made_at_us for p in predictions]),
+            "at": ("time", [p.at_us for p in predictions]),
+            "score": ("float", [p.score for p in predictions]),
+        }
+    )
+
+
+def input_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
+    """The model inputs that were used, float64, shape (predictions, inputs); null is NaN.
+
+    Raises:
+        Misuse: The predictions are of versions with different numbers of inputs.
+    """
+    import numpy as np
+
+    flat = np.frombuffer(b"".join(p.values for p in predictions), "<f8")
+    return flat.reshape(len(predictions), _width(predictions, "values", 8))
+
+
+def reason_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
+    """The reason codes that were logged, uint8, shape (predictions, inputs); 255: not from a view.
+
+    Raises:
+        Misuse: The predictions are of versions with different numbers of inputs.
+    """
+    import numpy as np
+
+    flat = np.frombuffer(b"".join(p.reasons for p in predictions), np.uint8)
+    return flat.reshape(len(predictions), _width(predictions, "reasons", 1))
+
+
+def _width(predictions: Sequence[Prediction], field: str, size_bytes: int) -> int:
+    widths = {len(getattr(p, field)) // size_bytes for p in predictions}
+    if len(widths) > 1:
+        raise Misuse(f"predictions: {sorted(widths)} inputs a row. Split them by `version` first.")
+    return widths.pop() if widths else 0
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`Prediction` as an array: the same fields in the same order (a test holds that)."""
+
+    id: str
+    request_id: str
+    model: str
+    version: str
+    arm: str
+    mode: Mode
+    made_at_us: int
+    at_us: int
+    positions: dict[str, int]
+    score: float
+    request: bytes
+    values: bytes
+    reasons: bytes
+    flags: tuple[str, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Stored)
+_FIELDS = _Stored.__struct_fields__

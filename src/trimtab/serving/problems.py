@@ -1,0 +1,137 @@
+"""Errors on the wire: RFC 9457 problem details, from one table."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+
+STATUS_BY_ERROR: dict[type[TrimtabError], int] = {
+    Misuse: 400,
+    NotFound: 404,
+    Conflict: 409,
+    Unavailable: 503,
+    Corrupt: 500,
+}
+_SLUGS = {
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "request-timeout",
+    409: "conflict",
+    413: "too-large",
+    415: "unsupported-media-type",
+    422: "invalid-field",
+    429: "overloaded",
+    500: "internal-error",
+    503: "unavailable",
+}
+_TITLES = {
+    400: "The request cannot be understood",
+    404: "There is no such thing here",
+    405: "This address takes another method",
+    408: "The request did not arrive in time",
+    409: "Somebody else changed or holds it",
+    413: "The request is too large",
+    415: "This media type is not taken",
+    422: "A field of the request is not as declared",
+    429: "Too many requests at once",
+    500: "The server failed",
+    503: "Not available now",
+}
+PROBLEM_TYPE = b"application/problem+json"
+
+
+class InvalidField(Misuse):
+    """A `Misuse` of one field of a request.
+
+    `field` is its name, `pointer` the way to it in the body (`$.rows[3].distance`).
+    """
+
+    def __init__(self, message: str, *, field: str, pointer: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.pointer = pointer or field
+
+
+class Refused(Misuse):
+    """A `Misuse` of HTTP itself (method, media type, size), with the status that says so."""
+
+    def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem detail as RFC 9457 defines it, with the field at fault."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    field: str | None = None
+    pointer: str | None = None
+
+
+def problem_of(error: Exception, instance: str) -> Problem:
+    """The problem detail of an error met at the path `instance`.
+
+    Only errors of trimtab show their message; anything else is a fault of the server, and its text stays in the log.
+
+    >>> problem_of(NotFound("model 'x': none such"), "/v1/models/x/predict").status
+    404
+    """
+    if isinstance(error, Refused):
+        status = error.status
+    elif isinstance(error, InvalidField):
+        status = 422
+    else:
+        status = next((s for kind, s in STATUS_BY_ERROR.items() if isinstance(error, kind)), 500)
+    ours = isinstance(error, TrimtabError)
+    return Problem(
+        type=f"urn:trimtab:problem:{_SLUGS[status]}",
+        title=_TITLES[status],
+        status=status,
+        detail=str(error) if ours else "An unexpected error; the server's log has it. The server goes on.",
+        instance=instance,
+        field=error.field if isinstance(error, InvalidField) else None,
+        pointer=error.pointer if isinstance(error, InvalidField) else None,
+    )
+
+
+def decode_problem(error: Exception, body: bytes) -> Misuse:
+    """What to tell the sender of a body that msgspec refused: the field, or where it stops being JSON."""
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError):
+        message, _, pointer = text.partition(" - at `")
+        pointer = pointer.rstrip("`") or "$"
+        named = re.search(r"(?:required|unknown) field `(.*)`", message)
+        field = named[1] if named else _last_name(pointer)
+        if named:
+            pointer = f"{pointer}.{field}"
+        elif pointer == "$":
+            return Misuse(f"body: {_sentence(message)}.")
+        return InvalidField(f"{pointer}: {_sentence(message)}", field=field, pointer=pointer)
+    if isinstance(error, RecursionError):
+        return Misuse("body: nested too deeply. Send the request's columns only.")
+    if isinstance(error, UnicodeDecodeError):
+        return Misuse(f"body: not UTF-8 ({error.reason} at a byte {error.object[error.start]:#04x}). Send UTF-8.")
+    position = re.search(r"byte (\d+)", text)
+    at = int(position[1]) if position else len(body)
+    return Misuse(f"body: not JSON at byte {at} of {len(body)} ({_sentence(text)}). Send one JSON value.")
+
+
+def _last_name(pointer: str) -> str:
+    return re.sub(r"\[[^\]]*\]$", "", pointer).rpartition(".")[2]
+
+
+def _sentence(message: str) -> str:
+    if message.startswith("Object missing required field"):
+        return "is missing. Send every declared column; null where there is no value"
+    if message.startswith("Object contains unknown field"):
+        return "is not declared. Leave it out, or correct its name"
+    return message.replace("`", "").removesuffix(".")

@@ -1,0 +1,183 @@
+"""Request rows at the border: checked once, in full, before any work."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from trimtab.core.columns import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.time import moment_us
+from trimtab.features.definitions import Request
+from trimtab.serving.problems import InvalidField, decode_problem
+
+Row = dict[str, Any]  # a request's columns in declared order: None for null, microseconds for times
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NOTHING = object()
+_SHOWN = 60  # characters of a refused value
+_MICROSECOND = dt.timedelta(microseconds=1)
+_YEAR_1_US = -62_135_596_800_000_000
+_YEAR_9999_US = 253_402_300_799_999_999
+_INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
+_TYPES: dict[Dtype, Any] = {
+    "float": Annotated[float, msgspec.Meta(ge=-1e150, le=1e150)],
+    "int": Annotated[int, _INT64],
+    "bool": bool,
+    "str": str,
+    "time": dt.datetime | Annotated[int, msgspec.Meta(ge=_YEAR_1_US, le=_YEAR_9999_US)],
+}
+_NEEDED: dict[Dtype, str] = {
+    "float": "a number within 1e150",
+    "int": "a 64-bit integer",
+    "bool": "true or false",
+    "str": "a text",
+    "time": "ISO 8601 text or UTC microseconds",
+}
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A decoded body: its rows, whether it came as a list, and the explicit moment it asks about."""
+
+    rows: list[Row]
+    many: bool
+    at_us: int | None
+
+
+class RequestRows:
+    """Decodes and checks the rows of one request definition; compiled once.
+
+    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` asks about a moment in the
+    past. Every declared column must be there; null is allowed but for the key and the time.
+
+    >>> from trimtab.features.definitions import request
+    >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
+    >>> rows.decode(b'{"request": {"id": "a", "x": 1, "at": "1970-01-01T00:00:01Z"}}').rows
+    [{'id': 'a', 'x': 1.0, 'at': 1000000}]
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.names = tuple(request.columns)
+        self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
+        required = {request.key, request.time}
+        fields: list[tuple[str, Any]] = []
+        for index, (name, dtype) in enumerate(request.columns.items()):
+            kind = (
+                Annotated[str, msgspec.Meta(min_length=1)] if name == request.key and dtype == "str" else _TYPES[dtype]
+            )
+            fields.append((f"c{index}", kind if name in required else kind | None))
+        rename = {f"c{index}": name for index, name in enumerate(request.columns)}
+        self._row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
+        unset, moment = msgspec.UNSET, _TYPES["time"] | msgspec.UnsetType
+        body = msgspec.defstruct(
+            "Body",
+            [
+                ("request", self._row | msgspec.UnsetType, unset),
+                ("rows", list[self._row] | msgspec.UnsetType, unset),  # type: ignore[name-defined]  # made above
+                ("at", moment, unset),
+            ],
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
+
+    def decode(self, body: bytes) -> Asked:
+        """The rows of a JSON body.
+
+        Raises:
+            Misuse: The body is no JSON or has the wrong form; `InvalidField` when one field is at fault.
+        """
+        try:
+            asked = self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise self._explained(decode_problem(error, body), body) from error
+        unset = msgspec.UNSET
+        at_us = None if asked.at is unset else _moment_us(asked.at, "at", "$.at")
+        if asked.request is not unset:
+            if asked.rows is not unset:
+                raise Misuse('body: has both "request" and "rows". Send one of them.')
+            return Asked([self._plain(asked.request, "$.request")], False, at_us)
+        if asked.rows is unset:
+            raise Misuse('body: has neither "request" nor "rows". Send {"request": {...}} or {"rows": [{...}, ...]}.')
+        return Asked([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(asked.rows)], True, at_us)
+
+    def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are taken.
+
+        Raises:
+            Misuse: A row is no mapping; `InvalidField` names the row and the field at fault, what was found and needed.
+        """
+        out = []
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise Misuse(f"row {number}: a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
+            try:
+                checked = msgspec.convert({name: _python(value) for name, value in row.items()}, self._row)
+            except msgspec.ValidationError as error:
+                problem = self._explained(decode_problem(error, b""), row)
+                raise _in_row(problem, number) from error
+            out.append(self._plain(checked, f"rows[{number}]"))
+        return out
+
+    def _plain(self, checked: Any, pointer: str) -> Row:
+        row: Row = dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
+        for name in self._times:
+            value = row[name]
+            if value.__class__ is not int and value is not None:
+                row[name] = _moment_us(value, name, f"{pointer}.{name}")
+        return row
+
+    def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
+        """The problem with what was found in its field and what is needed there."""
+        if not isinstance(problem, InvalidField):
+            return problem
+        dtype = self.request.columns.get(problem.field)
+        if dtype is None:
+            text = f"{problem}. The columns are {', '.join(self.names)}."
+        else:
+            null = "" if problem.field in (self.request.key, self.request.time) else ", or null"
+            text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{null}."
+        return InvalidField(text, field=problem.field, pointer=problem.pointer)
+
+
+def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
+    """What stands at `pointer`, shortened; "nothing" when it is missing."""
+    try:
+        value: Any = msgspec.json.decode(source) if isinstance(source, bytes) else source
+        for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", pointer):
+            value = value[int(index)] if index else value.get(name, _NOTHING)
+    except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, AttributeError):
+        return "something that cannot be shown"  # the body breaks off further on, or a name has a dot in it
+    text = "nothing" if value is _NOTHING else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _in_row(problem: Misuse, number: int) -> Misuse:
+    if not isinstance(problem, InvalidField):
+        return problem
+    at = f"rows[{number}]{problem.pointer[1:]}"
+    return InvalidField(str(problem).replace(problem.pointer, at, 1), field=problem.field, pointer=at)
+
+
+def _python(value: Any) -> Any:
+    """A NumPy scalar as Python's, NaN as null."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def _moment_us(value: Any, field: str, pointer: str) -> int:
+    if isinstance(value, int):
+        return value
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=dt.UTC)
+    at_us = (value - _EPOCH) // _MICROSECOND
+    try:
+        return moment_us(at_us)
+    except Misuse as error:
+        raise InvalidField(f"{pointer}: {error}", field=field, pointer=pointer) from error

@@ -1,0 +1,194 @@
+"""The prediction log keeps what was answered, finds it by its id, and names what is damaged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.core.clock import SystemClock, VirtualClock
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.records import Prediction
+from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
+from trimtab.serving.prediction_ids import batch_prediction_ids, id_time_us
+from trimtab.serving.prediction_log import FORMAT, decode, encode
+from trimtab.store.sqlite_log import SqliteLog
+from trimtab.testing import MemoryLog
+
+HOUR_US = 3_600_000_000
+
+
+def prediction(prediction_id: str, **changes: object) -> Prediction:
+    made = Prediction(
+        id=prediction_id,
+        request_id="r1",
+        model="late",
+        version="a" * 64,
+        arm="champion",
+        mode="live",
+        made_at_us=5,
+        at_us=4,
+        positions={"p0001": 7},
+        score=0.25,
+        request=msgspec.msgpack.encode(["r1", 4]),
+        values=np.array([1.5, np.nan]).astype("<f8").tobytes(),
+        reasons=bytes([0, 4]),
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[PredictionLog]:
+    with SqliteLog(tmp_path, mode="relaxed") as store:
+        yield PredictionLog(store)
+
+
+@pytest.mark.fast
+@given(
+    st.builds(
+        prediction,
+        st.text(max_size=40),
+        request_id=st.text(),
+        score=st.floats(allow_nan=False),
+        positions=st.dictionaries(st.text(max_size=5), st.integers(0, 2**62)),
+        mode=st.sampled_from(["live", "batch", "precomputed", "online", "replay"]),
+        at_us=st.integers(-(2**62), 2**62),
+        values=st.binary(),
+        flags=st.lists(st.text()).map(tuple),
+    )
+)
+def test_a_prediction_survives_the_log(made: Prediction) -> None:
+    assert decode(encode(made), "p", 1) == made
+
+
+def test_every_field_of_a_prediction_is_stored() -> None:
+    one = encode(prediction("p_1", flags=("x",)))
+    assert len(msgspec.msgpack.decode(one[1:])) == len(Prediction.__struct_fields__)
+    assert decode(one, "p", 1).flags == ("x",)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x02abc", FORMAT, FORMAT + b"\x93\x01\x02\x03", FORMAT + b"\xc1"])
+def test_damage_and_unknown_formats_are_named(payload: bytes) -> None:
+    with pytest.raises(Corrupt, match="prediction log, p0001 at 9"):
+        decode(payload, "p0001", 9)
+
+
+def test_predictions_are_read_on_from_where_the_reader_stopped(log: PredictionLog) -> None:
+    ids = PredictionIds(SystemClock())
+    made = [prediction(ids()) for _ in range(25)]
+    log.append(made[:20])
+    first, reached = log.read(limit=15)
+    second, reached = log.read(reached, limit=15)
+    log.append(made[20:])
+    third, reached = log.read(reached)
+    assert [*first, *second, *third] == made
+    assert log.read(reached) == ([], reached)
+    assert [p for block in log.scan() for p in block] == made
+
+
+def test_partitions_are_read_in_the_order_of_appending(tmp_path: Path) -> None:
+    clock = VirtualClock(0)
+    with SqliteLog(tmp_path, clock=clock) as a, SqliteLog(tmp_path, clock=clock) as b:
+        ids = PredictionIds(clock)
+        made = []
+        for n in range(10):
+            clock.advance_to(n * 1_000)
+            made.append(prediction(ids()))
+            PredictionLog(b if n % 3 else a).append(made[-1:])
+        assert PredictionLog(a).read()[0] == made
+        assert [PredictionLog(b).find(p.id) for p in made] == made
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5_000_000), st.integers(1, 4)), min_size=1, max_size=30),
+    st.integers(0, 2_000_000),
+)
+def test_a_prediction_is_found_by_its_id(steps: list[tuple[int, int]], delay_us: int) -> None:
+    """Also when its append comes long after it was made, and many share a moment."""
+    clock = VirtualClock(1_700_000_000_000_000)
+    store = MemoryLog(clock=clock)
+    log, ids, made = PredictionLog(store), PredictionIds(clock, seed=1), []
+    for step_us, count in steps:
+        clock.advance_to(clock.now_us() + step_us)
+        block = [prediction(ids()) for _ in range(count)]
+        clock.advance_to(clock.now_us() + delay_us)
+        log.append(block)
+        made += block
+    assert [log.find(p.id) for p in made] == made
+    unknown = [PredictionIds(clock, seed=2)() for _ in range(3)]
+    assert [log.get(one) for one in unknown] == [None] * 3
+
+
+def test_a_batch_of_yesterday_is_found_although_it_is_logged_today(log: PredictionLog) -> None:
+    made_at_us = SystemClock().now_us() - 24 * HOUR_US
+    ids = batch_prediction_ids("b", made_at_us, range(3))
+    log.append([prediction(one) for one in ids])
+    assert log.find(ids[1]).id == ids[1]
+
+
+@pytest.mark.parametrize("unknown", ["", "p_", "x", "p_" + "u" * 26, "q_" + "0" * 26, "p_" + "z" * 26])
+def test_an_id_that_is_none_is_not_found(log: PredictionLog, unknown: str) -> None:
+    log.append([prediction(PredictionIds(SystemClock())())])
+    with pytest.raises(NotFound, match="prediction"):
+        log.find(unknown)
+
+
+def test_predictions_become_columns_and_matrices() -> None:
+    made = [prediction("a"), prediction("b", score=0.5, values=np.array([2.0, 3.0]).tobytes(), reasons=bytes([255, 1]))]
+    table = prediction_columns(made)
+    assert table["score"].to_list() == [0.25, 0.5]
+    assert table["at"].dtype == "time"
+    np.testing.assert_array_equal(input_matrix(made), [[1.5, np.nan], [2.0, 3.0]])
+    np.testing.assert_array_equal(reason_matrix(made), [[0, 4], [255, 1]])
+    assert input_matrix([]).shape == (0, 0)
+    with pytest.raises(Misuse, match="version"):
+        input_matrix([*made, prediction("c", values=b"\0" * 8)])
+
+
+@pytest.mark.fast
+def test_ids_increase_also_when_the_clock_is_set_back() -> None:
+    class Jumping:
+        times = iter([5_000, 9_000, 1_000, 9_000, 10_000])
+
+        def now_us(self) -> int:
+            return next(self.times)
+
+    ids = PredictionIds(Jumping(), seed=3)
+    made = [ids() for _ in range(5)]
+    assert made == sorted(set(made))
+    assert [id_time_us(one) for one in made] == [5_000, 9_000, 9_000, 9_000, 10_000]
+
+
+def test_ids_look_like_those_of_core() -> None:
+    from trimtab.core.ids import TimeIds
+
+    clock = VirtualClock(1_700_000_000_123_000)
+    ours, core = PredictionIds(clock, seed=1)(), TimeIds(clock, seed=1)("p")
+    assert len(ours) == len(core)
+    assert ours[:12] == core[:12]
+    assert id_time_us(core) == clock.now_us()
+
+
+def test_batch_ids_are_the_same_again_and_differ_between_batches() -> None:
+    ids = batch_prediction_ids("a", 5_000, range(3_000))
+    assert ids == sorted(set(ids))
+    assert ids[1_000:] == batch_prediction_ids("a", 5_000, range(1_000, 3_000))
+    assert not set(ids) & set(batch_prediction_ids("b", 5_000, range(3_000)))
+
+
+def test_logging_a_block_costs_microseconds_a_prediction(log: PredictionLog) -> None:
+    """The promise is 6 us on a quiet machine; the test leaves room for a busy one."""
+    ids = PredictionIds(SystemClock())
+    blocks = [[prediction(ids(), values=b"v" * 240, request=b"r" * 100) for _ in range(1_000)] for _ in range(5)]
+    took = []
+    for block in blocks:
+        start = time.perf_counter()
+        log.append(block)
+        took.append((time.perf_counter() - start) / len(block))
+    assert min(took) < 30e-6

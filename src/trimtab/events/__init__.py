@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trimtab.events.history import History
     from trimtab.events.ingest import Ingestor, LoadedFile, Problem, Pushed
     from trimtab.events.quarantine import Quarantine, Quarantined, Replayed
+    from trimtab.events.tables import Materialised, materialise
 
 __all__ = [
     "NEVER_US",
@@ -22,6 +23,7 @@ __all__ = [
     "History",
     "Ingestor",
     "LoadedFile",
+    "Materialised",
     "Problem",
     "Pushed",
     "Quarantine",
@@ -32,6 +34,7 @@ __all__ = [
     "decode",
     "encode",
     "known_at_us",
+    "materialise",
     "read_file",
     "source",
 ]
@@ -42,11 +45,13 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "History": "history",
     "Ingestor": "ingest",
     "LoadedFile": "ingest",
+    "Materialised": "tables",
     "Problem": "ingest",
     "Pushed": "ingest",
     "Quarantine": "quarantine",
     "Quarantined": "quarantine",
     "Replayed": "quarantine",
+    "materialise": "tables",
     "read_file": "files",
 }
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, compress, islice
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.frames import EventFrame
 from trimtab.events.records import Event, decode
+from trimtab.events.tables import Recorded, read_table
 from trimtab.events.versions import Versions
-from trimtab.store.ports import Log, LogRecord
+from trimtab.store.ports import Log, LogRecord, Table
 
 _BATCH = 10_000
 
@@ -25,11 +26,22 @@ class History:
         log: The event log.
         sources: The sources to keep; records of others are skipped and counted in `unknown`.
         upto: Read no further than this position of each partition (partitions not named: not at all).
+        tables: Tables of record by source name, to start from: then the log may have been truncated up to where they
+            reach. They are read at the first `refresh`.
     """
 
-    def __init__(self, log: Log, sources: Sequence[Source], *, upto: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        sources: Sequence[Source],
+        *,
+        upto: Mapping[str, int] | None = None,
+        tables: Mapping[str, Table] | None = None,
+    ) -> None:
         self._log = log
         self._upto = upto
+        self._tables = dict(tables or {})
+        self._recorded: dict[str, dict[str, int]] = {}  # source -> partition -> position that its table reached
         self._partitions: list[str] = []  # in the order seen
         self._versions = {source.name: Versions(source, self._partitions) for source in sources}
         self._frames: dict[str, EventFrame] = {}
@@ -54,10 +66,10 @@ class History:
         Raises:
             Misuse: Records that were not read yet have been truncated from the log.
         """
+        count = self._read_tables()
         ends = {name: self._end(name, last) for name, last in self._log.positions().items()}
         streams = [self._new(name, end) for name, end in sorted(ends.items()) if end > self.positions.get(name, 0)]
         records = streams[0] if len(streams) == 1 else heapq.merge(*streams, key=_log_order)
-        count = 0
         while batch := list(islice(records, _BATCH)):
             self._take(batch)
             count += len(batch)
@@ -76,6 +88,29 @@ class History:
         if source not in self._frames:
             self._frames[source] = self._versions[source].frame()
         return self._frames[source]
+
+    def _read_tables(self) -> int:
+        """At the first refresh, take what the tables have and begin the log where the shortest of them ends."""
+        if self._recorded or not self._tables:
+            return 0
+        partitions = list(self._log.positions())
+        found = {
+            name: read_table(self._tables[name], partitions, self._upto) if name in self._tables else Recorded(None, {})
+            for name in self._versions
+        }
+        self._recorded = {name: recorded.reached for name, recorded in found.items()}
+        self._partitions += sorted({p for recorded in found.values() for p in recorded.reached})
+        count = 0
+        for name, recorded in found.items():
+            if recorded.rows is not None:
+                self._versions[name].add_table(recorded.rows)
+                count += recorded.rows.rows
+        for partition in self._partitions:
+            reached = [positions.get(partition, 0) for positions in self._recorded.values()]
+            # A partition that is gone from the log cannot be read on: it is where the longest table says.
+            position = min(reached) if partition in partitions else max(reached)
+            self.positions[partition] = self._end(partition, position)
+        return count
 
     def _end(self, partition: str, last: int) -> int:
         return last if self._upto is None else min(last, self._upto.get(partition, 0))
@@ -111,6 +146,10 @@ class History:
                 group[0].append(record)
                 group[1].append(event)
         for name, (kept, events) in groups.items():
+            reached = self._recorded.get(name)
+            if reached:
+                new = [r.position > reached.get(r.partition, 0) for r in kept]
+                kept, events = list(compress(kept, new)), list(compress(events, new))
             if kept:
                 self._frames.pop(name, None)
                 self._versions[name].add(kept, events)

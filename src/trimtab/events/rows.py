@@ -67,10 +67,12 @@ class Rows:
         return block
 
     def block_of(self, columns: Columns) -> Block:
-        """The declared columns of a table."""
+        """The declared columns of a table of record."""
         block: Block = {}
-        for name in self.dtypes:
-            block[name], block[_valid(name)] = columns[name].values, columns[name].present()
+        for name, dtype in self.dtypes.items():
+            values = columns[name].values
+            block[name] = self._shared_texts(name, values) if dtype == "str" else values
+            block[_valid(name)] = columns[name].present()
         return block
 
     def append(self, block: Block) -> None:
@@ -162,12 +164,16 @@ class Rows:
             placeholder = np.nan if dtype == "float" else 0
             filled = [placeholder if v is None else v for v in values] if gaps else values
             return np.array(filled, _VALUES[dtype]), valid
+        return self._shared_texts(name, values), valid
+
+    def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:
+        """Texts as an array that holds equal ones once, while there are few distinct ones."""
         texts = self._texts[name]
         if len(texts) < _SHARED_TEXTS:
-            values = [texts.setdefault(v, v) for v in values]  # type: ignore[arg-type]  # a str column: str or None
+            values = [texts.setdefault(v, v) for v in values]
         array = np.empty(len(values), object)
         array[:] = values
-        return array, valid
+        return array
 
     def _reserve(self, size: int) -> None:
         if size <= len(self._data[EVENT_AT]):

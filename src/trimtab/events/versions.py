@@ -62,9 +62,20 @@ class Versions:
         }
         self._add(block, [e.id for e in events], [r.payload for r in records])
 
-    def add_table(self, ids: Sequence[str], columns: Columns, fields: Block) -> None:
-        """Add rows of a table of record; `fields` are their times, tombstones and places."""
-        self._add(self._rows.block_of(columns) | fields, ids, None)
+    def add_table(self, rows: Columns) -> None:
+        """Add rows of the source's table of record."""
+        if not rows.rows:
+            return
+        place = {name: i for i, name in enumerate(self._partitions)}
+        block = self._rows.block_of(rows)
+        block |= {
+            EVENT_AT: rows["_event_at"].values,
+            KNOWN_AT: rows["_known_at"].values,
+            DELETED: np.array([op == "delete" for op in rows["_op"].values], bool),
+            PARTITION: np.array([place[name] for name in rows["_partition"].values], np.int16),
+            POSITION: rows["_position"].values,
+        }
+        self._add(block, rows["_id"].values.tolist(), None)
 
     def frame(self) -> EventFrame:
         """All versions that count."""

@@ -1,0 +1,156 @@
+"""Tables of record: what the log says, one table a source, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from trimtab.core.columns import Columns, Dtype, column
+from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Source
+from trimtab.events.records import Event, decode, known_at_us
+from trimtab.store.ports import Log, LogRecord, Table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_COMMIT = 200_000  # records of one partition that go into one commit a table
+_BATCH = 10_000
+
+# A record's own fields. They begin with an underscore, so that a source may have columns of these names.
+FIELDS: dict[str, Dtype] = {
+    "_event_at": "time",
+    "_known_at": "time",  # the effective one
+    "_append_at": "time",
+    "_partition": "str",
+    "_position": "int",
+    "_id": "str",
+    "_op": "str",
+    "_history": "bool",
+}
+
+
+class Materialised(msgspec.Struct, frozen=True):
+    """What a pass over the log moved."""
+
+    rows: dict[str, int]  # by source: rows that are new in its table
+    positions: dict[str, int]  # by partition: up to here every record of the given sources is in its table
+    unknown: int  # records of sources that were not given, among those read: truncating the log loses them
+
+
+def materialise(log: Log, sources: Sequence[Source], tables: Mapping[str, Table]) -> Materialised:
+    """Move what is new in the log into the sources' tables of record, every version and tombstone.
+
+    The log's position rides in each commit, under the partition's name, so what is in already is skipped and a crash
+    neither loses nor doubles a row. The log stays as it is: afterwards it may be truncated up to `positions`.
+
+    Args:
+        log: The event log.
+        sources: The sources to move.
+        tables: Their tables, by source name.
+
+    Raises:
+        Misuse: A source has no table, or its table was made for other columns.
+    """
+    for source in sources:
+        if source.name not in tables:
+            raise Misuse(f"materialise: source {source.name!r} has no table. There are: {', '.join(tables) or 'none'}.")
+    rows = {source.name: 0 for source in sources}
+    unknown = 0
+    ends = log.positions()
+    for partition, end in sorted(ends.items()):
+        reached = {source.name: tables[source.name].position(partition) for source in sources}
+        after = min(reached.values(), default=end)
+        while after < end:
+            groups: dict[str, list[tuple[LogRecord, Event]]] = {name: [] for name in reached}
+            upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
+            unknown += strange
+            for source in sources:
+                new = [(r, e) for r, e in groups[source.name] if r.position > reached[source.name]]
+                if new or upto == end:  # the last commit moves every position, so that the next pass begins there
+                    moved = tables[source.name].append(_columns(source, new), writer=partition, position=upto)
+                    rows[source.name] += len(new) if moved else 0
+            after = upto
+    return Materialised(rows, ends, unknown)
+
+
+def _read(
+    log: Log, partition: str, after: int, end: int, groups: dict[str, list[tuple[LogRecord, Event]]]
+) -> tuple[int, int]:
+    """Sort the records after `after` up to `end` into groups; the last position, and how many were in no group."""
+    strange = 0
+    while after < end:
+        records = log.read(partition, after, limit=min(_BATCH, end - after))
+        if not records or records[0].position != after + 1:
+            found = f"{records[0].position} as the first" if records else "none"
+            raise Misuse(
+                f"materialise: needs the records of partition {partition!r} from {after + 1} to {end}, found {found}. "
+                "They were truncated before every table had them: begin such a table with `load`."
+            )
+        for record in records:
+            event = decode(record.payload)
+            if event.source in groups:
+                groups[event.source].append((record, event))
+            else:
+                strange += 1
+        after = records[-1].position
+    return after, strange
+
+
+def _columns(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Columns:
+    fields: dict[str, list[Any]] = {
+        "_event_at": [e.event_at_us for _, e in rows],
+        "_known_at": [known_at_us(e, r) for r, e in rows],
+        "_append_at": [r.appended_at_us for r, _ in rows],
+        "_partition": [r.partition for r, _ in rows],
+        "_position": [r.position for r, _ in rows],
+        "_id": [e.id for _, e in rows],
+        "_op": [e.op for _, e in rows],
+        "_history": [e.history for _, e in rows],
+    }
+    width = len(source.columns)
+    values = [(*e.values[:width], *(None,) * (width - len(e.values))) for _, e in rows]
+    by_column = zip(*values, strict=True) if values else ((),) * width
+    columns = {name: column(dtype, fields[name]) for name, dtype in FIELDS.items()}
+    for (name, dtype), of_column in zip(source.columns.items(), by_column, strict=True):
+        columns[name] = column(dtype, of_column)
+    return Columns(columns)
+
+
+class Recorded(msgspec.Struct, frozen=True, eq=False):
+    """One source's table of record, read once: rows by (append time, partition, position)."""
+
+    rows: Columns | None  # None: there is no table
+    reached: dict[str, int]  # partition -> the position up to which it has every record of the source
+
+
+def read_table(table: Table, partitions: Sequence[str], upto: Mapping[str, int] | None) -> Recorded:
+    """The rows of a table of record, of the partitions and positions in `upto` when it is given."""
+    reached = {name: table.position(name) for name in partitions}  # first, so that the rows are not older than this
+    rows = table.scan()
+    if not rows.rows:
+        return Recorded(rows, reached)
+    names = rows["_partition"].values.tolist()
+    positions = rows["_position"].values
+    for name, position in _last(names, positions).items():
+        reached[name] = max(reached.get(name, 0), position)
+    order = np.lexsort((positions, _ranks(names), rows["_append_at"].values))
+    if upto is not None:
+        limits = np.array([upto.get(name, 0) for name in names], np.int64)
+        order = order[(positions <= limits)[order]]
+    return Recorded(rows.take(order), reached)
+
+
+def _last(names: Sequence[str], positions: NDArray[Any]) -> dict[str, int]:
+    distinct = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    last = np.zeros(len(distinct), np.int64)
+    np.maximum.at(last, [distinct[name] for name in names], positions)
+    return dict(zip(distinct, last.tolist(), strict=True))
+
+
+def _ranks(names: Sequence[str]) -> NDArray[Any]:
+    rank = {name: i for i, name in enumerate(sorted(set(names)))}
+    return np.array([rank[name] for name in names], np.int64)

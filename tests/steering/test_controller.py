@@ -69,7 +69,7 @@ class Bench:
         end = cut_us // DAY_US
         reference = tuple(day(n, name, 0.3) for n in range(end - 14, end))
         return Repair(
-            candidate=name, gate=gate, successor=name if passed else None, reference=reference,
+            candidate=name, gate=gate, successor=name if passed else None, reason="r", reference=reference,
             cut_us=cut_us, rows=10, data_hash="d",
         )  # fmt: skip
 

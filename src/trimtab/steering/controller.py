@@ -25,6 +25,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str  # address of what was judged
     gate: GateRecord
     successor: str | None  # address of the version to promote: the recipe refitted on all labels; None: refused
+    reason: str  # why it passed or was refused, one sentence
     reference: tuple[DayQuality, ...]  # the candidate's days on the gate's window: what healthy means from now on
     cut_us: int
     rows: int  # that the candidate was fitted on
@@ -151,7 +152,7 @@ class Controller:
             )
         else:
             cooldown_us = 2 * self._state.cooldown_us
-            decisions.append(self._record("refuse", gate.reason, {"gate": gate.id}, version=repair.candidate))
+            decisions.append(self._record("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
         self._save(
             phase="idle",
             cause="",

@@ -1,0 +1,241 @@
+"""A year in a minute: recorded history through the same code as in service, in virtual time, for several policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+
+from trimtab import store
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.records import Decision
+from trimtab.core.time import DAY_US
+from trimtab.events.definitions import Source
+from trimtab.events.history import History
+from trimtab.events.quarantine import Quarantine
+from trimtab.features.feature_set import FeatureSet
+from trimtab.simulation.feed import Feed
+from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.rows import AnsweredRows, Block, Questions
+from trimtab.simulation.spot_check import SpotCheck
+from trimtab.simulation.world import Answers, Line, World
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a replay stands after a stretch, and what was decided at its end."""
+
+    now_us: int
+    predictions: int  # of all lines
+    entered: int  # events
+    decisions: list[tuple[str, Decision]]  # by line
+
+
+class Replay:
+    """Replays recorded events and requests from `start_us` to `until_us`, all lines side by side.
+
+    What was known before `start_us` is loaded as history, each line is trained on it, and then time runs: between two
+    control points (every midnight UTC, and the moments at which batches are made ahead) events enter the log, and the
+    questions asked in between are answered in columns, each as of its own moment. At a control point every line closes
+    days, looks at its quality and acts.
+
+    Args:
+        lines: What is compared.
+        tables: Recorded events and requests, by source.
+        sources: The sources' definitions.
+        folder: Where the state goes; the line called `main` keeps its own there, the others in `replay/`.
+        main: Name of the line whose state is a project's.
+        start_us: When time begins to run.
+        until_us: When it stops.
+        seed: Same seed, same ledgers.
+        sampled_rows: How many questions are also read through the online path and compared.
+        progress: Called after each stretch.
+    """
+
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        tables: Mapping[str, Columns],
+        sources: Sequence[Source],
+        folder: Path,
+        *,
+        main: str,
+        start_us: int,
+        until_us: int,
+        seed: int,
+        sampled_rows: int = 0,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        if not lines or start_us >= until_us:
+            raise Misuse(f"replay: {len(lines)} lines from {start_us} to {until_us} us. Give a line and a time to run.")
+        self._lines = lines
+        self._until_us = until_us
+        self._start_us = start_us
+        self._progress = progress
+        self._folder = folder
+        requests = {line.deployment.model.request.name: line.deployment.model.request for line in lines}
+        if len(requests) > 1:
+            raise Misuse(f"replay: lines answer different requests ({', '.join(requests)}). Replay one at a time.")
+        request = next(iter(requests.values()))
+        needed = _needed_sources(lines, sources)
+        missing = [s.name for s in (*needed, request.source) if s.name not in tables]
+        if missing:
+            raise Misuse(f"replay: no recorded events of {', '.join(missing)}. Load them first.")
+        self._clock = VirtualClock(start_us)
+        self._logs = {
+            s.name: store.open(f"sqlite://{folder}/log/events?mode=relaxed", "log", clock=self._clock)
+            for s in (*needed, request.source)
+        }
+        self._quarantine_log = store.open(f"sqlite://{folder}/log/quarantine?mode=relaxed", "log", clock=self._clock)
+        self._feed = Feed(
+            tables,
+            [*needed, request.source],
+            [request],
+            self._logs,
+            clock=self._clock,
+            quarantine=Quarantine(self._quarantine_log),
+        )
+        self._history = History(self._logs[request.name], needed)
+        self._rows = AnsweredRows(Questions(request, tables[request.name]), self._history)
+        self._feature_sets = _distinct(lines)
+        self._blob = store.open(f"file://{folder}/blob", "blob")
+        self.worlds: dict[str, World] = {}
+        self._seed = seed
+        self._main = main
+        self._check = SpotCheck(
+            self._lines[0].deployment.model.features, self._rows, self._logs[request.name], folder, sampled_rows, seed
+        )
+
+    def run(self) -> ReplayResult:
+        """Replay everything; what was found."""
+        entered = self._feed.load_history(self._start_us)
+        accepted, quarantined = entered.accepted, entered.quarantined
+        self._history.refresh()
+        self._rows.answer(self._feature_sets, self._start_us)
+        self._check.choose(self._rows.asked_before(self._start_us), self._rows.asked_before(self._until_us))
+        first_row = self._rows.count
+        for number, line in enumerate(self._lines):
+            folder = self._folder if line.name == self._main else self._folder / "replay" / f"{number:02d}"
+            world = World(line, folder, self._rows, self._blob, clock=self._clock, seed=self._seed)
+            self.worlds[line.name] = world
+        self._tick(accepted)
+        ahead: dict[str, list[tuple[Block, Answers]]] = {line.name: [] for line in self._lines}
+        for point_us in self._control_points():
+            entered = self._feed.advance(point_us)
+            accepted += entered.accepted
+            quarantined += entered.quarantined
+            self._history.refresh()
+            blocks = self._rows.answer(self._feature_sets, point_us)
+            for name, world in self.worlds.items():
+                block = blocks[world.line.deployment.model.features.hash]
+                world.answer(block, _made_ahead(ahead[name], block))
+            self._check.compare(blocks[self._lines[0].deployment.model.features.hash])
+            self._clock.advance_to(point_us)
+            self._make_ahead(point_us, ahead)
+            self._tick(accepted)
+        return self._result(first_row, accepted, quarantined)
+
+    def close(self) -> None:
+        for world in self.worlds.values():
+            world.close()
+        for log in (*self._logs.values(), self._quarantine_log):
+            log.close()
+        self._blob.close()
+        self._check.close()
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _control_points(self) -> list[int]:
+        """Every midnight, every moment at which a batch is made ahead, and the end."""
+        first = self._start_us // DAY_US
+        last = self._until_us // DAY_US + 1
+        times = {0} | {line.scored_at_us for line in self._lines if line.answers == "day_ahead"}
+        points = {day * DAY_US + time for day in range(first, last + 1) for time in times} | {self._until_us}
+        return sorted(p for p in points if self._start_us < p <= self._until_us)
+
+    def _make_ahead(self, point_us: int, ahead: dict[str, list[tuple[Block, Answers]]]) -> None:
+        """Score the coming day for every line whose batch is due now."""
+        for line in self._lines:
+            if line.answers != "day_ahead" or point_us % DAY_US != line.scored_at_us:
+                continue
+            start_us = point_us + line.ahead_us
+            block = self._rows.ahead(line.deployment.model.features, point_us, start_us, start_us + DAY_US)
+            rival = self.worlds[line.like or self._main]
+            ahead[line.name] = [*ahead[line.name][-1:], (block, rival.champion_answers(block))]
+
+    def _tick(self, accepted: int) -> None:
+        decisions: list[tuple[str, Decision]] = []
+        for name, world in self.worlds.items():
+            if world.line.answers == "live":
+                decisions += [(name, decision) for decision in world.tick()]
+            else:
+                world.follow(self.worlds[world.line.like or self._main])
+        if self._progress is not None:
+            answered = sum(len(scores) for world in self.worlds.values() for scores in world.scores)
+            self._progress(
+                Progress(now_us=self._clock.now_us(), predictions=answered, entered=accepted, decisions=decisions)
+            )
+
+    def _result(self, first_row: int, accepted: int, quarantined: int) -> ReplayResult:
+        rows = slice(first_row, self._rows.count)
+        at_us = self._rows.at_us(rows)
+        label = self._lines[0].deployment.model.label
+        labels = self._rows.labels(label, rows, np.iinfo(np.int64).max // 2)
+        lines = {
+            name: LineResult(
+                name=name,
+                at_us=at_us,
+                scores=world.all_scores(),
+                labels=labels,
+                decisions=world.decisions,
+                signals=world.signals,
+            )
+            for name, world in self.worlds.items()
+        }
+        return ReplayResult(
+            start_us=self._start_us,
+            until_us=self._until_us,
+            lines=lines,
+            entered=accepted,
+            quarantined=quarantined,
+            checked_rows=self._check.rows,
+            checked_values=self._check.values,
+            mismatches=self._check.mismatches,
+        )
+
+
+def _made_ahead(made: list[tuple[Block, Answers]], block: Block) -> Answers | None:
+    """The answers made ahead for a block's questions, NaN where there are none."""
+    if not made:
+        return None
+    width = made[-1][1].matrix.shape[1]
+    n = block.stop - block.start
+    scores, matrix = np.full(n, np.nan), np.full((n, width), np.nan)
+    as_of_us = np.zeros(n, np.int64)
+    version = ""
+    for batch, answers in made:
+        low, high = max(batch.start, block.start), min(batch.stop, block.stop)
+        if low < high:
+            here, there = slice(low - block.start, high - block.start), slice(low - batch.start, high - batch.start)
+            scores[here], matrix[here] = answers.scores[there], answers.matrix[there]
+            as_of_us[here], version = answers.as_of_us[there], answers.version
+    return Answers(scores, matrix, version, as_of_us, "precomputed")
+
+
+def _distinct(lines: Sequence[Line]) -> list[FeatureSet]:
+    return list({line.deployment.model.features.hash: line.deployment.model.features for line in lines}.values())
+
+
+def _needed_sources(lines: Sequence[Line], sources: Sequence[Source]) -> list[Source]:
+    """What the lines' views and labels read, in declared order, requests aside."""
+    needed = {v.source.name for line in lines for v in line.deployment.model.features.views}
+    needed |= {line.deployment.model.label.source.name for line in lines}
+    return [source for source in sources if source.name in needed]

@@ -1,0 +1,293 @@
+"""One line of a replay: a policy with its own registry, prediction log, monitor and ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab import store
+from trimtab.core.clock import Clock
+from trimtab.core.ids import TimeIds
+from trimtab.core.records import Decision, Mode, Prediction, Signal
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.feedback.days import day_quality
+from trimtab.monitoring.quality import QualityMonitor
+from trimtab.registry import LoadedModel, Registry
+from trimtab.serving.answering import NO_VIEW
+from trimtab.serving.prediction_ids import batch_prediction_ids
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.simulation.rows import AnsweredRows, Block
+from trimtab.steering.controller import CHAMPION, Controller
+from trimtab.steering.definitions import Deployment, OnQualityDrop
+from trimtab.steering.ledger import Ledger
+from trimtab.steering.recipes import BatchRecipe, OnlineRecipe
+from trimtab.steering.workshop import VersionWorkshop
+from trimtab.store.ports import Blob
+from trimtab.training.online import OnlineLearner
+
+Floats = NDArray[np.float64]
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A model under a policy, side by side with others."""
+
+    name: str
+    deployment: Deployment
+    answers: Literal["live", "day_ahead"] = "live"
+    like: str | None = None  # day_ahead: the line whose champion answers
+    scored_at_us: int = 0  # day_ahead: time of day (UTC) at which the next day is scored
+    ahead_us: int = 6 * HOUR_US  # day_ahead: the scored day begins so long after
+
+
+class Answers(msgspec.Struct, frozen=True, eq=False):
+    """Scores of consecutive questions, and with which version and inputs they were made."""
+
+    scores: Floats
+    matrix: NDArray[Any]
+    version: str
+    as_of_us: NDArray[Any]
+    mode: Mode
+
+
+class World:
+    """What one line owns. The event log, the questions and their features are shared by all lines."""
+
+    def __init__(self, line: Line, folder: Path, rows: AnsweredRows, blob: Blob, *, clock: Clock, seed: int) -> None:
+        self.line = line
+        self.scores: list[Floats] = []
+        self.decisions: list[Decision] = []
+        self.signals: list[Signal] = []
+        self._rows = rows
+        self._clock = clock
+        self._first_row = rows.count
+        self._closed_until_us: int | None = None
+        self._versions: list[tuple[int, str]] = []  # (first row, version) of each stretch
+        deployment = line.deployment
+        folder.mkdir(parents=True, exist_ok=True)
+        self.catalog = store.open(f"sqlite://{folder}/catalog.db", "catalog", clock=clock)
+        self.predictions = PredictionLog(
+            store.open(f"sqlite://{folder}/log/predictions?mode=relaxed", "log", clock=clock)
+        )
+        self.registry = Registry(self.catalog, blob, clock=clock, actor="policy")
+        run_lengths = [r.run_length_days for r in deployment.retrain.any_of if isinstance(r, OnQualityDrop)]
+        self.monitor = QualityMonitor(
+            self.catalog, deployment.name, run_length_days=run_lengths[0] if run_lengths else 1_000.0
+        )
+        ids = TimeIds(clock, seed=seed)
+        model = deployment.model
+        recipe = BatchRecipe(model, seed=seed) if deployment.learn == "batch" else OnlineRecipe(model, self, seed=seed)
+        workshop = VersionWorkshop(deployment, recipe, rows, self.registry, blob, clock=clock, ids=ids)
+        self.ledger = Ledger(self.catalog)
+        self.controller = Controller(
+            deployment,
+            monitor=self.monitor,
+            workshop=workshop,
+            ledger=self.ledger,
+            catalog=self.catalog,
+            clock=clock,
+        )
+        self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
+
+    def answer(self, block: Block, made_ahead: Answers | None = None) -> None:
+        """Answer a block of questions, live or with what was made ahead, and log every prediction."""
+        if block.stop == block.start:
+            return
+        live = self._scorer.answer(block)
+        answers = live if made_ahead is None else _prefer(made_ahead, live)
+        self.predictions.append(self._logged(block, answers), at_us=self._rows_at(block).tolist())
+        self.scores.append(answers.scores)
+        self._versions.append((block.start, answers.version))
+
+    def champion_answers(self, block: Block) -> Answers:
+        """The champion's answers to a block, not logged: a batch made ahead for another line."""
+        return self._scorer.answer(block)
+
+    def tick(self) -> list[Decision]:
+        """Close the days whose labels are due, look at them, and let the controller act."""
+        for day in self._closing_days():
+            self.signals += self.monitor.observe(day, now_us=self._clock.now_us())
+        decisions = self.controller.tick()
+        self.decisions += decisions
+        return decisions
+
+    def follow(self, other: World) -> None:
+        """Take over another line's champion: what a batch made ahead falls back to while there is none."""
+        self._followed = other
+
+    def all_scores(self) -> Floats:
+        """The scores of all questions answered, in order."""
+        return np.concatenate(self.scores) if self.scores else np.zeros(0)
+
+    def scores_of(self, keys: list[object]) -> Floats:
+        """What this line answered to each request key, NaN where it was not asked."""
+        scores = self.all_scores()
+        rows = np.array([self._rows.row_of(key) for key in keys], np.int64) - self._first_row
+        asked = (rows >= 0) & (rows < len(scores))
+        return np.where(asked, scores[np.where(asked, rows, 0)] if len(scores) else np.nan, np.nan)
+
+    def close(self) -> None:
+        self.predictions.close()
+        self.catalog.close()
+
+    def champion(self) -> LoadedModel:
+        version = self.registry.alias(self.line.deployment.name, CHAMPION)
+        assert version is not None  # lines are trained before the first question
+        return self.registry.load(version, features=self.line.deployment.model.features.hash)
+
+    def _closing_days(self) -> list[Any]:
+        """Days that ended one label wait ago and were not looked at yet; their labels as known now."""
+        model = self.line.deployment.model
+        now_us = self._clock.now_us()
+        until_us = (now_us - model.label.wait_us) // DAY_US * DAY_US
+        start = self._first_row if self._closed_until_us is None else self._rows.asked_before(self._closed_until_us)
+        stop = self._rows.asked_before(until_us)
+        self._closed_until_us = until_us
+        if stop <= start or not self.scores:
+            return []
+        scores = self.all_scores()[start - self._first_row : stop - self._first_row]
+        rows = slice(start, stop)
+        labels = self._rows.labels(model.label, rows, now_us)
+        at_us = self._rows.at_us(rows)
+        versions = self._versions_of(start, stop)
+        days = []
+        for version in dict.fromkeys(versions.tolist()):
+            mine = versions == version
+            days += day_quality(model.name, model.metric, version, at_us[mine], scores[mine], labels[mine])
+        return sorted(days, key=lambda day: day.day_us)
+
+    def _versions_of(self, start: int, stop: int) -> NDArray[Any]:
+        firsts = np.array([first for first, _ in self._versions])
+        names = np.array([name for _, name in self._versions], dtype=object)
+        return np.asarray(names[np.searchsorted(firsts, np.arange(start, stop), "right") - 1])
+
+    def _rows_at(self, block: Block) -> NDArray[Any]:
+        return self._rows.at_us(slice(block.start, block.stop))
+
+    def _logged(self, block: Block, answers: Answers) -> list[Prediction]:
+        model = self.line.deployment.model
+        made_at_us = self._rows_at(block)
+        ids = batch_prediction_ids(f"{self.line.name}/{block.start}", int(made_at_us[0]), range(len(made_at_us)))
+        width = 8 * answers.matrix.shape[1]
+        values = answers.matrix.astype("<f8").tobytes()
+        reasons = reason_rows(block.features.reasons, model.features.names, len(made_at_us))
+        keys = block.requests[model.request.key].to_list()
+        positions = dict(block.positions)
+        arm = CHAMPION if self.line.deployment.learn == "batch" else "online"
+        return [
+            Prediction(
+                id=ids[n],
+                request_id=str(key),
+                model=model.name,
+                version=answers.version,
+                arm=arm,
+                mode=answers.mode,
+                made_at_us=made,
+                at_us=as_of,
+                positions=positions,
+                score=score,
+                request=payload,
+                values=values[n * width : (n + 1) * width],
+                reasons=reasons[n],
+            )
+            for n, (key, made, as_of, score, payload) in enumerate(
+                zip(
+                    keys,
+                    made_at_us.tolist(),
+                    answers.as_of_us.tolist(),
+                    answers.scores.tolist(),
+                    block.payloads,
+                    strict=True,
+                )
+            )
+        ]
+
+
+class _BatchScorer:
+    """Scores with the champion, which is loaded again when the alias moves."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._loaded: LoadedModel | None = None
+        self._decisions = -1
+
+    def answer(self, block: Block) -> Answers:
+        if self._loaded is None or self._decisions != len(self._world.decisions):
+            self._loaded, self._decisions = self._world.champion(), len(self._world.decisions)
+        matrix = self._loaded.encoding.matrix(block.features.values)
+        scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else np.zeros(0)
+        return Answers(scores, matrix, self._loaded.version.id, block.at_us, "replay")
+
+
+class _OnlineScorer:
+    """Predicts hour by hour, and learns before each from the labels that became known until then."""
+
+    def __init__(self, world: World, rows: AnsweredRows) -> None:
+        self._world = world
+        self._rows = rows
+        self._learner: OnlineLearner | None = None
+        self._version = ""
+        self._arrivals = rows.arrivals(world.line.deployment.model.label)
+        self._inputs: dict[int, NDArray[Any]] = {}  # of predicted rows whose label has not come
+
+    def answer(self, block: Block) -> Answers:
+        learner = self._current()
+        matrix = learner.artifact.encoding.matrix(block.features.values)
+        scores = np.zeros(len(matrix))
+        hours = block.at_us // HOUR_US
+        for hour in np.unique(hours):
+            self._learn(learner, int(hour) * HOUR_US)
+            rows = np.flatnonzero(hours == hour)
+            scores[rows] = learner.predict(matrix[rows])
+            self._inputs.update((block.start + row, matrix[row]) for row in rows.tolist())
+        return Answers(scores, matrix, self._version, block.at_us, "online")
+
+    def learner(self) -> OnlineLearner | None:
+        return self._learner
+
+    def _current(self) -> OnlineLearner:
+        """The learner of the version in service; a new version starts from its own fit."""
+        world = self._world
+        version = world.registry.alias(world.line.deployment.name, CHAMPION)
+        assert version is not None  # lines are trained before the first question
+        if self._learner is None or version.id != self._version:
+            self._learner, self._version = OnlineLearner(world.champion().artifact), version.id
+            if self._inputs:  # encoded by the version before
+                waiting = list(self._inputs)
+                values = self._rows.values(world.line.deployment.model.features, waiting)
+                matrix = self._learner.artifact.encoding.matrix(values)
+                self._inputs = dict(zip(waiting, matrix, strict=True))
+        return self._learner
+
+    def _learn(self, learner: OnlineLearner, until_us: int) -> None:
+        known = [(row, label) for row, label in self._arrivals.until(until_us) if row in self._inputs]
+        if known:
+            learner.learn(
+                np.array([self._inputs.pop(row) for row, _ in known]), np.array([label for _, label in known])
+            )
+
+
+def reason_rows(reasons: Mapping[str, NDArray[Any]], names: Sequence[str], rows: int) -> list[bytes]:
+    """The reason codes of each row as the prediction log keeps them."""
+    codes = np.full((rows, len(names)), NO_VIEW, np.uint8)
+    for place, name in enumerate(names):
+        if name in reasons:
+            codes[:, place] = reasons[name]
+    flat, width = codes.tobytes(), len(names)
+    return [flat[n * width : (n + 1) * width] for n in range(rows)]
+
+
+def _prefer(ahead: Answers, live: Answers) -> Answers:
+    """What was made ahead where there is something, else the live answer."""
+    there = ~np.isnan(ahead.scores)
+    return Answers(
+        np.where(there, ahead.scores, live.scores),
+        np.where(there[:, None], ahead.matrix, live.matrix),
+        ahead.version or live.version,
+        np.where(there, ahead.as_of_us, live.as_of_us),
+        "precomputed",
+    )

@@ -1,0 +1,92 @@
+"""How a candidate of each kind is fitted, and how it and the champion answer the gate's window."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import HOUR_US
+from trimtab.registry import LoadedModel
+from trimtab.training.definitions import Model
+from trimtab.training.fitted import Fitted
+from trimtab.training.fitting import fit
+from trimtab.training.online import OnlineLearner, fit_online
+from trimtab.training.sets import TrainingSet
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.bool_]
+
+
+class Recipe(Protocol):
+    """Fits a model and answers a window's rows as service would have."""
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats: ...
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        """What the version in service answered, or would have."""
+        ...
+
+
+class BatchRecipe:
+    """A model that stays as it was fitted."""
+
+    def __init__(self, model: Model, *, seed: int) -> None:
+        self._model = model
+        self._seed = seed
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        return fit(self._model, training_set, rows=rows, seed=self._seed)
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        return np.asarray(fitted.predict(training_set.features.values.take(window)), np.float64)
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        matrix = champion.encoding.matrix(training_set.features.values.take(window))
+        return np.asarray(champion.predict(matrix), np.float64)
+
+
+class LiveScores(Protocol):
+    """What a deployment really answered."""
+
+    def scores_of(self, keys: list[object]) -> Floats:
+        """The logged score of each request key, NaN where there is none."""
+        ...
+
+
+class OnlineRecipe:
+    """A model that predicts first and learns from each label; candidates are judged the same way, hour by hour."""
+
+    def __init__(self, model: Model, live: LiveScores, *, seed: int) -> None:
+        self._model = model
+        self._live = live
+        self._seed = seed
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        return fit_online(self._model, training_set, rows=rows, seed=self._seed)
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        learner = OnlineLearner(fitted.artifact)
+        matrix = fitted.matrix(training_set.features.values.take(window))
+        labels = training_set.target[window]
+        at_us, known_at_us = training_set.at_us[window], training_set.label_known_at_us[window]
+        scores = np.zeros(len(matrix))
+        learnt = np.zeros(len(matrix), bool)
+        hours = at_us // HOUR_US
+        for hour in np.unique(hours):
+            known = np.flatnonzero(~learnt & (known_at_us < hour * HOUR_US))
+            known = known[np.argsort(known_at_us[known], kind="stable")]
+            learner.learn(matrix[known], labels[known])
+            learnt[known] = True
+            rows = hours == hour
+            scores[rows] = learner.predict(matrix[rows])
+        return scores
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        """The logged answers; where a row has none, those of the version as it was registered."""
+        logged = self._live.scores_of(training_set.keys.take(window).to_list())
+        matrix = champion.encoding.matrix(training_set.features.values.take(window))
+        return np.where(np.isnan(logged), np.asarray(champion.predict(matrix), np.float64), logged)

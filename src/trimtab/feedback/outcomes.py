@@ -1,0 +1,198 @@
+"""Predictions joined with what became of them, and the days that can be judged for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.records import DayQuality, Outcome, Prediction
+from trimtab.core.time import DAY_US
+from trimtab.events.frames import NEVER_US
+from trimtab.feedback.days import day_quality
+from trimtab.serving.prediction_log import prediction_columns
+from trimtab.stats.losses import Loss
+
+OutcomeState = Literal["labelled", "late", "pending", "missing"]
+STATES: tuple[OutcomeState, ...] = ("labelled", "late", "pending", "missing")  # by code
+LABELLED, LATE, PENDING, MISSING = range(len(STATES))
+
+
+class KnownLabels(msgspec.Struct, frozen=True, eq=False):
+    """Labels of some requests, in their order."""
+
+    values: NDArray[Any]  # float64, NaN where there is none
+    known_at_us: NDArray[Any]  # int64, NEVER_US where there is none
+
+
+class LabelReader(Protocol):
+    """Finds the label of each request: the greatest event of its key at or after its moment, known by its cut."""
+
+    def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
+
+
+class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
+    """Predictions with their outcomes: one row a prediction, in the order given, none dropped or merged.
+
+    `predictions` has the columns of `prediction_columns`; a label is NaN, and its known-at `NEVER_US`, where none is
+    known by the cut.
+    """
+
+    predictions: Columns
+    states: NDArray[Any]  # uint8: the index into STATES
+    labels: NDArray[Any]  # float64
+    known_at_us: NDArray[Any]  # int64
+
+    @property
+    def rows(self) -> int:
+        return len(self.states)
+
+    def counts(self) -> dict[OutcomeState, int]:
+        """How many predictions are in each state."""
+        found = np.bincount(self.states, minlength=len(STATES)).tolist()
+        return dict(zip(STATES, found, strict=True))
+
+    def take(self, rows: NDArray[Any] | slice) -> OutcomeFrame:
+        """The outcomes at `rows` (positions, a boolean mask or a slice)."""
+        return OutcomeFrame(self.predictions.take(rows), self.states[rows], self.labels[rows], self.known_at_us[rows])
+
+    def to_outcomes(self) -> list[Outcome]:
+        """One record a prediction."""
+        table = self.predictions
+        known = self.known_at_us != NEVER_US
+        return [
+            Outcome(
+                prediction_id=prediction_id,
+                request_id=request_id,
+                version=version,
+                at_us=at_us,
+                score=score,
+                state=STATES[state],
+                label=label if there else None,
+                label_known_at_us=known_at_us if there else None,
+            )
+            for prediction_id, request_id, version, at_us, score, state, label, known_at_us, there in zip(
+                table["id"].values.tolist(),
+                table["request_id"].values.tolist(),
+                table["version"].values.tolist(),
+                table["at"].values.tolist(),
+                table["score"].values.tolist(),
+                self.states.tolist(),
+                self.labels.tolist(),
+                self.known_at_us.tolist(),
+                known.tolist(),
+                strict=True,
+            )
+        ]
+
+
+class OutcomeJoin:
+    """Joins predictions of one model with its labels by request key.
+
+    Args:
+        labels: Finds labels.
+        wait_us: How long after its moment a request's label is waited for; one known later is late.
+        key_dtype: The type of the request's key, "str" or "int".
+    """
+
+    def __init__(self, labels: LabelReader, *, wait_us: int, key_dtype: Literal["str", "int"]) -> None:
+        self.wait_us = wait_us
+        self._labels = labels
+        self._key_dtype = key_dtype
+
+    def join(self, predictions: Sequence[Prediction] | Columns, cut_us: int) -> OutcomeFrame:
+        """What was known at `cut_us` of each prediction's outcome; of a corrected label the newest version.
+
+        A label counts as late by when this version of it became known.
+        """
+        table = _table(predictions)
+        due_us = table["at"].values + self.wait_us
+        found = self._labels(self._keys(table), table["at"].values, np.full(table.rows, cut_us, np.int64))
+        there = found.known_at_us != NEVER_US
+        states = np.where(
+            there,
+            np.where(found.known_at_us <= due_us, LABELLED, LATE),
+            np.where(cut_us < due_us, PENDING, MISSING),
+        ).astype(np.uint8)
+        return OutcomeFrame(table, states, found.values, found.known_at_us)
+
+    def due(self, predictions: Columns) -> OutcomeFrame:
+        """Outcomes as they stood for each prediction when its wait was over: labelled or missing, final for good."""
+        due_us = predictions["at"].values + self.wait_us
+        found = self._labels(self._keys(predictions), predictions["at"].values, due_us)
+        states = np.where(found.known_at_us != NEVER_US, LABELLED, MISSING).astype(np.uint8)
+        return OutcomeFrame(predictions, states, found.values, found.known_at_us)
+
+    def _keys(self, table: Columns) -> Column:
+        keys = table["request_id"]
+        if self._key_dtype == "str":
+            return keys
+        try:
+            return Column("int", keys.values.astype(np.int64))
+        except ValueError as error:
+            raise Misuse(f"outcomes: a request's key is no integer ({error}). Are these another model's?") from error
+
+
+class OpenDays:
+    """The days of one model's predictions that wait for their labels; each closes once, at its end plus the wait.
+
+    What a closed day says never changes: a label counts for its prediction when it is known within the wait, a later
+    or corrected one does not reopen the day, and a prediction about a closed day that arrives late is counted in
+    `too_late` and left out. All of it can be rebuilt from the logs: start from `closed_until_us` and give the
+    predictions that were logged since.
+
+    Args:
+        model: The model's name; predictions of other models are passed over.
+        metric: The loss that is summed.
+        outcomes: Joins predictions with labels.
+        closed_until_us: Days before this moment are closed already.
+    """
+
+    def __init__(self, model: str, metric: Loss, outcomes: OutcomeJoin, *, closed_until_us: int = -(2**62)) -> None:
+        self.model = model
+        self.metric: Loss = metric
+        self.closed_until_us = closed_until_us
+        self.too_late = 0
+        self._outcomes = outcomes
+        self._parts: list[Columns] = []
+
+    def add(self, predictions: Sequence[Prediction] | Columns) -> None:
+        """Take in predictions as they were logged."""
+        table = _table(predictions)
+        mine = table["model"].values == self.model
+        late = mine & (table["at"].values < self.closed_until_us)
+        self.too_late += int(late.sum())
+        kept = mine & ~late
+        if kept.any():
+            self._parts.append(table if kept.all() else table.take(kept))
+
+    def close(self, now_us: int) -> list[DayQuality]:
+        """The days that are over and waited for at `now_us`, oldest first, one summary a version."""
+        until_us = (now_us - self._outcomes.wait_us) // DAY_US * DAY_US
+        if until_us <= self.closed_until_us:
+            return []
+        self.closed_until_us = until_us
+        if not self._parts:
+            return []
+        table = Columns.concat(self._parts)
+        closing = table["at"].values < until_us
+        self._parts = [] if closing.all() else [table.take(~closing)]
+        if not closing.any():
+            return []
+        found = self._outcomes.due(table.take(closing))
+        versions = found.predictions["version"].values
+        days: list[DayQuality] = []
+        for version in dict.fromkeys(versions.tolist()):
+            rows = versions == version
+            at_us, scores = found.predictions["at"].values[rows], found.predictions["score"].values[rows]
+            days += day_quality(self.model, self.metric, version, at_us, scores, found.labels[rows])
+        return sorted(days, key=lambda day: (day.day_us, day.version))
+
+
+def _table(predictions: Sequence[Prediction] | Columns) -> Columns:
+    return predictions if isinstance(predictions, Columns) else prediction_columns(predictions)

@@ -1,0 +1,187 @@
+"""Outcomes: what became of a prediction, judged against a naive reading of the label log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.core.columns import Column
+from trimtab.core.errors import Misuse
+from trimtab.core.records import DayQuality, Prediction
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.events.frames import NEVER_US
+from trimtab.feedback import KnownLabels, OpenDays, OutcomeJoin
+
+WAIT_US = 6 * HOUR_US
+
+
+class Label(msgspec.Struct, frozen=True):
+    """One version of a label event."""
+
+    key: str
+    event_at_us: int
+    known_at_us: int
+    value: float
+
+
+def newest(labels: Sequence[Label], key: str, at_us: int, cut_us: int) -> Label | None:
+    """The naive oracle: of the key's versions known by the cut and dated at or after the request, the greatest."""
+    visible = [b for b in labels if b.key == key and b.event_at_us >= at_us and b.known_at_us <= cut_us]
+    return max(visible, key=lambda b: (b.event_at_us, b.known_at_us), default=None)
+
+
+def reader(labels: Sequence[Label]) -> Any:
+    def read(keys: Column, at_us: Any, cut_us: Any) -> KnownLabels:
+        asked = zip(keys.values, at_us.tolist(), cut_us.tolist(), strict=True)
+        found = [newest(labels, str(key), at, cut) for key, at, cut in asked]
+        return KnownLabels(
+            np.array([math.nan if b is None else b.value for b in found], np.float64),
+            np.array([NEVER_US if b is None else b.known_at_us for b in found], np.int64),
+        )
+
+    return read
+
+
+def prediction(n: int, key: str, at_us: int, *, score: float = 0.5, version: str = "a", model: str = "m") -> Prediction:
+    return Prediction(
+        id=f"p_{n}",
+        request_id=key,
+        model=model,
+        version=version,
+        arm="champion",
+        mode="live",
+        made_at_us=at_us,
+        at_us=at_us,
+        positions={},
+        score=score,
+        request=b"",
+        values=b"",
+        reasons=b"",
+    )
+
+
+hours = st.integers(0, 72).map(lambda h: h * HOUR_US)
+keys = st.sampled_from("abcd")
+label_logs = st.lists(
+    st.builds(Label, keys, hours, hours, st.sampled_from([0.0, 1.0])),
+    max_size=25,
+    unique_by=lambda b: (b.key, b.known_at_us),
+)
+asked = st.lists(st.tuples(keys, hours, st.floats(0.01, 0.99), st.sampled_from("ab")), max_size=20)
+
+
+def made(rows: list[tuple[str, int, float, str]]) -> list[Prediction]:
+    return [prediction(n, k, at, score=s, version=v) for n, (k, at, s, v) in enumerate(rows)]
+
+
+@pytest.mark.fast
+@given(asked, label_logs, hours)
+def test_a_prediction_is_labelled_late_pending_or_missing(rows: list[Any], labels: list[Label], cut_us: int) -> None:
+    predictions = made(rows)
+    frame = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str").join(predictions, cut_us)
+    assert frame.rows == len(predictions)
+    assert sum(frame.counts().values()) == len(predictions)
+    for one, outcome in zip(predictions, frame.to_outcomes(), strict=True):
+        label = newest(labels, one.request_id, one.at_us, cut_us)
+        due_us = one.at_us + WAIT_US
+        if label is None:
+            expected = "pending" if cut_us < due_us else "missing"
+        else:
+            expected = "labelled" if label.known_at_us <= due_us else "late"
+        assert (outcome.prediction_id, outcome.state) == (one.id, expected)
+        assert outcome.label == (None if label is None else label.value)
+        assert outcome.label_known_at_us == (None if label is None else label.known_at_us)
+
+
+@given(asked, label_logs, st.lists(hours.map(lambda h: 3 * h), max_size=6))
+def test_each_day_closes_once_and_as_it_stood_when_its_wait_was_over(
+    rows: list[Any], labels: list[Label], looks: list[int]
+) -> None:
+    """However often somebody looks, the closed days are those of one look at the end."""
+    predictions = made(rows)
+    join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")
+    end_us = 10 * DAY_US
+    days = OpenDays("m", "log_loss", join)
+    days.add(predictions)
+    found = [day for look in [*sorted(looks), end_us] for day in days.close(look)]
+    expected = sorted({(p.at_us // DAY_US * DAY_US, p.version) for p in predictions})
+    assert [(day.day_us, day.version) for day in found] == expected
+    for day in found:
+        mine = [p for p in predictions if p.at_us // DAY_US * DAY_US == day.day_us and p.version == day.version]
+        known = [(p, newest(labels, p.request_id, p.at_us, p.at_us + WAIT_US)) for p in mine]
+        truths = [(p.score, label.value) for p, label in known if label is not None]
+        assert (day.predictions, day.labelled, day.missing) == (len(mine), len(truths), len(mine) - len(truths))
+        assert day.score_sum == pytest.approx(sum(s for s, _ in truths))
+        assert day.label_sum == sum(y for _, y in truths)
+        assert day.loss_sum == pytest.approx(sum(-math.log(s if y else 1 - s) for s, y in truths))
+
+
+def test_a_day_stays_open_until_its_last_label_can_have_come() -> None:
+    labels = [Label("a", DAY_US, DAY_US + WAIT_US - 2, 1.0)]
+    days = OpenDays("m", "log_loss", OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str"))
+    days.add([prediction(1, "a", DAY_US - 1)])
+    assert days.close(DAY_US + WAIT_US - 1) == []
+    (closed,) = days.close(DAY_US + WAIT_US)
+    assert (closed.day_us, closed.labelled) == (0, 1)
+    assert days.close(DAY_US + WAIT_US) == []
+
+
+def test_a_late_or_corrected_label_does_not_change_a_closed_day() -> None:
+    labels = [Label("a", 0, HOUR_US, 1.0), Label("a", 1, WAIT_US + 1, 0.0), Label("b", 0, WAIT_US + 1, 1.0)]
+    join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")
+    predictions = [prediction(1, "a", 0), prediction(2, "b", 0)]
+    days = OpenDays("m", "brier", join)
+    days.add(predictions)
+    (closed,) = days.close(2 * DAY_US)
+    assert (closed.labelled, closed.label_sum, closed.missing) == (1, 1.0, 1)
+    corrected, late = join.join(predictions, 2 * DAY_US).to_outcomes()
+    assert (corrected.state, corrected.label) == ("late", 0.0)
+    assert (late.state, late.label) == ("late", 1.0)
+
+
+def test_a_prediction_about_a_closed_day_is_counted_and_left_out() -> None:
+    days = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"), closed_until_us=DAY_US)
+    days.add([prediction(1, "a", 0), prediction(2, "a", DAY_US), prediction(3, "a", 0, model="other")])
+    assert days.too_late == 1
+    assert [day.day_us for day in days.close(9 * DAY_US)] == [DAY_US]
+
+
+def test_days_are_the_same_after_a_restart_in_the_middle() -> None:
+    labels = [Label(k, n * HOUR_US, n * HOUR_US + HOUR_US, n % 2) for n, k in enumerate("abcdabcd" * 9)]
+    join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")
+    predictions = [prediction(n, "abcd"[n % 4], n * HOUR_US) for n in range(72)]
+    whole = OpenDays("m", "log_loss", join)
+    whole.add(predictions)
+    first = OpenDays("m", "log_loss", join)
+    first.add(predictions[:40])
+    found: list[DayQuality] = first.close(40 * HOUR_US)
+    again = OpenDays("m", "log_loss", join, closed_until_us=first.closed_until_us)
+    again.add([p for p in predictions if p.at_us >= first.closed_until_us])
+    assert found + again.close(9 * DAY_US) == whole.close(9 * DAY_US)
+
+
+def test_integer_keys_are_joined_as_integers() -> None:
+    def read(keys: Column, at_us: Any, cut_us: Any) -> KnownLabels:
+        assert keys.dtype == "int"
+        return KnownLabels(keys.values.astype(np.float64), cut_us)
+
+    join = OutcomeJoin(read, wait_us=WAIT_US, key_dtype="int")
+    frame = join.join([prediction(1, "7", 0), prediction(2, "-3", 0)], HOUR_US)
+    assert frame.labels.tolist() == [7.0, -3.0]
+    with pytest.raises(Misuse, match="integer"):
+        join.join([prediction(1, "x", 0)], HOUR_US)
+
+
+def test_outcomes_can_be_taken_apart() -> None:
+    frame = OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str").join(
+        [prediction(n, "a", n * HOUR_US) for n in range(10)], 9 * HOUR_US
+    )
+    assert frame.counts() == {"labelled": 0, "late": 0, "pending": 6, "missing": 4}
+    assert frame.take(slice(0, 4)).counts()["missing"] == 4

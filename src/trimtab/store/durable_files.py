@@ -25,6 +25,18 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def publish(made: Path, path: Path) -> None:
+    """Give a synced file its name, unless another process gave that name to its own first; `made` is gone then."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links: there, two first processes at once are up to their locks
+        os.replace(made, path)
+    made.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
+from trimtab.store.durable_files import publish
 from trimtab.store.file_lock import FileLock
 
 FORMAT = 1
@@ -54,8 +56,12 @@ class LmdbEnvironment:
         self._closed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if not (path / "data.mdb").exists():
+                _create(path)
+            elif (path / "data.mdb").stat().st_size == 0:
+                raise Corrupt(f"{path}/data.mdb: empty, which it never is. Move it away and rebuild it from the log.")
         except OSError as error:
-            raise Unavailable(f"{path}: cannot be made ({error}). Give a directory this user may write.") from error
+            raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access.") from error
         self._open()
 
     def read(self, what: Callable[[Any, _A], _T], argument: _A) -> _T:
@@ -149,11 +155,6 @@ class LmdbEnvironment:
         try:
             with self._begin() as transaction:
                 found = transaction.get(FORMAT_KEY)
-                entries = transaction.stat()["entries"]
-            if found is None and entries == 0:
-                with self._begin(write=True) as transaction:
-                    transaction.put(FORMAT_KEY, str(FORMAT).encode(), overwrite=False)
-                return
         except lmdb.Error as error:
             raise named(error, self.path) from error
         if found is None:
@@ -248,6 +249,17 @@ def unshare(environment: LmdbEnvironment) -> None:
         if environment.users == 0:
             _environments.pop(os.path.realpath(environment.path), None)
             environment.close()
+
+
+def _create(path: Path) -> None:
+    """A synced environment that holds its format, complete before it gets its name."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as directory:
+        try:
+            with lmdb.open(directory, map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+                transaction.put(FORMAT_KEY, str(FORMAT).encode())
+        except lmdb.Error as error:
+            raise named(error, path) from error
+        publish(Path(directory) / "data.mdb", path / "data.mdb")
 
 
 def _file_bytes(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.store import catalog_schema as schema
+from trimtab.store.durable_files import publish
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
 from trimtab.store.sqlite_errors import named
 from trimtab.store.sqlite_partition import leak
 
+_CHECKED_PAGES = 1_000  # up to 4 MB a database's structure is checked whenever it is opened, in a few ms
 _BUSY_S = 30.0  # how long a writer waits for others before it is told to try again
 
 
@@ -40,33 +43,27 @@ class SqlCatalog:
         self._clock = clock or SystemClock()
         self._engine = engine
         self._writing = engine.execution_options(trimtab_write=True)
+        try:
+            self._prepare(what)
+        except BaseException:
+            engine.dispose()
+            raise
         _open_catalogs.add(self)
-        with self._transaction(self._engine) as connection:
-            revision = schema.revision_of(connection, what)
-        if revision != schema.HEAD:
-            with self._transaction(self._writing) as connection:
-                if schema.revision_of(connection, what) != schema.HEAD:  # nobody was faster
-                    schema.migrate(connection)
 
     @staticmethod
     def sqlite(path: Path, *, clock: Clock | None = None) -> SqlCatalog:
         """The catalogue in an SQLite file, made when it is not there."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _create_sqlite(path)
+            elif path.stat().st_size == 0:
+                raise Corrupt(f"{path}: empty, which no catalogue ever is. Restore it from a copy, or delete it.")
         except OSError as error:
             raise Unavailable(
-                f"{path}: its directory cannot be made ({error}). Give one this user may write."
+                f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
-        engine = sa.create_engine(
-            sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": _BUSY_S, "check_same_thread": False}
-        )
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
-        try:
-            return SqlCatalog(engine, what=str(path), clock=clock)
-        except BaseException:
-            engine.dispose()
-            raise
+        return SqlCatalog(_sqlite_engine(path), what=str(path), clock=clock)
 
     def get(self, kind: str, key: str) -> Record | None:
         """The record, None when there is none.
@@ -158,6 +155,27 @@ class SqlCatalog:
         with self._transaction(self._writing) as connection:
             connection.execute(sa.delete(table).where(table.c.lease == lease, table.c.holder == holder))
 
+    def check(self) -> int:
+        """Verify the database's structure and every row; how many rows there are.
+
+        A read verifies what it finds. Only this also finds a row that damage has hidden.
+
+        Raises:
+            Corrupt: Something is damaged or missing; the message names it.
+        """
+        record, journal, lease = schema.record.c, schema.journal.c, schema.lease.c
+        with self._transaction(self._engine) as connection:
+            self._check_structure(connection)
+            kinds = connection.execute(sa.select(record.kind).distinct()).scalars().all()
+            journals = connection.execute(sa.select(journal.journal, sa.func.count()).group_by(journal.journal)).all()
+            leases = connection.execute(sa.select(lease.lease)).scalars().all()
+            for name in leases:
+                self._lease(connection, name)
+        rows = len(leases) + sum(len(self.find(kind)) for kind in kinds)
+        for name, lines in journals:
+            rows += len(self.journal(name, limit=lines))
+        return rows
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -166,6 +184,16 @@ class SqlCatalog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _prepare(self, what: str) -> None:
+        with self._transaction(self._engine) as connection:
+            if connection.dialect.name == "sqlite" and _pages(connection) < _CHECKED_PAGES:
+                self._check_structure(connection)
+            revision = schema.revision_of(connection, what)
+        if revision != schema.HEAD:
+            with self._transaction(self._writing) as connection:
+                if schema.revision_of(connection, what) != schema.HEAD:  # nobody was faster
+                    schema.migrate(connection)
 
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -222,6 +250,13 @@ class SqlCatalog:
             raise Corrupt(f"{self.what}: lease {name!r} is damaged. Restore the catalogue from a copy.")
         return row
 
+    def _check_structure(self, connection: sa.Connection) -> None:
+        """SQLite's own check of its pages and indexes; servers do theirs."""
+        if connection.dialect.name == "sqlite":
+            (found, *_) = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
+            if found != "ok":
+                raise Corrupt(f"{self.what}: damaged ({found}). Restore the catalogue from a copy.")
+
     def _record(self, row: Any) -> Record:
         if row.crc != _crc(row.kind, row.key, row.revision, row.body):
             raise Corrupt(f"{self.what}: record {row.kind}/{row.key} is damaged. Restore the catalogue from a copy.")
@@ -230,6 +265,10 @@ class SqlCatalog:
     def _after_fork_in_child(self) -> None:
         leak(self._engine.pool)  # closing a connection here could roll back what the parent is writing
         self._engine.dispose(close=False)
+
+
+def _pages(connection: sa.Connection) -> int:
+    return int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
 
 
 def _crc(*values: object) -> int:
@@ -245,6 +284,26 @@ def _check_names(*names: str) -> None:
     for name in names:
         if not name or "\0" in name:
             raise Misuse(f"catalogue: {name!r} is no name. Give text that is not empty and has no zero character.")
+
+
+def _create_sqlite(path: Path) -> None:
+    """A migrated, empty catalogue, complete before it gets its name."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    try:
+        SqlCatalog(_sqlite_engine(new), what=str(path)).close()
+        publish(new, path)
+    finally:
+        for leftover in (new, Path(f"{new}-journal")):
+            leftover.unlink(missing_ok=True)
+
+
+def _sqlite_engine(path: Path) -> sa.Engine:
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": _BUSY_S, "check_same_thread": False}
+    )
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

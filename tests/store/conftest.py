@@ -1,0 +1,54 @@
+"""Writers that are killed in the middle of their work, and what they had acknowledged by then."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+WRITERS = Path(__file__).parent / "writers.py"
+
+Killed = Callable[[str, Path, int], list[str]]
+Run = Callable[[str, str, Path], list[str]]
+
+
+@pytest.fixture
+def killed(request: pytest.FixtureRequest) -> Killed:
+    """Run a writer of a store from a number on, kill -9 it at a random moment; the lines it acknowledged."""
+    rng = random.Random(request.node.name)
+
+    def run(store: str, path: Path, first: int) -> list[str]:
+        command = [sys.executable, "-W", "error", str(WRITERS), store, "until-killed", str(path), str(first)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                lines = [process.stdout.readline()]  # it is open and has written once
+                time.sleep(rng.random() * 0.1)
+                os.kill(process.pid, signal.SIGKILL)
+                lines += process.stdout.readlines()
+            finally:
+                process.kill()
+        assert process.returncode == -signal.SIGKILL, "the writer ended by itself"
+        return [line.decode().strip() for line in lines if line.endswith(b"\n")]
+
+    return run
+
+
+@pytest.fixture
+def run_writer() -> Run:
+    """Run a writer to its end; the lines it printed."""
+
+    def run(store: str, how: str, path: Path) -> list[str]:
+        command = [sys.executable, "-W", "error", str(WRITERS), store, how, str(path), "1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run

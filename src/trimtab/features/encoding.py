@@ -1,0 +1,94 @@
+"""Feature values as the numbers an estimator reads."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.core.columns import Columns, Dtype
+from trimtab.core.errors import Misuse
+from trimtab.features.feature_set import FeatureSet
+
+if TYPE_CHECKING:  # the row by row half needs no NumPy
+    from numpy.typing import NDArray
+
+
+class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """How each feature becomes a float64; fitted in training and stored with the version. Make one with `fit()`.
+
+    Null is NaN, and so is a category that training did not see.
+    """
+
+    dtypes: dict[str, Dtype]  # of every feature, in the order of the matrix
+    vocabularies: dict[str, tuple[str, ...]]  # of the categories; a category's number is its place
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features, in the order of the matrix."""
+        return tuple(self.dtypes)
+
+    def matrix(self, values: Columns) -> NDArray[Any]:
+        """The features of many rows, float64, shape (rows, features).
+
+        Raises:
+            Misuse: A feature is missing or of another type.
+        """
+        import numpy as np
+
+        out = np.empty((values.rows, len(self.dtypes)), np.float64)
+        for place, (name, dtype) in enumerate(self.dtypes.items()):
+            column = values[name]
+            if column.dtype != dtype:
+                raise Misuse(f"encoding: feature {name!r} must be {dtype}; it is {column.dtype}.")
+            if name in self.vocabularies:
+                numbers = self._numbers[name]
+                out[:, place] = np.fromiter(map(numbers.get, column.values.tolist(), repeat(math.nan)), np.float64)
+                continue
+            out[:, place] = column.values
+            if column.valid is not None:
+                out[~column.valid, place] = np.nan
+        return out
+
+    def row(self, values: Sequence[Any]) -> list[float]:
+        """The features of one row, given in order, None for null: the bits of `matrix`."""
+        return [math.nan if v is None else encode(v) for encode, v in zip(self._encoders, values, strict=True)]
+
+    @cached_property
+    def _numbers(self) -> dict[str, dict[str, float]]:
+        return {
+            name: {text: float(i) for i, text in enumerate(vocabulary)}
+            for name, vocabulary in self.vocabularies.items()
+        }
+
+    @cached_property
+    def _encoders(self) -> list[Callable[[Any], float]]:
+        return [_of_vocabulary(self._numbers[name]) if name in self.vocabularies else float for name in self.dtypes]
+
+
+def fit(features: FeatureSet, values: Columns) -> Encoding:
+    """The encoding for training rows: each category's vocabulary, the most frequent first, ties in text order.
+
+    >>> from trimtab.core.expressions import col
+    >>> from trimtab.features.definitions import request
+    >>> from trimtab.features.feature_set import feature_set
+    >>> flight = request("flight", key="id", time="at", columns={"id": str, "to": str})
+    >>> features = feature_set(flight, [{"to": col("to").category()}])
+    >>> fit(features, Columns.of({"to": ("str", ["LAX", "BOS", "SFO", "SFO", None])})).vocabularies
+    {'to': ('SFO', 'BOS', 'LAX')}
+    """
+    vocabularies = {}
+    for name in features.categories:
+        counts = Counter(values[name].values.tolist())
+        counts.pop(None, None)
+        vocabularies[name] = tuple(sorted(counts, key=lambda text, n=counts: (-n[text], text)))  # type: ignore[misc]
+    return Encoding(dtypes=features.dtypes, vocabularies=vocabularies)
+
+
+def _of_vocabulary(numbers: dict[str, float]) -> Callable[[str], float]:
+    return lambda text: numbers.get(text, math.nan)

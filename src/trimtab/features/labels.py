@@ -1,0 +1,147 @@
+"""The truth about requests: which label belongs to each, and since when it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.features.definitions import Label
+
+Array = NDArray[Any]
+LabelState = Literal["labelled", "late", "pending", "missing"]
+LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing")  # by code
+LABELLED, LATE, PENDING, MISSING = range(4)
+
+
+class LabelFrame(msgspec.Struct, frozen=True, eq=False):
+    """The labels of requests: as many rows, in their order."""
+
+    values: Array  # float64, NaN where there is none
+    state: Array  # uint8: the index into `LABEL_STATES`
+    known_at_us: Array  # int64: when the label became known; `NEVER_US` where there is none
+
+
+class LabelIndex:
+    """Finds labels by the key of their request in a history that grows.
+
+    Args:
+        label: Where labels come from and how long to wait for them.
+    """
+
+    def __init__(self, label: Label) -> None:
+        self.label = label
+        self._frame: EventFrame | None = None
+        self._last: dict[Any, int] = {}  # key -> its last row
+        self._previous: Array = np.zeros(0, np.int64)  # row -> the row before it of the same key, -1 for none
+        self._rows = 0
+
+    def update(self, frame: EventFrame) -> None:
+        """Take in the history of the label's source; quick when it is the last one plus further rows.
+
+        Raises:
+            Misuse: It is the history of another source.
+        """
+        if frame.source != self.label.source.name:
+            raise Misuse(f"labels: needs the events of {self.label.source.name!r}; these are of {frame.source!r}.")
+        if self._frame is not None and not _continues(frame, self._frame):
+            self._last = {}
+            self._rows = 0
+        start = self._rows
+        keys = frame.columns[self.label.key].take(slice(start, None))
+        previous = np.full(frame.rows - start, -1, np.int64)
+        last = self._last
+        for row, key in enumerate(keys.to_list(), start):
+            if key is not None:
+                before = last.get(key)
+                if before is not None:
+                    previous[row - start] = before
+                last[key] = row
+        if self._rows + len(previous) > len(self._previous):
+            self._previous = np.resize(self._previous, 2 * frame.rows)
+        self._previous[start : frame.rows] = previous
+        self._rows = frame.rows
+        self._frame = frame
+
+    def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int) -> LabelFrame:
+        """The labels of requests as they were known at `cut_us`.
+
+        The label of a request is the greatest event of its key that is dated at or after the request, was known at
+        the cut, and was neither deleted nor corrected by then. A label without a value is none.
+
+        Args:
+            keys: The requests' keys; None has no label.
+            at_us: The moments of the requests, int64.
+            cut_us: What became known later does not count.
+        """
+        at_us = np.asarray(at_us, np.int64)
+        asked = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
+        if len(asked) != len(at_us):
+            raise Misuse(f"labels: {len(asked)} keys, but {len(at_us)} moments. Give one each a request.")
+        row = np.fromiter(map(self._last.get, asked, repeat(-1)), np.int64, len(asked))
+        best = self._best(row, at_us, cut_us)
+        values = np.full(len(asked), np.nan)
+        known_at = np.full(len(asked), NEVER_US)
+        there = np.flatnonzero(best >= 0)
+        if self._frame is not None and len(there):
+            names = sorted(self.label.value.columns()) or [self.label.key]
+            labels = self._frame.columns.select(names).take(best[there])
+            found = evaluate_columns(self.label.value, labels, "label")
+            given = found.present()
+            there = there[given]
+            values[there] = found.values[given].astype(np.float64)
+            known_at[there] = self._frame.known_at_us[best[there]]
+        return LabelFrame(values, self._states(at_us, known_at, cut_us), known_at)
+
+    def _states(self, at_us: Array, known_at_us: Array, cut_us: int) -> Array:
+        due = at_us + self.label.wait_us
+        unlabelled = np.where(cut_us < due, PENDING, MISSING)
+        labelled = np.where(known_at_us <= due, LABELLED, LATE)
+        state: Array = np.where(known_at_us == NEVER_US, unlabelled, labelled).astype(np.uint8)
+        return state
+
+    def _best(self, row: Array, at_us: Array, cut_us: int) -> Array:
+        """The row of the greatest event that counts for each request, -1 for none, from the last event of its key."""
+        best = np.full(len(row), -1, np.int64)
+        frame = self._frame
+        if frame is None:
+            return best
+        asked = np.flatnonzero(row >= 0)
+        row = row[asked]
+        while len(asked):  # once for each version of the key that has most
+            counts = (frame.event_at_us[row] >= at_us[asked]) & ~frame.deleted[row]
+            counts &= (frame.known_at_us[row] <= cut_us) & (frame.superseded_at_us[row] > cut_us)
+            hits, of = row[counts], asked[counts]
+            better = (best[of] < 0) | _greater(frame, hits, best[of])
+            best[of[better]] = hits[better]
+            row = self._previous[row]
+            more = row >= 0
+            asked, row = asked[more], row[more]
+        return best
+
+
+def _continues(frame: EventFrame, before: EventFrame) -> bool:
+    """Whether a history holds the rows of the one before, where they were."""
+    rows = before.rows
+    if frame.rows < rows or not np.array_equal(frame.position[:rows], before.position):
+        return False
+    if frame.partitions == before.partitions:
+        return np.array_equal(frame.partition[:rows], before.partition)
+    names, names_before = np.array(frame.partitions, object), np.array(before.partitions, object)
+    return bool((names[frame.partition[:rows]] == names_before[before.partition]).all())
+
+
+def _greater(frame: EventFrame, one: Array, other: Array) -> Array:
+    """Where `one` comes after `other` in the order of events."""
+    greater = np.zeros(len(one), bool)
+    for field in (frame.position, frame.partition, frame.known_at_us, frame.event_at_us):
+        a, b = field[one], field[other]
+        greater = (a > b) | ((a == b) & greater)
+    return greater

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Column
+from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.events.frames import NEVER_US
-from trimtab.feedback import KnownLabels, OpenDays, OutcomeJoin
+from trimtab.events.definitions import source
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.features.definitions import label
+from trimtab.features.labels import LabelIndex
+from trimtab.feedback import IndexedLabels, KnownLabels, OpenDays, OutcomeJoin
 
 WAIT_US = 6 * HOUR_US
 
@@ -185,3 +189,51 @@ def test_outcomes_can_be_taken_apart() -> None:
     )
     assert frame.counts() == {"labelled": 0, "late": 0, "pending": 6, "missing": 4}
     assert frame.take(slice(0, 4)).counts()["missing"] == 4
+
+
+def frame_of(labels: Sequence[Label]) -> EventFrame:
+    """The label log in columns: every label is an event of its own id."""
+    ordered = sorted(labels, key=lambda b: b.known_at_us)
+    n = len(ordered)
+    return EventFrame(
+        source="truth",
+        columns=Columns.of({"key": ("str", [b.key for b in ordered]), "value": ("float", [b.value for b in ordered])}),
+        event_at_us=np.array([b.event_at_us for b in ordered], np.int64),
+        known_at_us=np.array([b.known_at_us for b in ordered], np.int64),
+        superseded_at_us=np.full(n, NEVER_US),
+        deleted=np.zeros(n, bool),
+        partition=np.zeros(n, np.int16),
+        position=np.arange(1, n + 1),
+        partitions=("p0001",),
+    )
+
+
+@given(asked, label_logs, hours)
+def test_a_label_index_reads_as_the_naive_oracle(rows: list[Any], labels: list[Label], cut_us: int) -> None:
+    truth = source("truth", time="at", columns={"key": str, "value": float})
+    index = LabelIndex(label(truth, key="key", value="value", wait=WAIT_US))
+    index.update(frame_of(labels))
+    joins = [OutcomeJoin(one, wait_us=WAIT_US, key_dtype="str") for one in (IndexedLabels(index), reader(labels))]
+    predictions = made(rows)
+    ours, naive = (one.join(predictions, cut_us).to_outcomes() for one in joins)
+    assert ours == naive
+    closed = []
+    for one in joins:
+        days = OpenDays("m", "log_loss", one)
+        days.add(predictions)
+        closed.append(days.close(30 * DAY_US))
+    assert closed[0] == closed[1]
+
+
+def test_closing_a_day_of_a_thousand_predictions_is_quick() -> None:
+    truth = source("truth", time="at", columns={"key": str, "value": float})
+    index = LabelIndex(label(truth, key="key", value="value", wait=WAIT_US))
+    index.update(
+        frame_of([Label(f"k{n}", n * 80_000_000, n * 80_000_000 + n % 9 * HOUR_US, n % 2) for n in range(1_000)])
+    )
+    days = OpenDays("m", "log_loss", OutcomeJoin(IndexedLabels(index), wait_us=WAIT_US, key_dtype="str"))
+    days.add([prediction(n, f"k{n}", n * 80_000_000) for n in range(1_000)])
+    start = time.perf_counter()
+    (day,) = days.close(3 * DAY_US)
+    assert time.perf_counter() - start < 0.5
+    assert (day.predictions, day.labelled) == (1_000, sum(n % 9 <= 6 for n in range(1_000)))

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.feedback.days import day_quality
-    from trimtab.feedback.outcomes import STATES, KnownLabels, LabelReader, OpenDays, OutcomeFrame, OutcomeJoin
+    from trimtab.feedback.outcomes import IndexedLabels, KnownLabels, LabelReader, OpenDays, OutcomeFrame, OutcomeJoin
 
 __all__ = [
-    "STATES",
+    "IndexedLabels",
     "KnownLabels",
     "LabelReader",
     "OpenDays",
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 _LAZY = {  # name -> its file; they load NumPy
-    "STATES": "outcomes",
+    "IndexedLabels": "outcomes",
     "KnownLabels": "outcomes",
     "LabelReader": "outcomes",
     "OpenDays": "outcomes",

@@ -14,13 +14,10 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Outcome, Prediction
 from trimtab.core.time import DAY_US
 from trimtab.events.frames import NEVER_US
+from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, LabelIndex, LabelState
 from trimtab.feedback.days import day_quality
 from trimtab.serving.prediction_log import prediction_columns
 from trimtab.stats.losses import Loss
-
-OutcomeState = Literal["labelled", "late", "pending", "missing"]
-STATES: tuple[OutcomeState, ...] = ("labelled", "late", "pending", "missing")  # by code
-LABELLED, LATE, PENDING, MISSING = range(len(STATES))
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
@@ -36,6 +33,26 @@ class LabelReader(Protocol):
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
 
 
+class IndexedLabels:
+    """A `LabelReader` over a `LabelIndex`, which somebody keeps up to date."""
+
+    def __init__(self, index: LabelIndex) -> None:
+        self._index = index
+
+    def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
+        """The index knows one cut a call: most rows need no more than the last cut, the others are asked one by one."""
+        asked = np.array(keys.to_list(), object)
+        last_us = int(cut_us.max(initial=-NEVER_US))
+        found = self._index.join(asked, at_us, last_us)
+        values, known_at_us = found.values.copy(), found.known_at_us.copy()
+        open_rows = np.flatnonzero((cut_us < last_us) & ~(known_at_us <= cut_us))
+        for cut in np.unique(cut_us[open_rows]).tolist():
+            rows = open_rows[cut_us[open_rows] == cut]
+            earlier = self._index.join(asked[rows], at_us[rows], cut)
+            values[rows], known_at_us[rows] = earlier.values, earlier.known_at_us
+        return KnownLabels(values, known_at_us)
+
+
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     """Predictions with their outcomes: one row a prediction, in the order given, none dropped or merged.
 
@@ -44,7 +61,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     """
 
     predictions: Columns
-    states: NDArray[Any]  # uint8: the index into STATES
+    states: NDArray[Any]  # uint8: the index into LABEL_STATES
     labels: NDArray[Any]  # float64
     known_at_us: NDArray[Any]  # int64
 
@@ -52,10 +69,10 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     def rows(self) -> int:
         return len(self.states)
 
-    def counts(self) -> dict[OutcomeState, int]:
+    def counts(self) -> dict[LabelState, int]:
         """How many predictions are in each state."""
-        found = np.bincount(self.states, minlength=len(STATES)).tolist()
-        return dict(zip(STATES, found, strict=True))
+        found = np.bincount(self.states, minlength=len(LABEL_STATES)).tolist()
+        return dict(zip(LABEL_STATES, found, strict=True))
 
     def take(self, rows: NDArray[Any] | slice) -> OutcomeFrame:
         """The outcomes at `rows` (positions, a boolean mask or a slice)."""
@@ -72,7 +89,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
                 version=version,
                 at_us=at_us,
                 score=score,
-                state=STATES[state],
+                state=LABEL_STATES[state],
                 label=label if there else None,
                 label_known_at_us=known_at_us if there else None,
             )

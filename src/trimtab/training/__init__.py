@@ -1,1 +1,89 @@
 """From a model definition and a cut-off to a pinned training set, a fitted model and its evaluation."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trimtab.training.definitions import Metric, Model, Task, model
+
+if TYPE_CHECKING:
+    from trimtab.training.artifact import Artifact
+    from trimtab.training.environment import Environment, current_environment
+    from trimtab.training.evaluation import Evaluation, Month, evaluate
+    from trimtab.training.fitted import Fitted
+    from trimtab.training.fitting import fit
+    from trimtab.training.online import OnlineLearner, fit_online
+    from trimtab.training.runtimes import Runtime, Scorer, Trust
+    from trimtab.training.sets import (
+        Manifest,
+        TrainingSet,
+        assemble,
+        build_training_set,
+        load_manifest,
+        load_training_set,
+        save_training_set,
+    )
+    from trimtab.training.splits import OutOfFold, TimeSplit, time_split, walk_forward
+
+__all__ = [
+    "Artifact",
+    "Environment",
+    "Evaluation",
+    "Fitted",
+    "Manifest",
+    "Metric",
+    "Model",
+    "Month",
+    "OnlineLearner",
+    "OutOfFold",
+    "Runtime",
+    "Scorer",
+    "Task",
+    "TimeSplit",
+    "TrainingSet",
+    "Trust",
+    "assemble",
+    "build_training_set",
+    "current_environment",
+    "evaluate",
+    "fit",
+    "fit_online",
+    "load_manifest",
+    "load_training_set",
+    "model",
+    "save_training_set",
+    "time_split",
+    "walk_forward",
+]
+
+_ROOM = {  # where each name lives whose module loads NumPy or more
+    "Artifact": "artifact",
+    "Environment": "environment",
+    "Evaluation": "evaluation",
+    "Fitted": "fitted",
+    "Manifest": "sets",
+    "Month": "evaluation",
+    "OnlineLearner": "online",
+    "OutOfFold": "splits",
+    "Runtime": "runtimes",
+    "Scorer": "runtimes",
+    "TimeSplit": "splits",
+    "TrainingSet": "sets",
+    "Trust": "runtimes",
+    "assemble": "sets",
+    "build_training_set": "sets",
+    "current_environment": "environment",
+    "evaluate": "evaluation",
+    "fit": "fitting",
+    "fit_online": "online",
+    "load_manifest": "sets",
+    "load_training_set": "sets",
+    "save_training_set": "sets",
+    "time_split": "splits",
+    "walk_forward": "splits",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOM:
+        return getattr(import_module(f"{__name__}.{_ROOM[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,13 +31,18 @@ def current_environment(folder: Path | None = None) -> Environment:
     >>> sorted(current_environment().packages)[-1]
     'trimtab'
     """
-    found = {name: distribution_version(name) for name in _PACKAGES}
     return Environment(
         python=platform.python_version(),
-        packages={name: version for name, version in found.items() if version is not None},
+        packages=dict(_packages()),
         cpu=cpu_level(),
         commit=None if folder is None else git_commit(folder),
     )
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    found = {name: distribution_version(name) for name in _PACKAGES}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 @functools.cache

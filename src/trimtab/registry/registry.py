@@ -1,0 +1,407 @@
+"""The registry: immutable versions, aliases that move in one transaction with their history, gate records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
+from trimtab.core.records import GateRecord
+from trimtab.registry.evidence import check_evidence
+from trimtab.registry.loading import LoadedModel, load_version
+from trimtab.registry.versions import AliasMove, Version, address_of, version_id
+from trimtab.store.ports import Append, Blob, Catalog, Put
+from trimtab.training.environment import Environment, current_environment
+from trimtab.training.fitted import Fitted
+
+_ATTEMPTS = 50  # how often a number may be taken by somebody else before that is reported
+_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class Registry:
+    """Versions and aliases of all models of a project; safe to use from many processes.
+
+    It holds nothing open itself: the catalogue and the blob store belong to the caller.
+    """
+
+    def __init__(
+        self, catalog: Catalog, blob: Blob, *, clock: Clock, actor: str, environment: Environment | None = None
+    ) -> None:
+        self._catalog = catalog
+        self._blob = blob
+        self._clock = clock
+        self._actor = actor
+        self._environment = environment
+
+    def register(
+        self,
+        fitted: Fitted,
+        *,
+        training_set: str,
+        refit_of: str | None = None,
+        evaluation: str | None = None,
+        decision: int | None = None,
+    ) -> Version:
+        """The version of a fitted model; the one there is already, when an equal one was registered before.
+
+        Args:
+            fitted: What `fit` gave.
+            training_set: The manifest's hash, from `save_training_set`.
+            refit_of: The address of the judged version whose recipe this one is fitted by, on more data.
+            evaluation: The hash of a stored evaluation.
+            decision: The ledger row that asked for it.
+
+        Raises:
+            Misuse: The training set or the evaluation is not stored.
+            NotFound: `refit_of` is no version.
+            Conflict: Others kept taking the next number; try again.
+        """
+        for what, digest in (("training set", training_set), ("evaluation", evaluation)):
+            if digest is not None and not self._blob.exists(digest):
+                raise Misuse(f"register {fitted.model!r}: its {what} {digest[:12]} is not stored. Save it first.")
+        if refit_of is not None and self.get(refit_of).model != fitted.model:
+            raise Misuse(f"register {fitted.model!r}: refit_of={refit_of[:12]} is a version of another model.")
+        address = version_id(
+            model=fitted.model,
+            artifact=self._blob.put(fitted.data),
+            recipe=fitted.recipe,
+            features=fitted.features,
+            runtime=fitted.artifact.runtime,
+            trust=fitted.artifact.trust,
+            training_set=training_set,
+            refit_of=refit_of,
+        )
+        for _ in range(_ATTEMPTS):
+            found = self._version(address)
+            if found is not None:
+                return found
+            version, revision = self._numbered(fitted, address, training_set, refit_of, evaluation, decision)
+            changes = [
+                Put("version", address, msgspec.json.encode(version), expected=0),
+                Put("version_number", _numbered_key(version.model, version.number), address.encode(), expected=0),
+                Put("version_count", version.model, str(version.number).encode(), expected=revision),
+            ]
+            try:
+                self._catalog.write(changes)
+            except Conflict:
+                continue  # another process registered a version of this model: look again
+            return version
+        raise Conflict(f"register {fitted.model!r}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
+
+    def get(self, reference: str) -> Version:
+        """A version by "model@7", "model@champion" or the beginning of its address (at least 6 digits).
+
+        Raises:
+            NotFound: There is none; the message lists what there is.
+            Misuse: The beginning fits several versions.
+        """
+        model, at, rest = reference.partition("@")
+        if at and rest.isdecimal():
+            record = self._catalog.get("version_number", _numbered_key(model, int(rest)))
+            if record is None:
+                raise NotFound(f"version {reference!r}: {self._what_there_is(model)}")
+            return self._stored(record.body.decode())
+        if at and not _PREFIX.fullmatch(rest):
+            found = self.alias(model, rest)
+            if found is None:
+                raise NotFound(f"version {reference!r}: {self._what_there_is(model)}")
+            return found
+        return self._by_prefix(rest if at else model, model if at else None)
+
+    def versions(self, model: str) -> list[Version]:
+        """All versions of a model by number."""
+        records = self._catalog.find("version_number", f"{model}/")
+        return [self._stored(record.body.decode()) for record in records]
+
+    def made_from(self, training_set: str) -> list[Version]:
+        """The versions that were fitted on a training set, by its manifest's hash: lineage the other way."""
+        found = (self._decoded(record.body) for record in self._catalog.find("version"))
+        return sorted((v for v in found if v.training_set == training_set), key=lambda v: (v.model, v.number))
+
+    def load(self, version: Version | str, *, features: str | None = None) -> LoadedModel:
+        """A version that is ready to score: bytes checked against their hash, golden predictions repeated.
+
+        Args:
+            version: The version, or any reference that `get` takes.
+            features: The hash of the feature definitions it will be given; another one than it was trained with is
+                refused.
+
+        Raises:
+            Corrupt: Stored bytes are not what was registered; the message names the blob.
+            Misuse: The definitions changed, or this machine does not repeat the golden predictions.
+        """
+        return load_version(self._blob, self._resolved(version), features=features)
+
+    def alias(self, model: str, alias: str) -> Version | None:
+        """The version that an alias points to; None when it was never set."""
+        move, _ = self._newest(model, alias)
+        return None if move is None else self._stored(move.version)
+
+    def aliases(self, model: str) -> dict[str, AliasMove]:
+        """Where each alias of a model points, and since which move."""
+        moves = [_decoded_move(record.body) for record in self._catalog.find("alias", f"{model}/")]
+        return {move.alias: move for move in moves}
+
+    def move(
+        self,
+        model: str,
+        alias: str,
+        version: Version | str,
+        *,
+        why: str,
+        gate: GateRecord | str | None = None,
+        first: bool = False,
+        expected_previous: str | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> AliasMove:
+        """Point an alias to a version, in one transaction with the row of its history.
+
+        Pointing it to where it points already changes nothing and gives the row that did it.
+
+        Args:
+            model: The model.
+            alias: "champion", "challenger", "shadow" or a name of your own.
+            version: The version, or any reference that `get` takes.
+            why: One sentence for the history.
+            gate: For "champion": the passed gate record of this version, or of the one that it refits.
+            first: For "champion": there is none yet, and this one starts without a gate.
+            expected_previous: The address that the alias must point to now (None: nowhere).
+
+        Raises:
+            Misuse: "champion" without the evidence that it needs; the message names what is missing.
+            Conflict: Somebody else moved it meanwhile, or the evidence speaks against another champion.
+        """
+        target = self._resolved(version)
+        if target.model != model or not _NAME.fullmatch(alias) or not why.strip():
+            raise Misuse(
+                f"alias {model}@{alias}: version {target.name}, why={why!r}. Give a version of {model!r}, an alias of "
+                "a-z, 0-9 and _ that starts with a letter, and a reason."
+            )
+        before, revision = self._newest(model, alias)
+        previous = None if before is None else before.version
+        if expected_previous is not msgspec.UNSET and expected_previous != previous:
+            raise Conflict(
+                f"alias {model}@{alias}: expected at {expected_previous}, it is at {previous}. Read it again."
+            )
+        if before is not None and previous == target.id:
+            return before
+        stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
+        if stored is not None and isinstance(gate, GateRecord) and stored != gate:
+            raise Misuse(f"alias {model}@{alias}: gate record {gate.id} differs from the stored one. Give that.")
+        if alias == "champion":
+            check_evidence(target, stored, first=first, champion=previous)
+        return self._write_move(
+            AliasMove(
+                sequence=1 if before is None else before.sequence + 1,
+                model=model,
+                alias=alias,
+                version=target.id,
+                previous=previous,
+                act="first" if before is None else "move",
+                gate=None if stored is None else stored.id,
+                at_us=self._now_us(before),
+                actor=self._actor,
+                why=why,
+            ),
+            revision,
+        )
+
+    def roll_back(self, model: str, alias: str, *, why: str) -> AliasMove:
+        """Point an alias to where it pointed before its newest move that was not itself rolled back.
+
+        Raises:
+            NotFound: There is nothing to go back to.
+            Conflict: Somebody else moved it meanwhile.
+        """
+        before, revision = self._newest(model, alias)
+        stack: list[str] = []
+        for row in self._history(model, alias):
+            stack.pop() if row.act == "roll_back" else stack.append(row.version)
+        if before is None or len(stack) < 2:
+            raise NotFound(f"alias {model}@{alias}: no earlier version to go back to. Move it to a version by name.")
+        return self._write_move(
+            AliasMove(
+                sequence=before.sequence + 1,
+                model=model,
+                alias=alias,
+                version=stack[-2],
+                previous=before.version,
+                act="roll_back",
+                gate=None,
+                at_us=self._now_us(before),
+                actor=self._actor,
+                why=why,
+            ),
+            revision,
+        )
+
+    def history(self, model: str, alias: str) -> list[AliasMove]:
+        """Every move of an alias, oldest first."""
+        return list(self._history(model, alias))
+
+    def at(self, model: str, alias: str, time_us: int) -> Version | None:
+        """The version that an alias pointed to at a moment; None before its first move."""
+        found = None
+        for row in self._history(model, alias):
+            if row.at_us > time_us:
+                break
+            found = row.version
+        return None if found is None else self._stored(found)
+
+    def put_gate(self, record: GateRecord) -> None:
+        """Keep a gate's evidence; the same record again changes nothing.
+
+        Raises:
+            Conflict: Another record has this id.
+        """
+        changes = [
+            Put("gate", record.id, msgspec.json.encode(record), expected=0),
+            Put("gate_of", f"{record.candidate}/{record.id}", b"null", expected=0),
+        ]
+        try:
+            self._catalog.write(changes)
+        except Conflict:
+            if self.get_gate(record.id) != record:
+                raise Conflict(f"gate {record.id}: another record has this id. Give each judgement its own.") from None
+
+    def get_gate(self, gate_id: str) -> GateRecord:
+        """A gate record.
+
+        Raises:
+            NotFound: It was never kept.
+        """
+        record = self._catalog.get("gate", gate_id)
+        if record is None:
+            raise NotFound(f"gate {gate_id!r}: no such record. Keep it with put_gate before it is used.")
+        return msgspec.json.decode(record.body, type=GateRecord)
+
+    def gates_of(self, version: Version) -> list[GateRecord]:
+        """The gate records that judged this version, or the one that it refits, by id."""
+        candidates = [version.id] + ([] if version.refit_of is None else [version.refit_of])
+        keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
+        return [self.get_gate(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
+
+    def card(self, version: Version | str) -> str:
+        """The model card in Markdown, made from the records alone."""
+        from trimtab.registry.card import model_card
+
+        target = self._resolved(version)
+        moves = [row for alias in self.aliases(target.model) for row in self._history(target.model, alias)]
+        return model_card(
+            target, self._blob, gates=self.gates_of(target), moves=[m for m in moves if m.version == target.id]
+        )
+
+    def _numbered(
+        self,
+        fitted: Fitted,
+        address: str,
+        training_set: str,
+        refit_of: str | None,
+        evaluation: str | None,
+        decision: int | None,
+    ) -> tuple[Version, int]:
+        """The version with the next free number, and the revision of the count that must still hold."""
+        count = self._catalog.get("version_count", fitted.model)
+        if self._environment is None:
+            self._environment = current_environment()
+        version = Version(
+            id=address,
+            model=fitted.model,
+            number=1 if count is None else int(count.body) + 1,
+            artifact=fitted.digest,
+            recipe=fitted.recipe,
+            features=fitted.features,
+            runtime=fitted.artifact.runtime,
+            trust=fitted.artifact.trust,
+            training_set=training_set,
+            refit_of=refit_of,
+            metric=fitted.artifact.metric,
+            cut_us=fitted.cut_us,
+            positions=dict(fitted.positions),
+            rows=fitted.rows,
+            evaluation=evaluation,
+            decision=decision,
+            made_at_us=self._clock.now_us(),
+            actor=self._actor,
+            environment=self._environment,
+        )
+        return version, 0 if count is None else count.revision
+
+    def _write_move(self, row: AliasMove, revision: int) -> AliasMove:
+        body = msgspec.json.encode(row)
+        key = f"{row.model}/{row.alias}"
+        try:
+            self._catalog.write(
+                [
+                    Put("alias", key, body, expected=revision),
+                    Append(f"alias/{key}", row.at_us, body, expected=row.sequence),
+                ]
+            )
+        except Conflict as error:
+            raise Conflict(
+                f"alias {row.model}@{row.alias}: somebody else moved it while it was about to leave {row.previous}. "
+                "Read it again, then decide."
+            ) from error
+        return row
+
+    def _newest(self, model: str, alias: str) -> tuple[AliasMove | None, int]:
+        record = self._catalog.get("alias", f"{model}/{alias}")
+        return (None, 0) if record is None else (_decoded_move(record.body), record.revision)
+
+    def _history(self, model: str, alias: str) -> Iterator[AliasMove]:
+        after = 0
+        while entries := self._catalog.journal(f"alias/{model}/{alias}", after=after, limit=1_000):
+            yield from (_decoded_move(entry.body) for entry in entries)
+            after = entries[-1].sequence
+
+    def _now_us(self, before: AliasMove | None) -> int:
+        return self._clock.now_us() if before is None else max(self._clock.now_us(), before.at_us)
+
+    def _resolved(self, version: Version | str) -> Version:
+        return self._stored(version.id) if isinstance(version, Version) else self.get(version)
+
+    def _version(self, address: str) -> Version | None:
+        record = self._catalog.get("version", address)
+        return None if record is None else self._decoded(record.body)
+
+    def _stored(self, address: str) -> Version:
+        found = self._version(address)
+        if found is None:
+            raise NotFound(f"version {address[:12]}: not in this registry. Register it first.")
+        return found
+
+    def _decoded(self, body: bytes) -> Version:
+        version = msgspec.json.decode(body, type=Version)
+        if address_of(version) != version.id:
+            raise Corrupt(f"version {version.id[:12]} ({version.name}): its record was changed after it was made.")
+        return version
+
+    def _by_prefix(self, prefix: str, model: str | None) -> Version:
+        if not _PREFIX.fullmatch(prefix):
+            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of an address.')
+        found = [self._decoded(record.body) for record in self._catalog.find("version", prefix)]
+        found = [v for v in found if model is None or v.model == model]
+        if not found:
+            raise NotFound(f"version {prefix!r}: no address begins like this.")
+        if len(found) > 1:
+            raise Misuse(f"version {prefix!r}: {', '.join(v.name for v in found)} begin like this. Give more digits.")
+        return found[0]
+
+    def _what_there_is(self, model: str) -> str:
+        count = self._catalog.get("version_count", model)
+        if count is None:
+            models = [record.key for record in self._catalog.find("version_count")]
+            return f"no versions of {model!r}; there are some of {', '.join(models) or 'no model'}."
+        aliases = ", ".join(f"@{name}" for name in self.aliases(model)) or "none"
+        return f"{model!r} has versions @1 to @{int(count.body)}; aliases: {aliases}."
+
+
+def _numbered_key(model: str, number: int) -> str:
+    return f"{model}/{number:08d}"
+
+
+def _decoded_move(body: bytes) -> AliasMove:
+    return msgspec.json.decode(body, type=AliasMove)

@@ -1,0 +1,39 @@
+"""A fitted model that is not registered yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.core.columns import Columns
+from trimtab.training.artifact import Artifact
+from trimtab.training.runtimes.ports import Scorer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What `fit` gives: the artifact, its bytes, and what it was fitted on."""
+
+    model: str
+    recipe: str  # the model definition's hash
+    features: str  # the feature definitions' hash
+    artifact: Artifact
+    data: bytes  # the artifact's bytes
+    digest: str  # their SHA-256
+    scorer: Scorer
+    importance: dict[str, float] | None  # by feature, as the library sees it
+    cut_us: int
+    positions: dict[str, int]
+    rows: int  # how many rows it was fitted on
+    seed: int
+
+    def matrix(self, values: Columns) -> NDArray[Any]:
+        """The model's input of feature values, as its training encoded them."""
+        return self.artifact.encoding.matrix(values)
+
+    def predict(self, values: Columns) -> NDArray[Any]:
+        """The score of each row of feature values."""
+        return self.scorer.predict(self.matrix(values))

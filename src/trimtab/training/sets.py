@@ -1,0 +1,258 @@
+"""Training sets: request rows with features as of their time and the labels known at a cut, pinned for good."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.hashing import content_hash
+from trimtab.core.time import format_moment
+from trimtab.events.frames import EventFrame
+from trimtab.features.frames import REASONS, FeatureFrame
+from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
+from trimtab.features.offline import evaluate
+from trimtab.store.ports import Blob
+from trimtab.training.definitions import Model
+from trimtab.training.parquet import columns_hash, read_parquet, write_parquet
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training set is made of; its own hash is the set's address."""
+
+    format: Literal[1] = 1
+    model: str
+    request: str  # hash of the request's definition
+    features: str  # hash of the feature definitions
+    label: str  # hash of the label's definition
+    cut_us: int  # only what was known by then is in it
+    wait_us: int  # after which a label counts as final
+    positions: dict[str, int]  # P: the log positions that it was built from
+    rows: int
+    usable: int  # rows with a final label: those that may be learnt from
+    by_state: dict[str, int]  # rows by label state
+    by_reason: dict[str, dict[str, int]]  # rows by reason, for each feature of a view
+    data_hash: str  # of all values, reasons and labels
+    parquet: str | None = None  # the blob that holds them, once saved
+
+
+class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Rows in the order of the requests; arrays have one entry a row."""
+
+    manifest: Manifest
+    keys: Column  # the requests' keys
+    requests: Columns
+    at_us: NDArray[np.int64]  # t: the moment each was asked
+    features: FeatureFrame
+    labels: LabelFrame
+
+    @property
+    def rows(self) -> int:
+        return len(self.at_us)
+
+    @property
+    def target(self) -> NDArray[np.float64]:
+        """The labels, NaN where there is none."""
+        return self.labels.values
+
+    @property
+    def label_known_at_us(self) -> NDArray[np.int64]:
+        """When each label became known, `NEVER_US` where there is none."""
+        return self.labels.known_at_us
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Rows that may be learnt from: labelled, and asked long enough before the cut for any label to be final.
+
+        A label that came early does not make its row usable: else those that come fast would be over-represented.
+        """
+        there = np.isin(self.labels.state, (LABELLED, LATE))
+        mask: NDArray[np.bool_] = there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us)
+        return mask
+
+
+def build_training_set(
+    model: Model,
+    requests: Columns,
+    frames: Mapping[str, EventFrame],
+    *,
+    cut_us: int,
+    positions: Mapping[str, int],
+) -> TrainingSet:
+    """The training set of requests from history, computed as serving would have done at their time.
+
+    Args:
+        model: Its request, features and label.
+        requests: The request's columns; rows asked after the cut are left out.
+        frames: The history of every source that the features and the label use, by name.
+        cut_us: Nothing that became known later is used.
+        positions: P, the log positions that the frames were read up to.
+
+    Raises:
+        Misuse: A column or a source is missing, a key or a time is null, or no row was asked by the cut.
+    """
+    what = f"training set of {model.name!r}"
+    requests = requests.select(model.request.columns)
+    for name in (model.request.key, model.request.time):
+        missing = int((~requests[name].present()).sum())
+        if missing:
+            raise Misuse(f"{what}: {missing} of {requests.rows} requests have no {name!r}. Every request needs one.")
+    at_us = requests[model.request.time].values - model.request.lead_us
+    asked = np.flatnonzero(at_us <= cut_us)
+    if not asked.size:
+        raise Misuse(f"{what}: none of {requests.rows} requests was asked by {format_moment(cut_us)}. Move the cut.")
+    requests, at_us = requests.take(asked), at_us[asked]
+    needed = {view.source.name for view in model.features.views} | {model.label.source.name}
+    if absent := sorted(needed - frames.keys()):
+        raise Misuse(f"{what}: no history of {', '.join(absent)}. Ingest it, or pass its frame (even an empty one).")
+    features = evaluate(model.features, requests, at_us, frames)
+    index = LabelIndex(model.label)
+    index.update(frames[model.label.source.name])
+    labels = index.join(requests[model.request.key].to_list(), at_us, cut_us)
+    return assemble(model, requests, at_us, features, labels, cut_us=cut_us, positions=positions)
+
+
+def assemble(
+    model: Model,
+    requests: Columns,
+    at_us: NDArray[np.int64],
+    features: FeatureFrame,
+    labels: LabelFrame,
+    *,
+    cut_us: int,
+    positions: Mapping[str, int],
+) -> TrainingSet:
+    """A training set of values that are known already: those that served predictions used (log and wait).
+
+    Raises:
+        Misuse: Parts of different lengths, or features other than the model's.
+    """
+    what = f"training set of {model.name!r}"
+    lengths = {
+        "requests": requests.rows,
+        "at_us": len(at_us),
+        "features": features.values.rows,
+        "labels": len(labels.values),
+    }
+    if len(set(lengths.values())) > 1:
+        raise Misuse(f"{what}: its parts have different lengths: {lengths}.")
+    if features.values.names != model.features.names:
+        raise Misuse(
+            f"{what}: features {', '.join(features.values.names)} where {', '.join(model.features.names)} are needed."
+        )
+    draft = TrainingSet(
+        manifest=Manifest(
+            model=model.name,
+            request=content_hash(model.request),
+            features=model.features.hash,
+            label=content_hash(model.label),
+            cut_us=cut_us,
+            wait_us=model.label.wait_us,
+            positions=dict(sorted(positions.items())),
+            rows=requests.rows,
+            usable=0,
+            by_state=_counts(labels.state, LABEL_STATES),
+            by_reason={name: _counts(codes, REASONS) for name, codes in features.reasons.items()},
+            data_hash="",
+        ),
+        keys=requests[model.request.key],
+        requests=requests,
+        at_us=at_us,
+        features=features,
+        labels=labels,
+    )
+    manifest = msgspec.structs.replace(
+        draft.manifest, usable=int(draft.usable.sum()), data_hash=columns_hash(_flat(draft))
+    )
+    return msgspec.structs.replace(draft, manifest=manifest)
+
+
+def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
+    """Store a set as Parquet with its manifest; the manifest's hash. Saving an equal set gives the same one."""
+    parquet = blob.put(write_parquet(_flat(training_set)))
+    return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
+
+
+def load_manifest(digest: str, blob: Blob) -> Manifest:
+    """The manifest of a saved set.
+
+    Raises:
+        NotFound: It is not stored.
+        Corrupt: It is damaged.
+    """
+    try:
+        return msgspec.json.decode(blob.get(digest), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"training set {digest}: its manifest is none: {error}") from error
+
+
+def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
+    """A saved set again; `key` is the request's key column.
+
+    Raises:
+        NotFound: It is not stored.
+        Corrupt: Its values are not those of the manifest.
+    """
+    manifest = load_manifest(digest, blob)
+    if manifest.parquet is None:
+        raise Corrupt(f"training set {digest}: its manifest names no data.")
+    flat = read_parquet(blob.get(manifest.parquet))
+    manifest = msgspec.structs.replace(manifest, parquet=None)
+    parts: dict[str, dict[str, Column]] = {"request": {}, "feature": {}, "reason": {}, "label": {}}
+    for name, column in flat.by_name.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = column
+    label = parts["label"]
+    requests = Columns(parts["request"])
+    found = TrainingSet(
+        manifest=manifest,
+        keys=requests[key],
+        requests=requests,
+        at_us=label.pop("at_us").values,
+        features=FeatureFrame(
+            Columns(parts["feature"]), {name: c.values.astype(np.uint8) for name, c in parts["reason"].items()}
+        ),
+        labels=LabelFrame(label["value"].values, label["state"].values.astype(np.uint8), label["known_at_us"].values),
+    )
+    if columns_hash(flat) != manifest.data_hash:
+        raise Corrupt(f"training set {digest}: blob {manifest.parquet} does not hold the values of its manifest.")
+    return found
+
+
+def _flat(training_set: TrainingSet) -> Columns:
+    """All of a set as one table."""
+    labels = training_set.labels
+    return Columns(
+        {
+            **{f"request.{name}": column for name, column in training_set.requests.by_name.items()},
+            **{f"feature.{name}": column for name, column in training_set.features.values.by_name.items()},
+            **{
+                f"reason.{name}": Column("int", codes.astype(np.int64))
+                for name, codes in training_set.features.reasons.items()
+            },
+            "label.at_us": Column("int", training_set.at_us),
+            "label.value": _floats(labels.values),
+            "label.state": Column("int", labels.state.astype(np.int64)),
+            "label.known_at_us": Column("int", labels.known_at_us),
+        }
+    )
+
+
+def _floats(values: NDArray[np.float64]) -> Column:
+    there = ~np.isnan(values)
+    return Column("float", values, None if there.all() else there)
+
+
+def _counts(codes: NDArray[Any], names: tuple[str, ...]) -> dict[str, int]:
+    found = Counter(codes.tolist())
+    return {name: found[code] for code, name in enumerate(names) if found[code]}
+
+
+def _encoded(manifest: Manifest) -> bytes:
+    return msgspec.json.encode(manifest, order="deterministic")

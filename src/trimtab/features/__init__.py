@@ -1,1 +1,74 @@
 """Views, requests and labels: one definition, evaluated offline in columns and online in rows, to the same bits."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trimtab.features.definitions import (
+        Aggregate,
+        Label,
+        Request,
+        View,
+        count,
+        label,
+        latest,
+        max,  # noqa: A004  # the field's word for it
+        mean,
+        min,  # noqa: A004  # the field's word for it
+        request,
+        sum,  # noqa: A004  # the field's word for it
+        view,
+    )
+    from trimtab.features.encoding import Encoding, fit
+    from trimtab.features.feature_set import FeatureSet
+    from trimtab.features.frames import REASONS, FeatureFrame, Reason
+    from trimtab.features.labels import LABEL_STATES, LabelFrame, LabelIndex, LabelState
+    from trimtab.features.offline import evaluate
+
+_MODULES = {  # loaded on first use, so that `import trimtab` stays light
+    "definitions": [
+        "Aggregate", "Label", "Request", "View", "count", "label", "latest", "max", "mean", "min", "request", "sum",
+        "view",
+    ],
+    "encoding": ["Encoding", "fit"],
+    "feature_set": ["FeatureSet"],
+    "frames": ["REASONS", "FeatureFrame", "Reason"],
+    "labels": ["LABEL_STATES", "LabelFrame", "LabelIndex", "LabelState"],
+    "offline": ["evaluate"],
+}  # fmt: skip
+
+__all__ = [
+    "LABEL_STATES",
+    "REASONS",
+    "Aggregate",
+    "Encoding",
+    "FeatureFrame",
+    "FeatureSet",
+    "Label",
+    "LabelFrame",
+    "LabelIndex",
+    "LabelState",
+    "Reason",
+    "Request",
+    "View",
+    "count",
+    "evaluate",
+    "fit",
+    "label",
+    "latest",
+    "max",
+    "mean",
+    "min",
+    "request",
+    "sum",
+    "view",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"trimtab.features.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -278,6 +278,52 @@ def test_a_file_is_loaded_as_history_and_its_bad_rows_are_kept(bench: Bench, tmp
     assert bench.quarantine.counts() == {"keyed": {"missing": 1}}
 
 
+class Odd:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("value", [10**5_000, -(10**5_000), Odd(), [Odd()], {1: Odd()}], ids=list("abcde"))
+def test_values_that_cannot_be_written_out_go_to_quarantine_too(bench: Bench, value: object) -> None:
+    for column in ("k", "x", "n", "ok", "seen", "at", "_id", "_known_at", "_op"):
+        kept = bench.problem("keyed", {"k": "a", "at": 0, column: value})
+        assert (kept is None) == (column == "_id")  # a keyed source needs none
+    assert len(bench.quarantine.read()) == 8
+
+
+_anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())  # lone surrogates too
+    | st.binary()
+    | st.datetimes(timezones=st.none() | st.timezones())
+    | st.dates()
+    | st.decimals()
+    | st.sampled_from([np.float32(1.5), np.datetime64("NaT"), np.array([1, 2]), np.array(5), object]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.lists(st.dictionaries(st.sampled_from([*KEYED.columns, "_id", "_known_at", "_op"]), _anything)))
+def test_anything_at_all_is_either_an_event_or_in_quarantine(make_log: Any, rows: list[dict[str, Any]]) -> None:
+    bench = Bench(make_log)
+    for source_name in ("keyed", "plain"):
+        kept = [row if source_name == "keyed" else {"who": row.get("k"), "at": row.get("at")} for row in rows]
+        pushed = bench.ingestor.push(source_name, kept)
+        assert pushed.accepted + pushed.quarantined == len(rows)
+    assert len(bench.events()) + len(bench.quarantine.read()) == 2 * len(rows)
+    assert all(
+        row.raw().keys() <= KEYED.columns.keys() | {"_id", "_known_at", "_op"} for row in bench.quarantine.read("keyed")
+    )
+    history = History(bench.log, SOURCES)
+    history.refresh()
+    assert len({e.id for e in bench.events() if e.source == "keyed"}) <= history.frame("keyed").rows
+
+
 _cells = {
     "k": st.sampled_from(["a", "b", "é", None]),
     "x": st.floats() | st.none(),

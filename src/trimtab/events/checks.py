@@ -106,7 +106,7 @@ def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
         return None
     try:
         return [None if v is None else moment_us(v) for v in values]
-    except Misuse:
+    except (Misuse, ValueError):  # a ValueError: an int too long to be written into the message
         return None
 
 
@@ -165,12 +165,14 @@ def _text(value: object) -> str:
         raise _Bad("wrong_type")
     if not _encodable(value):
         raise _Bad("bad_text")
-    return str(value)
+    return str.__str__(value)  # not what a subclass, such as an enumeration, makes of it
 
 
 def _time(value: object) -> int:
+    if not isinstance(value, str | int | dt.date) or (isinstance(value, int) and not _INT_MIN <= value <= _INT_MAX):
+        raise _Bad("bad_time")
     try:
-        return moment_us(value)  # type: ignore[arg-type]  # it refuses what is no moment
+        return moment_us(value)
     except Misuse:
         raise _Bad("bad_time") from None
 

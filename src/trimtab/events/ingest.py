@@ -17,7 +17,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.checks import EXTRA, Reason, Report, check
 from trimtab.events.definitions import Source
 from trimtab.events.files import BadRow, Format, OnError, read_file
-from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
+from trimtab.events.quarantine import Quarantine, Quarantined, raw_json, shown
 from trimtab.events.records import Op, Value
 from trimtab.store.ports import Log
 
@@ -240,7 +240,7 @@ class _Batch:
 
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
-        return Problem(row + offset, field, reason, repr(found)[:200])
+        return Problem(row + offset, field, reason, shown(found)[:200])
 
     def quarantined(self, row: int, rows: Sequence[Mapping[str, object]] | None) -> Quarantined:
         field, reason, _ = self.bad[row]

@@ -143,14 +143,32 @@ def raw_json(row: Mapping[str, object]) -> str:
     >>> raw_json({"x": float("inf"), "at": dt.datetime(2013, 1, 1)})
     '{"x": "inf", "at": "2013-01-01T00:00:00"}'
     """
-    return json.dumps({str(name): _sayable(value) for name, value in row.items()})
+    return json.dumps({str(name): _sayable(value, 8) for name, value in row.items()})
 
 
-def _sayable(value: object) -> object:
-    if value is None or isinstance(value, str | bool | int):
+def shown(value: object) -> str:
+    """What a value looks like, for people; any value at all."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return hex(value)  # Python refuses to write very long ones in decimal
+    try:
+        return repr(value)
+    except Exception as error:  # the caller's own `__repr__` may raise anything
+        return f"<a {type(value).__name__} whose repr raises {type(error).__name__}>"
+
+
+def _sayable(value: object, depth: int) -> object:
+    if hasattr(value, "dtype") and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()  # a NumPy scalar
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= 64 else shown(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, dt.datetime | dt.date):
         return value.isoformat()
-    return repr(value)
+    if depth and isinstance(value, list | tuple):
+        return [_sayable(item, depth - 1) for item in value]
+    if depth and isinstance(value, dict):
+        return {str(name): _sayable(item, depth - 1) for name, item in value.items()}
+    return shown(value)

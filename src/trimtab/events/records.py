@@ -11,7 +11,7 @@ Op = Literal["upsert", "delete"]
 Value = float | int | bool | str | None
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle
     """One version of one event, a record of the event log.
 
     `values` come in the order of the source's declared columns, the time column among them, None for null. A

@@ -71,6 +71,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.source.key
 
     @property
+    def key_dtype(self) -> Literal["str", "int"]:
+        return "int" if self.columns[self.key] == "int" else "str"
+
+    @property
     def time(self) -> str:
         return self.source.time
 
@@ -188,9 +192,7 @@ def view(
     return View(name=name, source=source, by=by, features=dict(features), boundary=boundary)
 
 
-def request(
-    name: str, *, key: str, time: str, columns: Mapping[str, type], lead: str | int = 0
-) -> Request:
+def request(name: str, *, key: str, time: str, columns: Mapping[str, type], lead: str | int = 0) -> Request:
     """Declare a question: its key, its time and what it carries; asked `lead` before its time.
 
     Raises:

@@ -70,7 +70,7 @@ class LabelIndex:
         self._rows = frame.rows
         self._frame = frame
 
-    def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int) -> LabelFrame:
+    def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
         """The labels of requests as they were known at `cut_us`.
 
         The label of a request is the greatest event of its key that is dated at or after the request, was known at
@@ -79,9 +79,10 @@ class LabelIndex:
         Args:
             keys: The requests' keys; None has no label.
             at_us: The moments of the requests, int64.
-            cut_us: What became known later does not count.
+            cut_us: What became known later does not count; one moment for all, or one a request.
         """
         at_us = np.asarray(at_us, np.int64)
+        cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
         asked = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
         if len(asked) != len(at_us):
             raise Misuse(f"labels: {len(asked)} keys, but {len(at_us)} moments. Give one each a request.")
@@ -100,14 +101,14 @@ class LabelIndex:
             known_at[there] = self._frame.known_at_us[best[there]]
         return LabelFrame(values, self._states(at_us, known_at, cut_us), known_at)
 
-    def _states(self, at_us: Array, known_at_us: Array, cut_us: int) -> Array:
+    def _states(self, at_us: Array, known_at_us: Array, cut_us: Array) -> Array:
         due = at_us + self.label.wait_us
         unlabelled = np.where(cut_us < due, PENDING, MISSING)
         labelled = np.where(known_at_us <= due, LABELLED, LATE)
         state: Array = np.where(known_at_us == NEVER_US, unlabelled, labelled).astype(np.uint8)
         return state
 
-    def _best(self, row: Array, at_us: Array, cut_us: int) -> Array:
+    def _best(self, row: Array, at_us: Array, cut_us: Array) -> Array:
         """The row of the greatest event that counts for each request, -1 for none, from the last event of its key."""
         best = np.full(len(row), -1, np.int64)
         frame = self._frame
@@ -117,7 +118,8 @@ class LabelIndex:
         row = row[asked]
         while len(asked):  # once for each version of the key that has most
             counts = (frame.event_at_us[row] >= at_us[asked]) & ~frame.deleted[row]
-            counts &= (frame.known_at_us[row] <= cut_us) & (frame.superseded_at_us[row] > cut_us)
+            cut = cut_us[asked]
+            counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)
             hits, of = row[counts], asked[counts]
             better = (best[of] < 0) | _greater(frame, hits, best[of])
             best[of[better]] = hits[better]

@@ -23,7 +23,7 @@ from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
 from trimtab.simulation.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.spot_check import SpotCheck
-from trimtab.simulation.world import Answers, Line, World
+from trimtab.simulation.world import Answers, Line, World, made_ahead
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,9 +130,7 @@ class Replay:
             quarantined += entered.quarantined
             self._history.refresh()
             blocks = self._rows.answer(self._feature_sets, point_us)
-            for name, world in self.worlds.items():
-                block = blocks[world.line.deployment.model.features.hash]
-                world.answer(block, _made_ahead(ahead[name], block))
+            self._answer(blocks, ahead)
             self._check.compare(blocks[self._lines[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
@@ -142,10 +140,10 @@ class Replay:
     def close(self) -> None:
         for world in self.worlds.values():
             world.close()
+        self._check.close()
         for log in (*self._logs.values(), self._quarantine_log):
             log.close()
         self._blob.close()
-        self._check.close()
 
     def __enter__(self) -> Replay:
         return self
@@ -161,6 +159,17 @@ class Replay:
         points = {day * DAY_US + time for day in range(first, last + 1) for time in times} | {self._until_us}
         return sorted(p for p in points if self._start_us < p <= self._until_us)
 
+    def _answer(self, blocks: Mapping[str, Block], ahead: Mapping[str, Sequence[tuple[Block, Answers]]]) -> None:
+        """Every line answers a stretch: live ones first, then those whose answers were made ahead."""
+        live: dict[str, Answers] = {}
+        for name, world in sorted(self.worlds.items(), key=lambda item: item[1].line.answers != "live"):
+            block = blocks[world.line.deployment.model.features.hash]
+            if world.line.answers == "live":
+                answers = live[name] = world.answer(block)
+            else:
+                answers = made_ahead(ahead[name], block, live[world.line.like or self._main])
+            world.log(block, answers)
+
     def _make_ahead(self, point_us: int, ahead: dict[str, list[tuple[Block, Answers]]]) -> None:
         """Score the coming day for every line whose batch is due now."""
         for line in self._lines:
@@ -169,15 +178,14 @@ class Replay:
             start_us = point_us + line.ahead_us
             block = self._rows.ahead(line.deployment.model.features, point_us, start_us, start_us + DAY_US)
             rival = self.worlds[line.like or self._main]
-            ahead[line.name] = [*ahead[line.name][-1:], (block, rival.champion_answers(block))]
+            ahead[line.name] = [*ahead[line.name][-1:], (block, rival.answer(block))]
 
     def _tick(self, accepted: int) -> None:
+        """Every line with a loop of its own looks at what is new and acts."""
         decisions: list[tuple[str, Decision]] = []
         for name, world in self.worlds.items():
             if world.line.answers == "live":
                 decisions += [(name, decision) for decision in world.tick()]
-            else:
-                world.follow(self.worlds[world.line.like or self._main])
         if self._progress is not None:
             answered = sum(len(scores) for world in self.worlds.values() for scores in world.scores)
             self._progress(
@@ -210,24 +218,6 @@ class Replay:
             checked_values=self._check.values,
             mismatches=self._check.mismatches,
         )
-
-
-def _made_ahead(made: list[tuple[Block, Answers]], block: Block) -> Answers | None:
-    """The answers made ahead for a block's questions, NaN where there are none."""
-    if not made:
-        return None
-    width = made[-1][1].matrix.shape[1]
-    n = block.stop - block.start
-    scores, matrix = np.full(n, np.nan), np.full((n, width), np.nan)
-    as_of_us = np.zeros(n, np.int64)
-    version = ""
-    for batch, answers in made:
-        low, high = max(batch.start, block.start), min(batch.stop, block.stop)
-        if low < high:
-            here, there = slice(low - block.start, high - block.start), slice(low - batch.start, high - batch.start)
-            scores[here], matrix[here] = answers.scores[there], answers.matrix[there]
-            as_of_us[here], version = answers.as_of_us[there], answers.version
-    return Answers(scores, matrix, version, as_of_us, "precomputed")
 
 
 def _distinct(lines: Sequence[Line]) -> list[FeatureSet]:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns import Column, Columns
 from trimtab.core.evaluate_columns import evaluate_columns
 from trimtab.events.frames import EventFrame
 from trimtab.events.history import History
@@ -19,6 +19,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.labels import LabelIndex
 from trimtab.features.offline import evaluate
+from trimtab.feedback import KnownLabels, LabelReader
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, assemble
 
@@ -117,6 +118,15 @@ class AnsweredRows:
         asked = self._questions.at_us[rows] if at_us is None else at_us
         joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked, cut_us).values
         return joined
+
+    def label_reader(self, label: Label) -> LabelReader:
+        """Finds the labels of questions in the history as it stands when asked."""
+
+        def read(keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
+            found = self._index(label).join(keys.values, at_us, cut_us)
+            return KnownLabels(found.values, found.known_at_us)
+
+        return read
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """The questions asked by `cut_us` as a training set."""

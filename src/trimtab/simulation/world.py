@@ -14,8 +14,8 @@ from trimtab import store
 from trimtab.core.clock import Clock
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Mode, Prediction, Signal
-from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.feedback.days import day_quality
+from trimtab.core.time import HOUR_US
+from trimtab.feedback import OpenDays, OutcomeJoin
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.answering import NO_VIEW
@@ -65,8 +65,6 @@ class World:
         self._rows = rows
         self._clock = clock
         self._first_row = rows.count
-        self._closed_until_us: int | None = None
-        self._versions: list[tuple[int, str]] = []  # (first row, version) of each stretch
         deployment = line.deployment
         folder.mkdir(parents=True, exist_ok=True)
         self.catalog = store.open(f"sqlite://{folder}/catalog.db", "catalog", clock=clock)
@@ -80,6 +78,10 @@ class World:
         )
         ids = TimeIds(clock, seed=seed)
         model = deployment.model
+        outcomes = OutcomeJoin(
+            rows.label_reader(model.label), wait_us=model.label.wait_us, key_dtype=model.request.key_dtype
+        )
+        self._days = OpenDays(model.name, model.metric, outcomes)
         recipe = BatchRecipe(model, seed=seed) if deployment.learn == "batch" else OnlineRecipe(model, self, seed=seed)
         workshop = VersionWorkshop(deployment, recipe, rows, self.registry, blob, clock=clock, ids=ids)
         self.ledger = Ledger(self.catalog)
@@ -93,31 +95,26 @@ class World:
         )
         self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
 
-    def answer(self, block: Block, made_ahead: Answers | None = None) -> None:
-        """Answer a block of questions, live or with what was made ahead, and log every prediction."""
+    def answer(self, block: Block) -> Answers:
+        """Answers to a block of questions by what is in service; nothing is logged."""
+        return self._scorer.answer(block)
+
+    def log(self, block: Block, answers: Answers) -> None:
+        """Log a prediction for every question of a block."""
         if block.stop == block.start:
             return
-        live = self._scorer.answer(block)
-        answers = live if made_ahead is None else _prefer(made_ahead, live)
-        self.predictions.append(self._logged(block, answers), at_us=self._rows_at(block).tolist())
+        predictions = self._logged(block, answers)
+        self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
+        self._days.add(predictions)
         self.scores.append(answers.scores)
-        self._versions.append((block.start, answers.version))
-
-    def champion_answers(self, block: Block) -> Answers:
-        """The champion's answers to a block, not logged: a batch made ahead for another line."""
-        return self._scorer.answer(block)
 
     def tick(self) -> list[Decision]:
         """Close the days whose labels are due, look at them, and let the controller act."""
-        for day in self._closing_days():
+        for day in self._days.close(self._clock.now_us()):
             self.signals += self.monitor.observe(day, now_us=self._clock.now_us())
         decisions = self.controller.tick()
         self.decisions += decisions
         return decisions
-
-    def follow(self, other: World) -> None:
-        """Take over another line's champion: what a batch made ahead falls back to while there is none."""
-        self._followed = other
 
     def all_scores(self) -> Floats:
         """The scores of all questions answered, in order."""
@@ -138,32 +135,6 @@ class World:
         version = self.registry.alias(self.line.deployment.name, CHAMPION)
         assert version is not None  # lines are trained before the first question
         return self.registry.load(version, features=self.line.deployment.model.features.hash)
-
-    def _closing_days(self) -> list[Any]:
-        """Days that ended one label wait ago and were not looked at yet; their labels as known now."""
-        model = self.line.deployment.model
-        now_us = self._clock.now_us()
-        until_us = (now_us - model.label.wait_us) // DAY_US * DAY_US
-        start = self._first_row if self._closed_until_us is None else self._rows.asked_before(self._closed_until_us)
-        stop = self._rows.asked_before(until_us)
-        self._closed_until_us = until_us
-        if stop <= start or not self.scores:
-            return []
-        scores = self.all_scores()[start - self._first_row : stop - self._first_row]
-        rows = slice(start, stop)
-        labels = self._rows.labels(model.label, rows, now_us)
-        at_us = self._rows.at_us(rows)
-        versions = self._versions_of(start, stop)
-        days = []
-        for version in dict.fromkeys(versions.tolist()):
-            mine = versions == version
-            days += day_quality(model.name, model.metric, version, at_us[mine], scores[mine], labels[mine])
-        return sorted(days, key=lambda day: day.day_us)
-
-    def _versions_of(self, start: int, stop: int) -> NDArray[Any]:
-        firsts = np.array([first for first, _ in self._versions])
-        names = np.array([name for _, name in self._versions], dtype=object)
-        return np.asarray(names[np.searchsorted(firsts, np.arange(start, stop), "right") - 1])
 
     def _rows_at(self, block: Block) -> NDArray[Any]:
         return self._rows.at_us(slice(block.start, block.stop))
@@ -281,13 +252,14 @@ def reason_rows(reasons: Mapping[str, NDArray[Any]], names: Sequence[str], rows:
     return [flat[n * width : (n + 1) * width] for n in range(rows)]
 
 
-def _prefer(ahead: Answers, live: Answers) -> Answers:
-    """What was made ahead where there is something, else the live answer."""
-    there = ~np.isnan(ahead.scores)
-    return Answers(
-        np.where(there, ahead.scores, live.scores),
-        np.where(there[:, None], ahead.matrix, live.matrix),
-        ahead.version or live.version,
-        np.where(there, ahead.as_of_us, live.as_of_us),
-        "precomputed",
-    )
+def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:
+    """The answers made ahead for a block's questions, and live ones where there are none."""
+    scores, matrix, as_of_us = live.scores.copy(), live.matrix.copy(), live.as_of_us.copy()
+    version = live.version
+    for batch, answers in batches:
+        low, high = max(batch.start, block.start), min(batch.stop, block.stop)
+        if low < high:
+            here, there = slice(low - block.start, high - block.start), slice(low - batch.start, high - batch.start)
+            scores[here], matrix[here] = answers.scores[there], answers.matrix[there]
+            as_of_us[here], version = answers.as_of_us[there], answers.version
+    return Answers(scores, matrix, version, as_of_us, "precomputed")

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         named_reasons,
     )
     from trimtab.serving.applier import Applier
+    from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
     from trimtab.serving.commit import CommitMode, GroupCommit
     from trimtab.serving.endpoint import Endpoint, Golden
     from trimtab.serving.http import HttpService, Limits, LoggedPrediction, logged_prediction
+    from trimtab.serving.inputs import OfflineInputs, OnlineInputs
     from trimtab.serving.metrics import Metrics
     from trimtab.serving.online_learning import Example, Learner, OnlineDeployment
     from trimtab.serving.precomputed import Looked, Precomputed
@@ -46,9 +48,12 @@ __all__ = [
     "Limits",
     "LoggedPrediction",
     "Looked",
+    "Manifest",
     "Metrics",
     "ModelInputs",
+    "OfflineInputs",
     "OnlineDeployment",
+    "OnlineInputs",
     "PastReader",
     "Precomputed",
     "PredictionIds",
@@ -58,7 +63,9 @@ __all__ = [
     "RequestRows",
     "RowScorer",
     "ServedVersion",
+    "batch_manifest",
     "batch_prediction_ids",
+    "batch_predictions",
     "id_time_us",
     "input_matrix",
     "logged_prediction",
@@ -66,15 +73,18 @@ __all__ = [
     "prediction_columns",
     "problem_of",
     "reason_matrix",
+    "score_table",
     "serve",
 ]
 
 _FILES = {  # which names are in which file; all are loaded on first use
     "answering": ("NO_VIEW Answer Answerer InputReader ModelInputs PastReader RowScorer ServedVersion named_reasons"),
     "applier": "Applier",
+    "batch": "Manifest batch_manifest batch_predictions score_table",
     "commit": "CommitMode GroupCommit",
     "endpoint": "Endpoint Golden",
     "http": "HttpService Limits LoggedPrediction logged_prediction",
+    "inputs": "OfflineInputs OnlineInputs",
     "metrics": "Metrics",
     "online_learning": "Example Learner OnlineDeployment",
     "precomputed": "Looked Precomputed",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stay
 
 FORMAT = b"\x01"  # the first byte of a payload; the rest is a msgpack array of the fields in order
 _BLOCK = 10_000
+_HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
 
 
 class PredictionLog:
@@ -76,6 +77,11 @@ class PredictionLog:
 
     def get(self, prediction_id: str) -> Prediction | None:
         """The prediction with this identifier, None when the log holds none."""
+        place = self.locate(prediction_id)
+        return None if place is None else self.read_range(*place, 1)[0]
+
+    def locate(self, prediction_id: str) -> tuple[str, int] | None:
+        """The partition and position of a prediction, None when the log holds none of this identifier."""
         try:
             made_at_us = id_time_us(prediction_id)
         except Misuse:
@@ -85,10 +91,24 @@ class PredictionLog:
             after = self._first_since(partition, made_at_us, last) - 1
             while records := self.log.read(partition, after, limit=_BLOCK):
                 for record in records:
-                    if record.payload.find(needle, 0, len(needle) + 8) >= 0:
-                        return decode(record.payload, partition, record.position)
+                    if record.payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0:
+                        return partition, record.position
                 after = records[-1].position
         return None
+
+    def read_range(self, partition: str, first: int, rows: int) -> list[Prediction]:
+        """`rows` predictions of one partition that stand together, from position `first` on."""
+        found: list[Prediction] = []
+        while len(found) < rows:
+            records = self.log.read(partition, first - 1 + len(found), limit=min(_BLOCK, rows - len(found)))
+            if not records:
+                raise NotFound(f"prediction log, {partition}: nothing at {first + len(found)}; has it been truncated?")
+            found += [decode(record.payload, partition, record.position) for record in records]
+        return found
+
+    def positions_at(self, at_us: int) -> dict[str, int]:
+        """The position of each partition behind which everything was appended at or after `at_us`."""
+        return {p: self._first_since(p, at_us, last) - 1 for p, last in self.log.positions().items()}
 
     def close(self) -> None:
         self.log.close()

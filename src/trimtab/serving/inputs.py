@@ -1,0 +1,103 @@
+"""Model inputs from features: online for one moment, offline for a table or the past; both to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.serving.answering import NO_VIEW, ModelInputs
+from trimtab.serving.request_rows import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trimtab.events.frames import EventFrame
+    from trimtab.features.request_plan import RequestPlan
+
+Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # events by source, and P
+
+
+class OnlineInputs:
+    """An `InputReader` over a request plan and a version's encoding.
+
+    Raises:
+        Misuse: The encoding was fitted on other features.
+    """
+
+    def __init__(self, plan: RequestPlan, encoding: Encoding) -> None:
+        _check_same(plan.features, encoding)
+        self._read = plan.read
+        self._encode = encoding.row
+        self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
+
+    def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
+        """The inputs of checked rows as of `now_us`, never below what has been applied."""
+        found = self._read(rows, now_us)
+        encode = self._encode
+        for codes in found.reasons:
+            for place in self._transforms:
+                codes[place] = NO_VIEW
+        return ModelInputs(
+            [encode(values) for values in found.values],
+            [bytes(codes) for codes in found.reasons],
+            found.at_us,
+            dict(found.positions),
+        )
+
+
+class OfflineInputs:
+    """Model inputs of many requests, each as of its own moment, from the history of the sources.
+
+    It is a `PastReader` as well. What it shows is what was known at the moment, and no more.
+
+    Args:
+        features: The model's features.
+        encoding: The version's encoding of them.
+        snapshot: Gives the events of every source and the positions they reach: up to the positions it is given, or
+            (None) all there are.
+    """
+
+    def __init__(
+        self, features: FeatureSet, encoding: Encoding, snapshot: Callable[[Mapping[str, int] | None], Snapshot]
+    ) -> None:
+        _check_same(features, encoding)
+        self.features = features
+        self.encoding = encoding
+        self.snapshot = snapshot
+
+    def compute(
+        self, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
+        import numpy as np
+
+        from trimtab.features.offline import evaluate
+
+        found = evaluate(self.features, requests, at_us, frames)
+        reasons = np.full((requests.rows, len(self.features.names)), NO_VIEW, np.uint8)
+        for place, name in enumerate(self.features.names):
+            if name in found.reasons:
+                reasons[:, place] = found.reasons[name]
+        return self.encoding.matrix(found.values), reasons
+
+    def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
+        """The inputs of checked rows as of `at_us`."""
+        import numpy as np
+
+        frames, positions = self.snapshot(None)
+        columns = self.features.request.columns
+        requests = Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in columns.items()})
+        matrix, reasons = self.compute(requests, np.full(len(rows), at_us, np.int64), frames)
+        return ModelInputs(matrix.tolist(), [row.tobytes() for row in reasons], at_us, dict(positions))
+
+
+def _check_same(features: FeatureSet, encoding: Encoding) -> None:
+    if dict(features.dtypes) != dict(encoding.dtypes) or features.names != encoding.names:
+        raise Misuse(
+            f"inputs of request {features.request.name!r}: the features are {', '.join(features.names)}; the version "
+            f"was trained on {', '.join(encoding.names)}. Retrain it, or bring the old definitions back."
+        )

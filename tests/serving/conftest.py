@@ -1,0 +1,139 @@
+"""A small shop: payments, checkouts, and a scorer whose arithmetic is plain to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns import Columns
+from trimtab.core.expressions import col
+from trimtab.events import History, Ingestor, source
+from trimtab.events.quarantine import Quarantine
+from trimtab.features import definitions as tt
+from trimtab.features.encoding import fit
+from trimtab.features.feature_set import feature_set
+from trimtab.features.online import OnlineStore
+from trimtab.features.request_plan import RequestPlan
+from trimtab.serving import (
+    Answerer,
+    Endpoint,
+    OfflineInputs,
+    OnlineInputs,
+    PredictionIds,
+    PredictionLog,
+    ServedVersion,
+)
+from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.sqlite_log import SqliteLog
+
+START_US = 1_700_000_000_000_000
+SECOND_US = 1_000_000
+
+
+class Weighted:
+    """A model that can be checked by hand: the weighted sum of the inputs that are there."""
+
+    def __init__(self, weights: list[float]) -> None:
+        self.weights = weights
+
+    def predict_row(self, row: list[float]) -> float:
+        return math.fsum(w * v for w, v in zip(self.weights, row, strict=True) if v == v)
+
+    def predict(self, matrix: Any) -> Any:
+        return np.array([self.predict_row(row) for row in matrix.tolist()])
+
+
+class Shop:
+    """Everything behind one endpoint, on real stores under `folder`, at a time that the test sets."""
+
+    payments = source("payments", time="paid_at", columns={"user": str, "amount": float})
+    spent = tt.view(
+        "spent",
+        source=payments,
+        by="user",
+        features={
+            "n_1h": tt.count(over="1h"),
+            "total": tt.sum("amount", over="1d"),
+            "last": tt.latest("amount", max_age="2h"),
+        },
+    )
+    checkout = tt.request(
+        "checkout", key="id", time="at", columns={"id": str, "user": str, "basket": float, "kind": str}
+    )
+    features = feature_set(checkout, [spent, {"log_basket": col("basket").log1p(), "kind": col("kind").category()}])
+    weights = (0.5, 0.001, 0.01, 0.1, 1.0)
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = VirtualClock(START_US)
+        self.events = SqliteLog(folder / "events", mode="relaxed", clock=self.clock)
+        self.log = PredictionLog(SqliteLog(folder / "predictions", mode="relaxed", clock=self.clock))
+        self.kv = LmdbKeyValue(folder / "online")
+        self.online = OnlineStore(self.kv, [self.spent])
+        quarantine = Quarantine(SqliteLog(folder / "quarantine", clock=self.clock))
+        self.ingestor = Ingestor(self.events, [self.payments], clock=self.clock, quarantine=quarantine)
+        examples = {"str": ["web", "app"]}
+        dtypes = self.features.dtypes
+        kinds = Columns.of({name: (dtype, examples.get(dtype, [1, 2])) for name, dtype in dtypes.items()})
+        self.encoding = fit(self.features, kinds)
+        self.scorer = Weighted(list(self.weights))
+        self.inputs = OfflineInputs(self.features, self.encoding, self.snapshot)
+        self.endpoint = Endpoint("late")
+        self.endpoint.swap(self.answerer())
+
+    def answerer(self, *, number: int = 1, scorer: Any = None, model: str = "late") -> Answerer:
+        return Answerer(
+            ServedVersion(
+                model=model,
+                version=f"{number:064}",
+                label=f"{model}@{number}",
+                arm="champion",
+                inputs=self.features.names,
+            ),
+            self.checkout,
+            reader=OnlineInputs(RequestPlan(self.features, self.kv), self.encoding),
+            scorer=scorer or self.scorer,
+            log=self.log,
+            clock=self.clock,
+            ids=PredictionIds(self.clock, seed=number),
+            past=self.inputs,
+        )
+
+    def snapshot(self, upto: Mapping[str, int] | None) -> Any:
+        history = History(self.events, [self.payments], upto=upto)
+        history.refresh()
+        return {"payments": history.frame("payments")}, dict(history.positions)
+
+    def pay(self, user: str, amount: float, *, after_s: float = 1.0) -> None:
+        """A payment, `after_s` after the last thing that happened, applied at once."""
+        self.wait(after_s)
+        self.ingestor.push("payments", [{"user": user, "amount": amount, "paid_at": self.clock.now_us()}])
+        self.apply()
+
+    def apply(self) -> None:
+        for partition in self.events.positions():
+            self.online.apply(self.events.read(partition, self.online.positions().get(partition, 0)))
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance_to(self.clock.now_us() + round(seconds * SECOND_US))
+
+    def ask(self, user: str | None = "ann", **columns: Any) -> dict[str, Any]:
+        """A request row."""
+        return {"id": "c1", "user": user, "basket": 12.5, "kind": "web", "at": self.clock.now_us(), **columns}
+
+    def close(self) -> None:
+        self.events.close()
+        self.log.close()
+        self.kv.close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    made = Shop(tmp_path)
+    yield made
+    made.close()

@@ -1,0 +1,226 @@
+"""Answers in process: checked before any work, logged before they are shown, the same as offline."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from trimtab.core.errors import Misuse, NotFound, Unavailable
+from trimtab.core.time import HOUR_US, format_moment
+from trimtab.features.encoding import Encoding
+from trimtab.serving import Answerer, Endpoint, Golden, InvalidField, OnlineInputs, Precomputed
+
+Shop = Any  # from conftest
+
+
+def test_an_answer_says_what_it_was_made_of(shop: Shop) -> None:
+    shop.pay("ann", 10.0)
+    shop.pay("ann", 20.0)
+    shop.wait(5)
+    (answer,) = shop.endpoint.answer([shop.ask()])
+    values = [2.0, 30.0, 20.0, float(np.log1p(12.5)), 1.0]  # "web" is the second kind
+    assert answer.score == shop.scorer.predict_row(values)
+    assert (answer.request_id, answer.version, answer.arm, answer.mode) == ("c1", "late@1", "champion", "live")
+    assert answer.at_us == shop.clock.now_us()
+    assert (answer.reasons, answer.flags) == ({}, ())
+    logged = shop.log.find(answer.id)
+    assert struct.unpack("<5d", logged.values) == tuple(values)
+    assert logged.positions == shop.online.positions()
+    assert msgspec.msgpack.decode(logged.request) == ["c1", "ann", 12.5, "web", shop.clock.now_us()]
+    assert logged.reasons == bytes([0, 0, 0, 255, 255])
+
+
+def test_a_feature_without_a_fresh_value_says_why(shop: Shop) -> None:
+    shop.pay("ann", 10.0)
+    shop.wait(3 * 3600)
+    ann, new, nobody = shop.endpoint.answer([shop.ask("ann"), shop.ask("new"), shop.ask(None, kind=None)])
+    assert ann.reasons == {"spent.n_1h": "outside_window", "spent.last": "expired"}
+    assert set(new.reasons.values()) == set(nobody.reasons.values()) == {"no_entity"}
+    assert math.isnan(struct.unpack("<5d", shop.log.find(nobody.id).values)[4])
+
+
+def test_the_moment_of_asking_is_never_below_what_was_applied(shop: Shop) -> None:
+    shop.pay("ann", 10.0)
+    applied_us = shop.clock.now_us()
+    shop.clock = type(shop.clock)(applied_us - 1_000)  # this process's clock lags
+    shop.endpoint.swap(shop.answerer())
+    (answer,) = shop.endpoint.answer([shop.ask()])
+    assert answer.at_us == applied_us
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "needed"),
+    [
+        ({"basket": "much"}, "basket", "a number"),
+        ({"basket": math.inf}, "basket", "a number"),
+        ({"basket": 1e151}, "basket", "a number"),
+        ({"basket": True}, "basket", "a number"),
+        ({"user": 7}, "user", "a text"),
+        ({"id": None}, "id", "a text"),
+        ({"id": ""}, "id", "a text"),
+        ({"at": None}, "at", "ISO 8601"),
+        ({"at": "yesterday"}, "at", "ISO 8601"),
+        ({"at": 10**18}, "at", "ISO 8601"),
+        ({"colour": "red"}, "colour", "id, user, basket, kind, at"),
+    ],
+)
+def test_a_row_that_is_not_as_declared_is_refused_by_its_field(
+    shop: Shop, changes: dict[str, Any], field: str, needed: str
+) -> None:
+    with pytest.raises(InvalidField) as caught:
+        shop.endpoint.answer([shop.ask(), {**shop.ask(), **changes}])
+    assert caught.value.field == field
+    assert caught.value.pointer == f"rows[1].{field}"
+    assert needed in str(caught.value)
+    assert shop.log.read()[0] == []
+
+
+@pytest.mark.parametrize("name", ["id", "user", "basket", "kind", "at"])
+def test_a_missing_column_is_refused_by_its_name(shop: Shop, name: str) -> None:
+    row = shop.ask()
+    del row[name]
+    with pytest.raises(InvalidField, match="missing") as caught:
+        shop.endpoint.answer([row])
+    assert caught.value.field == name
+
+
+def test_what_is_no_row_is_refused(shop: Shop) -> None:
+    with pytest.raises(Misuse, match="row 0"):
+        shop.endpoint.answer([["c1"]])
+    assert shop.endpoint.answer([]) == []
+
+
+def test_rows_take_what_python_has(shop: Shop) -> None:
+    shop.pay("ann", 10.0)
+    plain = shop.endpoint.answer([shop.ask(basket=3.0, at=0), shop.ask(basket=None, at=0)])
+    odd = shop.endpoint.answer(
+        [
+            shop.ask(basket=np.float64(3), at=dt.datetime(1970, 1, 1)),
+            shop.ask(basket=math.nan, at="1970-01-01T01:00:00+01:00"),
+        ]
+    )
+    assert [a.score for a in plain] == [a.score for a in odd]
+
+
+def test_one_row_and_many_give_the_same_bits(shop: Shop) -> None:
+    for n in range(20):
+        shop.pay(f"u{n % 4}", 0.1 * n)
+    rows = [shop.ask(f"u{n}", id=f"c{n}", basket=0.3 * n) for n in range(6)]
+    together = shop.endpoint.answer(rows)
+    alone = [shop.endpoint.answer([row])[0] for row in rows]
+    assert [a.score for a in together] == [a.score for a in alone]
+    assert [a.reasons for a in together] == [a.reasons for a in alone]
+    assert len({a.id for a in [*together, *alone]}) == 12
+
+
+def test_answers_about_the_past_are_those_that_were_given(shop: Shop) -> None:
+    given = []
+    for n in range(30):
+        shop.pay(f"u{n % 3}", 1.1 * n, after_s=400.3)
+        shop.wait(0.7)
+        given += shop.endpoint.answer([shop.ask(f"u{n % 3}", id=f"c{n}")])
+    shop.pay("u0", 5.0)
+    for n, then in enumerate(given):
+        (again,) = shop.endpoint.answer([shop.ask(f"u{n % 3}", id=f"c{n}")], at=then.at_us)
+        assert (again.score, again.reasons, again.at_us) == (then.score, then.reasons, then.at_us)
+        assert shop.log.find(again.id).values == shop.log.find(then.id).values
+
+
+def test_the_future_cannot_be_asked_about(shop: Shop) -> None:
+    with pytest.raises(Misuse, match="future"):
+        shop.endpoint.answer([shop.ask()], at=shop.clock.now_us() + 1)
+    answer = shop.endpoint.answer([shop.ask()], at=format_moment(shop.clock.now_us()))
+    assert answer[0].at_us == shop.clock.now_us()
+
+
+def test_without_history_the_past_cannot_be_asked_about(shop: Shop) -> None:
+    answerer = shop.answerer()
+    answerer._past = None
+    with pytest.raises(NotFound, match="history"):
+        answerer.answer([shop.ask()], at=0)
+
+
+def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
+    endpoint = Endpoint("late")
+    assert not endpoint.ready
+    with pytest.raises(Unavailable, match="no version"):
+        endpoint.answer([shop.ask()])
+
+
+def test_a_version_that_fails_its_golden_rows_does_not_serve(shop: Shop) -> None:
+    row = (1.0, 2.0, 3.0, math.nan, 0.0)
+    right = shop.scorer.predict_row(list(row))
+    shop.endpoint.swap(shop.answerer(number=2), golden=[Golden(values=row, score=right)], warm=[shop.ask()])
+    assert shop.endpoint.answer([shop.ask()])[0].version == "late@2"
+    assert len(shop.log.read()[0]) == 1  # warming up is not logged
+    for wrong in (right + 1e-9, math.nan):
+        with pytest.raises(Misuse, match="golden row 0"):
+            shop.endpoint.swap(shop.answerer(number=3), golden=[Golden(values=row, score=wrong)])
+    with pytest.raises(Misuse, match="other"):
+        shop.endpoint.swap(shop.answerer(number=3, model="other"))
+    assert shop.endpoint.answer([shop.ask()])[0].version == "late@2"
+
+
+def test_an_encoding_of_other_features_is_refused(shop: Shop) -> None:
+    from trimtab.features.request_plan import RequestPlan
+
+    other = Encoding(dtypes={"x": "float"}, vocabularies={})
+    with pytest.raises(Misuse, match="trained on x"):
+        OnlineInputs(RequestPlan(shop.features, shop.kv), other)
+
+
+class TestPrecomputed:
+    @pytest.fixture
+    def endpoint(self, shop: Shop) -> Endpoint:
+        """An endpoint whose answers of one checkout were made ahead."""
+        stored = Precomputed(shop.kv, "late", max_age_us=HOUR_US)
+        endpoint = Endpoint("late", precomputed=stored)
+        answerer: Answerer = shop.answerer()
+        endpoint.swap(answerer)
+        rows = answerer.rows.check([shop.ask(id="c1", at=0), shop.ask(id="x" * 900, at=0)])
+        made = answerer.predict(rows)
+        shop.log.append(made)
+        stored.put(
+            (row, p.request_id, p.version, msgspec.structs.replace(answerer.shown(p), mode="precomputed"))
+            for row, p in zip(rows, made, strict=True)
+        )
+        return endpoint
+
+    def test_a_fresh_stored_answer_is_given_and_not_logged_again(self, shop: Shop, endpoint: Endpoint) -> None:
+        before = len(shop.log.read()[0])
+        shop.pay("ann", 1_000.0)  # a live answer would see this
+        for key in ("c1", "x" * 900):
+            (answer,) = endpoint.answer([shop.ask(id=key, at=0)])
+            assert (answer.mode, answer.flags, answer.request_id) == ("precomputed", (), key)
+            assert shop.log.find(answer.id).score == answer.score
+        assert len(shop.log.read()[0]) == before
+
+    def test_an_old_one_is_made_anew_and_flagged(self, shop: Shop, endpoint: Endpoint) -> None:
+        shop.wait(3600)
+        assert endpoint.answer([shop.ask(at=0)])[0].mode == "precomputed"
+        shop.wait(1)
+        (answer,) = endpoint.answer([shop.ask(at=0)])
+        assert (answer.mode, answer.flags) == ("live", ("precomputed_stale",))
+        assert shop.log.find(answer.id).flags == ("precomputed_stale",)
+
+    def test_another_key_or_other_columns_are_missing(self, shop: Shop, endpoint: Endpoint) -> None:
+        rows = [shop.ask(id="c9", at=0), shop.ask(at=0), shop.ask(at=0, basket=12.6)]
+        answers = endpoint.answer(rows)
+        assert [a.mode for a in answers] == ["live", "precomputed", "live"]
+        assert [a.flags for a in answers] == [("precomputed_missing",), (), ("precomputed_missing",)]
+        assert [a.request_id for a in answers] == ["c9", "c1", "c1"]
+
+    def test_answers_of_the_version_before_are_stale(self, shop: Shop, endpoint: Endpoint) -> None:
+        endpoint.swap(shop.answerer(number=2))
+        (answer,) = endpoint.answer([shop.ask(at=0)])
+        assert (answer.version, answer.flags) == ("late@2", ("precomputed_stale",))
+
+    def test_asking_about_the_past_passes_stored_answers_by(self, shop: Shop, endpoint: Endpoint) -> None:
+        (answer,) = endpoint.answer([shop.ask(at=0)], at=shop.clock.now_us())
+        assert (answer.mode, answer.flags) == ("live", ())

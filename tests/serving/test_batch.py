@@ -1,0 +1,167 @@
+"""Batch scoring: the answers that serving would have given, each logged once however often it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trimtab import store
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.serving import Manifest, batch_manifest, batch_predictions, score_table
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.store.ports import Catalog
+
+Shop = Any  # from conftest
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    made: Catalog = store.open(f"sqlite://{tmp_path}/catalog.db", "catalog")
+    yield made
+    made.close()
+
+
+def table_of(rows: list[dict[str, Any]], shop: Shop) -> Columns:
+    return Columns.of({name: (dtype, [r[name] for r in rows]) for name, dtype in shop.checkout.columns.items()})
+
+
+def score(shop: Shop, catalog: Catalog, table: Columns, at_us: Any, **options: Any) -> Manifest:
+    options = {"log": shop.log, "scorer": shop.scorer, **options}
+    served = options.pop("served", shop.answerer().served)
+    return score_table(served, table, at_us, inputs=shop.inputs, catalog=catalog, clock=shop.clock, **options)
+
+
+def logged(shop: Shop, manifest: Manifest) -> list[Any]:
+    return [p for part in batch_predictions(manifest, shop.log) for p in part]
+
+
+def questions(shop: Shop, count: int) -> tuple[Columns, Any, list[Any]]:
+    """Questions that were asked while payments came in, and the live answers to them."""
+    rows, live = [], []
+    for n in range(count):
+        shop.pay(f"u{n % 5}", 0.7 * n, after_s=97.3)
+        shop.wait(3)
+        rows.append(shop.ask(f"u{n % 7}", id=f"c{n}", basket=None if n % 9 == 0 else 0.3 * n))
+        live += shop.endpoint.answer(rows[-1:])
+    return table_of(rows, shop), np.array([a.at_us for a in live]), [shop.log.find(a.id) for a in live]
+
+
+def test_a_batch_answers_as_serving_did(shop: Shop, catalog: Catalog) -> None:
+    table, at_us, live = questions(shop, 60)
+    seen: list[tuple[int, int]] = []
+    manifest = score(shop, catalog, table, at_us, part_rows=25, progress=lambda done, of: seen.append((done, of)))
+    batch = logged(shop, manifest)
+    assert manifest.complete
+    assert seen == [(25, 60), (50, 60), (60, 60)]
+    assert [p.request_id for p in batch] == [p.request_id for p in live]
+    assert [p.score for p in batch] == [p.score for p in live]
+    assert [p.values for p in batch] == [p.values for p in live]
+    assert [p.reasons for p in batch] == [p.reasons for p in live]
+    assert [p.request for p in batch] == [p.request for p in live]
+    assert {p.mode for p in batch} == {"batch"}
+    assert shop.log.find(batch[30].id) == batch[30]
+
+
+def test_scoring_again_adds_nothing(shop: Shop, catalog: Catalog) -> None:
+    table, at_us, live = questions(shop, 20)
+    first = score(shop, catalog, table, at_us)
+    shop.pay("u1", 1e6)
+    shop.wait(100)
+    assert score(shop, catalog, table, at_us) == first == batch_manifest(catalog, first.id)
+    assert len(shop.log.read()[0]) == 20 + len(live)
+
+
+class _Interrupted(PredictionLog):
+    """A log whose process ends before or after an append."""
+
+    def __init__(self, log: PredictionLog, *, appends: int, after: bool) -> None:
+        super().__init__(log.log)
+        self.left = appends
+        self.after = after
+
+    def append(self, predictions: Any, *, at_us: Any = None) -> range:
+        self.left -= 1
+        if self.left < 0 and not self.after:
+            raise KeyboardInterrupt
+        positions = super().append(predictions, at_us=at_us)
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return positions
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("appends", [0, 1, 3])
+def test_a_batch_that_was_interrupted_goes_on_where_it_was(
+    shop: Shop, catalog: Catalog, appends: int, after: bool
+) -> None:
+    """Also between the append of a part and the word of it in the manifest."""
+    table, at_us, live = questions(shop, 40)
+    with pytest.raises(KeyboardInterrupt):
+        score(shop, catalog, table, at_us, part_rows=10, log=_Interrupted(shop.log, appends=appends, after=after))
+    shop.pay("u1", 1e6)  # what came since does not change the rest of the batch
+    manifest = score(shop, catalog, table, at_us, part_rows=7)
+    batch = logged(shop, manifest)
+    assert [p.score for p in batch] == [p.score for p in live]
+    assert len({p.id for p in batch}) == 40
+    assert len(shop.log.read()[0]) == 80
+
+
+def test_a_name_belongs_to_one_table_and_version(shop: Shop, catalog: Catalog) -> None:
+    table, at_us, _ = questions(shop, 5)
+    score(shop, catalog, table, at_us, batch_id="monday")
+    with pytest.raises(Conflict, match="another table"):
+        score(shop, catalog, table.take(slice(0, 4)), at_us[:4], batch_id="monday")
+    with pytest.raises(Conflict, match="another version"):
+        score(shop, catalog, table, at_us, batch_id="monday", served=shop.answerer(number=2).served)
+
+
+def test_a_batch_is_scored_by_one_process_at_a_time(shop: Shop, catalog: Catalog) -> None:
+    table, at_us, _ = questions(shop, 5)
+    assert catalog.acquire("batch/monday", "another process", 60.0)
+    with pytest.raises(Conflict, match="somebody else"):
+        score(shop, catalog, table, at_us, batch_id="monday")
+    catalog.release("batch/monday", "another process")
+    assert score(shop, catalog, table, at_us, batch_id="monday").complete
+
+
+def test_one_moment_for_all_rows(shop: Shop, catalog: Catalog) -> None:
+    shop.pay("ann", 10.0)
+    shop.wait(1)
+    table = table_of([shop.ask(id="a"), shop.ask("bob", id="b")], shop)
+    manifest = score(shop, catalog, table, shop.clock.now_us(), mode="precomputed")
+    live = shop.endpoint.answer([shop.ask(id="a"), shop.ask("bob", id="b")])
+    batch = logged(shop, manifest)
+    assert [p.score for p in batch] == [a.score for a in live]
+    assert {p.mode for p in batch} == {"precomputed"}
+
+
+def test_an_empty_table_is_a_finished_batch(shop: Shop, catalog: Catalog) -> None:
+    shop.pay("ann", 1.0)
+    assert score(shop, catalog, table_of([], shop), 0).complete
+
+
+def test_a_table_that_is_not_as_declared_is_refused(shop: Shop, catalog: Catalog) -> None:
+    shop.pay("ann", 1.0)
+    table = table_of([shop.ask()], shop)
+    at_us = shop.clock.now_us()
+    cases: list[tuple[Columns, Any, str]] = [
+        (table.select(["id", "user"]), at_us, "'basket' of float"),
+        (
+            Columns.of({"basket": ("str", ["1"])}).replace({n: table[n] for n in ("id", "user", "kind", "at")}),
+            0,
+            "must be float",
+        ),
+        (table.replace({"more": table["basket"]}), at_us, "'more' is not declared"),
+        (table, np.zeros(2, np.int64), "1 rows, but 2 moments"),
+        (table_of([shop.ask(id=None)], shop), at_us, "row 0 has no 'id'"),
+        (table, at_us + 1, "to come"),
+    ]
+    for wrong, moments, message in cases:
+        with pytest.raises(Misuse, match=message):
+            score(shop, catalog, wrong, moments)
+    assert shop.log.read()[0] == []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,14 +72,15 @@ class Shop:
     features = feature_set(checkout, [spent, {"log_basket": col("basket").log1p(), "kind": col("kind").category()}])
     weights = (0.5, 0.001, 0.01, 0.1, 1.0)
 
-    def __init__(self, folder: Path) -> None:
-        self.clock = VirtualClock(START_US)
-        self.events = SqliteLog(folder / "events", mode="relaxed", clock=self.clock)
-        self.log = PredictionLog(SqliteLog(folder / "predictions", mode="relaxed", clock=self.clock))
+    def __init__(self, folder: Path, *, clock: Any = None, mode: Any = "relaxed") -> None:
+        self.clock = clock or VirtualClock(START_US)
+        self.seeded = clock is None
+        self.events = SqliteLog(folder / "events", mode=mode, clock=self.clock)
+        self.log = PredictionLog(SqliteLog(folder / "predictions", mode=mode, clock=self.clock))
         self.kv = LmdbKeyValue(folder / "online")
         self.online = OnlineStore(self.kv, [self.spent])
-        quarantine = Quarantine(SqliteLog(folder / "quarantine", clock=self.clock))
-        self.ingestor = Ingestor(self.events, [self.payments], clock=self.clock, quarantine=quarantine)
+        self.quarantine = Quarantine(SqliteLog(folder / "quarantine", clock=self.clock))
+        self.ingestor = Ingestor(self.events, [self.payments], clock=self.clock, quarantine=self.quarantine)
         examples = {"str": ["web", "app"]}
         dtypes = self.features.dtypes
         kinds = Columns.of({name: (dtype, examples.get(dtype, [1, 2])) for name, dtype in dtypes.items()})
@@ -100,7 +104,7 @@ class Shop:
             scorer=scorer or self.scorer,
             log=self.log,
             clock=self.clock,
-            ids=PredictionIds(self.clock, seed=number),
+            ids=PredictionIds(self.clock, seed=number if self.seeded else None),
             past=self.inputs,
         )
 
@@ -130,6 +134,37 @@ class Shop:
         self.events.close()
         self.log.close()
         self.kv.close()
+
+
+class Server:
+    """`serving_process.py` on a free port."""
+
+    def __init__(self, folder: Path, mode: str = "relaxed", *, port: int = 0) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("serving_process.py")), str(folder), mode, str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        found = re.search(r"http://127.0.0.1:(\d+)", said)
+        if found is None:
+            raise AssertionError(f"the server did not start: {said}{self.stop()[1]}")
+        self.port = int(found[1])
+        self.url = found[0]
+
+    def kill(self) -> None:
+        """End it as the power would."""
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self) -> tuple[int, str]:
+        """Ask it to end; its exit code and what it complained about."""
+        self.process.terminate()
+        _, complaints = self.process.communicate(timeout=30)
+        return self.process.returncode, complaints
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Any:
+    return Server
 
 
 @pytest.fixture

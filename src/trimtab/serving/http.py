@@ -30,7 +30,7 @@ from trimtab.serving.commit import CommitMode, GroupCommit
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.metrics import Counter, Histogram, Metrics
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.serving.problems import Refused, decode_problem
+from trimtab.serving.problems import InvalidField, Refused, decode_problem
 from trimtab.serving.wire import (
     JSON_TYPE,
     AsgiApp,
@@ -53,6 +53,22 @@ _PREDICTION = re.compile(r"/v1/predictions/([^/]+)")
 _EVENTS = re.compile(r"/v1/events/([^/]+)")
 
 
+class PushProblem(Protocol):
+    """Why one row went to quarantine (`events.Problem`)."""
+
+    @property
+    def row(self) -> int: ...
+
+    @property
+    def field(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def found(self) -> str: ...
+
+
 class Pushed(Protocol):
     """What became of pushed rows (`events.Pushed`)."""
 
@@ -69,7 +85,7 @@ class Pushed(Protocol):
     def position(self) -> int: ...
 
     @property
-    def problems(self) -> Sequence[object]: ...
+    def problems(self) -> Sequence[PushProblem]: ...
 
 
 class Push(Protocol):
@@ -259,6 +275,14 @@ class HttpService:
         if wait and pushed.accepted:
             assert self._wait_applied is not None  # refused above
             await self._in_thread(self._wait_applied, {pushed.partition: pushed.position}, self.limits.wait_applied_s)
+        if pushed.problems and not pushed.accepted:
+            first = pushed.problems[0]
+            raise InvalidField(
+                f"none of {len(rows)} events was taken; all are in quarantine. Event {first.row}: {first.field} is "
+                f"{first.reason} (found {first.found}).",
+                field=first.field,
+                pointer=f"$[{first.row}].{first.field}",
+            )
         await respond(send, 200, self._encode(pushed))
 
     async def _show_prediction(self, prediction_id: str, send: Send, head: bool) -> None:

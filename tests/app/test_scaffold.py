@@ -1,0 +1,295 @@
+"""Projects from one file: what is guessed, what is asked, what is written."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from trimtab.app.definitions import load_definitions
+from trimtab.app.scaffold import Options, Scaffolded, scaffold
+from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
+from trimtab.events.files import read_file
+
+START = dt.datetime(2024, 1, 31, 10)
+
+
+def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+def rows_of(n: int, *makers: Callable[[int, random.Random], object]) -> list[list[object]]:
+    chance = random.Random(1)
+    return [[make(i, chance) for make in makers] for i in range(n)]
+
+
+def moment(i: int, _: random.Random) -> str:
+    return (START + dt.timedelta(hours=6 * i)).strftime("%Y-%m-%d %H:%M")
+
+
+def number(i: int, _: random.Random) -> int:
+    return i
+
+
+def yes_no(i: int, chance: random.Random) -> str:
+    return chance.choice(["yes", "no", "no"])
+
+
+def amount(i: int, chance: random.Random) -> object:
+    return "NA" if i % 7 == 0 else round(chance.uniform(1, 99), 2)
+
+
+def make(tmp_path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], **options: Any) -> Scaffolded:
+    return scaffold(write(tmp_path / "data.csv", header, rows), tmp_path / "made", Options(**options))
+
+
+def text_of(made: Scaffolded) -> str:
+    return (made.folder / "project.py").read_text()
+
+
+def read_back(made: Scaffolded) -> dict[str, int]:
+    """Rows of each written file, read with the types of the project that was written beside it."""
+    sources = load_definitions(made.folder / "project.py").sources
+    return {name: read_file(made.folder / f"data/{name}.parquet", sources[name]).columns.rows for name in sources}
+
+
+def test_time_key_and_label_are_guessed_and_the_files_fit_the_project(tmp_path: Path) -> None:
+    made = make(tmp_path, ["id", "at", "fee", "churned"], rows_of(40, number, moment, amount, yes_no))
+    assert [note for note in made.notes if "guessed" in note] == [
+        "time: 'at' (guessed)",
+        "label: 'churned' (guessed)",
+        "key: 'id' (guessed)",
+    ]
+    assert read_back(made) == {"data": 40, "data_labels": 40}
+    definitions = load_definitions(made.folder / "project.py")
+    assert definitions.models["churned"].task == "binary"
+    assert definitions.sources["data"].columns == {"id": "int", "at": "time", "fee": "float"}
+    assert 'tt.col("churned") == "yes"' in text_of(made)
+    assert (made.folder / ".gitignore").read_text() == ".trimtab/\n"
+
+
+def test_names_of_columns_may_be_anything(tmp_path: Path) -> None:
+    header = ["_id", "Signed Up", "class", 'say "hi"', "return", "金額", "Ärger\\n", "2 fast", "a", "A"]
+    rows = rows_of(30, number, moment, yes_no, *[lambda i, r: r.randrange(5)] * 7)
+    made = make(tmp_path, header, rows, label="class", time="Signed Up", key="_id")
+    assert read_back(made) == {"data": 30, "data_labels": 30}
+    definitions = load_definitions(made.folder / "project.py")
+    assert list(definitions.models) == ["class"]
+    assert {'say "hi"', "return", "金額", "Ärger\\n", "2 fast", "a", "A_2", "id"} <= set(
+        definitions.sources["data"].columns
+    )
+    assert any("'_id' is called 'id'" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "compared"),
+    [
+        (["1", "0"], "== 1"),
+        (["True", "False"], None),
+        (["yes", "no"], '== "yes"'),
+        (["N", "Y"], '== "Y"'),
+        (["1.0", "0.0"], "== 1.0"),
+        (["good", "bad"], '== "good"'),
+        (["cat", "dog", "dog"], '== "cat"'),
+    ],
+)
+def test_two_values_of_any_kind_are_two_classes(tmp_path: Path, values: list[str], compared: str | None) -> None:
+    rows = rows_of(30, number, moment, amount, lambda i, r: values[i % len(values)] if i % 11 else "")
+    made = make(tmp_path, ["id", "at", "fee", "out"], rows, label="out")
+    assert f'truth = tt.col("out"){f" {compared}" if compared else ""}\n' in text_of(made)
+    assert 'metric="log_loss"' in text_of(made)
+    assert read_back(made)["data_labels"] < 30  # rows whose label is not there
+
+
+def test_a_number_with_many_values_is_regression(tmp_path: Path) -> None:
+    made = make(tmp_path, ["id", "at", "fee", "y"], rows_of(30, number, moment, amount, amount), estimator="linear")
+    assert 'metric="squared_error"' in text_of(made)
+    assert "Ridge()" in text_of(made)
+
+
+def test_many_classes_need_one_to_be_named(tmp_path: Path) -> None:
+    rows = rows_of(30, number, moment, amount, lambda i, r: "abc"[i % 3])
+    with pytest.raises(Misuse, match=r"has 3 classes .*--positive"):
+        make(tmp_path, ["id", "at", "fee", "y"], rows)
+    made = make(tmp_path, ["id", "at", "fee", "y"], rows, positive="b")
+    assert 'tt.col("y") == "b"' in text_of(made)
+
+
+def test_a_key_that_recurs_becomes_an_entity_with_its_past_labels(tmp_path: Path) -> None:
+    rows = rows_of(60, lambda i, r: i % 7, moment, amount, yes_no)
+    made = make(tmp_path, ["customer_id", "at", "fee", "y"], rows)
+    definitions = load_definitions(made.folder / "project.py")
+    assert definitions.requests["data"].key == "row_id"
+    assert definitions.views["history"].by == "customer_id"
+    assert read_back(made) == {"data": 60, "data_labels": 60}
+
+
+def test_rows_of_one_entity_at_one_time_stay_apart(tmp_path: Path) -> None:
+    rows = [[i % 2, "2024-01-01", i, "yes" if i % 3 else "no"] for i in range(12)]
+    made = make(tmp_path, ["who_id", "day", "x", "y"], rows, key="who_id")
+    keys = duckdb.sql(f"SELECT count(DISTINCT row_id) FROM '{made.folder}/data/data.parquet'").fetchall()
+    assert keys == [(12,)]
+
+
+def test_without_a_key_rows_can_be_numbered(tmp_path: Path) -> None:
+    rows = rows_of(30, moment, amount, yes_no)
+    with pytest.raises(Misuse, match="--key row"):
+        make(tmp_path, ["at", "fee", "y"], rows)
+    made = make(tmp_path, ["at", "fee", "y"], rows, key="row")
+    assert read_back(made) == {"data": 30, "data_labels": 30}
+
+
+def test_columns_that_cannot_help_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    rows = rows_of(
+        120, number, moment, amount, yes_no, lambda i, r: f"note {i}", lambda i, r: "DE", lambda i, r: "", moment
+    )
+    made = make(tmp_path, ["id", "at", "fee", "y", "note", "country", "nothing", "closed"], rows, time="at", key="id")
+    left = [note for note in made.notes if note.startswith("Left out")]
+    assert [note.split("'")[1] for note in left] == ["note", "country", "nothing", "closed"]
+    assert list(load_definitions(made.folder / "project.py").sources["data"].columns) == ["id", "at", "fee"]
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ("31.01.2024 10:00", {}),
+        ("01/31/2024 10:00", {}),
+        ("1706695200", {"time": "at"}),
+        ("1706695200000", {"time": "at"}),
+        ("2024-01-31T12:00:00+02:00", {}),
+        ("20240131", {"time": "at", "time_format": "%Y%m%d"}),
+        ("31st 01 2024", {"time": "at", "time_format": "%dst %m %Y"}),
+    ],
+)
+def test_times_are_read_however_they_are_written(tmp_path: Path, written: str, options: dict[str, str]) -> None:
+    rows = [[f"k{i}", written, i % 3, "yes" if i % 2 else "no"] for i in range(20)]
+    if written == "20240131":
+        rows = [[k, f"{w}x", x, y] for k, w, x, y in rows]  # a number would be no calendar day
+        options = {**options, "time_format": "%Y%m%dx"}
+    made = make(tmp_path, ["id", "at", "x", "y"], rows, **options)
+    (found,) = duckdb.sql(f"SELECT DISTINCT epoch_us(\"at\") FROM '{made.folder}/data/data.parquet'").fetchall()
+    assert found[0] // 1_000_000 in (1_706_695_200, 1_706_659_200)
+
+
+def test_day_and_month_in_doubt_are_asked_for(tmp_path: Path) -> None:
+    rows = [[i, "03/04/2024", i % 3, i % 2] for i in range(20)]
+    with pytest.raises(Misuse, match=r"day or the month first.*--time-format"):
+        make(tmp_path, ["id", "at", "x", "y"], rows)
+
+
+def test_codes_with_leading_zeros_stay_text(tmp_path: Path) -> None:
+    rows = [[f"{i:05}", "2024-01-01", f"0{i % 9}", i % 2] for i in range(20)]
+    made = make(tmp_path, ["id", "at", "zip", "y"], rows)
+    columns = load_definitions(made.folder / "project.py").sources["data"].columns
+    assert (columns["id"], columns["zip"]) == ("str", "str")
+
+
+def test_a_few_bad_times_are_told_and_many_are_refused(tmp_path: Path) -> None:
+    rows = [[i, "soon" if i % 5 == 0 else "2024-01-31 10:00", i % 3, i % 2] for i in range(20)]
+    made = make(tmp_path, ["id", "at", "x", "y"], rows)
+    assert any("4 rows have no readable 'at'" in note for note in made.notes)
+    with pytest.raises(Misuse, match="is no moment"):
+        scaffold(
+            write(tmp_path / "b.csv", ["id", "at", "x", "y"], [[i, "soon", i, i % 2] for i in range(9)]),
+            tmp_path / "other",
+            Options(time="at", label="y", key="id"),
+        )
+
+
+GOOD = "id,at,fee,y\n1,2024-01-01,2.5,yes\n2,2024-01-02,3.5,no\n3,2024-01-03,4.5,no\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "kind", "words"),
+    [
+        ("", {}, Misuse, ["is empty"]),
+        ("id,at,fee,y\n", {}, Misuse, ["no rows"]),
+        (GOOD + "4,2024-01-04\n", {}, Misuse, ["line 5"]),
+        (GOOD + '4,"2024-01-04,1,no\n', {}, Misuse, ["cannot be read"]),
+        ("1,2024-01-01,2.5\n2,2024-01-02,3.5\n", {}, Misuse, ["first line"]),
+        ("id,at,at,y\n1,2,3,4\n", {}, Misuse, ["'at' more than once"]),
+        (GOOD, {"time": "when"}, NotFound, ["--time 'when'", "id, at, fee, y"]),
+        (GOOD, {"key": "nr"}, NotFound, ["--key 'nr'"]),
+        (GOOD, {"label": "z"}, NotFound, ["--label 'z'"]),
+        (GOOD, {"time": "fee"}, Misuse, ["'fee'", "no moment"]),
+        (GOOD, {"key": "fee"}, Misuse, ["'fee' is float", "--key row"]),
+        (GOOD, {"label": "at"}, Misuse, ["--label 'at' is the time"]),
+        (GOOD, {"key": "y"}, Misuse, ["already the label"]),
+        (GOOD, {"positive": "maybe"}, Misuse, ["--positive 'maybe'", "no, yes"]),
+        (GOOD, {"wait": "soon"}, Misuse, ["duration", "'soon'"]),
+        (GOOD.replace("yes", "no"), {}, Misuse, ["which column is to be predicted"]),
+        (GOOD.replace("yes", "no"), {"label": "y"}, Misuse, ["only 'no'"]),
+        ("id,x,y\n1,2,yes\n2,3,no\n", {}, Misuse, ["which column says when", "--time"]),
+        ("id,a_at,b_at,y\n1,2024-01-01,2024-01-02,1\n2,2024-01-01,2024-01-03,0\n", {}, Misuse, ["'a_at', 'b_at'"]),
+        ("id,at,y\n1,2024-01-01,1\n2,2024-01-02,0\n", {}, Misuse, ["no column is left as a feature"]),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(
+    tmp_path: Path, text: str, options: dict[str, str], kind: type[TrimtabError], words: list[str]
+) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text(text)
+    with pytest.raises(kind) as refused:
+        scaffold(file, tmp_path / "made", Options(**options))
+    assert [word for word in words if word not in str(refused.value)] == []
+    assert not (tmp_path / "made").exists()
+
+
+def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_bytes(GOOD.replace("yes", "jé").encode("latin-1"))
+    with pytest.raises(Misuse, match=r"data.csv.*(?i:utf-8)"):
+        scaffold(file, tmp_path / "made", Options())
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.parquet"
+    file.write_text(GOOD)
+    with pytest.raises(Misuse, match="cannot be read"):
+        scaffold(file, tmp_path / "made", Options())
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    file = tmp_path / "Data Set.parquet"
+    duckdb.sql(
+        "SELECT i AS id, TIMESTAMP '2024-01-01' + to_hours(i) AS \"at\", (i % 2) = 0 AS y, i / 7 AS x, [i] AS many,"
+        " (i % 3)::VARCHAR AS code, i::DECIMAL(9, 2) AS price FROM range(40) t(i)"
+    ).write_parquet(str(file))
+    made = scaffold(file, tmp_path / "made", Options(key="id"))
+    columns = load_definitions(made.folder / "project.py").sources["data_set"].columns
+    assert columns == {"id": "int", "at": "time", "x": "float", "code": "str", "price": "float"}
+    assert read_back(made) == {"data_set": 40, "data_set_labels": 40}
+
+
+def test_no_file_is_overwritten(tmp_path: Path) -> None:
+    made = make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
+    before = text_of(made)
+    with pytest.raises(Conflict, match=r"project.py.*exists"):
+        make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
+    assert text_of(made) == before
+
+
+def test_a_folder_in_use_keeps_its_own_files(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    (folder / "data").mkdir(parents=True)
+    (folder / ".gitignore").write_text("*.log\n")
+    (folder / "data" / "mine.txt").write_text("mine")
+    made = make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
+    assert (folder / ".gitignore").read_text() == "*.log\n"
+    assert any(".gitignore" in note for note in made.notes)
+    assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "data", "project.py", "trimtab.toml"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "data.csv", ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(TrimtabError, match="taken"):
+        scaffold(file, tmp_path / "taken" / "made", Options())

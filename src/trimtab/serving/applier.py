@@ -132,23 +132,29 @@ class Applier:
     def _step(self) -> bool:
         """Apply what is new, by append time; whether there was anything."""
         new: list[LogRecord] = []
-        complete_us = None  # behind a full batch of one partition, the others must wait for its next records
+        ends = []  # of full batches: what other partitions hold behind one must wait for the records that follow it
         for name in self._log.positions():
             records = self._log.read(name, self._positions.get(name, 0), limit=self._batch)
             new += records
             if len(records) == self._batch:
-                last_us = records[-1].appended_at_us
-                complete_us = last_us if complete_us is None else min(complete_us, last_us)
+                ends.append(_order(records[-1]))
         if not new:
             self._behind_since_us = None
             return False
-        new.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+        new.sort(key=_order)
         self._behind_since_us = new[0].appended_at_us
-        if complete_us is not None:
-            new = [r for r in new if r.appended_at_us <= complete_us]
+        if ends:
+            end = min(ends)
+            new = [r for r in new if _order(r) <= end]
         self._apply(new)
         with self._changed:
+            if not ends:
+                self._behind_since_us = None
             for record in new:
                 self._positions[record.partition] = record.position
             self._changed.notify_all()
         return True
+
+
+def _order(record: LogRecord) -> tuple[int, str, int]:
+    return record.appended_at_us, record.partition, record.position

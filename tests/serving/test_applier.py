@@ -1,0 +1,117 @@
+"""The applier follows every partition of the event log, retries what may pass and shows what does not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.core.clock import SystemClock, VirtualClock
+from trimtab.core.errors import Corrupt, Unavailable
+from trimtab.serving import Applier
+from trimtab.store.ports import LogRecord
+from trimtab.store.sqlite_log import SqliteLog
+from trimtab.testing import MemoryLog
+
+
+class View:
+    """A view that remembers what it was given, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.records: list[LogRecord] = []
+        self.failures: list[Exception] = []
+
+    def apply(self, records: Sequence[LogRecord]) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        self.records += records
+
+    def positions(self) -> dict[str, int]:
+        return {r.partition: r.position for r in self.records}
+
+
+def applier(log: Any, view: View, clock: Any = None, **options: Any) -> Applier:
+    return Applier(log, view.apply, view.positions, clock=clock or SystemClock(), **options)
+
+
+def test_records_of_all_partitions_are_applied_once_by_append_time(tmp_path: Path) -> None:
+    clock = VirtualClock(0)
+    view = View()
+    with SqliteLog(tmp_path, clock=clock) as a, SqliteLog(tmp_path, clock=clock) as b:
+        said = []
+        for n in range(200):
+            clock.advance_to(n // 3)
+            log = b if n % 3 == 1 else a
+            said.append((clock.now_us(), log.partition, log.append([b"%d" % n])[0]))
+        with applier(a, view, batch=7).start() as running:
+            running.wait_applied(a.positions(), 10)
+            assert running.lag_records() == 0
+            assert running.lag_us() == 0
+    assert [(r.appended_at_us, r.partition, r.position) for r in view.records] == sorted(said)
+
+
+def test_it_goes_on_from_where_the_view_stands() -> None:
+    log, view = MemoryLog(), View()
+    log.append([b"%d" % n for n in range(10)])
+    view.records = log.read(log.partition, 0, limit=4)
+    with applier(log, view).start() as running:
+        running.wait_applied(log.positions(), 10)
+    assert [r.position for r in view.records] == list(range(1, 11))
+
+
+def test_waiting_returns_as_soon_as_the_record_is_applied() -> None:
+    log, view = MemoryLog(), View()
+    with applier(log, view, pause_s=5).start() as running:
+        time.sleep(0.05)  # it sleeps; waiting wakes it
+        for n in range(20):
+            start = time.perf_counter()
+            position = log.append([b"x"])[0]
+            running.wait_applied({log.partition: position}, 4)
+            assert len(view.records) == n + 1
+            assert time.perf_counter() - start < 1
+
+
+def test_waiting_in_vain_says_that_the_record_is_safe() -> None:
+    log, view = MemoryLog(), View()
+    with applier(log, view).start() as running, pytest.raises(Unavailable, match="safe in the log"):
+        running.wait_applied({log.partition: 1}, 0.05)
+
+
+def test_what_may_pass_is_retried() -> None:
+    log, view = MemoryLog(), View()
+    view.failures = [Unavailable("busy")] * 3
+    log.append([b"x"])
+    with applier(log, view, pause_s=0.001).start() as running:
+        running.wait_applied(log.positions(), 10)
+        assert running.retries == 3
+    assert len(view.records) == 1
+
+
+def test_what_does_not_pass_stops_it_and_is_shown() -> None:
+    clock = VirtualClock(1_000)
+    log, view = MemoryLog(clock=clock), View()
+    view.failures = [Corrupt("record 1 is damaged")]
+    log.append([b"x"])
+    clock.advance_to(5_000)
+    with applier(log, view, clock).start() as running:
+        with pytest.raises(Unavailable, match="record 1 is damaged"):
+            running.wait_applied(log.positions(), 10)
+        assert isinstance(running.failure, Corrupt)
+        assert running.lag_records() == 1
+        assert running.lag_us() == 4_000
+
+
+def test_records_appended_by_many_threads_are_applied_once() -> None:
+    log, view = MemoryLog(), View()
+    with applier(log, view, batch=16).start() as running:
+        writers = [threading.Thread(target=lambda: [log.append([b"x"] * 3) for _ in range(50)]) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        running.wait_applied(log.positions(), 10)
+    assert [r.position for r in view.records] == list(range(1, 601))

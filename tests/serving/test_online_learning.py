@@ -1,0 +1,160 @@
+"""Online learning: predict first, learn each label exactly once, go on after a crash as if there had been none."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from learning_process import Averages, examples
+
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.serving import OnlineDeployment
+from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.testing import MemoryKeyValue
+
+ROWS = [[float(n), 0.0] for n in range(6)]
+
+
+@pytest.fixture
+def store() -> Any:
+    return MemoryKeyValue()
+
+
+def deployment(store: Any, every_us: int = 10) -> OnlineDeployment:
+    return OnlineDeployment("late/online", Averages(), store, every_us=every_us)
+
+
+def scores(learnt_until: int) -> list[float]:
+    """What a learner says that learnt every label up to a moment once."""
+    naive = Averages()
+    naive.learn(
+        np.array([[n % 5, n] for n in range(1, learnt_until + 1)], np.float64).reshape(-1, 2),
+        np.array([n % 3 == 0 for n in range(1, learnt_until + 1)], np.float64),
+    )
+    return [naive.predict_row(row) for row in ROWS]
+
+
+def test_it_predicts_before_it_learns(store: Any) -> None:
+    online = deployment(store, every_us=0)
+    assert online.predict_row([0.0, 0.0]) == 0.5
+    assert online.learn(examples(0, 30), until_us=30) == 30
+    assert [online.predict_row(row) for row in ROWS] == scores(30)
+    assert online.predict(np.array(ROWS)).tolist() == scores(30)
+
+
+@given(st.lists(st.integers(0, 60), max_size=12), st.sampled_from([0, 1, 10, 25]), st.randoms(use_true_random=False))
+def test_however_it_is_called_and_restarted_each_label_is_learnt_once(
+    steps: list[int], every_us: int, chance: random.Random
+) -> None:
+    """Blocks are learnt when they are over; examples of open blocks and old ones may be brought again."""
+    store = MemoryKeyValue()
+    online, until = deployment(store, every_us), 0
+    for step in steps:
+        until += step
+        begin = chance.randint(0, max(0, online.learnt_until_us))
+        online.learn(examples(begin, until), until_us=until)
+        if chance.random() < 0.5:
+            online = deployment(store, every_us)  # a restart
+    learnt = until if every_us == 0 else max(0, (until + 1) // every_us * every_us - 1)
+    assert online.examples == (learnt if steps else 0)
+    assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
+
+
+def test_blocks_are_those_of_the_known_at_time_whoever_calls(store: Any) -> None:
+    hourly, slow = deployment(store), deployment(MemoryKeyValue())
+    for until in range(1, 100):
+        hourly.learn(examples(max(0, hourly.learnt_until_us), until), until_us=until)
+    slow.learn(examples(0, 99), until_us=99)
+    assert hourly._learner.state() == slow._learner.state()
+
+
+def test_a_restart_says_the_same_and_knows_how_far_it_read(store: Any) -> None:
+    online = deployment(store)
+    online.learn(examples(0, 45), until_us=45, positions={"p0001": 45})
+    again = deployment(store)
+    assert [again.predict_row(row) for row in ROWS] == [online.predict_row(row) for row in ROWS]
+    assert (again.learnt_until_us, again.positions, again.examples) == (39, {"p0001": 45}, 39)
+
+
+def test_what_could_not_be_saved_was_not_learnt(store: Any) -> None:
+    class Full(MemoryKeyValue):
+        full = False
+
+        def write(self, puts: Mapping[bytes, bytes], deletes: Any = ()) -> None:
+            if self.full:
+                raise Unavailable("disk full")
+            super().write(puts, deletes)
+
+    disk = Full()
+    online = deployment(disk)
+    for full in (True, False, True, False):
+        disk.full = full
+        begin = max(0, online.learnt_until_us)
+        if full:
+            with pytest.raises(Unavailable):
+                online.learn(examples(begin, begin + 25), until_us=begin + 25)
+        else:
+            online.learn(examples(begin, begin + 25), until_us=begin + 25)
+        assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
+    assert online.examples == online.learnt_until_us == 39
+
+
+def test_examples_out_of_order_or_from_the_future_are_refused(store: Any) -> None:
+    online = deployment(store)
+    with pytest.raises(Misuse, match="out of order"):
+        online.learn(examples(0, 9)[::-1], until_us=20)
+    with pytest.raises(Misuse, match="later call"):
+        online.learn(examples(0, 30), until_us=20)
+    with pytest.raises(Misuse, match="every_us"):
+        deployment(store, every_us=-1)
+
+
+def test_a_damaged_state_is_named(store: Any) -> None:
+    store.write({b"online_learner/late/online": b"\xc1"})
+    with pytest.raises(Corrupt, match="late/online"):
+        deployment(store)
+
+
+def kills(folder: Path, count: int, seed: int) -> int:
+    """Kill a learning process at random moments; how many times what it left was wrong."""
+    chance = random.Random(seed)
+    wrong, before = 0, 0
+    for _ in range(count):
+        command = [sys.executable, str(Path(__file__).with_name("learning_process.py")), str(folder), "30"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(chance.uniform(0.0, 0.3))
+        process.kill()
+        process.communicate()
+        with LmdbKeyValue(folder) as store:
+            left = deployment(store)
+            said = [left.predict_row(row) for row in ROWS]
+            wrong += said != scores(left.examples) or left.examples != max(0, left.learnt_until_us)
+            wrong += left.examples < before
+            before = left.examples
+    assert before > 0
+    return wrong
+
+
+def test_a_killed_learner_has_learnt_each_label_once(tmp_path: Path) -> None:
+    assert kills(tmp_path, 3, seed=1) == 0
+
+
+@pytest.mark.soak
+def test_a_learner_killed_many_times_has_learnt_each_label_once(tmp_path: Path, soak_report: Any) -> None:
+    wrong = kills(tmp_path, 50, seed=2)
+    soak_report("kill_online_learning", runs=50, failures=wrong)
+    assert wrong == 0

@@ -141,9 +141,9 @@ def _constant(node: Expression, rows: int) -> Column:
 
 def _float(values: Array) -> Column:
     """A float result: what is not a finite number up to 1e150 is null, and -0.0 is 0.0."""
-    present = np.abs(values) <= GREATEST
-    if present.all():
+    if len(values) == 0 or (values.min() >= -GREATEST and values.max() <= GREATEST):  # False when there is a NaN
         return Column("float", values + 0.0)
+    present = np.abs(values) <= GREATEST
     return Column("float", np.where(present, values + 0.0, np.nan), present)
 
 

@@ -77,27 +77,33 @@ class _Split:
 
 def _float_limbs(values: Array) -> _Split:
     width = min(52, _KEPT - max(1, len(values)).bit_length())  # so that no prefix sum exceeds 62 bits
-    magnitude = np.abs(values)
-    greatest = float(magnitude.max(initial=0.0))
-    if greatest == 0.0:
-        return _Split([np.zeros(len(values), np.int64)], width, 0)
-    top = int(np.frexp(greatest)[1])
-    least = float(np.min(magnitude, where=magnitude > 0.0, initial=np.inf))
-    exponent = max(int(np.frexp(least)[1]) - 53, -1074)
-    if exponent < 0 and (values == np.trunc(values)).all():
-        exponent = 0
+    exponent, top = _bits(values)
     count = max(1, -(-(top - exponent) // width))
     limbs: Limbs = []
     rest = values
     for j in reversed(range(count)):
         place = exponent + j * width
+        whole = _scaled(rest, -place)
         if j:
-            whole = np.trunc(_scaled(rest, -place))  # toward zero, so that the rest is exact too
-            rest = rest - _scaled(whole, place)
-        else:
-            whole = _scaled(rest, -place)
+            np.trunc(whole, out=whole)  # toward zero, so that the rest is exact too
+            rest = np.subtract(rest, _scaled(whole, place), out=None if rest is values else rest)
         limbs.append(whole.astype(np.int64))
     return _Split(limbs[::-1], width, exponent)
+
+
+def _bits(values: Array) -> tuple[int, int]:
+    """Powers of two between which all bits of all values lie: the lowest bit's, and one above the highest's."""
+    magnitude = np.abs(values)
+    greatest = float(magnitude.max(initial=0.0))
+    if greatest == 0.0:
+        return 0, 1
+    least = float(magnitude.min())
+    if least == 0.0:
+        least = float(np.min(magnitude, where=magnitude > 0.0, initial=np.inf))
+    lowest = max(int(np.frexp(least)[1]) - 53, -1074)
+    if lowest < 0 and all((v == np.trunc(v)).all() for v in (values[:1_000], values)):
+        lowest = 0
+    return lowest, int(np.frexp(greatest)[1])
 
 
 def _scaled(values: Array, power: int) -> Array:

@@ -64,10 +64,10 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     places: Places
     asked: Asked
     rows: Array  # in the frame
-    event_at_us: Array
-    superseded_at_us: Array
     orderly: Array | slice  # those that became known in order
     other: Array  # those that did not, or were superseded
+    other_entity: Array
+    other_superseded_at_us: Array
     event_place: Array  # of the orderly
     first: Array  # the range [first, entered) of the orderly of each request's entity that had entered
     entered: Array
@@ -77,15 +77,15 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
         """For each request the first orderly event that is not dated before `start_us`."""
         return np.searchsorted(self.event_place, self.places.of_moments(self.asked.entity, start_us))
 
-    def until(self, leaves_us: Array, entity: Array) -> Array:
-        """For each of the others the first request that it no longer counts for."""
-        gone = np.minimum(leaves_us, self.superseded_at_us[self.other])
-        return np.searchsorted(self.asked.place, self.places.of_moments(entity, gone))
+    def until(self, leaves_us: Array | int) -> Array:
+        """For each of the others the first request that it no longer counts for, if it leaves at `leaves_us`."""
+        gone = np.minimum(leaves_us, self.other_superseded_at_us)
+        return np.searchsorted(self.asked.place, self.places.of_moments(self.other_entity, gone))
 
 
 def timeline(
     frame: EventFrame, rows: Array, entity: Array, enters_us: Array, asked: tuple[Array, Array, Array], entities: int
-) -> tuple[Timeline, Array]:
+) -> Timeline:
     """Order events for requests.
 
     Args:
@@ -95,38 +95,34 @@ def timeline(
         enters_us: When each of `rows` has both happened and become known.
         asked: Of requests: where they stand, their entities' numbers, their moments.
         entities: How many entities there are.
-
-    Returns:
-        The timeline, and the entity of each of its events.
     """
     event_at = frame.event_at_us[rows]
     places = Places.of(entities, event_at, enters_us, asked[2])
     requests = _in_order(asked, places)
-    place = places.of_moments(entity, event_at)
-    order = _total_order(place, frame, rows)
-    rows, entity, event_at, place = rows[order], entity[order], event_at[order], place[order]
-    enters = places.of_moments(entity, enters_us[order])
+    place, enters = places.of_moments(entity, event_at), places.of_moments(entity, enters_us)
+    order, place = _total_order(place, frame, rows)
+    enters = enters[order]
+    rows = rows[order]
     superseded_at = frame.superseded_at_us[rows]
     orderly = _orderly(enters, superseded_at)
-    if orderly.all():
-        chosen: Array | slice = slice(None)
-        other = np.zeros(0, np.int64)
-    else:
-        chosen, other = np.flatnonzero(orderly), np.flatnonzero(~orderly)
-    starts = np.searchsorted(place[chosen], np.arange(entities) * places.span)
+    everyone = bool(orderly.all())
+    chosen = slice(None) if everyone else np.flatnonzero(orderly)
+    other = np.flatnonzero(~orderly)
+    place = place[chosen]
+    starts = np.searchsorted(place, np.arange(entities) * places.span)
     return Timeline(
         places=places,
         asked=requests,
         rows=rows,
-        event_at_us=event_at,
-        superseded_at_us=superseded_at,
         orderly=chosen,
         other=other,
-        event_place=place[chosen],
+        other_entity=entity[order[other]],
+        other_superseded_at_us=superseded_at[other],
+        event_place=place,
         first=starts[requests.entity],
         entered=np.searchsorted(enters[chosen], requests.place, "right"),
         other_from=np.searchsorted(requests.place, enters[other]),
-    ), entity
+    )
 
 
 def leaves_us(event_at_us: Array, over_us: int, hop_us: int) -> Array:
@@ -152,20 +148,18 @@ def _in_order(asked: tuple[Array, Array, Array], places: Places) -> Asked:
     return Asked(rows[order], entity[order], at_us[order], place[order])
 
 
-def _total_order(place: Array, frame: EventFrame, rows: Array) -> Array:
+def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, Array]:
+    """The order of events, and their places in it."""
     order = np.argsort(place)
     ordered = place[order]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        tied = np.zeros(len(order), bool)
-        tied[1:] |= same
-        tied[:-1] |= same
-        among = np.flatnonzero(tied)
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(same):
+        among = np.unique(np.concatenate([same, same + 1]))
         chosen = order[among]
         of = rows[chosen]
-        finer = np.lexsort((frame.position[of], frame.partition[of], frame.known_at_us[of], place[chosen]))
+        finer = np.lexsort((frame.position[of], frame.partition[of], frame.known_at_us[of], ordered[among]))
         order[among] = chosen[finer]
-    return order
+    return order, ordered
 
 
 def _orderly(enters: Array, superseded_at_us: Array) -> Array:

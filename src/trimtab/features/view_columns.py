@@ -29,22 +29,23 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
 
 def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> dict[str, tuple[Column, Array]]:
     """The value and the reason's code of each feature, for the entity in `keys` at `at_us`, row by row."""
-    of_events, of_requests, entities = match_keys(frame.columns[view.by], keys)
-    enters = np.maximum(frame.event_at_us + (view.boundary == "before"), frame.known_at_us)
-    unknown = _unknown(frame, of_events, enters, of_requests, at_us, entities)
+    near = _near(view, at_us, frame)
+    of_events, of_requests, entities = match_keys(frame.columns[view.by].take(near), keys)
+    enters = _enters(view, frame, near)
+    unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
+    if not isinstance(near, slice):  # who has no event nearby may have one further away
+        rest = np.flatnonzero(unknown != FOUND)
+        unknown[rest] = _unknown_at_all(view, keys.take(rest), at_us[rest], frame)
     asked = np.flatnonzero(unknown == FOUND)
     answers = {}
     if len(asked):
-        moments = at_us[asked]
-        live = (of_events >= 0) & ~frame.deleted & (enters < frame.superseded_at_us) & (enters <= moments.max())
-        start = _earliest(view, int(moments.min()))
-        if start is not None:
-            live &= frame.event_at_us >= start
-        rows = np.flatnonzero(live)
-        events, entity = timeline(
-            frame, rows, of_events[rows], enters[rows], (asked, of_requests[asked], moments), entities
-        )
-        answers = _Answers(view, frame, events, entity).all()
+        live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
+        live &= enters <= at_us.max()
+        chosen = np.flatnonzero(live)
+        rows = chosen if isinstance(near, slice) else near[chosen]
+        requests = (asked, of_requests[asked], at_us[asked])
+        events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
+        answers = _Answers(view, frame, events).all()
     out = {}
     for name, aggregate in view.features.items():
         dtype = aggregate_dtype(aggregate, view.source.columns)
@@ -52,20 +53,20 @@ def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> 
     return out
 
 
-def _unknown(
-    frame: EventFrame, of_events: Array, enters: Array, of_requests: Array, at_us: Array, entities: int
-) -> Array:
-    """Why a request can have no value at all: its entity is unknown, or all its events are yet to come."""
-    out = np.full(len(at_us), NO_ENTITY, np.uint8)
-    if entities == 0:
-        return out
-    there = of_events >= 0
-    known_at, entered_at = np.full(entities, NEVER_US), np.full(entities, NEVER_US)
-    np.minimum.at(known_at, of_events[there], frame.known_at_us[there])
-    np.minimum.at(entered_at, of_events[there], enters[there])
-    out[(of_requests >= 0) & (at_us >= known_at[of_requests])] = NOT_YET
-    out[(of_requests >= 0) & (at_us >= entered_at[of_requests])] = FOUND
-    return out
+def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
+    """When events begin to count: they have happened and are known."""
+    enters: Array = np.maximum(frame.event_at_us[rows] + (view.boundary == "before"), frame.known_at_us[rows])
+    return enters
+
+
+def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
+    """The events that can matter to some request, when they are few; else all."""
+    start = _earliest(view, int(at_us.min(initial=NEVER_US)))
+    if start is None or len(at_us) == 0:
+        return slice(None)
+    last = at_us.max()
+    near = (frame.event_at_us >= start) & (frame.event_at_us <= last) & (frame.known_at_us <= last)
+    return np.flatnonzero(near) if 2 * np.count_nonzero(near) < frame.rows else slice(None)
 
 
 def _earliest(view: View, at_us: int) -> int | None:
@@ -78,6 +79,34 @@ def _earliest(view: View, at_us: int) -> int | None:
         hop = aggregate.hop_us or 1
         starts.append((at_us - reach) // hop * hop)
     return max(min(starts), -(2**63))
+
+
+def _unknown_at_all(view: View, keys: Column, at_us: Array, frame: EventFrame) -> Array:
+    if len(at_us) == 0:
+        return np.zeros(0, np.uint8)
+    of_events, of_requests, entities = match_keys(frame.columns[view.by], keys)
+    enters = _enters(view, frame, slice(None))
+    return _unknown(of_events, enters, frame.known_at_us, of_requests, at_us, entities)
+
+
+def _unknown(
+    of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
+) -> Array:
+    """Why a request can have no value at all: its entity is unknown, or all its events are yet to come."""
+    out = np.full(len(at_us), NO_ENTITY, np.uint8)
+    out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND
+    if (out != FOUND).any():
+        out[_began(of_events, known_at_us, of_requests, at_us, entities) & (out != FOUND)] = NOT_YET
+    return out
+
+
+def _began(of_events: Array, moments_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
+    """Which requests are not before the first of their entity's moments."""
+    first = np.full(entities + 1, NEVER_US)  # the last one is that of nobody, number -1
+    np.minimum.at(first, of_events, moments_us)
+    first[-1] = NEVER_US
+    began: Array = at_us >= first[of_requests]
+    return began
 
 
 def _scattered(
@@ -99,14 +128,14 @@ def _scattered(
 class _Answers:
     """What the aggregates of one view share while they are computed."""
 
-    def __init__(self, view: View, frame: EventFrame, events: Timeline, entity: Array) -> None:
+    def __init__(self, view: View, frame: EventFrame, events: Timeline) -> None:
         self.view = view
         self.frame = frame
         self.events = events
-        self._other_entity = entity[events.other]
         self._columns: dict[str, Column] = {}
         self._series: dict[str, Series] = {}
         self._windows: dict[Span, Window] = {}
+        self._codes: dict[tuple[str, Span], Array] = {}
         self._extremes: dict[tuple[str, str], dict[Span, Array]] = {}
 
     def all(self) -> dict[str, tuple[Array, Array, Array]]:
@@ -121,10 +150,11 @@ class _Answers:
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
         assert aggregate.of is not None  # `latest()` requires it
         there = self._winner >= 0
-        if aggregate.max_age_us is not None:
-            age = self.events.asked.at_us[there] - self.events.event_at_us[self._winner[there]]
-            there[there] = age <= aggregate.max_age_us
         rows = self.events.rows[self._winner[there]]
+        if aggregate.max_age_us is not None:
+            fresh = self.events.asked.at_us[there] - self.frame.event_at_us[rows] <= aggregate.max_age_us
+            there[there] = fresh
+            rows = rows[fresh]
         names = sorted(aggregate.of.columns()) or [self.view.by]
         found = evaluate_columns(aggregate.of, self.frame.columns.select(names).take(rows), what)
         values = np.zeros(len(there), found.values.dtype)
@@ -140,16 +170,20 @@ class _Answers:
         last = np.where(events.entered > events.first, events.entered - 1, -1)
         if isinstance(events.orderly, slice):
             return last
-        until = events.until(np.full(len(events.other), NEVER_US), self._other_entity)
+        until = events.until(NEVER_US)
         others = over_covers(np.maximum, events.other_from, until, events.other, len(last), np.int64(-1))
         winner: Array = np.maximum(np.append(events.orderly, -1)[last], others)
         return winner
+
+    @cached_property
+    def _other_rows(self) -> Array:
+        return self.events.rows[self.events.other]
 
     def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
         window = self._window(_span(aggregate))
         series = self._of(aggregate, what)
         count = window.count(series)
-        codes = np.where(count > 0, FOUND, np.where(window.rows > 0, NULL, OUTSIDE)).astype(np.uint8)
+        codes = self._codes_of(aggregate, window, count)
         if aggregate.kind == "count":
             return count, codes
         if aggregate.kind in ("min", "max"):
@@ -159,9 +193,16 @@ class _Answers:
             return total.astype(np.float64) / np.maximum(count, 1) + 0.0, codes
         return total, codes
 
+    def _codes_of(self, aggregate: Aggregate, window: Window, count: Array) -> Array:
+        key = (_key(aggregate), _span(aggregate))
+        if key not in self._codes:
+            nothing = np.where(window.rows > 0, np.uint8(NULL), np.uint8(OUTSIDE))
+            self._codes[key] = np.where(count > 0, np.uint8(FOUND), nothing)
+        return self._codes[key]
+
     def _window(self, span: Span) -> Window:
         if span not in self._windows:
-            self._windows[span] = Window(self.events, self._other_entity, *span)
+            self._windows[span] = Window(self.events, self.frame.event_at_us[self._other_rows], *span)
         return self._windows[span]
 
     def _of(self, aggregate: Aggregate, what: str) -> Series:

@@ -80,20 +80,21 @@ class Window:
 
     Args:
         events: The events and the requests.
-        other_entity: The entity of each of the other events.
+        other_at_us: The event times of the others.
         over_us: How long it is; None: from the beginning.
         hop_us: To what its tail is rounded down; 0: exact.
     """
 
-    def __init__(self, events: Timeline, other_entity: Array, over_us: int | None, hop_us: int) -> None:
+    def __init__(self, events: Timeline, other_at_us: Array, over_us: int | None, hop_us: int) -> None:
         asked = events.asked
         self.low = events.first if over_us is None else events.since(starts_us(asked.at_us, over_us, hop_us))
         self.high = np.maximum(events.entered, self.low)
-        other_at = events.event_at_us[events.other]
-        leaves = np.full(len(other_at), NEVER_US) if over_us is None else leaves_us(other_at, over_us, hop_us)
+        leaves = NEVER_US if over_us is None else leaves_us(other_at_us, over_us, hop_us)
         self._start = events.other_from
-        self._stop = np.maximum(events.until(leaves, other_entity), self._start)
+        self._stop = np.maximum(events.until(leaves), self._start)
         self._size = len(asked.rows)
+        self._counts: dict[int, Array] = {}
+        self._sums: dict[int, Array] = {}
 
     @cached_property
     def rows(self) -> Array:
@@ -104,11 +105,17 @@ class Window:
         """How many of them give a value."""
         if series.gives is None:
             return self.rows
-        return series.counts.rounded(self._totals(series.prefix_counts, series.counts.limbs(series.other)), "count")
+        if id(series) not in self._counts:
+            totals = self._totals(series.prefix_counts, series.counts.limbs(series.other))
+            self._counts[id(series)] = series.counts.rounded(totals, "count")
+        return self._counts[id(series)]
 
     def total(self, series: Series, what: str) -> Array:
         """The exact sum of their values; `what` names it in errors."""
-        return series.sums.rounded(self._totals(series.prefix_sums, series.sums.limbs(series.other)), what)
+        if id(series) not in self._sums:
+            totals = self._totals(series.prefix_sums, series.sums.limbs(series.other))
+            self._sums[id(series)] = series.sums.rounded(totals, what)
+        return self._sums[id(series)]
 
     def cover_extreme(self, op: np.ufunc, values: Array, empty: Any) -> Array:
         """The smallest or greatest of the others' values."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -121,16 +122,35 @@ def test_a_loaded_version_scores_like_the_fitted_one(shop: Shop, world: Any) -> 
     values = world.training_set().features.values
     for number in range(3):
         version = shop.version(number)
-        loaded = shop.registry.load(version, features=world.model.features.hash)
+        loaded = shop.registry.load(version, features=world.model.features)
         assert loaded.predict(loaded.encoding.matrix(values)).tobytes() == shop.fits[number].predict(values).tobytes()
         row = loaded.encoding.matrix(values)[7].tolist()
         assert loaded.predict_row(row) == pytest.approx(shop.fits[number].predict(values)[7], abs=1e-12)
         assert loaded.inputs == world.model.features.names
 
 
-def test_other_feature_definitions_are_refused_at_load(shop: Shop) -> None:
-    with pytest.raises(Misuse, match="would be given 0000"):
-        shop.registry.load(shop.version(0), features="0" * 64)
+def test_other_feature_definitions_or_another_order_are_refused_at_load(shop: Shop, world: Any) -> None:
+    features = world.model.features
+    other = msgspec.structs.replace(features, transforms={"name": features.transforms["name"]})
+    with pytest.raises(Misuse, match=f"would be given {other.hash[:12]}"):
+        shop.registry.load(shop.version(0), features=other)
+    turned = msgspec.structs.replace(features, dtypes=dict(reversed(features.dtypes.items())))
+    with pytest.raises(Misuse, match=r"order carrier.late_rate_7d, name, km|would be given"):
+        shop.registry.load(shop.version(0), features=turned)
+
+
+def test_registering_with_an_alias_is_one_transaction(shop: Shop) -> None:
+    version = shop.version(0, alias="challenger")
+    assert shop.registry.alias("late_flight", "challenger") == version
+    second = shop.version(1, alias="challenger")
+    assert shop.version(0, alias="challenger") == version
+    history = shop.registry.history("late_flight", "challenger")
+    assert [row.version for row in history] == [version.id, second.id, version.id]
+    with pytest.raises(Misuse, match="a champion needs evidence"):
+        shop.version(2, alias="champion")
+    with pytest.raises(Misuse, match="begins with a letter"):
+        shop.version(2, alias="7")
+    assert len(shop.registry.versions("late_flight")) == 2
 
 
 def test_a_changed_blob_is_refused_and_named(shop: Shop) -> None:
@@ -151,8 +171,9 @@ def test_a_record_that_was_changed_after_it_was_made_is_refused(shop: Shop) -> N
     first, second = shop.version(0), shop.version(1)
     forged = msgspec.structs.replace(first, artifact=second.artifact)
     shop.catalog.write([Put("version", first.id, msgspec.json.encode(forged))])
+    fresh = Registry(shop.catalog, shop.blob, clock=shop.clock, actor="b")  # one that has not read it before
     with pytest.raises(Corrupt, match="record was changed"):
-        shop.registry.load(first.id)
+        fresh.load(first.id)
 
 
 def test_golden_predictions_that_are_not_repeated_stop_a_version(shop: Shop) -> None:
@@ -185,7 +206,7 @@ def test_another_processor_may_differ_in_the_last_digits_and_says_so(
 
 
 def test_what_a_version_refers_to_must_be_stored(shop: Shop) -> None:
-    with pytest.raises(Misuse, match="its training set 0000.* is not stored"):
+    with pytest.raises(Misuse, match=r"its training set 0000.* is not stored"):
         shop.registry.register(shop.fits[0], training_set="0" * 64)
     with pytest.raises(Misuse, match="its evaluation"):
         shop.version(0, evaluation="1" * 64)
@@ -197,7 +218,7 @@ def test_what_a_version_refers_to_must_be_stored(shop: Shop) -> None:
 def test_a_champion_needs_a_passed_gate_record_of_its_own(shop: Shop) -> None:
     first, second, third = shop.version(0), shop.version(1), shop.version(2)
     move = shop.registry.move
-    with pytest.raises(Misuse, match="no gate record.*first=True"):
+    with pytest.raises(Misuse, match=r"no gate record.*first=True"):
         move("late_flight", "champion", first, why="try")
     move("late_flight", "champion", first, why="start", first=True)
     with pytest.raises(Misuse, match="no gate record"):
@@ -246,7 +267,7 @@ def test_history_says_what_ran_when_and_roll_back_goes_one_step_further_each_tim
     assert registry.roll_back("late_flight", "own", why="breach").version == versions[0].id
     history = registry.history("late_flight", "own")
     assert [row.sequence for row in history] == list(range(1, 8))
-    assert all(row.previous == before.version for before, row in zip(history, history[1:], strict=False))
+    assert all(row.previous == before.version for before, row in itertools.pairwise(history))
     assert [row.act for row in history] == ["first", "move", "move", "roll_back", "roll_back", "move", "roll_back"]
     assert registry.at("late_flight", "own", NOW_US) is None
     assert registry.at("late_flight", "own", NOW_US + 250) == versions[1]
@@ -312,7 +333,7 @@ def test_a_clock_that_goes_back_does_not_disorder_the_history(shop: Shop) -> Non
     ("model", "alias", "why"), [("other", "own", "x"), ("late_flight", "7", "x"), ("late_flight", "own", " ")]
 )
 def test_a_move_that_makes_no_sense_is_refused(shop: Shop, model: str, alias: str, why: str) -> None:
-    with pytest.raises(Misuse, match="Give a version of"):
+    with pytest.raises(Misuse, match="Give"):
         shop.registry.move(model, alias, shop.version(0), why=why)
 
 
@@ -343,13 +364,7 @@ def test_a_card_tells_the_whole_story_from_records(shop: Shop, world: Any) -> No
         "2013-02",
     ):
         assert said in card
-    for said in (
-        "baseline linear",
-        "a \\| first start",
-        "Worse by 0.1.",
-        "labelled",
-        "avx" if "avx" in card else "Python",
-    ):
+    for said in ("baseline linear", "a \\| first start", "Worse by 0.1.", "labelled", version.environment.cpu):
         assert said in card
     assert shop.registry.card(version) == card
 

@@ -9,6 +9,7 @@ import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob
 from trimtab.training.artifact import Artifact, decode_artifact, golden_difference, scorer_for
@@ -48,7 +49,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.scorer.predict_row(row)
 
 
-def load_version(blob: Blob, version: Version, *, features: str | None = None) -> LoadedModel:
+def load_version(blob: Blob, version: Version, *, features: FeatureSet | None = None) -> LoadedModel:
     """Load a version's blob, check it, and repeat its golden predictions.
 
     Raises:
@@ -56,10 +57,10 @@ def load_version(blob: Blob, version: Version, *, features: str | None = None) -
         Misuse: Other feature definitions, or a machine that does not repeat the golden predictions.
     """
     what = f"version {version.name} ({version.id[:12]})"
-    if features is not None and features != version.features:
+    if features is not None and features.hash != version.features:
         raise Misuse(
             f"{what}: it was trained with feature definitions {version.features[:12]}, it would be given "
-            f"{features[:12]}. Retrain it, or bring the old definitions back."
+            f"{features.hash[:12]}. Retrain it, or bring the old definitions back."
         )
     try:
         artifact = decode_artifact(blob.get(version.artifact))
@@ -68,6 +69,11 @@ def load_version(blob: Blob, version: Version, *, features: str | None = None) -
         scorer = scorer_for(artifact)
     except (Corrupt, NotFound) as error:
         raise Corrupt(f"{what}: blob {version.artifact}: {error}") from error
+    if features is not None and features.names != artifact.inputs:
+        raise Misuse(
+            f"{what}: it reads its features in the order {', '.join(artifact.inputs)}; they are now declared as "
+            f"{', '.join(features.names)}. Bring the old order back, or retrain it."
+        )
     _check_golden(what, version, artifact, scorer)
     return LoadedModel(version, artifact, scorer)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
+from trimtab.features.feature_set import FeatureSet
+from trimtab.registry.aliases import Aliases
 from trimtab.registry.evidence import check_evidence
 from trimtab.registry.loading import LoadedModel, load_version
-from trimtab.registry.versions import AliasMove, Version, address_of, version_id
+from trimtab.registry.versions import Act, AliasMove, Version, address_of, version_id
 from trimtab.store.ports import Append, Blob, Catalog, Put
 from trimtab.training.environment import Environment, current_environment
 from trimtab.training.fitted import Fitted
 
+CHAMPION = "champion"  # the one alias that needs evidence
+_REGISTERED = "Registered."
 _ATTEMPTS = 50  # how often a number may be taken by somebody else before that is reported
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -35,7 +38,9 @@ class Registry:
         self._blob = blob
         self._clock = clock
         self._actor = actor
+        self._aliases = Aliases(catalog, clock=clock, actor=actor)
         self._environment = environment
+        self._versions: dict[str, Version] = {}  # those that were read: they never change
 
     def register(
         self,
@@ -45,6 +50,7 @@ class Registry:
         refit_of: str | None = None,
         evaluation: str | None = None,
         decision: int | None = None,
+        alias: str | None = None,
     ) -> Version:
         """The version of a fitted model; the one there is already, when an equal one was registered before.
 
@@ -54,9 +60,10 @@ class Registry:
             refit_of: The address of the judged version whose recipe this one is fitted by, on more data.
             evaluation: The hash of a stored evaluation.
             decision: The ledger row that asked for it.
+            alias: Point this alias to it in the same transaction ("champion" needs evidence: use `move`).
 
         Raises:
-            Misuse: The training set or the evaluation is not stored.
+            Misuse: The training set or the evaluation is not stored, or the alias is "champion".
             NotFound: `refit_of` is no version.
             Conflict: Others kept taking the next number; try again.
         """
@@ -65,6 +72,10 @@ class Registry:
                 raise Misuse(f"register {fitted.model!r}: its {what} {digest[:12]} is not stored. Save it first.")
         if refit_of is not None and self.get(refit_of).model != fitted.model:
             raise Misuse(f"register {fitted.model!r}: refit_of={refit_of[:12]} is a version of another model.")
+        if alias is not None:
+            _check_alias(f"alias {fitted.model}@{alias}", alias, _REGISTERED)
+        if alias == CHAMPION:
+            raise Misuse(f"register {fitted.model!r}: a champion needs evidence. Register it, then use move().")
         address = version_id(
             model=fitted.model,
             artifact=self._blob.put(fitted.data),
@@ -78,17 +89,27 @@ class Registry:
         for _ in range(_ATTEMPTS):
             found = self._version(address)
             if found is not None:
+                if alias is not None:
+                    self.move(found.model, alias, found, why=_REGISTERED)
                 return found
             version, revision = self._numbered(fitted, address, training_set, refit_of, evaluation, decision)
-            changes = [
+            changes: list[Put | Append] = [
                 Put("version", address, msgspec.json.encode(version), expected=0),
                 Put("version_number", _numbered_key(version.model, version.number), address.encode(), expected=0),
                 Put("version_count", version.model, str(version.number).encode(), expected=revision),
             ]
+            if alias is not None:
+                place = self._aliases.place(version.model, alias)
+                act: Act = "first" if place.row is None else "move"
+                row = self._aliases.next_row(
+                    place, model=version.model, alias=alias, version=address, act=act, why=_REGISTERED
+                )
+                changes += self._aliases.changes(row, place)
             try:
                 self._catalog.write(changes)
             except Conflict:
-                continue  # another process registered a version of this model: look again
+                continue  # another process registered a version of this model, or moved its alias: look again
+            self._versions[address] = version
             return version
         raise Conflict(f"register {fitted.model!r}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
 
@@ -122,13 +143,13 @@ class Registry:
         found = (self._decoded(record.body) for record in self._catalog.find("version"))
         return sorted((v for v in found if v.training_set == training_set), key=lambda v: (v.model, v.number))
 
-    def load(self, version: Version | str, *, features: str | None = None) -> LoadedModel:
+    def load(self, version: Version | str, *, features: FeatureSet | None = None) -> LoadedModel:
         """A version that is ready to score: bytes checked against their hash, golden predictions repeated.
 
         Args:
             version: The version, or any reference that `get` takes.
-            features: The hash of the feature definitions it will be given; another one than it was trained with is
-                refused.
+            features: The feature definitions it will be given; others than it was trained with, or in another order,
+                are refused.
 
         Raises:
             Corrupt: Stored bytes are not what was registered; the message names the blob.
@@ -138,13 +159,12 @@ class Registry:
 
     def alias(self, model: str, alias: str) -> Version | None:
         """The version that an alias points to; None when it was never set."""
-        move, _ = self._newest(model, alias)
-        return None if move is None else self._stored(move.version)
+        address = self._aliases.place(model, alias).version
+        return None if address is None else self._stored(address)
 
     def aliases(self, model: str) -> dict[str, AliasMove]:
         """Where each alias of a model points, and since which move."""
-        moves = [_decoded_move(record.body) for record in self._catalog.find("alias", f"{model}/")]
-        return {move.alias: move for move in moves}
+        return self._aliases.places(model)
 
     def move(
         self,
@@ -175,39 +195,30 @@ class Registry:
             Conflict: Somebody else moved it meanwhile, or the evidence speaks against another champion.
         """
         target = self._resolved(version)
-        if target.model != model or not _NAME.fullmatch(alias) or not why.strip():
-            raise Misuse(
-                f"alias {model}@{alias}: version {target.name}, why={why!r}. Give a version of {model!r}, an alias of "
-                "a-z, 0-9 and _ that starts with a letter, and a reason."
-            )
-        before, revision = self._newest(model, alias)
-        previous = None if before is None else before.version
-        if expected_previous is not msgspec.UNSET and expected_previous != previous:
-            raise Conflict(
-                f"alias {model}@{alias}: expected at {expected_previous}, it is at {previous}. Read it again."
-            )
-        if before is not None and previous == target.id:
-            return before
+        what = f"alias {model}@{alias}"
+        if target.model != model:
+            raise Misuse(f"{what}: {target.name} is a version of another model. Give one of {model!r}.")
+        _check_alias(what, alias, why)
+        place = self._aliases.place(model, alias)
+        if expected_previous is not msgspec.UNSET and expected_previous != place.version:
+            raise Conflict(f"{what}: expected at {expected_previous}, it is at {place.version}. Read it again.")
+        if place.row is not None and place.version == target.id:
+            return place.row
         stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
         if stored is not None and isinstance(gate, GateRecord) and stored != gate:
-            raise Misuse(f"alias {model}@{alias}: gate record {gate.id} differs from the stored one. Give that.")
-        if alias == "champion":
-            check_evidence(target, stored, first=first, champion=previous)
-        return self._write_move(
-            AliasMove(
-                sequence=1 if before is None else before.sequence + 1,
-                model=model,
-                alias=alias,
-                version=target.id,
-                previous=previous,
-                act="first" if before is None else "move",
-                gate=None if stored is None else stored.id,
-                at_us=self._now_us(before),
-                actor=self._actor,
-                why=why,
-            ),
-            revision,
+            raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give that.")
+        if alias == CHAMPION:
+            check_evidence(target, stored, first=first, champion=place.version)
+        row = self._aliases.next_row(
+            place,
+            model=model,
+            alias=alias,
+            version=target.id,
+            act="first" if place.row is None else "move",
+            why=why,
+            gate=None if stored is None else stored.id,
         )
+        return self._aliases.write(row, place)
 
     def roll_back(self, model: str, alias: str, *, why: str) -> AliasMove:
         """Point an alias to where it pointed before its newest move that was not itself rolled back.
@@ -216,36 +227,21 @@ class Registry:
             NotFound: There is nothing to go back to.
             Conflict: Somebody else moved it meanwhile.
         """
-        before, revision = self._newest(model, alias)
-        stack: list[str] = []
-        for row in self._history(model, alias):
-            stack.pop() if row.act == "roll_back" else stack.append(row.version)
-        if before is None or len(stack) < 2:
+        place = self._aliases.place(model, alias)
+        earlier = self._aliases.earlier(model, alias)
+        if earlier is None:
             raise NotFound(f"alias {model}@{alias}: no earlier version to go back to. Move it to a version by name.")
-        return self._write_move(
-            AliasMove(
-                sequence=before.sequence + 1,
-                model=model,
-                alias=alias,
-                version=stack[-2],
-                previous=before.version,
-                act="roll_back",
-                gate=None,
-                at_us=self._now_us(before),
-                actor=self._actor,
-                why=why,
-            ),
-            revision,
-        )
+        row = self._aliases.next_row(place, model=model, alias=alias, version=earlier, act="roll_back", why=why)
+        return self._aliases.write(row, place)
 
     def history(self, model: str, alias: str) -> list[AliasMove]:
         """Every move of an alias, oldest first."""
-        return list(self._history(model, alias))
+        return list(self._aliases.history(model, alias))
 
     def at(self, model: str, alias: str, time_us: int) -> Version | None:
         """The version that an alias pointed to at a moment; None before its first move."""
         found = None
-        for row in self._history(model, alias):
+        for row in self._aliases.history(model, alias):
             if row.at_us > time_us:
                 break
             found = row.version
@@ -289,7 +285,7 @@ class Registry:
         from trimtab.registry.card import model_card
 
         target = self._resolved(version)
-        moves = [row for alias in self.aliases(target.model) for row in self._history(target.model, alias)]
+        moves = [row for alias in self.aliases(target.model) for row in self._aliases.history(target.model, alias)]
         return model_card(
             target, self._blob, gates=self.gates_of(target), moves=[m for m in moves if m.version == target.id]
         )
@@ -330,42 +326,16 @@ class Registry:
         )
         return version, 0 if count is None else count.revision
 
-    def _write_move(self, row: AliasMove, revision: int) -> AliasMove:
-        body = msgspec.json.encode(row)
-        key = f"{row.model}/{row.alias}"
-        try:
-            self._catalog.write(
-                [
-                    Put("alias", key, body, expected=revision),
-                    Append(f"alias/{key}", row.at_us, body, expected=row.sequence),
-                ]
-            )
-        except Conflict as error:
-            raise Conflict(
-                f"alias {row.model}@{row.alias}: somebody else moved it while it was about to leave {row.previous}. "
-                "Read it again, then decide."
-            ) from error
-        return row
-
-    def _newest(self, model: str, alias: str) -> tuple[AliasMove | None, int]:
-        record = self._catalog.get("alias", f"{model}/{alias}")
-        return (None, 0) if record is None else (_decoded_move(record.body), record.revision)
-
-    def _history(self, model: str, alias: str) -> Iterator[AliasMove]:
-        after = 0
-        while entries := self._catalog.journal(f"alias/{model}/{alias}", after=after, limit=1_000):
-            yield from (_decoded_move(entry.body) for entry in entries)
-            after = entries[-1].sequence
-
-    def _now_us(self, before: AliasMove | None) -> int:
-        return self._clock.now_us() if before is None else max(self._clock.now_us(), before.at_us)
-
     def _resolved(self, version: Version | str) -> Version:
         return self._stored(version.id) if isinstance(version, Version) else self.get(version)
 
     def _version(self, address: str) -> Version | None:
-        record = self._catalog.get("version", address)
-        return None if record is None else self._decoded(record.body)
+        if address not in self._versions:
+            record = self._catalog.get("version", address)
+            if record is None:
+                return None
+            self._versions[address] = self._decoded(record.body)
+        return self._versions[address]
 
     def _stored(self, address: str) -> Version:
         found = self._version(address)
@@ -403,5 +373,6 @@ def _numbered_key(model: str, number: int) -> str:
     return f"{model}/{number:08d}"
 
 
-def _decoded_move(body: bytes) -> AliasMove:
-    return msgspec.json.decode(body, type=AliasMove)
+def _check_alias(what: str, alias: str, why: str) -> None:
+    if not _NAME.fullmatch(alias) or not why.strip():
+        raise Misuse(f"{what}, why={why!r}. Give an alias of a-z, 0-9 and _ that begins with a letter, and a reason.")

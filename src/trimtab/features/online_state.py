@@ -107,7 +107,7 @@ class EntityState:
     def unseal(self, row: Row) -> None:
         """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
         plan = self.plan
-        numbers = self._numbers(row[GIVES])
+        (numbers,) = self._numbers([row])
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
             start = floor(row[EVENT_AT], group.hop_us)
             if start >= floor(self.s_us - group.over_us, group.hop_us):
@@ -162,7 +162,8 @@ class EntityState:
     def _fold(self, rows: list[Row]) -> None:
         plan = self.plan
         if plan.windowed:
-            given = [(row[EVENT_AT], self._numbers(row[GIVES]), row[GIVES]) for row in rows]
+            numbers_of = self._numbers(rows)
+            given = [(row[EVENT_AT], n, row[GIVES]) for row, n in zip(rows, numbers_of, strict=True)]
             for group, tiles in zip(plan.groups, self.tiles, strict=True):
                 hop_us, stacks = group.hop_us, tiles[STACKS]
                 low = floor(self.s_us - group.over_us, hop_us)
@@ -184,16 +185,20 @@ class EntityState:
             for row in rows:
                 self._contend(row)
 
-    def _numbers(self, gives: list[Contribution]) -> list[Any]:
-        """What a row adds to the sum of each series, over the state's exponents."""
-        numbers: list[Any] = list(gives)
-        for i, series in enumerate(self.plan.real_sums):
-            value = gives[series]
-            if value is not None:
-                numerator, exponent = split(value)  # type: ignore[arg-type]  # a float series
-                if exponent > self.exponents[i]:
-                    self._rescale(i, exponent)
-                numbers[series] = numerator << (self.exponents[i] - exponent)
+    def _numbers(self, rows: list[Row]) -> list[list[Any]]:
+        """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
+        real_sums = self.plan.real_sums
+        if not real_sums:
+            return [row[GIVES] for row in rows]
+        numbers = [list(row[GIVES]) for row in rows]
+        for i, series in enumerate(real_sums):
+            parts = [(given, split(given[series])) for given in numbers if given[series] is not None]
+            finest = max([exponent for _, (_, exponent) in parts], default=0)
+            if finest > self.exponents[i]:
+                self._rescale(i, finest)
+            exponent = self.exponents[i]
+            for given, (numerator, own) in parts:
+                given[series] = numerator << (exponent - own)
         return numbers
 
     def _rescale(self, i: int, exponent: int) -> None:
@@ -414,18 +419,14 @@ def _add_late(group: Group, tiles: Tiles, delta: list[int]) -> None:
         if found[0] == delta[0]:
             old = found[1:] if tiles[WORDS] == 1 else _narrow(group, found)
             tile, after = [delta[0], *map(int.__add__, old, delta[1:])], at + size
-    middle = past[:0] if tile[1] == 0 else None  # a tile without rows is none
-    if middle is None:
-        try:
-            middle = _packed(group, tiles[WORDS], tile)
-        except OverflowError:
-            tiles[WORDS] = _words(group, tiles[WORDS], tile)
-            tiles[PAST] = b"".join(
-                _packed(group, tiles[WORDS], [t[0], *(t[1:] if packing is group.tiles[1] else _narrow(group, t))])
-                for t in packing.iter_unpack(past)
-            )
-            _add_late(group, tiles, delta)
-            return
+    try:
+        middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is none
+    except OverflowError:
+        rows = past_tiles(group, tiles)
+        tiles[WORDS] = _words(group, tiles[WORDS], tile)
+        _pack_past(group, tiles, rows)
+        _add_late(group, tiles, delta)
+        return
     tiles[PAST] = past[:at] + middle + past[after:]
 
 

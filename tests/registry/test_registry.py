@@ -19,7 +19,7 @@ from trimtab.registry import Registry, Version
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.ports import Put
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.training import Fitted, evaluate, fit, save_training_set, time_split
+from trimtab.training import Fitted, evaluate, fit, save_evaluation, save_training_set, time_split
 
 NOW_US = 1_361_000_000_000_000
 
@@ -351,7 +351,7 @@ def test_a_card_tells_the_whole_story_from_records(shop: Shop, world: Any) -> No
     training_set = world.training_set()
     split = time_split(training_set)
     found = evaluate(world.model, shop.fits[0], training_set, rows=split.holdout, train=split.train)
-    version = shop.version(0, evaluation=shop.blob.put(msgspec.json.encode(found)), decision=12)
+    version = shop.version(0, evaluation=save_evaluation(found, shop.blob), decision=12)
     shop.registry.move("late_flight", "champion", version, why="a | first start", first=True)
     shop.gate(version, None, passed=False)
     card = shop.registry.card("late_flight@champion")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from trimtab.core.errors import Corrupt
 from trimtab.core.records import GateRecord
 from trimtab.core.time import format_duration, format_moment
 from trimtab.registry.versions import AliasMove, Version
 from trimtab.stats.interval import Interval
 from trimtab.store.ports import Blob
 from trimtab.training.artifact import Artifact, decode_artifact
-from trimtab.training.evaluation import Evaluation
+from trimtab.training.evaluation import Evaluation, load_evaluation
 from trimtab.training.sets import Manifest, load_manifest
 
 _MOST_FEATURES = 30  # rows of the importance table
@@ -33,7 +30,7 @@ def model_card(version: Version, blob: Blob, *, gates: Sequence[GateRecord], mov
     """
     artifact = decode_artifact(blob.get(version.artifact))
     manifest = load_manifest(version.training_set, blob)
-    evaluation = None if version.evaluation is None else _evaluation(blob, version.evaluation)
+    evaluation = None if version.evaluation is None else load_evaluation(version.evaluation, blob)
     parts = [
         f"# {version.name}",
         _identity(version, artifact),
@@ -157,13 +154,6 @@ def _environment(version: Version) -> str:
     return (
         f"Python {environment.python}, {packages}; processor {environment.cpu}; commit {environment.commit or 'none'}."
     )
-
-
-def _evaluation(blob: Blob, digest: str) -> Evaluation:
-    try:
-        return msgspec.json.decode(blob.get(digest), type=Evaluation)
-    except msgspec.DecodeError as error:
-        raise Corrupt(f"evaluation {digest}: its blob holds none: {error}") from error
 
 
 def _interval(interval: Interval | None) -> str:

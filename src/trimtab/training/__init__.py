@@ -8,7 +8,7 @@ from trimtab.training.definitions import Metric, Model, Task, model
 if TYPE_CHECKING:
     from trimtab.training.artifact import Artifact
     from trimtab.training.environment import Environment, current_environment
-    from trimtab.training.evaluation import Evaluation, Month, evaluate
+    from trimtab.training.evaluation import Evaluation, Month, evaluate, load_evaluation, save_evaluation
     from trimtab.training.fitted import Fitted
     from trimtab.training.fitting import fit
     from trimtab.training.online import OnlineLearner, fit_online
@@ -47,9 +47,11 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_online",
+    "load_evaluation",
     "load_manifest",
     "load_training_set",
     "model",
+    "save_evaluation",
     "save_training_set",
     "time_split",
     "walk_forward",
@@ -75,8 +77,10 @@ _ROOM = {  # where each name lives whose module loads NumPy or more
     "evaluate": "evaluation",
     "fit": "fitting",
     "fit_online": "online",
+    "load_evaluation": "evaluation",
     "load_manifest": "sets",
     "load_training_set": "sets",
+    "save_evaluation": "evaluation",
     "save_training_set": "sets",
     "time_split": "splits",
     "walk_forward": "splits",

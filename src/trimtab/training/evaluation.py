@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
 from trimtab.stats.bootstrap import block_bootstrap, metric_interval
 from trimtab.stats.interval import Interval
 from trimtab.stats.losses import row_losses
 from trimtab.stats.scores import CalibrationBin, auc, calibration_curve, expected_calibration_error
+from trimtab.store.ports import Blob
 from trimtab.training.definitions import Metric, Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import fit, fitted_values
@@ -112,6 +113,24 @@ def evaluate(
         importance=importance,
         importance_kind=kind,
     )
+
+
+def save_evaluation(evaluation: Evaluation, blob: Blob) -> str:
+    """Store an evaluation; its hash, for the version that it is about."""
+    return blob.put(msgspec.json.encode(evaluation))
+
+
+def load_evaluation(digest: str, blob: Blob) -> Evaluation:
+    """A stored evaluation.
+
+    Raises:
+        NotFound: It is not stored.
+        Corrupt: Its blob is damaged.
+    """
+    try:
+        return msgspec.json.decode(blob.get(digest), type=Evaluation)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"evaluation {digest}: its blob holds none: {error}") from error
 
 
 def _interval(

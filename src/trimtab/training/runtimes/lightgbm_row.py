@@ -43,15 +43,15 @@ def fast_rows(booster: Any) -> RowCalls | None:
     try:
         calls = RowCalls(booster)
         found = np.array([calls(row) for row in rows.tolist()])
-    except (AttributeError, OSError, lightgbm.basic.LightGBMError):  # another version of the library
+    except (AttributeError, KeyError, OSError, lightgbm.basic.LightGBMError):  # another version of the library
         return None
     return calls if found.tobytes() == expected.tobytes() else None
 
 
 class _RowCall:
     def __init__(self, booster: Any, inputs: int) -> None:
+        self._handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
         library: ctypes.CDLL = vars(lightgbm.basic)["_LIB"]
-        self._handle = ctypes.c_void_p()
         self._free = library["LGBM_FastConfigFree"]
         self._score = library["LGBM_BoosterPredictForMatSingleRowFast"]
         self._pack = struct.Struct(f"{inputs}d").pack_into

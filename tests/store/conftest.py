@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ WRITERS = Path(__file__).parent / "writers.py"
 
 Killed = Callable[[str, Path, int], list[str]]
 Run = Callable[[str, str, Path], list[str]]
+Start = Callable[[str, str, Path], subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -50,5 +52,45 @@ def run_writer() -> Run:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def start_writer() -> Iterator[Start]:
+    """Start a writer and let it run; it is ended with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(store: str, how: str, path: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "error", str(WRITERS), store, how, str(path), "1"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], object]], None]:
+    """Do something in a forked child, which ends as a Python process does; the test fails when that fails."""
+
+    def run(what: Callable[[], object]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
+            pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                what()
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     return run

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import deltalake
+import duckdb
 import pytest
 
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.store.delta_table import DeltaTable
 from trimtab.testing import TableContract
+
+Start = Callable[[str, str, Path], subprocess.Popen[str]]
 
 
 class TestDeltaTable(TableContract):
@@ -14,3 +22,114 @@ class TestDeltaTable(TableContract):
     def table(self, tmp_path: Path) -> Iterator[DeltaTable]:
         with DeltaTable(tmp_path / "it's a table") as table:
             yield table
+
+
+def numbers(*values: int) -> Columns:
+    return Columns.of({"n": ("int", list(values)), "s": ("str", [f"person-{v}" for v in values])})
+
+
+@pytest.mark.fast
+def test_rows_and_positions_are_there_after_reopening_and_checkpoints(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as table:
+        for i in range(1, 61):
+            table.append(numbers(i), writer="w", position=i)
+    assert list((tmp_path / "_delta_log").glob("*50.checkpoint.parquet"))
+    with DeltaTable(tmp_path) as table:
+        assert table.position("w") == 60
+        assert table.version() == 60
+        assert table.scan(["n"])["n"].to_list() == list(range(1, 61))
+        assert table.scan(["n"], version=10)["n"].to_list() == list(range(1, 11))
+
+
+def test_other_readers_of_delta_lake_can_read_it(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as table:
+        table.append(numbers(1, 2, 3), writer="w", position=1)
+    found = deltalake.QueryBuilder().register("t", deltalake.DeltaTable(str(tmp_path)))
+    assert found.execute("select sum(n) as total from t").read_all()["total"].to_pylist() == [6]
+
+
+def test_a_deleted_value_is_in_no_file_any_more(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as table:
+        table.append(numbers(1, 2), writer="w", position=1)
+        table.append(numbers(3), writer="w", position=2)
+        table.compact()
+        before = table.version()
+        assert table.delete("s", "person-2") == 1
+        assert table.scan(["n"])["n"].to_list() == [1, 3]
+        assert table.scan(["n"], version=0)["n"].to_list() == []
+        with pytest.raises(NotFound, match="which a delete removed"):
+            table.scan(version=before)
+        deltalake.DeltaTable(str(tmp_path)).version()
+    for file in tmp_path.glob("*.parquet"):
+        assert ("person-2",) not in duckdb.sql(f"SELECT s FROM read_parquet('{file}')").fetchall()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"person-2" in file.read_bytes()]
+
+
+def test_processes_append_the_same_rows_at_once_and_compact(start_writer: Start, tmp_path: Path) -> None:
+    writers = [start_writer("tables", "some", tmp_path) for _ in range(2)]
+    for writer in writers:
+        assert writer.wait(timeout=60) == 0
+    with DeltaTable(tmp_path) as table:
+        assert [table.position(f"w{writer.pid}") for writer in writers] == [40, 40]
+        assert Counter(table.scan(["n"])["n"].to_list()) == dict.fromkeys(range(1, 41), 6)
+
+
+def test_two_tables_with_one_writer_take_each_position_once(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as one, DeltaTable(tmp_path) as two:
+        assert one.append(numbers(1), writer="w", position=1)
+        assert not two.append(numbers(1), writer="w", position=1)
+        assert two.append(numbers(2), writer="w", position=2)
+        assert not one.append(numbers(2), writer="w", position=2)
+        assert one.scan(["n"])["n"].to_list() == [1, 2]
+
+
+def test_a_damaged_data_file_is_named(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as table:
+        table.append(numbers(*range(1_000)), writer="w", position=1)
+    (file,) = tmp_path.glob("*.parquet")
+    data = bytearray(file.read_bytes())
+    data[200] ^= 1
+    file.write_bytes(data)
+    with DeltaTable(tmp_path) as table, pytest.raises(Corrupt, match=file.name):
+        table.scan()
+
+
+def test_a_changed_commit_is_named(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as table:
+        table.append(numbers(1), writer="w", position=7)
+    commit = tmp_path / "_delta_log" / f"{1:020}.json"
+    commit.write_text(commit.read_text().replace('"version":7', '"version":8'))
+    with pytest.raises(Corrupt, match=commit.name):
+        DeltaTable(tmp_path)
+    (tmp_path / "_checks" / commit.name).unlink()  # its writer was killed before it could seal it
+    with DeltaTable(tmp_path) as table, pytest.raises(Corrupt, match="position of writer 'w'"):
+        table.position("w")
+
+
+def test_a_foreign_table_and_odd_columns_are_refused(tmp_path: Path) -> None:
+    with DeltaTable(tmp_path / "t") as table:
+        with pytest.raises(Misuse, match="differ only in case"):
+            table.append(Columns.of({"a": ("int", [1]), "A": ("int", [1])}), writer="w", position=1)
+        with pytest.raises(Misuse, match="no columns"):
+            table.append(Columns({}), writer="w", position=1)
+        with pytest.raises(Misuse, match="UTF-8"):
+            table.append(Columns.of({"s": ("str", ["\ud800"])}), writer="w", position=1)
+    deltalake.DeltaTable.create(
+        str(tmp_path / "foreign"), deltalake.Schema([deltalake.Field("a", deltalake.schema.PrimitiveType("long"))])
+    )
+    with pytest.raises(Misuse, match="trimtab table, format 1"):
+        DeltaTable(tmp_path / "foreign")
+
+
+def test_a_forked_child_is_told_to_spawn(in_child: Callable[[Callable[[], object]], None], tmp_path: Path) -> None:
+    with DeltaTable(tmp_path) as table:
+        table.append(numbers(1), writer="w", position=1)
+
+        def child() -> None:
+            with pytest.raises(Misuse, match="spawn"):
+                table.position("w")
+            with pytest.raises(Misuse, match="spawn"):
+                DeltaTable(tmp_path)
+
+        in_child(child)
+        assert table.position("w") == 1

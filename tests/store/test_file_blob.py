@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.store.file_blob import FileBlob
 from trimtab.testing import BlobContract
 
@@ -12,3 +14,35 @@ class TestFileBlob(BlobContract):
     @pytest.fixture
     def blobs(self, tmp_path: Path) -> FileBlob:
         return FileBlob(tmp_path / "blobs")
+
+
+def test_damage_is_named_and_healed_by_putting_again(tmp_path: Path) -> None:
+    blobs = FileBlob(tmp_path)
+    digest = blobs.put(b"weights")
+    path = tmp_path / digest[:2] / digest[2:4] / digest
+    path.write_bytes(b"wEights")
+    with pytest.raises(Corrupt, match=str(path)):
+        blobs.get(digest)
+    assert blobs.put(b"weights") == digest
+    assert blobs.get(digest) == b"weights"
+
+
+def test_threads_put_the_same_content_at_once(tmp_path: Path) -> None:
+    blobs = FileBlob(tmp_path)
+    threads = [threading.Thread(target=blobs.put, args=(b"same" * 100_000,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [p.name for p in tmp_path.glob("*/*/*")] == [blobs.put(b"same" * 100_000)]
+
+
+def test_a_newer_format_or_a_foreign_directory_is_refused(tmp_path: Path) -> None:
+    FileBlob(tmp_path / "newer")
+    (tmp_path / "newer" / "format").write_text("2\n")
+    with pytest.raises(Misuse, match=r"format '2', .* reads 1"):
+        FileBlob(tmp_path / "newer")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(Misuse, match="other files"):
+        FileBlob(tmp_path / "foreign")

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.store import Append, Put, catalog_schema
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.testing import CatalogContract
+
+Start = Callable[[str, str, Path], subprocess.Popen[str]]
 
 
 class TestSqliteCatalog(CatalogContract):
@@ -15,3 +23,125 @@ class TestSqliteCatalog(CatalogContract):
     def catalog(self, tmp_path: Path, clock: VirtualClock) -> Iterator[SqlCatalog]:
         with SqlCatalog.sqlite(tmp_path / "catalog.db", clock=clock) as catalog:
             yield catalog
+
+
+@pytest.mark.fast
+def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
+    with SqlCatalog.sqlite(tmp_path / "c.db") as catalog:
+        catalog.write([Put("a", "b", b"1"), Append("j", 1, b"x")])
+    with SqlCatalog.sqlite(tmp_path / "c.db") as catalog:
+        assert catalog.get("a", "b") is not None
+        assert catalog.check() == 2
+
+
+def test_two_catalogues_of_one_file_exclude_each_other(tmp_path: Path) -> None:
+    clock = VirtualClock(0)
+    with (
+        SqlCatalog.sqlite(tmp_path / "c.db", clock=clock) as one,
+        SqlCatalog.sqlite(tmp_path / "c.db", clock=clock) as two,
+    ):
+        assert one.acquire("controller", "one", 5.0)
+        assert not two.acquire("controller", "two", 5.0)
+        clock.advance_to(5_000_000)
+        assert two.acquire("controller", "two", 5.0)
+        assert not one.acquire("controller", "one", 5.0)
+
+
+def test_processes_that_create_and_count_at_once_lose_no_step(start_writer: Start, tmp_path: Path) -> None:
+    writers = [start_writer("counter", "some", tmp_path) for _ in range(3)]
+    for writer in writers:
+        assert writer.wait(timeout=60) == 0
+    with SqlCatalog.sqlite(tmp_path / "catalog.db") as catalog:
+        record = catalog.get("n", "n")
+        assert record is not None
+        assert (record.revision, record.body) == (120, b"120")
+        assert [line.body for line in catalog.journal("j")] == [b"%d" % i for i in range(1, 121)]
+
+
+def test_a_forked_child_uses_connections_of_its_own(
+    in_child: Callable[[Callable[[], object]], None], tmp_path: Path
+) -> None:
+    with SqlCatalog.sqlite(tmp_path / "c.db") as catalog:
+        catalog.write([Put("a", "parent", b"1")])
+
+        def child() -> None:
+            assert catalog.get("a", "parent") is not None
+            catalog.write([Put("a", "child", b"1")])
+            catalog.close()
+
+        in_child(child)
+        catalog.write([Put("a", "after", b"1")])
+        assert [record.key for record in catalog.find("a")] == ["after", "child", "parent"]
+
+
+def test_a_changed_byte_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    with SqlCatalog.sqlite(path) as catalog:
+        catalog.write([Put("alias", "champion", b'"late@7"'), Append("ledger", 1, b"promoted")])
+    path.write_bytes(path.read_bytes().replace(b'"late@7"', b'"late@8"').replace(b"promoted", b"promoteD"))
+    with SqlCatalog.sqlite(path) as catalog:
+        with pytest.raises(Corrupt, match="alias/champion"):
+            catalog.get("alias", "champion")
+        with pytest.raises(Corrupt, match="alias/champion"):
+            catalog.find("alias")
+        with pytest.raises(Corrupt, match="line 1 of journal 'ledger'"):
+            catalog.journal("ledger")
+
+
+def test_a_missing_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    with SqlCatalog.sqlite(path) as catalog:
+        for i in range(3):
+            catalog.write([Append("ledger", i, b"x")])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM journal WHERE sequence = 2")
+    with SqlCatalog.sqlite(path) as catalog, pytest.raises(Corrupt, match="line 2 of journal 'ledger' is missing"):
+        catalog.journal("ledger")
+
+
+def test_a_newer_revision_or_a_foreign_database_is_refused(tmp_path: Path) -> None:
+    SqlCatalog.sqlite(tmp_path / "newer.db").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "newer.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(Misuse, match=r"newer.db: schema revision 9999, .* knows 0001"):
+        SqlCatalog.sqlite(tmp_path / "newer.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "foreign.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE customers(name TEXT)")
+    with pytest.raises(Misuse, match="customers"):
+        SqlCatalog.sqlite(tmp_path / "foreign.db")
+
+
+def test_an_older_database_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    sqlite3.connect(path, isolation_level=None).execute("VACUUM").connection.close()
+    assert path.stat().st_size > 0  # a database before the first revision
+    with SqlCatalog.sqlite(path) as catalog:
+        catalog.write([Put("a", "b", b"1")])
+        assert catalog.check() == 1
+
+
+def test_the_migrations_make_the_tables_that_the_code_declares(tmp_path: Path) -> None:
+    import sqlalchemy as sa
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    SqlCatalog.sqlite(tmp_path / "c.db").close()
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/c.db")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), catalog_schema.metadata) == []
+    engine.dispose()
+    scripts = ScriptDirectory(str(Path(catalog_schema.__file__).parent / "migrations"))
+    assert scripts.get_current_head() == catalog_schema.HEAD
+    assert [s.revision for s in scripts.walk_revisions()][::-1] == list(catalog_schema.KNOWN)
+
+
+def test_opening_a_current_catalogue_does_not_load_alembic(tmp_path: Path) -> None:
+    SqlCatalog.sqlite(tmp_path / "c.db").close()
+    code = f"""
+import sys
+from trimtab import store
+store.open("sqlite://{tmp_path}/c.db", "catalog").close()
+assert "alembic" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+import sqlite3
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Conflict, Corrupt, Misuse
 from trimtab.store.sqlite_log import SqliteLog
-from trimtab.testing import LogContract
+from trimtab.testing import LogContract, MemoryLog
+
+Start = Callable[[str, str, Path], subprocess.Popen[str]]
 
 
 class TestSqliteLog(LogContract):
@@ -15,3 +26,176 @@ class TestSqliteLog(LogContract):
     def log(self, request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Iterator[SqliteLog]:
         with SqliteLog(tmp_path / "log", mode=request.param, clock=clock) as log:
             yield log
+
+
+def payloads(log: SqliteLog, partition: str) -> list[bytes]:
+    found: list[bytes] = []
+    while records := log.read(partition, len(found)):
+        found += [record.payload for record in records]
+    return found
+
+
+@pytest.mark.fast
+def test_positions_and_append_times_go_on_after_reopening(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path, clock=VirtualClock(9_000)) as log:
+        log.append([b"a", b"b"])
+    with SqliteLog(tmp_path, clock=VirtualClock(1_000)) as log:
+        assert log.positions() == {"p0001": 2}
+        assert log.append([b"c"]) == range(3, 4)
+        assert log.read("p0001", 2)[0].appended_at_us == 9_000
+        log.truncate("p0001", 3)
+    with SqliteLog(tmp_path, clock=VirtualClock(1_000)) as log:
+        assert log.append([b"d"]) == range(4, 5)
+        assert log.read("p0001", 0)[0].appended_at_us == 9_000
+
+
+def test_each_writer_takes_a_partition_and_leaves_it_to_the_next(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as first:
+        assert first.partition == "p0001"
+        with SqliteLog(tmp_path) as second:
+            assert second.append([b"x"]) == range(1, 2)
+            assert second.partition == "p0002"
+            assert first.read("p0002", 0)[0].payload == b"x"
+        with SqliteLog(tmp_path) as third:
+            assert third.partition == "p0002"
+            assert third.append([b"y"]) == range(2, 3)
+        assert first.positions() == {"p0001": 0, "p0002": 2}
+
+
+def test_only_reading_takes_no_partition(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as log:
+        assert log.positions() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_writer_of_a_partition_truncates_it(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as first, SqliteLog(tmp_path) as second:
+        first.append([b"a", b"b"])
+        with pytest.raises(Conflict, match=str(os.getpid())):
+            second.truncate("p0001", 1)
+    with SqliteLog(tmp_path) as first, SqliteLog(tmp_path) as second:
+        second.append([b"takes p0001"])
+        first.append([b"takes p0002"])
+        assert second.partition == "p0001"
+    with SqliteLog(tmp_path) as log:
+        assert log.truncate("p0002", 1) == 1  # nobody writes it now
+
+
+def test_processes_append_at_once_while_one_follows(start_writer: Start, tmp_path: Path) -> None:
+    writers = [start_writer("log", "some", tmp_path) for _ in range(3)]
+    found: Counter[bytes] = Counter()
+    read: dict[str, int] = {}
+    with SqliteLog(tmp_path) as log:
+        while True:
+            running = [w for w in writers if w.poll() is None]
+            for partition in log.positions():
+                records = log.read(partition, read.get(partition, 0))
+                found.update(r.payload for r in records)
+                read[partition] = records[-1].position if records else read.get(partition, 0)
+            if not running:
+                break
+        assert read == log.positions()
+    acknowledged = {tuple(line.split()) for w in writers for line in w.communicate()[0].splitlines()}
+    parts = {tuple(p.decode("ascii", "replace").split("/")[:2]) for p in found if not p.startswith(b"0/")}
+    assert parts == acknowledged
+    assert len(acknowledged) == 120
+    assert set(Counter(p for p in found.elements() if not p.startswith(b"0/")).values()) == {1}
+
+
+def test_a_forked_child_takes_a_partition_of_its_own(
+    in_child: Callable[[Callable[[], object]], None], tmp_path: Path
+) -> None:
+    with SqliteLog(tmp_path) as log:
+        log.append([b"parent"])
+
+        def child() -> None:
+            assert payloads(log, "p0001") == [b"parent"]
+            log.append([b"child"])
+            assert log.partition == "p0002"
+            log.close()
+
+        in_child(child)
+        assert log.append([b"parent again"]) == range(2, 3)
+        with SqliteLog(tmp_path) as other:
+            assert other.partition == "p0002", "the child's end must free its partition and not its parent's"
+        assert payloads(log, "p0002") == [b"child"]
+
+
+def test_threads_of_a_closed_log_are_told_so(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path)
+    log.append([b"a"])
+    log.close()
+    log.close()
+    with pytest.raises(Misuse, match="closed"):
+        log.append([b"b"])
+    with pytest.raises(Misuse, match="closed"):
+        log.read("p0001", 0)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as log:
+        log.append([b"a"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "p0001.db")) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with SqliteLog(tmp_path) as log, pytest.raises(Misuse, match=r"p0001.db: log format 2, .* reads 1"):
+        log.positions()
+    with SqliteLog(tmp_path) as log, pytest.raises(Misuse, match="format 2"):
+        log.append([b"b"])
+
+
+def test_damage_in_a_dead_writers_wal_is_not_taken_for_its_end(start_writer: Start, tmp_path: Path) -> None:
+    writer = start_writer("log", "until-killed", tmp_path)
+    assert writer.stdout is not None
+    for _ in range(40):
+        writer.stdout.readline()
+    writer.kill()
+    writer.wait()
+    wal = tmp_path / "p0001.db-wal"
+    frames = (wal.stat().st_size - 32) // (4_096 + 24)
+    assert frames > 20
+    with wal.open("r+b") as file:
+        file.seek(32 + 10 * (4_096 + 24) + 2_000)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    with SqliteLog(tmp_path) as log, pytest.raises(Corrupt, match=r"p0001.db-wal: damaged"):
+        log.append([b"x"])
+
+
+def test_a_torn_last_frame_is_no_damage(start_writer: Start, tmp_path: Path) -> None:
+    writer = start_writer("log", "until-killed", tmp_path)
+    assert writer.stdout is not None
+    for _ in range(40):
+        writer.stdout.readline()
+    writer.kill()
+    writer.wait()
+    wal = tmp_path / "p0001.db-wal"
+    os.truncate(wal, wal.stat().st_size - 1_000)
+    with SqliteLog(tmp_path) as log:
+        last = log.positions()["p0001"]
+        assert log.append([b"x"]) == range(last + 1, last + 2)
+
+
+@given(
+    batches=st.lists(
+        st.tuples(st.lists(st.binary(max_size=30), max_size=5), st.one_of(st.none(), st.integers(0, 10_000))),
+        max_size=8,
+    ),
+    cuts=st.lists(st.integers(0, 30), max_size=3),
+)
+@settings(max_examples=10, deadline=None)
+def test_it_is_the_log_in_memory_made_durable(batches: list[tuple[list[bytes], int | None]], cuts: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        clock = VirtualClock(5_000)
+        logs = SqliteLog(Path(directory), clock=clock), MemoryLog(clock=clock)
+        with logs[0]:
+            for log in logs:
+                log.append([b"first"])
+            for i, (batch, at_us) in enumerate(batches):
+                times = None if at_us is None else [at_us] * len(batch)
+                assert logs[0].append(batch, at_us=times) == logs[1].append(batch, at_us=times)
+                if i < len(cuts):
+                    assert logs[0].truncate("p0001", cuts[i]) == logs[1].truncate("p0001", cuts[i])
+            assert logs[0].positions() == logs[1].positions()
+        with SqliteLog(Path(directory), clock=clock) as reopened:
+            assert reopened.read("p0001", 0) == logs[1].read("p0001", 0)

@@ -1,6 +1,6 @@
 """The other process of the crash tests: `writers.py STORE HOW PATH FIRST` writes numbers and acknowledges them.
 
-HOW is `until-killed` (for ever), `some` (200 writes) or `full` (until no file may grow, then on with the limit lifted).
+HOW is `until-killed` (for ever), `some` (40 writes) or `full` (until no file may grow, then on with the limit lifted).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trimtab import store
-from trimtab.core.errors import Unavailable
+from trimtab.core.errors import Conflict, Unavailable
 
 Write = Callable[[int], None]
 
@@ -61,7 +61,25 @@ def catalog_writer(path: Path) -> Write:
     return write
 
 
-def table_writer(path: Path) -> Write:
+def counter(path: Path) -> Write:
+    """Each write adds one to a record that other processes count up as well."""
+    catalog = store.open(f"sqlite://{path}/catalog.db", "catalog")
+
+    def write(number: int) -> None:
+        while True:
+            record = catalog.get("n", "n")
+            body = b"%d" % (1 if record is None else int(record.body) + 1)
+            expected = 0 if record is None else record.revision
+            try:
+                catalog.write([store.Put("n", "n", body, expected=expected), store.Append("j", 0, body)])
+                return
+            except Conflict:
+                continue
+
+    return write
+
+
+def table_writer(path: Path, writer: str = "w") -> Write:
     from trimtab.core.columns import Columns
 
     table = store.open(f"delta://{path}", "table")
@@ -69,7 +87,7 @@ def table_writer(path: Path) -> Write:
     def write(number: int) -> None:
         noise = [random.Random(number).randbytes(2_000).hex()] * 3
         rows = Columns.of({"n": ("int", [number] * 3), "noise": ("str", noise)})
-        table.append(rows, writer="w", position=number)  # False when the disk was full only after the commit
+        table.append(rows, writer=writer, position=number)  # False when the disk was full only after the commit
         if number % 10 == 0:
             table.compact()
 
@@ -81,6 +99,8 @@ WRITERS: dict[str, Callable[[Path], Write]] = {
     "kv": kv_writer,
     "blob": blob_writer,
     "catalog": catalog_writer,
+    "counter": counter,
+    "tables": lambda path: table_writer(path, f"w{os.getpid()}"),
     "table": table_writer,
 }
 _printing = threading.Lock()
@@ -131,7 +151,7 @@ def main() -> None:
     if how == "full":
         full(write, int(first))
     elif how == "some":
-        for number in range(int(first), int(first) + 200):
+        for number in range(int(first), int(first) + 40):
             write(number)
             acknowledge(os.getpid(), number)
     else:

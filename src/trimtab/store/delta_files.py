@@ -28,13 +28,14 @@ _SQL_TYPES: dict[Dtype, str] = {
 }
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
-_NAME = re.compile(r"(\d{20})-([0-9a-f]{64})\.parquet")
+_NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 
 
 class ParquetFiles:
     """The data files in a directory.
 
-    A name is `order-hash.parquet`: names sort in the order in which rows were appended, and say what the bytes must be.
+    A name is `order-chance-hash.parquet`: names sort in the order in which rows were appended, differ even when two
+    writers append the same rows at once (one name in two commits would be one file), and say what the bytes must be.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -133,7 +134,7 @@ class ParquetFiles:
             with temporary.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
-            name = f"{order:020}-{digest}.parquet"
+            name = f"{order:020}-{os.urandom(8).hex()}-{digest}.parquet"
             temporary.rename(self.directory / name)
         except BaseException:
             temporary.unlink(missing_ok=True)

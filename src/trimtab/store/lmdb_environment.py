@@ -99,16 +99,36 @@ class LmdbEnvironment:
             self._refuse_closed()
             if self._writer is None:
                 self._writer = self._take_writer()
-            while True:
-                try:
-                    with self._begin(write=True) as transaction:
-                        what(transaction)
-                    return
-                except lmdb.MapFullError:
-                    with self._alone():
-                        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
-                except lmdb.Error as error:
-                    self._recover(error)
+            while not self._written(what):
+                with self._alone():
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+    def _written(self, what: Callable[[Any], None]) -> bool:
+        """One try; False when the map is full."""
+        while True:
+            try:
+                transaction = self._begin(write=True)
+                break
+            except lmdb.Error as error:
+                self._recover(error)
+        try:
+            what(transaction)
+            transaction.commit()
+        except lmdb.MapFullError:
+            self._abort(transaction)
+            return False
+        except lmdb.Error as error:
+            self._abort(transaction)
+            self._recover(error)
+            raise AssertionError("unreachable") from error
+        except BaseException:
+            self._abort(transaction)
+            raise
+        return True
+
+    def _abort(self, transaction: Any) -> None:
+        with self._alone():  # an abort waits until no thread reads, which busy readers would put off for ever
+            transaction.abort()
 
     def close(self) -> None:
         with self._mutex, self._alone():

@@ -80,6 +80,8 @@ class LmdbKeyValue:
             Conflict: Another process writes here.
             Unavailable: The disk is full; nothing was written.
         """
+        if self._closed:
+            self._refuse(None, None)
         removed = list(deletes)
         for key in (*puts, *removed):
             if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0:

@@ -1,0 +1,88 @@
+"""Commands that ask what happened: status, why, ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.exits import FAILED
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.core.records import Decision
+
+
+@command("status")
+@click.option("--check", is_flag=True, help="Exit status 1 when something is red.")
+def status(check: bool) -> int:
+    """Show how the deployments and sources are.
+
+    \b
+    Example:
+      trimtab status
+    """
+    with opened_project() as project:
+        found = project.status()
+    if manner().json:
+        show_json(found)
+    else:
+        show_lines(found.lines())
+    return FAILED if check and found.is_red else 0
+
+
+@command("why")
+@click.argument("prediction_id", metavar="ID")
+def why(prediction_id: str) -> None:
+    """Explain one prediction by its id.
+
+    \b
+    Example:
+      trimtab why 01JD3Q8Z
+    """
+    with opened_project() as project:
+        found = project.why(prediction_id)
+    if manner().json:
+        show_json(found)
+    else:
+        show_lines(found.lines())
+
+
+@command("ledger")
+@click.argument("action", type=click.Choice(["show", "verify"]), default="show", required=False)
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N rows.")
+def ledger(action: str, last: int | None) -> None:
+    """List every decision, or verify their chain.
+
+    \b
+    Example:
+      trimtab ledger --last 10
+      trimtab ledger verify
+    """
+    with opened_project() as project:
+        if action == "verify":
+            rows = project.verify_ledger()
+            show_json({"rows": rows, "sound": True}) if manner().json else show_lines([f"{rows:,} rows, all sound."])
+            return
+        decisions = project.ledger()
+    decisions = decisions[-last:] if last else decisions
+    if manner().json:
+        for decision in decisions:
+            show_json(decision)
+    else:
+        show_lines(shown_decisions(decisions) or ["No decision yet."])
+
+
+def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
+    """One line a decision."""
+    from trimtab.core.time import format_moment
+
+    lines = []
+    for row in decisions:
+        version = f"  {row.version[:12]}" if row.version else ""
+        lines.append(
+            f"{row.sequence:>4}  {format_moment(row.at_us)[:19]}  {row.model}  {row.act}{version}: {row.cause}"
+        )
+    return lines

@@ -1,0 +1,124 @@
+"""Commands for data in and answers out: ingest, predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.core.errors import Misuse, NotFound
+
+if TYPE_CHECKING:
+    from trimtab.events.ingest import Pushed
+
+_NAMED = 5  # quarantined rows that are named
+
+_INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."
+
+
+@command("ingest", safe=_INGEST_SAFE)
+@click.argument("source")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
+def ingest(source: str, file: Path, live: bool) -> None:
+    """Load a file of a source's history into the log.
+
+    FILE ends in .csv, .parquet or .ndjson. Rows that do not fit go to quarantine and are counted. Doing it again adds
+    nothing that counts.
+
+    \b
+    Example:
+      trimtab ingest landings landings.parquet
+    """
+    _need_file(file)
+    with opened_project() as project, progress(f"ingesting {file.name}") as meter:
+        pushed = project.ingest(source, file, history=not live, progress=meter)
+    if manner().json:
+        show_json(pushed)
+    else:
+        show_lines(_ingested(source, pushed))
+
+
+def _ingested(source: str, pushed: Pushed) -> list[str]:
+    lines = [f"{source}: {pushed.accepted:,} rows taken, {pushed.quarantined:,} quarantined"]
+    lines += [f"  row {p.row + 1}: {p.field} = {p.found}: {p.reason}" for p in pushed.problems[:_NAMED]]
+    if pushed.quarantined > _NAMED:
+        lines.append(f"  and {pushed.quarantined - _NAMED:,} more")
+    return lines
+
+
+@command("predict", safe="Answers that were given are logged; run the same command again for the rest.")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--row", "rows", multiple=True, metavar="JSON", help="One request as a JSON object; may be repeated.")
+@click.option(
+    "--at", metavar="TIME", help="Answer as of this moment, ISO 8601; left out, now (rows) or its own (file)."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where the answers to FILE go: .parquet or .csv.")
+@click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
+def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> None:
+    """Answer a file of requests, or single rows.
+
+    Every answer is logged under an id, by which `trimtab why` explains it.
+
+    \b
+    Example:
+      trimtab predict late_flight flights.parquet --out predictions.parquet
+      trimtab predict late_flight --row '{"flight_id": "x", "carrier": "UA", ...}'
+    """
+    if (file is None) == (not rows):
+        raise click.UsageError("Give either FILE or --row JSON.")
+    from trimtab.core.time import moment_us
+
+    if at is not None:
+        moment_us(at)
+    if file is None:
+        if out is not None:
+            raise click.UsageError("--out is for FILE; the answers to --row are printed.")
+        _answer_rows(model, [_parsed(text) for text in rows], at)
+        return
+    _need_file(file)
+    with opened_project() as project, progress(f"predicting {file.name}") as meter:
+        chosen = cast(Literal["batch", "precomputed"], mode)
+        made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
+    if manner().json:
+        show_json(made)
+    else:
+        show_lines(_manifest(made))
+
+
+def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:
+    with opened_project() as project:
+        answers = project.predict(model, rows, at=at)
+    for answer in answers:
+        if manner().json:
+            show_json(answer)
+            continue
+        flags = f"  flags: {', '.join(answer.flags)}" if answer.flags else ""
+        show_lines([f"{answer.request_id}  {answer.score:.6g}  by {answer.version}  id {answer.id}{flags}"])
+        show_lines(f"  {feature}: {reason}" for feature, reason in answer.reasons.items())
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Misuse(f"--row: no JSON: {error}. Write an object: '{{\"column\": value, ...}}'") from error
+    if not isinstance(row, dict):
+        raise Misuse(f"--row: found a {type(row).__name__}, needed is a JSON object: '{{\"column\": value, ...}}'")
+    return row
+
+
+def _need_file(file: Path) -> None:
+    if not file.is_file():
+        raise NotFound(f"file {file}: there is none. Give the path of one file.")
+
+
+def _manifest(made: Any) -> list[str]:
+    import msgspec
+
+    return [f"{name}: {value}" for name, value in msgspec.to_builtins(made).items()]

@@ -1,0 +1,161 @@
+"""How the command ends: one exit status for each kind of error, one or two lines, and no traceback unless asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import click
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.core.urls import mask_url
+
+FAILED = 1  # a check found something: `doctor`, `status --check`
+UNEXPECTED = 70
+STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
+
+
+class Terminated(BaseException):
+    """SIGTERM came: like KeyboardInterrupt, it unwinds through every `with` and `finally`."""
+
+
+class Manner:
+    """How this run of the command speaks; click keeps it as `ctx.obj`."""
+
+    def __init__(self) -> None:
+        self.debug = False
+        self.json = False
+        self.project: str | None = None
+        self.safe = "Nothing was changed."  # what to tell somebody who stops the command
+
+
+def guarded(work: Callable[[], object], manner: Manner) -> int:
+    """Do `work` and give the exit status; whatever it raises becomes a line on standard error."""
+    _print_anything()
+    try:
+        with _terminated_by_signal():
+            done = work()
+            sys.stdout.flush()
+            return done if isinstance(done, int) else 0
+    except BaseException as error:  # the outermost place: every way to end is told here
+        return _ended(error, manner)
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status for an error; docs/cli.md lists them."""
+    if isinstance(error, Terminated):
+        return TERMINATED
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return INTERRUPTED
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        return BROKEN_PIPE
+    if isinstance(error, click.exceptions.Exit | click.ClickException):
+        return error.exit_code
+    return next((status for kind, status in STATUS_BY_ERROR.items() if isinstance(error, kind)), UNEXPECTED)
+
+
+def _ended(error: BaseException, manner: Manner) -> int:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else UNEXPECTED
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    status = status_of(error)
+    try:
+        if status in (INTERRUPTED, TERMINATED):
+            _ignore_signals()  # what remains is to say so and to leave
+            word = "stopped" if status == TERMINATED else "interrupted"
+            _say(status, f"{word}. {manner.safe}", word, manner)
+        elif status != BROKEN_PIPE:
+            _say(status, _message(error, manner), type(error).__name__, manner)
+        if manner.debug and status != BROKEN_PIPE:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+    except OSError:  # nobody reads what we say
+        status = BROKEN_PIPE
+    if status == BROKEN_PIPE:
+        _close_quietly()
+    return status
+
+
+def _message(error: BaseException, manner: Manner) -> str:
+    if isinstance(error, click.UsageError):
+        more = f"\nTry: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        return error.format_message() + more
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, TrimtabError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    hint = "" if manner.debug else "\nThis should not happen. Run again with --debug for the whole traceback."
+    return f"{type(error).__name__}{where}: {' '.join(str(error).split())}{hint}"
+
+
+def _say(status: int, message: str, kind: str, manner: Manner) -> None:
+    lines = [line for line in mask_url(message).splitlines() if line.strip()] or [kind]
+    shown = [printable(line) for line in lines[:2]]
+    if manner.json:
+        import msgspec
+
+        document = {"error": kind, "message": " ".join(shown), "exit_status": status}
+        print(msgspec.json.encode(document).decode(), file=sys.stderr)
+        return
+    print(f"trimtab: {shown[0]}", *shown[1:], sep="\n", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, so that data cannot steer the terminal that shows it.
+
+    >>> printable("a\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def _terminated_by_signal() -> Iterator[None]:
+    """SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ignore_signals() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_anything() -> None:
+    """A terminal that lacks a character shows its escape, and nothing fails."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # not a text stream of the system's: a test's, or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # TextIO does not declare it
+
+
+def _close_quietly() -> None:
+    """Keep the interpreter from complaining about a pipe that is gone when it flushes at the end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,92 @@
+"""The group of all commands; a command's module is imported when the command is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from trimtab.cli.exits import Manner, guarded
+from trimtab.cli.options import manner_options
+
+_START, _DATA, _LOOP, _ASK, _RUN = "Start", "Data in, answers out", "The loop", "What happened", "Long runs"
+
+# name: (heading, module, what it does); a test holds the texts against the commands' own.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "init": (_START, "starting", "Make a project from one CSV or Parquet file."),
+    "doctor": (_START, "starting", "Check this machine and project, and say how to fix what is missing."),
+    "demo": (_START, "running", "Replay the project's history through the whole loop, and report."),
+    "version": (_START, "starting", "Show the versions of trimtab and of what it stands on."),
+    "ingest": (_DATA, "data", "Load a file of a source's history into the log."),
+    "predict": (_DATA, "data", "Answer a file of requests, or single rows."),
+    "serve": (_DATA, "running", "Answer over HTTP until stopped."),
+    "train": (_LOOP, "loop", "Train a candidate now, judge it, promote or refuse it."),
+    "tick": (_LOOP, "loop", "Look at every deployment once and do what is due."),
+    "freeze": (_LOOP, "loop", "Stop all automation at once."),
+    "unfreeze": (_LOOP, "loop", "Let automation go on."),
+    "status": (_ASK, "asking", "Show how the deployments and sources are."),
+    "why": (_ASK, "asking", "Explain one prediction by its id."),
+    "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
+    "simulate": (_RUN, "running", "Replay history in virtual time under several policies."),
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"trimtab.cli.{COMMANDS[cmd_name][1]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in the help, under headings, without importing a single command."""
+        for wanted in (_START, _DATA, _LOOP, _ASK, _RUN):
+            with formatter.section(wanted):
+                formatter.write_dl([(name, text) for name, (heading, _, text) in COMMANDS.items() if heading == wanted])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        manner = Manner()
+
+        def work() -> object:
+            return click.Group.main(self, args, prog_name or "trimtab", complete_var, False, obj=manner, **extra)
+
+        if not standalone_mode:
+            return work()
+        sys.exit(guarded(work, manner))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@manner_options
+def trimtab() -> None:
+    """The whole production machine-learning loop in one process.
+
+    A project is a folder with trimtab.toml and project.py. From one file to answers:
+
+    \b
+      trimtab init churn.csv          make the project, and say what to call next
+      trimtab doctor                  see whether anything is missing
+
+    Exit status: 0 done, 1 a check failed, 2 usage or a wrong argument, 3 not found, 4 conflict, 5 unavailable,
+    6 corrupt, 70 unexpected, 130 Ctrl-C, 143 SIGTERM.
+    """
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    trimtab.main()

@@ -1,0 +1,79 @@
+"""Commands that move the loop: train, tick, freeze, unfreeze."""
+
+from __future__ import annotations
+
+import click
+
+from trimtab.cli.asking import shown_decisions
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import show_json, show_lines
+
+_SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
+
+
+@command("train", safe=_SAFE)
+@click.argument("model", required=False)
+def train(model: str | None) -> None:
+    """Train a candidate now, judge it, promote or refuse it.
+
+    MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
+    the gate.
+
+    \b
+    Example:
+      trimtab train late_flight
+    """
+    with opened_project() as project:
+        decisions = project.train(model)
+    if manner().json:
+        show_json(decisions)
+    else:
+        show_lines(shown_decisions(decisions) or ["Nothing was decided."])
+
+
+@command("tick", safe=_SAFE)
+def tick() -> None:
+    """Look at every deployment once and do what is due.
+
+    For schedulers: call it as often as you like. `trimtab serve` does it by itself.
+
+    \b
+    Example:
+      */10 * * * *  cd /srv/flights && trimtab tick
+    """
+    with opened_project() as project:
+        decisions = project.tick()
+    if manner().json:
+        show_json(decisions)
+    else:
+        show_lines(shown_decisions(decisions) or ["Nothing was due."])
+
+
+@command("freeze")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+def freeze(reason: str) -> None:
+    """Stop all automation at once.
+
+    Predictions go on; nothing is trained, promoted or rolled back until `trimtab unfreeze`.
+
+    \b
+    Example:
+      trimtab freeze --why "strange data since noon"
+    """
+    with opened_project() as project:
+        row = project.freeze(reason)
+    show_json(row) if manner().json else show_lines(shown_decisions([row]))
+
+
+@command("unfreeze")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+def unfreeze(reason: str) -> None:
+    """Let automation go on.
+
+    \b
+    Example:
+      trimtab unfreeze --why "data mended"
+    """
+    with opened_project() as project:
+        row = project.unfreeze(reason)
+    show_json(row) if manner().json else show_lines(shown_decisions([row]))

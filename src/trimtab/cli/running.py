@@ -1,0 +1,115 @@
+"""Commands that take their time: serve, simulate, demo."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.simulation.results import ReplayResult
+
+
+@command("serve", safe="Every answer that was given is logged.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on; left out, the setting serve.host.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one; left out, serve.port.")
+def serve(host: str | None, port: int | None) -> None:
+    """Answer over HTTP until stopped.
+
+    Ctrl-C or SIGTERM: requests under way are finished first, and the exit status is 0.
+
+    \b
+    Example:
+      trimtab serve --port 8117
+    """
+    json = manner().json
+
+    def ready(url: str) -> None:
+        show_json({"url": url}) if json else show_lines([f"Serving on {url} (Ctrl-C stops)"])
+
+    with opened_project() as project:
+        project.serve(host=host, port=port, ready=ready)
+
+
+@command("simulate", safe="A simulation changes nothing in the project's state.")
+@click.option("--line", "lines", multiple=True, metavar="NAME", help="Only this line of [demo]; may be repeated.")
+@click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
+@click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
+@click.option("--seed", type=int, help="Left out, the setting seed.")
+def simulate(lines: tuple[str, ...], start: str | None, until: str | None, seed: int | None) -> None:
+    """Replay history in virtual time under several policies.
+
+    \b
+    Example:
+      trimtab simulate --start 2013-03-01 --until 2013-09-01
+    """
+    with opened_project() as project, progress("simulating") as meter:
+        result = project.simulate(lines=list(lines) or None, start=start, until=until, seed=seed, progress=meter)
+    if manner().json:
+        show_json(_summary(result))
+    else:
+        show_lines(_report(result))
+
+
+@command("demo", safe="The demo's own folder may be deleted; the project's state was not touched.")
+@click.argument("where", metavar="[PROJECT]", type=click.Path(path_type=Path), required=False)
+@click.option("--seed", type=int, default=1, show_default=True)
+def demo(where: Path | None, seed: int) -> None:
+    """Replay the project's history through the whole loop, and report.
+
+    PROJECT is its folder; left out, the project here.
+
+    \b
+    Example:
+      trimtab demo examples/flights
+    """
+    import os
+
+    from trimtab.app.doctor import require
+    from trimtab.cli.options import project_folder
+    from trimtab.core.config import load_config
+
+    folder = where or project_folder()
+    config = load_config(folder, os.environ)
+    if config.demo is not None:
+        require(config.demo.requires)
+    import_module("trimtab.app.demo").run_demo(folder, seed=seed, show=lambda line: show_lines([line]))
+
+
+def _summary(result: ReplayResult) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "start_us": result.start_us,
+        "until_us": result.until_us,
+        "entered": result.entered,
+        "quarantined": result.quarantined,
+        "checked_values": result.checked_values,
+        "mismatches": result.mismatches,
+        "lines": {
+            name: {"months": msgspec.to_builtins(line.months()), "decisions": msgspec.to_builtins(line.decisions)}
+            for name, line in result.lines.items()
+        },
+    }
+
+
+def _report(result: ReplayResult) -> list[str]:
+    from trimtab.report import text_table
+
+    rows = []
+    for name, line in result.lines.items():
+        total = line.months()[-1]
+        acts = [decision.act for decision in line.decisions]
+        figures = [None if x is None else round(x, 4) for x in (total.auc, total.log_loss)]
+        rows.append([name, total.predictions, total.labelled, *figures, acts.count("promote"), acts.count("refuse")])
+    headers = ["line", "predictions", "labelled", "AUC", "log loss", "promoted", "refused"]
+    return [
+        f"{result.entered:,} events, {result.quarantined:,} quarantined; {result.mismatches:,} of "
+        f"{result.checked_values:,} values differ between training and serving",
+        text_table(headers, rows),
+    ]

@@ -1,0 +1,145 @@
+"""Commands to start with: init, doctor, version."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from trimtab.cli.exits import FAILED
+from trimtab.cli.options import command, manner, project_folder
+from trimtab.cli.output import show_json, show_lines
+from trimtab.core.errors import NotFound
+
+
+@command("init", safe="No file was made.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--time", metavar="COLUMN", help="When a row happened, or is asked about.")
+@click.option("--key", metavar="COLUMN", help="What identifies a row, or whom it is about; `row` numbers the rows.")
+@click.option("--label", metavar="COLUMN", help="What is to be predicted: two classes, or a number.")
+@click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
+@click.option("--time-format", metavar="FORMAT", help='How the time is written, such as "%d/%m/%Y %H:%M".')
+@click.option("--wait", default="1d", show_default=True, metavar="DURATION", help="How long a label takes to be known.")
+@click.option(
+    "--estimator",
+    type=click.Choice(["auto", "linear", "trees"]),
+    default="auto",
+    show_default=True,
+    help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
+)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
+def init(
+    file: Path,
+    time: str | None,
+    key: str | None,
+    label: str | None,
+    positive: str | None,
+    time_format: str | None,
+    wait: str,
+    estimator: str,
+    folder: Path | None,
+) -> None:
+    """Make a project from one CSV or Parquet file.
+
+    Time, key and label are guessed where only one column can be meant. No file is ever overwritten.
+
+    \b
+    Example:
+      trimtab init churn.csv --time signed_up --key customer_id --label churned
+    """
+    import msgspec
+
+    from trimtab.app.scaffold import Options, scaffold
+
+    options = msgspec.convert(
+        {
+            "time": time,
+            "key": key,
+            "label": label,
+            "positive": positive,
+            "time_format": time_format,
+            "wait": wait,
+            "estimator": estimator,
+        },
+        Options,
+    )
+    made = scaffold(file, folder, options)
+    if manner().json:
+        show_json(made)
+        return
+    show_lines(made.notes)
+    show_lines([f"Made {made.folder}: {', '.join(made.files)}", "", "Next:"])
+    steps = [] if made.folder.absolute() == Path.cwd() else [f"cd {shlex.quote(str(made.folder))}"]
+    show_lines(f"  {step}" for step in [*steps, *made.commands])
+
+
+@command("doctor")
+def doctor() -> int:
+    """Check this machine and project, and say how to fix what is missing.
+
+    Exit status 1 when something needed is missing.
+
+    \b
+    Example:
+      trimtab doctor
+    """
+    from trimtab.app.doctor import examine, missing
+
+    try:
+        folder: Path | None = project_folder()
+    except NotFound:
+        folder = None  # then only the machine is checked
+    findings = examine(folder, os.environ)
+    ill = missing(findings)
+    if manner().json:
+        show_json(findings)
+        return FAILED if ill else 0
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        show_lines([f"{finding.state:8}{finding.name:{width}}  {finding.found}"])
+        if finding.fix and finding.state != "ok":
+            show_lines([f"{'':8}{'':{width}}  -> {finding.fix}"])
+    if folder is None:
+        show_lines(["No project here: only the machine was checked."])
+    warnings = sum(finding.state == "warning" for finding in findings)
+    also = f", {warnings} to look at" if warnings else ""
+    show_lines([f"{len(ill)} missing{also}." if ill else f"Nothing is missing{also}."])
+    return FAILED if ill else 0
+
+
+@command("version")
+def version() -> None:
+    """Show the versions of trimtab and of what it stands on.
+
+    \b
+    Example:
+      trimtab version
+    """
+    import platform
+    import sqlite3
+
+    import trimtab
+
+    found = {
+        "trimtab": trimtab.__version__,
+        "Python": platform.python_version(),
+        **{name: _version(name) for name in ("numpy", "duckdb", "lmdb", "deltalake", "scikit-learn")},
+        "SQLite": sqlite3.sqlite_version,
+        "platform": platform.platform(),
+    }
+    if manner().json:
+        show_json(found)
+        return
+    width = max(map(len, found))
+    show_lines(f"{name:{width}}  {text}" for name, text in found.items())
+
+
+def _version(name: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,154 @@
+"""How the command ends, as a process: exit statuses, signals, pipes, tracebacks, how quick it is."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+
+GUARDED = """
+import sys, time
+from trimtab.cli.exits import Manner, guarded
+from trimtab.core.errors import *
+manner = Manner()
+manner.safe = "All is safe."
+manner.debug = "--debug" in sys.argv
+def work():
+    {body}
+sys.exit(guarded(work, manner))
+"""
+
+
+def guarded(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `body` does inside the command's guard."""
+    return subprocess.run(
+        [sys.executable, "-c", GUARDED.format(body=body), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(Misuse, 2), (NotFound, 3), (Conflict, 4), (Unavailable, 5), (Corrupt, 6)]
+)
+def test_an_error_is_one_line_and_its_status(kind: type[Exception], status: int) -> None:
+    done = guarded(f"raise {kind.__name__}('file x: needed 1, found 2. Do this.')")
+    assert done.returncode == status
+    assert done.stderr == "trimtab: file x: needed 1, found 2. Do this.\n"
+
+
+def test_debug_adds_the_traceback() -> None:
+    done = guarded("raise Misuse('x')", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_an_unexpected_error_says_its_type_and_place_and_no_traceback() -> None:
+    done = guarded("raise KeyError('x')")
+    assert done.returncode == 70
+    assert done.stderr.startswith("trimtab: KeyError at ")
+    assert "--debug" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_credentials_in_messages_are_masked() -> None:
+    done = guarded("raise Unavailable('redis://app:s3cret@cache:6379/0?token=abc: no answer')")
+    assert "s3cret" not in done.stderr
+    assert "abc" not in done.stderr
+    assert "redis://***@cache" in done.stderr
+
+
+def test_long_messages_are_cut_to_two_lines() -> None:
+    assert len(guarded("raise Misuse('a\\nb\\nc\\nd')").stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_cleanly_and_says_what_is_safe(number: signal.Signals, status: int) -> None:
+    body = "try:\n        print('working', flush=True)\n        time.sleep(60)\n    finally:\n        print('closed')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", GUARDED.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert out == "closed\n"
+    assert "All is safe." in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.08, 0.15, 0.3])
+def test_sigterm_while_it_starts_leaves_no_traceback(delay_s: float, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trimtab.cli", "init", "none.csv"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    time.sleep(delay_s)
+    process.terminate()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode in (-signal.SIGTERM, 143, 3)
+    assert "Traceback" not in error
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    body = "\n    for n in range(200_000): print('line', n)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", GUARDED.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "line 0\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+
+
+def test_a_terminal_without_the_characters_shows_their_codes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED.format(body="print('größe'); raise Misuse('Ärger')")],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2
+    assert done.stdout == b"gr\\xf6\\xdfe\n"
+    assert b"\\xc4rger" in done.stderr
+
+
+@pytest.mark.fast
+def test_help_is_quick() -> None:
+    def seconds(code: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+    bare = min(seconds("") for _ in range(3))
+    shown = min(
+        seconds("import sys; from trimtab.cli import main; sys.argv = ['trimtab', '-h']; main()") for _ in range(3)
+    )
+    assert shown - bare < 0.4
+
+
+@pytest.mark.fast
+def test_help_loads_click_alone_of_what_others_wrote_and_no_command() -> None:
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom trimtab.cli import main\nsys.argv = ['trimtab', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "new = set(sys.modules) - before\n"
+        "tops = {name.partition('.')[0] for name in new} - set(sys.stdlib_module_names)\n"
+        "print(sorted(tops), sorted(name for name in new if name.startswith('trimtab.cli')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    tops, modules = done.stdout.splitlines()[-1].split("] [")
+    assert tops == "['click', 'trimtab'"
+    assert modules == "'trimtab.cli', 'trimtab.cli.exits', 'trimtab.cli.group', 'trimtab.cli.options']"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -113,6 +114,17 @@ def test_lambdas_on_one_line_are_told_apart(load: Callable[..., ModuleType]) -> 
 def test_a_lambda_does_not_change_with_its_neighbours(load: Callable[..., ModuleType]) -> None:
     before = code_hash(load().call["estimator"])
     assert code_hash(load(PROJECT.replace("first=1,", "first=2, other=lambda: 7,")).call["estimator"]) == before
+
+
+def test_lambdas_are_told_apart_where_no_positions_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "many.py").write_text("many = (lambda x: x + 1, lambda x: x + 2, lambda: 5, lambda: None)\n")
+    code = "import many; from trimtab.core.code import code_hash; print(*map(code_hash, many.many))"
+    plain, without = (
+        subprocess.run([sys.executable, *flags, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        for flags in ((), ("-X", "no_debug_ranges"))
+    )
+    assert len(set(plain.stdout.split())) == 4
+    assert without.stdout == plain.stdout
 
 
 def test_closure_and_default_values_count() -> None:

@@ -182,18 +182,25 @@ def _source(code: types.CodeType) -> Any:
         return _without_source(code)
 
 
-def _lambda_source(code: types.CodeType) -> str:
+def _lambda_source(code: types.CodeType) -> Any:
     """The lambda's own expression: the one on its line whose body spans the positions that the compiler noted."""
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
     here = [n for n in ast.walk(_parsed(text)) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
     start, end = _span(code)
     exact = [n for n in here if start == (n.body.lineno, n.body.col_offset) and end == _end(n.body)]
-    for chosen in (exact, here):
+    for chosen in (exact, [n for n in here if _same_constants(n, code)], here):
         sources = {ast.get_source_segment(text, n) or "" for n in chosen}
         if len(sources) == 1:
             return textwrap.dedent(sources.pop())
-    return textwrap.dedent(inspect.getsource(code)).rstrip()
+    return [textwrap.dedent(inspect.getsource(code)).rstrip(), _without_source(code)]
+
+
+def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
+    """Tells lambdas apart whose positions were not kept: Python 3.12 keeps none for one that only gives a constant."""
+    compiled = compile(ast.Expression(node), "<lambda>", "eval")
+    inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
+    return (repr(inner.co_consts), inner.co_names) == (repr(code.co_consts), code.co_names)
 
 
 def _span(code: types.CodeType) -> tuple[_Position, _Position]:

@@ -59,13 +59,24 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
     return _compile(expression, columns)[0]
 
 
+class _Constant:
+    """The function that gives one value, whatever the row."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self, row: Row) -> Any:
+        return self.value
+
+
 def _compile(node: Expression, columns: Mapping[str, Dtype]) -> tuple[RowFunction, Dtype]:
     dtype = node.dtype(columns, "expression")
     if node.op == "col":
         return _column(str(node.params[0]), dtype), dtype
     if node.op == "lit":
-        constant = node.params[1]
-        return (lambda row: constant), dtype
+        return _Constant(node.params[1]), dtype
     args = [_compile(arg, columns) for arg in node.args]
     return _function(node, args, dtype), dtype
 
@@ -148,6 +159,10 @@ def _unary(function: Callable[[Any], Any], arg: RowFunction) -> RowFunction:
 
 
 def _binary(function: Callable[[Any, Any], Any], left: RowFunction, right: RowFunction) -> RowFunction:
+    if isinstance(right, _Constant):
+        constant = right.value
+        return lambda row: None if (value := left(row)) is None else function(value, constant)
+
     def evaluate(row: Row) -> Any:
         a, b = left(row), right(row)
         return None if a is None or b is None else function(a, b)
@@ -162,6 +177,8 @@ def _convert(value: Any, dtype: Dtype) -> Any:
 def _widen(function: RowFunction, found: Dtype, dtype: Dtype) -> RowFunction:
     if found == dtype:
         return function
+    if isinstance(function, _Constant):
+        return _Constant(_convert(function.value, dtype))
     return _unary(float if dtype == "float" else int, function)
 
 

@@ -134,6 +134,8 @@ def test_other_feature_definitions_or_another_order_are_refused_at_load(shop: Sh
     other = msgspec.structs.replace(features, transforms={"name": features.transforms["name"]})
     with pytest.raises(Misuse, match=f"would be given {other.hash[:12]}"):
         shop.registry.load(shop.version(0), features=other)
+    with pytest.raises(Misuse, match="would be given 0000"):
+        shop.registry.load(shop.version(0), features="0" * 64)
     turned = msgspec.structs.replace(features, dtypes=dict(reversed(features.dtypes.items())))
     with pytest.raises(Misuse, match=r"order carrier.late_rate_7d, name, km|would be given"):
         shop.registry.load(shop.version(0), features=turned)

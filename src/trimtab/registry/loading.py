@@ -49,7 +49,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.scorer.predict_row(row)
 
 
-def load_version(blob: Blob, version: Version, *, features: FeatureSet | None = None) -> LoadedModel:
+def load_version(blob: Blob, version: Version, *, features: FeatureSet | str | None = None) -> LoadedModel:
     """Load a version's blob, check it, and repeat its golden predictions.
 
     Raises:
@@ -57,10 +57,11 @@ def load_version(blob: Blob, version: Version, *, features: FeatureSet | None = 
         Misuse: Other feature definitions, or a machine that does not repeat the golden predictions.
     """
     what = f"version {version.name} ({version.id[:12]})"
-    if features is not None and features.hash != version.features:
+    given = features.hash if isinstance(features, FeatureSet) else features
+    if given is not None and given != version.features:
         raise Misuse(
             f"{what}: it was trained with feature definitions {version.features[:12]}, it would be given "
-            f"{features.hash[:12]}. Retrain it, or bring the old definitions back."
+            f"{given[:12]}. Retrain it, or bring the old definitions back."
         )
     try:
         artifact = decode_artifact(blob.get(version.artifact))
@@ -69,7 +70,7 @@ def load_version(blob: Blob, version: Version, *, features: FeatureSet | None = 
         scorer = scorer_for(artifact)
     except (Corrupt, NotFound) as error:
         raise Corrupt(f"{what}: blob {version.artifact}: {error}") from error
-    if features is not None and features.names != artifact.inputs:
+    if isinstance(features, FeatureSet) and features.names != artifact.inputs:
         raise Misuse(
             f"{what}: it reads its features in the order {', '.join(artifact.inputs)}; they are now declared as "
             f"{', '.join(features.names)}. Bring the old order back, or retrain it."

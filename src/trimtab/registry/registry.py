@@ -143,13 +143,13 @@ class Registry:
         found = (self._decoded(record.body) for record in self._catalog.find("version"))
         return sorted((v for v in found if v.training_set == training_set), key=lambda v: (v.model, v.number))
 
-    def load(self, version: Version | str, *, features: FeatureSet | None = None) -> LoadedModel:
+    def load(self, version: Version | str, *, features: FeatureSet | str | None = None) -> LoadedModel:
         """A version that is ready to score: bytes checked against their hash, golden predictions repeated.
 
         Args:
             version: The version, or any reference that `get` takes.
-            features: The feature definitions it will be given; others than it was trained with, or in another order,
-                are refused.
+            features: The feature definitions it will be given: others than it was trained with, or in another order,
+                are refused. Of a hash alone the order cannot be told.
 
         Raises:
             Corrupt: Stored bytes are not what was registered; the message names the blob.

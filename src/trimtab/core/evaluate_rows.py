@@ -241,8 +241,11 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
     import numpy as np
 
     def power(a: float, b: float) -> float | None:
-        with np.errstate(all="ignore"):
-            result = float(np.power(np.array((a, a)), np.array((b, b)))[0])  # two rows: see evaluate_columns
+        if b == 2.0:
+            result = a * a
+        else:
+            with np.errstate(all="ignore"):
+                result = float(np.power(np.array((a, a)), np.array((b, b)))[0])  # two rows: see evaluate_columns
         return result + 0.0 if _LOWEST <= result <= GREATEST else None
 
     return _binary(power, left, right)

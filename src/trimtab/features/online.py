@@ -226,10 +226,12 @@ class OnlineStore:
                     found[key] = changes[key] = check
         if arrivals and not plan.forever:
             cut_us = _cut_us(plan, arrivals[-1][0])
-            for key, _ in self.kv.scan(prefix, limit=_PRUNE):
-                if int.from_bytes(key[9:17], "big") - 2**63 >= cut_us:
-                    break
-                changes[key] = None
+            end = prefix + (cut_us + 2**63).to_bytes(8, "big")
+            if any(key < end for key, _ in self.kv.scan(prefix, limit=1)):
+                for key, _ in self.kv.scan(prefix, limit=max(_PRUNE, 2 * len(arrivals))):
+                    if key >= end:
+                        break
+                    changes[key] = None
         return repeats
 
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:

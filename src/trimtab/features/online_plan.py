@@ -67,6 +67,7 @@ class Group:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # the longest first
         self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
+        self.adds: tuple[tuple[int, int, int], ...] = ()  # of each series: places of its count and sum, 0 for none
         self.extremes: list[Extreme] = []
         self.width = 1
         self.tiles: dict[int, struct.Struct] = {}  # by words a sum: how a tile is packed
@@ -91,6 +92,9 @@ class Group:
                 self.extremes.append(extreme)
             feature.stack = self.extremes.index(extreme)
         self.width = 1 + len(self.fields)
+        fields = {field: place for place, field in enumerate(self.fields, 1)}
+        series_used = dict.fromkeys(index for index, _ in self.fields)
+        self.adds = tuple((i, fields.get((i, False), 0), fields.get((i, True), 0)) for i in series_used)
 
     def packing(self, words: int) -> struct.Struct:
         """How a tile lies in bytes when a sum takes `words` of 8 bytes: start, count of rows, fields."""
@@ -132,13 +136,14 @@ class ViewPlan:
         self.plain = all(s.every or s.column is not None for s in self.series)
         self.windowed = bool(self.groups or self.life)
         self.forever = bool(self.latest) or self.life is not None
+        self.longest_us = max([group.over_us for group in self.groups], default=0)
         self.state_prefix = b"v" + self.id
         self.index_prefix = b"i" + self.id  # keyed: id -> its versions; else: event time and id of what was applied
         self.rows_prefix = b"r" + self.id  # keyed: entity, event time falling, id
 
     def expired(self, event_at_us: int, s_us: int) -> bool:
         """Whether no window can cover an event at `event_at_us` any more at `s_us` or later."""
-        if self.forever:
+        if self.forever or event_at_us >= s_us - self.longest_us:
             return False
         return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)
 

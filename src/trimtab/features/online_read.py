@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import Any
 
 from trimtab.features.exact_rows import checked, rounded, split
 from trimtab.features.frames import REASONS
 from trimtab.features.online_plan import Feature, Group, ViewPlan
 from trimtab.features.online_state import (
+    CURRENT,
     EVENT_AT,
     GIVES,
     KNOWN_AT,
@@ -60,12 +62,14 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
             low -= low % hop_us
             fields: list[int] | None = None
             if newest is not None and newest >= low:
-                fields = tiles[TOTALS][place]
+                fields = tiles[CURRENT]
                 if tiles[PAST]:
                     since = s_us - window.over_us
                     since -= since % hop_us
+                    past = tiles[TOTALS][place]
                     if since < low:
-                        fields = less_expired(group, tiles, fields, since, low)
+                        past = less_expired(group, tiles, past, since, low)
+                    fields = list(map(add, past, fields))
             scale, inside = exponents, visible
             if visible:
                 given = [n for row, n in zip(visible, numbers, strict=True) if row[EVENT_AT] >= low]

@@ -7,14 +7,15 @@ of its clocks. A version that is known to end later stays open until it has ende
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
+from operator import add, sub
 from typing import Any, TypeAlias
 
 import msgspec
 
 from trimtab.core.errors import Corrupt
 from trimtab.events.frames import NEVER_US
-from trimtab.features.exact_rows import split
 from trimtab.features.online_plan import Contribution, Group, ViewPlan, floor
 
 FORMAT = 1
@@ -34,8 +35,8 @@ class EntityState:
     The packed value is a list: format, tag of the definition, whether sums beyond 64 bits lie in it as bytes, S,
     whether a record was ever sealed, open rows, the greatest sealed rows (several only when they share the event
     time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
-    that never end. Tiles are: start and fields of the newest tile, totals of each window at S, the older tiles packed,
-    the words that a sum takes there, and a stack for each extreme.
+    that never end. Tiles are: start and fields of the newest tile, the older tiles packed, their totals in each
+    window at S, the words that a sum takes there, and a stack for each extreme.
     """
 
     def __init__(self, plan: ViewPlan, packed: bytes | None = None) -> None:
@@ -111,14 +112,12 @@ class EntityState:
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
             start = floor(row[EVENT_AT], group.hop_us)
             if start >= floor(self.s_us - group.over_us, group.hop_us):
-                delta = _delta(group, start, numbers, row[GIVES], -1)
-                self._add(group, tiles, delta)
+                self._take_out(group, tiles, _delta(group, start, numbers, -1))
                 for place, (series, _) in enumerate(group.extremes):
                     self._lose(index, tiles[STACKS][place], place, start, row[GIVES][series])
         if plan.life is not None:
             fields, extremes = self.life
-            for i, value in enumerate(_delta(plan.life, 0, numbers, row[GIVES], -1)[1:]):
-                fields[i] += value
+            fields[:] = map(add, fields, _delta(plan.life, 0, numbers, -1)[1:])
             for place, (series, _) in enumerate(plan.life.extremes):
                 if extremes[place] is not None and extremes[place] == row[GIVES][series]:
                     extremes[place] = None
@@ -163,43 +162,67 @@ class EntityState:
         plan = self.plan
         if plan.windowed:
             numbers_of = self._numbers(rows)
-            given = [(row[EVENT_AT], n, row[GIVES]) for row, n in zip(rows, numbers_of, strict=True)]
             for group, tiles in zip(plan.groups, self.tiles, strict=True):
-                hop_us, stacks = group.hop_us, tiles[STACKS]
-                low = floor(self.s_us - group.over_us, hop_us)
-                for event_at, numbers, gives in given:
-                    start = event_at - event_at % hop_us
-                    if start < low:
-                        continue
-                    self._add(group, tiles, _delta(group, start, numbers, gives, 1))
-                    for place, (series, kind) in enumerate(group.extremes):
-                        if gives[series] is not None:
-                            push(stacks[place], start, gives[series], kind)
+                self._fold_tiles(group, tiles, rows, numbers_of)
             if plan.life is not None:
                 fields = self.life[0]
-                for _, numbers, gives in given:
-                    for i, value in enumerate(_delta(plan.life, 0, numbers, gives, 1)[1:]):
-                        fields[i] += value
-                    self._live_extremes(gives, range(len(plan.life.extremes)))
+                for row, numbers in zip(rows, numbers_of, strict=True):
+                    _count(fields, plan.life.adds, numbers)
+                    self._live_extremes(row[GIVES], range(len(plan.life.extremes)))
         if plan.latest:
             for row in rows:
                 self._contend(row)
+
+    def _fold_tiles(self, group: Group, tiles: Tiles, rows: list[Row], numbers_of: list[list[Any]]) -> None:
+        hop_us, adds, extremes = group.hop_us, group.adds, group.extremes
+        low = floor(self.s_us - group.over_us, hop_us)
+        newest, current = tiles[TILE], tiles[CURRENT]
+        for row, numbers in zip(rows, numbers_of, strict=True):
+            start = row[EVENT_AT]
+            start -= start % hop_us
+            if start < low:
+                continue
+            if newest is not None and start < newest:
+                self._add_late(group, tiles, _delta(group, start, numbers, 1))
+            else:
+                if start != newest:
+                    if newest is None:
+                        tiles[TOTALS] = [[0] * group.width for _ in group.windows]
+                    else:
+                        self._close(group, tiles)
+                    newest = tiles[TILE] = start
+                    current = tiles[CURRENT] = [0] * group.width
+                _count(current, adds, numbers)
+            if extremes:
+                gives = row[GIVES]
+                for stack, (series, kind) in zip(tiles[STACKS], extremes, strict=True):
+                    if gives[series] is not None:
+                        push(stack, start, gives[series], kind)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
         """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
         real_sums = self.plan.real_sums
         if not real_sums:
             return [row[GIVES] for row in rows]
-        numbers = [list(row[GIVES]) for row in rows]
-        for i, series in enumerate(real_sums):
-            parts = [(given, split(given[series])) for given in numbers if given[series] is not None]
-            finest = max([exponent for _, (_, exponent) in parts], default=0)
-            if finest > self.exponents[i]:
-                self._rescale(i, finest)
-            exponent = self.exponents[i]
-            for given, (numerator, own) in parts:
-                given[series] = numerator << (exponent - own)
-        return numbers
+        numbers_of: list[list[Any]] = []
+        exponents = self.exponents
+        for row in rows:
+            numbers = row[GIVES][:]
+            for i, series in enumerate(real_sums):
+                value = numbers[series]
+                if value is not None:
+                    numerator, denominator = value.as_integer_ratio()
+                    exponent = denominator.bit_length() - 1
+                    shift = exponents[i] - exponent
+                    if shift < 0:
+                        self._rescale(i, exponent)
+                        for before in numbers_of:
+                            if before[series] is not None:
+                                before[series] <<= -shift
+                        shift = 0
+                    numbers[series] = numerator << shift
+            numbers_of.append(numbers)
+        return numbers_of
 
     def _rescale(self, i: int, exponent: int) -> None:
         """Give the sums of a series a finer unit."""
@@ -213,39 +236,65 @@ class EntityState:
                 tiles[CURRENT][place] <<= shift
                 for total in tiles[TOTALS]:
                     total[place] <<= shift
-                past = past_tiles(group, tiles)
-                for tile in past:
-                    tile[1 + place] <<= shift
-                _pack_past(group, tiles, past)
+                if tiles[PAST]:
+                    past = past_tiles(group, tiles)
+                    for tile in past:
+                        tile[1 + place] <<= shift
+                    _pack_past(group, tiles, past)
         if self.plan.life is not None and (series, True) in self.plan.life.fields:
             self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
 
-    def _add(self, group: Group, tiles: Tiles, delta: list[int]) -> None:
-        """Add to the tile that `delta` begins with, and to the totals of the windows that cover it."""
-        start = delta[0]
-        newest = tiles[TILE]
-        if newest is None:
-            tiles[TILE], tiles[CURRENT] = start, delta[1:]
-            tiles[TOTALS] = [[0] * group.width for _ in group.windows]
-        elif start == newest:
-            current = tiles[CURRENT]
-            for i, value in enumerate(delta):
-                if i:
-                    current[i - 1] += value
-        elif start > newest:
-            _pack_past(group, tiles, [[newest, *tiles[CURRENT]]], behind=True)
-            tiles[TILE], tiles[CURRENT] = start, delta[1:]
-        else:
-            _add_late(group, tiles, delta)
+    def _close(self, group: Group, tiles: Tiles) -> None:
+        """Put the newest tile to the older ones."""
+        newest, current = tiles[TILE], tiles[CURRENT]
+        try:
+            tiles[PAST] += _packed(group, tiles[WORDS], [newest, *current])
+        except (OverflowError, struct.error):
+            rows = past_tiles(group, tiles)
+            tiles[WORDS] = _words(group, tiles[WORDS], [newest, *current])
+            _pack_past(group, tiles, [*rows, [newest, *current]])
+        self._add_to_totals(group, tiles, newest, current)
+
+    def _add_to_totals(self, group: Group, tiles: Tiles, start: int, fields: list[int]) -> None:
+        """Add to the totals of the windows that cover the tile at `start`."""
         for window, total in zip(group.windows, tiles[TOTALS], strict=True):
             if start >= floor(self.s_us - window.over_us, group.hop_us):
-                for i in range(group.width):
-                    total[i] += delta[i + 1]
+                total[:] = map(add, total, fields)
+
+    def _add_late(self, group: Group, tiles: Tiles, delta: list[int]) -> None:
+        """Add to an older tile, or put a new one between."""
+        packing = group.packing(tiles[WORDS])
+        size, past = packing.size, tiles[PAST]
+        at = first_at(past, size, delta[0]) * size
+        tile, after = delta, at
+        if at < len(past):
+            found = packing.unpack_from(past, at)
+            if found[0] == delta[0]:
+                old = found[1:] if tiles[WORDS] == 1 else _narrow(found)
+                tile, after = [delta[0], *map(add, old, delta[1:])], at + size
+        try:
+            middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is none
+        except (OverflowError, struct.error):
+            rows = past_tiles(group, tiles)
+            tiles[WORDS] = _words(group, tiles[WORDS], tile)
+            _pack_past(group, tiles, rows)
+            self._add_late(group, tiles, delta)
+            return
+        tiles[PAST] = past[:at] + middle + past[after:]
+        self._add_to_totals(group, tiles, delta[0], delta[1:])
+
+    def _take_out(self, group: Group, tiles: Tiles, delta: list[int]) -> None:
+        """Add what is negative."""
+        if delta[0] != tiles[TILE]:
+            self._add_late(group, tiles, delta)
+            return
+        tiles[CURRENT] = list(map(add, tiles[CURRENT], delta[1:]))
         if tiles[CURRENT][0] == 0:  # the newest tile has lost its last row
             past = past_tiles(group, tiles)
             if past:
                 tiles[TILE], *tiles[CURRENT] = past.pop()
                 _pack_past(group, tiles, past)
+                self._add_to_totals(group, tiles, tiles[TILE], [-value for value in tiles[CURRENT]])
             else:
                 tiles[:] = _empty(group)
 
@@ -263,26 +312,28 @@ class EntityState:
     def _advance(self, s_us: int) -> None:
         """Take from the totals the tiles that have left, and drop those that no window needs."""
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
-            if tiles[TILE] is None:
+            newest = tiles[TILE]
+            if newest is None:
                 continue
             hop_us = group.hop_us
-            for window, total in zip(group.windows, tiles[TOTALS], strict=True):
-                low = floor(s_us - window.over_us, hop_us)
-                if tiles[TILE] < low:
-                    total[:] = [0] * group.width
-                elif tiles[PAST]:
-                    total[:] = less_expired(group, tiles, total, floor(self.s_us - window.over_us, hop_us), low)
-            low = floor(s_us - group.over_us, hop_us)
-            if tiles[TILE] < low:
+            low = s_us - group.over_us
+            low -= low % hop_us
+            if newest < low:
                 tiles[:] = _empty(group)
                 continue
-            if tiles[PAST]:
-                size = group.packing(tiles[WORDS]).size
-                gone = first_at(tiles[PAST], size, low)
-                if gone:
-                    tiles[PAST] = tiles[PAST][gone * size :]
+            past = tiles[PAST]
+            if past:
+                for window, total in zip(group.windows, tiles[TOTALS], strict=True):
+                    since, until = self.s_us - window.over_us, s_us - window.over_us
+                    since -= since % hop_us
+                    until -= until % hop_us
+                    if since < until:
+                        total[:] = less_expired(group, tiles, total, since, until)
+                if start_of(past) < low:
+                    size = group.packing(tiles[WORDS]).size
+                    tiles[PAST] = past[first_at(past, size, low) * size :]
             for stack in tiles[STACKS]:
-                while stack[:1] and stack[0] < low:
+                while stack and stack[0] < low:
                     del stack[:2]
 
     def _live_extremes(self, gives: list[Contribution], places: Iterable[int]) -> None:
@@ -358,28 +409,28 @@ def first_at(past: bytes, size: int, start: int) -> int:
     return low
 
 
+def start_of(past: bytes, at: int = 0) -> int:
+    """Where the packed tile at a byte begins."""
+    return int.from_bytes(past[at : at + 8], "little", signed=True)
+
+
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """The total of a window that began at `since` when it begins at `low`, not after the newest tile."""
+    """The total of the older tiles of a window that began at `since` when it begins at `low`."""
     past, words = tiles[PAST], tiles[WORDS]
+    first = start_of(past)
+    if first >= low:
+        return total
     packing = group.packing(words)
     size = packing.size
-    first = int.from_bytes(past[:8], "little", signed=True)
-    if since >= low or first >= low:
-        return total
     begin, end = 0 if first >= since else first_at(past, size, since), first_at(past, size, low)
     if begin == end:
         return total
-    count = len(past) // size
-    if end - begin <= count - end:
-        out = list(total)
-        for tile in packing.iter_unpack(past[begin * size : end * size]):
-            for i, value in enumerate(tile[1:] if words == 1 else _narrow(group, tile)):
-                out[i] -= value
+    if end - begin <= len(past) // size - end:
+        out, change, rest = list(total), sub, past[begin * size : end * size]
     else:
-        out = list(tiles[CURRENT])
-        for tile in packing.iter_unpack(past[end * size :]):
-            for i, value in enumerate(tile[1:] if words == 1 else _narrow(group, tile)):
-                out[i] += value
+        out, change, rest = [0] * group.width, add, past[end * size :]
+    for tile in packing.iter_unpack(rest):
+        out[:] = map(change, out, tile[1:] if words == 1 else _narrow(tile))
     return out
 
 
@@ -387,7 +438,7 @@ def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
     """The older tiles, unpacked: start, count of rows, fields."""
     words = tiles[WORDS]
     found = group.packing(words).iter_unpack(tiles[PAST])
-    return [list(t) if words == 1 else [t[0], *_narrow(group, t)] for t in found]
+    return [list(t) if words == 1 else [t[0], *_narrow(t)] for t in found]
 
 
 def _order(row: Row) -> Any:
@@ -398,54 +449,33 @@ def _empty(group: Group) -> Tiles:
     return [None, [], [], b"", 1, [[] for _ in group.extremes]]
 
 
-def _delta(group: Group, start: int, numbers: list[Any], gives: list[Contribution], sign: int) -> list[int]:
-    delta = [start, sign]
-    for series, is_sum in group.fields:
-        if gives[series] is None:
-            delta.append(0)
-        else:
-            delta.append(sign * numbers[series] if is_sum else sign)
-    return delta
+def _count(fields: list[int], adds: tuple[tuple[int, int, int], ...], numbers: list[Any]) -> None:
+    """Add one row to a tile's fields."""
+    fields[0] += 1
+    for series, count_at, sum_at in adds:
+        number = numbers[series]
+        if number is not None:
+            if count_at:
+                fields[count_at] += 1
+            if sum_at:
+                fields[sum_at] += number
 
 
-def _add_late(group: Group, tiles: Tiles, delta: list[int]) -> None:
-    """Add to an older tile, or put a new one between."""
-    packing = group.packing(tiles[WORDS])
-    size, past = packing.size, tiles[PAST]
-    at = first_at(past, size, delta[0]) * size
-    tile, after = delta, at
-    if at < len(past):
-        found = packing.unpack_from(past, at)
-        if found[0] == delta[0]:
-            old = found[1:] if tiles[WORDS] == 1 else _narrow(group, found)
-            tile, after = [delta[0], *map(int.__add__, old, delta[1:])], at + size
-    try:
-        middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is none
-    except OverflowError:
-        rows = past_tiles(group, tiles)
-        tiles[WORDS] = _words(group, tiles[WORDS], tile)
-        _pack_past(group, tiles, rows)
-        _add_late(group, tiles, delta)
-        return
-    tiles[PAST] = past[:at] + middle + past[after:]
+def _delta(group: Group, start: int, numbers: list[Any], sign: int) -> list[int]:
+    """One row as a tile, or the opposite of it."""
+    fields = [0] * group.width
+    _count(fields, group.adds, numbers)
+    return [start, *(sign * value for value in fields)]
 
 
-def _pack_past(group: Group, tiles: Tiles, rows: list[list[int]], *, behind: bool = False) -> None:
-    """Pack older tiles: all of them, or behind those that are there."""
-    try:
-        packed = b"".join([_packed(group, tiles[WORDS], row) for row in rows])
-        tiles[PAST] = tiles[PAST] + packed if behind else packed
-    except OverflowError:
-        everything = past_tiles(group, tiles) + rows if behind else rows
-        tiles[WORDS] = max(_words(group, tiles[WORDS], row) for row in rows)
-        tiles[PAST] = b"".join([_packed(group, tiles[WORDS], row) for row in everything])
+def _pack_past(group: Group, tiles: Tiles, rows: list[list[int]]) -> None:
+    """Pack all older tiles."""
+    tiles[WORDS] = max([_words(group, tiles[WORDS], row) for row in rows], default=tiles[WORDS])
+    tiles[PAST] = b"".join([_packed(group, tiles[WORDS], row) for row in rows])
 
 
 def _packed(group: Group, words: int, tile: list[int]) -> bytes:
     if words == 1:
-        for value in tile:
-            if not -(2**63) <= value < 2**63:
-                raise OverflowError
         return group.packing(1).pack(*tile)
     fields = [
         value.to_bytes(8 * words, "little", signed=True) if is_sum else value
@@ -460,7 +490,7 @@ def _words(group: Group, words: int, tile: list[int]) -> int:
     return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
 
 
-def _narrow(group: Group, tile: tuple[Any, ...]) -> list[int]:
+def _narrow(tile: tuple[Any, ...]) -> list[int]:
     """The count of rows and the fields of a tile whose sums take several words."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]
 

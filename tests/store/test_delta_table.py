@@ -20,7 +20,7 @@ Start = Callable[[str, str, Path], subprocess.Popen[str]]
 class TestDeltaTable(TableContract):
     @pytest.fixture
     def table(self, tmp_path: Path) -> Iterator[DeltaTable]:
-        with DeltaTable(tmp_path / "it's a table") as table:
+        with DeltaTable(tmp_path / "it's a [tab]le* 20%?") as table:
             yield table
 
 
@@ -107,6 +107,8 @@ def test_a_changed_commit_is_named(tmp_path: Path) -> None:
 
 
 def test_a_foreign_table_and_odd_columns_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="%20"):
+        DeltaTable(tmp_path / "a%20b")
     with DeltaTable(tmp_path / "t") as table:
         with pytest.raises(Misuse, match="differ only in case"):
             table.append(Columns.of({"a": ("int", [1]), "A": ("int", [1])}), writer="w", position=1)

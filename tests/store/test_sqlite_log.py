@@ -62,6 +62,22 @@ def test_each_writer_takes_a_partition_and_leaves_it_to_the_next(tmp_path: Path)
         assert first.positions() == {"p0001": 0, "p0002": 2}
 
 
+def test_a_partition_that_was_moved_away_is_never_begun_again(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as log:
+        log.append([b"a"])
+    (tmp_path / "p0001.db").rename(tmp_path / "damaged")
+    with SqliteLog(tmp_path) as log:
+        log.append([b"b"])
+        assert log.positions() == {"p0002": 1}
+
+
+def test_a_view_that_knows_more_than_the_log_is_told_so(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as log:
+        log.append([b"a"])
+        with pytest.raises(Corrupt, match="it ends at 1, before 5"):
+            log.read("p0001", 5)
+
+
 def test_only_reading_takes_no_partition(tmp_path: Path) -> None:
     with SqliteLog(tmp_path) as log:
         assert log.positions() == {}

@@ -56,7 +56,7 @@ def catalog_writer(path: Path) -> Write:
 
     def write(number: int) -> None:
         body = b"%d" % number
-        catalog.write([store.Put("n", "n", body), store.Append("j", number, body * 500, expected=number)])
+        catalog.write([store.Put("n", "n", body), store.Append("j", number, body * 2_000, expected=number)])
 
     return write
 

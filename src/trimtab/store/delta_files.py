@@ -123,14 +123,13 @@ class ParquetFiles:
     def _select(self, what: str, names: Sequence[str], where: str = "true") -> str:
         for name in names:
             self.check(name)
-        paths = ", ".join("'" + str(self.directory / name).replace("'", "''") + "'" for name in sorted(names))
+        paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
         return f"SELECT {what} FROM read_parquet([{paths}], hive_partitioning = false) WHERE {where}"
 
     def _keep(self, cursor: duckdb.DuckDBPyConnection, query: str, order: int) -> str:
         temporary = self.directory / f"_{uuid.uuid4().hex}.new"
         try:
-            target = str(temporary).replace("'", "''")
-            cursor.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
+            cursor.execute(f"COPY ({query}) TO {_literal(temporary)} (FORMAT parquet, COMPRESSION zstd)")
             with temporary.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
@@ -174,6 +173,12 @@ def order_of(name: str) -> int:
 def quoted(name: str) -> str:
     """An SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(path: Path, *, pattern: bool = False) -> str:
+    """An SQL text; `pattern` for where DuckDB would take * ? [ for more than themselves."""
+    text = re.sub(r"([*?\[])", r"[\1]", str(path)) if pattern else str(path)
+    return "'" + text.replace("'", "''") + "'"
 
 
 def runs(names: Sequence[str], sizes: Mapping[str, int], target_bytes: int) -> Iterator[list[str]]:

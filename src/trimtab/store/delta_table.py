@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import threading
 import time
 import zlib
@@ -28,6 +29,7 @@ _CHECKPOINT_EVERY = 50  # commits
 _COMPACT_TO_BYTES = 128 << 20
 _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _CONFIGURATION = {
     "delta.checkpointInterval": "1000000000",  # we make them ourselves, to keep their checksums
     "delta.enableExpiredLogCleanup": "false",  # any version may be pinned by a training set
@@ -61,6 +63,8 @@ class DeltaTable:
             raise Unavailable(
                 f"{directory}: cannot be made ({error}). Give a directory this user may write."
             ) from error
+        if _ESCAPE.search(str(self.directory)):
+            raise Misuse(f"table: {directory}: Delta Lake decodes %20 and its like in a path. Give one without.")
         self._files = ParquetFiles(self.directory)
         self._mutex = threading.RLock()
         self._delta: deltalake.DeltaTable | None = None
@@ -109,24 +113,23 @@ class DeltaTable:
             NotFound: There is no such version, or a delete has removed files that it needs.
             Corrupt: A file is damaged; the message names it.
         """
-        with self._mutex:
-            delta = self._refresh()
-            if delta is None and version is None:
-                return Columns({})
-            if version is not None:
-                delta = self._at(version)
-            assert delta is not None
-            dtypes = _dtypes(delta, self.directory)
-            files = self._active(delta)
-            missing = [] if version is None else [name for name in files if not (self.directory / name).exists()]
-        if missing:
-            raise NotFound(
-                f"{self.directory}: version {version} needs {missing[0]}, which a delete removed. Use newer."
-            )
-        for name in names or ():
-            if name not in dtypes:
-                raise NotFound(f"{self.directory}: no column {name!r}; there are: {', '.join(dtypes)}.")
-        return self._files.read(files, dtypes if names is None else {name: dtypes[name] for name in names})
+        with contextlib.ExitStack() as reading:
+            with self._mutex:
+                delta = self._refresh()
+                if delta is None and version is None:
+                    return Columns({})
+                reading.enter_context(self._locked(fcntl.LOCK_SH))  # no file goes away before it is read
+                delta = self._refresh() if version is None else self._at(version)
+                assert delta is not None
+                dtypes = _dtypes(delta, self.directory)
+                files = self._active(delta)
+            for name in names or ():
+                if name not in dtypes:
+                    raise NotFound(f"{self.directory}: no column {name!r}; there are: {', '.join(dtypes)}.")
+            for name in files if version is not None else ():
+                if not (self.directory / name).exists():
+                    raise NotFound(f"{self.directory}: version {version} needs {name}, which a delete removed.")
+            return self._files.read(files, dtypes if names is None else {name: dtypes[name] for name in names})
 
     def delete(self, column: str, value: str) -> int:
         """Remove every row whose text `column` equals `value`, also from the files of older versions; how many.

@@ -52,6 +52,7 @@ class LmdbEnvironment:
         self._mutex = threading.RLock()  # writing, and replacing the map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+        self._threads_mutex = threading.Lock()
         self._writer: FileLock | None = None
         self._closed = False
         try:
@@ -70,7 +71,8 @@ class LmdbEnvironment:
             thread = self._local.thread
         except AttributeError:
             thread = self._local.thread = _Thread()
-            self._threads.add(thread)
+            with self._threads_mutex:
+                self._threads.add(thread)
         while True:
             thread.busy = True
             try:
@@ -205,11 +207,15 @@ class LmdbEnvironment:
         """Until no thread reads, and while none starts to; the caller holds the mutex."""
         self.paused = True
         try:
-            while any(thread.busy for thread in list(self._threads)):
+            while self._somebody_reads():
                 time.sleep(0.000_05)
             yield
         finally:
             self.paused = False
+
+    def _somebody_reads(self) -> bool:
+        with self._threads_mutex:
+            return any(thread.busy for thread in self._threads)
 
     def _take_writer(self) -> FileLock:
         path = self.path / "writer.lock"

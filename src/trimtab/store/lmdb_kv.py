@@ -86,6 +86,8 @@ class LmdbKeyValue:
         for key in (*puts, *removed):
             if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0:
                 raise Misuse(f"{self.directory}: key {key!r} has {len(key)} bytes. Give 1 to 511, the first not zero.")
+        if not puts and not removed:
+            return
         crc32 = _crc32
         pairs = [(key, value + crc32(value, crc32(key)).to_bytes(4, "little")) for key, value in puts.items()]
         pairs.sort()  # neighbours share pages

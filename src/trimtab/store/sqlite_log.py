@@ -212,12 +212,17 @@ class SqliteLog:
     def _take_partition(self) -> PartitionWriter:
         for number in count(1):
             path = self._path(f"p{number:04}")
+            lock_path = path.with_suffix(".lock")
+            used_before = lock_path.exists()
             try:
-                lock = FileLock.take(path.with_suffix(".lock"))
+                lock = FileLock.take(lock_path)
             except OSError as error:
                 raise Unavailable(f"{path}: its lock file cannot be made ({error}). Check space and access.") from error
-            if lock is not None:
+            if lock is None:
+                continue
+            if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
+            lock.release()  # its file was moved away: views remember positions of it, which must not be given again
         raise AssertionError("unreachable")
 
     def _reader(self, partition: str) -> PartitionReader:

@@ -79,4 +79,4 @@ def test_false_promotions_of_equal_models_stay_below_the_level() -> None:
         judged, truth = window(seed, rows=1_400)
         noisy = [np.clip(truth + rng.normal(0, 0.08, len(truth)), 0.01, 0.99) for _ in range(2)]
         passed += record(noisy[0], noisy[1], judged).passed
-    assert passed <= 10  # 5 % promised; 10 of 100 has a chance of 1 % at 5 %
+    assert passed <= 18  # 10 % promised; 19 or more of 100 have a chance of 0.5 % at 10 %

@@ -15,7 +15,7 @@ from trimtab.training.artifact import Artifact
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import finish, new_estimator, prepare, training_target
-from trimtab.training.runtimes.sklearn import scorer_of
+from trimtab.training.runtimes.sklearn import LinearScorer, scorer_of
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 from trimtab.training.sets import TrainingSet
 
@@ -76,7 +76,8 @@ class OnlineLearner:
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        self._scorer = scorer_of(self._estimator)
+        if isinstance(self._scorer, LinearScorer):  # it keeps the weights of before
+            self._scorer = scorer_of(self._estimator)
 
     def state(self) -> bytes:
         """A snapshot; `restore` brings it back so that the next prediction has the same bits."""

@@ -88,7 +88,10 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     if manner().json:
         show_json(made)
     else:
-        show_lines(_manifest(made))
+        where = f", written to {out}" if out is not None else ""
+        show_lines(
+            [f"{made.rows:,} rows answered by {made.model}, version {made.version[:12]}{where} (batch {made.id})"]
+        )
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:
@@ -116,9 +119,3 @@ def _parsed(text: str) -> dict[str, Any]:
 def _need_file(file: Path) -> None:
     if not file.is_file():
         raise NotFound(f"file {file}: there is none. Give the path of one file.")
-
-
-def _manifest(made: Any) -> list[str]:
-    import msgspec
-
-    return [f"{name}: {value}" for name, value in msgspec.to_builtins(made).items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from trimtab.cli.exits import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.status import Status
 
 _QUICK_S = 1.0  # work that is done by then shows no progress
 _EVERY_S = 10.0  # between two lines where no terminal is
@@ -40,6 +42,38 @@ def progress(what: str) -> Iterator[Meter]:
         yield meter
     finally:
         meter.close()
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that `what` goes on, where nobody can say how far it is, once it takes longer than a second."""
+    lock, done = threading.Lock(), threading.Event()
+    shown: list[Status] = []
+
+    def show() -> None:
+        with lock:
+            if done.is_set():
+                return
+            if sys.stderr.isatty():
+                from rich.console import Console
+                from rich.markup import escape
+
+                shown.append(Console(stderr=True).status(escape(what)))
+                shown[0].start()
+            else:
+                print(f"{what} ...", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(_QUICK_S if sys.stderr.isatty() else _EVERY_S, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        timer.cancel()
+        with lock:
+            for status in shown:
+                status.stop()
 
 
 class Meter:

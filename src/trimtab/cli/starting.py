@@ -10,7 +10,7 @@ import click
 
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, project_folder
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.output import show_json, show_lines, working
 from trimtab.core.errors import NotFound
 
 
@@ -65,7 +65,8 @@ def init(
         },
         Options,
     )
-    made = scaffold(file, folder, options)
+    with working(f"reading {file.name}"):
+        made = scaffold(file, folder, options)
     if manner().json:
         show_json(made)
         return
@@ -91,7 +92,8 @@ def doctor() -> int:
         folder: Path | None = project_folder()
     except NotFound:
         folder = None  # then only the machine is checked
-    findings = examine(folder, os.environ)
+    with working("looking around"):
+        findings = examine(folder, os.environ)
     ill = missing(findings)
     if manner().json:
         show_json(findings)

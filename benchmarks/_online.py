@@ -1,0 +1,197 @@
+"""What the online benchmarks share: Zipf events, views over them, their log, and the same bytes in bare LMDB."""
+
+from __future__ import annotations
+
+import bisect
+import gc
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgspec
+
+from trimtab import store
+from trimtab.core.expressions import col
+from trimtab.events.definitions import source
+from trimtab.events.records import Event, encode
+from trimtab.features import definitions as d
+from trimtab.features.definitions import View, request, view
+from trimtab.features.feature_set import feature_set
+from trimtab.features.online import POSITIONS_KEY, OnlineStore
+from trimtab.features.online_plan import name_bytes
+from trimtab.features.request_plan import RequestPlan
+
+KEYS = 100_000
+BATCH = 1_000
+BEGIN_US = 1_700_000_000_000_000
+CHECKSUM_BYTES = 4  # behind every value in our store
+
+PAYMENTS = source("payments", time="at", columns={"user": str, "shop": str, "amount": float, "ok": bool})
+
+LATEST = view("card", source=PAYMENTS, by="user", features={"amount": d.latest("amount"), "ok": d.latest("ok")})
+WINDOWS = view(
+    "spending",
+    source=PAYMENTS,
+    by="user",
+    features={
+        "payments_1h": d.count(over="1h"),
+        "payments_1d": d.count(over="1d"),
+        "amount_1h": d.sum("amount", over="1h"),
+        "amount_7d": d.sum("amount", over="7d"),
+        "mean_1d": d.mean("amount", over="1d"),
+        "ok_7d": d.mean(col("ok"), over="7d"),
+        "least_1d": d.min("amount", over="1d"),
+        "most_7d": d.max("amount", over="7d"),
+    },
+)
+TEN_FEATURES = [  # over three views
+    view("last", source=PAYMENTS, by="user", features={"amount": d.latest("amount"), "ok": d.latest("ok")}),
+    view(
+        "recent",
+        source=PAYMENTS,
+        by="user",
+        features={
+            "payments_1h": d.count(over="1h"),
+            "payments_1d": d.count(over="1d"),
+            "amount_1d": d.sum("amount", over="1d"),
+            "mean_7d": d.mean("amount", over="7d"),
+            "most_7d": d.max("amount", over="7d"),
+        },
+    ),
+    view(
+        "shop",
+        source=PAYMENTS,
+        by="shop",
+        features={"ok_7d": d.mean(col("ok"), over="7d"), "payments_7d": d.count(over="7d"), "ever": d.count()},
+    ),
+]
+ASK = request("ask", key="id", time="asked_at", columns={"id": str, "user": str, "shop": str})
+
+
+class Events:
+    """Payments without end: users Zipf 1.1 of 100,000, 1.7 a second, known up to a second late."""
+
+    def __init__(self, keys: int = KEYS, seed: int = 7) -> None:
+        self._random = random.Random(seed)
+        self._weights = list(itertools.accumulate((i + 1) ** -1.1 for i in range(keys)))
+        self.now_us = BEGIN_US
+
+    def user(self) -> str:
+        place = self._random.random() * self._weights[-1]
+        return f"u{bisect.bisect(self._weights, place)}"
+
+    def batch(self, count: int = BATCH) -> tuple[list[bytes], list[int]]:
+        """Payloads and append times."""
+        chance = self._random
+        payloads, times = [], []
+        for _ in range(count):
+            self.now_us += chance.randrange(1_200_000)
+            event_at = self.now_us - chance.randrange(1_000_000)
+            values = (self.user(), f"s{chance.randrange(1_000)}", round(chance.gauss(50, 20), 2), chance.random() < 0.9)
+            event_id = f"{chance.getrandbits(64):016x}"
+            event = Event("payments", event_id, event_at, 0, "upsert", False, (*values, event_at))
+            payloads.append(encode(event))
+            times.append(self.now_us)
+        return payloads, times
+
+
+class Ingest:
+    """A log and a view that follows it, and bare LMDB beside it."""
+
+    def __init__(self, folder: Path, view: View, warm: int = 40) -> None:
+        self._log = store.open(f"sqlite://{folder}/log", "log")
+        self._kv = store.open(f"lmdb://{folder}/online", "kv")
+        self._online = OnlineStore(self._kv, [view])
+        self._events = Events()
+        self._bare = lmdb.open(str(folder / "bare"), map_size=1 << 30)
+        self._prefix = self._online.plans[view.name].state_prefix
+        self.run(warm)
+        self.put(warm)
+
+    def run(self, batches: int) -> float:
+        """Events per second: appended to the log, read from it and applied, durable at every batch."""
+        ready = [self._events.batch() for _ in range(batches)]
+        partition = self._log.partition
+        gc.collect()
+        begin = time.perf_counter()
+        for payloads, times in ready:
+            positions = self._log.append(payloads, at_us=times)
+            applied = self._online.apply(self._log.read(partition, positions.start - 1, limit=len(payloads)))
+            assert applied.skipped == 0
+        return batches * BATCH / (time.perf_counter() - begin)
+
+    def put(self, batches: int) -> float:
+        """Rows per second into bare LMDB: as many rows, under the same keys, of 200 bytes, a sync a batch."""
+        ready = [
+            [(self._prefix + name_bytes(self._events.user()), bytes(200)) for _ in range(BATCH)] for _ in range(batches)
+        ]
+        gc.collect()
+        begin = time.perf_counter()
+        for rows in ready:
+            with self._bare.begin(write=True) as transaction:
+                for key, value in rows:
+                    transaction.put(key, value)
+        return batches * BATCH / (time.perf_counter() - begin)
+
+
+class Reads:
+    """Three views over 60,000 events, and the same bytes in bare LMDB."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        kv = store.open(f"lmdb://{folder}/online", "kv")
+        online = OnlineStore(kv, TEN_FEATURES)
+        events = Events(keys=2_000)
+        log = store.open(f"sqlite://{folder}/log", "log")
+        for _ in range(60):
+            payloads, times = events.batch()
+            positions = log.append(payloads, at_us=times)
+            online.apply(log.read(log.partition, positions.start - 1, limit=BATCH))
+        self._plan = RequestPlan(feature_set(ASK, TEN_FEATURES), kv)
+        self._now_us = events.now_us + 60_000_000
+        chance = random.Random(3)
+        self._asked = [
+            [{"user": events.user(), "shop": f"s{chance.randrange(1_000)}"} for _ in range(rows)] for _ in range(300)
+        ]
+        self._bare = lmdb.open(str(folder / "bare"), map_size=1 << 30, readahead=False)
+        with self._bare.begin(write=True) as transaction:
+            for prefix in (b"v", POSITIONS_KEY):
+                for key, value in kv.scan(prefix, limit=1_000_000):
+                    transaction.put(key, value)
+        plans = list(online.plans.values())
+        self._keys = [
+            [POSITIONS_KEY, *(p.state_prefix + name_bytes(row[p.view.by]) for row in rows for p in plans)]
+            for rows in self._asked
+        ]
+        found = sum(reason == 0 for rows in self._asked for why in self._ask(rows).reasons for reason in why)
+        assert found > 0.5 * 10 * rows * len(self._asked)
+
+    def _ask(self, rows: Sequence[dict[str, Any]]) -> Any:
+        return self._plan.read(rows, self._now_us)
+
+    def ours(self) -> float:
+        """Median microseconds of one read: values and reasons of all features."""
+        return _median_us([(self._ask, rows) for rows in self._asked])
+
+    def floor(self) -> float:
+        """Median microseconds to get the same bytes in one transaction and decode them."""
+        decode = msgspec.msgpack.Decoder().decode
+
+        def get(keys: list[bytes]) -> list[Any]:
+            with self._bare.begin() as transaction:
+                return [None if raw is None else decode(raw) for raw in map(transaction.get, keys)]
+
+        return _median_us([(get, keys) for keys in self._keys])
+
+
+def _median_us(calls: list[tuple[Any, Any]]) -> float:
+    clock, times = time.perf_counter_ns, []
+    for what, argument in calls * 3:
+        begin = clock()
+        what(argument)
+        times.append(clock() - begin)
+    return statistics.median(times) / 1_000

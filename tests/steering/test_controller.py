@@ -59,7 +59,7 @@ class Bench:
 
     def repair(self, cut_us: int) -> Repair:
         self.made += 1
-        passed = self.verdicts.pop(0)
+        passed = self.verdicts.pop(0) if self.verdicts else False
         name = f"v{self.made}"
         gate = GateRecord(
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,

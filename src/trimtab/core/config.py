@@ -43,7 +43,7 @@ class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     model: str
-    policy: Literal["never", "project", "schedule", "ungated", "day_ahead"] = "project"
+    policy: Literal["never", "project", "schedule", "day_ahead"] = "project"
     at: str = "23:00"  # day_ahead: the UTC time of day at which the next day is scored
     like: str | None = None  # day_ahead: the line whose model answers
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -19,6 +21,15 @@ class StateFormat(msgspec.Struct, frozen=True):
     """What `format.json` says."""
 
     format: int
+
+
+class Closeable(Protocol):
+    """Whatever is to be closed."""
+
+    def close(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=Closeable)
 
 
 class State:
@@ -38,59 +49,50 @@ class State:
         self.folder = folder
         self._clock = clock
         self._prediction_mode = prediction_mode
-        self._open: dict[str, Log | Catalog | Blob | KeyValue] = {}
+        self._opened: list[Closeable] = []
         _check_format(folder)
 
-    @property
+    @cached_property
     def events(self) -> Log:
         return self._log("events", "durable")
 
-    @property
+    @cached_property
     def predictions(self) -> Log:
         return self._log("predictions", self._prediction_mode)
 
-    @property
+    @cached_property
     def quarantine(self) -> Log:
         return self._log("quarantine", "durable")
 
-    @property
+    @cached_property
     def catalog(self) -> Catalog:
-        if "catalog" not in self._open:
-            self._open["catalog"] = store.open(f"sqlite://{self.folder}/catalog.db", "catalog", clock=self._clock)
-        opened = self._open["catalog"]
-        return opened  # type: ignore[return-value]  # the key says which port it is
+        return self._kept(store.open(f"sqlite://{self.folder}/catalog.db", "catalog", clock=self._clock))
 
-    @property
+    @cached_property
     def blob(self) -> Blob:
-        if "blob" not in self._open:
-            self._open["blob"] = store.open(f"file://{self.folder}/blob", "blob")
-        return self._open["blob"]  # type: ignore[return-value]  # as above
+        return self._kept(store.open(f"file://{self.folder}/blob", "blob"))
 
-    @property
+    @cached_property
     def online(self) -> KeyValue:
         """Online feature state."""
-        return self._kv("online")
+        return self._kept(store.open(f"lmdb://{self.folder}/online", "kv"))
 
-    @property
+    @cached_property
     def answers(self) -> KeyValue:
         """Precomputed answers and what online learners know."""
-        return self._kv("answers")
+        return self._kept(store.open(f"lmdb://{self.folder}/answers", "kv"))
 
     def close(self) -> None:
         """Close whatever was opened."""
-        while self._open:
-            self._open.popitem()[1].close()
+        while self._opened:
+            self._opened.pop().close()
 
     def _log(self, name: str, mode: str) -> Log:
-        key = f"log/{name}"
-        if key not in self._open:
-            self._open[key] = store.open(f"sqlite://{self.folder}/{key}?mode={mode}", "log", clock=self._clock)
-        return self._open[key]  # type: ignore[return-value]  # as above
+        return self._kept(store.open(f"sqlite://{self.folder}/log/{name}?mode={mode}", "log", clock=self._clock))
 
-    def _kv(self, name: str) -> KeyValue:
-        if name not in self._open:
-            self._open[name] = store.open(f"lmdb://{self.folder}/{name}", "kv")
-        return self._open[name]  # type: ignore[return-value]  # as above
+    def _kept(self, opened: Part) -> Part:
+        self._opened.append(opened)
+        return opened
 
 
 def _check_format(folder: Path) -> None:

@@ -15,6 +15,7 @@ from trimtab.training.artifact import Artifact
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import finish, new_estimator, prepare, training_target
+from trimtab.training.runtimes.ports import Scorer
 from trimtab.training.runtimes.sklearn import LinearScorer, scorer_of
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 from trimtab.training.sets import TrainingSet
@@ -40,6 +41,8 @@ class OnlineLearner:
     Raises:
         Misuse: The artifact's estimator is not scikit-learn's, or cannot learn in parts.
     """
+
+    _scorer: Scorer
 
     def __init__(self, artifact: Artifact) -> None:
         if artifact.runtime != "sklearn":

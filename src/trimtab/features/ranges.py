@@ -19,14 +19,9 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
     >>> over_ranges(np.minimum, np.array([3, 1, 2]), np.array([0, 2]), np.array([2, 2]), 9).tolist()
     [1, 9]
     """
-    length = high - low
     out = np.full(len(low), empty, values.dtype)
-    level = np.full(len(low), -1, np.int8)  # of the table that answers; _LEVELS + 1: longer than any
-    for k in range(_LEVELS):
-        level[length >= 2**k] = k
-    longer = length >= 2 * _BLOCK
-    level[length >= _BLOCK] = _LEVELS
-    level[longer] = _LEVELS + 1
+    logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1 of an empty range
+    level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)  # of the table that answers; one more: none does
     table = values
     for k in range(_LEVELS + 1):
         if k:
@@ -37,7 +32,7 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
         rows = np.flatnonzero(level == k)
         if len(rows):
             out[rows] = op(table[low[rows]], table[high[rows] - 2**k])
-    rows = np.flatnonzero(longer)
+    rows = np.flatnonzero(level == _LEVELS + 1)
     if len(rows):
         first, last = low[rows], high[rows]
         ends = op(table[first], table[last - _BLOCK])

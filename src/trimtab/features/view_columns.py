@@ -37,7 +37,8 @@ def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> 
         rest = np.flatnonzero(unknown != FOUND)
         unknown[rest] = _unknown_at_all(view, keys.take(rest), at_us[rest], frame)
     asked = np.flatnonzero(unknown == FOUND)
-    answers = {}
+    answers: dict[str, tuple[Array, Array]] = {}
+    scatter = _Scatter(unknown, asked)
     if len(asked):
         live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
         live &= enters <= at_us.max()
@@ -46,10 +47,11 @@ def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> 
         requests = (asked, of_requests[asked], at_us[asked])
         events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
         answers = _Answers(view, frame, events).all()
+        scatter = _Scatter(unknown, events.asked.rows)
     out = {}
     for name, aggregate in view.features.items():
         dtype = aggregate_dtype(aggregate, view.source.columns)
-        out[name] = _scattered(dtype, answers.get(name), unknown, aggregate.kind in ("count", "sum"))
+        out[name] = scatter.column(dtype, answers.get(name), aggregate.kind in ("count", "sum"))
     return out
 
 
@@ -109,20 +111,34 @@ def _began(of_events: Array, moments_us: Array, of_requests: Array, at_us: Array
     return began
 
 
-def _scattered(
-    dtype: Dtype, answer: tuple[Array, Array, Array] | None, unknown: Array, zero: bool
-) -> tuple[Column, Array]:
-    """An answer for the known requests among all: values and reasons; where none was found null, or 0."""
-    kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
-    missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
-    values: Array = np.full(len(unknown), missing, kind)
-    reasons = unknown.copy()
-    if answer is not None:
-        rows, found, codes = answer
-        reasons[rows] = codes
-        values[rows] = np.where(codes == FOUND, found, missing)
-    valid = reasons == FOUND
-    return Column(dtype, values, None if zero or valid.all() else valid), reasons
+class _Scatter:
+    """Puts the answers for known requests among all requests: null or 0, and the reason, where nothing was found."""
+
+    def __init__(self, unknown: Array, rows: Array) -> None:
+        self.unknown = unknown
+        self.rows = rows
+        self._reasons: dict[int, tuple[Array, Array, Array]] = {}
+
+    def column(self, dtype: Dtype, answer: tuple[Array, Array] | None, zero: bool) -> tuple[Column, Array]:
+        """The column and the codes of its reasons; `zero`: what is not found is 0 instead of null."""
+        kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
+        missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
+        values: Array = np.full(len(self.unknown), missing, kind)
+        if answer is None:
+            valid = np.zeros(len(values), bool)
+            return Column(dtype, values, None if zero or len(values) == 0 else valid), self.unknown
+        found, codes = answer
+        values[self.rows] = found if zero else np.where(codes == FOUND, found, missing)
+        reasons, valid = self._of(codes)
+        return Column(dtype, values, None if zero or valid.all() else valid), reasons
+
+    def _of(self, codes: Array) -> tuple[Array, Array]:
+        """The reasons of all requests, and where a value was found: once for aggregates that share their codes."""
+        if id(codes) not in self._reasons:
+            reasons = self.unknown.copy()
+            reasons[self.rows] = codes
+            self._reasons[id(codes)] = (codes, reasons, reasons == FOUND)  # `codes` kept, so that its id stays its own
+        return self._reasons[id(codes)][1:]
 
 
 class _Answers:
@@ -138,13 +154,13 @@ class _Answers:
         self._codes: dict[tuple[str, Span], Array] = {}
         self._extremes: dict[tuple[str, str], dict[Span, Array]] = {}
 
-    def all(self) -> dict[str, tuple[Array, Array, Array]]:
-        """For each feature the rows of the requests, their values and the codes of their reasons."""
+    def all(self) -> dict[str, tuple[Array, Array]]:
+        """For each feature the values and the codes of the reasons, in the order of the timeline's requests."""
         answers = {}
         for name, aggregate in self.view.features.items():
             what = f"view {self.view.name!r}, feature {name!r}"
             answer = self._latest if aggregate.kind == "latest" else self._windowed
-            answers[name] = (self.events.asked.rows, *answer(aggregate, what))
+            answers[name] = answer(aggregate, what)
         return answers
 
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:

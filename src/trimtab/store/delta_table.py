@@ -26,6 +26,7 @@ from trimtab.store.delta_files import ParquetFiles, order_of, quoted, runs
 from trimtab.store.durable_files import sync_directory
 
 _CHECKPOINT_EVERY = 50  # commits
+_COMMIT_TRIES = 10
 _COMPACT_TO_BYTES = 128 << 20
 _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
@@ -81,24 +82,30 @@ class DeltaTable:
 
         Raises:
             Misuse: The columns are not the table's.
-            Unavailable: The disk is full; nothing was added.
+            Unavailable: The disk is full. Append again: what was committed all the same is skipped.
         """
         if not writer or position < 1:
             raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
         with self._mutex, self._locked(fcntl.LOCK_SH):
             delta = self._refresh() or self._create(rows)
             self._check_columns(delta, rows)
-            while True:
+            moves = [
+                deltalake.Transaction(writer, position),
+                deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position)),
+            ]
+            for _ in range(_COMMIT_TRIES):
                 if self._position(delta, writer) >= position:
                     return False
-                adds = [self._add(self._files.write(rows, delta.version() + 1), rows.rows)] if rows.rows else []
-                check = _position_crc(writer, position)
-                moves = [deltalake.Transaction(writer, position), deltalake.Transaction(f"{writer}#crc", check)]
+                name = self._files.write(rows, delta.version() + 1) if rows.rows else None
                 try:
-                    self._commit(delta, adds, moves)
+                    self._commit(delta, [] if name is None else [self._add(name, rows.rows)], moves)
                     return True
-                except delta_errors.CommitFailedError:  # another process moved this writer: look again
+                except delta_errors.CommitFailedError as error:  # another process moved this writer: look again
+                    failure = error
                     self._refresh()
+                    if name is not None and name not in self._active(delta):
+                        self._files.remove(name)
+            raise Unavailable(f"{self.directory}: {_COMMIT_TRIES} commits failed ({failure}). Try again.") from failure
 
     def position(self, writer: str) -> int:
         """The last position committed for `writer`; 0 when there is none."""

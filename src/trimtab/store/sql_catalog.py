@@ -25,6 +25,7 @@ from trimtab.store.sqlite_errors import named
 from trimtab.store.sqlite_partition import leak
 
 _CHECKED_PAGES = 1_000  # up to 4 MB a database's structure is checked whenever it is opened, in a few ms
+_THREADS = 64  # that may use a catalogue at once; more have to wait
 _BUSY_S = 30.0  # how long a writer waits for others before it is told to try again
 
 
@@ -200,6 +201,8 @@ class SqlCatalog:
         try:
             with engine.begin() as connection:
                 yield connection
+        except sa.exc.TimeoutError as error:
+            raise Unavailable(f"{self.what}: all connections are in use ({error}). Try again.") from error
         except sa.exc.DBAPIError as error:
             if isinstance(error.orig, sqlite3.Error):
                 raise named(error.orig, self.what) from error
@@ -299,7 +302,9 @@ def _create_sqlite(path: Path) -> None:
 
 def _sqlite_engine(path: Path) -> sa.Engine:
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": _BUSY_S, "check_same_thread": False}
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": _BUSY_S, "check_same_thread": False},
+        max_overflow=_THREADS,
     )
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trimtab.app.definitions import load_definitions
 from trimtab.app.scaffold import Options, Scaffolded, scaffold
@@ -293,3 +296,43 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(TrimtabError, match="taken"):
         scaffold(file, tmp_path / "taken" / "made", Options())
+
+
+NAMES = [
+    *("id", "ID", "at", "time", "label", "y", "a b", "class", "import", 'q"q', "né", "_id", "_op", "row", "row_id"),
+    *("hour", "1st", "金", "x'y", "tab\there", "{x}", "\\n", "features", "tt", "history", "", " ", "a,b", "%s"),
+]
+CELLS = [
+    *("", "NA", "1", "0", "-1", "3.5", "1e400", "inf", "99999999999999999999999", "007", "yes", "no", "True", "false"),
+    *("2024-01-31", "2024-01-31 10:00", "31/12/2024", "infinity", "1706695200", "a'b", 'a"b', "x\ny", "🙂", "0x10"),
+    *("1,5", "epoch", "9999-12-31 23:59:59", "0001-01-01", "294000-01-01", "\\", "{}", "'); drop"),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_table_becomes_a_project_that_loads_or_is_refused(data: st.DataObject) -> None:
+    header = data.draw(st.lists(st.sampled_from(NAMES), min_size=4, max_size=7, unique=True))
+    rows = data.draw(st.integers(1, 25))
+    columns = [
+        [str(i) for i in range(rows)],
+        [f"2024-02-{i % 28 + 1:02} 0{i % 9}:00" for i in range(rows)],
+        *(
+            data.draw(st.lists(st.sampled_from(pool), min_size=rows, max_size=rows))
+            for pool in (data.draw(st.lists(st.sampled_from(CELLS), min_size=1, max_size=4)) for _ in header[2:])
+        ),
+    ]
+    options = Options(
+        time=data.draw(st.sampled_from([None, header[1] or None])),
+        key=data.draw(st.sampled_from([None, "row", header[0] or None])),
+        label=data.draw(st.sampled_from([None, *(name for name in header[2:] if name)])),
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = write(folder / "data.csv", header, list(zip(*columns, strict=True)))
+        try:
+            made = scaffold(file, folder / "made", options)
+        except TrimtabError:
+            assert not (folder / "made").exists()
+        else:
+            assert all(count <= rows for count in read_back(made).values())

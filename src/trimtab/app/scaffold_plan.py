@@ -260,7 +260,7 @@ def _label_value(table: DataTable, label: str, positive: str | None, notes: list
         return (None if fit[0] is True else python(fit[0])), True
     if profile.dtype == "bool":
         return None, True
-    if profile.distinct == 2:
+    if profile.distinct == 2 and len(values) == 2:
         chosen, known = _positive(values)
         if not known:
             notes.append(f"label: {label!r} == {chosen!r} counts as 1, the rarer value (--positive says otherwise)")

@@ -87,9 +87,10 @@ class DataTable:
         return row
 
     def values(self, name: str, limit: int) -> list[tuple[Any, int]]:
-        """The most frequent values and how often they occur."""
+        """The most frequent finite values and how often they occur."""
         q = quoted(name)
-        sql = f"SELECT {q}, count(*) AS n FROM data WHERE {q} IS NOT NULL GROUP BY 1 ORDER BY n DESC, 1 LIMIT {limit}"
+        finite = f"isfinite({q})" if self.columns[name].dtype in ("float", "time") else f"{q} IS NOT NULL"
+        sql = f"SELECT {q}, count(*) AS n FROM data WHERE {finite} GROUP BY 1 ORDER BY n DESC, 1 LIMIT {limit}"
         return [(value, int(n)) for value, n in self.connection.execute(sql).fetchall()]
 
     def as_time(self, name: str, time_format: str | None) -> str | None:
@@ -117,7 +118,7 @@ class DataTable:
             moment, how = f"make_timestamp(({q} * {factor})::BIGINT)::TIMESTAMPTZ", f"{unit} since 1970"
         else:
             raise Misuse(f"column {name!r} is {profile.dtype}, needed is a time. Choose another --time.")
-        self.connection.execute(f"ALTER TABLE data ALTER {q} TYPE TIMESTAMPTZ USING {moment}")
+        self.connection.execute(f"ALTER TABLE data ALTER {q} TYPE TIMESTAMPTZ USING {_dated(moment)}")
         self._types[name] = "time"
         self.columns[name] = self._profile(name)
         return how
@@ -202,7 +203,7 @@ class DataTable:
             "bool": f"TRY_CAST({value} AS BOOLEAN)",
             "int": f"TRY_CAST({value} AS BIGINT)",
             "float": f"TRY_CAST({value} AS DOUBLE)",
-            "time": f"TRY_CAST({value} AS TIMESTAMPTZ)",
+            "time": _dated(f"TRY_CAST({value} AS TIMESTAMPTZ)"),
         }
         return next(((kind, cast) for kind, cast in casts.items() if fit[kind]), ("str", q))
 
@@ -307,6 +308,12 @@ def _header(file: Path) -> tuple[list[str], str]:
     return names, delimiter
 
 
+def _dated(moment: str) -> str:
+    """SQL for a moment, null outside the years 1 to 9999, which events cannot carry."""
+    low, high = "TIMESTAMPTZ '0001-01-01 00:00:00Z'", "TIMESTAMPTZ '9999-12-31 23:59:59Z'"
+    return f"CASE WHEN {moment} BETWEEN {low} AND {high} THEN {moment} END"
+
+
 def _parquet_cast(q: str, kind: str) -> tuple[Dtype | None, str]:
     if kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"):
         return "int", f"{q}::BIGINT"
@@ -317,7 +324,7 @@ def _parquet_cast(q: str, kind: str) -> tuple[Dtype | None, str]:
     if kind == "VARCHAR" or kind == "UUID" or kind.startswith("ENUM"):
         return "str", f"{q}::VARCHAR"
     if kind == "DATE" or kind.startswith("TIMESTAMP"):
-        return "time", f"{q}::TIMESTAMPTZ"
+        return "time", _dated(f"{q}::TIMESTAMPTZ")
     return None, q
 
 

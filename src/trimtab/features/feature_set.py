@@ -30,8 +30,8 @@ class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition."""
-        return content_hash(self)
+        """The content address of this definition, the order of the features included."""
+        return content_hash([self, self.names])
 
 
 def feature_set(request: Request, features: Sequence[View | Mapping[str, Expression]]) -> FeatureSet:

@@ -134,7 +134,7 @@ class World:
     def champion(self) -> LoadedModel:
         version = self.registry.alias(self.line.deployment.name, CHAMPION)
         assert version is not None  # lines are trained before the first question
-        return self.registry.load(version, features=self.line.deployment.model.features.hash)
+        return self.registry.load(version, features=self.line.deployment.model.features)
 
     def _rows_at(self, block: Block) -> NDArray[Any]:
         return self._rows.at_us(slice(block.start, block.stop))

@@ -59,9 +59,9 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     triggered_at_us: int = 0
     ready_at_us: int = 0  # waiting: not before
-    quiet_until_us: int = 0  # the quality alarm starts nothing before
-    cooldown_us: int = 0
-    attempted_at_us: int = 0  # when the last candidate was made; schedules count from here
+    quiet_until_us: int = 0  # no trigger starts anything before
+    cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
+    trained_at_us: int = 0  # the cut of the version in service; schedules count from here
 
 
 class Controller:
@@ -117,17 +117,17 @@ class Controller:
     def _trigger(self, now_us: int) -> _Trigger | None:
         if self._workshop.champion() is None:
             return _Trigger("No version is in service yet.", None, now_us)
-        state = self._state
+        if now_us < self._state.quiet_until_us:
+            return None
+        watch = self._monitor.watch
         for rule in self._deployment.retrain.any_of:
-            watch = self._monitor.watch
             if isinstance(rule, OnQualityDrop) and watch is not None and watch.alarming:
-                if now_us >= state.quiet_until_us:
-                    rung = [kind for kind, figure in watch.figures.items() if figure.state.alarm_day is not None]
-                    onset_us = watch.onset_us or now_us
-                    settled_us = onset_us + self._deployment.settle_us + self._deployment.model.label.wait_us
-                    return _Trigger(f"Quality alarm: {', '.join(rung)}.", onset_us, max(now_us, settled_us))
-            elif isinstance(rule, Every) and now_us - state.attempted_at_us >= rule.period_us:
-                return _Trigger(f"Schedule: {format_duration(rule.period_us)} since the last training.", None, now_us)
+                rung = [kind for kind, figure in watch.figures.items() if figure.state.alarm_day is not None]
+                onset_us = watch.onset_us or now_us
+                settled_us = onset_us + self._deployment.settle_us + self._deployment.model.label.wait_us
+                return _Trigger(f"Quality alarm: {', '.join(rung)}.", onset_us, max(now_us, settled_us))
+            if isinstance(rule, Every) and now_us - self._state.trained_at_us >= rule.period_us:
+                return _Trigger(f"Schedule: trained {format_duration(rule.period_us)} ago or more.", None, now_us)
         return None
 
     def _repair(self, now_us: int) -> list[Decision]:
@@ -141,7 +141,8 @@ class Controller:
             self._record("train", self._state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
             self._record("gate", gate.reason, _evidence(gate), version=repair.candidate, replaced=gate.champion),
         ]
-        cooldown_us = self._deployment.cooldown_us
+        quiet_us, trained_at_us = self._deployment.cooldown_us, repair.cut_us
+        cooldown_us = quiet_us
         if repair.successor is not None:
             replaced = self._workshop.promote(repair, gate.reason)
             self._monitor.anchor(repair.successor, repair.reference, at_us=now_us)
@@ -151,14 +152,15 @@ class Controller:
                 )
             )
         else:
-            cooldown_us = 2 * self._state.cooldown_us
+            quiet_us, trained_at_us = self._state.cooldown_us, self._state.trained_at_us
+            cooldown_us = 2 * quiet_us
             decisions.append(self._record("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
         self._save(
             phase="idle",
             cause="",
-            quiet_until_us=now_us + cooldown_us,
+            quiet_until_us=now_us + quiet_us,
             cooldown_us=cooldown_us,
-            attempted_at_us=now_us,
+            trained_at_us=trained_at_us,
         )
         return decisions
 

@@ -61,7 +61,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     retrain: Triggers
     gate: BeatsChampion
     learn: Learn = "batch"
-    cooldown_us: int = 7 * 86_400_000_000  # after a repair; doubles after each refused candidate
+    cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; doubles with each refusal in a row
     settle_us: int = 7 * 86_400_000_000  # labelled days after the onset that a repair waits for
 
     @property
@@ -136,7 +136,7 @@ def deployment(
         retrain: `on_quality_drop()`, `every("30d")`, or both joined by `|`; None: never.
         gate: What a candidate must prove; `beats_champion()` when left out.
         learn: "online": predict first, learn from each label as it arrives (needs `partial_fit`).
-        cooldown: Quiet time after a repair; it doubles after each refused candidate.
+        cooldown: Quiet time after a candidate; it doubles with each refusal in a row.
         settle: How many labelled days after the beginning of a change a repair waits for.
     """
     if learn not in ("batch", "online"):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from operator import add
 from typing import Any
 
-from trimtab.features.exact_rows import checked, rounded, split
+from trimtab.features.exact_rows import checked, split
 from trimtab.features.frames import REASONS
-from trimtab.features.online_plan import Feature, Group, ViewPlan
+from trimtab.features.online_plan import Feature, Group, ViewPlan, Window
 from trimtab.features.online_state import (
     CURRENT,
     EVENT_AT,
@@ -30,7 +30,7 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
 def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any], reasons: list[int], at: int) -> None:
     """Write the features of one entity as of `t_us` into `values` and `reasons`, from place `at` on.
 
-    `t_us` is at least the append time that the state was written at.
+    `t_us` is at least the append time that the state was written at; `reasons` holds "found" so far.
     """
     if packed is None:
         unknown(plan, NO_ENTITY, values, reasons, at)
@@ -81,15 +81,13 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
                     values[at + feature.index] = feature.empty
                     reasons[at + feature.index] = OUTSIDE
             else:
-                for feature in window.features:
-                    _finish(feature, fields, tiles[STACKS], low, inside, scale, values, reasons, at)
+                _finish(window, fields, tiles[STACKS], low, inside, scale, values, reasons, at)
     if plan.life is not None:
         fields = life[0]
         if visible:
             fields = _with_open(plan, plan.life, fields, exponents, finer, visible, numbers)
         stacks = [[] if value is None else [0, value] for value in life[1]]
-        for feature in plan.life.windows[0].features:
-            _finish(feature, fields, stacks, 0, visible, finer, values, reasons, at)
+        _finish(plan.life.windows[0], fields, stacks, 0, visible, finer, values, reasons, at)
 
 
 def unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:
@@ -114,12 +112,13 @@ def _read_latest(
             reasons[place] = EXPIRED
         else:
             value = winner[GIVES][feature.series]
-            reasons[place] = NULL if value is None else FOUND
+            if value is None:
+                reasons[place] = NULL
         values[place] = value
 
 
 def _finish(
-    feature: Feature,
+    window: Window,
     fields: list[int],
     stacks: list[list[Any]],
     low: int,
@@ -129,22 +128,23 @@ def _finish(
     reasons: list[int],
     at: int,
 ) -> None:
-    place = at + feature.index
-    count = fields[feature.count_at]
-    if not count:
-        values[place] = feature.empty
-        reasons[place] = NULL if fields[0] else OUTSIDE
-        return
-    reasons[place] = FOUND
-    kind = feature.kind
-    if kind == "count":
-        values[place] = count
-    elif kind == "min" or kind == "max":
-        values[place] = _extreme(feature, stacks[feature.stack], low, visible)
-    else:
-        total = fields[feature.sum_at]
-        figure = rounded(total, exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
-        values[place] = figure if kind == "sum" else float(figure) / count
+    """Write the features of one window that holds these fields."""
+    for feature in window.features:
+        place = at + feature.index
+        count = fields[feature.count_at]
+        if not count:
+            values[place] = feature.empty
+            reasons[place] = NULL if fields[0] else OUTSIDE
+            continue
+        kind = feature.kind
+        if kind == "count":
+            values[place] = count
+        elif kind == "min" or kind == "max":
+            values[place] = _extreme(feature, stacks[feature.stack], low, visible)
+        else:
+            total: Any = fields[feature.sum_at]
+            total = total / (1 << exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
+            values[place] = total if kind == "sum" else float(total) / count
 
 
 def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row]) -> Any:
@@ -153,6 +153,8 @@ def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row
         if stack[i] >= low:
             best = stack[i + 1]
             break
+    if not visible:
+        return best
     series, smallest = feature.series, feature.kind == "min"
     for row in visible:
         value = row[GIVES][series]

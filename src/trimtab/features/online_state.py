@@ -24,6 +24,8 @@ EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: o
 Tiles: TypeAlias = list[Any]  # by the places below
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
 _BEGIN_US = -(2**62)  # before all events
+_WORD = 2**63
+_FEW = 6  # tiles taken off one by one
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list).decode
@@ -45,7 +47,7 @@ class EntityState:
         self.winner_lost = False
         self.lowest_lost: set[int] = set()  # lifetime extremes to find again
         if packed is None:
-            self.s_us, self.known = _BEGIN_US, False
+            self.wide, self.s_us, self.known = False, _BEGIN_US, False
             self.opens: list[Row] = []
             self.winners: list[Row] = []
             self.exponents = [0] * len(plan.real_sums)
@@ -55,16 +57,20 @@ class EntityState:
             )
         else:
             state = unpack(plan, packed)
-            _, _, _, self.s_us, self.known, self.opens, self.winners, self.exponents, self.tiles, self.life = state
+            _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, self.tiles, self.life = (
+                state
+            )
 
     def pack(self) -> bytes:
         """The bytes to store."""
-        state = [FORMAT, self.plan.tag, False, self.s_us, self.known, self.opens, self.winners, self.exponents]
-        try:
-            return _encode([*state, self.tiles, self.life])
-        except OverflowError:
-            state[2] = True
-            return _encode([*state, _wide_out(self.tiles), _wide_out(self.life)])
+        state = [FORMAT, self.plan.tag, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents]
+        if not self.wide:
+            try:
+                return _encode([*state, self.tiles, self.life])
+            except OverflowError:
+                self.wide = state[2] = True
+        tiles = [[t[TILE], _wide_out(t[CURRENT]), [*map(_wide_out, t[TOTALS])], *t[PAST:]] for t in self.tiles]
+        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else []])
 
     def find_open(self, partition: str, position: int) -> Row | None:
         """The open row that came from a record."""
@@ -422,6 +428,13 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
         return total
     packing = group.packing(words)
     size = packing.size
+    if first >= since and (len(past) <= _FEW * size or start_of(past, _FEW * size) >= low):
+        out = total
+        for tile in packing.iter_unpack(past[: _FEW * size]):
+            if tile[0] >= low:
+                break
+            out = list(map(sub, out, tile[1:] if words == 1 else _narrow(tile)))
+        return out
     begin, end = 0 if first >= since else first_at(past, size, since), first_at(past, size, low)
     if begin == end:
         return total
@@ -495,13 +508,9 @@ def _narrow(tile: tuple[Any, ...]) -> list[int]:
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]
 
 
-def _wide_out(value: Any) -> Any:
-    """Replace integers beyond 64 bits by their bytes."""
-    if type(value) is list:
-        return [_wide_out(v) for v in value]
-    if type(value) is int and not -(2**63) <= value < 2**63:
-        return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return value
+def _wide_out(fields: list[int]) -> list[Any]:
+    """Fields, those beyond 64 bits as bytes."""
+    return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]
 
 
 def _wide_in(fields: list[Any]) -> None:

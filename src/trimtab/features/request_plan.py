@@ -14,7 +14,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import REASONS, Reason
 from trimtab.features.online import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.features.online_plan import ViewPlan, name_bytes
-from trimtab.features.online_read import FOUND, NO_ENTITY, NULL, read_state
+from trimtab.features.online_read import FOUND, NULL, read_state
 from trimtab.store.ports import KeyValue
 
 _TYPES: dict[Dtype, frozenset[type]] = {
@@ -92,13 +92,14 @@ class RequestPlan:
         at = 1
         for row in rows:
             answer: list[Any] = [None] * width
-            why = [NO_ENTITY] * width
+            why = [FOUND] * width
             for plan, by, _, offset in views:
                 read_state(plan, None if row[by] is None else found[at], t_us, answer, why, offset)
                 at += 1
             for place, transform in self._transforms:
                 value = answer[place] = transform(row)
-                why[place] = NULL if value is None else FOUND
+                if value is None:
+                    why[place] = NULL
             values.append(answer)
             reasons.append(why)
         return OnlineRows(self.names, values, reasons, t_us, cursor.positions)

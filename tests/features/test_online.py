@@ -6,16 +6,14 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Record, oracle
-from strategies import BASE_US, COLUMNS, KEYED, KEYLESS, UNIT_US, histories, views
+from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, views
 
-from trimtab.core.expressions import col
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, encode
-from trimtab.features.definitions import View, request, view
+from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.online import OnlineStore

@@ -1,0 +1,89 @@
+"""An online store whose process is killed at any moment ends with the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from online_follower import follow
+
+from trimtab import store
+from trimtab.events.records import Event, encode
+
+FOLLOWER = Path(__file__).with_name("online_follower.py")
+START_US = 1_700_000_000_000_000
+
+
+def write_log(folder: Path, records: int, chance: random.Random) -> None:
+    """Events on time, late, ahead and embargoed, some of them corrected, deleted or repeated."""
+    log = store.open(f"sqlite://{folder}", "log")
+    now_us, payloads, times = START_US, [], []
+    for i in range(records):
+        now_us += chance.randrange(200_000)
+        name = chance.choice(["keyed", "plain"])
+        event_id = f"e{chance.randrange(max(1, i))}" if name == "keyed" and chance.random() < 0.3 else f"n{i}"
+        event_at = now_us - chance.choice([0, 0, 1, 100_000, 5_000_000, 120_000_000, -300_000])
+        known_at = now_us + 2_000_000 if chance.random() < 0.1 else 0
+        op = "delete" if name == "keyed" and chance.random() < 0.1 else "upsert"
+        values = (event_id, f"w{int(chance.paretovariate(1))}", round(chance.gauss(0, 9), 2), event_at)
+        payloads += [encode(Event(name, event_id, event_at, known_at, op, False, values))] * chance.choice([1, 1, 1, 2])
+        times += [now_us] * (len(payloads) - len(times))
+    log.append(payloads, at_us=times)
+    log.close()
+
+
+def content(folder: Path) -> list[tuple[bytes, bytes]]:
+    kv = store.open(f"lmdb://{folder}", "kv")
+    found = list(kv.scan(b"", limit=10_000_000))
+    kv.close()
+    return found
+
+
+def campaign(folder: Path, kills: int, records: int, chance: random.Random) -> tuple[int, int]:
+    """How many times the follower was killed before it was done, and how many keys differ in the end."""
+    write_log(folder / "log", records, chance)
+    follow(str(folder / "log"), str(folder / "calm"))
+    command = [sys.executable, str(FOLLOWER), str(folder / "log"), str(folder / "killed")]
+    killed = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        if killed < kills:
+            time.sleep(chance.random() * 0.04)
+            process.kill()
+        out = process.stdout.read()
+        process.wait()
+        process.stdout.close()
+        if "done" in out:
+            break
+        killed += 1
+    calm, after = content(folder / "calm"), content(folder / "killed")
+    return killed, len(set(calm) ^ set(after))
+
+
+@pytest.mark.fast
+def test_state_after_kills_is_that_of_an_undisturbed_store(tmp_path: Path) -> None:
+    killed, different = campaign(tmp_path, kills=5, records=2_500, chance=random.Random(11))
+    assert killed >= 3
+    assert different == 0
+
+
+@pytest.mark.soak
+def test_state_after_hundreds_of_kills_is_that_of_an_undisturbed_store(
+    tmp_path: Path, soak_report: Callable[..., None]
+) -> None:
+    killed, failures = 0, 0
+    for seed in range(20):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        more, different = campaign(folder, kills=15, records=6_000, chance=random.Random(seed))
+        killed, failures = killed + more, failures + (different > 0)
+    soak_report("kill_apply", runs=killed, failures=failures)
+    assert failures == 0
+    assert killed >= 200

@@ -44,16 +44,40 @@ def bits(answers: dict[str, Answer]) -> dict[str, Any]:
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
 
 
-@pytest.mark.parametrize("source", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-@settings(deadline=None, max_examples=150)
-@given(data=st.data())
-def test_offline_gives_the_bits_and_reasons_of_the_oracle(source: Source, data: st.DataObject) -> None:
+def reads(source: Source, data: st.DataObject) -> int:
+    """Compare a random history's features with the oracle's; how many were."""
     records = data.draw(histories(source))
     view = data.draw(views(source))
     asked = data.draw(asks)
     found = offline(records, view, asked)
     for answers, (key, t) in zip(found, asked, strict=True):
         assert bits(answers) == bits(oracle(records, view, key, t)), (key, t)
+    return len(asked) * len(view.features)
+
+
+@pytest.mark.parametrize("source", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_offline_gives_the_bits_and_reasons_of_the_oracle(source: Source, data: st.DataObject) -> None:
+    reads(source, data)
+
+
+@pytest.mark.soak
+def test_offline_gives_the_bits_and_reasons_of_the_oracle_in_every_one_of_many_reads(soak_report: Any) -> None:
+    compared = 0
+
+    @settings(deadline=None, max_examples=20_000, database=None)
+    @given(data=st.data())
+    def campaign(data: st.DataObject) -> None:
+        nonlocal compared
+        compared += reads(data.draw(st.sampled_from([KEYED, KEYLESS])), data)
+
+    try:
+        campaign()
+    except AssertionError:
+        soak_report("offline_against_oracle", runs=compared, failures=1)
+        raise
+    soak_report("offline_against_oracle", runs=compared, failures=0)
 
 
 @settings(deadline=None, max_examples=60)

@@ -100,11 +100,14 @@ def timeline(
     places = Places.of(entities, event_at, enters_us, asked[2])
     requests = _in_order(asked, places)
     place, enters = places.of_moments(entity, event_at), places.of_moments(entity, enters_us)
+    delay = enters - place
     order, place = _total_order(place, frame, rows)
-    enters = enters[order]
+    constant = len(delay) > 0 and bool((delay == delay[0]).all())
+    enters = place + delay[0] if constant else enters[order]
+    stays = frame.superseded_at_us[rows] == NEVER_US
+    stays = stays if stays.all() else stays[order]
     rows = rows[order]
-    superseded_at = frame.superseded_at_us[rows]
-    orderly = _orderly(enters, superseded_at)
+    orderly = _orderly(enters, stays)
     everyone = bool(orderly.all())
     chosen = slice(None) if everyone else np.flatnonzero(orderly)
     other = np.flatnonzero(~orderly)
@@ -117,7 +120,7 @@ def timeline(
         orderly=chosen,
         other=other,
         other_entity=entity[order[other]],
-        other_superseded_at_us=superseded_at[other],
+        other_superseded_at_us=frame.superseded_at_us[rows[other]],
         event_place=place,
         first=starts[requests.entity],
         entered=np.searchsorted(enters[chosen], requests.place, "right"),
@@ -162,9 +165,8 @@ def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, A
     return order, ordered
 
 
-def _orderly(enters: Array, superseded_at_us: Array) -> Array:
+def _orderly(enters: Array, stays: Array) -> Array:
     """Events that no later event of their entity preceded in becoming known, and that no version replaced."""
-    stays = superseded_at_us == NEVER_US
     bound = enters if stays.all() else np.where(stays, enters, NEVER_US)
     least = np.minimum.accumulate(bound[::-1])[::-1]  # an entity's places all lie below those of the next
     out: Array = stays & (enters <= least)

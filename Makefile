@@ -25,7 +25,7 @@ environment: .venv/.stamp
 	@touch $@
 
 demo: .venv/.stamp
-	$(BIN)/python examples/flights/demo.py $(ARGS)
+	$(BIN)/trimtab demo examples/flights $(ARGS)
 
 test: .venv/.stamp
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not soak" --doctest-glob="*.md" $(or $(ARGS),tests src docs README.md)

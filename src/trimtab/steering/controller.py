@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from trimtab.core.clock import Clock
+from trimtab.core.errors import Unavailable
 from trimtab.core.records import DayQuality, Decision, GateRecord
 from trimtab.core.time import format_duration, format_moment
 from trimtab.monitoring.quality import QualityMonitor
@@ -113,6 +114,19 @@ class Controller:
         if now_us < self._state.ready_at_us:
             return decisions
         return decisions + self._repair(now_us)
+
+    def train(self, actor: str) -> list[Decision]:
+        """Make and judge a candidate now, whatever is due; the gate decides as ever.
+
+        Raises:
+            Unavailable: No candidate can be judged on what is known now; the message says why.
+        """
+        now_us = self._clock.now_us()
+        blocked = self._workshop.blocked(now_us)
+        if blocked is not None:
+            raise Unavailable(f"train {self._deployment.name!r}: {blocked} Wait for more labels.")
+        self._save(phase="waiting", cause=f"Asked for by {actor}.", triggered_at_us=now_us, ready_at_us=now_us)
+        return self._repair(now_us)
 
     def _trigger(self, now_us: int) -> _Trigger | None:
         if self._workshop.champion() is None:

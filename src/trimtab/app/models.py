@@ -1,0 +1,115 @@
+"""What answers for each deployment: its version in service, loaded, compiled and swapped when the alias moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import NotFound
+from trimtab.core.time import HOUR_US
+from trimtab.features.request_plan import RequestPlan
+from trimtab.registry import LoadedModel, Registry
+from trimtab.serving.answering import Answerer, RowScorer, ServedVersion
+from trimtab.serving.endpoint import Endpoint
+from trimtab.serving.inputs import OfflineInputs, OnlineInputs, Snapshot
+from trimtab.serving.online_learning import OnlineDeployment
+from trimtab.serving.precomputed import Precomputed
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.steering.controller import CHAMPION
+from trimtab.steering.definitions import Deployment
+from trimtab.store.ports import KeyValue
+from trimtab.training.online import OnlineLearner
+
+
+class ServedModel:
+    """One deployment's endpoint and the version behind it.
+
+    Args:
+        deployment: What is served.
+        registry: Says which version is champion.
+        log: Where predictions go.
+        online: Online feature state.
+        answers: Precomputed answers and learners' states.
+        snapshot: History for questions about the past.
+        clock: The moment of asking.
+        ids: Gives prediction identifiers.
+        max_age_us: How old a precomputed answer may be.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        registry: Registry,
+        log: PredictionLog,
+        online: KeyValue,
+        answers: KeyValue,
+        snapshot: Callable[[Mapping[str, int] | None], Snapshot],
+        clock: Clock,
+        ids: Callable[[], str],
+        max_age_us: int = 36 * HOUR_US,
+    ) -> None:
+        self.deployment = deployment
+        self.learner: OnlineDeployment | None = None
+        self._registry = registry
+        self._log = log
+        self._answers = answers
+        self._snapshot = snapshot
+        self._clock = clock
+        self._ids = ids
+        self._plan = RequestPlan(deployment.model.features, online)
+        self._loaded: LoadedModel | None = None
+        self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
+        self.endpoint = Endpoint(deployment.name)
+
+    def refresh(self) -> LoadedModel:
+        """Follow the alias: load and swap when it has moved; the version that answers from now on.
+
+        Raises:
+            NotFound: No version was ever promoted.
+            Corrupt: The version cannot be loaded; the one before goes on answering.
+        """
+        name = self.deployment.name
+        version = self._registry.alias(name, CHAMPION)
+        if version is None:
+            raise NotFound(f"model {name!r}: no version is in service. Train one: trimtab train {name}")
+        if self._loaded is None or self._loaded.version.id != version.id:
+            loaded = self._registry.load(version, features=self.deployment.model.features)
+            self.endpoint.swap(self._answerer(loaded))
+            self._loaded = loaded
+        return self._loaded
+
+    def use_precomputed(self, wanted: bool) -> None:
+        """Whether a stored answer is given first."""
+        self.endpoint.precomputed = self.precomputed if wanted else None
+
+    def served(self, loaded: LoadedModel) -> ServedVersion:
+        """How answers name the version."""
+        arm = CHAMPION if self.deployment.learn == "batch" else "online"
+        version = loaded.version
+        return ServedVersion(model=version.model, version=version.id, label=version.name, arm=arm, inputs=loaded.inputs)
+
+    def offline(self, loaded: LoadedModel) -> OfflineInputs:
+        """Model inputs from history."""
+        return OfflineInputs(self.deployment.model.features, loaded.encoding, self._snapshot)
+
+    def scorer(self, loaded: LoadedModel) -> RowScorer:
+        """The fitted model; of an online deployment the learner, with all that it has learnt."""
+        if self.deployment.learn == "batch":
+            return loaded
+        name = f"{self.deployment.name}/{loaded.version.id[:16]}"
+        if self.learner is None or self.learner.name != name:
+            self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._answers, every_us=HOUR_US)
+        return self.learner
+
+    def _answerer(self, loaded: LoadedModel) -> Answerer:
+        return Answerer(
+            self.served(loaded),
+            self.deployment.model.request,
+            reader=OnlineInputs(self._plan, loaded.encoding),
+            scorer=self.scorer(loaded),
+            log=self._log,
+            clock=self._clock,
+            ids=self._ids,
+            past=self.offline(loaded),
+        )

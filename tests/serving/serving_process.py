@@ -24,7 +24,6 @@ def main(folder: Path, mode: Any, port: int) -> None:
     service = HttpService(
         [shop.endpoint],
         shop.log,
-        commit=mode,
         push=shop.ingestor.push,
         wait_applied=applier.wait_applied,
         ready=ready,

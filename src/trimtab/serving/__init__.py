@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from trimtab.serving.applier import Applier
     from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
-    from trimtab.serving.commit import CommitMode, GroupCommit
+    from trimtab.serving.commit import GroupCommit
     from trimtab.serving.endpoint import Endpoint, Golden
     from trimtab.serving.http import HttpService, Limits, LoggedPrediction, logged_prediction
     from trimtab.serving.inputs import OfflineInputs, OnlineInputs
@@ -36,7 +36,6 @@ __all__ = [
     "Answer",
     "Answerer",
     "Applier",
-    "CommitMode",
     "Endpoint",
     "Example",
     "Golden",
@@ -81,7 +80,7 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "answering": ("NO_VIEW Answer Answerer InputReader ModelInputs PastReader RowScorer ServedVersion named_reasons"),
     "applier": "Applier",
     "batch": "Manifest batch_manifest batch_predictions score_table",
-    "commit": "CommitMode GroupCommit",
+    "commit": "GroupCommit",
     "endpoint": "Endpoint Golden",
     "http": "HttpService Limits LoggedPrediction logged_prediction",
     "inputs": "OfflineInputs OnlineInputs",

@@ -119,9 +119,10 @@ class Answerer:
         self.served = served
         self.rows = RequestRows(request)
         self.log = log
-        self._reader = reader
+        self._read = reader.read
+        self._predict_row = scorer.predict_row
         self._scorer = scorer
-        self._clock = clock
+        self._now_us = clock.now_us
         self._ids = ids
         self._past = past
         self._key = request.key
@@ -152,11 +153,11 @@ class Answerer:
         """Predictions for checked rows, not logged yet: whoever calls appends them before showing an answer."""
         if not rows:
             return []
-        now_us = self._clock.now_us()
-        inputs = self._reader.read(rows, now_us) if at_us is None else self._read_past(rows, at_us, now_us)
+        now_us = self._now_us()
+        inputs = self._read(rows, now_us) if at_us is None else self._read_past(rows, at_us, now_us)
         if len(rows) == 1:
             values = inputs.rows[0]
-            score = float(self._scorer.predict_row(values))
+            score = self._predict_row(values)
             return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
         import numpy as np
 
@@ -195,11 +196,11 @@ class Answerer:
 
     def now_us(self) -> int:
         """The moment of asking."""
-        return self._clock.now_us()
+        return self._now_us()
 
     def score(self, row: Sequence[float]) -> float:
         """The score of one model input row, nothing logged."""
-        return float(self._scorer.predict_row(list(row)))
+        return self._predict_row(list(row))
 
     def shown(self, prediction: Prediction) -> Answer:
         """A prediction of this version as its asker sees it."""

@@ -26,7 +26,7 @@ from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.features.frames import REASONS
 from trimtab.serving.answering import NO_VIEW
-from trimtab.serving.commit import CommitMode, GroupCommit
+from trimtab.serving.commit import GroupCommit
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.metrics import Counter, Histogram, Metrics
 from trimtab.serving.prediction_log import PredictionLog
@@ -39,13 +39,13 @@ from trimtab.serving.wire import (
     Scope,
     Send,
     check_media_type,
-    read_body,
     respond,
     respond_problem,
+    whole_body,
 )
 
 _logger = logging.getLogger(__name__)
-_SAMPLED = 16
+_SAMPLED = 15  # a mask: one in 16
 _JSON_TYPES = (JSON_TYPE,)
 _NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
 _PREDICT = re.compile(r"/v1/models/[^/]*/predict")
@@ -122,8 +122,7 @@ class HttpService:
 
     Args:
         endpoints: The models served, by name.
-        log: The prediction log.
-        commit: "relaxed" or "durable": whether an answer waits for a sync.
+        log: The prediction log; its own mode says whether an answer waits for a sync.
         metrics: Where its figures go; `/metrics` shows all of them.
         limits: What is refused.
         push: Takes events; without it `/v1/events` says that this server takes none.
@@ -137,7 +136,6 @@ class HttpService:
         endpoints: Sequence[Endpoint],
         log: PredictionLog,
         *,
-        commit: CommitMode = "relaxed",
         metrics: Metrics | None = None,
         limits: Limits | None = None,
         push: Push | None = None,
@@ -148,11 +146,13 @@ class HttpService:
         self.metrics = metrics or Metrics()
         self.limits = limits or Limits()
         self._log = log
-        self._commit = GroupCommit(log, commit)
+        self._commit = GroupCommit(log)
         self._push = push
         self._wait_applied = wait_applied
         self._ready = ready
         self._more = more
+        self._at_once, self._body_bytes = self.limits.predict_at_once, self.limits.body_bytes
+        self._rows_inline = self.limits.rows_inline
         self._predicting = 0
         self._slow = 0
         self._threads = ThreadPoolExecutor(8, "trimtab-http")
@@ -182,26 +182,28 @@ class HttpService:
         self._threads.shutdown()
 
     async def _predict(self, served: _Served, scope: Scope, receive: Receive, send: Send) -> None:
+        """The hot path: nothing here may cost what it need not (`make bench ARGS=http_relaxed`)."""
         started = perf_counter()
         self._predicting += 1
         try:
-            if self._predicting > self.limits.predict_at_once:
-                raise Refused(429, f"{self.limits.predict_at_once} predictions are under way. Ask again in a moment.")
+            if self._predicting > self._at_once:
+                raise Refused(429, f"{self._at_once} predictions are under way. Ask again in a moment.")
             check_media_type(scope, _JSON_TYPES)
-            body = await read_body(scope, receive, self.limits.body_bytes, self.limits.body_timeout_s)
+            message = await receive()
+            body = message.get("body")
+            if body is None or message.get("more_body") or len(body) > self._body_bytes:
+                body = await whole_body(message, scope, receive, self._body_bytes, self.limits.body_timeout_s)
             received = perf_counter()
             endpoint = served.endpoint
             answerer = endpoint.current
             asked = answerer.rows.decode(body)
-            decoded = perf_counter()
-            if len(asked.rows) <= self.limits.rows_inline and asked.at_us is None:
-                prepared = endpoint.prepare(answerer, asked.rows, None)
-            elif len(asked.rows) > self.limits.rows:
-                raise Refused(
-                    413, f"body: {len(asked.rows)} rows; the limit is {self.limits.rows}. Send them in parts."
-                )
+            rows = asked.rows
+            if len(rows) <= self._rows_inline and asked.at_us is None:
+                prepared = endpoint.prepare(answerer, rows, None)
+            elif len(rows) > self.limits.rows:
+                raise Refused(413, f"body: {len(rows)} rows; the limit is {self.limits.rows}. Send them in parts.")
             else:
-                prepared = await self._in_thread(endpoint.prepare, answerer, asked.rows, asked.at_us)
+                prepared = await self._in_thread(endpoint.prepare, answerer, rows, asked.at_us)
             predicted = perf_counter()
             made = [one for one in prepared if isinstance(one, Prediction)]
             if made:
@@ -209,7 +211,7 @@ class HttpService:
             logged = perf_counter()
             out = [one if isinstance(one, bytes) else self._encode(answerer.shown(one)) for one in prepared]
             await respond(send, 200, b'{"predictions":[' + b",".join(out) + b"]}" if asked.many else out[0])
-            served.count(made, len(prepared), (started, received, decoded, predicted, logged, perf_counter()))
+            served.count(made, len(prepared), (started, received, predicted, logged, perf_counter()))
         except Gone:
             self._requests.add("predict", served.endpoint.name, "gone")
         except Exception as error:
@@ -258,7 +260,7 @@ class HttpService:
         except Exception as error:
             await self._fail(send, scope, error, route, "")
         finally:
-            self._latency.observe(("", route), perf_counter() - started)
+            self._latency.of(("", route))(perf_counter() - started)
 
     async def _take_events(self, source: str, scope: Scope, receive: Receive, send: Send) -> None:
         if self._push is None:
@@ -267,7 +269,7 @@ class HttpService:
         if wait and self._wait_applied is None:
             raise Unavailable("wait=applied: no views are applied in this process. Leave it out.")
         media_type = check_media_type(scope, (JSON_TYPE, *_NDJSON_TYPES))
-        body = await read_body(scope, receive, self.limits.body_bytes, self.limits.body_timeout_s)
+        body = await whole_body(await receive(), scope, receive, self._body_bytes, self.limits.body_timeout_s)
         rows = _event_rows(body, ndjson=media_type != JSON_TYPE)
         pushed = await self._in_thread(self._push, source, rows)
         self._events.add(source, "accepted", by=pushed.accepted)
@@ -381,28 +383,31 @@ class _Served:
         self.requests = 0
         self.logged = 0
         self.stored = 0
-        self._latency = latency
         self._nulls = nulls
         self._flags = flags
-        self._stages = [(endpoint.name, stage) for stage in ("read", "decode", "predict", "log", "respond")]
-        self._total = (endpoint.name, "total")
+        self._total = latency.of((endpoint.name, "total"))
+        self._stages = [latency.of((endpoint.name, stage)) for stage in ("read", "predict", "log", "respond")]
 
     def count(self, made: Sequence[Prediction], answers: int, times: tuple[float, ...]) -> None:
-        """Count one answered request; `times` are the ends of its stages, and one in 16 is split into them."""
+        """Count one answered request by the ends of its stages; one in 16 shows in the histogram of stages."""
         self.requests = requests = self.requests + 1
-        self.logged += len(made)
-        self.stored += answers - len(made)
-        self._latency.observe(self._total, times[-1] - times[0])
-        if not requests % _SAMPLED:
-            for stage, start, end in zip(self._stages, times, times[1:], strict=False):
-                self._latency.observe(stage, end - start)
+        logged = len(made)
+        self.logged += logged
+        if logged != answers:
+            self.stored += answers - logged
+        self._total(times[-1] - times[0])
+        if not requests & _SAMPLED:
+            for observe, start, end in zip(self._stages, times, times[1:], strict=False):
+                observe(end - start)
         for one in made:
-            if one.flags:
-                for flag in one.flags:
-                    self._flags.add(self.endpoint.name, flag)
-            if codes := one.reasons.translate(None, _QUIET):
-                for code in codes:
-                    self._nulls.add(self.endpoint.name, REASONS[code])
+            if one.flags or one.reasons.translate(None, _QUIET):
+                self._count_remarks(one)
+
+    def _count_remarks(self, one: Prediction) -> None:
+        for flag in one.flags:
+            self._flags.add(self.endpoint.name, flag)
+        for code in one.reasons.translate(None, _QUIET):
+            self._nulls.add(self.endpoint.name, REASONS[code])
 
 
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):

@@ -59,29 +59,40 @@ class Histogram:
         self.name = name
         self.help_text = help_text
         self.labels = labels
-        self._counts: dict[_Labels, list[int]] = {}
-        self._sums: dict[_Labels, float] = {}
+        self._series: dict[_Labels, _Series] = {}
 
-    def observe(self, labels: _Labels, seconds: float) -> None:
-        """Count one duration."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(LATENCY_BUCKETS_S) + 1)
-            self._sums[labels] = 0.0
-        counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self._sums[labels] += seconds
+    def of(self, labels: _Labels) -> Callable[[float], None]:
+        """A function that counts one duration under `labels`."""
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series.setdefault(labels, _Series())
+        return series.observe
 
     def lines(self) -> list[str]:
         """The sample lines: cumulative buckets, sum and count."""
         out = []
-        for key, counts in sorted(self._counts.items()):
+        for key, series in sorted(self._series.items()):
             total = 0
-            for edge, n in zip((*map(repr, LATENCY_BUCKETS_S), "+Inf"), counts, strict=True):
+            for edge, n in zip((*map(repr, LATENCY_BUCKETS_S), "+Inf"), series.counts, strict=True):
                 total += n
                 out.append(f"{self.name}_bucket{_braces((*self.labels, 'le'), (*key, edge))} {total}")
-            out.append(f"{self.name}_sum{_braces(self.labels, key)} {self._sums[key]!r}")
+            out.append(f"{self.name}_sum{_braces(self.labels, key)} {series.total!r}")
             out.append(f"{self.name}_count{_braces(self.labels, key)} {total}")
         return out
+
+
+class _Series:
+    """One line of buckets."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BUCKETS_S) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        self.total += seconds
 
 
 class Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving.wire import AsgiApp
 
 _BACKLOG = 2_048
+_COLLECT_AFTER = 20_000  # objects more than were freed; a request leaves none behind
 _SWITCH_INTERVAL_S = 0.0005  # a thread that comes back from a sync gets the interpreter after at most this
 
 
@@ -56,12 +58,17 @@ def serve(
         timeout_keep_alive=75,
     )
     server = _Announced(config, lambda: (announce or _print)(url))
-    before = sys.getswitchinterval()
+    before = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # what is loaded by now lives as long as the process: not worth a look at every collection
+    gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
     try:
         server.run([listener])
     finally:
-        sys.setswitchinterval(before)
+        sys.setswitchinterval(before[0])
+        gc.set_threshold(*before[1])
+        gc.unfreeze()
         listener.close()
 
 

@@ -24,14 +24,13 @@ class Gone(ConnectionError):
     """The asker hung up before the request was complete."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body.
+async def whole_body(message: Message, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, of which `message` is the first part.
 
     Raises:
         Refused: It is larger than `limit_bytes` (413), or did not arrive in time (408).
         Gone: The asker hung up.
     """
-    message = await receive()
     if message["type"] != "http.request":
         raise Gone
     body: bytes = message.get("body", b"")

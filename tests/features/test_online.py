@@ -6,16 +6,21 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Record, oracle
 from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, views
 
+from trimtab.core.columns import Columns
 from trimtab.events.definitions import Source
+from trimtab.events.history import History
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
+from trimtab.features.offline import evaluate
 from trimtab.features.online import OnlineStore
 from trimtab.features.request_plan import RequestPlan
 from trimtab.store.ports import LogRecord
@@ -39,10 +44,9 @@ def feeds(draw: st.DrawFn, of: Source) -> tuple[list[Record], list[LogRecord]]:
         live = draw(st.booleans())
         at = max(clock[record.partition] + passed, record.known_at_us if live else 0)
         clock[record.partition] = at
-        for position in range(last[record.partition] + 1, record.position):
-            log.append(
-                LogRecord(record.partition, position, at, encode(Event("other", "i", 0, 0, "upsert", False, ())))
-            )
+        between = range(last[record.partition] + 1, record.position)
+        other = encode(Event("other", "i", 0, 0, "upsert", False, ()))
+        log += [LogRecord(record.partition, position, at, other) for position in between]
         last[record.partition] = record.position
         log.append(LogRecord(record.partition, record.position, at, _payload(record, of, at)))
     if draw(st.booleans()):  # one partition behind the other
@@ -58,8 +62,6 @@ def _payload(record: Record, of: Source, at_us: int) -> bytes:
 
 
 def _by_content(record: Record) -> Record:
-    import msgspec
-
     return msgspec.structs.replace(record, id=repr(sorted(record.row.items(), key=repr)))
 
 
@@ -82,6 +84,34 @@ def check(plan: RequestPlan, v: View, records: Sequence[Record], now_us: int) ->
             assert _bits(found[name][0]) == _bits(value), (context, found[name], expected[name])
 
 
+class GivenLog:
+    """As much of a log as a history reads."""
+
+    def __init__(self, records: Sequence[LogRecord]) -> None:
+        self._records = records
+
+    def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
+        return [r for r in self._records if r.partition == partition and r.position > after][:limit]
+
+    def positions(self) -> dict[str, int]:
+        return {r.partition: r.position for r in self._records}
+
+
+def check_offline(plan: RequestPlan, v: View, log: Sequence[LogRecord], now_us: int) -> None:
+    got = plan.read([{"key": entity} for entity in ENTITIES], now_us)
+    given: Any = GivenLog(log)
+    history = History(given, [v.source], upto=got.positions)
+    history.refresh()
+    asked = Columns.of({"key": ("str", ENTITIES)})
+    at_us = np.full(len(ENTITIES), got.at_us)
+    offline = evaluate(plan.features, asked, at_us, {v.source.name: history.frame(v.source.name)})
+    for place, name in enumerate(plan.names):
+        values, reasons = [row[place] for row in got.values], [row[place] for row in got.reasons]
+        assert reasons == offline.reasons[name].tolist(), (name, got, offline)
+        pairs = zip(values, offline.values[name].to_list(), strict=True)
+        assert all(_bits(a) == _bits(b) or (a == 0 and b == 0) for a, b in pairs), (name, got, offline)
+
+
 def campaign(data: st.DataObject, of: Source) -> None:
     v = data.draw(views(of))
     records, log = data.draw(feeds(of))
@@ -99,15 +129,16 @@ def campaign(data: st.DataObject, of: Source) -> None:
             check(plan, v, records, data.draw(st.integers(-5, 70).map(lambda n: BASE_US + n * UNIT_US), label="now"))
     for offset in (0, 1, 55, 10**9 // 10):
         check(plan, v, records, BASE_US + offset * UNIT_US)
+    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="asked offline") * UNIT_US)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_online_equals_the_oracle_for_events_that_are_corrected(data: st.DataObject) -> None:
     campaign(data, KEYED)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_online_equals_the_oracle_for_events_without_a_key(data: st.DataObject) -> None:
     campaign(data, KEYLESS)

@@ -1,0 +1,285 @@
+"""What the online store does by hand-made cases: counts, positions, definitions, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.expressions import col
+from trimtab.events.definitions import Source, source
+from trimtab.events.records import Event, encode
+from trimtab.features import definitions as d
+from trimtab.features.definitions import View, request, view
+from trimtab.features.feature_set import feature_set
+from trimtab.features.online import POSITIONS_KEY, OnlineStore
+from trimtab.features.request_plan import OnlineRows, RequestPlan
+from trimtab.store.ports import LogRecord
+from trimtab.testing import MemoryKeyValue
+
+KEYED = source("keyed", time="at", key="id", columns={"id": str, "who": str, "x": float, "n": int})
+PLAIN = source("plain", time="at", columns={"id": str, "who": str, "x": float, "n": int})
+ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who": str, "size": float})
+LATEST = view("latest_x", source=PLAIN, by="who", features={"x": d.latest("x")})
+WINDOW = view("window_x", source=PLAIN, by="who", features={"n": d.count(over=100, hop=10), "s": d.sum("x", over=100)})
+FIXED = view(
+    "fixed",
+    source=KEYED,
+    by="who",
+    features={"s": d.sum("x", over=100), "lo": d.min("x", over=100), "x": d.latest("x")},
+)
+
+
+def event(
+    of: Source, position: int, at: int, *, eid: str = "", who: Any = "a", x: Any = 1.0, n: Any = 1, op: Any = "upsert",
+    appended: int | None = None, known: int = 0, partition: str = "p",
+) -> LogRecord:  # fmt: skip
+    payload = encode(Event(of.name, eid or f"{at}{x}", at, known, op, False, (eid, who, x, n, at)))
+    return LogRecord(partition, position, at if appended is None else appended, payload)
+
+
+def read(kv: MemoryKeyValue, v: View, now: int, who: Any = "a") -> OnlineRows:
+    return RequestPlan(feature_set(ASK, [v]), kv).read([{"who": who}], now)
+
+
+def values(kv: MemoryKeyValue, v: View, now: int, who: Any = "a") -> list[Any]:
+    return read(kv, v, now, who).values[0]
+
+
+@pytest.mark.fast
+def test_the_least_use_gives_values_reasons_and_the_as_of() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [LATEST, WINDOW])
+    store.apply([event(PLAIN, 1, 10, x=2.0), event(PLAIN, 2, 20, x=0.5)])
+    plan = RequestPlan(feature_set(ASK, [WINDOW, {"log": col("size").log1p()}, LATEST]), kv)
+    got = plan.read([{"who": "a", "size": 0.0}, {"who": "b", "size": None}], 30)
+    assert got.names == ("window_x.n", "window_x.s", "log", "latest_x.x")
+    assert got.values == [[2, 2.5, 0.0, 0.5], [0, 0.0, None, None]]
+    assert got.reason(0, "window_x.n") == "found"
+    assert got.reason(1, "latest_x.x") == "no_entity"
+    assert got.reason(1, "log") == "null"
+    assert (got.at_us, got.positions) == (30, {"p": 2})
+    assert (store.positions(), store.s_us) == ({"p": 2}, 20)
+
+
+def test_a_read_is_never_before_what_was_applied() -> None:
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [LATEST]).apply([event(PLAIN, 1, 10, appended=50)])
+    got = read(kv, LATEST, 20)
+    assert (got.at_us, got.values) == (50, [[1.0]])
+
+
+def test_nothing_applied_means_that_nobody_is_known() -> None:
+    got = read(MemoryKeyValue(), LATEST, 20)
+    assert (got.values, got.reason(0, "latest_x.x"), got.positions) == ([[None]], "no_entity", {})
+
+
+def test_records_given_again_are_skipped() -> None:
+    kv = MemoryKeyValue()
+    records = [event(PLAIN, 1, 10), event(PLAIN, 2, 20)]
+    assert OnlineStore(kv, [WINDOW]).apply(records).skipped == 0
+    again = OnlineStore(kv, [WINDOW]).apply([*records, event(PLAIN, 3, 30)])
+    assert (again.records, again.skipped, again.total("applied")) == (3, 2, 1)
+    assert values(kv, WINDOW, 40)[0] == 3
+
+
+def test_missing_records_are_refused() -> None:
+    with pytest.raises(Misuse, match="needs record 1 of partition 'p', found 2"):
+        OnlineStore(MemoryKeyValue(), [LATEST]).apply([event(PLAIN, 2, 10)])
+
+
+def test_a_repetition_from_another_partition_counts_once() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [WINDOW])
+    applied = store.apply([event(PLAIN, 1, 10, eid="i"), event(PLAIN, 1, 10, eid="i", appended=12, partition="q")])
+    assert applied.views["window_x"].duplicates == 1
+    assert store.apply([event(PLAIN, 2, 10, eid="i", appended=15)]).total("duplicates") == 1
+    assert values(kv, WINDOW, 20) == [1, 1.0]
+
+
+def test_another_content_under_an_id_of_a_source_without_a_key_is_a_conflict() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [WINDOW])
+    store.apply([event(PLAIN, 1, 10, eid="i", x=1.0)])
+    assert store.apply([event(PLAIN, 2, 10, eid="i", x=7.0, appended=12)]).total("id_conflicts") == 1
+    assert values(kv, WINDOW, 20) == [1, 1.0]
+
+
+def test_a_deletion_in_a_source_without_a_key_is_refused_and_counted() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [LATEST])
+    applied = store.apply([event(PLAIN, 1, 10, eid="i"), event(PLAIN, 2, 10, eid="i", op="delete", appended=12)])
+    assert applied.total("refused_deletes") == 1
+
+
+def test_an_event_that_no_window_can_see_is_too_late_but_makes_the_entity_known() -> None:
+    kv = MemoryKeyValue()
+    applied = OnlineStore(kv, [WINDOW, LATEST]).apply([event(PLAIN, 1, 10, appended=1_000)])
+    assert {name: v.too_late for name, v in applied.views.items()} == {"window_x": 1, "latest_x": 0}
+    assert read(kv, WINDOW, 1_000).reason(0, "window_x.n") == "outside_window"
+    assert values(kv, LATEST, 1_000) == [1.0]
+
+
+def test_corrections_and_deletions_restore_what_the_old_version_held_up() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [FIXED])
+    store.apply([event(KEYED, i, i * 10, eid=f"e{i}", x=float(i)) for i in range(1, 6)])
+    assert values(kv, FIXED, 60) == [15.0, 1.0, 5.0]
+    applied = store.apply([event(KEYED, 6, 10, eid="e1", x=9.0, appended=61)])
+    assert values(kv, FIXED, 62) == [23.0, 2.0, 5.0]
+    assert (applied.total("corrections"), applied.total("raw_rows_read")) == (1, 1)
+    store.apply([event(KEYED, 7, 63, eid="e5", who=None, op="delete", appended=63)])
+    assert values(kv, FIXED, 64) == [18.0, 2.0, 4.0]
+
+
+def test_a_correction_that_moves_an_event_takes_it_from_its_old_entity() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [FIXED])
+    store.apply([event(KEYED, 1, 10, eid="e", who="a"), event(KEYED, 2, 10, eid="e", who="b", appended=20)])
+    assert values(kv, FIXED, 30, "a") == [0.0, None, None]
+    assert values(kv, FIXED, 30, "b") == [1.0, 1.0, 1.0]
+    assert read(kv, FIXED, 30, "a").reason(0, "fixed.s") == "outside_window"
+
+
+def test_a_correction_acts_from_its_own_known_at() -> None:
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [FIXED]).apply(
+        [event(KEYED, 1, 10, eid="e"), event(KEYED, 2, 10, eid="e", x=5.0, appended=20, known=50)]
+    )
+    assert [values(kv, FIXED, t)[0] for t in (20, 49, 50, 51)] == [1.0, 1.0, 5.0, 5.0]
+
+
+def test_an_integer_sum_that_overflows_is_an_error_that_names_the_feature() -> None:
+    v = view("big", source=PLAIN, by="who", features={"s": d.sum("n")})
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [v]).apply([event(PLAIN, i, i, n=2**62) for i in (1, 2)])
+    with pytest.raises(Misuse, match=r"big\.s"):
+        values(kv, v, 10)
+
+
+def test_a_changed_definition_lives_beside_the_old_one_and_fills_from_the_start_of_the_log() -> None:
+    kv = MemoryKeyValue()
+    log = [event(PLAIN, 1, 10), event(PLAIN, 2, 20)]
+    OnlineStore(kv, [LATEST, WINDOW]).apply(log)
+    wider = view("window_x", source=PLAIN, by="who", features={"n": d.count(over=1_000)})
+    store = OnlineStore(kv, [LATEST, wider])
+    assert store.positions() == {}
+    with pytest.raises(Unavailable, match=r"window_x at \{\}"):
+        RequestPlan(feature_set(ASK, [LATEST, wider]), kv).read([{"who": "a"}], 30)
+    store.apply(log)
+    assert values(kv, wider, 30) == [2]
+    assert values(kv, WINDOW, 30)[0] == 2
+    assert store.drop_others() == 3
+    assert values(kv, wider, 30) == [2]
+    assert read(kv, WINDOW, 30).reason(0, "window_x.n") == "no_entity"
+
+
+@pytest.mark.parametrize("v", [FIXED, LATEST, WINDOW])
+def test_a_forgotten_entity_is_unknown_and_leaves_no_rows(v: View) -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [v])
+    store.apply([event(v.source, 1, 10, eid="e1"), event(v.source, 2, 20, eid="e2", who="b")])
+    assert store.delete_key(v.name, "a")
+    assert not store.delete_key(v.name, "a")
+    assert read(kv, v, 30).reason(0, f"{v.name}.{next(iter(v.features))}") == "no_entity"
+    assert values(kv, v, 30, "b")[-1] == 1.0
+    assert not list(kv.scan(b"r" + store.plans[v.name].id + b"\x02sa"))
+
+
+def test_rows_that_no_window_can_see_are_deleted() -> None:
+    v = view("short", source=KEYED, by="who", features={"lo": d.min("x", over=100, hop=10)})
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [v])
+    for i in range(1, 60):
+        store.apply([event(KEYED, i, i * 10, eid=f"e{i}")])
+    kept = [len(list(kv.scan(prefix + store.plans["short"].id))) for prefix in (b"i", b"r", b"v")]
+    assert kept == [11, 11, 1]
+
+
+def test_the_ids_of_events_that_no_window_can_see_are_deleted() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [WINDOW])
+    for i in range(1, 60):
+        store.apply([event(PLAIN, i, i * 10)])
+    assert len(list(kv.scan(b"i" + store.plans["window_x"].id))) <= 12
+
+
+def test_entities_may_be_integers_and_texts_of_any_length() -> None:
+    numbers = source("numbers", time="at", columns={"who": int, "x": float})
+    v = view("by_number", source=numbers, by="who", features={"x": d.latest("x")})
+    ask = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who": int})
+    kv = MemoryKeyValue()
+    payload = encode(Event("numbers", "i", 5, 0, "upsert", False, (-(2**63), 2.5, 5)))
+    OnlineStore(kv, [v]).apply([LogRecord("p", 1, 5, payload)])
+    assert RequestPlan(feature_set(ask, [v]), kv).read([{"who": -(2**63)}], 9).values == [[2.5]]
+    long = "ä" * 5_000
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [FIXED]).apply([event(KEYED, 1, 10, eid=long, who=long)])
+    assert values(kv, FIXED, 20, long) == [1.0, 1.0, 1.0]
+
+
+def test_records_from_before_a_column_was_added_have_null_there() -> None:
+    kv = MemoryKeyValue()
+    payload = encode(Event("plain", "i", 5, 0, "upsert", False, ("i", "a")))
+    OnlineStore(kv, [WINDOW]).apply([LogRecord("p", 1, 5, payload)])
+    got = read(kv, WINDOW, 10)
+    assert (got.values, got.reason(0, "window_x.s")) == ([[1, 0.0]], "null")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "no 'who' \\(str\\)"),
+        ({"who": 3}, "'who' must be str; found 3, a int"),
+        ({"who": "a", "size": "big"}, "'size' must be float; found 'big', a str"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_before_any_work(row: dict[str, Any], message: str) -> None:
+    plan = RequestPlan(feature_set(ASK, [LATEST, {"log": col("size").log1p()}]), MemoryKeyValue())
+    with pytest.raises(Misuse, match=message):
+        plan.read([row], 5)
+
+
+def test_a_state_of_another_format_is_corrupt() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [LATEST])
+    store.apply([event(PLAIN, 1, 10)])
+    key = store.plans["latest_x"].state_prefix + b"sa"
+    packed = kv.get(key)
+    assert packed is not None
+    kv.write({key: packed[:1] + b"\x63" + packed[2:]})
+    with pytest.raises(Corrupt, match="format 99"):
+        values(kv, LATEST, 20)
+
+
+def test_two_views_of_one_name_are_refused() -> None:
+    with pytest.raises(Misuse, match="two views are called 'latest_x'"):
+        OnlineStore(MemoryKeyValue(), [LATEST, LATEST])
+
+
+def test_a_batch_is_one_transaction_with_its_positions() -> None:
+    writes: list[set[bytes]] = []
+
+    class Watched(MemoryKeyValue):
+        def write(self, puts: Any, deletes: Any = ()) -> None:
+            writes.append(set(puts))
+            super().write(puts, deletes)
+
+    OnlineStore(Watched(), [LATEST, WINDOW, FIXED]).apply([event(PLAIN, 1, 10), event(KEYED, 2, 10, eid="e")])
+    assert len(writes) == 1
+    assert POSITIONS_KEY in writes[0]
+
+
+def test_times_may_lie_before_1970() -> None:
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [WINDOW]).apply([event(PLAIN, i, i * 7 - 50) for i in range(1, 5)])
+    assert values(kv, WINDOW, 0)[0] == 4
+    assert values(kv, WINDOW, 75)[0] == 2
+
+
+def test_the_time_of_a_source_is_a_value_like_any_other() -> None:
+    v = view("when", source=PLAIN, by="who", features={"at": d.latest("at")})
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [v]).apply([event(PLAIN, 1, 10)])
+    assert values(kv, v, 20) == [10]

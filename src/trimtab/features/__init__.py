@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trimtab.features.frames import REASONS, FeatureFrame, Reason
     from trimtab.features.labels import LABEL_STATES, LabelFrame, LabelIndex, LabelState
     from trimtab.features.offline import evaluate
+    from trimtab.features.online import Applied, OnlineStore, ViewApplied
+    from trimtab.features.request_plan import OnlineRows, RequestPlan
 
 _MODULES = {  # loaded on first use, so that `import trimtab` stays light
     "definitions": [
@@ -37,12 +39,15 @@ _MODULES = {  # loaded on first use, so that `import trimtab` stays light
     "frames": ["REASONS", "FeatureFrame", "Reason"],
     "labels": ["LABEL_STATES", "LabelFrame", "LabelIndex", "LabelState"],
     "offline": ["evaluate"],
+    "online": ["Applied", "OnlineStore", "ViewApplied"],
+    "request_plan": ["OnlineRows", "RequestPlan"],
 }  # fmt: skip
 
 __all__ = [
     "LABEL_STATES",
     "REASONS",
     "Aggregate",
+    "Applied",
     "Encoding",
     "FeatureFrame",
     "FeatureSet",
@@ -50,9 +55,13 @@ __all__ = [
     "LabelFrame",
     "LabelIndex",
     "LabelState",
+    "OnlineRows",
+    "OnlineStore",
     "Reason",
     "Request",
+    "RequestPlan",
     "View",
+    "ViewApplied",
     "count",
     "evaluate",
     "fit",

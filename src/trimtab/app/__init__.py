@@ -1,1 +1,27 @@
 """Wires the rooms into a project: open, push, predict, train, tick, serve."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.app.definitions import Definitions, load_definitions
+    from trimtab.app.explain import Explanation
+    from trimtab.app.project import Project, open_project
+    from trimtab.app.status import Status
+
+_HOMES = {
+    "Definitions": "definitions",
+    "Explanation": "explain",
+    "Project": "project",
+    "Status": "status",
+    "load_definitions": "definitions",
+    "open_project": "project",
+}
+
+__all__ = ["Definitions", "Explanation", "Project", "Status", "load_definitions", "open_project"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:  # what a project is made of loads with the first name asked for
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
+
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 
 _SQLITE = b"SQLite format 3\x00"
@@ -21,6 +23,7 @@ def check_state(folder: Path) -> str:
     """
     logs = catalogs = keyed = blobs = 0
     try:
+        _check_folder(folder / "format.json")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             if path.name == "data.mdb":
                 _check_lmdb(path.parent)
@@ -39,6 +42,20 @@ def check_state(folder: Path) -> str:
         raise Unavailable(f"{error.filename}: {error.strerror}. Give this user access to the state folder.") from error
     counts = {"catalogue": catalogs, "log file": logs, "key-value store": keyed, "blob store": blobs}
     return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n) or "empty"
+
+
+def _check_folder(file: Path) -> None:
+    """The folder's own format; a folder without one is not begun yet."""
+    from trimtab.app.state import FORMAT, StateFormat
+
+    if not file.exists():
+        return
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=StateFormat).format
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"{file}: cannot be read ({error}). Restore it; this trimtab writes format {FORMAT}.") from error
+    if found > FORMAT:
+        raise Misuse(f"{file}: state of format {found}, this trimtab reads up to {FORMAT}. Install a newer trimtab.")
 
 
 def _starts_with(path: Path, head: bytes) -> bool:

@@ -50,7 +50,10 @@ class State:
         self._clock = clock
         self._prediction_mode = prediction_mode
         self._opened: list[Closeable] = []
-        _check_format(folder)
+        check_format(folder)
+        if not (folder / _FILE).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _FILE).write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
 
     @cached_property
     def events(self) -> Log:
@@ -95,11 +98,15 @@ class State:
         return opened
 
 
-def _check_format(folder: Path) -> None:
+def check_format(folder: Path) -> None:
+    """Refuse a state folder that this version does not read; a folder without `format.json` is new.
+
+    Raises:
+        Misuse: It was written by a newer trimtab.
+        Corrupt: `format.json` cannot be read.
+    """
     file = folder / _FILE
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
         return
     try:
         found = msgspec.json.decode(file.read_bytes(), type=StateFormat).format

@@ -1,0 +1,101 @@
+"""A table of requests answered in one go, written out, and kept for the service where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.events import read_file
+from trimtab.serving.answering import Answerer
+from trimtab.serving.batch import Manifest, batch_predictions, score_table
+from trimtab.serving.prediction_log import prediction_columns
+
+if TYPE_CHECKING:
+    from trimtab.app.models import ServedModel
+    from trimtab.app.project import Project
+
+
+def answer_table(
+    project: Project,
+    model: str,
+    requests: Path | Columns,
+    *,
+    at_us: int | None,
+    mode: Literal["batch", "precomputed"],
+    out: Path | None,
+    progress: Callable[[int, int], object] | None,
+) -> Manifest:
+    """See `Project.predict_table`."""
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
+    if out is not None and out.exists():
+        raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
+    served = project.served(model)
+    loaded = served.refresh()
+    request = served.deployment.model.request
+    table = requests if isinstance(requests, Columns) else read_file(requests, request.source).columns
+    absent = [name for name in request.columns if name not in table]
+    if absent:
+        where = "the table" if isinstance(requests, Columns) else str(requests)
+        raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
+    table = table.select(request.columns)
+    manifest = score_table(
+        served.served(loaded),
+        table,
+        _moments(project, table[request.time].values - request.lead_us) if at_us is None else at_us,
+        inputs=served.offline(loaded),
+        scorer=served.scorer(loaded),
+        log=project.predictions,
+        catalog=project.state.catalog,
+        clock=project.clock,
+        mode=mode,
+        progress=progress,
+    )
+    if mode == "precomputed":
+        served.precomputed.put(_stored(project, served, manifest))
+    if out is not None:
+        _write(project, manifest, out)
+    return manifest
+
+
+def _moments(project: Project, asked_us: NDArray[Any]) -> NDArray[Any]:
+    """Each request's own moment; those still to come are asked now."""
+    moments: NDArray[Any] = np.minimum(asked_us, project.clock.now_us())
+    return moments
+
+
+def _stored(project: Project, served: ServedModel, manifest: Manifest) -> Iterator[tuple[Any, str, str, Any]]:
+    """What the service gives for each row while it is fresh."""
+    answerer: Answerer = served.endpoint.current
+    names = answerer.rows.names
+    for part in batch_predictions(manifest, project.predictions):
+        for p in part:
+            row = dict(zip(names, msgspec.msgpack.decode(p.request), strict=True))
+            yield row, p.request_id, p.version, answerer.shown(p)
+
+
+def _write(project: Project, manifest: Manifest, out: Path) -> None:
+    """The answers as a file, whole or not at all."""
+    import duckdb
+
+    parts = [prediction_columns(part) for part in batch_predictions(manifest, project.predictions)]
+    table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score"])
+    partial = out.with_name(out.name + ".partial")
+    arrays = {name: column.values for name, column in table.by_name.items()}
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("answers", arrays)
+        connection.sql("SELECT * REPLACE (make_timestamptz(at) AS at) FROM answers").to_view("shown")
+        shown = connection.table("shown")
+        if out.suffix == ".csv":
+            shown.write_csv(str(partial))
+        else:
+            shown.write_parquet(str(partial))
+    partial.rename(out)

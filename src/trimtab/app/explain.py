@@ -1,0 +1,136 @@
+"""Why a prediction is what it is: one id leads to features, version, training set, gate and decision."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from trimtab.core.errors import NotFound
+from trimtab.core.records import Decision, GateRecord, Prediction
+from trimtab.core.time import format_moment
+from trimtab.features.frames import REASONS
+from trimtab.features.labels import LABEL_STATES, LabelIndex
+from trimtab.serving.answering import NO_VIEW
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One model input that was used."""
+
+    feature: str
+    value: float | None
+    reason: str | None  # None: computed from the request itself
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that led to one prediction."""
+
+    prediction: str
+    request_id: str
+    request: dict[str, Any]
+    model: str
+    version: str  # "late_flight@7"
+    address: str
+    mode: str
+    flags: tuple[str, ...]
+    score: float
+    made_at: str
+    as_of: str
+    positions: dict[str, int]
+    inputs: list[Input]
+    trained_until: str
+    training_rows: int
+    training_set: str
+    gate: GateRecord | None
+    promoted: Decision | None
+    label: float | None
+    label_state: str
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = [
+            f"{self.prediction}: {self.model} answered {self.score:.4f} to {self.request_id}",
+            f"  made {self.made_at} as of {self.as_of} (log {_positions(self.positions)}), mode {self.mode}"
+            + (f", flags {', '.join(self.flags)}" if self.flags else ""),
+            "  asked " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
+            f"  by {self.version} ({self.address[:12]}), trained on {self.training_rows:,} labels known at "
+            f"{self.trained_until}",
+        ]
+        out += [f"  gate {self.gate.id}: {self.gate.reason}"] if self.gate else ["  no gate record"]
+        if self.promoted:
+            when, row = format_moment(self.promoted.at_us), self.promoted.sequence
+            out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
+        out.append(f"  truth: {self.label_state}" + ("" if self.label is None else f", {self.label:g}"))
+        width = max(len(one.feature) for one in self.inputs)
+        for one in self.inputs:
+            value = "null" if one.value is None else f"{one.value:.6g}"
+            remark = "" if one.reason in (None, "found") else f"  ({one.reason})"
+            out.append(f"    {one.feature:{width}}  {value}{remark}")
+        return out
+
+
+def explain(project: Project, prediction_id: str) -> Explanation:
+    """See `Project.why`."""
+    prediction = project.predictions.find(prediction_id)
+    version = project.registry.get(prediction.version)
+    deployment = project.definitions.deployment(prediction.model)
+    label, state = _truth(project, prediction)
+    gates = project.registry.gates_of(version)
+    promoted = [d for d in project.ledger() if d.act == "promote" and d.version == version.id]
+    names = deployment.model.features.names
+    values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
+    if len(values) != len(names):
+        raise NotFound(
+            f"prediction {prediction_id}: it has {len(values)} inputs, the project now declares {len(names)}. "
+            "Open the project as it was to explain it."
+        )
+    row = msgspec.msgpack.decode(prediction.request)
+    columns = deployment.model.request.columns
+    return Explanation(
+        prediction=prediction.id,
+        request_id=prediction.request_id,
+        request={
+            name: format_moment(value) if dtype == "time" and value is not None else value
+            for (name, dtype), value in zip(columns.items(), row, strict=True)
+        },
+        model=prediction.model,
+        version=version.name,
+        address=version.id,
+        mode=prediction.mode,
+        flags=prediction.flags,
+        score=prediction.score,
+        made_at=format_moment(prediction.made_at_us),
+        as_of=format_moment(prediction.at_us),
+        positions=prediction.positions,
+        inputs=[
+            Input(name, None if value != value else value, None if code == NO_VIEW else REASONS[code])
+            for name, value, code in zip(names, values, prediction.reasons, strict=True)
+        ],
+        trained_until=format_moment(version.cut_us),
+        training_rows=version.rows,
+        training_set=version.training_set,
+        gate=gates[-1] if gates else None,
+        promoted=promoted[-1] if promoted else None,
+        label=label,
+        label_state=state,
+    )
+
+
+def _truth(project: Project, prediction: Prediction) -> tuple[float | None, str]:
+    model = project.definitions.deployment(prediction.model).model
+    project.history.refresh()
+    index = LabelIndex(model.label)
+    index.update(project.history.frame(model.label.source.name))
+    key = int(prediction.request_id) if model.request.key_dtype == "int" else prediction.request_id
+    found = index.join([key], np.array([prediction.at_us]), project.clock.now_us())
+    state = LABEL_STATES[int(found.state[0])]
+    return (None if state in ("pending", "missing") else float(found.values[0])), state
+
+
+def _positions(positions: dict[str, int]) -> str:
+    return ", ".join(f"{name} at {position}" for name, position in sorted(positions.items())) or "empty"

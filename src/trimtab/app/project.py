@@ -1,0 +1,375 @@
+"""An open project: every verb of the command line and of the HTTP service, in Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trimtab.app.definitions import Definitions, load_definitions
+from trimtab.app.explain import Explanation, explain
+from trimtab.app.lines import USUAL
+from trimtab.app.loop import DeploymentLoop
+from trimtab.app.models import ServedModel
+from trimtab.app.state import State
+from trimtab.app.status import Status, project_status
+from trimtab.app.training_data import LivingData
+from trimtab.app.views import Views
+from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.config import Config, LineSettings, load_config
+from trimtab.core.errors import Misuse
+from trimtab.core.ids import TimeIds
+from trimtab.core.records import Decision, Signal
+from trimtab.core.time import moment_us
+from trimtab.events import History, Ingestor, Quarantine, Source, read_file
+from trimtab.registry import Registry
+from trimtab.serving import Answer, PredictionIds, PredictionLog
+from trimtab.simulation.results import ReplayResult
+from trimtab.steering.controller import FREEZE
+from trimtab.steering.ledger import Ledger
+from trimtab.store import Put, Remove
+from trimtab.training.environment import current_environment
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from trimtab.core.columns import Columns
+    from trimtab.events.ingest import Pushed
+    from trimtab.events.quarantine import Replayed
+    from trimtab.serving.batch import Manifest
+
+Meter = Callable[[int, int], object]
+
+
+def open_project(
+    folder: str | Path = ".",
+    *,
+    clock: Clock | None = None,
+    state: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Project:
+    """Open the project in `folder`.
+
+    Args:
+        folder: Where `trimtab.toml` is.
+        clock: The moment of everything that happens; left out, the system's.
+        state: Another state folder than the settings name.
+        environment: Where `TRIMTAB_*` settings are looked up; left out, the process's.
+
+    Raises:
+        NotFound: There is no project.
+        Misuse: Its settings or definitions are wrong, or its state was written by a newer trimtab.
+    """
+    config = load_config(Path(folder), os.environ if environment is None else environment)
+    return Project(config, load_definitions(config.project_file), clock=clock, state=state)
+
+
+class Project:
+    """An open project. Close it, or use it in `with`.
+
+    Any number of processes may open one project and push to it. One of them at a time applies events to online
+    features: a running `trimtab serve`, or else whoever needs them fresh.
+    """
+
+    def __init__(
+        self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: Path | None = None
+    ) -> None:
+        self.config = config
+        self.definitions = definitions
+        self.clock = clock or SystemClock()
+        self.state_folder = state or config.state_folder
+        self.state = State(self.state_folder, clock=self.clock, prediction_mode=config.serve.log)
+        self._served: dict[str, ServedModel] = {}
+        self._loops: dict[str, DeploymentLoop] = {}
+        self._ids = PredictionIds(self.clock)
+
+    # -- data ---------------------------------------------------------------------------------------------------
+
+    def push(self, source: str, rows: Sequence[Mapping[str, object]]) -> Pushed:
+        """Append events as they come; they are safe when this returns.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A row has a column that the source does not declare. Nothing was done.
+        """
+        return self.ingestor.push(source, rows)
+
+    def ingest(self, source: str, file: Path, *, history: bool = True, progress: Meter | None = None) -> Pushed:
+        """Load a file of a source's events: CSV, Parquet or NDJSON.
+
+        Args:
+            source: The source's name.
+            file: The file.
+            history: Known at = event time + the source's delay; False: known now.
+            progress: Called with rows done and rows in all.
+        """
+        definition = self.definitions.source(source)
+        rows = read_file(file, definition, on_error="refuse")
+        if progress is not None:
+            progress(0, rows.columns.rows)
+        pushed = self.ingestor.load(source, rows.columns, history=history)
+        if progress is not None:
+            progress(rows.columns.rows, rows.columns.rows)
+        return pushed
+
+    def replay_quarantine(self, source: str | None = None) -> Replayed:
+        """Try what is in quarantine again, after a fix."""
+        return self.quarantine.replay(self.ingestor, source)
+
+    # -- models -------------------------------------------------------------------------------------------------
+
+    def train(self, model: str | None = None, *, actor: str = "a person") -> list[Decision]:
+        """Make a candidate now, judge it, and promote or refuse it.
+
+        Raises:
+            NotFound: No such deployment, or no data.
+            Misuse: The data cannot be learnt from; the message names the cause.
+            Unavailable: Nothing can be judged yet.
+        """
+        return self.loop(model).train(actor)
+
+    def tick(self) -> list[Decision]:
+        """Look at every deployment once and do what is due."""
+        decisions: list[Decision] = []
+        for name in self.definitions.deployments:
+            decisions += self.loop(name).tick()
+        return decisions
+
+    def predict(
+        self, model: str, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None
+    ) -> list[Answer]:
+        """Answers to requests, in their order; each is in the prediction log when this returns.
+
+        Args:
+            model: A deployed model's name.
+            rows: Request rows; every declared column must be there.
+            at: A moment in the past to answer as of; left out, now.
+        """
+        served = self.served(model)
+        self.views.catch_up()
+        served.refresh()
+        return served.endpoint.answer(rows, at=at)
+
+    def predict_table(
+        self,
+        model: str,
+        requests: Path | Columns,
+        *,
+        at: str | int | dt.datetime | None = None,
+        mode: Literal["batch", "precomputed"] = "batch",
+        out: Path | None = None,
+        progress: Meter | None = None,
+    ) -> Manifest:
+        """Answer a table of requests, each as of its own time or all as of one; resumable, each answer logged once.
+
+        Args:
+            model: A deployed model's name.
+            requests: A file or columns.
+            at: One moment for all; left out, each request's time less its lead, but not later than now.
+            mode: "precomputed" also stores the answers, to be given by the service while they are fresh.
+            out: Where the answers go as .csv or .parquet.
+            progress: Called with rows done and rows in all.
+        """
+        from trimtab.app.batch import answer_table
+
+        return answer_table(
+            self,
+            model,
+            requests,
+            at_us=None if at is None else moment_us(at),
+            mode=mode,
+            out=out,
+            progress=progress,
+        )
+
+    # -- questions ----------------------------------------------------------------------------------------------
+
+    def why(self, prediction_id: str) -> Explanation:
+        """All that led to one prediction: features and reasons, version, training set, gate, decision.
+
+        Raises:
+            NotFound: There is no such prediction.
+        """
+        return explain(self, prediction_id)
+
+    def status(self) -> Status:
+        """What is deployed, how fresh it is, and what is red."""
+        return project_status(self)
+
+    def ledger(self) -> list[Decision]:
+        """Every decision, oldest first."""
+        return Ledger(self.state.catalog).rows()
+
+    def verify_ledger(self) -> int:
+        """Check the ledger's chain of hashes; the number of rows.
+
+        Raises:
+            Corrupt: A row was changed, removed or put in.
+        """
+        return Ledger(self.state.catalog).verify()
+
+    def signals(self) -> list[Signal]:
+        """What monitoring found, oldest first."""
+        return [msgspec.json.decode(e.body, type=Signal) for e in self.state.catalog.journal("signals")]
+
+    def freeze(self, why: str, *, actor: str = "a person") -> Decision:
+        """Stop all automation at once; predictions go on."""
+        self.state.catalog.write([Put(FREEZE, "all", msgspec.json.encode(why))])
+        return self._by_hand("freeze", why, actor)
+
+    def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
+        """Let automation go on."""
+        self.state.catalog.write([Remove(FREEZE, "all")])
+        return self._by_hand("unfreeze", why, actor)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def serve(
+        self, *, host: str | None = None, port: int | None = None, ready: Callable[[str], object] | None = None
+    ) -> None:
+        """Answer over HTTP until SIGTERM or SIGINT.
+
+        Raises:
+            Unavailable: The port is taken.
+            Conflict: Another process serves this project.
+        """
+        from trimtab.app.service import serve_project
+
+        serve_project(self, host=host, port=port, ready=ready)
+
+    def simulate(
+        self,
+        *,
+        lines: Sequence[str] | None = None,
+        start: str | int | None = None,
+        until: str | int | None = None,
+        seed: int | None = None,
+        progress: Meter | None = None,
+    ) -> ReplayResult:
+        """Replay the ingested history in virtual time under several policies; the project's state stays as it is.
+
+        Args:
+            lines: Names of lines of [demo]; left out, all of them (without [demo]: the project's policy, and never).
+            start: When time begins to run; left out, [demo] start, else after the first quarter of the requests.
+            until: When it stops; left out, [demo] until, else the last request.
+            seed: Left out, the setting `seed`.
+            progress: Called with microseconds done and microseconds in all.
+        """
+        from trimtab.app.replaying import simulate_project
+
+        return simulate_project(self, lines=lines, start=start, until=until, seed=seed, progress=progress)
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    @property
+    def sources(self) -> list[Source]:
+        return list(self.definitions.sources.values())
+
+    @cached_property
+    def ingestor(self) -> Ingestor:
+        """The way into the event log."""
+        return Ingestor(
+            self.state.events,
+            self.sources,
+            clock=self.clock,
+            quarantine=self.quarantine,
+            future_ok=frozenset(self.definitions.requests),
+        )
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Rows that were refused."""
+        return Quarantine(self.state.quarantine)
+
+    @cached_property
+    def history(self) -> History:
+        """The event log in columns, as of its last refresh."""
+        return History(self.state.events, self.sources)
+
+    @cached_property
+    def predictions(self) -> PredictionLog:
+        """Every answer that was given."""
+        return PredictionLog(self.state.predictions)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Versions and aliases."""
+        return Registry(
+            self.state.catalog,
+            self.state.blob,
+            clock=self.clock,
+            actor="policy",
+            environment=current_environment(self.config.folder),
+        )
+
+    @cached_property
+    def views(self) -> Views:
+        """Online features and how they follow the log."""
+        models = [deployment.model for deployment in self.definitions.deployments.values()]
+        return Views(self.state, models, clock=self.clock)
+
+    def loop(self, model: str | None = None) -> DeploymentLoop:
+        """The loop of one deployment."""
+        deployment = self.definitions.deployment(model)
+        if deployment.name not in self._loops:
+            self._loops[deployment.name] = DeploymentLoop(
+                deployment,
+                history=self.history,
+                predictions=self.predictions,
+                data=LivingData(self.history, self.predictions),
+                registry=self.registry,
+                catalog=self.state.catalog,
+                blob=self.state.blob,
+                clock=self.clock,
+                ids=TimeIds(self.clock),
+                seed=self.config.seed,
+            )
+        return self._loops[deployment.name]
+
+    def served(self, model: str) -> ServedModel:
+        """What answers for one deployment."""
+        deployment = self.definitions.deployment(model)
+        if deployment.name not in self._served:
+            self._served[deployment.name] = ServedModel(
+                deployment,
+                registry=self.registry,
+                log=self.predictions,
+                online=self.state.online,
+                answers=self.state.answers,
+                snapshot=self.views.snapshot,
+                clock=self.clock,
+                ids=self._ids,
+            )
+        return self._served[deployment.name]
+
+    def line_settings(self, names: Sequence[str] | None = None) -> list[LineSettings]:
+        """The lines of [demo], or those named.
+
+        Raises:
+            Misuse: A name is none of them.
+        """
+        found = list(self.config.demo.lines if self.config.demo else USUAL)
+        unknown = [name for name in names or () if name not in {line.name for line in found}]
+        if unknown:
+            raise Misuse(f"line {unknown[0]!r} is none of {', '.join(line.name for line in found)}.")
+        return [line for line in found if names is None or line.name in names]
+
+    def close(self) -> None:
+        """Close whatever was opened."""
+        self.state.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _by_hand(self, act: str, why: str, actor: str) -> Decision:
+        return Ledger(self.state.catalog).record(
+            at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor
+        )

@@ -1,0 +1,145 @@
+"""How a project is: what is deployed, how fresh everything is, and what is red."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.steering.controller import CHAMPION, FREEZE
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_RECENT_US = 14 * DAY_US
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment."""
+
+    model: str
+    version: str | None  # "late_flight@7"; None: nothing is in service
+    since: str | None
+    trained_until: str | None
+    watch: str  # what the quality alarm says
+    phase: str
+    last_decision: str | None
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One source of events."""
+
+    name: str
+    events: int
+    newest: str | None  # event time of the newest one
+    quarantined: dict[str, int]  # by reason
+    duplicates: int
+    id_conflicts: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole project at one moment."""
+
+    at: str
+    frozen: bool
+    deployments: list[DeploymentStatus]
+    sources: list[SourceStatus]
+    lag_records: int  # of the log, not yet in online features
+    red: list[str]
+
+    @property
+    def is_red(self) -> bool:
+        return bool(self.red)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = [f"as of {self.at}" + (", FROZEN: no automation" if self.frozen else "")]
+        for d in self.deployments:
+            if d.version is None:
+                out.append(f"{d.model}: nothing in service")
+            else:
+                out.append(f"{d.model}: {d.version} since {d.since}, trained on what was known at {d.trained_until}")
+            out.append(f"  {d.watch}; {d.phase}")
+            if d.last_decision:
+                out.append(f"  last decision: {d.last_decision}")
+        width = max((len(s.name) for s in self.sources), default=0)
+        for s in self.sources:
+            remarks = [f"{n:,} {reason}" for reason, n in s.quarantined.items()]
+            remarks += [f"{s.duplicates:,} repeated"] if s.duplicates else []
+            remarks += [f"{s.id_conflicts:,} id conflicts"] if s.id_conflicts else []
+            newest = f", newest {s.newest}" if s.newest else ""
+            aside = f" (set aside: {', '.join(remarks)})" if remarks else ""
+            out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
+        out.append(f"online features: {self.lag_records:,} records behind the log")
+        out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
+        return out
+
+
+def project_status(project: Project) -> Status:
+    """See `Project.status`."""
+    now_us = project.clock.now_us()
+    project.history.refresh()
+    red: list[str] = []
+    deployments = [_deployment(project, name, now_us, red) for name in project.definitions.deployments]
+    sources = [_source(project, name) for name in project.definitions.sources]
+    labels = {d.model.label.source.name for d in project.definitions.deployments.values()}
+    red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
+    for signal in project.signals():
+        watch = project.loop(signal.model).monitor.watch if signal.model in project.definitions.deployments else None
+        if signal.severity == "red" and watch is not None and signal.version == watch.version:
+            red.append(f"{signal.model}: {signal.message}")
+    return Status(
+        at=format_moment(now_us),
+        frozen=project.state.catalog.get(FREEZE, "all") is not None,
+        deployments=deployments,
+        sources=sources,
+        lag_records=project.views.lag_records(),
+        red=red,
+    )
+
+
+def _deployment(project: Project, name: str, now_us: int, red: list[str]) -> DeploymentStatus:
+    version = project.registry.alias(name, CHAMPION)
+    loop = project.loop(name)
+    watch = loop.monitor.watch
+    decisions = [d for d in project.ledger() if d.model == name]
+    if version is None:
+        red.append(f"{name}: no version is in service; run: trimtab train {name}")
+    if watch is None or not watch.figures:
+        said = "quality is not watched"
+        if version is not None:
+            red.append(f"{name}: quality is not watched, the reference was too short; train on more days")
+    elif watch.alarming:
+        said = f"quality ALARM, since about {format_moment(watch.onset_us or now_us)[:10]}"
+    elif watch.last_day_us is None:
+        said = "quality watched, no day closed yet"
+    else:
+        said = f"quality steady, last closed day {format_moment(watch.last_day_us)[:10]}"
+        behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
+        if behind_us > _RECENT_US:
+            red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
+    moved = project.registry.history(name, CHAMPION)
+    state = loop.controller.state
+    last = decisions[-1] if decisions else None
+    return DeploymentStatus(
+        model=name,
+        version=None if version is None else version.name,
+        since=format_moment(moved[-1].at_us) if moved else None,
+        trained_until=None if version is None else format_moment(version.cut_us),
+        watch=said,
+        phase="idle" if state.phase == "idle" else f"waiting until {format_moment(state.ready_at_us)}: {state.cause}",
+        last_decision=None if last is None else f"{format_moment(last.at_us)} {last.act}: {last.cause}",
+    )
+
+
+def _source(project: Project, name: str) -> SourceStatus:
+    frame = project.history.frame(name)
+    return SourceStatus(
+        name=name,
+        events=frame.rows,
+        newest=format_moment(int(frame.event_at_us.max())) if frame.rows else None,
+        quarantined=project.quarantine.counts().get(name, {}),
+        duplicates=project.history.duplicates.get(name, 0),
+        id_conflicts=project.history.id_conflicts.get(name, 0),
+    )

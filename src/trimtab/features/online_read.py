@@ -21,6 +21,7 @@ from trimtab.features.online_state import (
     UNTIL,
     Row,
     less_expired,
+    start_of,
     unpack,
 )
 
@@ -64,11 +65,10 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
             if newest is not None and newest >= low:
                 fields = tiles[CURRENT]
                 if tiles[PAST]:
-                    since = s_us - window.over_us
-                    since -= since % hop_us
                     past = tiles[TOTALS][place]
-                    if since < low:
-                        past = less_expired(group, tiles, past, since, low)
+                    if start_of(tiles[PAST]) < low:
+                        since = s_us - window.over_us
+                        past = less_expired(group, tiles, past, since - since % hop_us, low)
                     fields = list(map(add, past, fields))
             scale, inside = exponents, visible
             if visible:
@@ -76,12 +76,7 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
                 inside = [row for row in visible if row[EVENT_AT] >= low]
                 if inside:
                     fields, scale = _with_open(plan, group, fields, exponents, finer, inside, given), finer
-            if fields is None:
-                for feature in window.features:
-                    values[at + feature.index] = feature.empty
-                    reasons[at + feature.index] = OUTSIDE
-            else:
-                _finish(window, fields, tiles[STACKS], low, inside, scale, values, reasons, at)
+            _finish(window, fields, tiles[STACKS], low, inside, scale, values, reasons, at)
     if plan.life is not None:
         fields = life[0]
         if visible:
@@ -119,7 +114,7 @@ def _read_latest(
 
 def _finish(
     window: Window,
-    fields: list[int],
+    fields: list[int] | None,
     stacks: list[list[Any]],
     low: int,
     visible: Sequence[Row],
@@ -128,23 +123,26 @@ def _finish(
     reasons: list[int],
     at: int,
 ) -> None:
-    """Write the features of one window that holds these fields."""
+    """Write the features of one window that holds these fields; None: it holds no row."""
+    if fields is None:
+        for feature in window.features:
+            values[at + feature.index] = feature.empty
+            reasons[at + feature.index] = OUTSIDE
+        return
     for feature in window.features:
         place = at + feature.index
         count = fields[feature.count_at]
         if not count:
             values[place] = feature.empty
             reasons[place] = NULL if fields[0] else OUTSIDE
-            continue
-        kind = feature.kind
-        if kind == "count":
-            values[place] = count
-        elif kind == "min" or kind == "max":
-            values[place] = _extreme(feature, stacks[feature.stack], low, visible)
-        else:
+        elif feature.sum_at:
             total: Any = fields[feature.sum_at]
             total = total / (1 << exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
-            values[place] = total if kind == "sum" else float(total) / count
+            values[place] = total if feature.kind == "sum" else float(total) / count
+        elif feature.kind == "count":
+            values[place] = count
+        else:
+            values[place] = _extreme(feature, stacks[feature.stack], low, visible)
 
 
 def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row]) -> Any:

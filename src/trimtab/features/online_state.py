@@ -331,10 +331,7 @@ class EntityState:
             if past:
                 for window, total in zip(group.windows, tiles[TOTALS], strict=True):
                     since, until = self.s_us - window.over_us, s_us - window.over_us
-                    since -= since % hop_us
-                    until -= until % hop_us
-                    if since < until:
-                        total[:] = less_expired(group, tiles, total, since, until)
+                    total[:] = less_expired(group, tiles, total, since - since % hop_us, until - until % hop_us)
                 if start_of(past) < low:
                     size = group.packing(tiles[WORDS]).size
                     tiles[PAST] = past[first_at(past, size, low) * size :]
@@ -424,27 +421,29 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
     """The total of the older tiles of a window that began at `since` when it begins at `low`."""
     past, words = tiles[PAST], tiles[WORDS]
     first = start_of(past)
-    if first >= low:
+    if first >= low or since >= low:
         return total
     packing = group.packing(words)
     size = packing.size
     if first >= since and (len(past) <= _FEW * size or start_of(past, _FEW * size) >= low):
-        out = total
-        for tile in packing.iter_unpack(past[: _FEW * size]):
-            if tile[0] >= low:
-                break
-            out = list(map(sub, out, tile[1:] if words == 1 else _narrow(tile)))
-        return out
+        gone = [tile for tile in packing.iter_unpack(past[: _FEW * size]) if tile[0] < low]
+        return list(map(sub, total, _sum(gone, words)))
     begin, end = 0 if first >= since else first_at(past, size, since), first_at(past, size, low)
     if begin == end:
         return total
     if end - begin <= len(past) // size - end:
-        out, change, rest = list(total), sub, past[begin * size : end * size]
+        return list(map(sub, total, _sum(packing.iter_unpack(past[begin * size : end * size]), words)))
+    rest = list(packing.iter_unpack(past[end * size :]))
+    return _sum(rest, words) if rest else [0] * group.width
+
+
+def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
+    """The fields of some packed tiles, added up."""
+    if words == 1:
+        _, *fields = map(sum, zip(*tiles, strict=True))
     else:
-        out, change, rest = [0] * group.width, add, past[end * size :]
-    for tile in packing.iter_unpack(rest):
-        out[:] = map(change, out, tile[1:] if words == 1 else _narrow(tile))
-    return out
+        fields = [*map(sum, zip(*map(_narrow, tiles), strict=True))]
+    return fields
 
 
 def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:

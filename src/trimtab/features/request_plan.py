@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -57,7 +58,9 @@ class RequestPlan:
         columns = features.request.columns
         place = {name: i for i, name in enumerate(self.names)}
         plans = [ViewPlan(view) for view in features.views]
-        self._views = [(plan, plan.view.by, plan.state_prefix, place[plan.features[0].name]) for plan in plans]
+        plans.sort(key=lambda plan: plan.view.by)  # views of one entity side by side
+        self._views = [(plan, plan.view.by, place[plan.features[0].name]) for plan in plans]
+        self._prefixes = [(by, [p.state_prefix for p in of]) for by, of in groupby(plans, lambda plan: plan.view.by)]
         self._transforms = [
             (place[name], compile_row(expression, columns, f"feature {name!r}"))
             for name, expression in features.transforms.items()
@@ -74,16 +77,16 @@ class RequestPlan:
             Unavailable: The views have read the log up to different positions: one of them is being filled.
             Corrupt: A stored state is not what was written.
         """
+        keys = [POSITIONS_KEY]
         for row in rows:
             for name, types in self._needed:
                 if name not in row or type(row[name]) not in types:
                     raise self._wrong(row, name)
-        views = self._views
-        keys = [POSITIONS_KEY]
-        for row in rows:
-            for _, by, prefix, _ in views:
+            for by, prefixes in self._prefixes:
                 entity = row[by]
-                keys.append(POSITIONS_KEY if entity is None else prefix + name_bytes(entity))
+                if entity is not None:
+                    suffix = name_bytes(entity)
+                    keys += [prefix + suffix for prefix in prefixes]
         found = self._get_many(keys)
         cursor = self._cursor_of(found[0])
         t_us = max(now_us, cursor.s_us)
@@ -93,9 +96,12 @@ class RequestPlan:
         for row in rows:
             answer: list[Any] = [None] * width
             why = [FOUND] * width
-            for plan, by, _, offset in views:
-                read_state(plan, None if row[by] is None else found[at], t_us, answer, why, offset)
-                at += 1
+            for plan, by, offset in self._views:
+                packed = None
+                if row[by] is not None:
+                    packed = found[at]
+                    at += 1
+                read_state(plan, packed, t_us, answer, why, offset)
             for place, transform in self._transforms:
                 value = answer[place] = transform(row)
                 if value is None:
@@ -109,7 +115,7 @@ class RequestPlan:
         if packed == seen:
             return cursor
         cursors = cursors_of(packed)
-        found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan, _, _, _ in self._views}
+        found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan, _, _ in self._views}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
             raise Unavailable(

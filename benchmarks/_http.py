@@ -1,0 +1,222 @@
+"""What the HTTP benchmarks share: a model of 100 trees over 30 floats, two servers of it, and a quick client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FLOATS = 30
+SECONDS = 2.0
+MODEL = "bench"
+
+
+def make_model(folder: Path) -> None:
+    """Fit the model and keep its text."""
+    import lightgbm
+
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(20_000, FLOATS))
+    y = x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=len(x)) > 0
+    model = lightgbm.LGBMClassifier(n_estimators=100, n_jobs=1, verbose=-1).fit(x, y)
+    (folder / "model.txt").write_text(model.booster_.model_to_string())
+
+
+def scorer(folder: Path) -> Any:
+    """The model with its fastest one-row call."""
+    from trimtab.training.runtimes.lightgbm import BoosterScorer
+
+    return BoosterScorer((folder / "model.txt").read_text())
+
+
+def columns() -> dict[str, type]:
+    """The request's columns beside its time."""
+    return {"id": str} | {f"x{n}": float for n in range(FLOATS)}
+
+
+def body() -> bytes:
+    """One request, the same for both servers."""
+    import msgspec
+
+    values = np.random.default_rng(3).normal(size=FLOATS).round(6).tolist()
+    row = {"id": "unit-1", **{f"x{n}": value for n, value in enumerate(values)}, "at": 1_700_000_000_000_000}
+    return msgspec.json.encode({"request": row})
+
+
+@contextlib.contextmanager
+def server(folder: Path, kind: str) -> Iterator[int]:
+    """A server process of `kind`; its port."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(folder), kind], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline().rsplit(":", 1)[1].split()[0])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+def load(
+    port: int, *, connections: int, path: str = f"/v1/models/{MODEL}/predict", seconds: float = SECONDS
+) -> list[float]:
+    """Ask again as soon as an answer is there, on each connection; the latencies in seconds."""
+    import uvloop
+
+    data = body()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    return uvloop.run(_load(port, head.encode() + data, connections, seconds))
+
+
+async def _load(port: int, request: bytes, connections: int, seconds: float) -> list[float]:
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    clients = [
+        (await loop.create_connection(lambda: _Asker(request, latencies), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
+    await asyncio.sleep(0.3)  # warm up
+    latencies.clear()
+    start = time.perf_counter()
+    await asyncio.sleep(seconds)
+    taken = time.perf_counter() - start
+    done = latencies.copy()
+    for client in clients:
+        client.transport.abort()
+    return [*done, taken]
+
+
+class _Asker(asyncio.Protocol):
+    def __init__(self, request: bytes, latencies: list[float]) -> None:
+        self.request = request
+        self.latencies = latencies
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.need = 0
+        self.got = b""
+        self.started = time.perf_counter()
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.got = self.got + data if self.got else data
+        if not self.need:
+            end = self.got.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self.got[:end].lower()
+            if not head.startswith(b"http/1.1 200"):
+                raise SystemExit(self.got.decode())
+            at = head.index(b"content-length:") + 15
+            self.need = end + 4 + int(head[at:].split(b"\r\n", 1)[0])
+        if len(self.got) >= self.need:
+            now = time.perf_counter()
+            self.latencies.append(now - self.started)
+            self.need, self.got, self.started = 0, b"", now
+            self.transport.write(self.request)
+
+
+def rate(folder: Path, kind: str, *, connections: int = 32) -> float:
+    """Answers a second."""
+    with server(folder, kind) as port:
+        *latencies, taken = load(port, connections=connections)
+    return len(latencies) / taken
+
+
+def median_s(folder: Path, kind: str) -> float:
+    """The median time of an answer on one connection."""
+    with server(folder, kind) as port:
+        latencies = load(port, connections=1)[:-1]
+    return float(np.median(latencies))
+
+
+def _bare(folder: Path) -> Any:
+    """The floor: ASGI, a typed decode, the same one-row call, an encoded answer."""
+    import msgspec
+
+    row = msgspec.defstruct("Row", [(name, kind) for name, kind in columns().items()] + [("at", int)])
+    decode = msgspec.json.Decoder(msgspec.defstruct("Body", [("request", row)])).decode
+    encode, astuple, predict = msgspec.json.Encoder().encode, msgspec.structs.astuple, scorer(folder).predict_row
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        message = await receive()
+        values = list(astuple(decode(message["body"]).request)[1:-1])
+        out = encode({"score": predict(values)})
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(out))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": out})
+
+    return app
+
+
+def _ours(folder: Path, mode: str) -> Any:
+    """The product's service, log and all."""
+    from trimtab.core.clock import SystemClock
+    from trimtab.features.definitions import request
+    from trimtab.serving.answering import Answerer, ModelInputs, ServedVersion
+    from trimtab.serving.endpoint import Endpoint
+    from trimtab.serving.http import HttpService
+    from trimtab.serving.prediction_ids import PredictionIds
+    from trimtab.serving.prediction_log import PredictionLog
+    from trimtab.store.sqlite_log import SqliteLog
+
+    class Plain:
+        reasons = b"\xff" * FLOATS
+
+        def read(self, rows: Any, now_us: int) -> ModelInputs:
+            return ModelInputs([[*row.values()][1:-1] for row in rows], [self.reasons] * len(rows), now_us, {})
+
+    clock = SystemClock()
+    log = PredictionLog(SqliteLog(folder / f"log-{time.time_ns()}", mode=mode))
+    names = tuple(f"x{n}" for n in range(FLOATS))
+    served = ServedVersion(model=MODEL, version="0" * 64, label=f"{MODEL}@1", arm="champion", inputs=names)
+    endpoint = Endpoint(MODEL)
+    question = request(MODEL, key="id", time="at", columns=columns())
+    endpoint.swap(
+        Answerer(
+            served, question, reader=Plain(), scorer=scorer(folder), log=log, clock=clock, ids=PredictionIds(clock)
+        )
+    )
+    return HttpService([endpoint], log)
+
+
+def _main() -> None:
+    from trimtab.serving.server import serve
+
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    if kind != "bare":
+        serve(_ours(folder, kind), port=0)
+        return
+    import socket
+
+    import uvicorn
+
+    app = _bare(folder)
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(f"bare on :{listener.getsockname()[1]}", flush=True)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+    )
+    uvicorn.Server(config).run([listener])
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,76 @@
+"""One answer in process: a row checked, 10 features over 3 views read, 100 trees, the prediction in the log.
+
+The floor is three times the model's fastest one-row call plus the online read alone; both are measured in the same
+turn, so the ratio may be at most 1.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+from _online import ASK, TEN_FEATURES, Reads
+
+from trimtab.core.clock import VirtualClock
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import feature_set
+from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, ServedVersion
+from trimtab.store.sqlite_log import SqliteLog
+from trimtab.training.runtimes.lightgbm import BoosterScorer
+
+NAME = "predict_in_process"
+TARGET = "ratio <= 1"
+UNIT = "us"
+BETTER = "lower"
+
+
+class Asking:
+    """Everything behind one answer, and its parts for the floor."""
+
+    def __init__(self, folder: Path) -> None:
+        reads = Reads(folder, rows=1)
+        self.plan, self.now_us = reads._plan, reads._now_us
+        self.rows = [{"id": f"r{n}", **rows[0], "asked_at": self.now_us} for n, rows in enumerate(reads._asked)]
+        features = feature_set(ASK, TEN_FEATURES)
+        rng = np.random.default_rng(5)
+        x = rng.normal(size=(20_000, len(features.names)))
+        y = x[:, 0] * x[:, 1] + rng.normal(size=len(x)) > 0
+        fitted = lightgbm.LGBMClassifier(n_estimators=100, n_jobs=1, verbose=-1).fit(x, y)
+        self.scorer = BoosterScorer(fitted.booster_.model_to_string())
+        clock = VirtualClock(self.now_us)
+        inputs = OnlineInputs(self.plan, Encoding(dtypes=features.dtypes, vocabularies={}))
+        self.values = inputs.read(self.rows[:1], self.now_us).rows[0]
+        served = ServedVersion(model="m", version="0" * 64, label="m@1", arm="champion", inputs=features.names)
+        log = PredictionLog(SqliteLog(folder / "predictions", mode="relaxed"))
+        self.answerer = Answerer(
+            served, ASK, reader=inputs, scorer=self.scorer, log=log, clock=clock, ids=PredictionIds(clock)
+        )
+
+
+def setup(folder: Path) -> Asking:
+    return Asking(folder)
+
+
+def ours(asking: Asking) -> float:
+    answer = asking.answerer.answer
+    return _median_us(lambda row: answer([row]), asking.rows)
+
+
+def floor(asking: Asking) -> float:
+    predict_row, read, values, now_us = asking.scorer.predict_row, asking.plan.read, asking.values, asking.now_us
+    model_us = _median_us(lambda row: predict_row(values), asking.rows)
+    return 3 * model_us + _median_us(lambda row: read([row], now_us), asking.rows)
+
+
+def _median_us(call: Callable[[Any], Any], rows: list[dict[str, Any]]) -> float:
+    clock, times = time.perf_counter_ns, []
+    for row in rows * 5:
+        begin = clock()
+        call(row)
+        times.append(clock() - begin)
+    return statistics.median(times) / 1_000

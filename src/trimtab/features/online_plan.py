@@ -68,6 +68,7 @@ class Group:
         self.windows: list[Window] = []  # the longest first
         self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
         self.adds: tuple[tuple[int, int, int], ...] = ()  # of each series: places of its count and sum, 0 for none
+        self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []
         self.width = 1
         self.tiles: dict[int, struct.Struct] = {}  # by words a sum: how a tile is packed
@@ -93,6 +94,7 @@ class Group:
             feature.stack = self.extremes.index(extreme)
         self.width = 1 + len(self.fields)
         fields = {field: place for place, field in enumerate(self.fields, 1)}
+        self.sum_places = tuple(place for (_, is_sum), place in fields.items() if is_sum)
         series_used = dict.fromkeys(index for index, _ in self.fields)
         self.adds = tuple((i, fields.get((i, False), 0), fields.get((i, True), 0)) for i in series_used)
 

@@ -9,21 +9,7 @@ from typing import Any
 from trimtab.features.exact_rows import checked, split
 from trimtab.features.frames import REASONS
 from trimtab.features.online_plan import Feature, Group, ViewPlan, Window
-from trimtab.features.online_state import (
-    CURRENT,
-    EVENT_AT,
-    GIVES,
-    KNOWN_AT,
-    PAST,
-    STACKS,
-    TILE,
-    TOTALS,
-    UNTIL,
-    Row,
-    less_expired,
-    start_of,
-    unpack,
-)
+from trimtab.features.online_state import EVENT_AT, GIVES, KNOWN_AT, UNTIL, Row, less_expired, unpack
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
 
@@ -57,32 +43,34 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
         return
     finer, numbers = _over_finer(plan, exponents, visible) if visible else (exponents, [])
     for group, tiles in zip(plan.groups, groups, strict=True):
-        hop_us, newest = group.hop_us, tiles[TILE]
+        hop_us = group.hop_us
+        newest, current, totals, past, _, stacks = tiles
         for place, window in enumerate(group.windows):
             low = t_us - window.over_us
             low -= low % hop_us
             fields: list[int] | None = None
             if newest is not None and newest >= low:
-                fields = tiles[CURRENT]
-                if tiles[PAST]:
-                    past = tiles[TOTALS][place]
-                    if start_of(tiles[PAST]) < low:
-                        since = s_us - window.over_us
-                        past = less_expired(group, tiles, past, since - since % hop_us, low)
-                    fields = list(map(add, past, fields))
+                fields = current
+                if past:
+                    total = totals[place]
+                    since = s_us - window.over_us
+                    since -= since % hop_us
+                    if since < low:
+                        total = less_expired(group, tiles, total, since, low)
+                    fields = list(map(add, total, current))
             scale, inside = exponents, visible
             if visible:
                 given = [n for row, n in zip(visible, numbers, strict=True) if row[EVENT_AT] >= low]
                 inside = [row for row in visible if row[EVENT_AT] >= low]
                 if inside:
                     fields, scale = _with_open(plan, group, fields, exponents, finer, inside, given), finer
-            _finish(window, fields, tiles[STACKS], low, inside, scale, values, reasons, at)
+            _finish(window, fields, stacks, low, inside, scale, values, reasons, at)
     if plan.life is not None:
         fields = life[0]
         if visible:
             fields = _with_open(plan, plan.life, fields, exponents, finer, visible, numbers)
-        stacks = [[] if value is None else [0, value] for value in life[1]]
-        _finish(plan.life.windows[0], fields, stacks, 0, visible, finer, values, reasons, at)
+        extremes = [[] if value is None else [0, value] for value in life[1]]
+        _finish(plan.life.windows[0], fields, extremes, 0, visible, finer, values, reasons, at)
 
 
 def unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:

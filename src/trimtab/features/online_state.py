@@ -370,11 +370,13 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
             f"{plan.tag:08x}. Rebuild the view from the log."
         )
     if state[2]:
-        for tiles in state[8]:
-            for fields in (tiles[CURRENT], *tiles[TOTALS]):
-                _wide_in(fields)
+        for group, tiles in zip(plan.groups, state[8], strict=True):
+            if group.sum_places and tiles[CURRENT]:
+                _wide_in(tiles[CURRENT], group)
+                for total in tiles[TOTALS]:
+                    _wide_in(total, group)
         if plan.life is not None:
-            _wide_in(state[9][0])
+            _wide_in(state[9][0], plan.life)
     return state
 
 
@@ -512,7 +514,7 @@ def _wide_out(fields: list[int]) -> list[Any]:
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]
 
 
-def _wide_in(fields: list[Any]) -> None:
-    for i, value in enumerate(fields):
-        if type(value) is bytes:
-            fields[i] = int.from_bytes(value, "little", signed=True)
+def _wide_in(fields: list[Any], group: Group) -> None:
+    for place in group.sum_places:
+        if type(fields[place]) is bytes:
+            fields[place] = int.from_bytes(fields[place], "little", signed=True)

@@ -108,7 +108,8 @@ class EntityState:
         self.opens = still
         if live:
             self._fold(live)
-        self._advance(s_us)
+        if self.tiles:
+            self._advance(s_us)
         self.s_us = s_us
 
     def unseal(self, row: Row) -> None:
@@ -262,10 +263,12 @@ class EntityState:
         self._add_to_totals(group, tiles, newest, current)
 
     def _add_to_totals(self, group: Group, tiles: Tiles, start: int, fields: list[int]) -> None:
-        """Add to the totals of the windows that cover the tile at `start`."""
-        for window, total in zip(group.windows, tiles[TOTALS], strict=True):
-            if start >= floor(self.s_us - window.over_us, group.hop_us):
-                total[:] = map(add, total, fields)
+        """Add to the totals of the windows that cover the tile at `start`; the longest one does."""
+        totals = tiles[TOTALS]
+        totals[0] = list(map(add, totals[0], fields))
+        for place in range(1, len(totals)):
+            if start >= floor(self.s_us - group.windows[place].over_us, group.hop_us):
+                totals[place] = list(map(add, totals[place], fields))
 
     def _add_late(self, group: Group, tiles: Tiles, delta: list[int]) -> None:
         """Add to an older tile, or put a new one between."""
@@ -322,16 +325,20 @@ class EntityState:
             if newest is None:
                 continue
             hop_us = group.hop_us
-            low = s_us - group.over_us
+            low, before = s_us - group.over_us, self.s_us - group.over_us
             low -= low % hop_us
+            if before >= low and len(group.windows) == 1:
+                continue  # no tile has left
             if newest < low:
                 tiles[:] = _empty(group)
                 continue
             past = tiles[PAST]
             if past:
-                for window, total in zip(group.windows, tiles[TOTALS], strict=True):
+                totals = tiles[TOTALS]
+                for place, window in enumerate(group.windows):
                     since, until = self.s_us - window.over_us, s_us - window.over_us
-                    total[:] = less_expired(group, tiles, total, since - since % hop_us, until - until % hop_us)
+                    since, until = since - since % hop_us, until - until % hop_us
+                    totals[place] = less_expired(group, tiles, totals[place], since, until)
                 if start_of(past) < low:
                     size = group.packing(tiles[WORDS]).size
                     tiles[PAST] = past[first_at(past, size, low) * size :]

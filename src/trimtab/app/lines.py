@@ -33,16 +33,24 @@ def lines_of(definitions: Definitions, settings: Sequence[LineSettings]) -> list
         if line.policy == "day_ahead" and line.like not in names:
             raise Misuse(f"line {line.name!r}: like={line.like!r} is none of the lines {', '.join(names)}.")
         day_ahead = line.policy == "day_ahead"
+        if sum(_is_own(definitions, other) and other.model == line.model for other in settings) > 1:
+            raise Misuse(f"line {line.name!r}: model {line.model!r} has two lines of policy project. Keep one.")
         lines.append(
             Line(
                 name=line.name,
                 deployment=_deployment(definitions, line),
                 answers="day_ahead" if day_ahead else "live",
-                like=line.like,
+                main=_is_own(definitions, line),
+                like=line.like or "",
                 scored_at_us=_time_of_day(line) if day_ahead else 0,
             )
         )
     return lines
+
+
+def _is_own(definitions: Definitions, line: LineSettings) -> bool:
+    """Whether the line is a deployment as the project declares it."""
+    return line.policy == "project" and (not line.model or line.model in definitions.deployments)
 
 
 def _deployment(definitions: Definitions, line: LineSettings) -> Deployment:

@@ -12,7 +12,7 @@ from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.answering import Answerer, RowScorer, ServedVersion
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.inputs import OfflineInputs, OnlineInputs, Snapshot
-from trimtab.serving.online_learning import OnlineDeployment
+from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.precomputed import Precomputed
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.controller import CHAMPION
@@ -97,7 +97,7 @@ class ServedModel:
         """The fitted model; of an online deployment the learner, with all that it has learnt."""
         if self.deployment.learn == "batch":
             return loaded
-        name = f"{self.deployment.name}/{loaded.version.id[:16]}"
+        name = learner_name(self.deployment.name, loaded.version.id)
         if self.learner is None or self.learner.name != name:
             self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._answers, every_us=HOUR_US)
         return self.learner

@@ -55,7 +55,6 @@ def simulate_project(
             tables,
             project.sources,
             Path(folder),
-            main=chosen[0].name,
             start_us=start_us,
             until_us=until_us,
             seed=project.config.seed if seed is None else seed,

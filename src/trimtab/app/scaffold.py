@@ -282,5 +282,5 @@ def _model(planned: Plan) -> str:
 tt.deployment(
     model,
     retrain=tt.on_quality_drop() | tt.every("30d"),
-    gate=tt.beats_champion(window={python(planned.window)}),
+    gate=tt.beats_champion(window={python(planned.window)}, calibration={planned.calibration:g}),
 )"""

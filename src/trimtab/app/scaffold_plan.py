@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Literal
 
 import msgspec
 
-from trimtab.app.scaffold_table import DataTable, Profile, quoted, unique
+from trimtab.app.scaffold_table import DataTable, Profile, literal, quoted, unique
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, duration_us, format_moment
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, str]  # column -> why
     has_hours: bool  # whether times of day differ
     window: str  # of the gate
+    calibration: float  # of the gate: what chance alone may do to the mean of the window's labels
     wait: str
     trees: bool
     rows: int
@@ -100,6 +102,7 @@ def plan(table: DataTable, options: Options) -> Plan:
     low, high, days = table.one(
         f"SELECT epoch_us(min({q})), epoch_us(max({q})), count(DISTINCT {q}) > count(DISTINCT {q}::DATE) FROM data"
     )
+    window = _window(int(high) - int(low))
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
     return Plan(
         name=name,
@@ -117,7 +120,8 @@ def plan(table: DataTable, options: Options) -> Plan:
         features=tuple(features),
         left_out=left_out,
         has_hours=bool(days),
-        window=_window(int(high) - int(low)),
+        window=window,
+        calibration=_calibration(table, time, label, value, binary, duration_us(window)),
         wait=options.wait,
         trees=_trees(options.estimator),
         rows=table.rows,
@@ -316,6 +320,23 @@ def _window(span_us: int) -> str:
     return f"{max(1, span_us // (5 * HOUR_US))}h"
 
 
+def _calibration(table: DataTable, time: str, label: str, value: str | None, binary: bool, window_us: int) -> float:
+    """Three standard errors of the labels' mean over the newest window, two digits; for classes at least 0.03."""
+    q, t = quoted(label), quoted(time)
+    number = f"{q}::DOUBLE"
+    if binary and value is not None:
+        compared = literal(json.loads(value)) if value.startswith('"') else value
+        number = f"({q} = {compared})::INT"
+    elif binary:
+        number = f"{q}::INT"
+    spread, rows = table.one(
+        f"SELECT stddev_pop({number}), count(*) FILTER (epoch_us({t}) >= (SELECT max(epoch_us({t})) FROM data) - "
+        f"{window_us}) FROM data WHERE {q} IS NOT NULL" + ("" if binary else f" AND isfinite({number})")
+    )
+    error = 3 * float(spread or 0) / max(1, int(rows)) ** 0.5
+    return max(0.03, float(f"{error:.2g}")) if binary else max(1e-9, float(f"{error:.2g}"))
+
+
 def _trees(estimator: Estimator) -> bool:
     if estimator != "auto":
         return estimator == "trees"
@@ -330,6 +351,4 @@ def python(value: object) -> str:
     >>> python('say "hi"'), python(1.0), python(True)
     ('"say \\\\"hi\\\\""', '1.0', 'True')
     """
-    import json
-
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

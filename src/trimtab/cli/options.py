@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +13,7 @@ from trimtab.cli.exits import Manner
 from trimtab.core.errors import NotFound
 
 if TYPE_CHECKING:
+    from trimtab.app import Project
     from trimtab.core.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,7 +90,9 @@ def project_config() -> Config:
     return load_config(project_folder(), os.environ)
 
 
-def opened_project() -> Any:
+def opened_project() -> Project:
     """The project, open: use it with `with`."""
-    folder = project_folder()
-    return import_module("trimtab.app").open_project(folder, environment=os.environ)
+    folder = project_folder()  # first: a folder that is none is told without loading anything
+    from trimtab.app import open_project
+
+    return open_project(folder, environment=os.environ)

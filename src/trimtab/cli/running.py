@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @command("serve", safe="Every answer that was given is logged.")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on; left out, the setting serve.host.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one; left out, serve.port.")
-def serve(host: str | None, port: int | None) -> None:
+@click.option("--as-of", metavar="TIME", help="Let the clock start at this moment: to serve a replayed history.")
+def serve(host: str | None, port: int | None, as_of: str | None) -> None:
     """Answer over HTTP until stopped.
 
     Ctrl-C or SIGTERM: requests under way are finished first, and the exit status is 0.
@@ -32,7 +33,7 @@ def serve(host: str | None, port: int | None) -> None:
     def ready(url: str) -> None:
         show_json({"url": url}) if json else show_lines([f"Serving on {url} (Ctrl-C stops)"])
 
-    with opened_project() as project:
+    with opened_project(as_of=as_of) as project:
         project.serve(host=host, port=port, ready=ready)
 
 

@@ -47,3 +47,18 @@ class VirtualClock:
         if now_us < self._now_us:
             raise Misuse(f"clock: cannot go back from {self._now_us} to {now_us} us. Start a new VirtualClock.")
         self._now_us = now_us
+
+
+class ShiftedClock:
+    """A clock that runs at the usual pace from another moment on: to serve a replayed history as of its end.
+
+    >>> clock = ShiftedClock(1_000_000)
+    >>> 1_000_000 <= clock.now_us() < 2_000_000
+    True
+    """
+
+    def __init__(self, starts_at_us: int) -> None:
+        self._ahead_us = starts_at_us - time.monotonic_ns() // 1_000
+
+    def now_us(self) -> int:
+        return time.monotonic_ns() // 1_000 + self._ahead_us

@@ -43,6 +43,11 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     known_at_us: int
 
 
+def learner_name(model: str, version: str) -> str:
+    """Under which name the learner that began from `version` is kept."""
+    return f"{model}/{version[:16]}"
+
+
 class OnlineDeployment:
     """A learner and how far it has learnt; both are saved in one write, so each label is learnt exactly once.
 

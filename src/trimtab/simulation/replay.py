@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
@@ -47,8 +48,7 @@ class Replay:
         lines: What is compared.
         tables: Recorded events and requests, by source.
         sources: The sources' definitions.
-        folder: Where the state goes; the line called `main` keeps its own there, the others in `replay/`.
-        main: Name of the line whose state is a project's.
+        folder: Where the state goes, laid out as a project's; lines that are not `main` keep their own in `replay/`.
         start_us: When time begins to run.
         until_us: When it stops.
         seed: Same seed, same ledgers.
@@ -63,7 +63,6 @@ class Replay:
         sources: Sequence[Source],
         folder: Path,
         *,
-        main: str,
         start_us: int,
         until_us: int,
         seed: int,
@@ -105,10 +104,7 @@ class Replay:
         self._blob = store.open(f"file://{folder}/blob", "blob")
         self.worlds: dict[str, World] = {}
         self._seed = seed
-        self._main = main
-        self._check = SpotCheck(
-            self._lines[0].deployment.model.features, self._rows, self._logs[request.name], folder, sampled_rows, seed
-        )
+        self._check = SpotCheck(self._lines[0].deployment.model.features, folder, sampled_rows, seed)
 
     def run(self) -> ReplayResult:
         """Replay everything; what was found."""
@@ -119,7 +115,7 @@ class Replay:
         self._check.choose(self._rows.asked_before(self._start_us), self._rows.asked_before(self._until_us))
         first_row = self._rows.count
         for number, line in enumerate(self._lines):
-            folder = self._folder if line.name == self._main else self._folder / "replay" / f"{number:02d}"
+            folder = self._folder if line.main else self._folder / "replay" / f"{number:02d}"
             world = World(line, folder, self._rows, self._blob, clock=self._clock, seed=self._seed)
             self.worlds[line.name] = world
         self._tick(accepted)
@@ -167,7 +163,7 @@ class Replay:
             if world.line.answers == "live":
                 answers = live[name] = world.answer(block)
             else:
-                answers = made_ahead(ahead[name], block, live[world.line.like or self._main])
+                answers = made_ahead(ahead[name], block, live[world.line.like])
             world.log(block, answers)
 
     def _make_ahead(self, point_us: int, ahead: dict[str, list[tuple[Block, Answers]]]) -> None:
@@ -177,7 +173,7 @@ class Replay:
                 continue
             start_us = point_us + line.ahead_us
             block = self._rows.ahead(line.deployment.model.features, point_us, start_us, start_us + DAY_US)
-            rival = self.worlds[line.like or self._main]
+            rival = self.worlds[line.like]
             ahead[line.name] = [*ahead[line.name][-1:], (block, rival.answer(block))]
 
     def _tick(self, accepted: int) -> None:
@@ -192,11 +188,19 @@ class Replay:
                 Progress(now_us=self._clock.now_us(), predictions=answered, entered=accepted, decisions=decisions)
             )
 
+    def _keep_learners(self) -> None:
+        with closing(store.open(f"lmdb://{self._folder}/answers", "kv")) as answers:
+            for world in self.worlds.values():
+                if world.line.main:
+                    world.keep_learner(answers)
+
     def _result(self, first_row: int, accepted: int, quarantined: int) -> ReplayResult:
         rows = slice(first_row, self._rows.count)
         at_us = self._rows.at_us(rows)
         label = self._lines[0].deployment.model.label
         labels = self._rows.labels(label, rows, np.iinfo(np.int64).max // 2)
+        verdict = self._check.finish()
+        self._keep_learners()
         lines = {
             name: LineResult(
                 name=name,
@@ -214,9 +218,10 @@ class Replay:
             lines=lines,
             entered=accepted,
             quarantined=quarantined,
-            checked_rows=self._check.rows,
-            checked_values=self._check.values,
-            mismatches=self._check.mismatches,
+            checked_rows=verdict.rows,
+            checked_values=verdict.values,
+            mismatches=verdict.mismatches,
+            first_mismatch=verdict.first,
         )
 
 

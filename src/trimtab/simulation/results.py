@@ -80,6 +80,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     checked_rows: int  # rows that were also read through the online path
     checked_values: int
     mismatches: int  # of values or reasons between the two paths; expected: 0
+    first_mismatch: str  # in words; empty when there is none
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
         """Two lines on the rows that both answered and that have a label."""

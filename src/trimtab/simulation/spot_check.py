@@ -1,48 +1,73 @@
-"""Sampled questions of a replay, read through the online path at their own moment and held against the columns."""
+"""Sampled questions of a replay, read through the online path by a process of their own and held against the columns.
+
+The process follows the event log as `trimtab serve` does: it reads it from disk, applies it to LMDB up to each
+question's moment, and reads the question there. It runs beside the replay, on another core.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import IO, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab import store
+from trimtab.core.errors import Unavailable
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.frames import REASONS
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
-from trimtab.simulation.rows import AnsweredRows, Block
-from trimtab.store.ports import Log, LogRecord
+from trimtab.simulation.rows import Block
 
-_BATCH = 5_000
+
+class Setup(msgspec.Struct, frozen=True):
+    """What the process is told first."""
+
+    folder: str
+    features: FeatureSet
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A question, its moment, and what the columns say."""
+
+    at_us: int
+    request: dict[str, Any]
+    values: list[Any]
+    reasons: list[int | None]  # codes; None: from no view
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in all."""
+
+    rows: int = 0
+    values: int = 0
+    mismatches: int = 0
+    first: str = ""  # the first mismatch, in words
 
 
 class SpotCheck:
-    """Applies the log to online state up to each sampled question's moment, reads it there, and compares the bits.
+    """Draws questions, hands them to the process, and collects its verdict.
 
     Args:
         features: What is read.
-        rows: The questions.
-        log: The event log, appended to by the replay.
-        folder: Online state is kept in `online/` there; at the end of a replay it stands at the end of the log.
-        count: How many questions to sample.
+        folder: Holds the event log in `log/events`; online state is kept in `online/`, and stands at the end of the
+            log when the check is over.
+        count: How many questions to sample; 0 starts no process.
         seed: Chooses them.
     """
 
-    def __init__(self, features: FeatureSet, rows: AnsweredRows, log: Log, folder: Path, count: int, seed: int) -> None:
-        self.rows = self.values = self.mismatches = 0
+    def __init__(self, features: FeatureSet, folder: Path, count: int, seed: int) -> None:
         self._features = features
-        self._log = log
         self._count = count
         self._seed = seed
-        self._kv = store.open(f"lmdb://{folder}/online", "kv")
-        self._online = OnlineStore(self._kv, features.views)
-        self._plan = RequestPlan(features, self._kv)
         self._chosen: NDArray[Any] = np.zeros(0, np.int64)
-        self._pending: list[LogRecord] = []
-        self._read: dict[str, int] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        if count:
+            self._start(folder)
 
     def choose(self, first: int, stop: int) -> None:
         """Draw the questions to be checked from [first, stop)."""
@@ -52,44 +77,74 @@ class SpotCheck:
             self._chosen = np.sort(drawn) + first
 
     def compare(self, block: Block) -> None:
-        """Check the sampled questions of a block; afterwards every record of the log so far is applied or pending."""
-        if not self._count:
-            return
-        self._fetch()
+        """Hand over the sampled questions of a block, whose events are all in the log."""
         for row in self._chosen[(self._chosen >= block.start) & (self._chosen < block.stop)].tolist():
             place = row - block.start
-            at_us = int(block.at_us[place])
-            self._apply_until(at_us)
-            request = block.requests.take(slice(place, place + 1)).to_rows()[0]
-            answer = self._plan.read([request], at_us)
-            columns = block.features.values.take(slice(place, place + 1))
-            self.rows += 1
-            for name, online, code in zip(answer.names, answer.values[0], answer.reasons[0], strict=True):
-                offline = columns[name].to_list()[0]
-                codes = block.features.reasons.get(name)
-                same = type(online) is type(offline) and online == offline
-                self.values += 1
-                self.mismatches += not (same and (codes is None or REASONS[codes[place]] == REASONS[code]))
+            here = slice(place, place + 1)
+            codes = block.features.reasons
+            names = self._features.names
+            question = Question(
+                int(block.at_us[place]),
+                block.requests.take(here).to_rows()[0],
+                [block.features.values[name].take(here).to_list()[0] for name in names],
+                [int(codes[name][place]) if name in codes else None for name in names],
+            )
+            self._outbox.put(packed(question))
+
+    def finish(self) -> Verdict:
+        """Let the process check what it has, apply the whole log, and say what it found.
+
+        Raises:
+            Unavailable: It ended before; its own error is on standard error.
+        """
+        if self._process is None:
+            return Verdict()
+        self._outbox.put(None)
+        self._writer.join()
+        assert self._process.stdout is not None  # it was started with a pipe
+        found = read_packed(self._process.stdout)
+        self._process.wait()
+        if found is None:
+            raise Unavailable("replay: the process that checks the online path ended early. See its error above.")
+        self._process = None
+        return msgspec.msgpack.decode(found, type=Verdict)
 
     def close(self) -> None:
-        """Apply what is left, so that online state stands at the end of the log."""
-        if self._count:
-            self._fetch()
-            self._apply_until(2**63 - 1)
-        self._kv.close()
+        """End the process when it still runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._outbox.put(None)
+            self._writer.join()
+            self._process.wait()
 
-    def _fetch(self) -> None:
-        for partition in self._log.positions():
-            while records := self._log.read(partition, self._read.get(partition, 0), limit=_BATCH):
-                self._pending += records
-                self._read[partition] = records[-1].position
-        self._pending.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+    def _start(self, folder: Path) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "trimtab.simulation.spot_check_worker"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        assert self._process.stdin is not None  # it was started with a pipe
+        self._writer = threading.Thread(target=_write, args=(self._outbox, self._process.stdin), daemon=True)
+        self._writer.start()
+        self._outbox.put(packed(Setup(str(folder), self._features)))
 
-    def _apply_until(self, at_us: int) -> None:
-        """Apply the records that were in the log at `at_us`: at one instant, events come before questions."""
-        ready = 0
-        while ready < len(self._pending) and self._pending[ready].appended_at_us <= at_us:
-            ready += 1
-        for start in range(0, ready, _BATCH):
-            self._online.apply(self._pending[start : min(start + _BATCH, ready)])
-        del self._pending[:ready]
+
+def packed(message: msgspec.Struct) -> bytes:
+    """A message with its length in front."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+def read_packed(stream: IO[bytes]) -> bytes | None:
+    """The next message's body, None at the end."""
+    size = stream.read(4)
+    return stream.read(int.from_bytes(size, "big")) if len(size) == 4 else None
+
+
+def _write(outbox: SimpleQueue[bytes | None], stream: IO[bytes]) -> None:
+    """Write messages until None; a reader that is gone is noticed by `finish`."""
+    try:
+        while (message := outbox.get()) is not None:
+            stream.write(message)
+        stream.close()
+    except BrokenPipeError:
+        while outbox.get() is not None:
+            continue

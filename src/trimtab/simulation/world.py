@@ -19,6 +19,7 @@ from trimtab.feedback import OpenDays, OutcomeJoin
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.answering import NO_VIEW
+from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.simulation.rows import AnsweredRows, Block
@@ -27,7 +28,7 @@ from trimtab.steering.definitions import Deployment, OnQualityDrop
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.recipes import BatchRecipe, OnlineRecipe
 from trimtab.steering.workshop import VersionWorkshop
-from trimtab.store.ports import Blob
+from trimtab.store.ports import Blob, KeyValue
 from trimtab.training.online import OnlineLearner
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     deployment: Deployment
     answers: Literal["live", "day_ahead"] = "live"
-    like: str | None = None  # day_ahead: the line whose champion answers
+    main: bool = False  # its state is the project's own; the others are kept beside it
+    like: str = ""  # day_ahead: the line whose champion answers
     scored_at_us: int = 0  # day_ahead: time of day (UTC) at which the next day is scored
     ahead_us: int = 6 * HOUR_US  # day_ahead: the scored day begins so long after
 
@@ -127,6 +129,16 @@ class World:
         asked = (rows >= 0) & (rows < len(scores))
         return np.where(asked, scores[np.where(asked, rows, 0)] if len(scores) else np.nan, np.nan)
 
+    def keep_learner(self, answers: KeyValue) -> None:
+        """Keep what an online learner knows where the project's service looks for it."""
+        learner = self._scorer.learner()
+        if learner is None:
+            return
+        version = self.registry.alias(self.line.deployment.name, CHAMPION)
+        assert version is not None  # there is a learner
+        kept = OnlineDeployment(learner_name(self.line.deployment.name, version.id), learner, answers, every_us=HOUR_US)
+        kept.learn([], until_us=self._clock.now_us())
+
     def close(self) -> None:
         self.predictions.close()
         self.catalog.close()
@@ -192,6 +204,10 @@ class _BatchScorer:
         matrix = self._loaded.encoding.matrix(block.features.values)
         scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else np.zeros(0)
         return Answers(scores, matrix, self._loaded.version.id, block.at_us, "replay")
+
+    def learner(self) -> OnlineLearner | None:
+        """None: a version never learns."""
+        return None
 
 
 class _OnlineScorer:

@@ -1,0 +1,201 @@
+"""`trimtab demo`: a project's recorded year through the whole loop, then the real service on what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from trimtab.app.definitions import Definitions, load_definitions
+from trimtab.app.demo_report import months_table, write_report
+from trimtab.app.doctor import require
+from trimtab.app.lines import lines_of
+from trimtab.app.project import Project
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns import Columns
+from trimtab.core.config import Config, DemoSettings, load_config
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.time import format_moment, moment_us
+from trimtab.events import read_file
+from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.results import ReplayResult, month_of
+
+Show = Callable[[str], object]
+_ASKED = 3
+_START_S = 60
+
+
+def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
+    """Run the `[demo]` of the project in `folder`.
+
+    Its state goes to `demo/` in the state folder, which is made anew; the report goes to `report.html` beside
+    `trimtab.toml`.
+
+    Args:
+        folder: The project's.
+        seed: Same seed, same ledger.
+        show: Called with each line of output.
+
+    Raises:
+        Misuse: The project has no `[demo]`, or a library that it needs is missing.
+        Unavailable: A system library is missing, or the service did not start.
+    """
+    config = load_config(folder, os.environ)
+    if config.demo is None:
+        raise Misuse(f"{folder}/trimtab.toml: no [demo]. Say its loader, start, until and lines; see docs/settings.md.")
+    require(config.demo.requires)
+    definitions = load_definitions(config.project_file)
+    state = config.state_folder / "demo"
+    shutil.rmtree(state, ignore_errors=True)
+    started = perf_counter()
+    tables = _load(config, config.demo, definitions, state)
+    counts = ", ".join(f"{table.rows:,} {name}" for name, table in tables.items())
+    show(f"{counts}: read in {perf_counter() - started:.1f} s")
+    started = perf_counter()
+    result, seconds = _replay(config.demo, definitions, tables, state, seed, show), perf_counter() - started
+    _sum_up(result, seconds, show)
+    with Project(config, definitions, clock=VirtualClock(result.until_us), state=state) as project:
+        show(f"\nledger: {project.verify_ledger()} decisions, each chained to the one before")
+        for model in definitions.deployments:
+            version = project.registry.alias(model, "champion")
+            if version is not None:
+                show(f"{model}: {version.name} ({version.id[:12]}) is in service")
+    _serve(config, state, result.until_us, _last_asked(definitions, tables, result.until_us), show)
+    report = folder / "report.html"
+    write_report(result, definitions, report)
+    show("")
+    for line in months_table(result):
+        show(line)
+    show(f"\nreport: {report}")
+    return result
+
+
+def _load(config: Config, demo: DemoSettings, definitions: Definitions, state: Path) -> dict[str, Columns]:
+    """The recorded events, by the project's loader, which writes a file for each source."""
+    name, colon, function = demo.loader.partition(":")
+    file = config.folder / name
+    if not colon or not file.is_file():
+        raise Misuse(f'[demo] loader={demo.loader!r}: write FILE.py:FUNCTION, e.g. "load.py:load".')
+    spec = spec_from_file_location("trimtab_demo_loader", file)
+    assert spec is not None  # a .py file always has one
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data = state / "data"
+    data.mkdir(parents=True)
+    files: dict[str, Path] = getattr(module, function)(data)
+    tables = {source: read_file(path, definitions.source(source)).columns for source, path in files.items()}
+    shutil.rmtree(data)
+    return tables
+
+
+def _replay(
+    demo: DemoSettings, definitions: Definitions, tables: dict[str, Columns], state: Path, seed: int, show: Show
+) -> ReplayResult:
+    start_us, until_us = moment_us(demo.start), moment_us(demo.until)
+    lines = lines_of(definitions, demo.lines)
+    show(
+        f"replay from {format_moment(start_us)} to {format_moment(until_us)}: {', '.join(line.name for line in lines)}"
+    )
+    progress = _Shown(show, start_us)
+    with Replay(
+        lines,
+        tables,
+        list(definitions.sources.values()),
+        state,
+        start_us=start_us,
+        until_us=until_us,
+        seed=seed,
+        sampled_rows=demo.sampled_rows,
+        progress=progress,
+    ) as replay:
+        return replay.run()
+
+
+class _Shown:
+    """Prints each decision, and a line a month."""
+
+    def __init__(self, show: Show, start_us: int) -> None:
+        self._show = show
+        self._month = month_of(start_us)
+
+    def __call__(self, at: Progress) -> None:
+        month = month_of(at.now_us - 1)
+        if month != self._month:
+            self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions on all lines")
+            self._month = month
+        for line, decision in at.decisions:
+            version = f" {decision.version[:8]}" if decision.version else ""
+            self._show(f"  {format_moment(at.now_us)[:10]} {line:12} {decision.act:8}{version} {decision.cause}")
+
+
+def _sum_up(result: ReplayResult, seconds: float, show: Show) -> None:
+    total = sum(len(line.scores) for line in result.lines.values())
+    show(
+        f"\nreplayed in {seconds:.1f} s: {result.entered:,} events in the log, {result.quarantined:,} quarantined, "
+        f"{total:,} predictions logged"
+    )
+    show(
+        f"online = offline: {result.checked_rows:,} sampled questions read again from LMDB at their own moment, "
+        f"{result.mismatches:,} of {result.checked_values:,} values or reasons differ {result.first_mismatch}".rstrip()
+    )
+
+
+def _last_asked(definitions: Definitions, tables: dict[str, Columns], until_us: int) -> list[dict[str, Any]]:
+    """The newest requests, as a client would send them."""
+    request = definitions.deployment(None).model.request
+    table = tables[request.name].select(request.columns)
+    times = table[request.time].values
+    newest = times.argsort(kind="stable")[(times < until_us).sum() - _ASKED : (times < until_us).sum()]
+    rows = table.take(newest).to_rows()
+    moments = [name for name, dtype in request.columns.items() if dtype == "time"]
+    return [{k: format_moment(v) if k in moments and v is not None else v for k, v in row.items()} for row in rows]
+
+
+def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]], show: Show) -> None:
+    """Start `trimtab serve` on the final state, as of its last moment; ask it, and stop it."""
+    name = config.folder
+    command = [sys.executable, "-m", "trimtab.cli", "--project", str(name), "serve", "--port", "0"]
+    command += ["--as-of", format_moment(now_us)]
+    environment = {**os.environ, "TRIMTAB_PROJECT_STATE": str(state)}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        url = _url(server)
+        show(f"\ntrimtab serve --as-of {format_moment(now_us)} answers on {url}")
+        model = load_definitions(config.project_file).deployment(None).name
+        answers = _ask(f"{url}/v1/models/{model}/predict", {"rows": rows})["predictions"]
+        for answer in answers:
+            show(f"  {answer['request_id']}: {answer['score']:.4f} by {answer['version']}, id {answer['id']}")
+    finally:
+        server.terminate()
+        server.wait(30)
+    definitions = load_definitions(config.project_file)
+    with Project(config, definitions, clock=VirtualClock(now_us), state=state) as project:
+        show(f"\ntrimtab why {answers[0]['id']}")
+        for line in project.why(answers[0]["id"]).lines():
+            show("  " + line)
+
+
+def _url(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None  # it was started with a pipe
+    for line in server.stdout:
+        found = re.search(r"http://\S+", line)
+        if found:
+            return found[0]
+    raise Unavailable(f"demo: the service ended with status {server.wait(_START_S)} before it answered.")
+
+
+def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=_START_S) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer

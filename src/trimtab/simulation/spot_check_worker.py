@@ -1,0 +1,92 @@
+"""The process of `SpotCheck`: reads sampled questions through the online path."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from trimtab import store
+from trimtab.features.frames import REASONS
+from trimtab.features.online import OnlineStore
+from trimtab.features.request_plan import RequestPlan
+from trimtab.simulation.spot_check import Question, Setup, Verdict, packed, read_packed
+from trimtab.store.ports import Log, LogRecord
+
+_BATCH = 5_000
+
+
+class Follower:
+    """Applies a log to online state, never beyond a given moment.
+
+    Args:
+        log: The event log; only read.
+        online: The views.
+    """
+
+    def __init__(self, log: Log, online: OnlineStore) -> None:
+        self._log = log
+        self._online = online
+        self._pending: list[LogRecord] = []
+        self._read: dict[str, int] = {}
+
+    def apply_until(self, at_us: int) -> None:
+        """Apply the records that were in the log at `at_us`: at one instant, events come before questions."""
+        if not self._pending or self._pending[-1].appended_at_us <= at_us:
+            self._fetch()
+        ready = 0
+        while ready < len(self._pending) and self._pending[ready].appended_at_us <= at_us:
+            ready += 1
+        for start in range(0, ready, _BATCH):
+            self._online.apply(self._pending[start : min(start + _BATCH, ready)])
+        del self._pending[:ready]
+
+    def _fetch(self) -> None:
+        for partition in self._log.positions():
+            while records := self._log.read(partition, self._read.get(partition, 0), limit=_BATCH):
+                self._pending += records
+                self._read[partition] = records[-1].position
+        self._pending.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+
+
+def check(setup: Setup) -> Verdict:
+    """Answer questions from standard input until it ends; what was found."""
+    rows = values = mismatches = 0
+    first = ""
+    kv = store.open(f"lmdb://{setup.folder}/online", "kv")
+    log = store.open(f"sqlite://{setup.folder}/log/events", "log")
+    follower = Follower(log, OnlineStore(kv, setup.features.views))
+    plan = RequestPlan(setup.features, kv)
+    while (body := read_packed(sys.stdin.buffer)) is not None:
+        question = msgspec.msgpack.decode(body, type=Question)
+        follower.apply_until(question.at_us)
+        read = plan.read([question.request], question.at_us)
+        rows += 1
+        for name, online, code, expected, reason in zip(
+            read.names, read.values[0], read.reasons[0], question.values, question.reasons, strict=True
+        ):
+            values += 1
+            same = type(online) is type(expected) and online == expected and reason in (None, code)
+            if not same:
+                mismatches += 1
+                first = (
+                    first or f"{name} at {question.at_us}: {online!r} ({REASONS[code]}) online, {expected!r} offline"
+                )
+    follower.apply_until(2**63 - 1)
+    log.close()
+    kv.close()
+    return Verdict(rows=rows, values=values, mismatches=mismatches, first=first)
+
+
+def main() -> None:
+    """Speak with the replay that started this process."""
+    body = read_packed(sys.stdin.buffer)
+    if body is None:
+        return
+    verdict = check(msgspec.msgpack.decode(body, type=Setup))
+    sys.stdout.buffer.write(packed(verdict))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

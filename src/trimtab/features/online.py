@@ -14,8 +14,20 @@ from trimtab.core.errors import Misuse
 from trimtab.events.frames import NEVER_US
 from trimtab.events.records import Event, decode, known_at_us
 from trimtab.features.definitions import View
-from trimtab.features.online_plan import ViewPlan, floor, name_bytes
-from trimtab.features.online_state import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, UNTIL, EntityState, Row
+from trimtab.features.online_plan import (
+    EVENT_AT,
+    GIVES,
+    ID,
+    KNOWN_AT,
+    PARTITION,
+    POSITION,
+    UNTIL,
+    Row,
+    ViewPlan,
+    floor,
+    name_bytes,
+)
+from trimtab.features.online_state import EntityState
 from trimtab.features.online_versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
@@ -306,7 +318,7 @@ def _arrivals(
 def _withdraw(state: EntityState, row: Row) -> None:
     """Take a row out that no longer holds: from the open ones, from what is sealed, or from nowhere (it had ended)."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
-    found = state.find_open(row[2], row[POSITION])
+    found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:
         state.opens.remove(found)
     elif row[UNTIL] == NEVER_US and row[GIVES] is not None and row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us:

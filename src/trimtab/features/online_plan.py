@@ -14,6 +14,8 @@ from trimtab.core.hashing import content_hash
 from trimtab.features.definitions import Aggregate, View
 
 Contribution: TypeAlias = float | int | bool | str | None
+Row: TypeAlias = list[Any]  # what a view keeps of an event, by the places below
+EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: one a series; None in a tombstone
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
 
 _LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones go by their hash

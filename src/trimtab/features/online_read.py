@@ -8,8 +8,9 @@ from typing import Any
 
 from trimtab.features.exact_rows import checked, split
 from trimtab.features.frames import REASONS
-from trimtab.features.online_plan import Feature, Group, ViewPlan, Window
-from trimtab.features.online_state import EVENT_AT, GIVES, KNOWN_AT, UNTIL, Row, less_expired, unpack
+from trimtab.features.online_plan import EVENT_AT, GIVES, KNOWN_AT, UNTIL, Feature, Group, Row, ViewPlan, Window
+from trimtab.features.online_state import unpack
+from trimtab.features.online_tiles import less_expired
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
 

@@ -168,6 +168,7 @@ def _ours(folder: Path, mode: str) -> Any:
     from trimtab.serving.http import HttpService
     from trimtab.serving.prediction_ids import PredictionIds
     from trimtab.serving.prediction_log import PredictionLog
+    from trimtab.serving.spool import Spool
     from trimtab.store.sqlite_log import SqliteLog
 
     class Plain:
@@ -187,7 +188,8 @@ def _ours(folder: Path, mode: str) -> Any:
             served, question, reader=Plain(), scorer=scorer(folder), log=log, clock=clock, ids=PredictionIds(clock)
         )
     )
-    return HttpService([endpoint], log)
+    spool = Spool(folder / "spool", log) if mode == "relaxed" else None
+    return HttpService([endpoint], log, spool=spool)
 
 
 def _main() -> None:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
-from trimtab.serving import Applier, HttpService, Limits, serve
+from trimtab.serving import Applier, HttpService, Limits, Spool, serve
 
 
 def main(folder: Path, mode: Any, port: int) -> None:
@@ -21,9 +21,11 @@ def main(folder: Path, mode: Any, port: int) -> None:
     def ready() -> str | None:
         return None if applier.failure is None else f"the views stand still: {applier.failure}"
 
+    spool = Spool(folder / "spool", shop.log) if mode == "relaxed" else None
     service = HttpService(
         [shop.endpoint],
         shop.log,
+        spool=spool,
         push=shop.ingestor.push,
         wait_applied=applier.wait_applied,
         ready=ready,

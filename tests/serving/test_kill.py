@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from trimtab.events import decode
-from trimtab.serving import PredictionLog
+from trimtab.serving import PredictionLog, Spool
 from trimtab.store.sqlite_log import SqliteLog
 
 
@@ -84,6 +84,7 @@ def campaign(start_server: Any, folder: Path, mode: str, kills: int, seed: int) 
         predictions += load.predictions
         events += load.events
     with SqliteLog(folder / "predictions") as log:
+        Spool(folder / "spool", PredictionLog(log)).close()  # what the last one left, as its next start would find it
         logged = Counter(p.id for block in PredictionLog(log).scan() for p in block)
         if predictions:
             assert PredictionLog(log).find(predictions[-1]).id == predictions[-1]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trimtab.serving.problems import STATUS_BY_ERROR, InvalidField, Problem, Refused, problem_of
     from trimtab.serving.request_rows import RequestRows
     from trimtab.serving.server import serve
+    from trimtab.serving.spool import Spool
 
 __all__ = [
     "NO_VIEW",
@@ -62,6 +63,7 @@ __all__ = [
     "RequestRows",
     "RowScorer",
     "ServedVersion",
+    "Spool",
     "batch_manifest",
     "batch_prediction_ids",
     "batch_predictions",
@@ -92,6 +94,7 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "problems": "STATUS_BY_ERROR InvalidField Problem Refused problem_of",
     "request_rows": "RequestRows",
     "server": "serve",
+    "spool": "Spool",
 }
 _LAZY = {name: file for file, names in _FILES.items() for name in names.split()}
 

@@ -31,6 +31,7 @@ from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.metrics import Counter, Histogram, Metrics
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.problems import InvalidField, Refused, decode_problem
+from trimtab.serving.spool import Spool
 from trimtab.serving.wire import (
     JSON_TYPE,
     AsgiApp,
@@ -123,6 +124,7 @@ class HttpService:
     Args:
         endpoints: The models served, by name.
         log: The prediction log; its own mode says whether an answer waits for a sync.
+        spool: Where answers are noted that do not wait for the log (for a relaxed one); without it they wait.
         metrics: Where its figures go; `/metrics` shows all of them.
         limits: What is refused.
         push: Takes events; without it `/v1/events` says that this server takes none.
@@ -136,6 +138,7 @@ class HttpService:
         endpoints: Sequence[Endpoint],
         log: PredictionLog,
         *,
+        spool: Spool | None = None,
         metrics: Metrics | None = None,
         limits: Limits | None = None,
         push: Push | None = None,
@@ -146,7 +149,7 @@ class HttpService:
         self.metrics = metrics or Metrics()
         self.limits = limits or Limits()
         self._log = log
-        self._commit = GroupCommit(log)
+        self._commit = GroupCommit(log, spool)
         self._push = push
         self._wait_applied = wait_applied
         self._ready = ready
@@ -206,7 +209,7 @@ class HttpService:
                 prepared = await self._in_thread(endpoint.prepare, answerer, rows, asked.at_us)
             predicted = perf_counter()
             made = [one for one in prepared if isinstance(one, Prediction)]
-            if made:
+            if made and not self._commit.note(made):
                 await self._commit.append(made)
             logged = perf_counter()
             out = [one if isinstance(one, bytes) else self._encode(answerer.shown(one)) for one in prepared]
@@ -288,11 +291,14 @@ class HttpService:
         await respond(send, 200, self._encode(pushed))
 
     async def _show_prediction(self, prediction_id: str, send: Send, head: bool) -> None:
+        self._commit.append_noted()
         prediction = await self._in_thread(self._log.find, prediction_id)
         await respond(send, 200, self._encode(logged_prediction(prediction)), head=head)
 
     async def _answer_ready(self, send: Send, head: bool) -> None:
         waiting = [f"model {e.name!r}: no version serves yet." for e in self._endpoints() if not e.ready]
+        if self._commit.failure is not None:
+            waiting.append(f"predictions are noted, but cannot be logged: {self._commit.failure}")
         more = None if self._ready is None else await self._in_thread(self._ready)
         if more:
             waiting.append(more)

@@ -38,6 +38,10 @@ class PredictionLog:
         """
         return self.log.append([encode(p) for p in predictions], at_us=at_us)
 
+    def append_payloads(self, payloads: Sequence[bytes]) -> range:
+        """Append predictions that are encoded already."""
+        return self.log.append(payloads)
+
     def read(
         self, after: Mapping[str, int] | None = None, *, limit: int = _BLOCK
     ) -> tuple[list[Prediction], dict[str, int]]:
@@ -149,6 +153,15 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
     except msgspec.MsgspecError as error:
         raise Corrupt(f"{where}: is no prediction ({error}). Restore the partition from a copy.") from error
     return Prediction(**{name: getattr(stored, name) for name in _FIELDS})
+
+
+def payload_id(payload: bytes) -> str:
+    """The identifier in a payload.
+
+    Raises:
+        Corrupt: The payload is no prediction.
+    """
+    return decode(payload, "a payload", 0).id
 
 
 def prediction_columns(predictions: Sequence[Prediction]) -> Columns:

@@ -1,0 +1,173 @@
+"""The spool: what was answered is in the log in the end, whenever its process dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.core.clock import SystemClock
+from trimtab.core.errors import Unavailable
+from trimtab.core.records import Prediction
+from trimtab.serving import GroupCommit, PredictionIds, PredictionLog, Spool
+from trimtab.serving.prediction_log import encode
+from trimtab.serving.spool import SIZE_BYTES
+from trimtab.testing import MemoryLog
+
+ids = PredictionIds(SystemClock())
+
+
+def prediction(size: int = 10) -> Prediction:
+    return Prediction(
+        id=ids(),
+        request_id="r",
+        model="m",
+        version="v",
+        arm="a",
+        mode="live",
+        made_at_us=0,
+        at_us=0,
+        positions={},
+        score=0.5,
+        request=b"x" * size,
+        values=b"",
+        reasons=b"",
+    )
+
+
+@pytest.mark.fast
+@given(st.lists(st.tuples(st.lists(st.integers(0, 5_000), max_size=4), st.booleans()), max_size=20), st.integers(0, 30))
+def test_what_was_noted_is_in_the_log_once_after_a_death_at_any_step(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[int], bool]], death: int
+) -> None:
+    """A step notes some answers; then they may be appended. Death leaves the spool as it is."""
+    folder = tmp_path_factory.mktemp("spool")
+    log = PredictionLog(MemoryLog())
+    spool = Spool(folder, log)
+    answered, waiting = [], []
+    for number, (sizes, appended) in enumerate(steps):
+        made = [prediction(size) for size in sizes]
+        assert spool.add([encode(p) for p in made])
+        answered += made
+        waiting += made
+        if number == death:
+            break
+        if appended:
+            log.append(waiting)
+            if number + 1 == death:
+                break  # it died between the append and the word of it
+            spool.clear()
+            waiting = []
+    spool.close()
+    with Spool(folder, log):
+        assert [p.id for p in log.read(limit=10**6)[0]] == [p.id for p in answered]
+    with Spool(folder, log) as again:
+        assert again.recovered == 0
+
+
+def test_a_full_spool_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    with Spool(tmp_path, log) as spool:
+        taken = [p for p in (prediction(100_000) for _ in range(20)) if spool.add([encode(p)])]
+        assert 0 < len(taken) < 20
+        assert not spool.add([b"x" * SIZE_BYTES])
+    with Spool(tmp_path, log) as spool:
+        assert spool.recovered == len(taken)
+        assert [p.id for p in log.read()[0]] == [p.id for p in taken]
+
+
+def test_each_living_process_has_a_spool_of_its_own(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    one, two = prediction(), prediction()
+    with Spool(tmp_path, log) as first:
+        first.add([encode(one)])
+        with Spool(tmp_path, log) as second:
+            second.add([encode(two)])
+            assert second.recovered == 0  # the first one lives
+        with Spool(tmp_path, log) as third:
+            assert third.recovered == 1
+    with Spool(tmp_path, log):
+        assert sorted(p.id for p in log.read()[0]) == sorted([one.id, two.id])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 50, b"\xff" * SIZE_BYTES])
+def test_a_file_that_is_no_spool_becomes_one(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "spool-0001").write_bytes(damage)
+    log = PredictionLog(MemoryLog())
+    with Spool(tmp_path, log) as spool:
+        assert spool.recovered == 0
+        spool.add([encode(prediction())])
+    with Spool(tmp_path, log) as spool:
+        assert spool.recovered == 1
+
+
+def test_a_torn_note_is_left_out(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    with Spool(tmp_path, log) as spool:
+        spool.add([encode(prediction(50)), encode(prediction(50))])
+    data = bytearray((tmp_path / "spool-0001").read_bytes())
+    data[data.rindex(b"x")] ^= 1
+    (tmp_path / "spool-0001").write_bytes(data)
+    with Spool(tmp_path, log) as spool:
+        assert spool.recovered == 1
+
+
+class Disk(MemoryLog):
+    """A log on a disk that can be full."""
+
+    full = False
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
+        if self.full:
+            raise Unavailable("disk full")
+        return super().append(payloads, at_us=at_us)
+
+
+def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+
+    async def main() -> None:
+        commit = GroupCommit(log, spool)
+        made = [prediction() for _ in range(200)]
+        for one in made:
+            assert commit.note([one])
+        await asyncio.sleep(0.1)
+        assert [p.id for p in log.read()[0]] == [p.id for p in made]
+        assert commit.note([prediction()])
+        commit.close()
+        assert len(log.read()[0]) == 201
+
+    with Spool(tmp_path, log) as spool:
+        asyncio.run(main())
+
+
+def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp_path: Path) -> None:
+    disk = Disk()
+    log = PredictionLog(disk)
+
+    async def main() -> list[Prediction]:
+        commit = GroupCommit(log, spool)
+        disk.full = True
+        kept = []
+        while commit.note([one := prediction(50_000)]):
+            kept.append(one)
+        assert 10 < len(kept) < 30
+        with pytest.raises(Unavailable):
+            await commit.append([one])
+        await asyncio.sleep(0.01)
+        assert isinstance(commit.failure, Unavailable)
+        disk.full = False
+        assert commit.note([one])
+        await asyncio.sleep(0.1)
+        assert commit.failure is None
+        commit.close()
+        return [*kept, one]
+
+    with Spool(tmp_path, log) as spool:
+        answered = asyncio.run(main())
+    assert [p.id for p in log.read()[0]] == [p.id for p in answered]

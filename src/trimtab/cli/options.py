@@ -90,9 +90,12 @@ def project_config() -> Config:
     return load_config(project_folder(), os.environ)
 
 
-def opened_project() -> Project:
-    """The project, open: use it with `with`."""
+def opened_project(*, as_of: str | None = None) -> Project:
+    """The project, open: use it with `with`. `as_of` lets its clock start at another moment than now."""
     folder = project_folder()  # first: a folder that is none is told without loading anything
     from trimtab.app import open_project
+    from trimtab.core.clock import ShiftedClock
+    from trimtab.core.time import moment_us
 
-    return open_project(folder, environment=os.environ)
+    clock = None if as_of is None else ShiftedClock(moment_us(as_of))
+    return open_project(folder, clock=clock, environment=os.environ)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import Clock
+from trimtab.core.hashing import content_hash
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
@@ -78,7 +79,7 @@ class World:
         self.monitor = QualityMonitor(
             self.catalog, deployment.name, run_length_days=run_lengths[0] if run_lengths else 1_000.0
         )
-        ids = TimeIds(clock, seed=seed)
+        ids = TimeIds(clock, seed=int(content_hash([seed, line.name])[:12], 16))
         model = deployment.model
         outcomes = OutcomeJoin(
             rows.label_reader(model.label), wait_us=model.label.wait_us, key_dtype=model.request.key_dtype

@@ -66,7 +66,7 @@ def test_offline_gives_the_bits_and_reasons_of_the_oracle(source: Source, data: 
 def test_offline_gives_the_bits_and_reasons_of_the_oracle_in_every_one_of_many_reads(soak_report: Any) -> None:
     compared = 0
 
-    @settings(deadline=None, max_examples=20_000, database=None)
+    @settings(deadline=None, max_examples=10_000, database=None)
     @given(data=st.data())
     def campaign(data: st.DataObject) -> None:
         nonlocal compared

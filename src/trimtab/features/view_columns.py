@@ -37,22 +37,25 @@ def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> 
         rest = np.flatnonzero(unknown != FOUND)
         unknown[rest] = _unknown_at_all(view, keys.take(rest), at_us[rest], frame)
     asked = np.flatnonzero(unknown == FOUND)
-    answers: dict[str, tuple[Array, Array]] = {}
-    scatter = _Scatter(unknown, asked)
-    if len(asked):
-        live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
-        live &= enters <= at_us.max()
-        chosen = np.flatnonzero(live)
-        rows = chosen if isinstance(near, slice) else near[chosen]
-        requests = (asked, of_requests[asked], at_us[asked])
-        events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
-        answers = _Answers(view, frame, events).all()
-        scatter = _Scatter(unknown, events.asked.rows)
-    out = {}
-    for name, aggregate in view.features.items():
-        dtype = aggregate_dtype(aggregate, view.source.columns)
-        out[name] = scatter.column(dtype, answers.get(name), aggregate.kind in ("count", "sum"))
-    return out
+    if len(asked) == 0:
+        nothing = _Scatter(unknown, asked)
+        return {n: nothing.column(_dtype(view, a), None, _is_zero(a)) for n, a in view.features.items()}
+    live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
+    live &= enters <= at_us.max()
+    chosen = np.flatnonzero(live)
+    rows = chosen if isinstance(near, slice) else near[chosen]
+    requests = (asked, of_requests[asked], at_us[asked])
+    events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
+    return _Answers(view, frame, events, at_us, unknown).all()
+
+
+def _dtype(view: View, aggregate: Aggregate) -> Dtype:
+    return aggregate_dtype(aggregate, view.source.columns)
+
+
+def _is_zero(aggregate: Aggregate) -> bool:
+    """Whether an empty window gives 0 instead of null."""
+    return aggregate.kind in ("count", "sum")
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
@@ -144,40 +147,61 @@ class _Scatter:
 class _Answers:
     """What the aggregates of one view share while they are computed."""
 
-    def __init__(self, view: View, frame: EventFrame, events: Timeline) -> None:
+    def __init__(self, view: View, frame: EventFrame, events: Timeline, at_us: Array, unknown: Array) -> None:
         self.view = view
         self.frame = frame
         self.events = events
+        self.at_us = at_us
+        self.unknown = unknown
+        self._newest_by_age: dict[int | None, tuple[Array, Array, Array]] = {}
         self._columns: dict[str, Column] = {}
         self._series: dict[str, Series] = {}
         self._windows: dict[Span, Window] = {}
         self._codes: dict[tuple[str, Span], Array] = {}
         self._extremes: dict[tuple[str, str], dict[Span, Array]] = {}
 
-    def all(self) -> dict[str, tuple[Array, Array]]:
-        """For each feature the values and the codes of the reasons, in the order of the timeline's requests."""
+    def all(self) -> dict[str, tuple[Column, Array]]:
+        """Each feature's column and the codes of its reasons, in the order of all requests."""
+        scatter = _Scatter(self.unknown, self.events.asked.rows)
         answers = {}
         for name, aggregate in self.view.features.items():
             what = f"view {self.view.name!r}, feature {name!r}"
-            answer = self._latest if aggregate.kind == "latest" else self._windowed
-            answers[name] = answer(aggregate, what)
+            if aggregate.kind == "latest":
+                answers[name] = self._latest(aggregate, what)
+            else:
+                dtype = _dtype(self.view, aggregate)
+                answers[name] = scatter.column(dtype, self._windowed(aggregate, what), _is_zero(aggregate))
         return answers
 
-    def _latest(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
+    def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:
         assert aggregate.of is not None  # `latest()` requires it
-        there = self._winner >= 0
-        rows = self.events.rows[self._winner[there]]
-        if aggregate.max_age_us is not None:
-            fresh = self.events.asked.at_us[there] - self.frame.event_at_us[rows] <= aggregate.max_age_us
-            there[there] = fresh
-            rows = rows[fresh]
+        there, rows, reasons = self._newest(aggregate.max_age_us)
         names = sorted(aggregate.of.columns()) or [self.view.by]
         found = evaluate_columns(aggregate.of, self.frame.columns.select(names).take(rows), what)
-        values = np.zeros(len(there), found.values.dtype)
+        if found.valid is not None:
+            reasons = reasons.copy()
+            reasons[np.flatnonzero(there)[~found.valid]] = NULL
+        if len(rows) == len(there):
+            return found, reasons
+        values = np.full(len(there), {"float": np.nan, "str": None}.get(found.dtype, 0), found.values.dtype)
         values[there] = found.values
-        codes = np.full(len(there), EXPIRED, np.uint8)
-        codes[there] = np.where(found.present(), FOUND, NULL)
-        return values, codes
+        return Column(found.dtype, values, reasons == FOUND), reasons
+
+    def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:
+        """Which requests have a newest event of at most that age, its row in the frame, and all requests' reasons."""
+        if max_age_us not in self._newest_by_age:
+            newest = np.full(len(self.unknown), -1, np.int64)
+            newest[self.events.asked.rows] = np.append(self.events.rows, -1)[self._winner]
+            there = newest >= 0
+            rows = newest[there]
+            if max_age_us is not None:
+                fresh = self.at_us[there] - self.frame.event_at_us[rows] <= max_age_us
+                there[there] = fresh
+                rows = rows[fresh]
+            reasons = self.unknown.copy()
+            reasons[(reasons == FOUND) & ~there] = EXPIRED
+            self._newest_by_age[max_age_us] = there, rows, reasons
+        return self._newest_by_age[max_age_us]
 
     @cached_property
     def _winner(self) -> Array:

@@ -1,0 +1,188 @@
+"""The service under load and trouble: swaps, overload, a log that fails, stored answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from trimtab.core.errors import Corrupt, Unavailable
+from trimtab.core.time import HOUR_US
+from trimtab.serving import Endpoint, HttpService, Limits, Precomputed
+
+Shop = Any  # from conftest
+PREDICT = "/v1/models/late/predict"
+
+
+def run(service: HttpService, talk: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            await talk(client)
+
+    asyncio.run(main())
+    service.close()
+
+
+def body(shop: Shop, **changes: Any) -> dict[str, Any]:
+    return {"request": shop.ask(**changes)}
+
+
+def test_versions_are_swapped_under_load_without_a_failed_request(shop: Shop) -> None:
+    service = HttpService([shop.endpoint], shop.log)
+    versions: list[str] = []
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        for _ in range(40):
+            response = await client.post(PREDICT, json=body(shop))
+            assert response.status_code == 200
+            versions.append(response.json()["version"])
+
+    async def swap() -> None:
+        for number in range(2, 8):
+            await asyncio.sleep(0.01)
+            shop.endpoint.swap(shop.answerer(number=number))
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        await asyncio.gather(*(ask(client) for _ in range(8)), swap())
+
+    run(service, talk)
+    assert len(set(versions)) > 2
+    assert versions[-1] == "late@7"
+    assert len(shop.log.read()[0]) == 320
+
+
+def test_what_is_too_much_at_once_is_refused_at_once(shop: Shop) -> None:
+    service = HttpService([shop.endpoint], shop.log, limits=Limits(predict_at_once=3))
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        first = await asyncio.gather(*(client.post(PREDICT, json=body(shop)) for _ in range(10)))
+        statuses = [response.status_code for response in first]
+        assert sorted(set(statuses)) == [200, 429]
+        assert statuses.count(200) == len(shop.log.read()[0])
+        refused = next(response for response in first if response.status_code == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["type"] == "urn:trimtab:problem:overloaded"
+        assert (await client.post(PREDICT, json=body(shop))).status_code == 200
+
+    run(service, talk)
+
+
+def test_a_log_that_cannot_be_written_makes_answers_unavailable(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = HttpService([shop.endpoint], shop.log)
+
+    def full(payloads: Any, *, at_us: Any = None) -> range:
+        raise Unavailable("predictions: the disk is full. Make room.")
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.log.log, "append", full)
+            response = await client.post(PREDICT, json=body(shop))
+            assert response.status_code == 503
+            assert "disk is full" in response.json()["detail"]
+        assert (await client.post(PREDICT, json=body(shop))).status_code == 200
+
+    run(service, talk)
+    assert len(shop.log.read()[0]) == 1
+
+
+def test_a_fault_of_the_server_is_a_problem_that_tells_nothing(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def predict_row(self, row: list[float], /) -> float:
+            raise ZeroDivisionError("secret")
+
+        def predict(self, matrix: Any, /) -> Any:
+            raise Corrupt("model file: wrong checksum.")
+
+    shop.endpoint.swap(shop.answerer(number=2, scorer=Broken()))
+    service = HttpService([shop.endpoint], shop.log)
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        broken = await client.post(PREDICT, json=body(shop))
+        assert broken.status_code == 500
+        assert "secret" not in broken.text
+        corrupt = await client.post(PREDICT, json={"rows": [shop.ask(), shop.ask()]})
+        assert (corrupt.status_code, corrupt.json()["detail"]) == (500, "model file: wrong checksum.")
+        shop.endpoint.swap(shop.answerer(number=3))
+        assert (await client.post(PREDICT, json=body(shop))).status_code == 200
+
+    run(service, talk)
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_readiness_waits_for_versions_and_for_what_else_is_asked(shop: Shop) -> None:
+    empty, trouble = Endpoint("late"), ["the views are being filled"]
+    service = HttpService([empty], shop.log, ready=lambda: trouble[0] if trouble else None)
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        first = await client.get("/health/ready")
+        assert first.status_code == 503
+        assert "'late'" in first.json()["detail"]
+        assert "being filled" in first.json()["detail"]
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.post(PREDICT, json=body(shop))).status_code == 503
+        empty.swap(shop.answerer())
+        assert (await client.get("/health/ready")).status_code == 503
+        trouble.clear()
+        assert (await client.get("/health/ready")).status_code == 200
+
+    run(service, talk)
+
+
+def test_a_server_without_events_or_views_says_so(shop: Shop) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/v1/events/payments", json={})).status_code == 404
+
+    run(HttpService([shop.endpoint], shop.log), talk)
+
+    async def wait(client: httpx.AsyncClient) -> None:
+        response = await client.post("/v1/events/payments?wait=applied", json={})
+        assert (response.status_code, "wait=applied" in response.json()["detail"]) == (503, True)
+
+    run(HttpService([shop.endpoint], shop.log, push=shop.ingestor.push), wait)
+
+
+def test_other_paths_go_to_the_application(shop: Shop) -> None:
+    async def more(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/pages/models")).text == "/pages/models"
+        assert (await client.get("/v1/models/none/predict")).status_code == 404
+        assert (await client.get("/health/live")).json() == {"status": "live"}
+
+    run(HttpService([shop.endpoint], shop.log, more=more), talk)
+
+
+def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) -> None:
+    endpoint = Endpoint("late", precomputed=Precomputed(shop.kv, "late", max_age_us=HOUR_US))
+    answerer = shop.answerer()
+    endpoint.swap(answerer)
+    rows = answerer.rows.check([shop.ask(id="c1")])
+    (made,) = answerer.predict(rows)
+    shop.log.append([made])
+    stored = msgspec.structs.replace(answerer.shown(made), mode="precomputed")
+    assert endpoint.precomputed is not None
+    endpoint.precomputed.put([(rows[0], "c1", made.version, stored)])
+    service = HttpService([endpoint], shop.log)
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        one = await client.post(PREDICT, json={"request": rows[0]})
+        assert one.content == msgspec.json.encode(stored)
+        many = await client.post(PREDICT, json={"rows": [rows[0], shop.ask(id="c2"), {**rows[0], "basket": 1}]})
+        assert [(a["mode"], a["flags"]) for a in many.json()["predictions"]] == [
+            ("precomputed", []),
+            ("live", ["precomputed_missing"]),
+            ("live", ["precomputed_missing"]),
+        ]
+        text = (await client.get("/metrics")).text
+        assert 'trimtab_predictions_total{model="late",fate="precomputed"} 2' in text
+        assert 'trimtab_flagged_predictions_total{model="late",flag="precomputed_missing"} 2' in text
+
+    run(service, talk)
+    assert len(shop.log.read()[0]) == 3

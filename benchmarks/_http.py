@@ -159,16 +159,60 @@ def _bare(folder: Path) -> Any:
     return app
 
 
-def _ours(folder: Path, mode: str) -> Any:
+def _static(folder: Path) -> Any:
+    """The floor of stored answers: the bytes of one, whatever is asked."""
+    out = _stored_answer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(out))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": out})
+
+    return app
+
+
+def _stored_answer() -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(_answer())
+
+
+def _answer() -> Any:
+    from trimtab.serving import Answer
+
+    return Answer(
+        id="p_01hf7yb0tr000001j6vmh6bcfn",
+        request_id="unit-1",
+        model=MODEL,
+        version=f"{MODEL}@1",
+        arm="champion",
+        mode="precomputed",
+        score=0.25,
+        at_us=time.time_ns() // 1_000,
+        reasons={},
+        flags=(),
+    )
+
+
+def _ours(folder: Path, kind: str) -> Any:
     """The product's service, log and all."""
     from trimtab.core.clock import SystemClock
     from trimtab.features.definitions import request
-    from trimtab.serving.answering import Answerer, ModelInputs, ServedVersion
-    from trimtab.serving.endpoint import Endpoint
-    from trimtab.serving.http import HttpService
-    from trimtab.serving.prediction_ids import PredictionIds
-    from trimtab.serving.prediction_log import PredictionLog
-    from trimtab.serving.spool import Spool
+    from trimtab.serving import (
+        Answerer,
+        Endpoint,
+        HttpService,
+        ModelInputs,
+        Precomputed,
+        PredictionIds,
+        PredictionLog,
+        ServedVersion,
+        Spool,
+    )
+    from trimtab.store.lmdb_kv import LmdbKeyValue
     from trimtab.store.sqlite_log import SqliteLog
 
     class Plain:
@@ -178,32 +222,36 @@ def _ours(folder: Path, mode: str) -> Any:
             return ModelInputs([[*row.values()][1:-1] for row in rows], [self.reasons] * len(rows), now_us, {})
 
     clock = SystemClock()
+    mode: Any = "durable" if kind == "durable" else "relaxed"
     log = PredictionLog(SqliteLog(folder / f"log-{time.time_ns()}", mode=mode))
     names = tuple(f"x{n}" for n in range(FLOATS))
     served = ServedVersion(model=MODEL, version="0" * 64, label=f"{MODEL}@1", arm="champion", inputs=names)
-    endpoint = Endpoint(MODEL)
     question = request(MODEL, key="id", time="at", columns=columns())
-    endpoint.swap(
-        Answerer(
-            served, question, reader=Plain(), scorer=scorer(folder), log=log, clock=clock, ids=PredictionIds(clock)
-        )
+    answerer = Answerer(
+        served, question, reader=Plain(), scorer=scorer(folder), log=log, clock=clock, ids=PredictionIds(clock)
     )
-    spool = Spool(folder / "spool", log) if mode == "relaxed" else None
-    return HttpService([endpoint], log, spool=spool)
+    stored = None
+    if kind == "precomputed":
+        stored = Precomputed(LmdbKeyValue(folder / f"stored-{time.time_ns()}"), MODEL, max_age_us=3_600_000_000)
+        (row,) = answerer.rows.decode(body()).rows
+        stored.put([(row, "unit-1", served.version, _answer())])
+    endpoint = Endpoint(MODEL, precomputed=stored)
+    endpoint.swap(answerer)
+    return HttpService([endpoint], log, spool=Spool(folder / "spool", log) if mode == "relaxed" else None)
 
 
 def _main() -> None:
     from trimtab.serving.server import serve
 
     folder, kind = Path(sys.argv[1]), sys.argv[2]
-    if kind != "bare":
+    if kind not in ("bare", "static"):
         serve(_ours(folder, kind), port=0)
         return
     import socket
 
     import uvicorn
 
-    app = _bare(folder)
+    app = _bare(folder) if kind == "bare" else _static(folder)
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"bare on :{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(

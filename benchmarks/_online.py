@@ -29,7 +29,9 @@ from trimtab.features.request_plan import RequestPlan
 KEYS = 100_000
 BATCH = 1_000
 BEGIN_US = 1_700_000_000_000_000
-CHECKSUM_BYTES = 4  # behind every value in our store
+WEEK_US = 7 * 86_400_000_000
+LIVE_STEP_US = 1_000
+HISTORY_STEP_US = 600_000
 
 PAYMENTS = source("payments", time="at", columns={"user": str, "shop": str, "amount": float, "ok": bool})
 
@@ -74,7 +76,7 @@ ASK = request("ask", key="id", time="asked_at", columns={"id": str, "user": str,
 
 
 class Events:
-    """Payments without end: users Zipf 1.1 of 100,000, 1.7 a second, known up to a second late."""
+    """Payments without end: users Zipf 1.1 of 100,000, known up to a second late."""
 
     def __init__(self, keys: int = KEYS, seed: int = 7) -> None:
         self._random = random.Random(seed)
@@ -85,12 +87,12 @@ class Events:
         place = self._random.random() * self._weights[-1]
         return f"u{bisect.bisect(self._weights, place)}"
 
-    def batch(self, count: int = BATCH) -> tuple[list[bytes], list[int]]:
-        """Payloads and append times."""
+    def batch(self, step_us: int, count: int = BATCH) -> tuple[list[bytes], list[int]]:
+        """Payloads and append times; one every `step_us` on average."""
         chance = self._random
         payloads, times = [], []
         for _ in range(count):
-            self.now_us += chance.randrange(1_200_000)
+            self.now_us += chance.randrange(2 * step_us)
             event_at = self.now_us - chance.randrange(1_000_000)
             values = (self.user(), f"s{chance.randrange(1_000)}", round(chance.gauss(50, 20), 2), chance.random() < 0.9)
             event_id = f"{chance.getrandbits(64):016x}"
@@ -101,21 +103,24 @@ class Events:
 
 
 class Ingest:
-    """A log and a view that follows it, and bare LMDB beside it."""
+    """A log and a view that follows it, and bare LMDB beside it.
 
-    def __init__(self, folder: Path, view: View, warm: int = 40) -> None:
+    A week of history comes first, so that windows are full and their tails move; then 1,000 events a second.
+    """
+
+    def __init__(self, folder: Path, view: View, warm: int = 60) -> None:
         self._log = store.open(f"sqlite://{folder}/log", "log")
         self._kv = store.open(f"lmdb://{folder}/online", "kv")
         self._online = OnlineStore(self._kv, [view])
         self._events = Events()
         self._bare = lmdb.open(str(folder / "bare"), map_size=1 << 30)
         self._prefix = self._online.plans[view.name].state_prefix
-        self.run(warm)
+        self.run(warm, step_us=WEEK_US // (warm * BATCH))
         self.put(warm)
 
-    def run(self, batches: int) -> float:
+    def run(self, batches: int, step_us: int = LIVE_STEP_US) -> float:
         """Events per second: appended to the log, read from it and applied, durable at every batch."""
-        ready = [self._events.batch() for _ in range(batches)]
+        ready = [self._events.batch(step_us) for _ in range(batches)]
         partition = self._log.partition
         gc.collect()
         begin = time.perf_counter()
@@ -148,7 +153,7 @@ class Reads:
         events = Events(keys=2_000)
         log = store.open(f"sqlite://{folder}/log", "log")
         for _ in range(60):
-            payloads, times = events.batch()
+            payloads, times = events.batch(HISTORY_STEP_US)
             positions = log.append(payloads, at_us=times)
             online.apply(log.read(log.partition, positions.start - 1, limit=BATCH))
         self._plan = RequestPlan(feature_set(ASK, TEN_FEATURES), kv)

@@ -137,6 +137,8 @@ class ViewPlan:
             self.series[series].sum_place = place
         for feature in self.features:
             feature.sum_place = self.series[feature.series].sum_place
+        ranked = {index for group in [*self.groups, *filter(None, [self.life])] for index, _ in group.extremes}
+        self.uses = tuple((s.index, s.summed, s.index in ranked) for s in self.series)  # of series: summed, ranked
         self.plain = all(s.every or s.column is not None for s in self.series)
         self.windowed = bool(self.groups or self.life)
         self.forever = bool(self.latest) or self.life is not None

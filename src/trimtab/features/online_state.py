@@ -8,7 +8,7 @@ of its clocks. A version that is known to end later stays open until it has ende
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import add
+from operator import sub
 from typing import Any
 
 import msgspec
@@ -23,7 +23,6 @@ from trimtab.features.online_plan import (
     PARTITION,
     POSITION,
     UNTIL,
-    Contribution,
     Group,
     Row,
     ViewPlan,
@@ -36,10 +35,11 @@ from trimtab.features.online_tiles import (
     STACKS,
     TILE,
     TOTALS,
+    Block,
     Tiles,
-    add_up,
+    add_block,
     advance,
-    count_row,
+    block_of,
     empty,
     fold,
     push,
@@ -138,12 +138,14 @@ class EntityState:
     def unseal(self, row: Row) -> None:
         """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
         plan = self.plan
-        (numbers,) = self._numbers([row])
+        block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
-            self.dirty += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, numbers)]
+            self.dirty += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, block)]
         if plan.life is not None:
             fields, extremes = self.life
-            fields[:] = map(add, fields, add_up(plan.life, 0, numbers, -1)[1:])
+            gone = [0] * plan.life.width
+            add_block(gone, plan.life, block)
+            fields[:] = map(sub, fields, gone)
             for place, (series, _) in enumerate(plan.life.extremes):
                 if extremes[place] is not None and extremes[place] == row[GIVES][series]:
                     extremes[place] = None
@@ -173,7 +175,7 @@ class EntityState:
         if self.lowest_lost and self.plan.life is not None:
             for row in rows(BEGIN_US, newest):
                 read += 1
-                self._live_extremes(row[GIVES], self.lowest_lost)
+                self._live_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lowest_lost)
         if self.winner_lost:
             self.winners = []
             for row in rows(BEGIN_US, newest):
@@ -188,13 +190,22 @@ class EntityState:
         plan = self.plan
         if plan.windowed:
             numbers_of = self._numbers(rows)
+            whole = block_of(plan, rows, numbers_of)
+            first = last = rows[0][EVENT_AT]
+            if len(rows) > 1:
+                times = [row[EVENT_AT] for row in rows]
+                first, last = min(times), max(times)
             for group, tiles in zip(plan.groups, self.tiles, strict=True):
-                fold(group, tiles, self.s_us, rows, numbers_of)
+                start = first - first % group.hop_us
+                if last < start + group.hop_us:
+                    fold(group, tiles, self.s_us, start, whole)
+                else:
+                    for row, numbers in zip(rows, numbers_of, strict=True):
+                        block = block_of(plan, [row], [numbers])
+                        fold(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
             if plan.life is not None:
-                fields = self.life[0]
-                for row, numbers in zip(rows, numbers_of, strict=True):
-                    count_row(fields, plan.life.adds, numbers)
-                    self._live_extremes(row[GIVES], range(len(plan.life.extremes)))
+                add_block(self.life[0], plan.life, whole)
+                self._live_extremes(whole, range(len(plan.life.extremes)))
         if plan.latest:
             for row in rows:
                 self._contend(row)
@@ -235,12 +246,13 @@ class EntityState:
         if self.plan.life is not None and (series, True) in self.plan.life.fields:
             self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
 
-    def _live_extremes(self, gives: list[Contribution], places: Iterable[int]) -> None:
+    def _live_extremes(self, block: Block, places: Iterable[int]) -> None:
         assert self.plan.life is not None
+        _, _, _, lows, highs = block
         extremes = self.life[1]
         for place in places:
             series, kind = self.plan.life.extremes[place]
-            value, best = gives[series], extremes[place]
+            value, best = (lows if kind == "min" else highs)[series], extremes[place]
             if value is not None and (best is None or (value < best if kind == "min" else value > best)):
                 extremes[place] = value
 

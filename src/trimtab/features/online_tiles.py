@@ -8,12 +8,14 @@ since. Extremes lie in stacks of suffix extremes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import add, sub
 from typing import Any, TypeAlias
 
-from trimtab.features.online_plan import EVENT_AT, GIVES, Contribution, Group, Row, floor
+from trimtab.features.online_plan import EVENT_AT, GIVES, Contribution, Group, Row, ViewPlan, floor
 
+Block: TypeAlias = tuple[int, list[int], list[Any], list[Any], list[Any]]
+# rows, and of each series how many values, their sum, the least and the greatest
 Tiles: TypeAlias = list[Any]  # by the places below
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
 BEGIN_US = -(2**62)  # before all events
@@ -25,44 +27,78 @@ def empty(group: Group) -> Tiles:
     return [None, [], [], b"", 1, [[] for _ in group.extremes]]
 
 
-def fold(group: Group, tiles: Tiles, s_us: int, rows: list[Row], numbers_of: list[list[Any]]) -> None:
-    """Add rows that were sealed.
+def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
+    """What some rows come to, for every group whose tiles do not part them.
 
     Args:
-        group: What the tiles hold.
-        tiles: Changed in place.
-        s_us: The S that their totals are of.
-        rows: In any order.
+        plan: The view.
+        rows: At least one.
         numbers_of: What each row adds to the sum of each series; None where it gives nothing.
     """
-    hop_us, adds, extremes = group.hop_us, group.adds, group.extremes
-    low = floor(s_us - group.over_us, hop_us)
-    newest, current = tiles[TILE], tiles[CURRENT]
+    if len(rows) == 1:
+        gives = rows[0][GIVES]
+        return 1, [value is not None for value in gives], numbers_of[0], gives, gives
+    width = len(plan.series)
+    counts, sums = [0] * width, [0] * width
+    lows: list[Any] = [None] * width
+    highs: list[Any] = [None] * width
     for row, numbers in zip(rows, numbers_of, strict=True):
-        start = row[EVENT_AT]
-        start -= start % hop_us
-        if start < low:
-            continue
+        gives = row[GIVES]
+        for i, summed, ranked in plan.uses:
+            value = gives[i]
+            if value is not None:
+                counts[i] += 1
+                if summed:
+                    sums[i] += numbers[i]
+                if ranked:
+                    if lows[i] is None or value < lows[i]:
+                        lows[i] = value
+                    if highs[i] is None or value > highs[i]:
+                        highs[i] = value
+    return len(rows), counts, sums, lows, highs
+
+
+def fold(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
+    """Add sealed rows to the tile at `start`; `s_us` is the S that the tiles' totals are of."""
+    low = s_us - group.over_us
+    if start < low - low % group.hop_us:
+        return
+    newest = tiles[TILE]
+    if start == newest:
+        add_block(tiles[CURRENT], group, block)
+    else:
+        fields = [0] * group.width
+        add_block(fields, group, block)
         if newest is not None and start < newest:
-            _add_late(group, tiles, s_us, add_up(group, start, numbers, 1))
+            _add_late(group, tiles, s_us, [start, *fields])
         else:
-            if start != newest:
-                if newest is None:
-                    tiles[TOTALS] = [[0] * group.width for _ in group.windows]
-                else:
-                    _close(group, tiles, s_us)
-                newest = tiles[TILE] = start
-                current = tiles[CURRENT] = [0] * group.width
-            count_row(current, adds, numbers)
-        if extremes:
-            gives = row[GIVES]
-            for stack, (series, kind) in zip(tiles[STACKS], extremes, strict=True):
-                if gives[series] is not None:
-                    push(stack, start, gives[series], kind)
+            if newest is None:
+                tiles[TOTALS] = [[0] * group.width for _ in group.windows]
+            else:
+                _close(group, tiles, s_us)
+            tiles[TILE], tiles[CURRENT] = start, fields
+    if group.extremes:
+        _, _, _, lows, highs = block
+        for stack, (series, kind) in zip(tiles[STACKS], group.extremes, strict=True):
+            value = lows[series] if kind == "min" else highs[series]
+            if value is not None:
+                push(stack, start, value, kind)
 
 
-def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, numbers: list[Any]) -> list[tuple[int, int, int]]:
-    """Take a row out that had been folded in.
+def add_block(fields: list[int], group: Group, block: Block) -> None:
+    """Add rows to a tile's fields."""
+    rows, counts, sums, _, _ = block
+    fields[0] += rows
+    for series, count_at, sum_at in group.adds:
+        if counts[series]:
+            if count_at:
+                fields[count_at] += counts[series]
+            if sum_at:
+                fields[sum_at] += sums[series]
+
+
+def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
+    """Take a row out that had been folded in as this block.
 
     Returns:
         Which stacks lost an extreme, and the event times (first and last) whose other rows must be pushed again.
@@ -70,11 +106,12 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, numbers: list[Any]
     start = floor(row[EVENT_AT], group.hop_us)
     if start < floor(s_us - group.over_us, group.hop_us):
         return []
-    delta = add_up(group, start, numbers, -1)
+    fields = [0] * group.width
+    add_block(fields, group, block)
     if start != tiles[TILE]:
-        _add_late(group, tiles, s_us, delta)
+        _add_late(group, tiles, s_us, [start, *(-value for value in fields)])
     else:
-        tiles[CURRENT] = list(map(add, tiles[CURRENT], delta[1:]))
+        tiles[CURRENT] = list(map(sub, tiles[CURRENT], fields))
         if tiles[CURRENT][0] == 0:  # the newest tile has lost its last row
             past = past_tiles(group, tiles)
             if not past:
@@ -194,25 +231,6 @@ def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
     words = tiles[WORDS]
     found = group.packing(words).iter_unpack(tiles[PAST])
     return [list(t) if words == 1 else [t[0], *_narrow(t)] for t in found]
-
-
-def count_row(fields: list[int], adds: tuple[tuple[int, int, int], ...], numbers: list[Any]) -> None:
-    """Add one row to a tile's fields."""
-    fields[0] += 1
-    for series, count_at, sum_at in adds:
-        number = numbers[series]
-        if number is not None:
-            if count_at:
-                fields[count_at] += 1
-            if sum_at:
-                fields[sum_at] += number
-
-
-def add_up(group: Group, start: int, numbers: list[Any], sign: int) -> list[int]:
-    """One row as a tile, or the opposite of it."""
-    fields = [0] * group.width
-    count_row(fields, group.adds, numbers)
-    return [start, *(sign * value for value in fields)]
 
 
 def _close(group: Group, tiles: Tiles, s_us: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -55,6 +55,7 @@ class Feed:
                 tables[source.name],
                 source,
                 source.delay_us - leads.get(source.name, 0),
+                "left" if source.name in leads else "right",
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok=frozenset(leads)),
             )
             for source in sources
@@ -62,11 +63,14 @@ class Feed:
         ]
 
     def load_history(self, until_us: int) -> Entered:
-        """Enter what was known before `until_us` as history: known at its own moment, appended now."""
+        """Enter what was known by `until_us` as history: known at its own moment, appended now."""
         return self._enter([stream.load_history(until_us) for stream in self._streams])
 
     def advance(self, until_us: int) -> Entered:
-        """Enter what became known since the last call and before `until_us`, each record at its moment."""
+        """Enter what became known since the last call and by `until_us`, each record at its moment.
+
+        At one instant events come before questions: a question asked at `until_us` is not entered yet.
+        """
         return self._enter([stream.advance(until_us) for stream in self._streams])
 
     @staticmethod
@@ -77,19 +81,27 @@ class Feed:
 class _Stream:
     """One source's rows by the moment they became known; rows without a time come first and end in quarantine."""
 
-    def __init__(self, source: Source, rows: Columns, known_at_us: NDArray[Any], ingestor: Ingestor) -> None:
+    def __init__(
+        self,
+        source: Source,
+        rows: Columns,
+        known_at_us: NDArray[Any],
+        side: Literal["left", "right"],
+        ingestor: Ingestor,
+    ) -> None:
         self._source = source
         self._rows = rows
         self._known_at_us = known_at_us
+        self._side = side  # right: what becomes known at the very end of a stretch belongs to it
         self._ingestor = ingestor
         self._next = 0
 
     @staticmethod
-    def of(rows: Columns, source: Source, delay_us: int, ingestor: Ingestor) -> _Stream:
+    def of(rows: Columns, source: Source, delay_us: int, side: Literal["left", "right"], ingestor: Ingestor) -> _Stream:
         time = rows[source.time]
         known = np.where(time.present(), time.values + delay_us, np.iinfo(np.int64).min)
         order = np.argsort(known, kind="stable")
-        return _Stream(source, rows.take(order), known[order], ingestor)
+        return _Stream(source, rows.take(order), known[order], side, ingestor)
 
     def load_history(self, until_us: int) -> Entered:
         pushed = self._ingestor.load(self._source.name, self._take(until_us), history=True)
@@ -106,5 +118,5 @@ class _Stream:
 
     def _take(self, until_us: int) -> Columns:
         start = self._next
-        self._next = int(np.searchsorted(self._known_at_us, until_us, "left"))
+        self._next = int(np.searchsorted(self._known_at_us, until_us, self._side))
         return self._rows.take(slice(start, self._next))

@@ -102,7 +102,8 @@ class SpotCheck:
         self._outbox.put(None)
         self._writer.join()
         assert self._process.stdout is not None  # it was started with a pipe
-        found = read_packed(self._process.stdout)
+        with self._process.stdout as stdout:
+            found = read_packed(stdout)
         self._process.wait()
         if found is None:
             raise Unavailable("replay: the process that checks the online path ended early. See its error above.")
@@ -115,6 +116,8 @@ class SpotCheck:
             self._process.kill()
             self._outbox.put(None)
             self._writer.join()
+            assert self._process.stdout is not None  # it was started with a pipe
+            self._process.stdout.close()
             self._process.wait()
 
     def _start(self, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 
 import msgspec
 
@@ -27,26 +28,29 @@ class Follower:
     def __init__(self, log: Log, online: OnlineStore) -> None:
         self._log = log
         self._online = online
-        self._pending: list[LogRecord] = []
+        self._waiting: dict[str, list[LogRecord]] = {}  # by partition: read, and not yet due
         self._read: dict[str, int] = {}
 
     def apply_until(self, at_us: int) -> None:
         """Apply the records that were in the log at `at_us`: at one instant, events come before questions."""
-        if not self._pending or self._pending[-1].appended_at_us <= at_us:
-            self._fetch()
-        ready = 0
-        while ready < len(self._pending) and self._pending[ready].appended_at_us <= at_us:
-            ready += 1
-        for start in range(0, ready, _BATCH):
-            self._online.apply(self._pending[start : min(start + _BATCH, ready)])
-        del self._pending[:ready]
+        ready = [record for partition in self._log.positions() for record in self._due(partition, at_us)]
+        ready.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+        for start in range(0, len(ready), _BATCH):
+            self._online.apply(ready[start : start + _BATCH])
 
-    def _fetch(self) -> None:
-        for partition in self._log.positions():
-            while records := self._log.read(partition, self._read.get(partition, 0), limit=_BATCH):
-                self._pending += records
-                self._read[partition] = records[-1].position
-        self._pending.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+    def _due(self, partition: str, at_us: int) -> list[LogRecord]:
+        """Take a partition's records up to a moment, reading on as far as that: partitions are not written in step."""
+        waiting = self._waiting.setdefault(partition, [])
+        while not waiting or waiting[-1].appended_at_us <= at_us:
+            records = self._log.read(partition, self._read.get(partition, 0), limit=_BATCH)
+            if not records:
+                break
+            waiting += records
+            self._read[partition] = records[-1].position
+        end = bisect_right(waiting, at_us, key=lambda r: r.appended_at_us)
+        due = waiting[:end]
+        del waiting[:end]
+        return due
 
 
 def check(setup: Setup) -> Verdict:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import Clock
+from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Mode, Prediction, Signal
@@ -48,11 +49,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
-    """Scores of consecutive questions, and with which version and inputs they were made."""
+    """Scores of consecutive questions, and with which versions and inputs they were made."""
 
     scores: Floats
     matrix: NDArray[Any]
-    version: str
+    versions: list[str]  # one a question: a batch made ahead may cross a promotion
     as_of_us: NDArray[Any]
     mode: Mode
 
@@ -86,12 +87,12 @@ class World:
         )
         self._days = OpenDays(model.name, model.metric, outcomes)
         recipe = BatchRecipe(model, seed=seed) if deployment.learn == "batch" else OnlineRecipe(model, self, seed=seed)
-        workshop = VersionWorkshop(deployment, recipe, rows, self.registry, blob, clock=clock, ids=ids)
+        self._workshop = VersionWorkshop(deployment, recipe, rows, self.registry, blob, clock=clock, ids=ids)
         self.ledger = Ledger(self.catalog)
         self.controller = Controller(
             deployment,
             monitor=self.monitor,
-            workshop=workshop,
+            workshop=self._workshop,
             ledger=self.ledger,
             catalog=self.catalog,
             clock=clock,
@@ -145,8 +146,19 @@ class World:
         self.catalog.close()
 
     def champion(self) -> LoadedModel:
+        """The version in service, ready to answer.
+
+        Raises:
+            Misuse: The history before the replay's start did not give one.
+        """
         version = self.registry.alias(self.line.deployment.name, CHAMPION)
-        assert version is not None  # lines are trained before the first question
+        if version is None:
+            blocked = self._workshop.blocked(self._clock.now_us())
+            why = next((d.cause for d in reversed(self.decisions) if d.act == "refuse"), blocked)
+            raise Misuse(
+                f"replay: line {self.line.name!r} has no version to begin with. {why} "
+                "Start later, so that there is more history, or loosen its gate."
+            )
         return self.registry.load(version, features=self.line.deployment.model.features)
 
     def _rows_at(self, block: Block) -> NDArray[Any]:
@@ -167,7 +179,7 @@ class World:
                 id=ids[n],
                 request_id=str(key),
                 model=model.name,
-                version=answers.version,
+                version=version,
                 arm=arm,
                 mode=answers.mode,
                 made_at_us=made,
@@ -178,9 +190,10 @@ class World:
                 values=values[n * width : (n + 1) * width],
                 reasons=reasons[n],
             )
-            for n, (key, made, as_of, score, payload) in enumerate(
+            for n, (key, version, made, as_of, score, payload) in enumerate(
                 zip(
                     keys,
+                    answers.versions,
                     made_at_us.tolist(),
                     answers.as_of_us.tolist(),
                     answers.scores.tolist(),
@@ -204,7 +217,7 @@ class _BatchScorer:
             self._loaded, self._decisions = self._world.champion(), len(self._world.decisions)
         matrix = self._loaded.encoding.matrix(block.features.values)
         scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else np.zeros(0)
-        return Answers(scores, matrix, self._loaded.version.id, block.at_us, "replay")
+        return Answers(scores, matrix, [self._loaded.version.id] * len(matrix), block.at_us, "replay")
 
     def learner(self) -> OnlineLearner | None:
         """None: a version never learns."""
@@ -232,7 +245,7 @@ class _OnlineScorer:
             rows = np.flatnonzero(hours == hour)
             scores[rows] = learner.predict(matrix[rows])
             self._inputs.update((block.start + row, matrix[row]) for row in rows.tolist())
-        return Answers(scores, matrix, self._version, block.at_us, "online")
+        return Answers(scores, matrix, [self._version] * len(matrix), block.at_us, "online")
 
     def learner(self) -> OnlineLearner | None:
         return self._learner
@@ -241,9 +254,9 @@ class _OnlineScorer:
         """The learner of the version in service; a new version starts from its own fit."""
         world = self._world
         version = world.registry.alias(world.line.deployment.name, CHAMPION)
-        assert version is not None  # lines are trained before the first question
-        if self._learner is None or version.id != self._version:
-            self._learner, self._version = OnlineLearner(world.champion().artifact), version.id
+        if self._learner is None or version is None or version.id != self._version:
+            loaded = world.champion()
+            self._learner, self._version = OnlineLearner(loaded.artifact), loaded.version.id
             if self._inputs:  # encoded by the version before
                 waiting = list(self._inputs)
                 values = self._rows.values(world.line.deployment.model.features, waiting)
@@ -252,11 +265,9 @@ class _OnlineScorer:
         return self._learner
 
     def _learn(self, learner: OnlineLearner, until_us: int) -> None:
-        known = [(row, label) for row, label in self._arrivals.until(until_us) if row in self._inputs]
+        known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}  # newest version
         if known:
-            learner.learn(
-                np.array([self._inputs.pop(row) for row, _ in known]), np.array([label for _, label in known])
-            )
+            learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
 
 
 def reason_rows(reasons: Mapping[str, NDArray[Any]], names: Sequence[str], rows: int) -> list[bytes]:
@@ -272,11 +283,11 @@ def reason_rows(reasons: Mapping[str, NDArray[Any]], names: Sequence[str], rows:
 def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:
     """The answers made ahead for a block's questions, and live ones where there are none."""
     scores, matrix, as_of_us = live.scores.copy(), live.matrix.copy(), live.as_of_us.copy()
-    version = live.version
+    versions = list(live.versions)
     for batch, answers in batches:
         low, high = max(batch.start, block.start), min(batch.stop, block.stop)
         if low < high:
             here, there = slice(low - block.start, high - block.start), slice(low - batch.start, high - batch.start)
             scores[here], matrix[here] = answers.scores[there], answers.matrix[there]
-            as_of_us[here], version = answers.as_of_us[there], answers.version
-    return Answers(scores, matrix, version, as_of_us, "precomputed")
+            as_of_us[here], versions[here] = answers.as_of_us[there], answers.versions[there]
+    return Answers(scores, matrix, versions, as_of_us, "precomputed")

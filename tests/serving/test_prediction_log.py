@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +164,21 @@ def test_ids_increase_also_when_the_clock_is_set_back() -> None:
     made = [ids() for _ in range(5)]
     assert made == sorted(set(made))
     assert [id_time_us(one) for one in made] == [5_000, 9_000, 9_000, 9_000, 10_000]
+
+
+def test_threads_never_get_the_same_id() -> None:
+    ids = PredictionIds(SystemClock())
+    made: list[list[str]] = [[] for _ in range(4)]
+
+    def make(mine: list[str]) -> None:
+        mine += [ids() for _ in range(5_000)]
+
+    threads = [threading.Thread(target=make, args=(mine,)) for mine in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one for mine in made for one in mine}) == 20_000
 
 
 def test_ids_look_like_those_of_core() -> None:

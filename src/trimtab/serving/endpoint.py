@@ -107,7 +107,10 @@ class Endpoint:
         now_us = answerer.now_us()
         key, version = answerer.rows.request.key, answerer.served.version
         looked = [self.precomputed.look_up(row, str(row[key]), version, now_us) for row in rows]
-        prepared: list[Prepared] = [one.answer for one in looked]
+        prepared: list[Prepared] = [one.answer for one in looked if one.answer]
+        if len(prepared) == len(rows):
+            return prepared
+        prepared = [one.answer for one in looked]
         for state in ("stale", "missing"):
             places = [n for n, one in enumerate(looked) if one.state == state]
             made = answerer.predict([rows[n] for n in places], flags=(f"precomputed_{state}",))

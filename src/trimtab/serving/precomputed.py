@@ -51,7 +51,7 @@ class Precomputed:
             self._store.write(
                 {
                     self._key(key): _encoder.encode(
-                        _Entry(FORMAT, columns_digest(row), version, answer.at_us, _json.encode(answer))
+                        _Entry(FORMAT, _encoder.encode([*row.values()]), version, answer.at_us, _json.encode(answer))
                     )
                     for row, key, version, answer in block
                 }
@@ -74,7 +74,7 @@ class Precomputed:
             raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
         if entry.format != FORMAT:
             raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, this trimtab reads {FORMAT}.")
-        if entry.columns != columns_digest(row):
+        if entry.columns != _encoder.encode([*row.values()]):
             return _MISSING
         if now_us - entry.as_of_us > self.max_age_us or entry.version != version:
             return _STALE
@@ -87,14 +87,9 @@ class Precomputed:
         return self._prefix + b"=" + name
 
 
-def columns_digest(row: Row) -> bytes:
-    """16 bytes that differ when any column of a checked row does."""
-    return hashlib.blake2b(_encoder.encode([*row.values()]), digest_size=16).digest()
-
-
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     format: int
-    columns: bytes
+    columns: bytes  # of the request that was scored, msgpack array in declared order
     version: str
     as_of_us: int
     answer: bytes

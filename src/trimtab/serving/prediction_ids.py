@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 
@@ -15,14 +16,14 @@ _DIGITS = {letter: value for value, letter in enumerate(_ALPHABET)}
 _TIME_LETTERS = 10  # 48 bits of milliseconds
 _LETTERS = 26
 _PREFIX = "p_"
-_COUNTER_BITS = 30
+_COUNTER_MASK = (1 << 30) - 1
 
 
 class PredictionIds:
     """`p_` + 26 letters: 48 bits of milliseconds, 30 of a counter, 50 of chance drawn once a process.
 
-    They increase strictly within a process, also when its clock is set back. The shape is that of `core.ids.TimeIds`.
-    Give a `seed` to get the same identifiers again (a simulation).
+    They never repeat, also between threads; used by one thread they increase, also when the clock is set back. The
+    shape is that of `core.ids.TimeIds`. Give a `seed` to get the same identifiers again (a simulation).
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)
@@ -32,11 +33,11 @@ class PredictionIds:
     """
 
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
-        self._clock = clock
+        self._now_us = clock.now_us
         self._seed = seed
         self._pid = -1
         self._ms = -1
-        self._count = 0
+        self._counter = itertools.count(1)
         self._time = self._chance = ""
 
     def __call__(self) -> str:
@@ -45,15 +46,12 @@ class PredictionIds:
             chance = random.Random(self._seed if self._seed is not None else os.urandom(16)).getrandbits(50)
             self._chance = _letters(chance, 5)
             self._pid = pid
-        ms = self._clock.now_us() // 1_000
-        if ms > self._ms:
-            self._time = _letters(ms, 5)
-            self._ms = ms
-        self._count = count = self._count + 1
-        if count >> _COUNTER_BITS:  # after a billion: only a later millisecond may start again
-            self._count, self._ms = 0, self._ms + 1
+        count = next(self._counter) & _COUNTER_MASK  # one step for all threads
+        ms = self._now_us() // 1_000
+        if ms > self._ms or not count:  # after a billion, only a later millisecond may start again
+            self._ms = max(ms, self._ms + 1)
             self._time = _letters(self._ms, 5)
-        counter = _PAIRS[count >> 20 & 1023] + _PAIRS[count >> 10 & 1023] + _PAIRS[count & 1023]
+        counter = _PAIRS[count >> 20] + _PAIRS[count >> 10 & 1023] + _PAIRS[count & 1023]
         return f"{_PREFIX}{self._time}{counter}{self._chance}"
 
 

@@ -123,12 +123,18 @@ class RequestRows:
             if not isinstance(row, Mapping):
                 raise Misuse(f"row {number}: a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
             try:
-                checked = msgspec.convert({name: _python(value) for name, value in row.items()}, self._row)
-            except msgspec.ValidationError as error:
-                problem = self._explained(decode_problem(error, b""), row)
-                raise _in_row(problem, number) from error
+                checked = msgspec.convert(row, self._row)
+            except msgspec.ValidationError:
+                checked = self._checked_python(row, number)
             out.append(self._plain(checked, f"rows[{number}]"))
         return out
+
+    def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
+        """A row that holds NaN, NumPy scalars, or something wrong."""
+        try:
+            return msgspec.convert({name: _python(value) for name, value in row.items()}, self._row)
+        except msgspec.ValidationError as error:
+            raise _in_row(self._explained(decode_problem(error, b""), row), number) from error
 
     def _plain(self, checked: Any, pointer: str) -> Row:
         row = self._as_row(checked)

@@ -182,7 +182,7 @@ class OnlineStore:
         """Events that have one content each: only repetitions need to be found."""
         groups: dict[bytes, list[tuple[int, Row, bool]]] = defaultdict(list)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else [False] * len(arrivals)
-        width, by = len(plan.columns), plan.by
+        width, by, longest_us = len(plan.columns), plan.by, plan.longest_us
         names: dict[Any, bytes] = {}
         contributions = plan.contributions
         for (s_us, known_at, record, event), repeat in zip(arrivals, repeats, strict=True):
@@ -190,27 +190,25 @@ class OnlineStore:
             if len(values) != width:
                 values = _padded(values, width)
             entity: Any = values[by]
-            if entity is None or event.op == "delete":
-                count["no_entity" if entity is None else "refused_deletes"] += 1
+            if event.op == "delete" or entity is None:
+                count["refused_deletes" if event.op == "delete" else "no_entity"] += 1
                 continue
             name = names.get(entity) or names.setdefault(entity, name_bytes(entity))
-            gives = contributions(values)
-            row = [event.event_at_us, known_at, record.partition, record.position, NEVER_US, event.id, gives]
+            event_at, gives = event.event_at_us, contributions(values)
+            row = [event_at, known_at, record.partition, record.position, NEVER_US, event.id, gives]
             groups[name].append((s_us, row, repeat))
-            if not plan.forever and plan.expired(event.event_at_us, s_us):
+            if event_at < s_us - longest_us and plan.expired(event_at, s_us):
                 count["too_late"] += 1
         count["applied"] += len(arrivals)
         keys = [plan.state_prefix + name for name in groups]
         for key, packed, rows in zip(keys, self.kv.get_many(keys), groups.values(), strict=True):
             state = EntityState(plan, packed)
-            known = {(row[EVENT_AT], row[ID]) for row in state.opens}
-            known.update([(row[EVENT_AT], row[ID]) for row in state.winners])
+            if not plan.windowed:
+                rows = _marked(state, rows, count)
             for _, row, repeat in rows:
-                if repeat or (row[EVENT_AT], row[ID]) in known:
-                    count["duplicates"] += not repeat
+                if repeat:
                     state.repeat(row)
                 else:
-                    known.add((row[EVENT_AT], row[ID]))
                     state.opens.append(row)
             state.seal(rows[-1][0])
             changes[key] = state.pack()
@@ -234,7 +232,7 @@ class OnlineStore:
                 count["duplicates" if found[key] == check else "id_conflicts"] += 1
             else:
                 repeats.append(False)
-                if plan.forever or not plan.expired(event.event_at_us, s_us):
+                if event.event_at_us >= s_us - plan.longest_us or not plan.expired(event.event_at_us, s_us):
                     found[key] = changes[key] = check
         if arrivals and not plan.forever:
             cut_us = _cut_us(plan, arrivals[-1][0])
@@ -313,6 +311,18 @@ def _arrivals(
         if event.source in sources:
             arrivals[event.source].append((s_us, known_at_us(event, record), record, event))
     return Cursor(s_us, positions), arrivals
+
+
+def _marked(state: EntityState, rows: list[tuple[int, Row, bool]], count: Counter[str]) -> list[tuple[int, Row, bool]]:
+    """Rows for the latest value alone, repetitions marked: only one of an open or the greatest row would matter."""
+    known = {(row[EVENT_AT], row[ID]) for row in (*state.opens, *state.winners)}
+    marked = []
+    for s_us, row, _ in rows:
+        name = row[EVENT_AT], row[ID]
+        marked.append((s_us, row, name in known))
+        count["duplicates"] += name in known
+        known.add(name)
+    return marked
 
 
 def _withdraw(state: EntityState, row: Row) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+BEGIN = dt.datetime.now(dt.UTC).replace(hour=10, minute=0, second=0, microsecond=0) - dt.timedelta(days=105)
 COMMAND = [sys.executable, "-c", "from trimtab.cli import main; main()"]
 
 
@@ -33,7 +34,7 @@ def churn_rows(n: int = 400) -> tuple[list[str], list[list[Any]]]:
     chance = random.Random(1)
     rows = []
     for i in range(n):
-        at = dt.datetime(2024, 1, 31, 10) + dt.timedelta(hours=6 * i)
+        at = BEGIN + dt.timedelta(hours=6 * i)
         fee = round(chance.uniform(5, 99), 2)
         plan = chance.choice(["basic", "pro", "team"])
         gone = "yes" if chance.random() < (0.7 if fee > 60 else 0.2) else "no"

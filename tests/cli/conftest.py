@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from trimtab.cli.group import trimtab
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -29,6 +32,18 @@ def run(tmp_path: Path) -> Run:
         )
 
     return run_command
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same inside the tests' process: quicker, and a warning becomes an error."""
+
+    def call_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd or tmp_path)
+        done = CliRunner().invoke(trimtab, list(arguments))
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return call_command
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import msgspec
 from trimtab.app.scaffold_table import DataTable, Profile, literal, quoted, unique
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import DAY_US, HOUR_US, duration_us, format_moment
+from trimtab.core.time import DAY_US, duration_us, format_moment
 
 Estimator = Literal["auto", "linear", "trees"]
 
@@ -102,7 +102,11 @@ def plan(table: DataTable, options: Options) -> Plan:
     low, high, days = table.one(
         f"SELECT epoch_us(min({q})), epoch_us(max({q})), count(DISTINCT {q}) > count(DISTINCT {q}::DATE) FROM data"
     )
-    window = _window(int(high) - int(low))
+    span_us = int(high) - int(low)
+    window = _window(span_us)
+    if span_us < 2 * duration_us(window):
+        days = span_us / DAY_US
+        notes.append(f"The rows span {days:.1f} days; a version is judged on {window}, so load more before you train.")
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
     return Plan(
         name=name,
@@ -314,10 +318,8 @@ def _features(table: DataTable, taken: set[str]) -> tuple[list[Profile], dict[st
 
 
 def _window(span_us: int) -> str:
-    """A fifth of the history, at most 14 days: what the gate judges on."""
-    if span_us >= 5 * DAY_US:
-        return f"{min(14, span_us // (5 * DAY_US))}d"
-    return f"{max(1, span_us // (5 * HOUR_US))}h"
+    """A fifth of the history, from 7 days (the gate judges on no less) to 14."""
+    return f"{min(14, max(7, span_us // (5 * DAY_US)))}d"
 
 
 def _calibration(table: DataTable, time: str, label: str, value: str | None, binary: bool, window_us: int) -> float:

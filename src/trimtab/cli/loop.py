@@ -6,7 +6,7 @@ import click
 
 from trimtab.cli.asking import shown_decisions
 from trimtab.cli.options import command, manner, opened_project
-from trimtab.cli.output import show_json, show_lines, working
+from trimtab.cli.output import progress, show_json, show_lines
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 
@@ -23,7 +23,7 @@ def train(model: str | None) -> None:
     Example:
       trimtab train late_flight
     """
-    with opened_project() as project, working("training"):
+    with opened_project() as project, progress("training"):
         decisions = project.train(model)
     if manner().json:
         show_json(decisions)
@@ -41,7 +41,7 @@ def tick() -> None:
     Example:
       */10 * * * *  cd /srv/flights && trimtab tick
     """
-    with opened_project() as project, working("looking at the deployments"):
+    with opened_project() as project, progress("looking at the deployments"):
         decisions = project.tick()
     if manner().json:
         show_json(decisions)

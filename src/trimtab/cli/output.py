@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,8 +15,7 @@ import click
 from trimtab.cli.exits import printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-    from rich.status import Status
+    from rich.progress import Progress
 
 _QUICK_S = 1.0  # work that is done by then shows no progress
 _EVERY_S = 10.0  # between two lines where no terminal is
@@ -31,12 +31,18 @@ def show_json(document: Any) -> None:
     """Print one JSON document on one line, so that NDJSON comes of several."""
     import msgspec
 
-    click.echo(msgspec.json.encode(document).decode())
+    click.echo(msgspec.json.encode(document, enc_hook=_plain).decode())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Meter]:
-    """A function of (done, total) that shows how far `what` is, once it takes longer than a second."""
+    """Show that `what` goes on once it takes longer than a second, and how far it is as soon as that is known."""
     meter = Meter(what)
     try:
         yield meter
@@ -44,77 +50,61 @@ def progress(what: str) -> Iterator[Meter]:
         meter.close()
 
 
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show that `what` goes on, where nobody can say how far it is, once it takes longer than a second."""
-    lock, done = threading.Lock(), threading.Event()
-    shown: list[Status] = []
-
-    def show() -> None:
-        with lock:
-            if done.is_set():
-                return
-            if sys.stderr.isatty():
-                from rich.console import Console
-                from rich.markup import escape
-
-                shown.append(Console(stderr=True).status(escape(what)))
-                shown[0].start()
-            else:
-                print(f"{what} ...", file=sys.stderr, flush=True)
-
-    timer = threading.Timer(_QUICK_S if sys.stderr.isatty() else _EVERY_S, show)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        done.set()
-        timer.cancel()
-        with lock:
-            for status in shown:
-                status.stop()
-
-
 class Meter:
-    """A bar on a terminal, now and then a line elsewhere, and nothing for quick work."""
+    """A bar on a terminal, now and then a line elsewhere, nothing for quick work. Call it with done and total."""
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._started = self._told = time.monotonic()
+        self._lock = threading.Lock()
+        self._told_at = time.monotonic()
+        self._share: float | None = None  # of the work that is done; None: nobody said yet
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._closed = False
+        self._terminal = sys.stderr.isatty()
+        self._timer = threading.Timer(_QUICK_S if self._terminal else _EVERY_S, self._show)  # work that never calls
+        self._timer.daemon = True
+        self._timer.start()
 
     def __call__(self, done: float, total: float) -> None:
-        now = time.monotonic()
-        if now - self._started < _QUICK_S:
-            return
-        if sys.stderr.isatty():
-            self._draw(done, total)
-        elif now - self._told >= _EVERY_S:
-            self._told = now
-            print(f"{self._what}: {done:,.0f} of {total:,.0f}", file=sys.stderr, flush=True)
+        self._share = min(1.0, done / total) if total else 1.0
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._share, total=1.0)
+        elif not self._terminal and time.monotonic() - self._told_at >= _EVERY_S:
+            self._show()
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            if self._bar is not None:
+                self._bar.stop()
 
-    def _draw(self, done: float, total: float) -> None:
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def _show(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if self._terminal:
+                self._bar = self._started_bar()
+                return
+            self._told_at = time.monotonic()
+            far = "..." if self._share is None else f"{self._share:.0%}"
+            print(f"{self._what}: {far}", file=sys.stderr, flush=True)
 
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._bar.add_task(self._what, total=total)
-            self._bar.start()
-        assert self._task is not None  # set together with the bar
-        self._bar.update(self._task, completed=done, total=total)
+    def _started_bar(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        task = bar.add_task(self._what, total=None if self._share is None else 1.0)
+        bar.update(task, completed=self._share or 0.0)
+        bar.start()
+        return bar

@@ -10,7 +10,7 @@ import click
 
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, project_folder
-from trimtab.cli.output import show_json, show_lines, working
+from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import NotFound
 
 
@@ -65,7 +65,7 @@ def init(
         },
         Options,
     )
-    with working(f"reading {file.name}"):
+    with progress(f"reading {file.name}"):
         made = scaffold(file, folder, options)
     if manner().json:
         show_json(made)
@@ -92,7 +92,7 @@ def doctor() -> int:
         folder: Path | None = project_folder()
     except NotFound:
         folder = None  # then only the machine is checked
-    with working("looking around"):
+    with progress("looking around"):
         findings = examine(folder, os.environ)
     ill = missing(findings)
     if manner().json:

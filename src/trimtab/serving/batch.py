@@ -119,12 +119,14 @@ def score_table(
         raise Conflict(f"batch {name!r}: somebody else is scoring it. If that has ended, try again in {LEASE_S:g} s.")
     try:
         manifest, revision = _begin(catalog, manifest)
+        resumed = record is not None
         batch = _Batch(served, inputs, scorer, mode)
         while not manifest.complete:
             start = sum(part.rows for part in manifest.parts)
             rows = range(start, min(start + manifest.part_rows, manifest.rows))
             ids = batch_prediction_ids(name, manifest.made_at_us, rows)
-            place = log.locate(ids[0])  # appended, but the manifest did not hear of it any more
+            place = log.locate(ids[0]) if resumed else None  # appended, but the manifest did not hear of it any more
+            resumed = False
             if place is None:
                 cut = slice(rows.start, rows.stop)
                 made = batch.predictions(table.take(cut), moments[cut], frames, ids, manifest)
@@ -166,14 +168,15 @@ class _Batch:
 
     def predictions(
         self, table: Columns, at_us: NDArray[Any], frames: Any, ids: list[str], manifest: Manifest
-    ) -> list[Prediction]:
+    ) -> Iterator[Prediction]:
+        """One after the other, so that only their encoded form is ever there in full."""
         matrix, codes = self._inputs.compute(table, at_us, frames)
         scores = np.asarray(self._scorer.predict(matrix), np.float64)
         width, served, encode = matrix.shape[1], self._served, msgspec.msgpack.Encoder().encode
         values, reasons = matrix.astype("<f8", copy=False).tobytes(), codes.tobytes()
         keys = table[self._inputs.features.request.key].values.tolist()
         lists = [column.to_list() for column in table.by_name.values()]
-        return [
+        return (
             Prediction(
                 id=ids[n],
                 request_id=str(key),
@@ -192,7 +195,7 @@ class _Batch:
             for n, (key, moment, score, row) in enumerate(
                 zip(keys, at_us.tolist(), scores.tolist(), zip(*lists, strict=True), strict=True)
             )
-        ]
+        )
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +31,7 @@ class PredictionLog:
     def __init__(self, log: Log) -> None:
         self.log = log
 
-    def append(self, predictions: Sequence[Prediction], *, at_us: Sequence[int] | None = None) -> range:
+    def append(self, predictions: Iterable[Prediction], *, at_us: Sequence[int] | None = None) -> range:
         """Append all predictions or none; their positions in this process's partition, once they are safe.
 
         `at_us` are their append times (a replay); left out, the clock's.

@@ -98,6 +98,17 @@ def test_a_repetition_from_another_partition_counts_once() -> None:
     assert values(kv, WINDOW, 20) == [1, 1.0]
 
 
+def test_of_a_repeated_event_the_first_known_record_decides_ties() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [LATEST])
+    store.apply([event(PLAIN, 1, 10, eid="b", x=2.0, appended=11)])
+    store.apply([event(PLAIN, 1, 10, eid="a", x=1.0, appended=12, partition="q")])
+    assert values(kv, LATEST, 20) == [1.0]
+    loaded = encode(Event("plain", "a", 10, 10, "upsert", True, ("a", "a", 1.0, 1, 10)))
+    assert store.apply([LogRecord("q", 2, 13, loaded)]).total("duplicates") == 1
+    assert values(kv, LATEST, 20) == [2.0]
+
+
 def test_another_content_under_an_id_of_a_source_without_a_key_is_a_conflict() -> None:
     kv = MemoryKeyValue()
     store = OnlineStore(kv, [WINDOW])
@@ -251,6 +262,53 @@ def test_a_state_of_another_format_is_corrupt() -> None:
     kv.write({key: packed[:1] + b"\x63" + packed[2:]})
     with pytest.raises(Corrupt, match="format 99"):
         values(kv, LATEST, 20)
+
+
+def test_an_integer_entity_beyond_64_bits_is_refused() -> None:
+    numbers = source("numbers", time="at", columns={"who": int})
+    v = view("by_number", source=numbers, by="who", features={"n": d.count()})
+    ask = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who": int})
+    with pytest.raises(Misuse, match="64 bits"):
+        RequestPlan(feature_set(ask, [v]), MemoryKeyValue()).read([{"who": 2**63}], 5)
+
+
+def test_a_store_that_is_reset_is_filled_again_from_the_log() -> None:
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [WINDOW, FIXED])
+    log = [event(PLAIN, 1, 10), event(KEYED, 2, 10, eid="e"), event(KEYED, 3, 10, eid="e", x=4.0, appended=12)]
+    store.apply(log)
+    before = list(kv.scan(b""))
+    assert store.reset() == len(before) - 1
+    assert store.positions() == {}
+    assert read(kv, FIXED, 20).reason(0, "fixed.s") == "no_entity"
+    store.apply(log)
+    assert list(kv.scan(b"")) == before
+
+
+def test_a_reset_that_was_cut_short_is_finished_before_anything_is_applied() -> None:
+    class Failing(MemoryKeyValue):
+        left = 10**9
+
+        def write(self, puts: Any, deletes: Any = ()) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise Unavailable("disk")
+            super().write(puts, deletes)
+
+    for writes in range(5):
+        kv = Failing()
+        log = [event(PLAIN, 1, 10), event(KEYED, 2, 10, eid="e"), event(KEYED, 3, 10, eid="e", x=4.0, appended=12)]
+        OnlineStore(kv, [WINDOW, FIXED]).apply(log)
+        before = list(kv.scan(b""))
+        kv.left = writes
+        with pytest.raises(Unavailable):
+            OnlineStore(kv, [WINDOW, FIXED]).reset()
+        if writes:
+            with pytest.raises(Unavailable, match="being reset"):
+                read(kv, FIXED, 20)
+        kv.left = 10**9
+        OnlineStore(kv, [WINDOW, FIXED]).apply(log)
+        assert list(kv.scan(b"")) == before
 
 
 def test_two_views_of_one_name_are_refused() -> None:

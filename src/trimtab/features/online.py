@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -32,6 +32,7 @@ from trimtab.features.online_versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"
+GOING = "!"  # before the id of a view whose states are being deleted
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, known at
 Changes: TypeAlias = dict[bytes, bytes | None]  # None: delete
 
@@ -149,22 +150,40 @@ class OnlineStore:
         self.kv.write({}, [key, *(k for k, _ in index.changes())])
         return True
 
+    def reset(self) -> int:
+        """Delete the states of this store's views, to be filled again from the start of the log; how many keys."""
+        return self._drop({plan.id.hex() for plan in self.plans.values()})
+
     def drop_others(self) -> int:
         """Delete the states of views and definitions that this store does not have; how many keys."""
+        mine = {plan.id.hex() for plan in self.plans.values()}
+        return self._drop(self._cursors().keys() - mine)
+
+    def _drop(self, ids: Set[str]) -> int:
+        """Mark views as going, delete what they have, forget them: a crash in between leaves them marked."""
         cursors = self._cursors()
-        mine = {plan.id for plan in self.plans.values()}
+        marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
+        self.kv.write({POSITIONS_KEY: _encode(marked)})
+        return self._sweep(marked)
+
+    def _sweep(self, cursors: dict[str, Cursor]) -> int:
+        """Delete what the views have that are marked as going."""
         gone = 0
-        for kind in (b"v", b"i", b"r"):
-            for prefix in sorted(kind + bytes.fromhex(name) for name in cursors if bytes.fromhex(name) not in mine):
+        for name in [name for name in cursors if name.startswith(GOING)]:
+            for kind in (b"v", b"i", b"r"):
+                prefix = kind + bytes.fromhex(name[len(GOING) :])
                 while keys := [key for key, _ in self.kv.scan(prefix)]:
                     self.kv.write({}, keys)
                     gone += len(keys)
-        kept = {name: cursor for name, cursor in cursors.items() if bytes.fromhex(name) in mine}
-        self.kv.write({POSITIONS_KEY: _encode(kept)})
+            del cursors[name]
+        self.kv.write({POSITIONS_KEY: _encode(cursors)})
         return gone
 
     def _cursors(self) -> dict[str, Cursor]:
-        return cursors_of(self.kv.get(POSITIONS_KEY))
+        cursors = cursors_of(self.kv.get(POSITIONS_KEY))
+        if any(name.startswith(GOING) for name in cursors):
+            self._sweep(cursors)
+        return cursors
 
     def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
         groups: list[tuple[Cursor, list[ViewPlan]]] = []

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
 from trimtab.core.columns import Dtype
+from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import GREATEST, Expression
 from trimtab.core.hashing import content_hash
@@ -192,6 +193,8 @@ def floor(at_us: int, hop_us: int) -> int:
 def name_bytes(value: str | int) -> bytes:
     """An entity or an id as part of a key: short, and never that of another one."""
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise Misuse(f"key {value}: it does not fit 64 bits. Give an integer from -2**63 to 2**63 - 1.")
         return b"i" + (value + 2**63).to_bytes(8, "big")
     raw = value.encode("utf-8", "surrogatepass")
     return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()

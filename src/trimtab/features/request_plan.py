@@ -13,7 +13,7 @@ from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import REASONS, Reason
-from trimtab.features.online import BEGIN, POSITIONS_KEY, Cursor, cursors_of
+from trimtab.features.online import BEGIN, GOING, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.features.online_plan import ViewPlan, name_bytes
 from trimtab.features.online_read import FOUND, NULL, read_state
 from trimtab.store.ports import KeyValue
@@ -115,6 +115,9 @@ class RequestPlan:
         if packed == seen:
             return cursor
         cursors = cursors_of(packed)
+        going = [plan.name for plan, _, _ in self._views if GOING + plan.id.hex() in cursors]
+        if going:
+            raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
         found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan, _, _ in self._views}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())

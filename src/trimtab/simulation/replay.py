@@ -23,6 +23,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
 from trimtab.simulation.rows import AnsweredRows, Block, Questions
+from trimtab.simulation.shared_fits import FitCache
 from trimtab.simulation.spot_check import SpotCheck
 from trimtab.simulation.world import Answers, Line, World, made_ahead
 
@@ -114,9 +115,10 @@ class Replay:
         self._rows.answer(self._feature_sets, self._start_us)
         self._check.choose(self._rows.asked_before(self._start_us), self._rows.asked_before(self._until_us))
         first_row = self._rows.count
+        fits = FitCache()
         for number, line in enumerate(self._lines):
             folder = self._folder if line.main else self._folder / "replay" / f"{number:02d}"
-            world = World(line, folder, self._rows, self._blob, clock=self._clock, seed=self._seed)
+            world = World(line, folder, self._rows, self._blob, fits, clock=self._clock, seed=self._seed)
             self.worlds[line.name] = world
         self._tick(accepted)
         ahead: dict[str, list[tuple[Block, Answers]]] = {line.name: [] for line in self._lines}

@@ -25,6 +25,7 @@ from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.simulation.rows import AnsweredRows, Block
+from trimtab.simulation.shared_fits import FitCache, SharedRecipe
 from trimtab.steering.controller import CHAMPION, Controller
 from trimtab.steering.definitions import Deployment, OnQualityDrop
 from trimtab.steering.ledger import Ledger
@@ -32,6 +33,7 @@ from trimtab.steering.recipes import BatchRecipe, OnlineRecipe
 from trimtab.steering.workshop import VersionWorkshop
 from trimtab.store.ports import Blob, KeyValue
 from trimtab.training.online import OnlineLearner
+from trimtab.training.sets import save_manifest
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +63,9 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
 class World:
     """What one line owns. The event log, the questions and their features are shared by all lines."""
 
-    def __init__(self, line: Line, folder: Path, rows: AnsweredRows, blob: Blob, *, clock: Clock, seed: int) -> None:
+    def __init__(
+        self, line: Line, folder: Path, rows: AnsweredRows, blob: Blob, fits: FitCache, *, clock: Clock, seed: int
+    ) -> None:
         self.line = line
         self.scores: list[Floats] = []
         self.decisions: list[Decision] = []
@@ -87,7 +91,10 @@ class World:
         )
         self._days = OpenDays(model.name, model.metric, outcomes)
         recipe = BatchRecipe(model, seed=seed) if deployment.learn == "batch" else OnlineRecipe(model, self, seed=seed)
-        self._workshop = VersionWorkshop(deployment, recipe, rows, self.registry, blob, clock=clock, ids=ids)
+        shared = SharedRecipe(recipe, content_hash([model.hash, deployment.learn, seed]), fits)
+        self._workshop = VersionWorkshop(
+            deployment, shared, rows, self.registry, blob, clock=clock, ids=ids, save=save_manifest
+        )
         self.ledger = Ledger(self.catalog)
         self.controller = Controller(
             deployment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +50,7 @@ class VersionWorkshop:
         *,
         clock: Clock,
         ids: Ids,
+        save: Callable[[TrainingSet, Blob], str] = save_training_set,
     ) -> None:
         self._deployment = deployment
         self._recipe = recipe
@@ -57,6 +59,7 @@ class VersionWorkshop:
         self._blob = blob
         self._clock = clock
         self._ids = ids
+        self._save = save
 
     def champion(self) -> str | None:
         version = self._champion()
@@ -72,7 +75,7 @@ class VersionWorkshop:
     def repair(self, cut_us: int) -> Repair:
         model, recipe = self._deployment.model, self._recipe
         training_set = self._data.training_set(model, cut_us=cut_us)
-        manifest = save_training_set(training_set, self._blob)
+        manifest = self._save(training_set, self._blob)
         start_us, end_us = self._window(cut_us)
         at_us, usable = training_set.at_us, training_set.usable
         rows = usable & (at_us >= start_us) & (at_us < end_us)

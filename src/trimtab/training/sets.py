@@ -179,6 +179,15 @@ def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
     return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
 
 
+def save_manifest(training_set: TrainingSet, blob: Blob) -> str:
+    """Store a set's manifest without its rows; the manifest's hash.
+
+    The rows can be built again from the log: definitions, positions and cut say how, and the data hash says whether it
+    came out the same. For replays, which make many sets.
+    """
+    return blob.put(_encoded(training_set.manifest))
+
+
 def load_manifest(digest: str, blob: Blob) -> Manifest:
     """The manifest of a saved set.
 

@@ -9,17 +9,19 @@ if TYPE_CHECKING:
         Answer,
         Answerer,
         InputReader,
+        LoggedPrediction,
         ModelInputs,
         PastReader,
         RowScorer,
         ServedVersion,
+        logged_prediction,
         named_reasons,
     )
     from trimtab.serving.applier import Applier
     from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
     from trimtab.serving.commit import GroupCommit
     from trimtab.serving.endpoint import Endpoint, Golden
-    from trimtab.serving.http import HttpService, Limits, LoggedPrediction, logged_prediction
+    from trimtab.serving.http import HttpService, Limits
     from trimtab.serving.inputs import OfflineInputs, OnlineInputs
     from trimtab.serving.metrics import Metrics
     from trimtab.serving.online_learning import Example, Learner, OnlineDeployment
@@ -79,12 +81,15 @@ __all__ = [
 ]
 
 _FILES = {  # which names are in which file; all are loaded on first use
-    "answering": ("NO_VIEW Answer Answerer InputReader ModelInputs PastReader RowScorer ServedVersion named_reasons"),
+    "answering": (
+        "NO_VIEW Answer Answerer InputReader LoggedPrediction ModelInputs PastReader RowScorer ServedVersion "
+        "logged_prediction named_reasons"
+    ),
     "applier": "Applier",
     "batch": "Manifest batch_manifest batch_predictions score_table",
     "commit": "GroupCommit",
     "endpoint": "Endpoint Golden",
-    "http": "HttpService Limits LoggedPrediction logged_prediction",
+    "http": "HttpService Limits",
     "inputs": "OfflineInputs OnlineInputs",
     "metrics": "Metrics",
     "online_learning": "Example Learner OnlineDeployment",

@@ -240,3 +240,42 @@ def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
     if not reasons.translate(None, _UNREMARKABLE):
         return {}
     return {name: REASONS[code] for name, code in zip(inputs, reasons, strict=True) if code not in _UNREMARKABLE}
+
+
+class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the prediction log, readable."""
+
+    id: str
+    request_id: str
+    model: str
+    version: str
+    arm: str
+    mode: str
+    made_at_us: int
+    at_us: int
+    positions: dict[str, int]
+    score: float
+    request: list[Any]  # the request's columns in declared order
+    values: list[float]  # the model's inputs, null for NaN
+    reasons: list[str | None]  # of each input, None: from no view
+    flags: tuple[str, ...]
+
+
+def logged_prediction(p: Prediction) -> LoggedPrediction:
+    """A prediction with its packed parts unpacked."""
+    return LoggedPrediction(
+        id=p.id,
+        request_id=p.request_id,
+        model=p.model,
+        version=p.version,
+        arm=p.arm,
+        mode=p.mode,
+        made_at_us=p.made_at_us,
+        at_us=p.at_us,
+        positions=p.positions,
+        score=p.score,
+        request=msgspec.msgpack.decode(p.request),
+        values=list(struct.unpack(f"<{len(p.values) // 8}d", p.values)),
+        reasons=[None if code == NO_VIEW else REASONS[code] for code in p.reasons],
+        flags=p.flags,
+    )

@@ -13,24 +13,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Protocol
-from urllib.parse import parse_qs
+from typing import Any
 
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.features.frames import REASONS
-from trimtab.serving.answering import NO_VIEW
+from trimtab.serving.answering import NO_VIEW, logged_prediction
 from trimtab.serving.commit import GroupCommit
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.metrics import Counter, Histogram, Metrics
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.serving.problems import InvalidField, Refused, decode_problem
+from trimtab.serving.problems import InvalidField, Refused
+from trimtab.serving.pushing import NDJSON_TYPES, Push, WaitApplied, event_rows, wait_asked
 from trimtab.serving.spool import Spool
 from trimtab.serving.wire import (
     JSON_TYPE,
@@ -48,57 +47,9 @@ from trimtab.serving.wire import (
 _logger = logging.getLogger(__name__)
 _SAMPLED = 15  # a mask: one in 16
 _JSON_TYPES = (JSON_TYPE,)
-_NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
 _PREDICT = re.compile(r"/v1/models/[^/]*/predict")
 _PREDICTION = re.compile(r"/v1/predictions/([^/]+)")
 _EVENTS = re.compile(r"/v1/events/([^/]+)")
-
-
-class PushProblem(Protocol):
-    """Why one row went to quarantine (`events.Problem`)."""
-
-    @property
-    def row(self) -> int: ...
-
-    @property
-    def field(self) -> str: ...
-
-    @property
-    def reason(self) -> str: ...
-
-    @property
-    def found(self) -> str: ...
-
-
-class Pushed(Protocol):
-    """What became of pushed rows (`events.Pushed`)."""
-
-    @property
-    def accepted(self) -> int: ...
-
-    @property
-    def quarantined(self) -> int: ...
-
-    @property
-    def partition(self) -> str: ...
-
-    @property
-    def position(self) -> int: ...
-
-    @property
-    def problems(self) -> Sequence[PushProblem]: ...
-
-
-class Push(Protocol):
-    """Takes events into the log (`Ingestor.push`); they are safe when it returns."""
-
-    def __call__(self, source: str, rows: Sequence[Mapping[str, object]], /) -> Pushed: ...
-
-
-class WaitApplied(Protocol):
-    """Returns once the views have reached some positions (`Applier.wait_applied`)."""
-
-    def __call__(self, positions: Mapping[str, int], timeout_s: float, /) -> None: ...
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,12 +219,12 @@ class HttpService:
     async def _take_events(self, source: str, scope: Scope, receive: Receive, send: Send) -> None:
         if self._push is None:
             raise NotFound("events: this server takes none. Push them where the event log is.")
-        wait = _wait_asked(scope["query_string"])
+        wait = wait_asked(scope["query_string"])
         if wait and self._wait_applied is None:
             raise Unavailable("wait=applied: no views are applied in this process. Leave it out.")
-        media_type = check_media_type(scope, (JSON_TYPE, *_NDJSON_TYPES))
+        media_type = check_media_type(scope, (JSON_TYPE, *NDJSON_TYPES))
         body = await whole_body(await receive(), scope, receive, self._body_bytes, self.limits.body_timeout_s)
-        rows = _event_rows(body, ndjson=media_type != JSON_TYPE)
+        rows = event_rows(body, ndjson=media_type != JSON_TYPE)
         pushed = await self._in_thread(self._push, source, rows)
         self._events.add(source, "accepted", by=pushed.accepted)
         self._events.add(source, "quarantined", by=pushed.quarantined)
@@ -414,79 +365,6 @@ class _Served:
             self._flags.add(self.endpoint.name, flag)
         for code in one.reasons.translate(None, _QUIET):
             self._nulls.add(self.endpoint.name, REASONS[code])
-
-
-class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the prediction log, readable."""
-
-    id: str
-    request_id: str
-    model: str
-    version: str
-    arm: str
-    mode: str
-    made_at_us: int
-    at_us: int
-    positions: dict[str, int]
-    score: float
-    request: list[Any]  # the request's columns in declared order
-    values: list[float]  # the model's inputs, null for NaN
-    reasons: list[str | None]  # of each input, None: from no view
-    flags: tuple[str, ...]
-
-
-def logged_prediction(p: Prediction) -> LoggedPrediction:
-    """A prediction with its packed parts unpacked."""
-    return LoggedPrediction(
-        id=p.id,
-        request_id=p.request_id,
-        model=p.model,
-        version=p.version,
-        arm=p.arm,
-        mode=p.mode,
-        made_at_us=p.made_at_us,
-        at_us=p.at_us,
-        positions=p.positions,
-        score=p.score,
-        request=msgspec.msgpack.decode(p.request),
-        values=list(struct.unpack(f"<{len(p.values) // 8}d", p.values)),
-        reasons=[None if code == NO_VIEW else REASONS[code] for code in p.reasons],
-        flags=p.flags,
-    )
-
-
-def _event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
-    """The events of a body: a JSON object, a list of them, or one a line."""
-    if not ndjson:
-        found = _json(body)
-        rows = found if isinstance(found, list) else [found]
-    else:
-        rows = []
-        for number, line in enumerate(body.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append(_json(line))
-                except Misuse as error:
-                    raise Misuse(f"line {number}: {error}") from error
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise Misuse(f"event {number}: a {type(row).__name__}. Send a JSON object an event.")
-    return rows
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise decode_problem(error, body) from error
-
-
-def _wait_asked(query: bytes) -> bool:
-    for name, values in parse_qs(query.decode("latin-1"), keep_blank_values=True).items():
-        if name != "wait" or values != ["applied"]:
-            raise Misuse(f"query {name}={values[0]!r} is unknown. The only one is wait=applied.")
-        return True
-    return False
 
 
 def _allow(methods: str) -> tuple[tuple[bytes, bytes], ...]:

@@ -153,7 +153,7 @@ def test_a_file_of_long_ago_trains_a_version_too(call: Run, tmp_path: Path) -> N
     made = call("init", str(file), "--label", "churned", "--estimator", "linear", "--json")
     for step in json.loads(made.stdout)["commands"][:3]:
         done = call(*shlex.split(step)[1:], cwd=tmp_path / "old")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, (done.stdout, done.stderr)
     assert "promote" in done.stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.asking import shown_decisions
+from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 
@@ -13,11 +14,11 @@ _SAFE = "What was decided is in the ledger; a step that was not finished is done
 
 @command("train", safe=_SAFE)
 @click.argument("model", required=False)
-def train(model: str | None) -> None:
+def train(model: str | None) -> int:
     """Train a candidate now, judge it, promote or refuse it.
 
     MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
-    the gate.
+    the gate; exit status 1 says that it was refused.
 
     \b
     Example:
@@ -29,6 +30,7 @@ def train(model: str | None) -> None:
         show_json(decisions)
     else:
         show_lines(shown_decisions(decisions) or ["Nothing was decided."])
+    return FAILED if decisions and decisions[-1].act == "refuse" else 0
 
 
 @command("tick", safe=_SAFE)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.expressions import col
 from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
@@ -311,9 +311,17 @@ def test_a_reset_that_was_cut_short_is_finished_before_anything_is_applied() -> 
         assert list(kv.scan(b"")) == before
 
 
-def test_two_views_of_one_name_are_refused() -> None:
-    with pytest.raises(Misuse, match="two views are called 'latest_x'"):
-        OnlineStore(MemoryKeyValue(), [LATEST, LATEST])
+def test_two_definitions_of_one_view_are_kept_side_by_side() -> None:
+    kv = MemoryKeyValue()
+    other = view("latest_x", source=PLAIN, by="who", features={"n": d.count()})
+    store = OnlineStore(kv, [LATEST, other, LATEST])
+    applied = store.apply([event(PLAIN, 1, 10, x=3.0)])
+    assert [view.applied for view in applied.views.values()] == [1, 1]
+    assert (values(kv, LATEST, 20), values(kv, other, 20)) == ([3.0], [1])
+    assert store.delete_key("latest_x", "a")
+    assert (values(kv, LATEST, 20), values(kv, other, 20)) == ([None], [0])
+    with pytest.raises(NotFound, match="no view 'sky' among latest_x"):
+        store.delete_key("sky", "a")
 
 
 def test_a_batch_is_one_transaction_with_its_positions() -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.frames import NEVER_US
 from trimtab.events.records import Event, decode, known_at_us
 from trimtab.features.definitions import View
@@ -89,11 +89,9 @@ class OnlineStore:
 
     def __init__(self, kv: KeyValue, views: Sequence[View]) -> None:
         self.kv = kv
-        self.plans: dict[str, ViewPlan] = {}
-        for view in views:
-            if view.name in self.plans:
-                raise Misuse(f"online store: two views are called {view.name!r}. Give each a name of its own.")
-            self.plans[view.name] = ViewPlan(view)
+        self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of one name carry a part of their hash
+        for view in {view.hash: view for view in views}.values():
+            self.plans[f"{view.name}@{view.hash[:8]}" if view.name in self.plans else view.name] = ViewPlan(view)
 
     def apply(self, records: Sequence[LogRecord]) -> Applied:
         """Take records into all views that have not read them yet.
@@ -106,7 +104,7 @@ class OnlineStore:
         """
         stored = self._cursors()
         changes: Changes = {}
-        counts = {name: Counter[str]() for name in self.plans}
+        counts = {plan.id: Counter[str]() for plan in self.plans.values()}
         taken = 0
         for cursor, plans in self._by_cursor(stored):
             after, arrivals = _arrivals(cursor, records, {p.view.source.name for p in plans})
@@ -116,12 +114,12 @@ class OnlineStore:
                 for plan in plans:
                     stored[plan.id.hex()] = after
                     apply = self._apply_keyed if plan.keyed else self._apply_plain
-                    apply(plan, arrivals.get(plan.view.source.name, []), changes, counts[plan.name])
+                    apply(plan, arrivals.get(plan.view.source.name, []), changes, counts[plan.id])
         if taken:
             changes[POSITIONS_KEY] = _encode(stored)
             deletes = [key for key, value in changes.items() if value is None]
             self.kv.write({key: value for key, value in changes.items() if value is not None}, deletes)
-        views = {name: ViewApplied(**count) for name, count in counts.items()}
+        views = {name: ViewApplied(**counts[plan.id]) for name, plan in self.plans.items()}
         return Applied(records=len(records), skipped=len(records) - taken, views=views)
 
     def positions(self) -> dict[str, int]:
@@ -139,16 +137,24 @@ class OnlineStore:
         return min((cursors.get(plan.id.hex(), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
 
     def delete_key(self, view: str, entity: str | int) -> bool:
-        """Forget an entity in one view: it is unknown from now on; False when it was."""
-        plan = self.plans[view]
+        """Forget an entity in one view, in all its definitions: it is unknown from now on; False when it was.
+
+        Raises:
+            NotFound: There is no such view.
+        """
+        plans = [plan for plan in self.plans.values() if plan.name == view]
+        if not plans:
+            raise NotFound(f"online store: no view {view!r} among {', '.join(self.plans)}.")
         name = name_bytes(entity)
-        key = plan.state_prefix + name
-        if self.kv.get(key) is None:
-            return False
-        index = VersionIndex(plan, self.kv)
-        index.forget(name)
-        self.kv.write({}, [key, *(k for k, _ in index.changes())])
-        return True
+        gone: list[bytes] = []
+        for plan in plans:
+            index = VersionIndex(plan, self.kv)
+            index.forget(name)
+            gone += [plan.state_prefix + name, *(key for key, _ in index.changes())]
+        known = any(packed is not None for packed in self.kv.get_many(gone))
+        if known:
+            self.kv.write({}, gone)
+        return known
 
     def reset(self) -> int:
         """Delete the states of this store's views, to be filled again from the start of the log; how many keys."""

@@ -12,13 +12,16 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 from command import BEGIN, COMMAND, Run, churn_rows, clean_environment, write_csv
+
+from trimtab.cli.group import trimtab
 
 Table = tuple[list[str], list[list[Any]]]
 
@@ -174,9 +177,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
 
     def run_there(*arguments: str, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments], cwd=cwd, env=clean_environment(), capture_output=True, text=True, check=False
-        )
+        with chdir(cwd):
+            done = CliRunner().invoke(trimtab, list(arguments))
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
     made = start(run_there, folder, "churn")
     for step in made["commands"][:3]:
@@ -251,8 +254,8 @@ def test_a_port_in_use_is_told_with_the_way_out(trained: Path, call: Run) -> Non
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_ingest_says_what_is_safe(number: signal.Signals, status: int, run: Run, tmp_path: Path) -> None:
-    start(run, tmp_path, "churn")
+def test_a_stopped_ingest_says_what_is_safe(number: signal.Signals, status: int, call: Run, tmp_path: Path) -> None:
+    start(call, tmp_path, "churn")
     file = tmp_path / "many.parquet"
     duckdb.sql(
         'SELECT i::VARCHAR AS "Customer ID", TIMESTAMP \'2024-01-01\' + to_seconds(i) AS "Signed Up",'
@@ -273,7 +276,7 @@ def test_a_stopped_ingest_says_what_is_safe(number: signal.Signals, status: int,
     assert process.returncode == status, error
     assert "safe in the log" in error
     assert "Traceback" not in error
-    assert run("doctor", cwd=tmp_path / "churn").returncode == 0
+    assert call("doctor", cwd=tmp_path / "churn").returncode == 0
 
 
 def test_a_project_file_that_does_not_import_is_told_by_line(call: Run, tmp_path: Path) -> None:

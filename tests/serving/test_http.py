@@ -88,6 +88,15 @@ def test_an_event_is_seen_by_the_next_answer_when_its_sender_waits(client: httpx
         assert answer["reasons"] == {}
 
 
+def test_a_question_about_the_past_does_not_see_what_came_since(client: httpx.Client) -> None:
+    before_us = now_us()
+    client.post(EVENTS, params={"wait": "applied"}, json={"user": "max", "amount": 2.0, "paid_at": now_us()})
+    now = client.post(PREDICT, json={"request": row(user="max")}).json()
+    then = client.post(PREDICT, json={"request": row(user="max"), "at": before_us}).json()
+    assert now["reasons"] == {}
+    assert (then["at_us"], set(then["reasons"].values())) == (before_us, {"no_entity"})
+
+
 def test_events_come_as_an_object_a_list_or_lines(client: httpx.Client) -> None:
     events = [{"user": "liz", "amount": float(n), "paid_at": now_us() + n} for n in range(6)]
     assert client.post(EVENTS, json=events[0]).json()["accepted"] == 1

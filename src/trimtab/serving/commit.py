@@ -18,8 +18,8 @@ _LOOKS = 4  # turns of the loop that a group may wait for more to join it
 _WEIGHT = 0.1  # of the newest append in the usual time
 _RETRY_AFTER = 256  # appends in the thread before the loop is tried again
 
-_LATER_S = 0.002  # how long noted answers wait for more to share their append
-_NOTED_AT_MOST = 64  # then they wait no longer
+_LATER_S = 0.01  # how long noted answers wait for more to share their append
+_NOTED_AT_MOST = 256  # then they wait no longer
 
 _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
 

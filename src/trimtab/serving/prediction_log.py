@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stay
 
 FORMAT = b"\x01"  # the first byte of a payload; the rest is a msgpack array of the fields in order
 _BLOCK = 10_000
+_FIRST_LOOK = 50
 _HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
 
 
@@ -93,11 +94,13 @@ class PredictionLog:
         needle = _encoder.encode(prediction_id)
         for partition, last in self.log.positions().items():
             after = self._first_since(partition, made_at_us, last) - 1
-            while records := self.log.read(partition, after, limit=_BLOCK):
+            limit = _FIRST_LOOK  # it is nearly always near
+            while records := self.log.read(partition, after, limit=limit):
                 for record in records:
                     if record.payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0:
                         return partition, record.position
                 after = records[-1].position
+                limit = min(4 * limit, _BLOCK)
         return None
 
     def read_range(self, partition: str, first: int, rows: int) -> list[Prediction]:

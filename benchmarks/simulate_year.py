@@ -1,0 +1,62 @@
+"""The whole loop on ten months of flights, March to December 2013, under the example's own policy: seconds.
+
+Two months of history are loaded and trained on first. A thousand questions are read through the online path as well.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+from trimtab.app.definitions import load_definitions
+from trimtab.core.config import load_config
+from trimtab.core.time import moment_us
+from trimtab.events import read_file
+from trimtab.simulation.replay import Replay
+from trimtab.simulation.world import Line
+
+NAME = "simulate_year"
+TARGET = "ours <= 60"
+UNIT = "s"
+BETTER = "lower"
+_PROJECT = Path(__file__).parents[1] / "examples" / "flights"
+
+
+def setup(folder: Path) -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location("flights_load", _PROJECT / "load.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = module.load(folder)
+    project, demo = load_definitions(_PROJECT / "project.py"), load_config(_PROJECT, {}).demo
+    assert demo is not None
+    return {
+        "project": project,
+        "demo": demo,
+        "tables": {name: read_file(files[name], source).columns for name, source in project.sources.items()},
+        "folders": (folder / f"replay{n}" for n in itertools.count()),
+    }
+
+
+def ours(state: dict[str, Any]) -> float:
+    project, demo = state["project"], state["demo"]
+    start = time.perf_counter()
+    with Replay(
+        [Line(name="policy", deployment=project.deployments["late_flight"], main=True)],
+        state["tables"],
+        list(project.sources.values()),
+        next(state["folders"]),
+        start_us=moment_us(demo.start),
+        until_us=moment_us(demo.until),
+        seed=1,
+        sampled_rows=demo.sampled_rows,
+    ) as replay:
+        result = replay.run()
+    took_s = time.perf_counter() - start
+    if result.mismatches or result.checked_rows != demo.sampled_rows:
+        raise SystemExit(f"{result.mismatches} mismatches in {result.checked_rows} rows: {result.first_mismatch}")
+    return took_s

@@ -40,17 +40,8 @@ class IndexedLabels:
         self._index = index
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
-        """The index knows one cut a call: most rows need no more than the last cut, the others are asked one by one."""
-        asked = np.array(keys.to_list(), object)
-        last_us = int(cut_us.max(initial=-NEVER_US))
-        found = self._index.join(asked, at_us, last_us)
-        values, known_at_us = found.values.copy(), found.known_at_us.copy()
-        open_rows = np.flatnonzero((cut_us < last_us) & ~(known_at_us <= cut_us))
-        for cut in np.unique(cut_us[open_rows]).tolist():
-            rows = open_rows[cut_us[open_rows] == cut]
-            earlier = self._index.join(asked[rows], at_us[rows], cut)
-            values[rows], known_at_us[rows] = earlier.values, earlier.known_at_us
-        return KnownLabels(values, known_at_us)
+        found = self._index.join(keys.to_list(), at_us, cut_us)
+        return KnownLabels(found.values, found.known_at_us)
 
 
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):

@@ -113,10 +113,6 @@ class PredictionLog:
             found += [decode(record.payload, partition, record.position) for record in records]
         return found
 
-    def positions_at(self, at_us: int) -> dict[str, int]:
-        """The position of each partition behind which everything was appended at or after `at_us`."""
-        return {p: self._first_since(p, at_us, last) - 1 for p, last in self.log.positions().items()}
-
     def positions_before(self, at_us: int) -> dict[str, int]:
         """Positions behind which every prediction that was made or asked about at `at_us` or later stands."""
         return {name: self._first_since(name, at_us, last) - 1 for name, last in self.log.positions().items()}

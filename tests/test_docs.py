@@ -177,6 +177,14 @@ def test_the_status_of_every_error_is_in_the_reference():
     assert [line for line in lines if line not in REFERENCE] == []
 
 
+def test_every_file_that_the_tour_names_stands_in_its_room():
+    parts = re.split(r"^## (\w+)$", (ROOT / "docs" / "tour.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    rooms = {room: re.findall(r"`(\w+\.py)`", text) for room, text in zip(parts[::2], parts[1::2], strict=True)}
+    found = [f"{room}/{file}" for room, files in rooms.items() for file in files]
+    assert len(found) > 80
+    assert [file for file in found if not (ROOT / "src" / "trimtab" / file).is_file()] == []
+
+
 def test_the_http_document_names_every_status_and_metric():
     from trimtab.serving.metrics import Metrics
     from trimtab.serving.problems import _SLUGS

@@ -73,16 +73,16 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tutorial_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def tutorial_names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The tutorial, done once in a folder of its own; what its blocks defined, and `__folder__`."""
     folder, before = tmp_path_factory.mktemp("tutorial"), Path.cwd()
     names: dict[str, Any] = {"__name__": "tutorial", "__folder__": folder}
     os.chdir(folder)
     try:
         run_blocks(ROOT / "docs" / "tutorial.md", names, commands=True)
-        yield names
     finally:
         os.chdir(before)
+    return names
 
 
 @pytest.fixture
@@ -101,13 +101,15 @@ def served(tutorial_names: dict[str, Any]) -> Iterator[str]:
         server.stdout.close()
 
 
-def test_every_public_name_is_in_the_reference():
-    assert [name for name in trimtab.__all__ if f"`tt.{name}" not in REFERENCE] == []
+def test_the_reference_names_every_public_name_and_no_other():
+    assert set(re.findall(r"`tt\.(\w+)", REFERENCE)) == set(trimtab.__all__)
 
 
-def test_the_reference_names_nothing_that_does_not_exist():
-    named = set(re.findall(r"`tt\.(\w+)", REFERENCE))
-    assert named - set(trimtab.__all__) == set()
+def test_a_wrong_example_is_found(tmp_path: Path):
+    document = tmp_path / "wrong.md"
+    document.write_text("```python\n>>> 1 + 1\n3\n\n```\n")
+    with pytest.raises(AssertionError, match="Expected"):
+        run_blocks(document, {})
 
 
 def test_every_method_of_a_project_is_in_the_reference():

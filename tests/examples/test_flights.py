@@ -248,7 +248,7 @@ def test_a_year_of_the_policy_beats_never_retraining(
     took_s = []
     for seed in seeds:
         start = time.perf_counter()
-        result = replayed(project, tables, tmp_path / str(seed), until_us=YEAR_US, seed=seed, sampled_rows=300)
+        result = replayed(project, tables, tmp_path / str(seed), until_us=YEAR_US, seed=seed, sampled_rows=200)
         took_s.append(time.perf_counter() - start)
         gain = result.compare("policy", "never", seed=seed)
         retrains = sum(d.act == "promote" for d in result.lines["policy"].decisions)

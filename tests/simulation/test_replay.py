@@ -20,6 +20,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.frames import NEVER_US
+from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES
 from trimtab.features.online import OnlineStore
 from trimtab.features.request_plan import RequestPlan
@@ -133,7 +134,9 @@ def test_a_planted_drift_is_noticed_and_repaired_with_labels_from_after_it(drift
     assert isinstance(onset_us, int)
     assert isinstance(cut_us, int)
     assert cut_us >= onset_us + 17 * DAY_US + 2 * DAY_US  # settled, and its labels are final
-    used = next(s for s in worlds.training_sets(drifted.folder, drifted.lines[0]) if s.manifest.cut_us == cut_us)
+    line = drifted.lines[0]
+    manifest = next(m for m in worlds.manifests(drifted.folder, line) if m.cut_us == cut_us)
+    used = worlds.rebuilt(drifted.folder, line, manifest)
     after = used.usable & (used.at_us >= day_us(DRIFT_DAY))
     assert after.sum() > 300
 
@@ -277,23 +280,17 @@ def test_an_online_learner_answers_as_of_the_question_and_learns(exact: Done) ->
 
 @pytest.mark.parametrize("number", range(2))
 def test_training_sets_are_those_rebuilt_from_the_log(drifted: Done, number: int) -> None:
+    """Values, reasons, labels and their moments, to the bit: the manifest holds a hash of all of them."""
     line = drifted.lines[number]
-    found = worlds.training_sets(drifted.folder, line, number)
-    assert len(found) >= 2 - number
-    for one in found:
-        other = worlds.rebuilt(drifted.folder, line, one)
-        assert msgspec.structs.replace(one.manifest, parquet=None) == other.manifest
-        assert one.requests.to_rows() == other.requests.to_rows()
-        assert one.at_us.tobytes() == other.at_us.tobytes()
-        for name, values in one.features.values.by_name.items():
-            again = other.features.values[name]
-            assert values.values.tobytes() == again.values.tobytes(), name
-            assert np.array_equal(values.present(), again.present()), name
-        for name, codes in one.features.reasons.items():
-            assert np.array_equal(codes, other.features.reasons[name]), name
-        assert one.target.tobytes() == other.target.tobytes()
-        assert np.array_equal(one.label_known_at_us, other.label_known_at_us)
-        assert np.array_equal(one.labels.state, other.labels.state)
+    found = worlds.manifests(drifted.folder, line, number)
+    assert len(found) == 2 - number  # the first version, and the repair of the line that repairs
+    for manifest in found:
+        again = worlds.rebuilt(drifted.folder, line, manifest)
+        assert again.manifest == msgspec.structs.replace(manifest, parquet=None)
+        assert again.rows > 2_500
+        codes = np.concatenate(list(again.features.reasons.values()))
+        assert {REASONS[code] for code in np.unique(codes)} >= {"found", "null", "outside_window"}
+        assert {LABEL_STATES[code] for code in np.unique(again.labels.state)} == set(LABEL_STATES)
 
 
 def test_a_label_is_never_used_before_it_was_known(tmp_path: Path) -> None:
@@ -313,10 +310,11 @@ def test_a_label_is_never_used_before_it_was_known(tmp_path: Path) -> None:
     lines = [Line(name="scheduled", deployment=worlds.deployed(retrain=retrain, gate=gate)), worlds.never()]
     result = worlds.replay(tmp_path, tables, lines, days=22)
     closed = {r["visit_id"]: (r["closed_at"], r["bought"]) for r in truth.to_rows()}
-    sets = [s for n, line in enumerate(lines) for s in worlds.training_sets(tmp_path, line, n)]
-    assert len(sets) >= 3
-    for used in sets:
-        cut_us = used.manifest.cut_us
+    found = [(line, m) for n, line in enumerate(lines) for m in worlds.manifests(tmp_path, line, n)]
+    assert len(found) >= 3
+    for line, manifest in found:
+        used, cut_us = worlds.rebuilt(tmp_path, line, manifest), manifest.cut_us
+        assert used.manifest == msgspec.structs.replace(manifest, parquet=None)
         wanted = [_label_at(closed, key, cut_us, later) for key in used.keys.to_list()]
         assert used.target.tobytes() == np.array([value for value, _ in wanted]).tobytes()
         assert used.label_known_at_us.tolist() == [known_us for _, known_us in wanted]
@@ -408,8 +406,8 @@ def test_a_question_may_be_asked_before_its_time(tmp_path: Path) -> None:
     logged = worlds.predictions(tmp_path)
     assert len(logged) > 400
     assert all(p.at_us == p.made_at_us == at[p.request_id] - 3 * HOUR_US for p in logged)
-    (used,) = worlds.training_sets(tmp_path, line)
-    assert msgspec.structs.replace(used.manifest, parquet=None) == worlds.rebuilt(tmp_path, line, used).manifest
+    (manifest,) = worlds.manifests(tmp_path, line)
+    assert msgspec.structs.replace(manifest, parquet=None) == worlds.rebuilt(tmp_path, line, manifest).manifest
 
 
 # --- odd input
@@ -473,6 +471,22 @@ def test_tables_and_lines_that_do_not_fit_are_refused_before_any_work(tmp_path: 
         )
 
 
+def test_a_history_that_gives_no_version_is_refused_with_the_reason(tmp_path: Path) -> None:
+    tables = worlds.make(13, days=1)
+    strict = tt.beats_champion(calibration=1e-9)
+    with pytest.raises(Misuse, match=r"line 'never' has no version to begin with\. Refused, not calibrated"):
+        worlds.replay(tmp_path / "a", tables, [worlds.never(gate=strict)], days=1)
+    learner = Line(
+        name="learner",
+        deployment=worlds.deployed(worlds.stream, learn="online", gate=strict),
+    )
+    with pytest.raises(Misuse, match="line 'learner' has no version to begin with"):
+        worlds.replay(tmp_path / "b", tables, [learner], days=1)
+    short = {name: table.take(_times(table, name) >= day_us(-5)) for name, table in tables.items()}
+    with pytest.raises(Misuse, match="no labels to learn from"):
+        worlds.replay(tmp_path / "c", short, [worlds.never()], days=1)
+
+
 def _asked(visits: Columns, start_us: int, until_us: int) -> dict[str, int]:
     """Key and time of the visits in [start, until)."""
     rows = zip(visits["visit_id"].to_list(), visits["at"].to_list(), strict=True)
@@ -504,8 +518,7 @@ def _state(at_us: int, known_us: int, cut_us: int) -> str:
 
 def _without_future(table: Columns, name: str, until_us: int, how: str) -> Columns:
     """The table with everything that became known at `until_us` or later removed, or shuffled among itself."""
-    time, delay_us = {"readings": ("read_at", HOUR_US), "sales": ("closed_at", 0), "visit": ("at", 0)}[name]
-    late = table[time].values + delay_us >= until_us
+    late = _times(table, name) + (HOUR_US if name == "readings" else 0) >= until_us
     if how == "removed":
         return table.take(~late)
     order = np.random.default_rng(0).permutation(int(late.sum()))
@@ -520,3 +533,7 @@ def _without_future(table: Columns, name: str, until_us: int, how: str) -> Colum
 
 def _until(bodies: list[bytes], until_us: int) -> list[bytes]:
     return [body for body in bodies if msgspec.json.decode(body, type=Decision).at_us < until_us]
+
+
+def _times(table: Columns, name: str) -> Any:
+    return table[{"readings": "read_at", "sales": "closed_at", "visit": "at"}[name]].values

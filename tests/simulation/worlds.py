@@ -25,7 +25,7 @@ from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.world import Line
 from trimtab.steering.definitions import Deployment, Triggers
-from trimtab.training.sets import TrainingSet, build_training_set, load_training_set
+from trimtab.training.sets import Manifest, TrainingSet, build_training_set, load_manifest
 
 ORIGIN_US = moment_us("2020-01-01T00:00:00Z")
 HISTORY_DAYS = 30
@@ -204,31 +204,27 @@ def ledger(folder: Path, number: int = 0) -> list[bytes]:
         return [entry.body for entry in catalog.journal("ledger")]
 
 
-def training_sets(folder: Path, line: Line, number: int = 0) -> list[TrainingSet]:
-    """The sets that the line's versions were fitted on, as they were saved, by their cut."""
-    model = line.deployment.model
+def manifests(folder: Path, line: Line, number: int = 0) -> list[Manifest]:
+    """What the sets that a line's versions were fitted on were made of, by their cut."""
     with store.open(f"sqlite://{home(folder, number)}/catalog.db", "catalog") as catalog:
         addresses = {msgspec.json.decode(r.body)["training_set"] for r in catalog.find("version")}
     with store.open(f"file://{folder}/blob", "blob") as blob:
-        found = [load_training_set(address, blob, key=model.request.key) for address in addresses]
-    return sorted(found, key=lambda s: s.manifest.cut_us)
+        return sorted((load_manifest(address, blob) for address in addresses), key=lambda m: m.cut_us)
 
 
-def rebuilt(folder: Path, line: Line, like: TrainingSet) -> TrainingSet:
-    """A training set built anew from the event log alone, at the positions and the cut of another."""
+def rebuilt(folder: Path, line: Line, like: Manifest) -> TrainingSet:
+    """A training set built anew from the event log alone, at the positions and the cut of a manifest."""
     model = line.deployment.model
     log = store.open(f"sqlite://{folder}/log/events", "log")
     try:
-        history = History(log, [readings, sales, model.request.source], upto=like.manifest.positions)
+        history = History(log, [readings, sales, model.request.source], upto=like.positions)
         history.refresh()
     finally:
         log.close()
     frames = {name: history.frame(name) for name in ("readings", "sales", model.request.name)}
     asked = frames.pop(model.request.name).columns
     order = np.lexsort((asked[model.request.key].values.astype(str), asked[model.request.time].values))
-    return build_training_set(
-        model, asked.take(order), frames, cut_us=like.manifest.cut_us, positions=history.positions
-    )
+    return build_training_set(model, asked.take(order), frames, cut_us=like.cut_us, positions=history.positions)
 
 
 def _levels(chance: np.random.Generator, steps: int) -> np.ndarray:

@@ -135,7 +135,6 @@ def test_the_printed_commands_lead_from_a_file_to_answers(name: str, run: Run, c
     assert run("ledger", "verify", cwd=folder).stdout.endswith("all sound.\n")
 
 
-@pytest.mark.xfail(reason="DuckDB takes the column `at` for a keyword", raises=AssertionError, strict=False)
 def test_answers_to_a_file_are_written_out(trained: Path, call: Run, tmp_path: Path) -> None:
     out = tmp_path / "predictions.parquet"
     done = call("predict", "churned", "data/churn.parquet", "--out", str(out), cwd=trained)

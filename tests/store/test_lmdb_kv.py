@@ -162,3 +162,15 @@ def test_it_is_the_map_in_memory_made_durable(
             memory.write(puts, deletes)
         assert list(store.scan(b"")) == list(memory.scan(b""))
         assert list(store.scan(prefix, after=after, limit=limit)) == list(memory.scan(prefix, after=after, limit=limit))
+
+
+def test_another_process_writes_after_the_writer_was_released(start_writer: Start, tmp_path: Path) -> None:
+    with LmdbKeyValue(tmp_path) as store:
+        store.write({b"mine": b"1"})
+        store.release_writer()
+        other = start_writer("kv", "some", tmp_path)
+        assert other.wait(timeout=60) == 0
+        assert store.get(b"n0") is not None
+        store.write({b"mine": b"2"})  # it has ended, so the lock is free again
+    with pytest.raises(Misuse, match="closed"):
+        store.release_writer()

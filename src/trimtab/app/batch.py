@@ -92,7 +92,7 @@ def _write(project: Project, manifest: Manifest, out: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("answers", arrays)
-        connection.sql("SELECT * REPLACE (make_timestamptz(at) AS at) FROM answers").to_view("shown")
+        connection.sql('SELECT * REPLACE (make_timestamptz("at") AS "at") FROM answers').to_view("shown")
         shown = connection.table("shown")
         if out.suffix == ".csv":
             shown.write_csv(str(partial))

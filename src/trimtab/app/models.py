@@ -29,7 +29,8 @@ class ServedModel:
         registry: Says which version is champion.
         log: Where predictions go.
         online: Online feature state.
-        answers: Precomputed answers and learners' states.
+        answers: Precomputed answers.
+        learners: What online learners know.
         snapshot: History for questions about the past.
         clock: The moment of asking.
         ids: Gives prediction identifiers.
@@ -44,6 +45,7 @@ class ServedModel:
         log: PredictionLog,
         online: KeyValue,
         answers: KeyValue,
+        learners: KeyValue,
         snapshot: Callable[[Mapping[str, int] | None], Snapshot],
         clock: Clock,
         ids: Callable[[], str],
@@ -53,7 +55,7 @@ class ServedModel:
         self.learner: OnlineDeployment | None = None
         self._registry = registry
         self._log = log
-        self._answers = answers
+        self._learners = learners
         self._snapshot = snapshot
         self._clock = clock
         self._ids = ids
@@ -99,7 +101,7 @@ class ServedModel:
             return loaded
         name = learner_name(self.deployment.name, loaded.version.id)
         if self.learner is None or self.learner.name != name:
-            self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._answers, every_us=HOUR_US)
+            self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
         return self.learner
 
     def _answerer(self, loaded: LoadedModel) -> Answerer:

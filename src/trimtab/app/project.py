@@ -341,6 +341,7 @@ class Project:
                 log=self.predictions,
                 online=self.state.online,
                 answers=self.state.answers,
+                learners=self.state.learners,
                 snapshot=self.views.snapshot,
                 clock=self.clock,
                 ids=self._ids,

@@ -11,6 +11,7 @@ import msgspec
 from trimtab import store
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.urls import store_url
 from trimtab.store.ports import Blob, Catalog, KeyValue, Log
 
 FORMAT = 1
@@ -69,21 +70,26 @@ class State:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return self._kept(store.open(f"sqlite://{self.folder}/catalog.db", "catalog", clock=self._clock))
+        return self._kept(store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=self._clock))
 
     @cached_property
     def blob(self) -> Blob:
-        return self._kept(store.open(f"file://{self.folder}/blob", "blob"))
+        return self._kept(store.open(store_url("file", self.folder / "blob"), "blob"))
 
     @cached_property
     def online(self) -> KeyValue:
         """Online feature state."""
-        return self._kept(store.open(f"lmdb://{self.folder}/online", "kv"))
+        return self._kept(store.open(store_url("lmdb", self.folder / "online"), "kv"))
 
     @cached_property
     def answers(self) -> KeyValue:
-        """Precomputed answers and what online learners know."""
-        return self._kept(store.open(f"lmdb://{self.folder}/answers", "kv"))
+        """Precomputed answers."""
+        return self._kept(store.open(store_url("lmdb", self.folder / "answers"), "kv"))
+
+    @cached_property
+    def learners(self) -> KeyValue:
+        """What online learners know."""
+        return self._kept(store.open(store_url("lmdb", self.folder / "learners"), "kv"))
 
     def close(self) -> None:
         """Close whatever was opened."""
@@ -91,7 +97,9 @@ class State:
             self._opened.pop().close()
 
     def _log(self, name: str, mode: str) -> Log:
-        return self._kept(store.open(f"sqlite://{self.folder}/log/{name}?mode={mode}", "log", clock=self._clock))
+        return self._kept(
+            store.open(f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}", "log", clock=self._clock)
+        )
 
     def _kept(self, opened: Part) -> Part:
         self._opened.append(opened)

@@ -1,6 +1,8 @@
-"""URLs as they may be shown to people: without the credentials in them."""
+"""URLs: of folders, whatever their names; and as they may be shown to people, without the credentials in them."""
 
 import re
+from pathlib import Path
+from urllib.parse import quote
 
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _WORDS = "password|passwd|pwd|secret|token|credential|key"
@@ -14,3 +16,12 @@ def mask_url(url: str) -> str:
     'redis://***@cache:6379/0?ssl=1&token=***'
     """
     return _SECRET.sub(r"\1***", _USER.sub("***@", url))
+
+
+def store_url(scheme: str, path: Path) -> str:
+    """The URL under which `store.open` finds a file or folder, whatever characters its name has.
+
+    >>> store_url("lmdb", Path("/srv/what? 100%/online"))
+    'lmdb:///srv/what%3F%20100%25/online'
+    """
+    return f"{scheme}://{quote(str(path.absolute()))}"

@@ -16,6 +16,7 @@ from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US
+from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.events.history import History
 from trimtab.events.quarantine import Quarantine
@@ -87,10 +88,14 @@ class Replay:
             raise Misuse(f"replay: no recorded events of {', '.join(missing)}. Load them first.")
         self._clock = VirtualClock(start_us)
         self._logs = {
-            s.name: store.open(f"sqlite://{folder}/log/events?mode=relaxed", "log", clock=self._clock)
+            s.name: store.open(
+                f"{store_url('sqlite', folder / 'log' / 'events')}?mode=relaxed", "log", clock=self._clock
+            )
             for s in (*needed, request.source)
         }
-        self._quarantine_log = store.open(f"sqlite://{folder}/log/quarantine?mode=relaxed", "log", clock=self._clock)
+        self._quarantine_log = store.open(
+            f"{store_url('sqlite', folder / 'log' / 'quarantine')}?mode=relaxed", "log", clock=self._clock
+        )
         self._feed = Feed(
             tables,
             [*needed, request.source],
@@ -102,7 +107,7 @@ class Replay:
         self._history = History(self._logs[request.name], needed)
         self._rows = AnsweredRows(Questions(request, tables[request.name]), self._history)
         self._feature_sets = _distinct(lines)
-        self._blob = store.open(f"file://{folder}/blob", "blob")
+        self._blob = store.open(store_url("file", folder / "blob"), "blob")
         self.worlds: dict[str, World] = {}
         self._seed = seed
         self._check = SpotCheck(self._lines[0].deployment.model.features, folder, sampled_rows, seed)
@@ -191,10 +196,10 @@ class Replay:
             )
 
     def _keep_learners(self) -> None:
-        with closing(store.open(f"lmdb://{self._folder}/answers", "kv")) as answers:
+        with closing(store.open(store_url("lmdb", self._folder / "learners"), "kv")) as learners:
             for world in self.worlds.values():
                 if world.line.main:
-                    world.keep_learner(answers)
+                    world.keep_learner(learners)
 
     def _result(self, first_row: int, accepted: int, quarantined: int) -> ReplayResult:
         rows = slice(first_row, self._rows.count)

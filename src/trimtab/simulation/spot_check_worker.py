@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
+from pathlib import Path
 
 import msgspec
 
 from trimtab import store
+from trimtab.core.urls import store_url
 from trimtab.features.frames import REASONS
 from trimtab.features.online import OnlineStore
 from trimtab.features.request_plan import RequestPlan
@@ -57,8 +59,8 @@ def check(setup: Setup) -> Verdict:
     """Answer questions from standard input until it ends; what was found."""
     rows = values = mismatches = 0
     first = ""
-    kv = store.open(f"lmdb://{setup.folder}/online", "kv")
-    log = store.open(f"sqlite://{setup.folder}/log/events", "log")
+    kv = store.open(store_url("lmdb", Path(setup.folder) / "online"), "kv")
+    log = store.open(store_url("sqlite", Path(setup.folder) / "log" / "events"), "log")
     follower = Follower(log, OnlineStore(kv, setup.features.views))
     plan = RequestPlan(setup.features, kv)
     while (body := read_packed(sys.stdin.buffer)) is not None:

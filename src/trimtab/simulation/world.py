@@ -17,6 +17,7 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
+from trimtab.core.urls import store_url
 from trimtab.feedback import OpenDays, OutcomeJoin
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.registry import LoadedModel, Registry
@@ -75,9 +76,9 @@ class World:
         self._first_row = rows.count
         deployment = line.deployment
         folder.mkdir(parents=True, exist_ok=True)
-        self.catalog = store.open(f"sqlite://{folder}/catalog.db", "catalog", clock=clock)
+        self.catalog = store.open(store_url("sqlite", folder / "catalog.db"), "catalog", clock=clock)
         self.predictions = PredictionLog(
-            store.open(f"sqlite://{folder}/log/predictions?mode=relaxed", "log", clock=clock)
+            store.open(f"{store_url('sqlite', folder / 'log' / 'predictions')}?mode=relaxed", "log", clock=clock)
         )
         self.registry = Registry(self.catalog, blob, clock=clock, actor="policy")
         run_lengths = [r.run_length_days for r in deployment.retrain.any_of if isinstance(r, OnQualityDrop)]
@@ -138,14 +139,16 @@ class World:
         asked = (rows >= 0) & (rows < len(scores))
         return np.where(asked, scores[np.where(asked, rows, 0)] if len(scores) else np.nan, np.nan)
 
-    def keep_learner(self, answers: KeyValue) -> None:
+    def keep_learner(self, learners: KeyValue) -> None:
         """Keep what an online learner knows where the project's service looks for it."""
         learner = self._scorer.learner()
         if learner is None:
             return
         version = self.registry.alias(self.line.deployment.name, CHAMPION)
         assert version is not None  # there is a learner
-        kept = OnlineDeployment(learner_name(self.line.deployment.name, version.id), learner, answers, every_us=HOUR_US)
+        kept = OnlineDeployment(
+            learner_name(self.line.deployment.name, version.id), learner, learners, every_us=HOUR_US
+        )
         kept.learn([], until_us=self._clock.now_us())
 
     def close(self) -> None:

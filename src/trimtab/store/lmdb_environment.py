@@ -105,6 +105,13 @@ class LmdbEnvironment:
                 with self._alone():
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
+    def release_writer(self) -> None:
+        """Let another process write; the next write takes the lock again."""
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.release()
+                self._writer = None
+
     def _written(self, what: Callable[[Any], None]) -> bool:
         """One try; False when the map is full."""
         while True:

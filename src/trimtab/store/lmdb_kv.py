@@ -26,7 +26,7 @@ class LmdbKeyValue:
     """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
 
     Several objects on one directory share one LMDB environment, as LMDB demands. The first write takes the
-    directory's writer lock for this process, until the last of these objects is closed. Safe to use from many
+    directory's writer lock for this process, until `release_writer` or until the last of these objects is closed. Safe to use from many
     threads; a forked child opens an environment of its own.
 
     >>> import tempfile
@@ -99,6 +99,12 @@ class LmdbKeyValue:
                 transaction.cursor().putmulti(pairs)
 
         self._environment.write(change)
+
+    def release_writer(self) -> None:
+        """Let another process write, until this one writes again."""
+        if self._closed:
+            self._refuse(None, None)
+        self._environment.release_writer()
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order, one snapshot.

@@ -94,6 +94,10 @@ class KeyValue(Protocol):
         """Put and delete in one transaction. A view's log position is one of the keys, so it moves with its state."""
         ...
 
+    def release_writer(self) -> None:
+        """Let another process write, until this one writes again: a write makes its process the only writer."""
+        ...
+
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order."""
         ...

@@ -46,6 +46,13 @@ class KeyValueContract:
             store.write({b"a": b"1"}, deletes=[b""])
         assert store.get(b"a") is None
 
+    def test_writing_goes_on_after_the_writer_was_released(self, store: KeyValue) -> None:
+        store.release_writer()
+        store.write({b"a": b"1"})
+        store.release_writer()
+        store.write({b"a": b"2"})
+        assert store.get(b"a") == b"2"
+
     def test_scan_gives_a_prefix_in_key_order(self, store: KeyValue) -> None:
         store.write({b"a/2": b"2", b"a/1": b"1", b"a0": b"x", b"b": b"y", b"a/\xff": b"3", b"a": b"z"})
         assert list(store.scan(b"a/")) == [(b"a/1", b"1"), (b"a/2", b"2"), (b"a/\xff", b"3")]

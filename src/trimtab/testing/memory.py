@@ -100,6 +100,9 @@ class MemoryKeyValue:
                 self._values.pop(key, None)
             self._values.update(puts)
 
+    def release_writer(self) -> None:
+        """Only this process can write here."""
+
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         with self._mutex:
             keys = sorted(key for key in self._values if key.startswith(prefix) and key > after)

@@ -326,21 +326,42 @@ def test_a_label_is_never_used_before_it_was_known(tmp_path: Path) -> None:
     assert np.array_equal(result.lines["never"].labels, np.array(final), equal_nan=True)
 
 
-def test_a_day_is_judged_on_the_labels_of_its_time(tmp_path: Path) -> None:
-    """What is corrected after a day was closed raises no alarm."""
-    tables = worlds.make(6, days=30)
+def test_a_day_is_judged_on_the_labels_that_were_known_when_it_closed(tmp_path: Path) -> None:
+    """A day closes at noon, and is looked at at midnight: what turned into its contrary in between raises no alarm."""
+    tables = worlds.make(6, days=25)
     truth = tables["sales"]
-    recent = truth.take(truth["closed_at"].values >= day_us(0))
-    contrary = recent.replace(
+    asked = dict(zip(tables["visit"]["visit_id"].to_list(), tables["visit"]["at"].to_list(), strict=True))
+    days = np.array([asked[key] // DAY_US for key in truth["visit_id"].to_list()])
+    closes_us = (days + 1) * DAY_US + 36 * HOUR_US
+    open_rows = (truth["closed_at"].values < closes_us) & (days * DAY_US >= day_us(0))
+    turned = truth.take(open_rows)
+    contrary = turned.replace(
         {
-            "bought": column("bool", (~recent["bought"].values).tolist()),
-            "closed_at": column("time", (recent["closed_at"].values + 3 * DAY_US).tolist()),  # the wait is two days
+            "bought": column("bool", (~turned["bought"].values).tolist()),
+            "closed_at": column("time", (closes_us[open_rows] + HOUR_US).tolist()),
         }
     )
-    alike = worlds.replay(tmp_path / "alike", tables, [worlds.policy(request=worlds.visit)], days=30)
+    line = worlds.policy(wait="36h")
+    alike = worlds.replay(tmp_path / "alike", tables, [line], days=25)
     tables["sales"] = Columns.concat([truth, contrary])
-    corrected = worlds.replay(tmp_path / "corrected", tables, [worlds.policy()], days=30)
+    corrected = worlds.replay(tmp_path / "corrected", tables, [line], days=25)
     assert alike.lines["policy"].signals == corrected.lines["policy"].signals == []
+
+
+def test_an_online_learner_learns_nothing_that_becomes_known_later(tmp_path: Path) -> None:
+    tables = worlds.make(14, days=3)
+    until_us = day_us(1) + 13 * HOUR_US
+    line = Line(name="learner", deployment=worlds.deployed(worlds.stream, learn="online"))
+    scores = []
+    for name in ("true", "turned"):
+        result = worlds.replay(tmp_path / name, tables, [line], days=3).lines["learner"]
+        before = result.at_us < until_us
+        scores.append((result.scores[before], result.scores[~before]))
+        sales = tables["sales"]
+        bought = sales["bought"].values ^ (sales["closed_at"].values >= until_us)
+        tables["sales"] = sales.replace({"bought": column("bool", bought.tolist())})
+    assert scores[0][0].tobytes() == scores[1][0].tobytes()
+    assert np.abs(scores[0][1] - scores[1][1]).max() > 0.01
 
 
 @pytest.mark.parametrize("how", ["removed", "shuffled"])

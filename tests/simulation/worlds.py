@@ -77,13 +77,15 @@ def stream() -> Any:
     return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.01)
 
 
-def deployed(estimator: Callable[[], Any] = logistic, request: tt.Request = visit, **rules: Any) -> Deployment:
+def deployed(
+    estimator: Callable[[], Any] = logistic, request: tt.Request = visit, wait: str = "2d", **rules: Any
+) -> Deployment:
     """The model of this world, in service under `rules`."""
     model = tt.model(
         "buyer",
         request=request,
         features=FEATURES,
-        label=tt.label(sales, key="visit_id", value="bought", wait="2d"),
+        label=tt.label(sales, key="visit_id", value="bought", wait=wait),
         estimator=estimator,
         metric="log_loss",
     )

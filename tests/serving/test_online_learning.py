@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +110,66 @@ def test_what_could_not_be_saved_was_not_learnt(store: Any) -> None:
             online.learn(examples(begin, begin + 25), until_us=begin + 25)
         assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
     assert online.examples == online.learnt_until_us == 39
+
+
+def test_what_failed_in_a_later_block_was_not_learnt_at_all(store: Any) -> None:
+    class Failing(Averages):
+        fails = False
+
+        def learn(self, matrix: Any, labels: Any) -> None:
+            if self.fails and self.blocks % 3 == 1:
+                raise FloatingPointError("overflow")
+            super().learn(matrix, labels)
+
+    learner = Failing()
+    online = OnlineDeployment("late/online", learner, store, every_us=10)
+    for fails in (True, False, True, True, False):
+        learner.fails = fails
+        begin = max(0, online.learnt_until_us)
+        if fails:
+            with pytest.raises(FloatingPointError):
+                online.learn(examples(begin, begin + 35), until_us=begin + 35)
+        else:
+            assert online.learn(examples(begin, begin + 35), until_us=begin + 35)
+        assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
+        restarted = deployment(store)
+        assert [restarted.predict_row(row) for row in ROWS] == [learner.predict_row(row) for row in ROWS]
+    assert online.examples == online.learnt_until_us > 60
+
+
+def test_answers_do_not_wait_for_learning(store: Any) -> None:
+    learning, go_on = threading.Event(), threading.Event()
+
+    class Slow(Averages):
+        def learn(self, matrix: Any, labels: Any) -> None:
+            super().learn(matrix, labels)
+            learning.set()
+            assert go_on.wait(timeout=30)
+
+        def __deepcopy__(self, memo: Any) -> Averages:
+            copied = Averages()
+            copied.restore(self.state())
+            return copied
+
+    online = OnlineDeployment("late/online", Slow(), store, every_us=0)
+    thread = threading.Thread(target=online.learn, args=(examples(0, 30),), kwargs={"until_us": 30})
+    thread.start()
+    assert learning.wait(timeout=30)
+    assert [online.predict_row(row) for row in ROWS] == scores(0)
+    go_on.set()
+    thread.join()
+    assert [online.predict_row(row) for row in ROWS] == scores(30)
+
+
+def test_what_another_process_has_learnt_is_taken_over(store: Any) -> None:
+    serving, other = deployment(store), deployment(store)
+    assert not serving.follow()
+    other.learn(examples(0, 45), until_us=45)
+    assert serving.follow()
+    assert not serving.follow()
+    assert [serving.predict_row(row) for row in ROWS] == scores(39)
+    serving.learn(examples(0, 70), until_us=70)
+    assert serving.examples == 69
 
 
 def test_examples_out_of_order_or_from_the_future_are_refused(store: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -20,7 +21,10 @@ FORMAT = 1
 
 
 class Learner(Protocol):
-    """A model that learns from a few rows at a time and can say and take back all that it knows."""
+    """A model that learns from a few rows at a time and can say and take back all that it knows.
+
+    `copy.deepcopy` of it must be of its own: what one learns, the other does not.
+    """
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
 
@@ -51,7 +55,8 @@ def learner_name(model: str, version: str) -> str:
 class OnlineDeployment:
     """A learner and how far it has learnt; both are saved in one write, so each label is learnt exactly once.
 
-    It is a `RowScorer`: answers come from all that was learnt before, never from the middle of a block.
+    It is a `RowScorer`: answers come from a copy of what was learnt and saved last, so they never wait for learning
+    and never show the middle of it.
 
     Args:
         name: Its line in the store, e.g. "late_flight/online".
@@ -74,17 +79,30 @@ class OnlineDeployment:
         self._key = b"online_learner/" + name.encode()
         self._lock = threading.Lock()
         self._untaught = learner.state()
+        self._stored: bytes | None = None
         self._restore()
+        self._shown = copy.deepcopy(learner)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """Scores of rows by what has been learnt so far."""
-        with self._lock:
-            return self._learner.predict(matrix)
+        return self._shown.predict(matrix)
 
     def predict_row(self, row: list[float]) -> float:
         """The score of one row by what has been learnt so far."""
+        return self._shown.predict_row(row)
+
+    def follow(self) -> bool:
+        """Take over what another process has learnt and saved since; whether there was anything.
+
+        Raises:
+            Corrupt: The saved state is damaged; answers go on as before.
+        """
+        if self._store.get(self._key) == self._stored:
+            return False
         with self._lock:
-            return self._learner.predict_row(row)
+            self._restore()
+            self._shown = copy.deepcopy(self._learner)
+        return True
 
     def learn(self, examples: Sequence[Example], *, until_us: int, positions: Mapping[str, int] | None = None) -> int:
         """Learn what became known after `learnt_until_us` and up to `until_us`, save, and say how many that was.
@@ -94,6 +112,8 @@ class OnlineDeployment:
                 of a block that is not over yet are left for a later call, which must bring them again.
             until_us: Nothing more can become known at or before this moment.
             positions: How far the label log was read to make `examples`; kept beside the state.
+
+        Whatever fails, nothing of the call was learnt: it can be made again.
 
         Raises:
             Misuse: The examples are out of order, or lie after `until_us`.
@@ -112,9 +132,15 @@ class OnlineDeployment:
         new = [e for e in examples if self.learnt_until_us < e.known_at_us <= reached_us]
         every_us = self.every_us
         with self._lock:
-            for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0):
-                self._learn_block(list(block))
-            self._save(reached_us, positions or {}, self.examples + len(new))
+            try:
+                for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0):
+                    self._learn_block(list(block))
+                self._save(reached_us, positions or {}, self.examples + len(new))
+            except BaseException:
+                self._restore()  # what is in memory must not run ahead of what is saved, or a label would count twice
+                raise
+            if new:
+                self._shown = copy.deepcopy(self._learner)
         return len(new)
 
     def _learn_block(self, block: list[Example]) -> None:
@@ -124,18 +150,16 @@ class OnlineDeployment:
         self._learner.learn(matrix, np.array([e.label for e in block], np.float64))
 
     def _save(self, reached_us: int, positions: Mapping[str, int], examples: int) -> None:
-        saved = _Saved(FORMAT, reached_us, dict(positions), examples, self._learner.state())
-        try:
-            self._store.write({self._key: msgspec.msgpack.encode(saved)})
-        except BaseException:
-            self._restore()  # what is in memory must not run ahead of what is saved, or a label would count twice
-            raise
+        saved = msgspec.msgpack.encode(_Saved(FORMAT, reached_us, dict(positions), examples, self._learner.state()))
+        self._store.write({self._key: saved})
+        self._stored = saved
         self.learnt_until_us, self.positions, self.examples = reached_us, dict(positions), examples
 
     def _restore(self) -> None:
         stored = self._store.get(self._key)
         if stored is None:
             self._learner.restore(self._untaught)
+            self._stored = None
             return
         try:
             saved = msgspec.msgpack.decode(stored, type=_Saved)
@@ -144,6 +168,7 @@ class OnlineDeployment:
         if saved.format != FORMAT:
             raise Corrupt(f"online deployment {self.name!r}: state format {saved.format}, this trimtab reads {FORMAT}.")
         self._learner.restore(saved.state)
+        self._stored = stored
         self.learnt_until_us, self.positions, self.examples = saved.until_us, saved.positions, saved.examples
 
 

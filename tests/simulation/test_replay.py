@@ -110,6 +110,15 @@ def test_the_same_seed_gives_the_same_ledgers_to_the_byte_and_the_same_scores(tm
     assert one[0] != other[0]
 
 
+def test_a_line_does_the_same_alone_and_among_others(drifted: Done, tmp_path: Path) -> None:
+    """Lines share features and fits, never state."""
+    alone = worlds.replay(tmp_path, drifted.tables, drifted.lines[:1], days=DAYS).lines["policy"]
+    assert alone.scores.tobytes() == drifted.result.lines["policy"].scores.tobytes()
+    assert worlds.ledger(tmp_path) == worlds.ledger(drifted.folder)
+    logged, among = worlds.predictions(tmp_path), worlds.predictions(drifted.folder)
+    assert [_answer(p) for p in logged] == [_answer(p) for p in among]  # ids and positions depend on the stretches
+
+
 def test_another_seed_decides_alike_on_a_recipe_without_chance(drifted: Done, tmp_path: Path) -> None:
     lines = drifted.lines[:1]
     result = worlds.replay(tmp_path, drifted.tables, lines, days=DAYS, seed=99)

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from trimtab.app.definitions import Definitions, load_definitions
-from trimtab.app.demo_report import months_table, write_report
+from trimtab.app.demo_report import comparison_lines, comparisons, months_tables, write_report
 from trimtab.app.doctor import require
 from trimtab.app.lines import lines_of
 from trimtab.app.project import Project
@@ -71,11 +71,11 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
                 show(f"{model}: {version.name} ({version.id[:12]}) is in service")
     _serve(config, state, result.until_us, _last_asked(definitions, tables, result.until_us), show)
     report = folder / "report.html"
-    write_report(result, definitions, report)
-    show("")
-    for line in months_table(result):
+    found = comparisons(result)
+    write_report(result, found, definitions, report)
+    for line in [*months_tables(result), "", *comparison_lines(found)]:
         show(line)
-    show(f"\nreport: {report}")
+    show(f"\nreport: {report} (picture: {report.with_name('quality.svg').name})")
     return result
 
 

@@ -14,23 +14,34 @@ from trimtab.simulation.results import Comparison, LineResult, ReplayResult
 from trimtab.stats import log_loss
 
 _SMOOTH_DAYS = 14
+_FIGURES = {"log loss": "log_loss", "AUC": "auc", "mean score": "mean_score"}
 
 
-def months_table(result: ReplayResult) -> list[str]:
-    """A row a month: mean score, log loss and AUC of every line."""
+def months_tables(result: ReplayResult) -> list[str]:
+    """Three tables for a terminal, a row a month and a column a line: log loss, AUC, mean score."""
     lines = list(result.lines.values())
-    months = [line.months() for line in lines]
-    headers = ["month", "predictions", "labelled", "rate"]
-    for line in lines:
-        headers += [f"{line.name}: mean", "loss", "AUC"]
-    rows = []
-    for parts in zip(*months, strict=True):
-        first = parts[0]
-        row = [first.month, f"{first.predictions:,}", f"{first.labelled:,}", _written(first.label_rate)]
-        for part in parts:
-            row += [_written(part.mean_score), _written(part.log_loss), _written(part.auc)]
-        rows.append(row)
-    return text_table(headers, rows).splitlines()
+    months = list(zip(*(line.months() for line in lines), strict=True))
+    out: list[str] = []
+    for title, figure in _FIGURES.items():
+        rows = [
+            [parts[0].month, f"{parts[0].predictions:,}", f"{parts[0].labelled:,}", _written(parts[0].label_rate)]
+            + [_written(getattr(part, figure)) for part in parts]
+            for parts in months
+        ]
+        headers = ["month", "predictions", "labelled", "rate", *(line.name for line in lines)]
+        out += ["", f"{title} by month", *text_table(headers, rows).splitlines()]
+    return out
+
+
+def comparison_lines(found: list[Comparison]) -> list[str]:
+    """What the first line gained over each other one, in words, with 95 % intervals from whole weeks."""
+    out = [f"{found[0].line} against" if found else "nothing to compare"]
+    for c in found:
+        area = f"AUC {c.auc.estimate:+.4f} ({c.auc.low:+.4f} to {c.auc.high:+.4f})"
+        loss = f"log loss {c.log_loss.estimate:+.4f} ({c.log_loss.low:+.4f} to {c.log_loss.high:+.4f})"
+        verdict = "better" if c.log_loss.below(0.0) else "worse" if c.log_loss.above(0.0) else "no difference shown"
+        out.append(f"  {c.rival:12} {area}, {loss}: {verdict}")
+    return out
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
@@ -39,7 +50,7 @@ def comparisons(result: ReplayResult) -> list[Comparison]:
     return [result.compare(main, rival) for rival in rivals]
 
 
-def write_report(result: ReplayResult, definitions: Definitions, file: Path) -> None:
+def write_report(result: ReplayResult, found: list[Comparison], definitions: Definitions, file: Path) -> None:
     """A self-contained page, and the picture alone as `quality.svg` beside it."""
     name = definitions.deployment(None).name
     picture = quality_picture(result)
@@ -55,7 +66,7 @@ def write_report(result: ReplayResult, definitions: Definitions, file: Path) -> 
         "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A positive AUC difference "
         "and a negative loss difference speak for the first line; an interval that holds 0 decides nothing."
     )
-    page.table(_comparison_table(comparisons(result)))
+    page.table(_comparison_table(found))
     page.heading("What was decided")
     for line in result.lines.values():
         if line.decisions:

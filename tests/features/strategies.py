@@ -25,7 +25,8 @@ offsets = st.one_of(st.integers(-20, 60), st.integers(-2, 12))
 moments = st.builds(lambda n, beside: n * UNIT_US + beside, offsets, st.sampled_from([0, 0, 0, 1, -1]))
 floats = st.one_of(
     st.none(),
-    st.sampled_from([0.1, 0.2, 0.3, 1e16, -1e16, 1.0, 0.0, -0.1, 5e-324, 1e150]),
+    st.sampled_from([0.1, 0.2, 0.3, 1e16, -1e16, 1.0, 0.0, -0.1, 5e-324, -5e-324, 2.3e-308, 1e150]),
+    st.floats(-1e-307, 1e-307).map(lambda x: x + 0.0),  # subnormal: their means underflow
     st.floats(-1e3, 1e3).map(lambda x: x + 0.0),
 )
 keys = st.sampled_from(["a", "b", "c"])

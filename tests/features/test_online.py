@@ -109,7 +109,7 @@ def check_offline(plan: RequestPlan, v: View, log: Sequence[LogRecord], now_us: 
         values, reasons = [row[place] for row in got.values], [row[place] for row in got.reasons]
         assert reasons == offline.reasons[name].tolist(), (name, got, offline)
         pairs = zip(values, offline.values[name].to_list(), strict=True)
-        assert all(_bits(a) == _bits(b) or (a == 0 and b == 0) for a, b in pairs), (name, got, offline)
+        assert all(_bits(a) == _bits(b) for a, b in pairs), (name, got, offline)
 
 
 def campaign(data: st.DataObject, of: Source) -> None:

@@ -337,6 +337,13 @@ def test_a_batch_is_one_transaction_with_its_positions() -> None:
     assert POSITIONS_KEY in writes[0]
 
 
+def test_a_mean_that_underflows_is_zero_without_a_sign() -> None:
+    kv = MemoryKeyValue()
+    v = view("tiny", source=PLAIN, by="who", features={"m": d.mean("x", over=100), "ever": d.mean("x")})
+    OnlineStore(kv, [v]).apply([event(PLAIN, 1, 10, x=-5e-324), event(PLAIN, 2, 11, x=0.0)])
+    assert list(map(str, values(kv, v, 20))) == ["0.0", "0.0"]
+
+
 def test_times_may_lie_before_1970() -> None:
     kv = MemoryKeyValue()
     OnlineStore(kv, [WINDOW]).apply([event(PLAIN, i, i * 7 - 50) for i in range(1, 5)])

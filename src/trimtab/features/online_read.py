@@ -127,7 +127,7 @@ def _finish(
         elif feature.sum_at:
             total: Any = fields[feature.sum_at]
             total = total / (1 << exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
-            values[place] = total if feature.kind == "sum" else float(total) / count
+            values[place] = total if feature.kind == "sum" else float(total) / count + 0.0
         elif feature.kind == "count":
             values[place] = count
         else:

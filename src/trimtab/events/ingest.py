@@ -14,10 +14,11 @@ import numpy as np
 from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.shown import shown
 from trimtab.events.checks import EXTRA, Reason, Report, check
 from trimtab.events.definitions import Source
 from trimtab.events.files import BadRow, Format, OnError, read_file
-from trimtab.events.quarantine import Quarantine, Quarantined, raw_json, shown
+from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
 from trimtab.events.records import Op, Value
 from trimtab.store.ports import Log
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from trimtab.core.errors import Corrupt
+from trimtab.core.shown import shown
 from trimtab.events.records import Op
 from trimtab.store.ports import Log
 
@@ -144,16 +145,6 @@ def raw_json(row: Mapping[str, object]) -> str:
     '{"x": "inf", "at": "2013-01-01T00:00:00"}'
     """
     return json.dumps({str(name): _sayable(value, 8) for name, value in row.items()})
-
-
-def shown(value: object) -> str:
-    """What a value looks like, for people; any value at all."""
-    if isinstance(value, int) and value.bit_length() > 64:
-        return hex(value)  # Python refuses to write very long ones in decimal
-    try:
-        return repr(value)
-    except Exception as error:  # the caller's own `__repr__` may raise anything
-        return f"<a {type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
 def _sayable(value: object, depth: int) -> object:

@@ -2,13 +2,14 @@
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
+from trimtab.core.shown import shown
 from trimtab.core.time import MINUTE_US, duration_us
 
 Time = dt.datetime  # the type to declare for a column of moments
@@ -53,7 +54,8 @@ def source(
         future_tolerance: How far ahead of the clock an event may be dated.
 
     Raises:
-        Misuse: A name or type that cannot be, or a `key` that is no column.
+        Misuse: A name or type that cannot be (a column that begins with an underscore, two that differ in case
+            alone), or a `key` that is no column.
 
     >>> source("weather", time="observed_at", delay="1h", columns={"origin": str, "temp": float}).delay_us
     3600000000
@@ -61,6 +63,7 @@ def source(
     what = f"source {name!r}"
     check_name(name, "source")
     dtypes = declared_columns(columns, what)
+    check_columns([*dtypes, *({time} - dtypes.keys())], what)
     if dtypes.setdefault(time, "time") != "time":
         raise Misuse(f"{what}: the time column {time!r} is declared {dtypes[time]}. Declare it as `Time`.")
     if key is not None and dtypes.get(key) not in ("str", "int"):
@@ -78,12 +81,33 @@ def source(
 
 def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]:
     """The dtypes of declared columns; `what` names the definition in errors."""
+    check_columns(columns, what)
     dtypes: dict[str, Dtype] = {}
     for column, kind in columns.items():
         if kind not in _DTYPES:
             raise Misuse(f"{what}: column {column!r} has type {kind!r}. Use float, int, bool, str or tt.Time.")
         dtypes[column] = _DTYPES[kind]
     return dtypes
+
+
+def check_columns(names: Iterable[str], what: str) -> None:
+    """Refuse column names that files or tables of record could not tell apart from others; `what` names the definition.
+
+    Raises:
+        Misuse: A name is no text, empty, begins with an underscore, or differs from another in case alone.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise Misuse(f"{what}: a column is named {shown(name)[:100]}. Give it a name, as text.")
+        if name.startswith("_"):
+            raise Misuse(
+                f"{what}: column {name!r} begins with an underscore, as the fields that every event has of its own "
+                f"do. Name it {name.lstrip('_') or 'column'!r}."
+            )
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise Misuse(f"{what}: columns {other!r} and {name!r} differ in case alone. Rename one of them.")
 
 
 def check_name(name: str, kind: str) -> None:

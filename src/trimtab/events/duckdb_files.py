@@ -28,6 +28,7 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     delimiter = "\t" if ".tsv" in path.suffixes else ","
     names = _header(path, delimiter)
     wanted = wanted_columns(path, source, names)
+    _check_case(path, names)
     columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in names)
     table = (
         f"read_csv(?, auto_detect=false, header=true, delim={_text(delimiter)}, quote='\"', escape='\"', "
@@ -45,6 +46,15 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     ]
     lines = _record_lines(path, delimiter, len(names), [row for row, _, _ in raw])
     return _assemble(source, names, wanted, values, raw, lines, bad, "line")
+
+
+def _check_case(path: Path, names: Sequence[str]) -> None:
+    """DuckDB cannot tell names apart that differ in case alone."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise Misuse(f"file {path}: columns {other!r} and {name!r} differ in case alone. Rename or remove one.")
 
 
 def read_parquet(path: Path, source: Source) -> FileRows:

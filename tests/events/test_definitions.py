@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Time, source
+from trimtab.events.files import read_file
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("columns", "time", "message"),
+    [
+        ({"_id": str}, "at", "'_id' begins with an underscore"),
+        ({"_x": float}, "at", "'_x' begins with an underscore.*Name it 'x'"),
+        ({"x": float}, "_at", "'_at' begins with an underscore"),
+        ({"_": float}, "at", "Name it 'column'"),
+        ({"Speed": float, "speed": float}, "at", "'Speed' and 'speed' differ in case alone"),
+        ({"At": float}, "at", "'At' and 'at' differ in case alone"),
+        ({"Äh": float, "äh": str}, "at", "'Äh' and 'äh' differ in case alone"),
+        ({"": float}, "at", "named ''"),
+        ({5: float}, "at", "named 5"),
+    ],
+)
+def test_columns_that_could_not_be_told_apart_in_files_and_tables_are_refused(
+    columns: dict[str, type], time: str, message: str
+) -> None:
+    with pytest.raises(Misuse, match=message):
+        source("readings", time=time, columns=columns)
+
+
+def test_the_time_may_be_declared_among_the_columns() -> None:
+    assert source("readings", time="at", columns={"at": Time, "x": float}).columns == {"at": "time", "x": "float"}
+
+
+def test_a_file_whose_header_differs_in_case_alone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "readings.csv"
+    path.write_text("at,x,X\n2026-01-01,1,2\n")
+    with pytest.raises(Misuse, match=r"readings\.csv: columns 'x' and 'X' differ in case alone"):
+        read_file(path, source("readings", time="at", columns={"x": float}))

@@ -49,6 +49,17 @@ def test_only_equal_tables_have_equal_hashes(one: Columns, other: Columns) -> No
     assert (columns_hash(one) == columns_hash(other)) == (said(one) == said(other))
 
 
+def test_the_hash_of_a_table_stays_what_it_was() -> None:
+    table = Columns.of({"s": ("str", ["a", None, "", "ä€", "bc"]), "x": ("float", [1.5, None, 0.0, 2.0, -1.0])})
+    assert columns_hash(table) == "9a356d9a97a4826df91d1058ae78669d4f9f306d5bd27a6d027fa5e4929c9304"
+
+
+@pytest.mark.parametrize("texts", [(["a", "bc"], ["ab", "c"]), (["", "a"], ["a", ""]), (["é", "x"], ["éx", ""])])
+def test_texts_are_told_apart_by_where_they_end(texts: tuple[list[str], list[str]]) -> None:
+    one, other = (columns_hash(Columns.of({"s": ("str", values)})) for values in texts)
+    assert one != other
+
+
 def test_bytes_that_are_no_table_are_named() -> None:
     with pytest.raises(Corrupt, match="7 bytes"):
         read_parquet(b"PAR1xyz")

@@ -66,9 +66,12 @@ def columns_hash(table: Columns) -> str:
         valid = column.present()
         digest.update(np.packbits(valid).tobytes())
         if column.dtype == "str":
-            texts = [value.encode() for value in column.values[valid].tolist()]
-            digest.update(np.array([len(text) for text in texts], "<i8").tobytes())
-            digest.update(b"".join(texts))
+            texts = (column.values if column.valid is None else column.values[valid]).tolist()
+            joined = "".join(texts)
+            data = joined.encode()
+            sizes = map(len, texts if len(data) == len(joined) else map(str.encode, texts))
+            digest.update(np.fromiter(sizes, "<i8", len(texts)).tobytes())
+            digest.update(data)
         else:
             kind = {"float": "<f8", "bool": "u1"}.get(column.dtype, "<i8")
             digest.update(np.where(valid, column.values, 0).astype(kind).tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -259,8 +258,8 @@ def _floats(values: NDArray[np.float64]) -> Column:
 
 
 def _counts(codes: NDArray[Any], names: tuple[str, ...]) -> dict[str, int]:
-    found = Counter(codes.tolist())
-    return {name: found[code] for code, name in enumerate(names) if found[code]}
+    found = np.bincount(codes, minlength=len(names)).tolist()
+    return {name: count for name, count in zip(names, found, strict=True) if count}
 
 
 def _encoded(manifest: Manifest) -> bytes:

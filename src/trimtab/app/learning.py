@@ -1,87 +1,140 @@
-"""Online learners of a living project: each label teaches once, as soon as it is known."""
+"""Online learners of a living project: each request teaches once, as soon as its label is known."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from trimtab.app.training_data import AskedRequests, decode_requests
+from trimtab.core.errors import Conflict
+from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
-from trimtab.serving.online_learning import Example
+from trimtab.registry import LoadedModel
+from trimtab.serving.online_learning import Example, OnlineDeployment
 from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+    from trimtab.core.records import Prediction
 
 _WAITS = 2  # label waits after which a prediction is no longer watched for its label
+_GRACE_US = 60 * SECOND_US  # after which an event that became known has reached the log, and this reader
 
 
 class Teacher:
-    """Gives one deployment's learner the labels of its own predictions, in the order in which they became known."""
+    """Gives one deployment's learner the labels of its own predictions, in the order in which they became known.
+
+    A request teaches once: in the block of known-at time in which it first has a label, by its value as known at the
+    block's end. What is corrected later teaches nothing. All of that follows from the logs and from how far the
+    learner's saved state has come, so a restart or another process goes on as if nothing had happened.
+
+    A new version starts from its own fit, and then learns what became known after its data cut: predictions of the
+    version before that wait for their label are encoded anew. Threads may share it.
+    """
 
     def __init__(self, project: Project, deployment: Deployment) -> None:
         self._project = project
         self._deployment = deployment
         self._labels = LabelIndex(deployment.model.label)
-        self._waiting: dict[str, tuple[int, bytes]] = {}  # request -> (as of, inputs) of predictions without a label
+        self._asked: AskedRequests | None = None
+        self._taught: set[str] = set()
         self._version = ""
-        self._seen: dict[str, int] = {}
+        self._mutex = threading.Lock()
 
     def teach(self) -> int:
-        """Teach what became known since the last time; how many labels.
+        """Teach what became known since the last time, up to a minute ago; how many labels.
 
-        After a restart, predictions whose label may still come are read again from the log; labels at or below the
-        learner's own `learnt_until_us` are passed over by it, so none counts twice.
+        Nothing happens while another process teaches.
         """
+        with self._mutex:
+            try:
+                return self._teach()
+            except Conflict:  # another process saves what it has taught just now
+                return 0
+            finally:
+                self._project.state.learners.release_writer()
+
+    def _teach(self) -> int:
         project, model = self._project, self._deployment.model
-        served = project.served(model.name)
         if project.registry.alias(model.name, CHAMPION) is None:
             return 0
+        served = project.served(model.name)
         loaded = served.refresh()
         learner = served.learner
         assert learner is not None  # `refresh` makes one for an online deployment
         now_us = project.clock.now_us()
+        until_us = now_us - _GRACE_US
+        if self._asked is None:
+            oldest_us = now_us - _WAITS * model.label.wait_us
+            self._asked = AskedRequests(model, project.predictions, since_us=oldest_us)
         if loaded.version.id != self._version:
             self._version = loaded.version.id
-            self._waiting.clear()
-            self._seen = project.predictions.positions_before(now_us - _WAITS * model.label.wait_us)
-        self._read()
-        project.history.refresh()
-        self._labels.update(project.history.frame(model.label.source.name))
-        examples = self._examples(learner.learnt_until_us, now_us)
-        taught = learner.learn(examples, until_us=now_us)
-        self._forget(learner.learnt_until_us, now_us)
+            self._taught.clear()
+        self._asked.read()
+        begun_us = max(learner.learnt_until_us, loaded.version.cut_us)
+        ends_us = _block_ends(learner, begun_us, until_us)
+        if not ends_us:
+            return 0
+        frames, _ = project.history.moment(project.definitions.sources)
+        self._labels.update(frames[model.label.source.name])
+        self._taught.update(key for key, _, _ in self._known(begun_us))
+        found: list[tuple[str, int, float]] = []
+        for end_us in ends_us:
+            known = self._known(end_us)
+            found += [one for one in known if one[1] > begun_us]
+            self._taught.update(key for key, _, _ in known)
+            begun_us = end_us
+        inputs = self._encoded([key for key, _, _ in found], loaded)
+        examples = [Example(inputs[key], label, known_us) for key, known_us, label in found]
+        taught = learner.learn(examples, until_us=until_us)
+        self._forget(now_us - _WAITS * model.label.wait_us)
         return taught
 
-    def _read(self) -> None:
-        while True:
-            block, self._seen = self._project.predictions.read(self._seen)
-            if not block:
-                return
-            for p in block:
-                if p.version == self._version:
-                    self._waiting[p.request_id] = (p.at_us, p.values)
-
-    def _join(self, now_us: int) -> list[tuple[str, int, float]]:
-        """Request, known at and label of every waiting prediction that has one."""
-        asked = list(self._waiting)
-        if not asked:
+    def _known(self, cut_us: int) -> list[tuple[str, int, float]]:
+        """Requests that have not taught yet and have a label at `cut_us`, by when it became known."""
+        assert self._asked is not None
+        waiting = {key: p for key, p in self._asked.first.items() if key not in self._taught and p.at_us <= cut_us}
+        if not waiting:
             return []
+        asked = list(waiting)
         keys = [int(key) for key in asked] if self._deployment.model.request.key_dtype == "int" else asked
-        found = self._labels.join(keys, np.array([self._waiting[key][0] for key in asked]), now_us)
-        there = np.flatnonzero(~np.isnan(found.values))
-        return [(asked[n], int(found.known_at_us[n]), float(found.values[n])) for n in there.tolist()]
+        at_us: NDArray[Any] = np.array([p.at_us for p in waiting.values()], np.int64)
+        found = self._labels.join(keys, at_us, cut_us)
+        there = np.flatnonzero(~np.isnan(found.values)).tolist()
+        there.sort(key=lambda n: (found.known_at_us[n], at_us[n], asked[n]))
+        return [(asked[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
-    def _examples(self, after_us: int, now_us: int) -> list[Example]:
-        known = sorted((at, key, label) for key, at, label in self._join(now_us) if at > after_us)
-        return [Example(self._waiting[key][1], label, at) for at, key, label in known]
+    def _encoded(self, keys: list[str], loaded: LoadedModel) -> dict[str, bytes]:
+        """Model inputs of requests: as logged by this version, else anew from history as of their moment."""
+        assert self._asked is not None
+        first = self._asked.first
+        inputs = {key: first[key].values for key in keys if first[key].version == self._version}
+        others = [first[key] for key in keys if key not in inputs]
+        if others:
+            inputs |= self._encoded_anew(others, loaded)
+        return {key: inputs[key] for key in keys}
 
-    def _forget(self, learnt_until_us: int, now_us: int) -> None:
-        """Drop what was learnt, and what has waited too long."""
-        for key, at_us, _ in self._join(now_us):
-            if at_us <= learnt_until_us:
-                del self._waiting[key]
-        oldest_us = now_us - _WAITS * self._deployment.model.label.wait_us
-        for key in [key for key, (at_us, _) in self._waiting.items() if at_us < oldest_us]:
-            del self._waiting[key]
+    def _encoded_anew(self, predictions: list[Prediction], loaded: LoadedModel) -> dict[str, bytes]:
+        model = self._deployment.model
+        requests = decode_requests(model.request, [p.request for p in predictions])
+        frames, _ = self._project.history.moment({view.source.name for view in model.features.views})
+        offline = self._project.served(model.name).offline(loaded)
+        matrix, _ = offline.compute(requests, np.array([p.at_us for p in predictions], np.int64), frames)
+        return {p.request_id: row.astype("<f8").tobytes() for p, row in zip(predictions, matrix, strict=True)}
+
+    def _forget(self, oldest_us: int) -> None:
+        """Drop what has waited too long."""
+        assert self._asked is not None
+        for key in self._asked.forget(oldest_us):
+            self._taught.discard(key)
+
+
+def _block_ends(learner: OnlineDeployment, begun_us: int, until_us: int) -> range:
+    """The last moments of the blocks that are over and not learnt."""
+    every_us = learner.every_us
+    first_us = (begun_us + 1) // every_us * every_us + every_us - 1
+    return range(first_us, (until_us + 1) // every_us * every_us, every_us)

@@ -79,6 +79,8 @@ class ServedModel:
             loaded = self._registry.load(version, features=self.deployment.model.features)
             self.endpoint.swap(self._answerer(loaded))
             self._loaded = loaded
+        elif self.learner is not None:
+            self.learner.follow()
         return self._loaded
 
     def use_precomputed(self, wanted: bool) -> None:

@@ -13,6 +13,8 @@ import msgspec
 
 from trimtab.app.definitions import Definitions, load_definitions
 from trimtab.app.explain import Explanation, explain
+from trimtab.app.history import SharedHistory
+from trimtab.app.learning import Teacher
 from trimtab.app.lines import USUAL
 from trimtab.app.loop import DeploymentLoop
 from trimtab.app.models import ServedModel
@@ -26,7 +28,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import moment_us
-from trimtab.events import History, Ingestor, Quarantine, Source, read_file
+from trimtab.events import Ingestor, Quarantine, Source, read_file
 from trimtab.registry import Registry
 from trimtab.serving import Answer, PredictionIds, PredictionLog
 from trimtab.simulation.results import ReplayResult
@@ -86,6 +88,7 @@ class Project:
         self.state = State(self.state_folder, clock=self.clock, prediction_mode=config.serve.log)
         self._served: dict[str, ServedModel] = {}
         self._loops: dict[str, DeploymentLoop] = {}
+        self._teachers: dict[str, Teacher] = {}
         self._ids = PredictionIds(self.clock)
 
     # -- data ---------------------------------------------------------------------------------------------------
@@ -137,6 +140,8 @@ class Project:
         """Look at every deployment once and do what is due."""
         decisions: list[Decision] = []
         for name in self.definitions.deployments:
+            if self.definitions.deployments[name].learn == "online":
+                self.teacher(name).teach()
             decisions += self.loop(name).tick()
         return decisions
 
@@ -287,9 +292,9 @@ class Project:
         return Quarantine(self.state.quarantine)
 
     @cached_property
-    def history(self) -> History:
+    def history(self) -> SharedHistory:
         """The event log in columns, as of its last refresh."""
-        return History(self.state.events, self.sources)
+        return SharedHistory(self.state.events, self.sources)
 
     @cached_property
     def predictions(self) -> PredictionLog:
@@ -347,6 +352,13 @@ class Project:
                 ids=self._ids,
             )
         return self._served[deployment.name]
+
+    def teacher(self, model: str) -> Teacher:
+        """What teaches the learner of one online deployment."""
+        deployment = self.definitions.deployment(model)
+        if deployment.name not in self._teachers:
+            self._teachers[deployment.name] = Teacher(self, deployment)
+        return self._teachers[deployment.name]
 
     def line_settings(self, names: Sequence[str] | None = None) -> list[LineSettings]:
         """The lines of [demo], or those named.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from trimtab.app.learning import Teacher
-from trimtab.core.errors import NotFound, TrimtabError
+from trimtab.app.keeper import Keeper
 from trimtab.serving.http import HttpService, Limits
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.server import serve
+from trimtab.serving.spool import Spool
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
-
-_logger = logging.getLogger(__name__)
-_ROUND_S = 2.0  # between two looks at aliases, labels and leases
-_TICK_EVERY = 30  # rounds
+    from trimtab.serving.applier import Applier
 
 
 def serve_project(
@@ -26,80 +22,55 @@ def serve_project(
 ) -> None:
     """See `Project.serve`."""
     settings = project.config.serve
+    limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
     models = [project.served(name) for name in project.definitions.deployments]
     for model in models:
         model.use_precomputed(True)
-        try:
-            model.refresh()
-        except NotFound as error:  # its endpoint says so until a version is promoted
-            _logger.warning("%s", error)
-    applier = project.views.follow().start()
-    metrics = Metrics()
-    metrics.gauge(
-        "trimtab_views_lag_records",
-        "Records of the event log not applied yet.",
-        (),
-        lambda: {(): applier.lag_records()},
-    )
-    service = HttpService(
-        [model.endpoint for model in models],
-        project.predictions,
-        metrics=metrics,
-        limits=Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows),
-        push=project.ingestor.push,
-        wait_applied=applier.wait_applied,
-        ready=lambda: f"the applier stopped: {applier.failure}" if applier.failure else None,
-    )
-    keeper = _Keeper(project)
-    keeper.start()
-    try:
+    with ExitStack() as opened:
+        applier = project.views.follow()
+        opened.callback(project.views.let_go)
+        opened.enter_context(applier.start())
+        spool = None
+        if settings.log == "relaxed":  # an answer does not wait for the log, and yet outlives the process
+            spool = opened.enter_context(Spool(project.state_folder / "spool", project.predictions))
+        metrics = Metrics()
+        keeper = Keeper(project)
+        _show(metrics, applier, keeper)
+        service = HttpService(
+            [model.endpoint for model in models],
+            project.predictions,
+            spool=spool,
+            metrics=metrics,
+            limits=limits,
+            push=project.ingestor.push,
+            wait_applied=applier.wait_applied,
+            ready=lambda: _stands_still(project, applier),
+        )
+        keeper.follow()
+        opened.enter_context(keeper.start())
         serve(
             service,
             host=host or settings.host,
             port=settings.port if port is None else port,
             announce=ready,
         )
-    finally:
-        keeper.close()
-        applier.close()
-        project.views.let_go()
 
 
-class _Keeper:
-    """The background thread: keeps the lease, follows aliases, teaches learners, and ticks the loop."""
+def _show(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
+    lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
+    metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
+    failing = "trimtab_keeper_failing", "Background work whose last round failed."
+    metrics.gauge(*failing, ("work",), lambda: {(work,): 1 for work in keeper.failures})
+    metrics.gauge(
+        "trimtab_keeper_failures_total",
+        "Failed rounds of background work.",
+        ("work",),
+        lambda: {(work,): count for work, count in keeper.failed.items()},
+    )
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
-        self._teachers = [Teacher(project, d) for d in project.definitions.deployments.values() if d.learn == "online"]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trimtab-keeper", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop after the round under way."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        rounds = 0
-        while not self._stop.wait(_ROUND_S):
-            rounds += 1
-            for work in (self._follow, self._teach, *([self._project.tick] if rounds % _TICK_EVERY == 0 else [])):
-                try:
-                    work()
-                except TrimtabError as error:
-                    _logger.warning("%s", error)
-                except Exception:  # the worker's outer loop: whatever a user's estimator raises must not end it
-                    _logger.exception("keeper: a round failed; the next one tries again")
-
-    def _follow(self) -> None:
-        self._project.views.renew()
-        for name in self._project.definitions.deployments:
-            if self._project.registry.alias(name, "champion") is not None:
-                self._project.served(name).refresh()
-
-    def _teach(self) -> None:
-        for teacher in self._teachers:
-            teacher.teach()
+def _stands_still(project: Project, applier: Applier) -> str | None:
+    """Why online features do not follow the log, if they do not."""
+    if applier.failure:
+        return f"the applier stopped: {applier.failure}"
+    return f"events cannot be applied: {project.views.blocked}" if project.views.blocked else None

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Columns
+from trimtab.app.history import SharedHistory
+from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import NotFound
-from trimtab.events.history import History
+from trimtab.core.records import Prediction
+from trimtab.events.frames import EventFrame
+from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
 from trimtab.features.offline import evaluate
+from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, assemble
+
+_ASKED = frozenset({"live", "online", "replay"})
+_TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
+_TYPES["time"] = int | None
 
 
 class LivingData:
@@ -28,7 +37,8 @@ class LivingData:
         predictions: Where asked requests are.
     """
 
-    def __init__(self, history: History, predictions: PredictionLog) -> None:
+    def __init__(self, history: SharedHistory, predictions: PredictionLog) -> None:
+        self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
         self._history = history
         self._predictions = predictions
 
@@ -38,9 +48,10 @@ class LivingData:
         Raises:
             NotFound: There is none.
         """
-        self._history.refresh()
+        names = {model.request.name, model.label.source.name, *(view.source.name for view in model.features.views)}
+        frames, positions = self._history.moment(names)
         asked, asked_at_us = self._asked(model, cut_us)
-        known, known_at_us = self._ingested(model, cut_us)
+        known, known_at_us = ingested_requests(model.request, frames[model.request.name], cut_us)
         fresh = ~np.isin(known[model.request.key].values, asked[model.request.key].values)
         requests = Columns.concat([known.take(fresh), asked])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], asked_at_us])
@@ -51,9 +62,8 @@ class LivingData:
             )
         order = np.argsort(at_us, kind="stable")
         requests, at_us = requests.take(order), at_us[order]
-        frames = {view.source.name: self._history.frame(view.source.name) for view in model.features.views}
         labels = LabelIndex(model.label)
-        labels.update(self._history.frame(model.label.source.name))
+        labels.update(frames[model.label.source.name])
         return assemble(
             model,
             requests,
@@ -61,27 +71,94 @@ class LivingData:
             evaluate(model.features, requests, at_us, frames),
             labels.join(requests[model.request.key].to_list(), at_us, cut_us),
             cut_us=cut_us,
-            positions=self._history.positions,
+            positions=positions,
         )
-
-    def _ingested(self, model: Model, cut_us: int) -> tuple[Columns, NDArray[Any]]:
-        request = model.request
-        frame = self._history.frame(request.name)
-        newest = ~frame.deleted & (frame.superseded_at_us > cut_us)
-        at_us = frame.event_at_us - request.lead_us
-        rows = newest & (at_us <= cut_us)
-        return frame.columns.take(rows).select(request.columns), at_us[rows]
 
     def _asked(self, model: Model, cut_us: int) -> tuple[Columns, NDArray[Any]]:
         """The first time each request was asked, from the prediction log."""
-        request = model.request
-        first: dict[str, tuple[int, bytes]] = {}
-        for block in self._predictions.scan():
+        asked = AskedRequests(model, self._predictions)
+        asked.read()
+        self.other_shapes = asked.other_shapes
+        rows = [p for p in asked.first.values() if p.at_us <= cut_us]
+        return decode_requests(model.request, [p.request for p in rows]), np.array([p.at_us for p in rows], np.int64)
+
+
+class AskedRequests:
+    """Requests as they were first asked, from the prediction log.
+
+    Only questions of their own moment count: not answers made ahead or in batches, nor questions about the past.
+    Predictions whose request has other columns than are declared now are passed over and counted.
+
+    Args:
+        model: Whose requests.
+        predictions: The log.
+        since_us: Pass over what was asked before.
+    """
+
+    def __init__(self, model: Model, predictions: PredictionLog, *, since_us: int | None = None) -> None:
+        self.first: dict[str, Prediction] = {}  # by request key, in the order asked
+        self.other_shapes = 0
+        self._model = model
+        self._predictions = predictions
+        self._since_us = since_us
+        self._reached = {} if since_us is None else predictions.positions_before(since_us)
+        shape: Any = tuple[tuple(_TYPES[dtype] for dtype in model.request.columns.values())]  # type: ignore[misc]
+        self._check = msgspec.msgpack.Decoder(shape).decode
+
+    def read(self) -> None:
+        """Read what is new in the log."""
+        while True:
+            block, self._reached = self._predictions.read(self._reached)
+            if not block:
+                return
             for p in block:
-                if p.model == model.name and p.at_us <= cut_us and p.request_id not in first:
-                    first[p.request_id] = (p.at_us, p.request)
-        rows = [msgspec.msgpack.decode(packed) for _, packed in first.values()]
-        columns = {
-            name: (dtype, [row[place] for row in rows]) for place, (name, dtype) in enumerate(request.columns.items())
-        }
-        return Columns.of(columns), np.array([at_us for at_us, _ in first.values()], np.int64)
+                if p.model == self._model.name and p.mode in _ASKED and PAST not in p.flags:
+                    self._take(p)
+
+    def forget(self, before_us: int) -> list[str]:
+        """Drop what was asked before a moment; the keys."""
+        old = [key for key, p in self.first.items() if p.at_us < before_us]
+        for key in old:
+            del self.first[key]
+        return old
+
+    def _take(self, p: Prediction) -> None:
+        if self._since_us is not None and p.at_us < self._since_us:
+            return
+        try:
+            self._check(p.request)
+        except msgspec.ValidationError:
+            self.other_shapes += 1
+            return
+        before = self.first.get(p.request_id)
+        if before is None or p.at_us < before.at_us:
+            self.first[p.request_id] = p
+
+
+def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
+    """Requests as the prediction log keeps them, in columns."""
+    rows = [msgspec.msgpack.decode(one) for one in packed]
+    columns = {
+        name: (dtype, [row[place] for row in rows]) for place, (name, dtype) in enumerate(request.columns.items())
+    }
+    return Columns.of(columns)
+
+
+def ingested_requests(request: Request, frame: EventFrame, cut_us: int) -> tuple[Columns, NDArray[Any]]:
+    """Requests that were ingested and known at a cut, each once, and when they were asked.
+
+    A request that was changed is asked as it stood when its moment came: a version that was replaced before its own
+    moment was never asked. One whose deletion is known at the cut is none.
+    """
+    at_us: NDArray[Any] = frame.event_at_us - request.lead_us
+    keys = frame.columns[request.key].values
+    known = frame.known_at_us <= cut_us
+    gone = keys[known & frame.deleted & (frame.superseded_at_us > cut_us)]
+    counts = known & ~frame.deleted & (at_us <= cut_us) & (frame.superseded_at_us > at_us)
+    if len(gone):
+        counts &= ~np.isin(keys, gone)
+    rows = np.flatnonzero(counts)
+    rows = rows[np.argsort(at_us[rows], kind="stable")]
+    _, first = np.unique(keys[rows].astype(str), return_index=True)
+    rows = rows[np.sort(first)]
+    return frame.columns.take(rows).select(request.columns), at_us[rows]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
+from trimtab.app.history import SharedHistory
+from trimtab.app.lease import Lease
 from trimtab.app.state import State
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict
+from trimtab.core.errors import Conflict, Unavailable
 from trimtab.events.frames import EventFrame
-from trimtab.events.history import History
 from trimtab.features.definitions import View
 from trimtab.features.online import OnlineStore
 from trimtab.serving.applier import Applier
@@ -17,12 +18,13 @@ from trimtab.store.ports import LogRecord
 from trimtab.training.definitions import Model
 
 LEASE = "views"
-LEASE_S = 30.0
 _BATCH = 5_000
+_PATIENCE_S = 3.0  # somebody who is just catching up is done by then
+_LOOK_S = 0.05
 
 
 class Views:
-    """The views of all deployed models, kept as of the event log.
+    """The views of all deployed models, kept as of the event log. Threads may share it.
 
     Args:
         state: Log, online state and leases.
@@ -33,18 +35,25 @@ class Views:
     def __init__(self, state: State, models: Sequence[Model], *, clock: Clock) -> None:
         self._state = state
         self._clock = clock
-        self._holder = f"process {os.getpid()}"
         self.views: list[View] = list({v.hash: v for model in models for v in model.features.views}.values())
         self._sources = list({v.source.name: v.source for v in self.views}.values())
-        self._history: History | None = None
+        self._history = SharedHistory(state.events, self._sources)
+        self._following: Lease | None = None
+        self.blocked: str | None = None  # why what is new cannot be applied now
 
     @property
     def store(self) -> OnlineStore:
         return OnlineStore(self._state.online, self.views)
 
     def catch_up(self) -> bool:
-        """Apply what is new in the log, unless another process does that; whether it was done here."""
-        if not self.views or not self._state.catalog.acquire(LEASE, self._holder, LEASE_S):
+        """Apply what is new in the log, unless somebody else does that; whether it was done here.
+
+        Afterwards another process may apply. A serving process does nothing here: its applier does.
+        """
+        if not self.views or self._following is not None:
+            return False
+        lease = self._lease()
+        if not lease.take():
             return False
         try:
             store = self.store
@@ -53,53 +62,102 @@ class Views:
                 store.apply(new)
                 positions.update({record.partition: record.position for record in new})
         finally:
-            self._state.catalog.release(LEASE, self._holder)
+            self._state.online.release_writer()
+            lease.let_go()
         return True
 
     def follow(self) -> Applier:
-        """A thread that applies the log from now on; this process holds the lease for as long.
+        """A thread that applies the log from now on, to be started; until `let_go` nobody else applies.
 
         Raises:
-            Conflict: Another process holds it.
+            Conflict: Somebody else applies.
         """
-        self.renew()
-        store = self.store
-        return Applier(self._state.events, store.apply, store.positions, clock=self._clock)
-
-    def renew(self) -> None:
-        """Hold the lease for another while.
-
-        Raises:
-            Conflict: Another process took it.
-        """
-        if not self._state.catalog.acquire(LEASE, self._holder, LEASE_S):
-            raise Conflict(
-                f"{self._state.folder}: another process applies events to this project's features (a running "
-                "`trimtab serve`?). Stop it first, or push to it over HTTP."
-            )
+        lease = self._lease()
+        end_s = time.monotonic() + _PATIENCE_S
+        while not lease.take():
+            if time.monotonic() > end_s:
+                raise Conflict(
+                    f"{self._state.folder}: another process applies events to this project's features (a running "
+                    "`trimtab serve`?). Stop it first, or push to it over HTTP."
+                )
+            time.sleep(_LOOK_S)
+        self._following = lease
+        try:
+            store = self.store
+            return Applier(self._state.events, self._applying(store, lease), store.positions, clock=self._clock)
+        except BaseException:
+            self.let_go()
+            raise
 
     def let_go(self) -> None:
-        """Give the lease back."""
-        self._state.catalog.release(LEASE, self._holder)
+        """Let others apply, after `follow` and once its applier is closed."""
+        lease, self._following = self._following, None
+        if lease is not None:
+            self._state.online.release_writer()
+            lease.let_go()
+
+    def followed(self) -> bool:
+        """Whether somebody applies the log just now."""
+        return self._following is not None or not self._lease().free()
 
     def lag_records(self) -> int:
         """How many records of the log the views have not seen."""
-        applied = self.store.positions() if self.views else {}
-        return sum(max(0, last - applied.get(name, 0)) for name, last in self._state.events.positions().items())
+        return sum(last - applied for applied, last in self._lags().values())
+
+    def behind_us(self) -> int:
+        """How long the oldest record that the views have not seen has been in the log; 0 when there is none."""
+        waiting = [
+            record.appended_at_us
+            for name, (applied, _) in self._lags().items()
+            for record in self._state.events.read(name, applied, limit=1)
+        ]
+        return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
-        """Every source's events, all or up to some positions, and the positions they reach."""
-        if upto is not None:
-            history = History(self._state.events, self._sources, upto=upto)
-        else:
-            self._history = history = self._history or History(self._state.events, self._sources)
-        history.refresh()
-        return {source.name: history.frame(source.name) for source in self._sources}, dict(history.positions)
+        """Every source's events, all or up to some positions, and the positions they reach: all of one moment."""
+        history = self._history if upto is None else SharedHistory(self._state.events, self._sources, upto=upto)
+        return history.moment([source.name for source in self._sources])
+
+    def _lease(self) -> Lease:
+        return Lease(self._state.catalog, LEASE, self._state.folder)
+
+    def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
+        """`store.apply` that asks for patience while another process writes: the applier then tries again."""
+
+        def apply(records: Sequence[LogRecord]) -> object:
+            if not lease.held:
+                self.blocked = "the lease of the views was lost to another process"
+                raise Unavailable(f"{self._state.folder}: {self.blocked}.")
+            try:
+                applied = store.apply(records)
+            except Conflict as error:
+                self.blocked = str(error)
+                raise Unavailable(self.blocked) from error
+            self.blocked = None
+            return applied
+
+        return apply
+
+    def _lags(self) -> dict[str, tuple[int, int]]:
+        """Partitions that the views have not read to their end: the position applied, and the last one."""
+        if not self.views:
+            return {}
+        applied = self.store.positions()
+        lags = {name: (applied.get(name, 0), last) for name, last in self._state.events.positions().items()}
+        return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
 
     def _new(self, positions: Mapping[str, int]) -> list[LogRecord]:
-        """The next records of all partitions, by append time."""
+        """The next records of all partitions, by append time; none that a later call would have to put before them."""
         new: list[LogRecord] = []
+        ends = []  # of full batches
         for name in self._state.events.positions():
-            new += self._state.events.read(name, positions.get(name, 0), limit=_BATCH)
-        new.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
-        return new
+            records = self._state.events.read(name, positions.get(name, 0), limit=_BATCH)
+            new += records
+            if len(records) == _BATCH:
+                ends.append(_order(records[-1]))
+        new.sort(key=_order)
+        return [record for record in new if _order(record) <= min(ends)] if ends else new
+
+
+def _order(record: LogRecord) -> tuple[int, str, int]:
+    return record.appended_at_us, record.partition, record.position

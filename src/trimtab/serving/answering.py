@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+PAST = "past"  # the flag of an answer about another moment than that of asking
 NO_VIEW = 255  # the reason code of a model input that comes from no view
 _UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
 
@@ -154,7 +155,10 @@ class Answerer:
         if not rows:
             return []
         now_us = self._now_us()
-        inputs = self._read(rows, now_us) if at_us is None else self._read_past(rows, at_us, now_us)
+        if at_us is None:
+            inputs = self._read(rows, now_us)
+        else:
+            inputs, flags = self._read_past(rows, at_us, now_us), (*flags, PAST)
         if len(rows) == 1:
             values = inputs.rows[0]
             score = self._predict_row(values)

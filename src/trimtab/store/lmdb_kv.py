@@ -26,8 +26,8 @@ class LmdbKeyValue:
     """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
 
     Several objects on one directory share one LMDB environment, as LMDB demands. The first write takes the
-    directory's writer lock for this process, until `release_writer` or until the last of these objects is closed. Safe to use from many
-    threads; a forked child opens an environment of its own.
+    directory's writer lock for this process, until `release_writer` or until the last of these objects is closed.
+    Safe to use from many threads; a forked child opens an environment of its own.
 
     >>> import tempfile
     >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:

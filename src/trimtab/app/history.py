@@ -1,0 +1,38 @@
+"""The event log in columns, for several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from trimtab.events.definitions import Source
+from trimtab.events.frames import EventFrame
+from trimtab.events.history import History
+from trimtab.store.ports import Log
+
+Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by source, and the positions they reach
+
+
+class SharedHistory(History):
+    """A `History` that threads may share. Frames never change, so what `moment` gave stays as it was."""
+
+    def __init__(self, log: Log, sources: Sequence[Source], *, upto: Mapping[str, int] | None = None) -> None:
+        super().__init__(log, sources, upto=upto)
+        self._mutex = threading.RLock()
+
+    def refresh(self) -> int:
+        """Read what is new in the log; how many records."""
+        with self._mutex:
+            return super().refresh()
+
+    def frame(self, source: str) -> EventFrame:
+        """The events of one source as of the last `refresh`, by whichever thread."""
+        with self._mutex:
+            return super().frame(source)
+
+    def moment(self, sources: Iterable[str]) -> Moment:
+        """The newest events of some sources and the positions they reach: all of one moment."""
+        with self._mutex:
+            self.refresh()
+            return {name: self.frame(name) for name in sources}, dict(self.positions)

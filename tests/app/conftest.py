@@ -1,0 +1,29 @@
+"""A trained project, made once and copied for each test; and a way to `shop`, which lies beside the tests."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import shop
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shop.write_project(tmp_path_factory.mktemp("shop") / "trained", online=True)
+    with shop.opened(folder) as project:
+        shop.load(project)
+        for name in project.definitions.deployments:
+            assert [d.act for d in project.train(name)][-1] == "promote"
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A project with two versions in service, its state its own."""
+    return Path(shutil.copytree(trained_once, tmp_path / "project"))

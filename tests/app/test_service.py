@@ -1,0 +1,209 @@
+"""`trimtab serve` as a process: answers, pushes, kill -9 under load, bad settings, a long training at the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+
+from trimtab.app.keeper import Keeper, service_failures
+from trimtab.app.project import open_project
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_moment
+
+AS_OF = format_moment(shop.NOW_US)
+
+
+def reading(n: int) -> dict[str, Any]:
+    return {"site": "east", "level": float(n), "read_at": format_moment(shop.NOW_US - DAY_US + n)}
+
+
+def visit(key: str) -> dict[str, Any]:
+    return {**shop.visit(key, shop.NOW_US), "at": AS_OF}
+
+
+@pytest.mark.fast
+def test_a_served_project_answers_and_applies_what_is_pushed(trained: Path) -> None:
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        assert shop.call(f"{url}/health/ready")[0] == 200
+        status, before = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("a")})
+        assert (status, before["version"], before["reasons"]) == (200, "buyer@2", {})
+        event = {"site": "north", "level": 40.0, "read_at": format_moment(shop.NOW_US)}
+        assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 200
+        after = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("b")})[1]
+        assert after["score"] != before["score"]
+        past = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("c"), "at": AS_OF})[1]
+        assert past["flags"] == ["past"]
+        assert "trimtab_views_lag_records 0" in shop.call(f"{url}/metrics")[1]
+    with shop.opened(trained, shop.NOW_US + DAY_US) as project:
+        assert project.predictions.find(after["id"]).score == after["score"]
+        assert project.why(before["id"]).inputs[0].value == 0.5
+
+
+class Load:
+    """Threads that predict and push until the server is gone; what was acknowledged."""
+
+    def __init__(self, url: str, round_number: int) -> None:
+        self.predicted: list[str] = []
+        self.pushed: list[int] = []
+        self._local = threading.local()
+        self._address = url.removeprefix("http://")
+        self._threads = [threading.Thread(target=self._predict, args=(round_number, n)) for n in range(2)]
+        self._threads.append(threading.Thread(target=self._push, args=(round_number,)))
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _predict(self, round_number: int, thread: int) -> None:
+        for n in range(100_000):
+            answer = self._post("/v1/models/buyer/predict", {"request": visit(f"r{round_number}/{thread}/{n}")})
+            if answer is None:
+                break
+            self.predicted.append(answer["id"])
+        self._close()
+
+    def _push(self, round_number: int) -> None:
+        for n in range(100_000):
+            number = round_number * 1_000_000 + n
+            if self._post("/v1/events/readings", reading(number)) is None:
+                break
+            self.pushed.append(number)
+        self._close()
+
+    def _close(self) -> None:
+        if hasattr(self._local, "connection"):
+            self._local.connection.close()
+
+    def _post(self, path: str, body: Any) -> Any:
+        try:
+            if not hasattr(self._local, "connection"):
+                self._local.connection = HTTPConnection(self._address, timeout=30)
+            self._local.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = self._local.connection.getresponse()
+            text = response.read()
+        except (OSError, HTTPException):  # the server was killed
+            return None
+        assert response.status == 200, text
+        return json.loads(text)
+
+
+def kills(folder: Path, count: int, seed: int) -> tuple[int, dict[str, int]]:
+    """Kill the server under load so many times; records acknowledged, and what is wrong in the logs."""
+    chance = random.Random(seed)
+    predicted: list[str] = []
+    pushed: list[int] = []
+    for number in range(count):
+        with shop.serving(folder, "--as-of", AS_OF, stop=signal.SIGKILL) as (process, url):
+            load = Load(url, number)
+            time.sleep(chance.uniform(0.05, 0.6))
+            process.kill()
+            load.join()
+        predicted += load.predicted
+        pushed += load.pushed
+    with shop.serving(folder, "--as-of", AS_OF) as (process, _):  # what a spool holds is recovered at the start
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    with shop.opened(folder) as project:
+        logged = Counter(p.id for block in project.predictions.scan() for p in block)
+        project.history.refresh()
+        frame = project.history.frame("readings")
+        levels = frame.columns["level"].values[frame.columns["site"].values == "east"]
+        events = Counter(levels.astype(int).tolist())
+        faults = {
+            "predictions lost": sum(not logged[one] for one in predicted),
+            "predictions doubled": sum(count > 1 for count in logged.values()),
+            "events lost": sum(not events[one] for one in pushed),
+            "events doubled": sum(count > 1 for count in events.values()) + project.history.duplicates["readings"],
+        }
+        project.views.catch_up()
+        assert project.views.lag_records() == 0
+    assert len(predicted) > count
+    assert len(pushed) > count
+    return len(predicted) + len(pushed), {fault: count for fault, count in faults.items() if count}
+
+
+@pytest.mark.parametrize(("mode", "count"), [("durable", 3), ("relaxed", 2)])
+def test_a_killed_server_has_logged_each_answer_and_event_once(trained: Path, mode: str, count: int) -> None:
+    (trained / "trimtab.toml").write_text(f'[serve]\nlog = "{mode}"\n')
+    assert kills(trained, count, seed=1)[1] == {}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["durable", "relaxed"])
+def test_a_server_killed_many_times_has_logged_each_answer_and_event_once(
+    trained: Path, mode: str, soak_report: Any
+) -> None:
+    (trained / "trimtab.toml").write_text(f'[serve]\nlog = "{mode}"\n')
+    acknowledged, faults = kills(trained, 20, seed=2)
+    soak_report(f"kill_serve_{mode}", runs=20, failures=sum(faults.values()), acknowledged=acknowledged)
+    assert faults == {}
+
+
+def test_a_bad_setting_leaves_nothing_behind(trained: Path) -> None:
+    (trained / "trimtab.toml").write_text("[serve]\nmax_rows = -1\n")
+    with open_project(trained, environment={}) as project:
+        with pytest.raises(Misuse, match="rows"):
+            project.serve(port=0)
+        assert not project.views.followed()
+    (trained / "trimtab.toml").write_text("")
+    with open_project(trained, environment={}) as project:
+        with pytest.raises(Misuse, match="port"):
+            project.serve(port=70_000)
+        assert not project.views.followed()
+        assert [t.name for t in threading.enumerate() if t.name.startswith("trimtab-")] == []
+
+
+def test_sigterm_during_a_long_training_ends_cleanly(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path / "slow")
+    file = folder / "project.py"
+    slow = "def batch():\n    import pathlib, time\n\n    pathlib.Path('training').touch()\n    time.sleep(600)\n"
+    file.write_text(file.read_text().replace("def batch():\n", slow))
+    with shop.opened(folder) as project:
+        shop.load(project)
+    hurried = (
+        "import trimtab.app.keeper as k; k._TICK_S = 0.1; k._GRACE_S = 0.5\n"
+        f"from trimtab.app.project import open_project\nfrom trimtab.core.clock import ShiftedClock\n"
+        f"with open_project('.', clock=ShiftedClock({shop.NOW_US})) as p: p.serve(port=0)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", hurried], cwd=folder, env=shop.environment(), stderr=subprocess.PIPE, text=True
+    )
+    end_s = time.monotonic() + 60
+    while not (folder / "training").exists():
+        assert time.monotonic() < end_s
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 0, error
+    assert "Traceback" not in error
+
+
+def test_one_deployment_that_fails_keeps_no_other_from_being_followed(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        version = project.registry.alias("buyer", "champion")
+        assert version is not None
+        (blob,) = [p for p in (trained / ".trimtab" / "blob").rglob("*") if p.name.endswith(version.artifact[4:])]
+        blob.write_bytes(b"damaged")
+        keeper = Keeper(project)
+        keeper.follow()
+        assert project.served("learner").endpoint.ready
+        assert not project.served("buyer").endpoint.ready
+        assert list(keeper.failures) == ["follow buyer"]
+        assert service_failures(project.state.catalog) == keeper.failures
+        keeper.start().close()
+        assert service_failures(project.state.catalog) == {}

@@ -1,0 +1,145 @@
+"""Online features: who applies the log, one at a time, and snapshots that many threads ask for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import shop
+
+from trimtab.app.lease import Lease
+from trimtab.core.errors import Conflict, Unavailable
+from trimtab.core.time import HOUR_US
+
+
+def reading(n: int, level: float = 1.0) -> dict[str, object]:
+    return {"site": "north", "level": level, "read_at": shop.NOW_US + n}
+
+
+def test_a_project_that_caught_up_lets_another_one_serve(trained: Path) -> None:
+    with shop.opened(trained) as notebook:
+        assert notebook.predict("buyer", [shop.visit("a", shop.NOW_US)])[0].reasons == {}
+        command = f"import sys, shop; shop.opened(__import__('pathlib').Path({str(trained)!r})).views.follow()"
+        assert run(command) == 0
+        assert notebook.views.catch_up()
+
+
+def run(command: str) -> int | None:
+    process = multiprocessing.get_context("spawn").Process(target=exec, args=(command,))
+    process.start()
+    process.join(timeout=60)
+    return process.exitcode
+
+
+def test_one_applies_at_a_time_also_in_one_process(trained: Path) -> None:
+    with shop.opened(trained) as serving, shop.opened(trained) as other:
+        with serving.views.follow().start() as applier:
+            assert other.views.followed()
+            assert not other.views.catch_up()
+            assert not serving.views.catch_up()  # and the applier's lease is still there
+            with pytest.raises(Conflict, match="another process applies"):
+                other.views.follow()
+            pushed = other.push("readings", [reading(0)])
+            applier.wait_applied({pushed.partition: pushed.position}, 10)
+        serving.views.let_go()
+        assert not other.views.followed()
+        other.push("readings", [reading(1)])
+        assert (other.views.lag_records(), other.views.behind_us()) == (1, 0)
+        assert other.views.catch_up()
+        assert other.views.lag_records() == 0
+
+
+def test_the_applier_waits_while_another_process_writes(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+        writing = f"""
+import time
+from pathlib import Path
+from trimtab.store.lmdb_kv import LmdbKeyValue
+store = LmdbKeyValue(Path({str(trained / ".trimtab" / "online")!r}))
+store.write({{b"other": b"1"}})
+Path({str(trained / "writing")!r}).touch()
+time.sleep(1.0)
+store.close()
+"""
+        process = multiprocessing.get_context("spawn").Process(target=exec, args=(writing,))
+        process.start()
+        while not (trained / "writing").exists():
+            time.sleep(0.01)
+        with project.views.follow().start() as applier:
+            pushed = project.push("readings", [reading(0)])
+            with pytest.raises(Unavailable):
+                applier.wait_applied({pushed.partition: pushed.position}, 0.3)
+            assert "writes here" in (project.views.blocked or "")
+            applier.wait_applied({pushed.partition: pushed.position}, 20)
+            assert (applier.failure, project.views.blocked) == (None, None)
+        process.join()
+
+
+def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        killed = f"import os, shop, pathlib; shop.opened(pathlib.Path({str(trained)!r})).views.follow(); os._exit(1)"
+        assert run(killed) == 1
+        project.views.follow().close()
+        project.views.let_go()
+    with shop.opened(trained) as project:
+        lease = Lease(project.state.catalog, "short", trained, ttl_s=0.4)
+        assert lease.take()
+        for _ in range(10):
+            time.sleep(0.1)
+            shop.move(project, 100_000)
+            assert lease.held
+            assert not project.state.catalog.acquire("short", "somebody", 30)
+        lease.let_go()
+        assert not lease.held
+        assert project.state.catalog.acquire("short", "somebody", 30)
+        assert not Lease(project.state.catalog, "short", trained).take()
+
+
+def test_snapshots_of_many_threads_are_each_of_one_moment(trained: Path) -> None:
+    """A source is a view's, so its events up to P must be those of the frame, while others push."""
+    with shop.opened(trained) as project:
+        stop = threading.Event()
+
+        def push() -> None:
+            n = 0
+            while not stop.is_set():
+                n += 1
+                project.push("readings", [reading(n, float(n))])
+
+        def look() -> list[tuple[int, int]]:
+            found = []
+            for _ in range(30):
+                frames, positions = project.views.snapshot(None)
+                frame = frames["readings"]
+                pinned, _ = project.views.snapshot(positions)
+                found.append((frame.rows, pinned["readings"].rows))
+            return found
+
+        pusher = threading.Thread(target=push)
+        pusher.start()
+        with ThreadPoolExecutor(8) as threads:
+            results = [f.result() for f in [threads.submit(look) for _ in range(4)]]
+        stop.set()
+        pusher.join()
+        assert all(one == other for found in results for one, other in found)
+        answers = project.predict("buyer", [shop.visit("a", shop.NOW_US)], at=shop.NOW_US - HOUR_US)
+        assert answers[0].flags == ("past",)
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", "what?", "so # so", "ä", "%20"])
+def test_any_folder_name_will_do(name: str, tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path / name)
+    with shop.opened(folder) as project:
+        project.push("readings", [reading(0)])
+        assert project.views.catch_up()
+        for part in ("predictions", "quarantine", "catalog", "blob", "answers", "learners"):
+            assert getattr(project.state, part) is not None
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+    assert {"blob", "online", "log", "answers", "learners", "catalog.db"} <= {
+        p.name for p in (folder / ".trimtab").iterdir()
+    }

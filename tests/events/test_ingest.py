@@ -170,13 +170,16 @@ def test_nothing_pushed_is_nothing_appended(bench: Bench) -> None:
     assert bench.ingestor.push("plain", []) == Pushed(0, 0, "p1", 0)
 
 
-def test_an_id_is_the_key_or_the_given_one_or_the_content(bench: Bench) -> None:
+def test_an_id_is_the_key_or_the_content_with_the_given_one(bench: Bench) -> None:
     bench.ingestor.push("numbered", [{"n": 12, "at": 0}])
-    bench.ingestor.push("plain", [{"who": "a", "at": 0, "_id": "mine"}, {"who": "a", "at": 0}, {"who": "a", "at": 0}])
+    mine, bare = {"who": "a", "at": 0, "_id": "mine"}, {"who": "a", "at": 0}
+    bench.ingestor.push("plain", [mine, bare, bare, mine, mine | {"at": 1}, mine | {"x": 1.0}, mine | {"_id": ""}])
     ids = [e.id for e in bench.events()]
-    assert ids[:2] == ["12", "mine"]
+    assert ids[0] == "12"
     assert ids[2] == ids[3]
     assert len(ids[2]) == 32
+    assert ids[1] == ids[4] == f"mine@{ids[2]}"
+    assert len(set(ids)) == 6  # another time or content under `mine` is another event
 
 
 def test_a_declared_known_at_is_kept(bench: Bench) -> None:
@@ -187,21 +190,22 @@ def test_a_declared_known_at_is_kept(bench: Bench) -> None:
 def test_a_deletion_needs_no_more_than_what_it_deletes(bench: Bench) -> None:
     bench.ingestor.push("keyed", [{"k": "a", "at": 0, "x": 1.0}])
     assert bench.problem("keyed", {"k": "a"}, op="delete") is None
-    assert bench.problem("plain", {"_id": "i", "_op": "delete"}) is None
-    assert bench.problem("plain", {"who": "a"}, op="delete") == ("at", "missing")
     assert bench.problem("keyed", {"x": 1.0, "at": 0}, op="delete") == ("k", "missing")
-    assert [(e.op, e.event_at_us) for e in bench.events()] == [("upsert", 0), ("delete", NOW), ("delete", NOW)]
+    assert [(e.op, e.event_at_us) for e in bench.events()] == [("upsert", 0), ("delete", NOW)]
     history = History(bench.log, SOURCES)
     history.refresh()
     assert history.frame("keyed").columns["x"].to_list() == [1.0, 1.0]
 
 
-def test_a_whole_row_deletes_the_event_of_that_content(bench: Bench) -> None:
-    row = {"who": "a", "at": 0, "x": 1.0}
-    bench.ingestor.push("plain", [row, row | {"_op": "delete"}])
-    history = History(bench.log, SOURCES)
-    history.refresh()
-    assert history.frame("plain").superseded_at_us.tolist()[0] == NOW
+@pytest.mark.parametrize("row", [{}, {"who": "a", "at": 0, "x": 1.0}, {"_id": "i"}, {"at": "no time"}], ids=str)
+def test_a_deletion_in_a_source_without_a_key_is_quarantined(bench: Bench, row: dict[str, Any]) -> None:
+    assert bench.problem("plain", row, op="delete") == ("_op", "no_key")
+    assert bench.problem("plain", row | {"_op": "delete"}) == ("_op", "no_key")
+    columns = {"who": ("str", ["a", "b"]), "at": ("time", [0, 0]), "_op": ("str", ["delete", None])}
+    loaded = bench.ingestor.load("plain", Columns.of(columns))  # type: ignore[arg-type]  # literals in a dict
+    assert (loaded.accepted, [(p.field, p.reason) for p in loaded.problems]) == (1, [("_op", "no_key")])
+    assert bench.ingestor.push("plain", [row | {"_op": "delete"}], op="upsert").quarantined == 1
+    assert [e.op for e in bench.events()] == ["upsert"]
 
 
 def test_loaded_history_is_known_after_the_sources_delay(bench: Bench) -> None:

@@ -30,6 +30,7 @@ floats = st.one_of(
     st.floats(-1e3, 1e3).map(lambda x: x + 0.0),
 )
 keys = st.sampled_from(["a", "b", "c"])
+own_ids = st.sampled_from([None, None, "i", "j", ""])  # what rows of a source without a key carry as `_id`
 
 
 @st.composite

@@ -11,11 +11,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Record, oracle
-from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, views
+from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, moments, own_ids, rows, views
 
+from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.history import History
+from trimtab.events.ingest import Ingestor
+from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set
@@ -24,7 +27,7 @@ from trimtab.features.offline import evaluate
 from trimtab.features.online import OnlineStore
 from trimtab.features.request_plan import RequestPlan
 from trimtab.store.ports import LogRecord
-from trimtab.testing import MemoryKeyValue
+from trimtab.testing import MemoryKeyValue, MemoryLog
 
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str})
 ENTITIES = ["a", "b", "c", "nobody", None]
@@ -34,8 +37,8 @@ ENTITIES = ["a", "b", "c", "nobody", None]
 def feeds(draw: st.DrawFn, of: Source) -> tuple[list[Record], list[LogRecord]]:
     """A history and a log that holds it, its partitions interleaved as they came."""
     records = draw(histories(of))
-    if of.key is None:
-        records = [_by_content(r) for r in records if not r.deleted]
+    if of.key is None:  # as ingestion makes them: no deletions, and an id is the content and an id of the row's own
+        records = [_by_content(r, draw(own_ids)) for r in records if not r.deleted]
     clock = {"p0": BASE_US, "p1": BASE_US}
     last = {"p0": 0, "p1": 0}
     log: list[LogRecord] = []
@@ -61,8 +64,66 @@ def _payload(record: Record, of: Source, at_us: int) -> bytes:
     return encode(Event(of.name, record.id, record.event_at_us, record.known_at_us, op, history, values))
 
 
-def _by_content(record: Record) -> Record:
-    return msgspec.structs.replace(record, id=repr(sorted(record.row.items(), key=repr)))
+def _by_content(record: Record, own: str | None) -> Record:
+    return msgspec.structs.replace(record, id=repr((own, sorted(record.row.items(), key=repr))))
+
+
+class Writer:
+    """A process that appends to a partition of its own."""
+
+    def __init__(self, partition: str) -> None:
+        self.partition = partition
+        self.records: list[LogRecord] = []
+        self.now_us = BASE_US
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
+        start = len(self.records) + 1
+        assert at_us is None
+        for position, payload in enumerate(payloads, start):
+            self.records.append(LogRecord(self.partition, position, self.now_us, payload))
+        return range(start, start + len(payloads))
+
+
+@st.composite
+def pushed(draw: st.DrawFn, of: Source) -> tuple[list[Record], list[LogRecord]]:
+    """Rows that went through ingestion in two processes, and what they mean."""
+    writers = {name: Writer(name) for name in ("p0", "p1")}
+    clock = VirtualClock(BASE_US)
+    refused: Any = MemoryLog()
+    ingestors = {}
+    for name, writer in writers.items():
+        log: Any = writer
+        ingestors[name] = Ingestor(
+            log, [of], clock=clock, quarantine=Quarantine(refused), future_ok=frozenset([of.name])
+        )
+    records: list[Record] = []
+    order: list[LogRecord] = []
+    said: list[tuple[dict[str, Any], str | None]] = []
+    for _ in range(draw(st.integers(0, 12))):
+        writer = writers[draw(st.sampled_from(["p0", "p0", "p1"]))]
+        writer.now_us += draw(st.sampled_from([0, 1, UNIT_US]))
+        row: dict[str, Any] = draw(rows(draw(st.sampled_from("xy")), BASE_US + draw(moments)))
+        own = draw(own_ids)
+        if said and draw(st.booleans()):  # again, perhaps with the entity, the time or a value of another row
+            before, own = draw(st.sampled_from(said))
+            row = before | {name: row[name] for name in draw(st.sets(st.sampled_from(["key", "at", "x", "id"])))}
+        known_at = draw(st.sampled_from([None, None, writer.now_us + 5 * UNIT_US]))
+        deleted = draw(st.integers(0, 5)) == 0
+        given = row | {"_id": own, "_known_at": known_at}
+        if deleted:
+            given["_op"] = "delete"
+        result = ingestors[writer.partition].push(of.name, [given])
+        assert result.accepted == (not deleted or of.key is not None)
+        if not result.accepted:
+            continue
+        said.append((row, own))
+        order.append(writer.records[-1])
+        record = Record(
+            id=row["id"], row=row, event_at_us=row["at"], known_at_us=max(writer.now_us, known_at or 0),
+            partition=writer.partition, position=result.position, deleted=deleted,
+        )  # fmt: skip
+        records.append(record if of.key else _by_content(record, own))
+    return records, order
 
 
 def _bits(value: Any) -> Any:
@@ -112,9 +173,9 @@ def check_offline(plan: RequestPlan, v: View, log: Sequence[LogRecord], now_us: 
         assert all(_bits(a) == _bits(b) for a, b in pairs), (name, got, offline)
 
 
-def campaign(data: st.DataObject, of: Source) -> None:
+def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) -> None:
     v = data.draw(views(of))
-    records, log = data.draw(feeds(of))
+    records, log = data.draw(source_of_records(of))
     kv = MemoryKeyValue()
     store = OnlineStore(kv, [v])
     plan = RequestPlan(feature_set(ASK, [v]), kv)
@@ -142,3 +203,9 @@ def test_online_equals_the_oracle_for_events_that_are_corrected(data: st.DataObj
 @given(st.data())
 def test_online_equals_the_oracle_for_events_without_a_key(data: st.DataObject) -> None:
     campaign(data, KEYLESS)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data(), st.sampled_from([KEYED, KEYLESS]))
+def test_online_and_offline_equal_the_oracle_for_rows_that_were_pushed(data: st.DataObject, of: Source) -> None:
+    campaign(data, of, pushed)

@@ -20,6 +20,7 @@ Reason = Literal[
     "too_large",  # beyond 1e150, or beyond 64 bits for an int
     "bad_time",  # no moment, or outside the years 1 to 9999
     "bad_text",  # text that has no UTF-8 form
+    "no_key",  # a deletion in a source that declares no key: declare one
     "future",  # dated further ahead of the clock than the source tolerates
     "bad_line",  # a line of a file that does not fit its header
 ]

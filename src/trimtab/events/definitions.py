@@ -24,7 +24,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     time: str  # the column that says when it happened
     columns: dict[str, Dtype]  # in declared order; the time column among them
-    key: str | None = None  # the column that identifies an event; without one, its content does
+    key: str | None = None  # the column that identifies an event; without one, its content and `_id` do
     delay_us: int = 0  # how long after its time an event of loaded history became known
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
 
@@ -49,7 +49,8 @@ def source(
         name: Lower-case name, unique in the project.
         time: The column that says when an event happened; it need not be repeated in `columns`.
         columns: Name and type of each column: float, int, bool, str or `Time`.
-        key: The column that identifies an event. A later event of the same key corrects the earlier one.
+        key: The column that identifies an event. A later event of the same key corrects the earlier one, or deletes it.
+            Without one an event is what it says: the same again is a repetition, anything else another event.
         delay: For history loaded in bulk: known at = event time + `delay`.
         future_tolerance: How far ahead of the clock an event may be dated.
 

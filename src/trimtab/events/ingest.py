@@ -92,8 +92,9 @@ class Ingestor:
         """Append rows as they come.
 
         A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
-        event's id is its key, else `_id`, else the hash of its content, so that an exact repetition is dropped.
-        A deletion needs the key (or the `_id`, or the whole row); without a time it is dated now.
+        event's id is its key. In a source without one it is what the event says (its time and every value) and its
+        `_id`, so that an exact repetition is dropped, and events that say the same can be told apart.
+        A deletion needs a source with a key, and no more than the key; without a time it is dated now.
 
         Args:
             source: The source's name.
@@ -260,8 +261,11 @@ class _Batch:
         return [None] * self._count if values is None else check(dtype, values, self._reporter(name))
 
     def _checked_ops(self) -> list[Op] | None:
+        keyless = self._call.source.key is None
         given = self._lists.get("_op")
         if given is None:
+            if keyless and self._call.op == "delete":
+                self.bad.update((row, ("_op", "no_key", "delete")) for row in range(self._count))
             return None
         ops: list[Op] = []
         for row, op in enumerate(given):
@@ -269,6 +273,8 @@ class _Batch:
             if not known:
                 self.bad.setdefault(row, ("_op", "wrong_type", op))
             ops.append(op if known and op is not None else self._call.op)
+            if keyless and ops[-1] == "delete":  # D6
+                self.bad[row] = ("_op", "no_key", "delete")
         return ops
 
     def _date(self) -> None:
@@ -276,7 +282,7 @@ class _Batch:
         source, times = self._call.source, self._values[self._call.source.time]
         if None in times:
             for row in [row for row, time in enumerate(times) if time is None]:
-                if (self._call.op if self._ops is None else self._ops[row]) == "delete" and self._deletes_by_id(row):
+                if (self._call.op if self._ops is None else self._ops[row]) == "delete":
                     times[row] = self._now(row)
                 else:
                     self.bad.setdefault(row, (source.time, "missing", None))
@@ -286,13 +292,6 @@ class _Batch:
         dated: NDArray[np.int64] = np.array(times, np.int64)
         for row in np.flatnonzero(dated > self._now_us + source.future_tolerance_us).tolist():
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
-
-    def _deletes_by_id(self, row: int) -> bool:
-        """Whether a deletion says what it deletes without its content."""
-        if self._call.source.key is not None:
-            return True
-        ids = self._lists.get("_id")
-        return ids is not None and ids[row] is not None
 
     def _now(self, row: int) -> int:
         return self._now_us if isinstance(self._now_us, int) else int(self._now_us[row])
@@ -305,12 +304,12 @@ class _Batch:
                 for row in [row for row, key in enumerate(keys) if key is None]:
                     self.bad.setdefault(row, (source.key, "missing", None))
             return keys if source.columns[source.key] == "str" else list(map(str, keys))
-        given = self._column("_id", "str")
-        if None not in given:
-            return given
         contents = map(_encode, zip(*self._values.values(), strict=True))
         hashes = [blake2b(content, digest_size=16).hexdigest() for content in contents]
-        return [own or made for own, made in zip(given, hashes, strict=True)]
+        if "_id" not in self._lists:
+            return hashes
+        given = self._column("_id", "str")
+        return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]  # D6
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us

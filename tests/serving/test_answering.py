@@ -223,4 +223,4 @@ class TestPrecomputed:
 
     def test_asking_about_the_past_passes_stored_answers_by(self, shop: Shop, endpoint: Endpoint) -> None:
         (answer,) = endpoint.answer([shop.ask(at=0)], at=shop.clock.now_us())
-        assert (answer.mode, answer.flags) == ("live", ())
+        assert (answer.mode, answer.flags) == ("live", ("past",))

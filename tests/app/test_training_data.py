@@ -1,0 +1,121 @@
+"""What a living project trains on: requests known at the cut, each once, asked at its own moment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+
+from trimtab.app.project import Project
+from trimtab.app.training_data import LivingData
+from trimtab.core.columns import Columns
+from trimtab.core.errors import NotFound
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.training.sets import TrainingSet
+
+
+def training_set(project: Project, cut_us: int) -> TrainingSet:
+    data = LivingData(project.history, project.predictions)
+    return data.training_set(project.definitions.models["buyer"], cut_us=cut_us)
+
+
+def rows(project: Project, cut_us: int) -> list[tuple[str, float, int]]:
+    """Key, x and moment of every row that does not come from the first load."""
+    found = training_set(project, cut_us)
+    keys, x = found.requests["visit_id"].to_list(), found.requests["x"].to_list()
+    return [row for row in zip(keys, x, found.at_us.tolist(), strict=True) if not row[0].startswith("v")]
+
+
+def ingest(project: Project, *visits: dict[str, Any]) -> None:
+    project.push("visit", visits)
+
+
+HOURS = [shop.NOW_US + hour * HOUR_US for hour in range(24)]
+
+
+@pytest.fixture
+def project(trained: Path) -> Any:
+    with shop.opened(trained) as opened:
+        yield opened
+
+
+def test_a_request_counts_from_when_it_is_known(project: Project) -> None:
+    shop.move(project, 3 * HOUR_US)
+    ingest(project, shop.visit("late", HOURS[1]))  # it became known two hours after its time
+    shop.move(project, DAY_US)
+    assert rows(project, HOURS[2]) == []
+    assert rows(project, HOURS[3]) == [("late", 0.5, HOURS[1])]
+
+
+def test_a_rescheduled_request_is_asked_once_as_it_was_known_then(project: Project) -> None:
+    ingest(project, shop.visit("moved", HOURS[4], x=1.0), shop.visit("too late", HOURS[1], x=1.0))
+    shop.move(project, 2 * HOUR_US)
+    ingest(project, shop.visit("moved", HOURS[8], x=2.0), shop.visit("too late", HOURS[8], x=2.0))
+    shop.move(project, 10 * HOUR_US)
+    ingest(project, shop.visit("moved", HOURS[9], x=3.0))  # a correction after it was asked
+    assert rows(project, HOURS[7]) == [("too late", 1.0, HOURS[1])]
+    for cut_us in (HOURS[9], HOURS[20]):
+        assert rows(project, cut_us) == [("too late", 1.0, HOURS[1]), ("moved", 2.0, HOURS[8])]
+
+
+def test_a_deleted_request_is_none_once_that_is_known(project: Project) -> None:
+    ingest(project, shop.visit("gone", HOURS[1]))
+    shop.move(project, 5 * HOUR_US)
+    project.ingestor.push("visit", [{"visit_id": "gone"}], op="delete")
+    assert rows(project, HOURS[4]) == [("gone", 0.5, HOURS[1])]
+    assert rows(project, HOURS[5]) == []
+
+
+def test_asked_requests_count_at_the_moment_they_were_first_asked(project: Project) -> None:
+    ingest(project, shop.visit("both", HOURS[6], x=9.0))
+    project.predict("buyer", [shop.visit("both", HOURS[6], x=1.0)])
+    shop.move(project, HOUR_US)
+    project.predict("buyer", [shop.visit("both", HOURS[6], x=2.0), shop.visit("asked", HOURS[5])])
+    assert rows(project, HOURS[8]) == [("both", 1.0, HOURS[0]), ("asked", 0.5, HOURS[1])]
+    assert rows(project, HOURS[0]) == [("both", 1.0, HOURS[0])]
+
+
+def test_batches_and_questions_about_the_past_are_no_training_requests(project: Project) -> None:
+    project.predict("buyer", [shop.visit("what if", HOURS[0])], at=HOURS[0] - DAY_US)
+    batch = {
+        "visit_id": ("str", ["batch"]),
+        "site": ("str", ["north"]),
+        "at": ("time", [HOURS[0]]),
+        "x": ("float", [1]),
+    }
+    for mode in ("batch", "precomputed"):
+        project.predict_table("buyer", Columns.of(batch), mode=mode)  # type: ignore[arg-type]
+    assert rows(project, HOURS[2]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"at": tt.Time, "x": float', '"at": tt.Time, "x": float, "age": int'),
+        ('"at": tt.Time, "x": float', '"x": float, "at": tt.Time'),
+    ],
+    ids=["one more", "another order"],
+)
+def test_predictions_of_another_request_shape_are_passed_over_and_counted(
+    trained: Path, change: tuple[str, str]
+) -> None:
+    with shop.opened(trained) as project:
+        project.predict("buyer", [shop.visit("before", HOURS[0]), shop.visit("too", HOURS[0])])
+    file = trained / "project.py"
+    file.write_text(file.read_text().replace(*change))
+    with shop.opened(trained, HOURS[2]) as project:
+        data = LivingData(project.history, project.predictions)
+        found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
+        assert "before" not in found.requests["visit_id"].to_list()
+        assert data.other_shapes == 2
+
+
+def test_without_any_request_the_way_out_is_told(tmp_path: Path) -> None:
+    with (
+        shop.opened(shop.write_project(tmp_path / "empty")) as project,
+        pytest.raises(NotFound, match=re.escape("trimtab ingest visit FILE")),
+    ):
+        training_set(project, shop.NOW_US)

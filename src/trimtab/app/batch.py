@@ -10,16 +10,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import read_file
+from trimtab.features.definitions import Request
 from trimtab.serving.answering import Answerer
-from trimtab.serving.batch import Manifest, batch_predictions, score_table
+from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
 from trimtab.serving.prediction_log import prediction_columns
 
 if TYPE_CHECKING:
     from trimtab.app.models import ServedModel
     from trimtab.app.project import Project
+
+_NOBODY = b"\xff"  # a key that no answer has
 
 
 def answer_table(
@@ -46,28 +51,47 @@ def answer_table(
         where = "the table" if isinstance(requests, Columns) else str(requests)
         raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
-    manifest = score_table(
-        served.served(loaded),
-        table,
-        _moments(project, table[request.time].values - request.lead_us) if at_us is None else at_us,
-        inputs=served.offline(loaded),
-        scorer=served.scorer(loaded),
-        log=project.predictions,
-        catalog=project.state.catalog,
-        clock=project.clock,
-        mode=mode,
-        progress=progress,
-    )
-    if mode == "precomputed":
-        served.precomputed.put(_stored(project, served, manifest))
+    name = _batch_name(loaded.version.id, table, at_us, mode)
+    begun = batch_manifest(project.state.catalog, name)
+    made_at_us = project.clock.now_us() if begun is None else begun.made_at_us
+    try:
+        if mode == "precomputed":
+            project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
+        manifest = score_table(
+            served.served(loaded),
+            table,
+            _moments(request, table, made_at_us) if at_us is None else at_us,
+            inputs=served.offline(loaded),
+            scorer=served.scorer(loaded),
+            log=project.predictions,
+            catalog=project.state.catalog,
+            clock=VirtualClock(made_at_us) if begun is None else project.clock,
+            batch_id=name,
+            mode=mode,
+            progress=progress,
+        )
+        if mode == "precomputed":
+            served.precomputed.put(_stored(project, served, manifest))
+    finally:
+        if mode == "precomputed":
+            project.state.answers.release_writer()
     if out is not None:
         _write(project, manifest, out)
     return manifest
 
 
-def _moments(project: Project, asked_us: NDArray[Any]) -> NDArray[Any]:
-    """Each request's own moment; those still to come are asked now."""
-    moments: NDArray[Any] = np.minimum(asked_us, project.clock.now_us())
+def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
+    """What makes a batch the same one: asking again for it, however much later, logs nothing twice."""
+    columns = [
+        [name, column.dtype, bytes_hash(msgspec.msgpack.encode(column.to_list()))]
+        for name, column in table.by_name.items()
+    ]
+    return content_hash([version, columns, at_us, mode])[:32]
+
+
+def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
+    """Each request's own moment; those that were still to come are asked when the batch was begun."""
+    moments: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
     return moments
 
 
@@ -86,6 +110,7 @@ def _write(project: Project, manifest: Manifest, out: Path) -> None:
     import duckdb
 
     parts = [prediction_columns(part) for part in batch_predictions(manifest, project.predictions)]
+    parts = parts or [prediction_columns([])]
     table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score"])
     partial = out.with_name(out.name + ".partial")
     arrays = {name: column.values for name, column in table.by_name.items()}

@@ -172,10 +172,13 @@ class Project:
     ) -> Manifest:
         """Answer a table of requests, each as of its own time or all as of one; resumable, each answer logged once.
 
+        The same table, version and `at` are the same batch, however often and late it is asked for: what is answered
+        stays as it is. To answer a table of requests to come anew, give `at`.
+
         Args:
             model: A deployed model's name.
             requests: A file or columns.
-            at: One moment for all; left out, each request's time less its lead, but not later than now.
+            at: One moment for all; left out, each request's time less its lead, but not later than the batch's begin.
             mode: "precomputed" also stores the answers, to be given by the service while they are fresh.
             out: Where the answers go as .csv or .parquet.
             progress: Called with rows done and rows in all.

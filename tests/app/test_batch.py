@@ -1,0 +1,130 @@
+"""Tables of requests answered in one go: written out, stored for the service, never logged twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import shop
+
+from trimtab.app.project import Project
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.store.lmdb_kv import LmdbKeyValue
+
+
+def table(*hours: int) -> Columns:
+    return Columns.of(
+        {
+            "visit_id": ("str", [f"t{hour}" for hour in hours]),
+            "site": ("str", ["north" for _ in hours]),
+            "at": ("time", [shop.NOW_US + hour * HOUR_US for hour in hours]),
+            "x": ("float", [hour / 10 for hour in hours]),
+        }
+    )
+
+
+def logged(project: Project) -> int:
+    return sum(len(block) for block in project.predictions.scan())
+
+
+@pytest.fixture
+def project(trained: Path) -> Any:
+    with shop.opened(trained) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_answers_are_written_out(project: Project, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"answers.{suffix}"
+    project.predict_table("buyer", table(-5, -3), out=out)
+    rows = duckdb.sql(f"SELECT request_id, epoch_us(\"at\"), score FROM '{out}'").fetchall()
+    assert [row[0] for row in rows] == ["t-5", "t-3"]
+    assert [row[1] for row in rows] == [shop.NOW_US - 5 * HOUR_US, shop.NOW_US - 3 * HOUR_US]
+    with pytest.raises(Conflict, match="not overwritten"):
+        project.predict_table("buyer", table(-5), out=out)
+    with pytest.raises(Misuse, match="parquet"):
+        project.predict_table("buyer", table(-5), out=tmp_path / "answers.txt")
+
+
+def test_an_empty_table_has_no_answers(project: Project, tmp_path: Path) -> None:
+    made = project.predict_table("buyer", table(), out=tmp_path / "answers.csv")
+    assert (made.rows, made.complete) == (0, True)
+    assert (tmp_path / "answers.csv").read_text().strip() == "id,request_id,model,version,at,score"
+
+
+def test_a_batch_is_the_same_one_later_also_with_requests_to_come(project: Project) -> None:
+    first = project.predict_table("buyer", table(-5, 3))
+    shop.move(project, HOUR_US)
+    assert project.predict_table("buyer", table(-5, 3)) == first
+    assert logged(project) == 2
+    moments = [p.at_us for block in project.predictions.scan() for p in block]
+    assert moments == [shop.NOW_US - 5 * HOUR_US, shop.NOW_US]
+    other = project.predict_table("buyer", table(-5, 3), at=shop.NOW_US)
+    assert other.id != first.id
+    assert project.predict_table("buyer", table(-5, 3), at=shop.NOW_US) == other
+    assert project.predict_table("buyer", table(-5, 4)).id != first.id
+    assert logged(project) == 6
+
+
+def test_what_was_cut_off_goes_on_as_of_its_beginning(trained: Path) -> None:
+    def stop(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with shop.opened(trained) as project, pytest.raises(KeyboardInterrupt):
+        project.predict_table("buyer", table(-5, 3), progress=stop)
+    with shop.opened(trained, shop.NOW_US + HOUR_US) as project:
+        made = project.predict_table("buyer", table(-5, 3))
+        assert (made.complete, made.made_at_us, logged(project)) == (True, shop.NOW_US, 2)
+
+
+def test_precomputed_answers_can_be_stored_beside_a_running_service(trained: Path) -> None:
+    """The learner's state is elsewhere; the service gives the answers while they are fresh, and says when not."""
+    as_of = shop.NOW_US + HOUR_US
+    ahead = table(2, 3)
+    rows = [{**row, "at": format_moment(row["at"])} for row in ahead.to_rows()]
+    with shop.serving(trained, "--as-of", format_moment(as_of)) as (_, url):
+        address = f"{url}/v1/models/buyer/predict"
+        missing = shop.call(address, {"request": rows[0]})[1]
+        assert (missing["mode"], missing["flags"]) == ("live", ["precomputed_missing"])
+        with shop.opened(trained, as_of) as project:
+            made = project.predict_table("buyer", ahead, mode="precomputed")
+        (stored,) = [shop.call(address, {"rows": rows})[1]["predictions"]]
+        assert [(a["mode"], a["flags"]) for a in stored] == [("precomputed", [])] * 2
+        with shop.opened(trained, as_of) as project:
+            assert project.predictions.find(stored[0]["id"]).mode == "precomputed"
+            assert project.predict_table("buyer", ahead, mode="precomputed") == made
+    with shop.serving(trained, "--as-of", format_moment(as_of + 2 * DAY_US)) as (_, url):
+        stale = shop.call(f"{url}/v1/models/buyer/predict", {"request": rows[0]})[1]
+        assert (stale["mode"], stale["flags"]) == ("live", ["precomputed_stale"])
+
+
+def test_nothing_is_scored_while_another_process_stores_answers(trained: Path, project: Project) -> None:
+    def other(count: int, of: int) -> None:
+        raise AssertionError("it was scored")
+
+    store = trained / ".trimtab" / "answers"
+    command = f"""
+import sys
+from pathlib import Path
+from trimtab.store.lmdb_kv import LmdbKeyValue
+with LmdbKeyValue(Path({str(store)!r})) as store:
+    store.write({{b"x": b"1"}})
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(Conflict, match="writes here"):
+            project.predict_table("buyer", table(2), mode="precomputed", progress=other)
+        assert logged(project) == 0
+        process.communicate()
+    project.predict_table("buyer", table(2), mode="precomputed")
+    with LmdbKeyValue(store) as free:
+        free.write({b"y": b"1"})

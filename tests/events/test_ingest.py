@@ -192,6 +192,8 @@ def test_a_deletion_needs_no_more_than_what_it_deletes(bench: Bench) -> None:
     assert bench.problem("keyed", {"k": "a"}, op="delete") is None
     assert bench.problem("keyed", {"x": 1.0, "at": 0}, op="delete") == ("k", "missing")
     assert [(e.op, e.event_at_us) for e in bench.events()] == [("upsert", 0), ("delete", NOW)]
+    bench.ingestor.push("keyed", [{"k": "a", "at": 0, "x": 5.0, "ok": True}], op="delete")
+    assert bench.events()[-1].values == ("a", None, None, None, None, 0)
     history = History(bench.log, SOURCES)
     history.refresh()
     assert history.frame("keyed").columns["x"].to_list() == [1.0, 1.0]

@@ -118,9 +118,11 @@ def pushed(draw: st.DrawFn, of: Source) -> tuple[list[Record], list[LogRecord]]:
             continue
         said.append((row, own))
         order.append(writer.records[-1])
+        blank = dict.fromkeys(row) | {"id": row["id"], "at": row["at"]}
         record = Record(
-            id=row["id"], row=row, event_at_us=row["at"], known_at_us=max(writer.now_us, known_at or 0),
-            partition=writer.partition, position=result.position, deleted=deleted,
+            id=row["id"], row=blank if deleted else row, event_at_us=row["at"],
+            known_at_us=max(writer.now_us, known_at or 0), partition=writer.partition, position=result.position,
+            deleted=deleted,
         )  # fmt: skip
         records.append(record if of.key else _by_content(record, own))
     return records, order

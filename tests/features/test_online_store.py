@@ -344,6 +344,14 @@ def test_a_mean_that_underflows_is_zero_without_a_sign() -> None:
     assert list(map(str, values(kv, v, 20))) == ["0.0", "0.0"]
 
 
+def test_an_entity_whose_only_record_repeats_a_deletion_is_unknown() -> None:
+    kv = MemoryKeyValue()
+    later = encode(Event("keyed", "e", 10, 50, "delete", False, ("e", "a", None, None, 10)))
+    sooner = encode(Event("keyed", "e", 10, 0, "delete", False, ("e", None, None, None, 10)))
+    OnlineStore(kv, [FIXED]).apply([LogRecord("p", 1, 10, later), LogRecord("p", 2, 10, sooner)])
+    assert read(kv, FIXED, 60).reason(0, "fixed.x") == "no_entity"
+
+
 def test_times_may_lie_before_1970() -> None:
     kv = MemoryKeyValue()
     OnlineStore(kv, [WINDOW]).apply([event(PLAIN, i, i * 7 - 50) for i in range(1, 5)])

@@ -94,7 +94,8 @@ class Ingestor:
         A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
         event's id is its key. In a source without one it is what the event says (its time and every value) and its
         `_id`, so that an exact repetition is dropped, and events that say the same can be told apart.
-        A deletion needs a source with a key, and no more than the key; without a time it is dated now.
+        A deletion needs a source with a key, and no more than the key: other columns are not kept, and without a
+        time it is dated now.
 
         Args:
             source: The source's name.
@@ -229,6 +230,7 @@ class _Batch:
         self._values = {name: self._column(name, dtype) for name, dtype in call.source.columns.items()}
         self._ops = self._checked_ops()
         self._date()
+        self._bare_deletions()
         self._ids = self._identify()
 
     def payloads(self) -> list[bytes]:
@@ -292,6 +294,17 @@ class _Batch:
         dated: NDArray[np.int64] = np.array(times, np.int64)
         for row in np.flatnonzero(dated > self._now_us + source.future_tolerance_us).tolist():
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
+
+    def _bare_deletions(self) -> None:
+        """A deletion says which event and when, no more: whose it was, the version before it says."""
+        source = self._call.source
+        if self._ops is None and self._call.op != "delete":
+            return
+        gone = range(self._count) if self._ops is None else [r for r, op in enumerate(self._ops) if op == "delete"]
+        for name in self._values.keys() - {source.key, source.time}:
+            values = self._values[name] = list(self._values[name])
+            for row in gone:
+                values[row] = None
 
     def _now(self, row: int) -> int:
         return self._now_us if isinstance(self._now_us, int) else int(self._now_us[row])

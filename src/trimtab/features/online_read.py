@@ -38,6 +38,9 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
         if not known and not dated:
             unknown(plan, NOT_YET if some else NO_ENTITY, values, reasons, at)
             return
+    elif not known:  # its only record turned out to repeat a deletion
+        unknown(plan, NO_ENTITY, values, reasons, at)
+        return
     if plan.latest:
         _read_latest(plan, winners, visible, t_us, values, reasons, at)
     if not plan.windowed:

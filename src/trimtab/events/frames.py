@@ -11,6 +11,8 @@ from trimtab.core.columns import Columns
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trimtab.events.frame_index import FrameIndex
+
 NEVER_US = 2**63 - 1  # a moment that does not come
 
 
@@ -31,6 +33,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     partition: NDArray[Any]  # int16: index into `partitions`, which is sorted by name
     position: NDArray[Any]  # int64
     partitions: tuple[str, ...]
+    index: FrameIndex | None = None  # of the history that the frame is of; shared with its other frames
 
     @property
     def rows(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns, Dtype
+from trimtab.events.frame_index import FrameIndex
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.records import Value
 
@@ -45,6 +46,7 @@ class Rows:
         for name, dtype in dtypes.items():
             kinds[name], kinds[_valid(name)] = _VALUES[dtype], np.bool_
         self._data: Block = {name: np.empty(0, kind) for name, kind in kinds.items()}
+        self._index = FrameIndex()
         self._shown = 0  # rows that some frame shows
         self._lent: set[str] = set()  # buffers that some frame is a view of
 
@@ -155,6 +157,7 @@ class Rows:
             partition=partition,
             position=self[POSITION],
             partitions=names,
+            index=self._index,
         )
 
     def _column(self, name: str, dtype: Dtype, values: Sequence[Value]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -187,6 +190,8 @@ class Rows:
 
     def _own(self, name: str, row: int) -> None:
         """Before a write to `row`: make sure that no frame shows it."""
+        if row < self._shown and name != SUPERSEDED_AT:
+            self._index = FrameIndex()  # frames of before keep the one that fits their rows
         if row < self._shown and name in self._lent:
             self._data[name] = self._data[name].copy()
             self._lent.discard(name)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.evaluate_columns import evaluate_columns
 from trimtab.core.expressions import Expression
+from trimtab.events.frame_index import Entities
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Aggregate, View
 from trimtab.features.feature_set import aggregate_dtype
@@ -30,12 +31,16 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
 def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> dict[str, tuple[Column, Array]]:
     """The value and the reason's code of each feature, for the entity in `keys` at `at_us`, row by row."""
     near = _near(view, at_us, frame)
-    of_events, of_requests, entities = match_keys(frame.columns[view.by].take(near), keys)
     enters = _enters(view, frame, near)
-    unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
-    if not isinstance(near, slice):  # who has no event nearby may have one further away
-        rest = np.flatnonzero(unknown != FOUND)
-        unknown[rest] = _unknown_at_all(view, keys.take(rest), at_us[rest], frame)
+    if frame.index is not None and keys.dtype == "str":
+        known = frame.index.entities(frame, view.by)
+        of_events, of_requests, entities, unknown = _match_known(view, known, keys, at_us, near)
+    else:
+        of_events, of_requests, entities = match_keys(frame.columns[view.by].take(near), keys)
+        unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
+        if not isinstance(near, slice):  # who has no event nearby may have one further away
+            rest = np.flatnonzero(unknown != FOUND)
+            unknown[rest] = _unknown_at_all(view, keys.take(rest), at_us[rest], frame)
     asked = np.flatnonzero(unknown == FOUND)
     if len(asked) == 0:
         nothing = _Scatter(unknown, asked)
@@ -70,8 +75,10 @@ def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
     if start is None or len(at_us) == 0:
         return slice(None)
     last = at_us.max()
-    near = (frame.event_at_us >= start) & (frame.event_at_us <= last) & (frame.known_at_us <= last)
-    return np.flatnonzero(near) if 2 * np.count_nonzero(near) < frame.rows else slice(None)
+    rows = slice(0, frame.rows) if frame.index is None else frame.index.around(frame, start, int(last))
+    event_at = frame.event_at_us[rows]
+    near = np.flatnonzero((event_at >= start) & (event_at <= last) & (frame.known_at_us[rows] <= last))
+    return near + rows.start if 2 * len(near) < frame.rows else slice(None)
 
 
 def _earliest(view: View, at_us: int) -> int | None:
@@ -84,6 +91,21 @@ def _earliest(view: View, at_us: int) -> int | None:
         hop = aggregate.hop_us or 1
         starts.append((at_us - reach) // hop * hop)
     return max(min(starts), -(2**63))
+
+
+def _match_known(
+    view: View, known: Entities, keys: Column, at_us: Array, near: Array | slice
+) -> tuple[Array, Array, int, Array]:
+    """As `match_keys`, for entities that have a value, and why the other requests have none."""
+    numbers = known.of(keys)
+    unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
+    unknown[at_us >= known.known_us[numbers]] = NOT_YET
+    unknown[at_us >= known.enters_us[view.boundary == "inclusive"][numbers]] = FOUND
+    asked = np.zeros(known.count + 1, bool)
+    asked[numbers[unknown == FOUND]] = True
+    places = np.full(known.count + 1, -1)
+    places[asked] = np.arange(np.count_nonzero(asked))
+    return places[known.of_rows[near]], places[numbers], int(asked.sum()), unknown
 
 
 def _unknown_at_all(view: View, keys: Column, at_us: Array, frame: EventFrame) -> Array:

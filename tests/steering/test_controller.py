@@ -1,18 +1,21 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.expressions import col
 from trimtab.core.records import DayQuality, GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.events import Time, source
 from trimtab.features.definitions import label, request
-from trimtab.monitoring import QualityMonitor
+from trimtab.monitoring import QualityMonitor, Watch
 from trimtab.steering import Controller, Deployment, Ledger, Repair, deployment, every, on_quality_drop
-from trimtab.store import Catalog, Put
+from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 
 clicks = source("clicks", time="at", key="id", columns={"id": str, "clicked": bool})
@@ -42,14 +45,57 @@ def day(number: int, version: str, loss: float) -> DayQuality:
     )
 
 
-class Bench:
-    """A workshop whose candidates pass or fail as told; versions are called v1, v2, ..."""
+class Crash(BaseException):
+    """The process ends here."""
 
-    def __init__(self, verdicts: list[bool]) -> None:
+
+class Fragile:
+    """A catalogue of a process that ends at its n-th write: before it, or right after it."""
+
+    def __init__(self, catalog: Catalog, last: int, *, after: bool) -> None:
+        self._catalog = catalog
+        self._left = last
+        self._after = after
+
+    def write(self, changes: Sequence[Put | Remove | Append]) -> None:
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise Crash
+        self._catalog.write(changes)
+        if self._left == 0:
+            raise Crash
+
+    def get(self, kind: str, key: str) -> Record | None:
+        return self._catalog.get(kind, key)
+
+    def find(self, kind: str, prefix: str = "") -> list[Record]:
+        return self._catalog.find(kind, prefix)
+
+    def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
+        return self._catalog.journal(name, after=after, limit=limit)
+
+    def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
+        return self._catalog.acquire(lease, holder, ttl_s)
+
+    def release(self, lease: str, holder: str) -> None:
+        self._catalog.release(lease, holder)
+
+    def close(self) -> None:
+        self._catalog.close()
+
+
+class Bench:
+    """A workshop whose candidates pass, fail or cannot be made as told; versions are called v1, v2, ..."""
+
+    def __init__(self, verdicts: list[bool | None]) -> None:
         self.verdicts = verdicts
         self.made = 0
         self.in_service: str | None = None
+        self.replaced: str | None = None
         self.lack: str | None = None
+        self.overtaken_by: str | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.steps: Callable[[str], None] = lambda name: None
 
     def champion(self) -> str | None:
         return self.in_service
@@ -57,9 +103,13 @@ class Bench:
     def blocked(self, cut_us: int) -> str | None:
         return self.lack
 
-    def repair(self, cut_us: int) -> Repair:
-        self.made += 1
+    def repair(self, cut_us: int, go_on: Callable[[], None]) -> Repair:
         passed = self.verdicts.pop(0) if self.verdicts else False
+        if passed is None:
+            raise Misuse("model 'click': all 10 labels are 0.")
+        self.meanwhile()
+        go_on()
+        self.made += 1
         name = f"v{self.made}"
         gate = GateRecord(
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
@@ -74,8 +124,13 @@ class Bench:
         )  # fmt: skip
 
     def promote(self, repair: Repair, why: str) -> str | None:
-        replaced, self.in_service = self.in_service, repair.successor
-        return replaced
+        self.steps("before the alias moves")
+        if self.overtaken_by is not None:
+            raise Conflict("champion is now v9. Judge it again.")
+        if self.in_service != repair.successor:
+            self.replaced, self.in_service = self.in_service, repair.successor
+        self.steps("after the alias moved")
+        return self.replaced
 
 
 @pytest.fixture
@@ -92,12 +147,13 @@ class Rig:
         self.rules = rules
         self.open()
 
-    def open(self) -> None:
+    def open(self, catalog: Catalog | None = None) -> None:
         """As after a restart: everything is read again from the catalogue."""
-        self.monitor = QualityMonitor(self.catalog, "click", run_length_days=200)
-        self.ledger = Ledger(self.catalog)
+        catalog = catalog or self.catalog
+        self.monitor = QualityMonitor(catalog, "click", run_length_days=200)
+        self.ledger = Ledger(catalog)
         self.controller = Controller(
-            self.rules, monitor=self.monitor, workshop=self.bench, ledger=self.ledger, catalog=self.catalog,
+            self.rules, monitor=self.monitor, workshop=self.bench, ledger=self.ledger, catalog=catalog,
             clock=self.clock,
         )  # fmt: skip
 
@@ -108,7 +164,7 @@ class Rig:
             number = self.clock.now_us() // DAY_US
             self.clock.advance_to((number + 1) * DAY_US)
             assert self.bench.in_service is not None
-            self.monitor.observe(day(number, self.bench.in_service, loss), now_us=self.clock.now_us())
+            self.monitor.observe([day(number, self.bench.in_service, loss)], now_us=self.clock.now_us())
             acts += [d.act for d in self.controller.tick()]
         return acts
 
@@ -200,3 +256,216 @@ def test_a_bad_promotion_cannot_reset_the_alarm_that_catches_it(catalog: Catalog
     rig.days(30, 0.4)
     causes = [d.cause for d in rig.ledger.rows() if d.act == "trigger"]
     assert any(cause.startswith("Quality alarm") for cause in causes)
+
+
+# --- crashes
+
+
+def shaken(catalog: Catalog, crash: Callable[[Rig], None]) -> Rig:
+    """A first version, ten quiet days, and a repair by schedule that a crash interrupts; then a restart and a tick."""
+    rig = Rig(catalog, Bench([True, True, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.days(9, 0.3)
+    rig.clock.advance_to(rig.clock.now_us() + DAY_US)
+    crash(rig)
+    rig.open()
+    rig.controller.tick()
+    rig.open()
+    assert rig.controller.tick() == []
+    return rig
+
+
+def what_stands(rig: Rig) -> tuple[list[tuple[str, str, str | None]], object, object]:
+    rig.ledger.verify()
+    acts = [(d.act, d.cause, d.replaced) for d in rig.ledger.rows()]
+    return acts, rig.controller.state, rig.monitor.watch
+
+
+def as_if_named_alike(rig: Rig) -> tuple[object, Watch]:
+    """State and watch; a candidate that was made anew has another name."""
+    watch = rig.monitor.watch
+    assert watch is not None
+    assert watch.version == rig.bench.in_service
+    return rig.controller.state, msgspec.structs.replace(watch, version="v")
+
+
+def ticked(rig: Rig) -> None:
+    rig.controller.tick()
+
+
+@pytest.fixture
+def steady(tmp_path: Path) -> Iterator[Rig]:
+    with store.open(f"sqlite://{tmp_path}/steady.db", "catalog") as other:
+        yield shaken(other, ticked)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_crash_at_any_write_of_a_repair_leaves_what_an_uninterrupted_one_does(
+    catalog: Catalog, steady: Rig, last: int, after: bool
+) -> None:
+    def crash(rig: Rig) -> None:
+        rig.open(Fragile(catalog, last, after=after))
+        with pytest.raises(Crash):
+            rig.controller.tick()
+
+    assert [d.act for d in steady.ledger.rows()[4:]] == ["trigger", "train", "gate", "promote"]
+    interrupted = shaken(catalog, crash)
+    assert what_stands(interrupted)[0] == what_stands(steady)[0]
+    stands, expected = (as_if_named_alike(rig) for rig in (interrupted, steady))
+    assert stands == expected
+
+
+@pytest.mark.parametrize("step", ["before the alias moves", "after the alias moved"])
+def test_a_crash_around_the_move_of_the_alias_is_finished_by_the_next_tick(
+    catalog: Catalog, steady: Rig, step: str
+) -> None:
+    def crash(rig: Rig) -> None:
+        def fall(name: str) -> None:
+            if name == step:
+                raise Crash
+
+        rig.bench.steps = fall
+        with pytest.raises(Crash):
+            rig.controller.tick()
+        rig.bench.steps = lambda name: None
+
+    interrupted = shaken(catalog, crash)
+    assert what_stands(interrupted) == what_stands(steady)
+    assert interrupted.bench.made == 2  # nothing was trained again
+
+
+def test_a_candidate_that_was_overtaken_before_its_promotion_is_refused(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.bench.overtaken_by = "v9"
+    assert rig.days(10, 0.3) == ["trigger", "train", "gate", "refuse"]
+    assert "champion is now v9" in rig.ledger.rows()[-1].cause
+    assert rig.controller.state.phase == "idle"
+    assert rig.monitor.watch is not None
+    assert rig.monitor.watch.version == "v1"
+
+
+# --- several at once
+
+
+def test_a_second_process_cannot_write_over_what_the_first_decided(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=every("10d")))
+    stale = rig.controller
+    rig.open()
+    rig.controller.tick()
+    with pytest.raises(Conflict):
+        stale.tick()
+    assert [d.act for d in rig.ledger.rows()] == ["trigger", "train", "gate", "promote"]
+    stale.reload()
+    assert stale.tick() == []
+
+
+# --- refusals and failures
+
+
+def test_a_first_candidate_that_is_refused_is_not_made_again_before_the_quiet_time_is_over(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([False, False, True]), deployment(target, cooldown="3d"))
+    assert [d.act for d in rig.controller.tick()] == ["trigger", "train", "gate", "refuse"]
+    made = []
+    for _ in range(9):
+        rig.clock.advance_to(rig.clock.now_us() + DAY_US)
+        rig.controller.tick()
+        made.append(rig.bench.made)
+    assert made == [1, 1, 2, 2, 2, 2, 2, 2, 3]
+
+
+def test_a_fit_that_fails_is_written_down_and_rests_while_the_champion_stays(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, None, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    assert rig.days(16, 0.3) == ["trigger", "failed"]
+    failed = rig.ledger.rows()[-1]
+    assert "all 10 labels are 0" in failed.cause
+    assert failed.evidence["cause"] == "Schedule: trained 10d ago or more."
+    assert rig.bench.in_service == "v1"
+    assert rig.days(1, 0.3) == ["trigger", "train", "gate", "promote"]
+
+
+def test_a_person_whose_training_fails_hears_why_and_the_ledger_too(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([None]), deployment(target))
+    with pytest.raises(Misuse, match="all 10 labels are 0"):
+        rig.controller.train("Ada")
+    (row,) = rig.ledger.rows()
+    assert (row.act, row.evidence["cause"]) == ("failed", "Asked for by Ada.")
+    assert rig.controller.state.phase == "idle"
+
+
+def test_the_quiet_time_grows_to_eight_times_the_declared_one(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True]), deployment(target, retrain=every("1d"), cooldown="1d"))
+    rig.controller.tick()
+    rig.days(60, 0.3)
+    refused = [d.at_us // DAY_US for d in rig.ledger.rows() if d.act == "refuse"]
+    assert [b - a for a, b in pairwise(refused)][:6] == [1, 2, 4, 8, 8, 8]
+
+
+def test_a_project_without_any_request_waits(catalog: Catalog) -> None:
+    class Empty(Bench):
+        def blocked(self, cut_us: int) -> str | None:
+            raise NotFound("no request is known")
+
+    rig = Rig(catalog, Empty([True]), deployment(target))
+    assert [d.act for d in rig.controller.tick()] == ["trigger"]
+    assert rig.controller.tick() == []
+    with pytest.raises(NotFound, match="no request is known"):
+        rig.controller.train("Ada")
+
+
+# --- freeze
+
+
+def freeze(catalog: Catalog) -> None:
+    catalog.write([Put("freeze", "all", b'"a test"')])
+
+
+def test_training_while_frozen_is_refused_with_the_way_out(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True]), deployment(target))
+    freeze(catalog)
+    with pytest.raises(Conflict, match=r"frozen \(a test\).*trimtab unfreeze"):
+        rig.controller.train("Ada")
+    assert (rig.bench.made, rig.ledger.rows()) == (0, [])
+
+
+def test_a_freeze_during_training_stops_the_repair_before_the_gate(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target))
+    rig.bench.meanwhile = lambda: freeze(catalog)
+    assert [d.act for d in rig.controller.tick()] == ["trigger"]
+    assert (rig.bench.in_service, rig.bench.made) == (None, 0)
+    with pytest.raises(Conflict, match="frozen"):
+        rig.controller.train("Ada")
+
+
+def test_a_freeze_after_the_gate_holds_the_promotion_until_it_is_lifted(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True]), deployment(target))
+
+    def fall(name: str) -> None:
+        raise Crash
+
+    rig.bench.steps = fall
+    with pytest.raises(Crash):
+        rig.controller.tick()
+    rig.bench.steps = lambda name: None
+    freeze(catalog)
+    rig.open()
+    assert rig.controller.tick() == []
+    assert rig.bench.in_service is None
+    catalog.write([Remove("freeze", "all")])
+    assert [d.act for d in rig.controller.tick()] == ["promote"]
+
+
+def test_a_blocked_training_says_what_is_missing(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True]), deployment(target))
+    rig.bench.lack = "Only 3 days."
+    with pytest.raises(Unavailable, match=r"train 'click': Only 3 days\."):
+        rig.controller.train("Ada")
+
+
+def test_a_state_of_before_promotions_were_stored_is_read(catalog: Catalog) -> None:
+    old = msgspec.json.encode({"phase": "idle", "cooldown_us": DAY_US, "trained_at_us": 5})
+    catalog.write([Put("loop", "click", old)])
+    rig = Rig(catalog, Bench([True]), deployment(target))
+    assert (rig.controller.state.trained_at_us, rig.controller.state.repair) == (5, None)

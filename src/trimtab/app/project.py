@@ -33,7 +33,7 @@ from trimtab.registry import Registry
 from trimtab.serving import Answer, PredictionIds, PredictionLog
 from trimtab.simulation.results import ReplayResult
 from trimtab.steering.controller import FREEZE
-from trimtab.steering.ledger import Ledger
+from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
 from trimtab.training.environment import current_environment
 
@@ -133,16 +133,28 @@ class Project:
             NotFound: No such deployment, or no data.
             Misuse: The data cannot be learnt from; the message names the cause.
             Unavailable: Nothing can be judged yet.
+            Conflict: Another process is at work on it, or automation is frozen.
         """
         return self.loop(model).train(actor)
 
     def tick(self) -> list[Decision]:
-        """Look at every deployment once and do what is due."""
+        """Look at every deployment once and do what is due.
+
+        A deployment that fails does not keep the others from their turn: its error is raised after them.
+        """
         decisions: list[Decision] = []
-        for name in self.definitions.deployments:
-            if self.definitions.deployments[name].learn == "online":
-                self.teacher(name).teach()
-            decisions += self.loop(name).tick()
+        failed: list[Exception] = []
+        for name, deployment in self.definitions.deployments.items():
+            try:
+                if deployment.learn == "online":
+                    self.teacher(name).teach()
+                decisions += self.loop(name).tick()
+            except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
+                failed.append(error)
+        if failed:
+            for other in failed[1:]:
+                failed[0].add_note(f"Another deployment failed too: {other}")
+            raise failed[0]
         return decisions
 
     def predict(
@@ -223,17 +235,20 @@ class Project:
 
     def signals(self) -> list[Signal]:
         """What monitoring found, oldest first."""
-        return [msgspec.json.decode(e.body, type=Signal) for e in self.state.catalog.journal("signals")]
+        found: list[Signal] = []
+        after = 0
+        while entries := self.state.catalog.journal("signals", after=after):
+            found += [msgspec.json.decode(entry.body, type=Signal) for entry in entries]
+            after = entries[-1].sequence
+        return found
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions go on."""
-        self.state.catalog.write([Put(FREEZE, "all", msgspec.json.encode(why))])
-        return self._by_hand("freeze", why, actor)
+        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why)))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Let automation go on."""
-        self.state.catalog.write([Remove(FREEZE, "all")])
-        return self._by_hand("unfreeze", why, actor)
+        return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -333,6 +348,7 @@ class Project:
                 registry=self.registry,
                 catalog=self.state.catalog,
                 blob=self.state.blob,
+                folder=self.state_folder,
                 clock=self.clock,
                 ids=TimeIds(self.clock),
                 seed=self.config.seed,
@@ -385,7 +401,7 @@ class Project:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _by_hand(self, act: str, why: str, actor: str) -> Decision:
-        return Ledger(self.state.catalog).record(
-            at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor
-        )
+    def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
+        """Change something and write down who did so: both or neither."""
+        row = Entry(at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor)
+        return Ledger(self.state.catalog).write([row], [change])[0]

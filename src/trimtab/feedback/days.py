@@ -9,12 +9,19 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.stats.edetector import bounded_losses
+from trimtab.stats.edetector import LOSS_CAP, bounded_losses
 from trimtab.stats.losses import Loss, row_losses
 
 
 def day_quality(
-    model: str, metric: Loss, version: str, at_us: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]
+    model: str,
+    metric: Loss,
+    version: str,
+    at_us: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    cap: float = LOSS_CAP,
 ) -> list[DayQuality]:
     """One summary a UTC day of the predictions' as-of times, oldest first.
 
@@ -25,6 +32,7 @@ def day_quality(
         at_us: As-of times, int64, shape (rows,).
         scores: Scores, shape (rows,).
         labels: Labels, NaN where none came, shape (rows,).
+        cap: The loss at which a row's is capped, and in units of which `capped_loss_sum` is.
     """
     out = []
     days = at_us // DAY_US
@@ -44,7 +52,7 @@ def day_quality(
                 score_sum=float(p.sum()),
                 label_sum=float(y.sum()),
                 loss_sum=float(losses.sum()),
-                capped_loss_sum=float(bounded_losses(losses).sum()),
+                capped_loss_sum=float(bounded_losses(losses, cap).sum()),
             )
         )
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ from trimtab.events.frames import NEVER_US
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, LabelIndex, LabelState
 from trimtab.feedback.days import day_quality
 from trimtab.serving.prediction_log import prediction_columns
+from trimtab.stats.edetector import LOSS_CAP
 from trimtab.stats.losses import Loss
 
 
@@ -159,14 +160,24 @@ class OpenDays:
         metric: The loss that is summed.
         outcomes: Joins predictions with labels.
         closed_until_us: Days before this moment are closed already.
+        cap: The loss at which a row of a version is capped.
     """
 
-    def __init__(self, model: str, metric: Loss, outcomes: OutcomeJoin, *, closed_until_us: int = -(2**62)) -> None:
+    def __init__(
+        self,
+        model: str,
+        metric: Loss,
+        outcomes: OutcomeJoin,
+        *,
+        closed_until_us: int = -(2**62),
+        cap: Callable[[str], float] = lambda version: LOSS_CAP,
+    ) -> None:
         self.model = model
         self.metric: Loss = metric
         self.closed_until_us = closed_until_us
         self.too_late = 0
         self._outcomes = outcomes
+        self._cap = cap
         self._parts: list[Columns] = []
 
     def add(self, predictions: Sequence[Prediction] | Columns) -> None:
@@ -198,7 +209,9 @@ class OpenDays:
         for version in dict.fromkeys(versions.tolist()):
             rows = versions == version
             at_us, scores = found.predictions["at"].values[rows], found.predictions["score"].values[rows]
-            days += day_quality(self.model, self.metric, version, at_us, scores, found.labels[rows])
+            days += day_quality(
+                self.model, self.metric, version, at_us, scores, found.labels[rows], cap=self._cap(version)
+            )
         return sorted(days, key=lambda day: (day.day_us, day.version))
 
 

@@ -9,10 +9,11 @@ import msgspec
 from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import DAY_US, format_moment
-from trimtab.stats.edetector import AlarmSpec, AlarmState, alarm_onset, learn_alarm, update_alarm
-from trimtab.store.ports import Catalog, Put
+from trimtab.stats.edetector import LOSS_CAP, AlarmSpec, AlarmState, alarm_onset, learn_alarm, update_alarm
+from trimtab.store.ports import Append, Catalog, Put
 
 KIND = "quality_watch"
+SIGNALS = "signals"  # the journal of what rang
 SILENT_DAYS = 2  # closed days in a row with predictions but not one label: the labels stopped
 
 
@@ -29,7 +30,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     anchored_at_us: int
-    figures: dict[str, Figure]  # by signal kind; empty while the reference was too short
+    figures: dict[str, Figure]  # by signal kind
+    unwatched: dict[str, str] = {}  # by signal kind: why its reference cannot be used
+    loss_cap: float = LOSS_CAP  # the most that one row can cost a day, in units of the metric
     first_day_us: int | None = None  # the first day observed
     last_day_us: int | None = None
     silent_days: int = 0
@@ -62,18 +65,39 @@ class QualityMonitor:
         self._catalog = catalog
         self._model = model
         self._run_length = run_length_days
-        record = catalog.get(KIND, model)
-        self._watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
+        self.reload()
 
     @property
     def watch(self) -> Watch | None:
         """The watch that stands now; None before the first version was anchored."""
         return self._watch
 
-    def anchor(self, version: str, reference: Sequence[DayQuality], *, at_us: int) -> Watch:
-        """Begin a watch over `version` from out-of-sample days: its gate window, never its own live days."""
+    def reload(self) -> None:
+        """Read the watch again: another process may have moved it."""
+        record = self._catalog.get(KIND, self._model)
+        self._revision = 0 if record is None else record.revision
+        self._watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
+
+    def loss_cap(self, version: str) -> float:
+        """The most that one row of a version can cost a day: fixed when its watch was anchored."""
+        return self._watch.loss_cap if self._watch is not None and self._watch.version == version else LOSS_CAP
+
+    def anchor(
+        self, version: str, reference: Sequence[DayQuality], *, at_us: int, loss_cap: float = LOSS_CAP
+    ) -> tuple[Watch, Put]:
+        """A watch over `version` from out-of-sample days: its gate window, never its own live days.
+
+        Nothing is stored: write the change together with what else says that the version is in service, then `reload`.
+
+        Args:
+            version: What will be watched.
+            reference: Its days on the gate's window.
+            at_us: Now.
+            loss_cap: What the losses of `reference` were capped at; those of live days will be too.
+        """
         usable = [day for day in reference if day.labelled]
         figures: dict[str, Figure] = {}
+        unwatched: dict[str, str] = {}
         rows = [day.labelled for day in usable]
         for kind, values, direction in (
             ("quality_loss", [day.capped_loss_sum / day.labelled for day in usable], "up"),
@@ -81,24 +105,49 @@ class QualityMonitor:
         ):
             try:
                 spec = learn_alarm(values, rows, run_length=2 * self._run_length, direction=direction)  # type: ignore[arg-type]  # a Literal from the tuple
-            except Misuse:  # too short or constant a reference: shown as "no watch", which is red
-                continue
-            figures[kind] = Figure(spec=spec)
-        watch = Watch(model=self._model, version=version, anchored_at_us=at_us, figures=figures)
-        self._save(watch)
-        return watch
+            except Misuse as error:  # too short or constant a reference
+                unwatched[kind] = str(error)
+            else:
+                figures[kind] = Figure(spec=spec)
+        watch = Watch(
+            model=self._model,
+            version=version,
+            anchored_at_us=at_us,
+            figures=figures,
+            unwatched=unwatched,
+            loss_cap=loss_cap,
+        )
+        return watch, self._put(watch)
 
-    def observe(self, day: DayQuality, *, now_us: int) -> list[Signal]:
-        """Take in one closed day of the watched version; what rang because of it.
+    def observe(self, days: Sequence[DayQuality], *, now_us: int, also: Sequence[Put | Append] = ()) -> list[Signal]:
+        """Take in closed days, oldest first; what rang because of them.
 
-        Days come once and in order: one that is not newer than the last is ignored, so a repeat after a crash
-        changes nothing. Days without predictions in between pass without evidence.
+        The watch, the signals and the changes in `also` are stored in one write, so a crash keeps all or none. Days of
+        other versions than the watched one, and days that are not newer than the last, change nothing. Days without
+        predictions in between pass without evidence.
+
+        Raises:
+            Conflict: Another process moved the watch meanwhile. Nothing was stored; `reload` before the next try.
         """
-        watch = self._watch
-        if watch is None or day.version != watch.version:
-            return []
-        if watch.last_day_us is not None and day.day_us <= watch.last_day_us:
-            return []
+        before = after = self._watch
+        signals: list[Signal] = []
+        for day in days:
+            if after is None or day.version != after.version:
+                continue
+            if after.last_day_us is not None and day.day_us <= after.last_day_us:
+                continue
+            after, found = self._look(after, day, now_us)
+            signals += found
+        changes = [Append(SIGNALS, now_us, msgspec.json.encode(signal)) for signal in signals]
+        moved = after is not None and after is not before
+        if after is not None and moved:
+            self._catalog.write([self._put(after), *changes, *also])
+            self._watch, self._revision = after, self._revision + 1
+        elif also:
+            self._catalog.write(also)
+        return signals
+
+    def _look(self, watch: Watch, day: DayQuality, now_us: int) -> tuple[Watch, list[Signal]]:
         skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
         figures = {kind: self._advance(kind, figure, day, skipped) for kind, figure in watch.figures.items()}
         silent = watch.silent_days + 1 if day.predictions and not day.labelled else 0
@@ -109,7 +158,6 @@ class QualityMonitor:
             last_day_us=day.day_us,
             silent_days=silent,
         )
-        self._save(after)
         rung = [
             kind
             for kind, figure in figures.items()
@@ -118,7 +166,7 @@ class QualityMonitor:
         signals = [self._quality_signal(after, kind, day, now_us) for kind in rung]
         if silent == SILENT_DAYS:
             signals.append(self._silence_signal(after, day, now_us))
-        return signals
+        return after, signals
 
     @staticmethod
     def _advance(kind: str, figure: Figure, day: DayQuality, skipped: int) -> Figure:
@@ -170,6 +218,5 @@ class QualityMonitor:
             message=f"No label has come for any prediction since {format_moment(since_us)[:10]}. Is the feed down?",
         )
 
-    def _save(self, watch: Watch) -> None:
-        self._catalog.write([Put(KIND, watch.model, msgspec.json.encode(watch))])
-        self._watch = watch
+    def _put(self, watch: Watch) -> Put:
+        return Put(KIND, watch.model, msgspec.json.encode(watch), expected=self._revision)

@@ -18,8 +18,6 @@ from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.core.urls import store_url
-from trimtab.feedback import OpenDays, OutcomeJoin
-from trimtab.monitoring.quality import QualityMonitor
 from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.answering import NO_VIEW
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
@@ -27,11 +25,9 @@ from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.simulation.rows import AnsweredRows, Block
 from trimtab.simulation.shared_fits import FitCache, SharedRecipe
-from trimtab.steering.controller import CHAMPION, Controller
-from trimtab.steering.definitions import Deployment, OnQualityDrop
-from trimtab.steering.ledger import Ledger
-from trimtab.steering.recipes import BatchRecipe, OnlineRecipe
-from trimtab.steering.workshop import VersionWorkshop
+from trimtab.steering.controller import CHAMPION
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop import Loop
 from trimtab.store.ports import Blob, KeyValue
 from trimtab.training.online import OnlineLearner
 from trimtab.training.sets import save_manifest
@@ -81,30 +77,24 @@ class World:
             store.open(f"{store_url('sqlite', folder / 'log' / 'predictions')}?mode=relaxed", "log", clock=clock)
         )
         self.registry = Registry(self.catalog, blob, clock=clock, actor="policy")
-        run_lengths = [r.run_length_days for r in deployment.retrain.any_of if isinstance(r, OnQualityDrop)]
-        self.monitor = QualityMonitor(
-            self.catalog, deployment.name, run_length_days=run_lengths[0] if run_lengths else 1_000.0
-        )
         ids = TimeIds(clock, seed=int(content_hash([seed, line.name])[:12], 16))
         model = deployment.model
-        outcomes = OutcomeJoin(
-            rows.label_reader(model.label), wait_us=model.label.wait_us, key_dtype=model.request.key_dtype
-        )
-        self._days = OpenDays(model.name, model.metric, outcomes)
-        recipe = BatchRecipe(model, seed=seed) if deployment.learn == "batch" else OnlineRecipe(model, self, seed=seed)
-        shared = SharedRecipe(recipe, content_hash([model.hash, deployment.learn, seed]), fits)
-        self._workshop = VersionWorkshop(
-            deployment, shared, rows, self.registry, blob, clock=clock, ids=ids, save=save_manifest
-        )
-        self.ledger = Ledger(self.catalog)
-        self.controller = Controller(
+        address = content_hash([model.hash, deployment.learn, seed])
+        self._loop = Loop(
             deployment,
-            monitor=self.monitor,
-            workshop=self._workshop,
-            ledger=self.ledger,
+            labels=rows.label_reader(model.label),
+            live=self,
+            data=rows,
+            registry=self.registry,
             catalog=self.catalog,
+            blob=blob,
             clock=clock,
+            ids=ids,
+            seed=seed,
+            around=lambda recipe: SharedRecipe(recipe, address, fits),
+            save=save_manifest,
         )
+        self.monitor, self.controller, self.ledger = self._loop.monitor, self._loop.controller, self._loop.ledger
         self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
 
     def answer(self, block: Block) -> Answers:
@@ -117,13 +107,12 @@ class World:
             return
         predictions = self._logged(block, answers)
         self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
-        self._days.add(predictions)
+        self._loop.add(predictions)
         self.scores.append(answers.scores)
 
     def tick(self) -> list[Decision]:
         """Close the days whose labels are due, look at them, and let the controller act."""
-        for day in self._days.close(self._clock.now_us()):
-            self.signals += self.monitor.observe(day, now_us=self._clock.now_us())
+        self.signals += self._loop.close_days()
         decisions = self.controller.tick()
         self.decisions += decisions
         return decisions
@@ -132,8 +121,8 @@ class World:
         """The scores of all questions answered, in order."""
         return np.concatenate(self.scores) if self.scores else np.zeros(0)
 
-    def scores_of(self, keys: list[object]) -> Floats:
-        """What this line answered to each request key, NaN where it was not asked."""
+    def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
+        """What this line answered to each request key, NaN where it was not asked; by whatever stood in service."""
         scores = self.all_scores()
         rows = np.array([self._rows.row_of(key) for key in keys], np.int64) - self._first_row
         asked = (rows >= 0) & (rows < len(scores))
@@ -163,8 +152,8 @@ class World:
         """
         version = self.registry.alias(self.line.deployment.name, CHAMPION)
         if version is None:
-            blocked = self._workshop.blocked(self._clock.now_us())
-            why = next((d.cause for d in reversed(self.decisions) if d.act == "refuse"), blocked)
+            blocked = self._loop.workshop.blocked(self._clock.now_us())
+            why = next((d.cause for d in reversed(self.decisions) if d.act in ("refuse", "failed")), blocked)
             raise Misuse(
                 f"replay: line {self.line.name!r} has no version to begin with. {why} "
                 "Start later, so that there is more history, or loosen its gate."

@@ -51,7 +51,7 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     margin: float = 0.0  # least improvement of the mean loss
     level: float = 0.9  # one-sided confidence that there is an improvement at all
     window_us: int = 14 * 86_400_000_000
-    calibration: float = 0.03  # greatest |mean score - mean label| on the window
+    calibration: float = 0.03  # greatest |mean score - mean label| on the window; of numbers in sds of the labels
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +110,8 @@ def beats_champion(
         level: One-sided confidence that there is an improvement at all, with days as blocks: 0.9 lets one in ten
             equal candidates through, which costs nothing and which the anchored alarm watches.
         window: The newest labelled stretch that the candidate has not seen.
-        calibration: Greatest distance of mean score and mean label on the window.
+        calibration: Greatest distance of mean score and mean label on the window: of probabilities as it is, of
+            numbers as a share of the labels' standard deviation there.
 
     Raises:
         Misuse: A negative margin, or a level outside (0.5, 1).

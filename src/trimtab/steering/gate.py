@@ -13,6 +13,7 @@ from trimtab.core.time import DAY_US
 from trimtab.stats.losses import Loss, row_losses
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import BeatsChampion
+from trimtab.steering.scales import label_unit
 
 Floats = NDArray[np.float64]
 
@@ -56,11 +57,12 @@ def judge(
         loads: Whether the stored candidate was read back and gave the same scores.
     """
     losses = row_losses(metric, window.labels, candidate_scores)
+    allowed = rule.calibration * label_unit(metric, window.labels)
     gap = abs(float(candidate_scores.mean() - window.labels.mean()))
     checks = {"loads": loads, "finite": bool(np.isfinite(candidate_scores).all())}
     champion_metric = difference = bound = None
     if champion_scores is None:
-        checks["calibrated"] = gap <= rule.calibration
+        checks["calibrated"] = gap <= allowed
     else:
         rival = row_losses(metric, window.labels, champion_scores)
         rival_gap = abs(float(champion_scores.mean() - window.labels.mean()))
@@ -68,7 +70,7 @@ def judge(
         champion_metric, difference, bound = float(rival.mean()), interval.estimate, interval.high
         checks["better_by_margin"] = difference <= -rule.margin
         checks["provably_better"] = bound < 0.0
-        checks["calibrated"] = gap <= max(rule.calibration, rival_gap)
+        checks["calibrated"] = gap <= max(allowed, rival_gap)
     failed = [name for name, held in checks.items() if not held]
     return GateRecord(
         id=gate_id,

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Conflict, Corrupt
 from trimtab.core.hashing import content_hash
 from trimtab.core.records import Decision
-from trimtab.store.ports import Append, Catalog
+from trimtab.store.ports import Append, Catalog, Put, Remove
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
 
 Evidence = Mapping[str, str | int | float | bool | None]
+_ATTEMPTS = 20  # other deployments and people append to the same ledger
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision to be written down: a row without its place in the chain."""
+
+    at_us: int
+    model: str
+    act: str
+    cause: str
+    actor: str = "policy"
+    evidence: dict[str, str | int | float | bool | None] = {}
+    version: str | None = None
+    replaced: str | None = None
+    data_hash: str | None = None
 
 
 class Ledger:
@@ -40,27 +55,42 @@ class Ledger:
         """Append one decision, durably.
 
         Raises:
-            Conflict: Another process appended at the same moment; call again.
+            Conflict: Others appended without a pause; call again.
         """
-        last = self._newest()
-        row = Decision(
-            sequence=last.sequence + 1 if last else 1,
+        entry = Entry(
             at_us=at_us,
             model=model,
             act=act,
-            actor=actor,
             cause=cause,
+            actor=actor,
             evidence=dict(evidence or {}),
             version=version,
             replaced=replaced,
             data_hash=data_hash,
-            previous_hash=last.hash if last else GENESIS,
-            hash="",
         )
-        row = msgspec.structs.replace(row, hash=_hash(row))
-        self._catalog.write([Append(JOURNAL, at_us, msgspec.json.encode(row), expected=row.sequence)])
-        self._last = row
-        return row
+        return self.write([entry])[0]
+
+    def write(self, entries: Sequence[Entry], also: Sequence[Put | Remove] = ()) -> list[Decision]:
+        """Append decisions and change what they are about in one write: all of it or nothing.
+
+        Raises:
+            Conflict: An `expected` of `also` did not hold, or others appended without a pause.
+        """
+        for _ in range(_ATTEMPTS):
+            last = self._newest()
+            rows: list[Decision] = []
+            for entry in entries:
+                rows.append(_row(entry, rows[-1] if rows else last))
+            appends = [Append(JOURNAL, row.at_us, msgspec.json.encode(row), expected=row.sequence) for row in rows]
+            try:
+                self._catalog.write([*appends, *also])
+            except Conflict:
+                if self._newest() == last:
+                    raise  # not the ledger's place was taken: a change of `also` did not hold
+                continue
+            self._last = rows[-1] if rows else last
+            return rows
+        raise Conflict(f"ledger: others took the next place {_ATTEMPTS} times. Try again.")
 
     def rows(self, *, after: int = 0) -> list[Decision]:
         """All decisions with sequence > `after`, oldest first."""
@@ -87,6 +117,16 @@ class Ledger:
     def _newest(self) -> Decision | None:
         newer = self.rows(after=self._last.sequence if self._last else 0)
         return newer[-1] if newer else self._last
+
+
+def _row(entry: Entry, before: Decision | None) -> Decision:
+    row = Decision(
+        **msgspec.structs.asdict(entry),
+        sequence=before.sequence + 1 if before else 1,
+        previous_hash=before.hash if before else GENESIS,
+        hash="",
+    )
+    return msgspec.structs.replace(row, hash=_hash(row))
 
 
 def _hash(row: Decision) -> str:

@@ -52,8 +52,8 @@ class BatchRecipe:
 class LiveScores(Protocol):
     """What a deployment really answered."""
 
-    def scores_of(self, keys: list[object]) -> Floats:
-        """The logged score of each request key, NaN where there is none."""
+    def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
+        """What `version` answered to each request key at `since_us` or later, NaN where it did not."""
         ...
 
 
@@ -87,6 +87,10 @@ class OnlineRecipe:
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
         """The logged answers; where a row has none, those of the version as it was registered."""
-        logged = self._live.scores_of(training_set.keys.take(window).to_list())
+        logged = self._live.scores_of(
+            training_set.keys.take(window).to_list(),
+            version=champion.version.id,
+            since_us=int(training_set.at_us[window].min()),
+        )
         matrix = champion.encoding.matrix(training_set.features.values.take(window))
         return np.where(np.isnan(logged), np.asarray(champion.predict(matrix), np.float64), logged)

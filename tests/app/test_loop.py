@@ -1,0 +1,473 @@
+"""The loop of a living project: several processes, crashes, freezes, and what it reads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import trimtab as tt
+from trimtab.app import Project
+from trimtab.app.loop import last_turn
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.core.records import Prediction, Signal
+from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
+
+NOW_US = moment_us("2024-03-01T00:00:00Z")
+PROJECT = """
+import time
+from pathlib import Path
+import trimtab as tt
+
+visits = tt.request("visits", key="id", time="at", columns={"id": str, "at": tt.Time, "x": float})
+sales = tt.source("sales", key="id", time="closed_at", columns={"id": str, "closed_at": tt.Time, "bought": float})
+truth = tt.label(sales, key="id", value=tt.col("bought"), wait="1d")
+
+def linear():
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+    gate = Path(__file__).with_name("wait")
+    while gate.exists():
+        gate.with_name("waiting").touch()
+        time.sleep(0.01)
+    return LogisticRegression() if METRIC == "log_loss" else LinearRegression()
+
+METRIC = "log_loss"
+one = tt.model("one", request=visits, features=[{"x": tt.col("x")}], label=truth, metric=METRIC, estimator=linear)
+two = tt.model("two", request=visits, features=[{"x": tt.col("x")}], label=truth, metric=METRIC, estimator=linear)
+gate = tt.beats_champion(calibration=0.2)
+tt.deployment(one, gate=gate, retrain=tt.on_quality_drop())
+tt.deployment(two, gate=gate)
+"""
+
+
+def write_project(folder: Path, text: str = PROJECT) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "trimtab.toml").write_text("")
+    (folder / "project.py").write_text(text)
+    return folder
+
+
+def load(
+    project: Project,
+    *,
+    first_day: int = -40,
+    last_day: int = 0,
+    unit: float = 1.0,
+    labelled: bool = True,
+    label: Callable[[float, float], float] = lambda x, luck: float(luck < 1 / (1 + np.exp(-2 * x))),
+) -> None:
+    """History from `first_day` until before `last_day` (day 0: NOW): a visit every half hour, a label an hour later."""
+    chance = np.random.default_rng(last_day - first_day)
+    at_us = np.arange(NOW_US + first_day * DAY_US, NOW_US + last_day * DAY_US, HOUR_US // 2)
+    ids = [f"v{at}" for at in at_us.tolist()]
+    x = chance.normal(size=len(ids))
+    y = [unit * label(a, b) for a, b in zip(x.tolist(), chance.random(len(ids)).tolist(), strict=True)]
+    visits = {"id": ("str", ids), "at": ("time", at_us.tolist()), "x": ("float", x.tolist())}
+    project.ingestor.load("visits", Columns.of(visits), history=True)
+    if labelled:
+        sales = {"id": ("str", ids), "closed_at": ("time", (at_us + HOUR_US).tolist()), "bought": ("float", y)}
+        project.ingestor.load("sales", Columns.of(sales), history=True)
+
+
+@contextmanager
+def opened(folder: Path, at_us: int = NOW_US) -> Iterator[Project]:
+    with tt.open(folder, clock=VirtualClock(at_us), environment={}) as project:
+        yield project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with opened(write_project(tmp_path / "p")) as found:
+        load(found)
+        yield found
+
+
+def acts(decisions: Sequence[tt.Decision]) -> list[str]:
+    return [decision.act for decision in decisions]
+
+
+FIRST = ["trigger", "train", "gate", "promote"]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Fragile:
+    """A catalogue of a process that ends at its n-th write: before it, or right after it."""
+
+    def __init__(self, catalog: Catalog, last: int, *, after: bool) -> None:
+        self._catalog = catalog
+        self.left = last
+        self._after = after
+
+    def write(self, changes: Sequence[Put | Remove | Append]) -> None:
+        self.left -= 1
+        if self.left == 0 and not self._after:
+            raise Crash
+        if self.left >= 0:  # afterwards there is no process
+            self._catalog.write(changes)
+        if self.left == 0:
+            raise Crash
+
+    def get(self, kind: str, key: str) -> Record | None:
+        return self._catalog.get(kind, key)
+
+    def find(self, kind: str, prefix: str = "") -> list[Record]:
+        return self._catalog.find(kind, prefix)
+
+    def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
+        return self._catalog.journal(name, after=after, limit=limit)
+
+    def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
+        return self._catalog.acquire(lease, holder, ttl_s)
+
+    def release(self, lease: str, holder: str) -> None:
+        if self.left > 0:
+            self._catalog.release(lease, holder)
+
+    def close(self) -> None:
+        self._catalog.close()
+
+
+# --- crashes
+
+
+def test_a_first_repair_that_is_killed_at_any_write_is_done_once_in_the_end(tmp_path: Path) -> None:
+    """The whole of it: registry, gate record, alias and ledger."""
+    last, survived = 0, False
+    while not survived:
+        last += 1
+        folder = write_project(tmp_path / f"{last}")
+        with opened(folder) as project:
+            load(project, first_day=-25)
+            project.state.catalog = Fragile(project.state.catalog, last, after=False)
+            try:
+                project.loop("one").tick()
+                survived = True
+            except Crash:
+                pass
+        with opened(folder) as project:
+            project.loop("one").tick()
+            assert project.loop("one").tick() == []
+            assert acts(project.ledger()) == FIRST, last
+            assert project.verify_ledger() == 4
+            champion = project.registry.alias("one", "champion")
+            watch = project.loop("one").monitor.watch
+            assert champion is not None
+            assert watch is not None
+            assert (watch.version, project.ledger()[-1].version) == (champion.id, champion.id)
+            assert len(project.registry.history("one", "champion")) == 1
+            assert project.loop("one").controller.state.phase == "idle"
+    assert last > 8  # turns, trigger, two versions, gate, decision, alias, promotion
+
+
+def predictions(project: Project, first_day: int, days: int, *, good: bool) -> None:
+    """Answers of the champion, every half hour, as they were logged then."""
+    champion = project.registry.alias("one", "champion")
+    assert champion is not None
+    at_us = np.arange(NOW_US + first_day * DAY_US, NOW_US + (first_day + days) * DAY_US, HOUR_US // 2)
+    project.predictions.append(
+        [answer(champion.id, int(at), score=0.5 if good else 0.99) for at in at_us], at_us=at_us.tolist()
+    )
+
+
+def answer(version: str, at_us: int, *, score: float, **more: object) -> Prediction:
+    fields = {
+        "id": f"p{at_us}",
+        "request_id": f"v{at_us}",
+        "model": "one",
+        "version": version,
+        "arm": "champion",
+        "mode": "live",
+        "made_at_us": at_us,
+        "at_us": at_us,
+        "positions": {},
+        "score": score,
+        "request": msgspec.msgpack.encode([f"v{at_us}", at_us, 0.0]),
+        "values": b"",
+        "reasons": b"",
+    }
+    return msgspec.convert({**fields, **more}, Prediction)
+
+
+def test_signals_are_kept_with_the_days_they_came_from_whenever_a_tick_is_killed(project: Project) -> None:
+    project.loop("one").tick()
+    predictions(project, 0, 12, good=False)
+    load(project, first_day=0, last_day=12)
+    folder, real = project.config.folder, project.state.catalog
+    for last, after in ((2, False), (2, True)):  # the first write says whose turn it is
+        with opened(folder, NOW_US + (13 + last + after) * DAY_US) as other:
+            other.state.catalog = Fragile(other.state.catalog, last, after=after)
+            with pytest.raises(Crash):
+                other.loop("one").tick()
+        watch, reached = real.get("quality_watch", "one"), real.get("loop_reader", "one")
+        kept = [msgspec.json.decode(e.body, type=Signal).kind for e in real.journal("signals")]
+        assert watch is not None
+        assert reached is not None
+        assert (watch.revision, reached.revision, bool(kept)) == ((2, 2, True) if after else (1, 1, False))
+    with opened(folder, NOW_US + 17 * DAY_US) as other:
+        other.loop("one").tick()
+        kept = [s.id for s in other.signals()]
+        assert len(set(kept)) == len(kept) > 0
+
+
+def test_a_tick_that_fails_midway_closes_the_same_days_again_in_the_same_process(project: Project) -> None:
+    loop = project.loop("one")
+    loop.tick()
+    predictions(project, 0, 12, good=False)
+    load(project, first_day=0, last_day=12)
+    clock = project.clock
+    assert isinstance(clock, VirtualClock)
+    clock.advance_to(NOW_US + 13 * DAY_US)
+    other = Project(project.config, project.definitions, clock=clock)
+    fragile = other.state.catalog = Fragile(other.state.catalog, 2, after=False)
+    with pytest.raises(Crash):
+        other.loop("one").tick()
+    fragile.left = 10**9
+    other.loop("one").tick()
+    watch = other.loop("one").monitor.watch
+    assert watch is not None
+    assert (watch.first_day_us, watch.last_day_us) == (NOW_US, NOW_US + 11 * DAY_US)
+    assert other.signals() != []
+    other.close()
+
+
+# --- several processes
+
+
+def test_while_one_trains_others_tick_without_effect_and_are_told_who_trains(project: Project) -> None:
+    folder = project.config.folder
+    (folder / "wait").touch()
+    done: list[list[str]] = []
+    thread = threading.Thread(target=lambda: done.append(acts(project.train("one"))))
+    thread.start()
+    try:
+        while not (folder / "waiting").exists():
+            thread.join(0.01)
+        with opened(folder) as other:
+            assert other.loop("one").tick() == []
+            assert project.loop("one").tick() == []  # another thread of the same process
+            with pytest.raises(Conflict, match=r"process \d+ on .* \(its train\) is at work"):
+                other.train("one")
+            turn = last_turn(other.state.catalog, "one")
+            assert turn is not None
+            assert (turn.doing, turn.ended_us) == ("train", None)
+    finally:
+        (folder / "wait").unlink()
+        thread.join()
+    assert done == [["train", "gate", "promote"]]
+
+
+def test_a_process_goes_on_from_what_another_one_has_done(project: Project) -> None:
+    with opened(project.config.folder, NOW_US + 13 * DAY_US) as other:
+        other.loop("one")
+        other.loop("one").tick()  # promotes, as of its later clock
+        assert project.loop("one").tick() == []
+        assert acts(project.ledger()) == FIRST
+        predictions(other, 0, 5, good=True)
+        project.loop("one").tick()
+        assert project.loop("one").controller.state == other.loop("one").controller.state
+        assert project.loop("one").monitor.watch == other.loop("one").monitor.watch
+
+
+# --- errors
+
+
+def test_a_deployment_that_fails_does_not_starve_the_others_and_says_so(tmp_path: Path) -> None:
+    broken = PROJECT.replace("estimator=linear)\ntwo", "estimator=broken)\ntwo").replace(
+        'METRIC = "log_loss"\n',
+        'METRIC = "log_loss"\n\n'
+        "def broken():\n"
+        "    if not Path(__file__).with_name('mended').exists():\n"
+        "        raise OSError('libbroken.so.1: cannot open shared object file')\n"
+        "    return linear()\n",
+    )
+    folder = write_project(tmp_path / "p", broken)
+    with opened(folder) as project:
+        load(project)
+        with pytest.raises(Unavailable, match="libbroken"):
+            project.tick()
+        assert {d.model for d in project.ledger() if d.act == "promote"} == {"two"}
+        turns = {name: last_turn(project.state.catalog, name) for name in ("one", "two")}
+        assert turns["one"] is not None
+        assert turns["two"] is not None
+        assert "libbroken" in (turns["one"].last_error or "")
+        assert (turns["one"].last_tick_us, turns["two"].last_error) == (None, None)
+        (folder / "mended").touch()
+        project.tick()
+        mended = last_turn(project.state.catalog, "one")
+        assert mended is not None
+        assert (mended.last_error, mended.last_tick_us) == (None, NOW_US)
+    with opened(folder) as project:
+        assert last_turn(project.state.catalog, "none") is None
+
+
+def test_a_fit_that_fails_leaves_no_training_set_behind(tmp_path: Path) -> None:
+    with opened(write_project(tmp_path / "p")) as project:
+        load(project, label=lambda x, luck: 1.0)
+        with pytest.raises(Misuse, match=r"all \d+ labels are 1"):
+            project.train("one")
+        assert acts(project.ledger()) == ["failed"]
+        kept = {path.name for path in (project.state_folder / "blob").rglob("*") if path.is_file()}
+        assert kept <= {"format"}
+        assert acts(project.loop("one").tick()) == []  # the quiet time holds
+
+
+# --- freeze
+
+
+def test_a_freeze_and_its_row_are_one_write(project: Project) -> None:
+    real = project.state.catalog
+    project.state.catalog = Fragile(real, 1, after=False)
+    with pytest.raises(Crash):
+        project.freeze("a test")
+    assert (real.get("freeze", "all"), Project.ledger(project)) == (None, [])
+    project.state.catalog = real
+    assert project.freeze("a test").act == "freeze"
+    assert project.tick() == []
+    with pytest.raises(Conflict, match=r"frozen \(a test\).*unfreeze"):
+        project.train("one")
+    assert project.unfreeze("enough").act == "unfreeze"
+    assert acts(project.loop("one").tick()) == FIRST
+
+
+# --- what can be judged
+
+
+def test_history_of_long_ago_trains_a_version_judged_on_its_newest_days(tmp_path: Path) -> None:
+    with opened(write_project(tmp_path / "p")) as project:
+        load(project, first_day=-2_000, last_day=-1_960)
+        assert acts(project.train("one")) == ["train", "gate", "promote"]
+        (gate,) = project.registry.gates_of(project.registry.get("one@1"))
+        assert gate.window_end_us == NOW_US - 1_960 * DAY_US
+        assert gate.rows == 14 * 48
+        watch = project.loop("one").monitor.watch
+        assert watch is not None
+        assert watch.unwatched == {}
+        with pytest.raises(Unavailable, match=r"Only 0d of closed days are unseen by the champion"):
+            project.train("one")
+    with opened(project.config.folder, NOW_US + 30 * DAY_US) as project:
+        seen = r"newest labels are of 2018-10-18, the champion has learnt all that was known at 2024-03-01"
+        with pytest.raises(Unavailable, match=seen):
+            project.train("one")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with opened(write_project(tmp_path / "a")) as project:
+        load(project, labelled=False)
+        with pytest.raises(
+            Unavailable, match=r"None of 1920 requests has a label .*\(48 pending, 1872 missing\)|missing"
+        ):
+            project.train("one")
+        assert acts(project.loop("one").tick()) == ["trigger"]
+    with opened(write_project(tmp_path / "b")) as project:
+        load(project, first_day=-3)
+        with pytest.raises(Unavailable, match="no labels to learn from, final from before 2024-02"):
+            project.train("one")
+    with opened(write_project(tmp_path / "c")) as project:
+        load(project, first_day=-40, last_day=-30)
+        load(project, first_day=-9, last_day=-7)
+        with pytest.raises(Unavailable, match=r"Only 2 of the days from 2024-02-09 to 2024-02-22 have labels, needed"):
+            project.train("one")
+
+
+def test_numbers_are_judged_alike_in_any_unit(tmp_path: Path) -> None:
+    found = []
+    for unit in (1e-6, 1.0, 1e6):
+        text = PROJECT.replace('METRIC = "log_loss"', 'METRIC = "squared_error"').replace(
+            "calibration=0.2", "calibration=0.1"
+        )
+        with opened(write_project(tmp_path / f"{unit:g}", text)) as project:
+            load(project, unit=unit, label=lambda x, luck: 2 * x + 3 * luck)
+            decisions = project.train("one")
+            watch = project.loop("one").monitor.watch
+            assert watch is not None
+            spec = watch.figures["quality_loss"].spec
+            (gate,) = project.registry.gates_of(project.registry.get("one@1"))
+            figures = (spec.mean, spec.sd, watch.loss_cap / unit**2, gate.candidate_metric / unit**2)
+            found.append((acts(decisions), gate.checks, pytest.approx(figures, rel=1e-6)))
+    assert found[0][:2] == found[1][:2] == found[2][:2] == (["train", "gate", "promote"], found[1][1])
+    assert found[0][2] == found[1][2].expected == found[2][2]
+
+
+def test_a_refit_far_from_its_candidate_and_a_biased_candidate_are_refused_in_any_unit() -> None:
+    from trimtab.steering.scales import label_unit, refit_distance
+
+    labels = np.random.default_rng(1).normal(size=500)
+    for unit in (1e-6, 1e6):
+        assert label_unit("absolute_error", unit * labels) == pytest.approx(unit * label_unit("absolute_error", labels))
+    assert label_unit("brier", labels) == 1.0
+    assert label_unit("squared_error", np.full(9, 7.0)) == 7.0
+    assert (refit_distance("log_loss"), refit_distance("squared_error")) == (0.1, 0.25)
+
+
+def test_a_label_that_came_too_late_counts_neither_live_nor_in_the_reference(tmp_path: Path) -> None:
+    with opened(write_project(tmp_path / "p")) as project:
+        load(project, labelled=False)
+        at_us = np.arange(NOW_US - 40 * DAY_US, NOW_US, HOUR_US // 2)
+        ids = [f"v{at}" for at in at_us.tolist()]
+        late_us = np.where(np.arange(len(ids)) % 4 == 0, 30 * HOUR_US, HOUR_US)  # a quarter of them
+        bought = (np.random.default_rng(2).random(len(ids)) < 0.5).astype(float)
+        sales = {
+            "id": ("str", ids),
+            "closed_at": ("time", (at_us + late_us).tolist()),
+            "bought": ("float", bought.tolist()),
+        }
+        project.ingestor.load("sales", Columns.of(sales), history=True)
+        project.train("one")
+        watch = project.loop("one").monitor.watch
+        (gate,) = project.registry.gates_of(project.registry.get("one@1"))
+        assert gate.rows > 13 * 48  # the gate learns from late ones too
+        assert watch is not None
+        assert watch.figures["quality_loss"].spec.least_rows == 36 // 2  # of 48 a day
+
+
+# --- what was answered
+
+
+def test_only_answers_of_the_champion_at_their_own_time_count_as_its_own(project: Project) -> None:
+    loop = project.loop("one")
+    hours = [NOW_US + n * HOUR_US for n in range(8)]
+    logged = [
+        answer("old", hours[0], score=0.0),
+        answer("champ", hours[1], score=0.1),
+        answer("champ", hours[2], score=0.2, mode="batch"),
+        answer("champ", hours[3], score=0.3, mode="precomputed"),
+        answer("champ", hours[4], score=0.4, made_at_us=hours[5]),  # asked about the past
+        answer("champ", hours[5], score=0.5, mode="online"),
+        answer("champ", hours[6], score=0.6, model="two"),
+        answer("champ", hours[7], score=0.7, mode="replay"),
+        answer("champ", hours[7], score=0.9),  # asked again
+    ]
+    project.predictions.append(logged, at_us=[p.made_at_us for p in logged])
+    keys: list[object] = [f"v{at}" for at in hours]
+    nan = float("nan")
+    found = loop.scores_of(keys, version="champ", since_us=hours[0])
+    np.testing.assert_array_equal(found, [nan, 0.1, nan, nan, nan, 0.5, nan, 0.7])
+    later = loop.scores_of(keys, version="champ", since_us=hours[6])
+    np.testing.assert_array_equal(later, [nan] * 7 + [0.7])
+
+
+def test_only_the_log_since_the_window_is_read_for_scores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_us = [NOW_US + n * HOUR_US for n in range(200)]
+    project.predictions.append([answer("champ", at, score=0.5) for at in at_us], at_us=at_us)
+    read: list[int] = []
+    scan = project.predictions.scan
+
+    def counted(after: dict[str, int] | None = None) -> Iterator[list[Prediction]]:
+        for block in scan(after):
+            read.append(len(block))
+            yield block
+
+    monkeypatch.setattr(project.predictions, "scan", counted)
+    project.loop("one").scores_of([f"v{at_us[-1]}"], version="champ", since_us=at_us[-10])
+    assert sum(read) == 10

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from trimtab.core.errors import NotFound
+from trimtab.app.training_data import request_shape
+from trimtab.core.errors import Corrupt
 from trimtab.core.records import Decision, GateRecord, Prediction
 from trimtab.core.time import format_moment
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
 from trimtab.serving.answering import NO_VIEW
+from trimtab.training.artifact import decode_artifact
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -33,6 +35,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     prediction: str
     request_id: str
     request: dict[str, Any]
+    request_note: str | None  # why its columns cannot be named
     model: str
     version: str  # "late_flight@7"
     address: str
@@ -58,6 +61,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             f"  made {self.made_at} as of {self.as_of} (log {_positions(self.positions)}), mode {self.mode}"
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
             "  asked " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
+            *([f"  {self.request_note}"] if self.request_note else []),
             f"  by {self.version} ({self.address[:12]}), trained on {self.training_rows:,} labels known at "
             f"{self.trained_until}",
         ]
@@ -66,7 +70,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             when, row = format_moment(self.promoted.at_us), self.promoted.sequence
             out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
         out.append(f"  truth: {self.label_state}" + ("" if self.label is None else f", {self.label:g}"))
-        width = max(len(one.feature) for one in self.inputs)
+        width = max((len(one.feature) for one in self.inputs), default=0)
         for one in self.inputs:
             value = "null" if one.value is None else f"{one.value:.6g}"
             remark = "" if one.reason in (None, "found") else f"  ({one.reason})"
@@ -78,26 +82,22 @@ def explain(project: Project, prediction_id: str) -> Explanation:
     """See `Project.why`."""
     prediction = project.predictions.find(prediction_id)
     version = project.registry.get(prediction.version)
-    deployment = project.definitions.deployment(prediction.model)
     label, state = _truth(project, prediction)
     gates = project.registry.gates_of(version)
     promoted = [d for d in project.ledger() if d.act == "promote" and d.version == version.id]
-    names = deployment.model.features.names
+    names = decode_artifact(project.state.blob.get(version.artifact)).inputs
     values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
-    if len(values) != len(names):
-        raise NotFound(
-            f"prediction {prediction_id}: it has {len(values)} inputs, the project now declares {len(names)}. "
-            "Open the project as it was to explain it."
+    if not len(values) == len(names) == len(prediction.reasons):
+        raise Corrupt(
+            f"prediction {prediction_id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
+            "Restore the prediction log or the version's blob."
         )
-    row = msgspec.msgpack.decode(prediction.request)
-    columns = deployment.model.request.columns
+    request, note = _request(project, prediction)
     return Explanation(
         prediction=prediction.id,
         request_id=prediction.request_id,
-        request={
-            name: format_moment(value) if dtype == "time" and value is not None else value
-            for (name, dtype), value in zip(columns.items(), row, strict=True)
-        },
+        request=request,
+        request_note=note,
         model=prediction.model,
         version=version.name,
         address=version.id,
@@ -121,8 +121,27 @@ def explain(project: Project, prediction_id: str) -> Explanation:
     )
 
 
+def _request(project: Project, prediction: Prediction) -> tuple[dict[str, Any], str | None]:
+    """The request's columns by name; by number when they are not those that are declared now, with a remark."""
+    row = msgspec.msgpack.decode(prediction.request)
+    model = project.definitions.models.get(prediction.model)
+    if model is not None and request_shape(model.request)(prediction.request):
+        columns = model.request.columns
+        return {
+            name: format_moment(value) if dtype == "time" and value is not None else value
+            for (name, dtype), value in zip(columns.items(), row, strict=True)
+        }, None
+    declared = "the model is not declared any more" if model is None else f"now {', '.join(model.request.columns)}"
+    note = f"its columns are numbered: the request was declared otherwise when it was asked ({declared})"
+    return {str(place): value for place, value in enumerate(row, 1)}, note
+
+
 def _truth(project: Project, prediction: Prediction) -> tuple[float | None, str]:
-    model = project.definitions.deployment(prediction.model).model
+    model = project.definitions.models.get(prediction.model)
+    if model is None:
+        return None, "unknown, the model is not declared any more"
+    if model.request.key_dtype == "int" and not prediction.request_id.removeprefix("-").isdecimal():
+        return None, "unknown, requests had keys of another type"
     project.history.refresh()
     index = LabelIndex(model.label)
     index.update(project.history.frame(model.label.source.name))

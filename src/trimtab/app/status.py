@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.app.keeper import service_failures
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.steering.controller import CHAMPION, FREEZE
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from collections.abc import Sequence
 
+    from trimtab.app.loop import DeploymentLoop
+    from trimtab.app.project import Project
+    from trimtab.core.records import Decision
+
+QUALITY_LOSS, QUALITY_CALIBRATION = "quality_loss", "quality_calibration"  # the figures of a whole watch
 _RECENT_US = 14 * DAY_US
+_STUCK_US = MINUTE_US  # a record may wait so long while somebody applies the log,
+_UNFOLLOWED_US = HOUR_US  # and so long while nobody does: a question in process catches up by itself
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,35 +89,57 @@ def project_status(project: Project) -> Status:
     now_us = project.clock.now_us()
     project.history.refresh()
     red: list[str] = []
-    deployments = [_deployment(project, name, now_us, red) for name in project.definitions.deployments]
-    sources = [_source(project, name) for name in project.definitions.sources]
+    ledger = project.ledger()
+    deployments = [_deployment(project, name, ledger, now_us, red) for name in project.definitions.deployments]
+    quarantined = project.quarantine.counts()
+    sources = [_source(project, name, quarantined.get(name, {})) for name in project.definitions.sources]
     labels = {d.model.label.source.name for d in project.definitions.deployments.values()}
     red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
     for signal in project.signals():
         watch = project.loop(signal.model).monitor.watch if signal.model in project.definitions.deployments else None
         if signal.severity == "red" and watch is not None and signal.version == watch.version:
             red.append(f"{signal.model}: {signal.message}")
+    lag_records = project.views.lag_records()
+    red += _applying(project, lag_records)
     return Status(
         at=format_moment(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,
         deployments=deployments,
         sources=sources,
-        lag_records=project.views.lag_records(),
+        lag_records=lag_records,
         red=red,
     )
 
 
-def _deployment(project: Project, name: str, now_us: int, red: list[str]) -> DeploymentStatus:
+def _applying(project: Project, lag_records: int) -> list[str]:
+    """What keeps online features and a serving process from their work."""
+    followed = project.views.followed()
+    failures = service_failures(project.state.catalog) if followed else {}  # else it ended without a word
+    red = [f"the serving process: {work} failed: {said}" for work, said in failures.items()]
+    behind_us = project.views.behind_us() if lag_records else 0
+    if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):
+        doing = (
+            "the process that applies events does not get on" if followed else "nobody applies them; run: trimtab serve"
+        )
+        waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
+        red.append(f"online features: {lag_records:,} records have been waiting for up to {waited}; {doing}")
+    return red
+
+
+def _deployment(
+    project: Project, name: str, ledger: Sequence[Decision], now_us: int, red: list[str]
+) -> DeploymentStatus:
     version = project.registry.alias(name, CHAMPION)
     loop = project.loop(name)
     watch = loop.monitor.watch
-    decisions = [d for d in project.ledger() if d.model == name]
+    decisions = [d for d in ledger if d.model == name]
     if version is None:
         red.append(f"{name}: no version is in service; run: trimtab train {name}")
+    unwatched = None if version is None else _unwatched(loop, version.id)
+    if unwatched is not None:
+        red.append(f"{name}: {unwatched}")
     if watch is None or not watch.figures:
         said = "quality is not watched"
-        if version is not None:
-            red.append(f"{name}: quality is not watched, the reference was too short; train on more days")
     elif watch.alarming:
         said = f"quality ALARM, since about {format_moment(watch.onset_us or now_us)[:10]}"
     elif watch.last_day_us is None:
@@ -133,13 +163,28 @@ def _deployment(project: Project, name: str, now_us: int, red: list[str]) -> Dep
     )
 
 
-def _source(project: Project, name: str) -> SourceStatus:
+def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
+    """Why the quality of the version in service is not watched in full, if so."""
+    watch = loop.monitor.watch
+    if watch is None or watch.version != version:
+        return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"
+    missing = [kind for kind in (QUALITY_LOSS, QUALITY_CALIBRATION) if kind not in watch.figures]
+    if not missing:
+        return None
+    window = format_duration(loop.deployment.gate.window_us)
+    return (
+        f"{', '.join(missing)} not watched: the gate's window (the newest {window} of labelled days) had too few days, "
+        "or the same figure on each, to learn from; train on more days"
+    )
+
+
+def _source(project: Project, name: str, quarantined: dict[str, int]) -> SourceStatus:
     frame = project.history.frame(name)
     return SourceStatus(
         name=name,
         events=frame.rows,
         newest=format_moment(int(frame.event_at_us.max())) if frame.rows else None,
-        quarantined=project.quarantine.counts().get(name, {}),
+        quarantined=quarantined,
         duplicates=project.history.duplicates.get(name, 0),
         id_conflicts=project.history.id_conflicts.get(name, 0),
     )

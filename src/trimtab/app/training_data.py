@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -101,9 +101,8 @@ class AskedRequests:
         self._model = model
         self._predictions = predictions
         self._since_us = since_us
+        self._fits = request_shape(model.request)
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
-        shape: Any = tuple[tuple(_TYPES[dtype] for dtype in model.request.columns.values())]  # type: ignore[misc]
-        self._check = msgspec.msgpack.Decoder(shape).decode
 
     def read(self) -> None:
         """Read what is new in the log."""
@@ -125,14 +124,27 @@ class AskedRequests:
     def _take(self, p: Prediction) -> None:
         if self._since_us is not None and p.at_us < self._since_us:
             return
-        try:
-            self._check(p.request)
-        except msgspec.ValidationError:
+        if not self._fits(p.request):
             self.other_shapes += 1
             return
         before = self.first.get(p.request_id)
         if before is None or p.at_us < before.at_us:
             self.first[p.request_id] = p
+
+
+def request_shape(request: Request) -> Callable[[bytes], bool]:
+    """Whether a request, as the prediction log keeps it, has as many columns as are declared now, of their types."""
+    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]
+    decode = msgspec.msgpack.Decoder(columns).decode
+
+    def fits(packed: bytes) -> bool:
+        try:
+            decode(packed)
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    return fits
 
 
 def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:

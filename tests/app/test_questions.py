@@ -1,0 +1,142 @@
+"""`why` and `status`: what is shown is what was, and what is amiss is red with its cause."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import shop
+
+from trimtab.app.keeper import Keeper
+from trimtab.app.project import Project
+from trimtab.core.errors import NotFound
+from trimtab.core.records import Signal
+from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.store import Append, Put
+
+
+@pytest.fixture
+def project(trained: Path) -> Any:
+    with shop.opened(trained) as opened:
+        yield opened
+
+
+def asked(folder: Path) -> str:
+    with shop.opened(folder) as project:
+        return project.predict("buyer", [shop.visit("a", shop.NOW_US, x=0.25)])[0].id
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    file = folder / "project.py"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+FEATURES = '[{"x": tt.col("x"), "site": tt.col("site").category()}, site]'
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        '[site, {"site": tt.col("site").category(), "x": tt.col("x")}]',
+        '[{"spend": tt.col("x"), "place": tt.col("site").category()}, site]',
+        '[{"x": tt.col("x")}]',
+        '[{"x": tt.col("x"), "more": tt.col("x") * 2, "site": tt.col("site").category()}, site]',
+    ],
+    ids=["reordered", "renamed", "fewer", "more"],
+)
+def test_why_shows_the_inputs_under_the_names_they_had(trained: Path, features: str) -> None:
+    made = asked(trained)
+    with shop.opened(trained) as project:
+        before = project.why(made)
+    assert [one.feature for one in before.inputs] == ["x", "site", "site.level", "site.level_1d"]
+    assert before.inputs[0].value == 0.25
+    change(trained, FEATURES, features)
+    with shop.opened(trained) as project:
+        assert project.why(made).inputs == before.inputs
+
+
+def test_why_says_when_the_request_was_declared_otherwise(trained: Path) -> None:
+    made = asked(trained)
+    with shop.opened(trained) as project:
+        assert project.why(made).request == {"visit_id": "a", "site": "north", "at": "2024-04-10T00:00:00Z", "x": 0.25}
+    change(trained, '"at": tt.Time, "x": float', '"at": tt.Time, "x": float, "age": int')
+    with shop.opened(trained) as project:
+        found = project.why(made)
+        assert found.request == {"1": "a", "2": "north", "3": shop.NOW_US, "4": 0.25}
+        assert "declared otherwise" in "\n".join(found.lines())
+    change(trained, 'buyer("buyer", batch)', "")
+    with shop.opened(trained) as project:
+        assert "not declared any more" in "\n".join(project.why(made).lines())
+        with pytest.raises(NotFound):
+            project.why("p_nothing")
+
+
+def test_a_sound_project_has_nothing_red(project: Project) -> None:
+    project.predict("buyer", [shop.visit("a", shop.NOW_US)])
+    found = project.status()
+    assert [line for line in found.red if "tick" not in line] == []
+    assert found.lag_records == 0
+    assert [source.events for source in found.sources if source.name == "visit"] == [1_200]
+
+
+def test_events_that_nobody_applies_are_red_after_an_hour(project: Project) -> None:
+    project.views.catch_up()
+    project.push("readings", [{"site": "north", "level": 1.0, "read_at": shop.NOW_US}])
+    shop.move(project, HOUR_US)
+    assert not re.search("records have been waiting", str(project.status().red))
+    shop.move(project, MINUTE_US)
+    assert re.search("1 records have been waiting for up to 61min; nobody applies", str(project.status().red))
+    project.views.follow()  # and its applier is never started
+    assert re.search("does not get on", str(project.status().red))
+    project.views.let_go()
+
+
+def test_what_fails_in_the_serving_process_is_red_while_it_lives(project: Project) -> None:
+    keeper = Keeper(project)
+    keeper._round({"tick": lambda: 1 / 0})
+    assert not re.search("ZeroDivisionError", str(project.status().red))  # nobody serves: a word of the dead
+    project.views.follow()
+    assert "the serving process: tick failed: ZeroDivisionError: division by zero" in project.status().red
+    keeper._round({"tick": lambda: None})
+    assert not re.search("tick failed", str(project.status().red))
+    project.views.let_go()
+
+
+def test_a_watch_that_is_not_whole_is_red_with_its_cause(project: Project) -> None:
+    record = project.state.catalog.get("quality_watch", "buyer")
+    assert record is not None
+    body = msgspec.json.decode(record.body)
+    assert set(body["figures"]) == {"quality_loss", "quality_calibration"}
+    write_watch(project, {**body, "figures": {"quality_loss": body["figures"]["quality_loss"]}})
+    with shop.opened(project.config.folder) as again:
+        (line,) = [line for line in again.status().red if line.startswith("buyer: quality")]
+        assert line.startswith("buyer: quality_calibration not watched: the gate's window")
+    write_watch(project, {**body, "version": "another"})
+    with shop.opened(project.config.folder) as again:
+        assert any("not promoted by the loop" in line for line in again.status().red)
+
+
+def write_watch(project: Project, body: dict[str, Any]) -> None:
+    project.state.catalog.write([Put("quality_watch", "buyer", msgspec.json.encode(body))])
+
+
+def test_all_signals_are_read(project: Project) -> None:
+    signal = Signal(
+        id="s",
+        kind="quality_loss",
+        model="buyer",
+        version="v",
+        raised_at_us=0,
+        onset_us=0,
+        severity="info",
+        evidence={},
+        message="",
+    )
+    appends = [Append("signals", n, msgspec.json.encode(signal)) for n in range(10_001)]
+    project.state.catalog.write(appends)
+    assert len(project.signals()) == 10_001

@@ -137,7 +137,8 @@ class Replay:
             self._check.compare(blocks[self._lines[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
-            self._tick(accepted)
+            if point_us % DAY_US == 0:  # not when another line's batch is due: lines do not touch each other
+                self._tick(accepted)
         return self._result(first_row, accepted, quarantined)
 
     def close(self) -> None:

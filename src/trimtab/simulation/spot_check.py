@@ -23,6 +23,9 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.rows import Block
 
 
+_RUN = 20  # neighbours are checked together: between them little has to be applied, between runs much at once
+
+
 class Setup(msgspec.Struct, frozen=True):
     """What the process is told first."""
 
@@ -70,11 +73,17 @@ class SpotCheck:
             self._start(folder)
 
     def choose(self, first: int, stop: int) -> None:
-        """Draw the questions to be checked from [first, stop)."""
+        """Draw the questions to be checked from [first, stop): runs of neighbours, spread over the whole."""
         count = min(self._count, stop - first)
-        if count:
-            drawn: NDArray[Any] = np.random.default_rng(self._seed).choice(stop - first, count, replace=False)
-            self._chosen = np.sort(drawn) + first
+        if 2 * count > stop - first:
+            self._chosen = np.arange(first, first + count)
+            return
+        run = min(_RUN, max(count, 1))
+        runs = -(-count // run)
+        each = (stop - first) // max(runs, 1)
+        starts = np.random.default_rng(self._seed).integers(0, each - run + 1, runs)
+        spread = first + np.arange(runs) * each + starts
+        self._chosen = (spread[:, None] + np.arange(run)).ravel()[:count]
 
     def compare(self, block: Block) -> None:
         """Hand over the sampled questions of a block, whose events are all in the log."""

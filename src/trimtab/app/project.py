@@ -28,7 +28,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import moment_us
-from trimtab.events import Ingestor, Quarantine, Source, read_file
+from trimtab.events import Ingestor, Quarantine, Source
 from trimtab.registry import Registry
 from trimtab.serving import Answer, PredictionIds, PredictionLog
 from trimtab.simulation.results import ReplayResult
@@ -103,22 +103,21 @@ class Project:
         return self.ingestor.push(source, rows)
 
     def ingest(self, source: str, file: Path, *, history: bool = True, progress: Meter | None = None) -> Pushed:
-        """Load a file of a source's events: CSV, Parquet or NDJSON.
+        """Load a file of a source's events: CSV, Parquet or NDJSON. Rows that do not fit go to quarantine.
 
         Args:
             source: The source's name.
             file: The file.
             history: Known at = event time + the source's delay; False: known now.
-            progress: Called with rows done and rows in all.
+            progress: Called with rows done and rows in all, every twenty thousand.
+
+        Raises:
+            NotFound: There is no such source or file.
+            Misuse: The file cannot be read as a table, or lacks the source's time or key. Nothing was done.
         """
-        definition = self.definitions.source(source)
-        rows = read_file(file, definition, on_error="refuse")
-        if progress is not None:
-            progress(0, rows.columns.rows)
-        pushed = self.ingestor.load(source, rows.columns, history=history)
-        if progress is not None:
-            progress(rows.columns.rows, rows.columns.rows)
-        return pushed
+        from trimtab.app.loading import load_file
+
+        return load_file(self, source, file, history=history, progress=progress)
 
     def replay_quarantine(self, source: str | None = None) -> Replayed:
         """Try what is in quarantine again, after a fix."""

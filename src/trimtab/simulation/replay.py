@@ -125,7 +125,7 @@ class Replay:
             folder = self._folder if line.main else self._folder / "replay" / f"{number:02d}"
             world = World(line, folder, self._rows, self._blob, fits, clock=self._clock, seed=self._seed)
             self.worlds[line.name] = world
-        self._tick(accepted)
+        self._show(accepted, self._tick())
         ahead: dict[str, list[tuple[Block, Answers]]] = {line.name: [] for line in self._lines}
         for point_us in self._control_points():
             entered = self._feed.advance(point_us)
@@ -137,8 +137,8 @@ class Replay:
             self._check.compare(blocks[self._lines[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
-            if point_us % DAY_US == 0:  # not when another line's batch is due: lines do not touch each other
-                self._tick(accepted)
+            # At midnight only, not when another line's batch is due: lines do not touch each other.
+            self._show(accepted, self._tick() if point_us % DAY_US == 0 else [])
         return self._result(first_row, accepted, quarantined)
 
     def close(self) -> None:
@@ -184,12 +184,15 @@ class Replay:
             rival = self.worlds[line.like]
             ahead[line.name] = [*ahead[line.name][-1:], (block, rival.answer(block))]
 
-    def _tick(self, accepted: int) -> None:
+    def _tick(self) -> list[tuple[str, Decision]]:
         """Every line with a loop of its own looks at what is new and acts."""
         decisions: list[tuple[str, Decision]] = []
         for name, world in self.worlds.items():
             if world.line.answers == "live":
                 decisions += [(name, decision) for decision in world.tick()]
+        return decisions
+
+    def _show(self, accepted: int, decisions: list[tuple[str, Decision]]) -> None:
         if self._progress is not None:
             answered = sum(len(scores) for world in self.worlds.values() for scores in world.scores)
             self._progress(

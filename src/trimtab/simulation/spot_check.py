@@ -22,7 +22,6 @@ from trimtab.core.errors import Unavailable
 from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.rows import Block
 
-
 _RUN = 20  # neighbours are checked together: between them little has to be applied, between runs much at once
 
 

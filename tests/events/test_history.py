@@ -193,6 +193,22 @@ def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(recor
         assert _content(pinned.frame(kept.name)) == _naive(visible, kept)[0]
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["p1", "p2", "p3"]), st.integers(0, 2), st.booleans()), max_size=30))
+def test_rows_of_several_partitions_come_by_append_time_partition_and_position(appends: list[Any]) -> None:
+    log = ListLogs()
+    for i, (partition, passed, other) in enumerate(appends):
+        log.now_us += passed
+        log.add(partition, _keyed(f"k{i}", 5, 1.0) if other else _plain(f"w{i}", 5, 1.0))
+    history = History(log, [PLAIN])
+    assert history.refresh() == len(appends)
+    frame = history.frame("plain")
+    found = zip([frame.partitions[i] for i in frame.partition.tolist()], frame.position.tolist(), strict=True)
+    records = sorted(log.all(), key=lambda r: (r.appended_at_us, r.partition, r.position))
+    assert list(found) == [(r.partition, r.position) for r in records if decode(r.payload).source == "plain"]
+    assert history.positions == log.positions()
+
+
 class ListLogs:
     """Partitions of two writers in one list each."""
 

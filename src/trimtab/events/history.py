@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, compress, islice
+from itertools import compress
+from operator import attrgetter
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.frames import EventFrame
-from trimtab.events.records import Event, decode
+from trimtab.events.records import Event, decode_all
 from trimtab.events.tables import Recorded, read_table
 from trimtab.events.versions import Versions
 from trimtab.store.ports import Log, LogRecord, Table
 
 _BATCH = 10_000
+_appended_at, _position = attrgetter("appended_at_us"), attrgetter("position")
 
 
 class History:
@@ -68,11 +70,9 @@ class History:
         """
         count = self._read_tables()
         ends = {name: self._end(name, last) for name, last in self._log.positions().items()}
-        streams = [self._new(name, end) for name, end in sorted(ends.items()) if end > self.positions.get(name, 0)]
-        records = streams[0] if len(streams) == 1 else heapq.merge(*streams, key=_log_order)
-        while batch := list(islice(records, _BATCH)):
-            self._take(batch)
-            count += len(batch)
+        for parts in self._rounds(ends):
+            self._take(parts)
+            count += sum(map(len, parts))
         return count
 
     def frame(self, source: str) -> EventFrame:
@@ -115,9 +115,20 @@ class History:
     def _end(self, partition: str, last: int) -> int:
         return last if self._upto is None else min(last, self._upto.get(partition, 0))
 
-    def _new(self, partition: str, end: int) -> Iterator[LogRecord]:
-        after = self.positions.get(partition, 0)
-        return chain.from_iterable(self._chunks(partition, after, end))
+    def _rounds(self, ends: Mapping[str, int]) -> Iterator[list[list[LogRecord]]]:
+        """What is new, by stretches of append time: of each partition, in the order of names, what lies in one."""
+        chunks = {name: self._chunks(name, self.positions.get(name, 0), end) for name, end in sorted(ends.items())}
+        held: dict[str, list[LogRecord]] = {name: [] for name in chunks}
+        while True:
+            held = {name: records or next(chunks[name], []) for name, records in held.items()}
+            held = {name: records for name, records in held.items() if records}
+            if not held:
+                return
+            unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < ends[name]]
+            bound = min(unread, default=None)  # behind it there may be records that are not read yet
+            cuts = {name: _upto(records, name, bound) for name, records in held.items()}
+            yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]
+            held = {name: records[cuts[name] :] for name, records in held.items()}
 
     def _chunks(self, partition: str, after: int, end: int) -> Iterator[list[LogRecord]]:
         while after < end:
@@ -132,29 +143,48 @@ class History:
             yield chunk
             after = chunk[-1].position
 
-    def _take(self, records: list[LogRecord]) -> None:
-        for name in dict.fromkeys([r.partition for r in records]):
-            if name not in self._partitions:
-                self._partitions.append(name)
-        groups: dict[str, tuple[list[LogRecord], list[Event]]] = {name: ([], []) for name in self._versions}
-        for record in records:
-            event = decode(record.payload)
-            group = groups.get(event.source)
-            if group is None:
-                self.unknown += 1
-            else:
-                group[0].append(record)
-                group[1].append(event)
-        for name, (kept, events) in groups.items():
-            reached = self._recorded.get(name)
-            if reached:
-                new = [r.position > reached.get(r.partition, 0) for r in kept]
-                kept, events = list(compress(kept, new)), list(compress(events, new))
-            if kept:
+    def _take(self, parts: list[list[LogRecord]]) -> None:
+        kept: dict[str, tuple[list[LogRecord], list[Event]]] = {}
+        mixed: set[str] = set()  # sources with records in several parts
+        for part in parts:
+            partition = part[0].partition
+            if partition not in self._partitions:
+                self._partitions.append(partition)
+            for name, (records, events) in _by_source(part).items():
+                if name not in self._versions:
+                    self.unknown += len(records)
+                    continue
+                reached = self._recorded.get(name, {}).get(partition, 0)
+                new = bisect_right(records, reached, key=_position)
+                if name in kept:
+                    mixed.add(name)
+                    kept[name][0].extend(records[new:])
+                    kept[name][1].extend(events[new:])
+                else:
+                    kept[name] = records[new:], events[new:]
+        for name, (records, events) in kept.items():
+            if name in mixed:  # the order of partitions stays among equal append times
+                order = sorted(range(len(records)), key=[r.appended_at_us for r in records].__getitem__)
+                records, events = [records[i] for i in order], [events[i] for i in order]
+            if records:
                 self._frames.pop(name, None)
-                self._versions[name].add(kept, events)
-        self.positions.update({r.partition: r.position for r in records})
+                self._versions[name].add(records, events)
+        self.positions.update({part[0].partition: part[-1].position for part in parts})
 
 
-def _log_order(record: LogRecord) -> tuple[int, str, int]:
-    return record.appended_at_us, record.partition, record.position
+def _upto(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:
+    """How many records are not behind the bound (append time, partition)."""
+    if bound is None:
+        return len(records)
+    cut = bisect_right if partition <= bound[1] else bisect_left
+    return cut(records, bound[0], key=_appended_at)
+
+
+def _by_source(records: list[LogRecord]) -> dict[str, tuple[list[LogRecord], list[Event]]]:
+    events = decode_all([r.payload for r in records])
+    names = [e.source for e in events]
+    out = {}
+    for name in dict.fromkeys(names):
+        mine = [n == name for n in names]
+        out[name] = (records, events) if all(mine) else (list(compress(records, mine)), list(compress(events, mine)))
+    return out

@@ -1,5 +1,6 @@
 """One event as it lies in the log: the format every view reads."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -53,6 +54,18 @@ def decode(payload: bytes) -> Event:
         raise Corrupt(
             f"event log: {len(payload)} bytes that are no event ({error}). Was another log opened?"
         ) from error
+
+
+def decode_all(payloads: Sequence[bytes]) -> list[Event]:
+    """The events of many payloads.
+
+    Raises:
+        Corrupt: One of them is no event.
+    """
+    try:
+        return list(map(_decoder.decode, payloads))
+    except msgspec.DecodeError:
+        return list(map(decode, payloads))  # says which
 
 
 def known_at_us(event: Event, record: LogRecord) -> int:

@@ -61,7 +61,7 @@ class Rows:
     def block(self, tuples: Sequence[Sequence[Value]]) -> Block:
         """The declared columns of rows of values; what a row lacks at its end (a newer column) is null."""
         width = len(self.dtypes)
-        if any(len(row) != width for row in tuples):
+        if not {width}.issuperset(map(len, tuples)):
             tuples = [(*row[:width], *(None,) * (width - len(row))) for row in tuples]
         block: Block = {}
         for (name, dtype), values in zip(self.dtypes.items(), zip(*tuples, strict=True), strict=True):
@@ -173,7 +173,7 @@ class Rows:
         """Texts as an array that holds equal ones once, while there are few distinct ones."""
         texts = self._texts[name]
         if len(texts) < _SHARED_TEXTS:
-            values = [texts.setdefault(v, v) for v in values]
+            values = list(map(texts.setdefault, values, values))
         array = np.empty(len(values), object)
         array[:] = values
         return array

@@ -10,16 +10,27 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import trimtab as tt
 from trimtab.app import Project
 from trimtab.app.loop import last_turn
+from trimtab.app.training_data import LivingData
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.features.labels import LabelIndex
+from trimtab.feedback import IndexedLabels
+from trimtab.registry import LoadedModel
+from trimtab.steering.loop import Loop
+from trimtab.steering.recipes import Floats, Recipe, Rows
+from trimtab.steering.scales import label_unit, refit_distance
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
+from trimtab.training.fitted import Fitted
+from trimtab.training.sets import TrainingSet
 
 NOW_US = moment_us("2024-03-01T00:00:00Z")
 PROJECT = """
@@ -55,6 +66,14 @@ def write_project(folder: Path, text: str = PROJECT) -> Path:
     return folder
 
 
+def buys(x: float, luck: float) -> float:
+    return float(luck < 1 / (1 + np.exp(-2 * x)))
+
+
+def costs(x: float, luck: float) -> float:
+    return 2 * x + 3 * luck
+
+
 def load(
     project: Project,
     *,
@@ -62,9 +81,12 @@ def load(
     last_day: int = 0,
     unit: float = 1.0,
     labelled: bool = True,
-    label: Callable[[float, float], float] = lambda x, luck: float(luck < 1 / (1 + np.exp(-2 * x))),
-) -> None:
-    """History from `first_day` until before `last_day` (day 0: NOW): a visit every half hour, a label an hour later."""
+    label: Callable[[float, float], float] = buys,
+) -> NDArray[np.float64]:
+    """History from `first_day` until before `last_day` (day 0: NOW): a visit every half hour, a label an hour later.
+
+    The visits' `x`.
+    """
     chance = np.random.default_rng(last_day - first_day)
     at_us = np.arange(NOW_US + first_day * DAY_US, NOW_US + last_day * DAY_US, HOUR_US // 2)
     ids = [f"v{at}" for at in at_us.tolist()]
@@ -75,6 +97,7 @@ def load(
     if labelled:
         sales = {"id": ("str", ids), "closed_at": ("time", (at_us + HOUR_US).tolist()), "bought": ("float", y)}
         project.ingestor.load("sales", Columns.of(sales), history=True)
+    return x
 
 
 @contextmanager
@@ -387,7 +410,7 @@ def test_numbers_are_judged_alike_in_any_unit(tmp_path: Path) -> None:
             "calibration=0.2", "calibration=0.1"
         )
         with opened(write_project(tmp_path / f"{unit:g}", text)) as project:
-            load(project, unit=unit, label=lambda x, luck: 2 * x + 3 * luck)
+            load(project, unit=unit, label=costs)
             decisions = project.train("one")
             watch = project.loop("one").monitor.watch
             assert watch is not None
@@ -399,9 +422,7 @@ def test_numbers_are_judged_alike_in_any_unit(tmp_path: Path) -> None:
     assert found[0][2] == found[1][2].expected == found[2][2]
 
 
-def test_a_refit_far_from_its_candidate_and_a_biased_candidate_are_refused_in_any_unit() -> None:
-    from trimtab.steering.scales import label_unit, refit_distance
-
+def test_numbers_count_in_standard_deviations_of_the_labels_and_probabilities_as_they_are() -> None:
     labels = np.random.default_rng(1).normal(size=500)
     for unit in (1e-6, 1e6):
         assert label_unit("absolute_error", unit * labels) == pytest.approx(unit * label_unit("absolute_error", labels))
@@ -429,6 +450,86 @@ def test_a_label_that_came_too_late_counts_neither_live_nor_in_the_reference(tmp
         assert gate.rows > 13 * 48  # the gate learns from late ones too
         assert watch is not None
         assert watch.figures["quality_loss"].spec.least_rows == 36 // 2  # of 48 a day
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_live_errors_of_numbers_are_held_to_the_reference_in_any_unit(tmp_path: Path, unit: float) -> None:
+    text = PROJECT.replace('METRIC = "log_loss"', 'METRIC = "squared_error"')
+    with opened(write_project(tmp_path / "p", text)) as project:
+        load(project, unit=unit, label=costs)
+        project.train("one")
+        champion = project.registry.load("one@champion")
+        x = load(project, first_day=0, last_day=30, unit=unit, label=costs)
+        at_us = np.arange(NOW_US, NOW_US + 30 * DAY_US, HOUR_US // 2)
+        scores = np.asarray(champion.predict(x.reshape(-1, 1)))
+        scores[20 * 48 :] += 2 * unit
+        logged = [answer(champion.version.id, int(at), score=float(s)) for at, s in zip(at_us, scores, strict=True)]
+        project.predictions.append(logged, at_us=at_us.tolist())
+        for day, rung in ((22, []), (32, ["quality_calibration", "quality_loss"])):
+            with opened(project.config.folder, NOW_US + day * DAY_US) as later:
+                later.loop("one").tick()
+                assert sorted(signal.kind for signal in later.signals()) == rung
+
+
+class Bent:
+    """A recipe whose answers for the window are bent: `bend(n)` is added by the n-th fitted model."""
+
+    def __init__(self, recipe: Recipe, bend: Callable[[int], float]) -> None:
+        self._recipe = recipe
+        self._bend = bend
+        self._asked = 0
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        return self._recipe.fit(training_set, rows)
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        self._asked += 1
+        return self._recipe.candidate_scores(fitted, training_set, window) + self._bend(self._asked)
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.champion_scores(champion, training_set, window)
+
+
+def bent(project: Project, bend: Callable[[int], float]) -> list[tt.Decision]:
+    """The first training of a deployment by such a recipe."""
+    index = LabelIndex(project.definitions.deployment("one").model.label)
+    project.history.refresh()
+    index.update(project.history.frame("sales"))
+    loop = Loop(
+        project.definitions.deployment("one"),
+        labels=IndexedLabels(index),
+        live=project.loop("one"),
+        data=LivingData(project.history, project.predictions),
+        registry=project.registry,
+        catalog=project.state.catalog,
+        blob=project.state.blob,
+        clock=project.clock,
+        ids=TimeIds(project.clock, seed=1),
+        seed=0,
+        around=lambda recipe: Bent(recipe, bend),
+    )
+    return loop.controller.tick()
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(("sds", "act"), [(0.2, "promote"), (0.3, "refuse")])
+def test_a_refit_may_be_a_quarter_of_a_standard_deviation_from_its_candidate(
+    tmp_path: Path, unit: float, sds: float, act: str
+) -> None:
+    text = PROJECT.replace('METRIC = "log_loss"', 'METRIC = "squared_error"')
+    with opened(write_project(tmp_path / "p", text)) as project:
+        load(project, unit=unit, label=costs)
+        away = sds * unit * float(np.hypot(2.0, 3.0 / np.sqrt(12.0)))  # of 2 x + 3 luck
+        decisions = bent(project, lambda n: away if n == 2 else 0.0)
+        assert acts(decisions)[-1] == act
+        assert ("away from its candidate" in decisions[-1].cause) == (act == "refuse")
+
+
+def test_answers_that_are_no_number_never_reach_the_gate(project: Project) -> None:
+    decisions = bent(project, lambda n: float("nan"))
+    assert acts(decisions) == ["trigger", "failed"]
+    assert "672 of 672 rows with no finite number" in decisions[-1].cause
+    assert project.registry.gates_of(project.registry.get("one@1")) == []
 
 
 # --- what was answered

@@ -146,8 +146,6 @@ def test_answers_to_a_file_are_written_out(trained: Path, call: Run, tmp_path: P
     assert call("predict", "churned", "data/churn.parquet", "--out", str(out), cwd=trained).returncode == 4
 
 
-@pytest.mark.xfail(reason="the gate's window ends now, and not with the newest label", strict=False)
-@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
 def test_a_file_of_long_ago_trains_a_version_too(call: Run, tmp_path: Path) -> None:
     header, rows = churn_rows()
     old = [[key, dt.datetime.fromisoformat(at) - dt.timedelta(days=2_000), *more] for key, at, *more in rows]

@@ -80,3 +80,30 @@ def test_false_promotions_of_equal_models_stay_below_the_level() -> None:
         noisy = [np.clip(truth + rng.normal(0, 0.08, len(truth)), 0.01, 0.99) for _ in range(2)]
         passed += record(noisy[0], noisy[1], judged).passed
     assert passed <= 18  # 10 % promised; 19 or more of 100 have a chance of 0.5 % at 10 %
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(("bias", "passes"), [(0.02, True), (0.05, False)])
+def test_the_calibration_of_numbers_counts_in_standard_deviations_of_the_labels(
+    unit: float, bias: float, passes: bool
+) -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.normal(50, 1, 5_600)
+    labels = truth + rng.normal(0, 0.1, 5_600)
+    labels -= (labels - truth).mean()
+    judged = Window(0, 14 * DAY_US, np.sort(rng.integers(0, 14 * DAY_US, 5_600)), unit * labels)
+    gate = judge(
+        BeatsChampion(),
+        judged,
+        gate_id="g",
+        model="m",
+        metric="squared_error",
+        candidate="c" * 64,
+        candidate_scores=unit * (truth + bias),
+        champion="d" * 64,
+        champion_scores=unit * (truth[::-1]),
+        judged_at_us=1,
+        loads=True,
+    )
+    assert gate.checks["provably_better"]
+    assert gate.checks["calibrated"] == passes

@@ -1,13 +1,14 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from trimtab import store
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Conflict, Corrupt
 from trimtab.steering import Ledger
-from trimtab.store import Catalog, Entry
+from trimtab.steering.ledger import Entry as Draft
+from trimtab.store import Append, Catalog, Entry, Put, Remove
 
 
 @pytest.fixture
@@ -68,3 +69,47 @@ def test_the_same_acts_give_the_same_bytes(tmp_path: Path) -> None:
             ledger.record(at_us=2, model="m", act="promote", cause="c")
             rows.append([e.body for e in catalog.journal("ledger")])
     assert rows[0] == rows[1]
+
+
+class Busy:
+    """A catalogue in which another process appends to the ledger right before each of the first writes."""
+
+    def __init__(self, catalog: Catalog, times: int) -> None:
+        self._catalog = catalog
+        self._other = Ledger(catalog)
+        self._times = times
+
+    def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
+        return self._catalog.journal(name, after=after, limit=limit)
+
+    def write(self, changes: Sequence[Put | Remove | Append]) -> None:
+        if self._times:
+            self._times -= 1
+            self._other.record(at_us=0, model="other", act="trigger", cause="at the same moment")
+        self._catalog.write(changes)
+
+
+def draft(act: str) -> Draft:
+    return Draft(at_us=5, model="m", act=act, cause="because")
+
+
+def test_rows_are_written_with_what_they_are_about_or_not_at_all(catalog: Catalog) -> None:
+    ledger = Ledger(catalog)
+    change = Put("loop", "m", b"1", expected=0)
+    rows = ledger.write([draft("train"), draft("gate")], [change])
+    assert [(row.sequence, row.act) for row in rows] == [(1, "train"), (2, "gate")]
+    with pytest.raises(Conflict, match="loop/m"):
+        ledger.write([draft("promote")], [change])
+    assert ledger.rows() == rows
+    assert ledger.write([], [Remove("loop", "m", expected=1)]) == []
+    assert ledger.verify() == 2
+
+
+def test_rows_of_others_at_the_same_moment_only_move_the_place(catalog: Catalog) -> None:
+    ledger = Ledger(Busy(catalog, 3))  # type: ignore[arg-type]  # only what a ledger calls
+    rows = ledger.write([draft("train"), draft("gate")], [Put("loop", "m", b"1", expected=0)])
+    assert [row.sequence for row in rows] == [4, 5]
+    assert ledger.verify() == 5
+    endless = Ledger(Busy(catalog, 1_000))  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match="Try again"):
+        endless.write([draft("promote")])

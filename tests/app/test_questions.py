@@ -11,10 +11,12 @@ import pytest
 import shop
 
 from trimtab.app.keeper import Keeper
+from trimtab.app.loop import KIND as LOOP
+from trimtab.app.loop import Turn
 from trimtab.app.project import Project
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Signal
-from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.store import Append, Put
 
 
@@ -79,7 +81,7 @@ def test_why_says_when_the_request_was_declared_otherwise(trained: Path) -> None
 def test_a_sound_project_has_nothing_red(project: Project) -> None:
     project.predict("buyer", [shop.visit("a", shop.NOW_US)])
     found = project.status()
-    assert [line for line in found.red if "tick" not in line] == []
+    assert found.red == []
     assert found.lag_records == 0
     assert [source.events for source in found.sources if source.name == "visit"] == [1_200]
 
@@ -105,6 +107,23 @@ def test_what_fails_in_the_serving_process_is_red_while_it_lives(project: Projec
     keeper._round({"tick": lambda: None})
     assert not re.search("tick failed", str(project.status().red))
     project.views.let_go()
+
+
+def test_a_loop_that_does_not_tick_is_red(project: Project) -> None:
+    shop.move(project, 3 * DAY_US)
+    project.views.catch_up()
+    assert (
+        "buyer: the loop has not ticked for 3d; run `trimtab serve`, or `trimtab tick` every hour"
+        in project.status().red
+    )
+    project.tick()
+    assert not re.search("tick", str(project.status().red))
+
+
+def test_a_tick_that_failed_is_red_with_its_error(project: Project) -> None:
+    turn = Turn(doing="tick", holder="x", began_us=0, ended_us=1, last_tick_us=shop.NOW_US, last_error="disk full")
+    project.state.catalog.write([Put(LOOP, "buyer", msgspec.json.encode(turn))])
+    assert "buyer: the newest tick failed: disk full" in project.status().red
 
 
 def test_a_watch_that_is_not_whole_is_red_with_its_cause(project: Project) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.keeper import service_failures
+from trimtab.app.loop import last_turn
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.steering.controller import CHAMPION, FREEZE
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 QUALITY_LOSS, QUALITY_CALIBRATION = "quality_loss", "quality_calibration"  # the figures of a whole watch
 _RECENT_US = 14 * DAY_US
+_TICK_US = 2 * DAY_US  # between two ticks
 _STUCK_US = MINUTE_US  # a record may wait so long while somebody applies the log,
 _UNFOLLOWED_US = HOUR_US  # and so long while nobody does: a question in process catches up by itself
 
@@ -150,6 +152,7 @@ def _deployment(
         if behind_us > _RECENT_US:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
     moved = project.registry.history(name, CHAMPION)
+    red += [f"{name}: {line}" for line in _ticking(project, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
     last = decisions[-1] if decisions else None
     return DeploymentStatus(
@@ -161,6 +164,18 @@ def _deployment(
         phase="idle" if state.phase == "idle" else f"waiting until {format_moment(state.ready_at_us)}: {state.cause}",
         last_decision=None if last is None else f"{format_moment(last.at_us)} {last.act}: {last.cause}",
     )
+
+
+def _ticking(project: Project, name: str, since_us: int | None, now_us: int) -> list[str]:
+    """What is wrong with the loop's ticks: the newest one failed, or it is long ago."""
+    turn = last_turn(project.state.catalog, name)
+    if turn is not None and turn.last_error is not None:
+        return [f"the newest tick failed: {turn.last_error}"]
+    ticked_us = turn.last_tick_us if turn is not None and turn.last_tick_us is not None else since_us
+    if since_us is None or ticked_us is None or now_us - max(ticked_us, since_us) <= _TICK_US:
+        return []
+    ago = format_duration((now_us - max(ticked_us, since_us)) // HOUR_US * HOUR_US)
+    return [f"the loop has not ticked for {ago}; run `trimtab serve`, or `trimtab tick` every hour"]
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:

@@ -155,9 +155,12 @@ def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, A
     """The order of events, and their places in it."""
     order = np.argsort(place)
     ordered = place[order]
-    same = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(same):
-        among = np.unique(np.concatenate([same, same + 1]))
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        tied = np.zeros(len(order), bool)
+        tied[1:] = same
+        tied[:-1] |= same
+        among = np.flatnonzero(tied)
         chosen = order[among]
         of = rows[chosen]
         finer = np.lexsort((frame.position[of], frame.partition[of], frame.known_at_us[of], ordered[among]))

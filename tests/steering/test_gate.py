@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
-from trimtab.steering import BeatsChampion, Window, judge
+from trimtab.steering import BeatsChampion, Window, beats_champion, judge
 
 RULE = BeatsChampion(margin=0.002)
 
@@ -107,3 +108,9 @@ def test_the_calibration_of_numbers_counts_in_standard_deviations_of_the_labels(
     )
     assert gate.checks["provably_better"]
     assert gate.checks["calibrated"] == passes
+
+
+def test_a_window_on_which_nothing_could_be_judged_is_refused_when_it_is_declared() -> None:
+    with pytest.raises(Misuse, match=r"window='3d' is too short .* Give 7d or more"):
+        beats_champion(window="3d")
+    assert beats_champion(window="7d").window_us == 7 * DAY_US

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from trimtab.steering.gate import Window, judge
     from trimtab.steering.ledger import Ledger
+    from trimtab.steering.loop import Loop
 
 _HOMES = {
     "trimtab.steering.controller": ("CHAMPION", "FREEZE", "Controller", "LoopState", "Repair", "Workshop"),
@@ -34,6 +35,7 @@ _HOMES = {
     ),
     "trimtab.steering.gate": ("Window", "judge"),
     "trimtab.steering.ledger": ("Ledger",),
+    "trimtab.steering.loop": ("Loop",),
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Deployment",
     "Every",
     "Ledger",
+    "Loop",
     "LoopState",
     "OnQualityDrop",
     "Repair",

@@ -172,8 +172,10 @@ class Controller:
             return decisions  # stays waiting: the next tick looks again
         try:
             return decisions + self._repair(now_us)
-        except _FrozenMeanwhile:
-            return decisions
+        except Conflict:
+            if self._frozen() is None:
+                raise
+            return decisions  # frozen meanwhile: nothing was decided, or what was is carried out later
         except _Failed as failed:
             return decisions + failed.decisions
 
@@ -224,7 +226,7 @@ class Controller:
 
         Raises:
             _Failed: No candidate could be made; that is written down, and the quiet time runs.
-            _FrozenMeanwhile: Nothing was decided, or what was decided is not carried out yet.
+            Conflict: Automation was frozen meanwhile, or another process has moved the state.
         """
         try:
             repair = self._workshop.repair(now_us, self._check_frozen)
@@ -265,7 +267,7 @@ class Controller:
     def _check_frozen(self) -> None:
         why = self._frozen()
         if why is not None:
-            raise _FrozenMeanwhile(
+            raise Conflict(
                 f"{self._deployment.name!r}: automation is frozen ({why}), so nothing is trained or promoted. "
                 "Let it go on first: trimtab unfreeze"
             )
@@ -298,10 +300,6 @@ class Controller:
         decisions = self._ledger.write(entries, [put, *also])
         self._state, self._revision = state, self._revision + 1
         return decisions
-
-
-class _FrozenMeanwhile(Conflict):
-    """Automation was frozen."""
 
 
 class _Failed(Exception):

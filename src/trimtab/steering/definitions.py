@@ -9,10 +9,11 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
-from trimtab.core.time import duration_us
+from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.training.definitions import Model
 
 Learn = Literal["batch", "online"]
+LEAST_WINDOW_US = 7 * DAY_US  # a gate on fewer days than this has a standard error above any useful margin
 
 
 class OnQualityDrop(msgspec.Struct, frozen=True, tag="on_quality_drop"):
@@ -114,11 +115,15 @@ def beats_champion(
             numbers as a share of the labels' standard deviation there.
 
     Raises:
-        Misuse: A negative margin, or a level outside (0.5, 1).
+        Misuse: A negative margin, a level outside (0.5, 1), or a window shorter than 7 days.
     """
+    window_us = duration_us(window)
+    if window_us < LEAST_WINDOW_US:
+        least = format_duration(LEAST_WINDOW_US)
+        raise Misuse(f"beats_champion: window={window!r} is too short to prove anything by. Give {least} or more.")
     if margin < 0 or not 0.5 < level < 1:
         raise Misuse(f"beats_champion: margin={margin}, level={level}. Needed: margin >= 0 and 0.5 < level < 1.")
-    return BeatsChampion(margin=margin, level=level, window_us=duration_us(window), calibration=calibration)
+    return BeatsChampion(margin=margin, level=level, window_us=window_us, calibration=calibration)
 
 
 def deployment(

@@ -19,7 +19,7 @@ from trimtab.feedback.days import day_quality
 from trimtab.registry import Registry, Version
 from trimtab.stats.losses import row_losses
 from trimtab.steering.controller import CHAMPION, Repair
-from trimtab.steering.definitions import Deployment
+from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.gate import Window, judge
 from trimtab.steering.recipes import Floats, Recipe, Rows
 from trimtab.steering.scales import label_unit, loss_cap, refit_distance
@@ -28,7 +28,6 @@ from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet, save_training_set
 
-LEAST_WINDOW_US = 7 * DAY_US  # a gate on fewer days than this has a standard error above any useful margin
 LEAST_DAYS = 5  # of a window that must have labels: a week without its weekend
 
 

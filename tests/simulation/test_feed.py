@@ -12,7 +12,7 @@ from worlds import ORIGIN_US
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns import Column, Columns, column
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events import Event, Quarantine, decode
 from trimtab.features.online import OnlineStore
@@ -140,3 +140,21 @@ def test_visits_share_instants_with_readings_so_that_the_rules_of_one_instant_ar
     asked = tables["visit"]["at"].values
     assert np.isin(asked, list(known)).sum() > 100
     assert not (asked % MINUTE_US).any()
+
+
+def test_what_says_when_it_became_known_enters_then_deletions_included(tmp_path: Path) -> None:
+    tables = worlds.make(1, days=1)
+    sales = tables["sales"].take(slice(0, 3))
+    closed = sales["closed_at"].values
+    hours = np.array([5, 2, 9]) * HOUR_US
+    ops = column("str", ["upsert", "upsert", "delete"])
+    known = Column("time", closed + hours, np.array([True, True, True]))
+    rig = Rig(tmp_path, {**tables, "sales": sales.replace({"_known_at": known, "_op": ops})})
+    rig.feed.load_history(ORIGIN_US)
+    until_us = int((closed + hours).max()) + 1
+    for at_us in range(ORIGIN_US, until_us + HOUR_US, HOUR_US):
+        rig.feed.advance(at_us)
+    found = [(at_us, event.id, event.op) for at_us, event in rig.events("sales")]
+    wanted = zip((closed + hours).tolist(), sales["visit_id"].to_list(), ops.to_list(), strict=True)
+    assert found == sorted(wanted)
+    rig.close()

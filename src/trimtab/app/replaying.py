@@ -1,4 +1,4 @@
-"""A project's ingested history as the recorded events of a replay."""
+"""A project's event log and the requests it was asked, as the recorded events of a replay."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trimtab.app.lines import lines_of
-from trimtab.core.columns import Columns
+from trimtab.app.training_data import AskedRequests, decode_requests, ingested_requests
+from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import NotFound
 from trimtab.core.time import format_moment, moment_us
-from trimtab.events.frames import EventFrame
+from trimtab.events.definitions import Source
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.features.definitions import Request
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+    from trimtab.core.records import Prediction
 
 
 def simulate_project(
@@ -32,12 +36,15 @@ def simulate_project(
 ) -> ReplayResult:
     """See `Project.simulate`."""
     chosen = lines_of(project.definitions, project.line_settings(lines))
-    project.history.refresh()
-    tables = {name: _recorded(project.history.frame(name)) for name in project.definitions.sources}
     request = chosen[0].deployment.model.request
-    asked = np.sort(tables[request.name][request.time].values)
+    frames, _ = project.history.moment(project.definitions.sources)
+    tables = {name: _recorded(source, frames[name]) for name, source in project.definitions.sources.items()}
+    tables[request.name] = _asked(project, request, frames[request.name])
+    asked = np.sort(tables[request.name]["_known_at"].values)
     if not len(asked):
-        raise NotFound(f"simulate: no request {request.name!r} was ingested. Run: trimtab ingest {request.name} FILE")
+        raise NotFound(
+            f"simulate: no request {request.name!r} was ingested or asked. Run: trimtab ingest {request.name} FILE"
+        )
     demo = project.config.demo
     start_us = moment_us(start if start is not None else demo.start if demo else int(asked[len(asked) // 4]))
     until_us = moment_us(until if until is not None else demo.until if demo else int(asked[-1]) + 1)
@@ -64,6 +71,35 @@ def simulate_project(
         return replay.run()
 
 
-def _recorded(frame: EventFrame) -> Columns:
-    """The newest version of every event."""
-    return frame.columns.take(~frame.deleted & (frame.superseded_at_us == np.iinfo(np.int64).max))
+def _recorded(source: Source, frame: EventFrame) -> Columns:
+    """Every version of every event, deletions included, each known when it became known."""
+    columns = frame.columns.replace(
+        {
+            source.time: Column("time", frame.event_at_us),  # a deletion may have no other
+            "_known_at": Column("time", frame.known_at_us),
+        }
+    )
+    if source.key is None:  # events that say the same are told apart
+        ids = [f"{part}/{position}" for part, position in zip(frame.partition, frame.position, strict=True)]
+        return columns.replace({"_id": column("str", ids)})
+    if frame.deleted.any():
+        ops = ["delete" if gone else "upsert" for gone in frame.deleted.tolist()]
+        return columns.replace({"_op": column("str", ops)})
+    return columns
+
+
+def _asked(project: Project, request: Request, frame: EventFrame) -> Columns:
+    """Every request once, as it stood when it was asked; `_known_at` says when that was."""
+    logged: dict[str, Prediction] = {}
+    for model in project.definitions.models.values():
+        if model.request.name == request.name:
+            asked = AskedRequests(model, project.predictions)
+            asked.read()
+            for key, p in asked.first.items():
+                if key not in logged or p.at_us < logged[key].at_us:
+                    logged[key] = p
+    known, at_us = ingested_requests(request, frame, NEVER_US - 1, deleted=True)
+    fresh = ~np.isin(known[request.key].values.astype(str), np.array(list(logged), str))
+    there = decode_requests(request, [p.request for p in logged.values()])
+    moments = np.concatenate([at_us[fresh], np.array([p.at_us for p in logged.values()], np.int64)])
+    return Columns.concat([known.take(fresh), there]).replace({"_known_at": Column("time", moments)})

@@ -156,18 +156,20 @@ def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
     return Columns.of(columns)
 
 
-def ingested_requests(request: Request, frame: EventFrame, cut_us: int) -> tuple[Columns, NDArray[Any]]:
+def ingested_requests(
+    request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
+) -> tuple[Columns, NDArray[Any]]:
     """Requests that were ingested and known at a cut, each once, and when they were asked.
 
     A request that was changed is asked as it stood when its moment came: a version that was replaced before its own
-    moment was never asked. One whose deletion is known at the cut is none.
+    moment was never asked. One whose deletion is known at the cut is none, or (`deleted`) only if it was never asked.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values
     known = frame.known_at_us <= cut_us
     gone = keys[known & frame.deleted & (frame.superseded_at_us > cut_us)]
     counts = known & ~frame.deleted & (at_us <= cut_us) & (frame.superseded_at_us > at_us)
-    if len(gone):
+    if len(gone) and not deleted:
         counts &= ~np.isin(keys, gone)
     rows = np.flatnonzero(counts)
     rows = rows[np.argsort(at_us[rows], kind="stable")]

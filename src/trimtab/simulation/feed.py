@@ -31,7 +31,8 @@ class Feed:
     Each source writes a log partition of its own, so that append times never decrease within one.
 
     Args:
-        tables: The recorded events by source name.
+        tables: The recorded events by source name. Where a row's `_known_at` says when it became known, that counts; it
+            is also the moment at which a request was asked.
         sources: Their definitions.
         requests: Which of them are requests: known when asked, `lead` before their time.
         logs: One writer of the event log for each source.
@@ -100,6 +101,9 @@ class _Stream:
     def of(rows: Columns, source: Source, delay_us: int, side: Literal["left", "right"], ingestor: Ingestor) -> _Stream:
         time = rows[source.time]
         known = np.where(time.present(), time.values + delay_us, np.iinfo(np.int64).min)
+        if "_known_at" in rows:
+            said = rows["_known_at"]
+            known = np.where(said.present(), said.values, known)
         order = np.argsort(known, kind="stable")
         return _Stream(source, rows.take(order), known[order], side, ingestor)
 
@@ -113,7 +117,8 @@ class _Stream:
         if not rows.rows:
             return Entered(0, 0)
         at_us = self._known_at_us[start : self._next]
-        pushed = self._ingestor.load(self._source.name, rows, at_us=at_us)
+        declared = rows.select(name for name in rows.names if name != "_known_at")  # which the append times say
+        pushed = self._ingestor.load(self._source.name, declared, at_us=at_us)
         return Entered(pushed.accepted, pushed.quarantined)
 
     def _take(self, until_us: int) -> Columns:

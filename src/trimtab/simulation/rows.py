@@ -37,11 +37,14 @@ class Block(msgspec.Struct, frozen=True, eq=False):
 
 
 class Questions:
-    """All requests of one kind, sorted by the moment they are asked."""
+    """All requests of one kind, sorted by the moment they are asked: `_known_at`, else their time less the lead."""
 
     def __init__(self, request: Request, table: Columns) -> None:
         time = table[request.time]
         asked = time.values - request.lead_us
+        if "_known_at" in table:
+            said = table["_known_at"]
+            asked = np.where(said.present(), said.values, asked)
         order = np.lexsort((np.array(table[request.key].to_list(), dtype=str), asked))
         order = order[time.present()[order]]
         self.request = request

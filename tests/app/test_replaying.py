@@ -1,0 +1,119 @@
+"""`simulate`: a replay of the log shows each version of an event when it became known, and no sooner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import shop
+
+from trimtab.app import replaying
+from trimtab.app.project import Project
+from trimtab.core.columns import Columns
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.simulation.results import ReplayResult
+
+START_US = shop.NOW_US - 12 * DAY_US
+LATER_US = shop.NOW_US - 4 * DAY_US
+
+
+@pytest.fixture
+def project(trained: Path) -> Any:
+    with shop.opened(trained, shop.NOW_US + DAY_US) as opened:
+        yield opened
+
+
+def simulate(project: Project) -> ReplayResult:
+    return project.simulate(lines=["never"], start=START_US, until=shop.NOW_US)
+
+
+def corrected(project: Project, known_us: int) -> None:
+    """From `known_us` on it is known that what was sold was not, and the other way round; readings come late."""
+    project.history.refresh()
+    sales = project.history.frame("sales")
+    turned = ~sales.columns["bought"].values
+    known = np.full(sales.rows, known_us)
+    columns = sales.columns.replace(
+        {
+            "bought": msgspec.structs.replace(sales.columns["bought"], values=turned),
+            "_known_at": msgspec.structs.replace(sales.columns["closed_at"], values=known),
+        }
+    )
+    project.ingestor.load("sales", columns)
+    late = {
+        "site": ("str", ["north", "south"]),
+        "level": ("float", [99.0, -99.0]),
+        "read_at": ("time", [START_US + DAY_US] * 2),
+        "_known_at": ("time", [known_us] * 2),
+    }
+    project.ingestor.load("readings", Columns.of(late))  # type: ignore[arg-type]
+
+
+def test_a_correction_that_came_later_changes_nothing_before_it(project: Project) -> None:
+    before = simulate(project)
+    corrected(project, LATER_US)
+    gone = [{"visit_id": key, "_known_at": LATER_US} for key in ("v00001", "v01000")]
+    project.ingestor.push("visit", gone, op="delete", history=True)
+    after = simulate(project)
+    line, other = before.lines["never"], after.lines["never"]
+    assert line.at_us.tolist() == other.at_us.tolist()
+    assert len(line.at_us) > 300
+    assert line.scores.tolist() == other.scores.tolist()
+    known = (line.at_us + 2 * DAY_US) < LATER_US
+    assert (line.labels[known] != other.labels[known]).any()  # the judgement at the end knows them
+    assert [d.version for d in line.decisions] == [d.version for d in other.decisions]
+    corrected(project, START_US - DAY_US)  # and one that came before does change it
+    assert simulate(project).lines["never"].scores.tolist() != line.scores.tolist()
+
+
+def test_every_version_is_fed_at_its_own_known_at_with_deletions(project: Project) -> None:
+    source = project.definitions.sources["sales"]
+    row = {"visit_id": "new", "site": "north", "bought": True, "closed_at": shop.NOW_US}
+    project.push("sales", [row])
+    shop.move(project, HOUR_US)
+    project.push("sales", [{**row, "bought": False}])
+    shop.move(project, HOUR_US)
+    project.ingestor.push("sales", [{"visit_id": "new"}], op="delete")
+    project.history.refresh()
+    fed = replaying._recorded(source, project.history.frame("sales")).to_rows()[-3:]
+    hours = [(one["_known_at"] - shop.NOW_US - DAY_US) // HOUR_US for one in fed]
+    assert [(one["_op"], hour) for one, hour in zip(fed, hours, strict=True)] == [
+        ("upsert", 0),
+        ("upsert", 1),
+        ("delete", 2),
+    ]
+
+
+def test_events_without_a_key_that_say_the_same_stay_apart(project: Project) -> None:
+    source = project.definitions.sources["readings"]
+    row = {"site": "north", "level": 1.0, "read_at": shop.NOW_US}
+    project.push("readings", [{**row, "_id": "a"}, {**row, "_id": "b"}, {**row, "_id": "a"}])
+    project.history.refresh()
+    fed = replaying._recorded(source, project.history.frame("readings")).to_rows()[-2:]
+    assert fed[0]["_id"] != fed[1]["_id"]
+    assert fed[0]["level"] == fed[1]["level"] == 1.0
+
+
+def test_requests_that_were_only_asked_belong_to_the_replay(project: Project) -> None:
+    shop.move(project, HOUR_US)
+    asked_us = project.clock.now_us()
+    project.predict("buyer", [shop.visit("asked", shop.NOW_US)])  # asked after its time
+    project.predict("buyer", [shop.visit("what if", shop.NOW_US)], at=shop.NOW_US)
+    project.history.refresh()
+    request = project.definitions.requests["visit"]
+    rows = replaying._asked(project, request, project.history.frame("visit")).to_rows()
+    assert [r["_known_at"] for r in rows if r["visit_id"] == "asked"] == [asked_us]
+    assert [r for r in rows if r["visit_id"] == "what if"] == []
+    result = project.simulate(lines=["never"], start=START_US, until=asked_us + 1)
+    assert result.lines["never"].at_us[-1] == asked_us
+
+
+def test_a_replay_leaves_the_project_as_it_is(project: Project) -> None:
+    decisions, positions = project.ledger(), project.state.events.positions()
+    simulate(project)
+    assert project.ledger() == decisions
+    assert project.state.events.positions() == positions
+    assert [p.name for p in project.state_folder.iterdir() if p.name.startswith("trimtab-replay")] == []

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import msgspec
+
 from trimtab.app.definitions import Definitions, load_definitions
 from trimtab.app.demo_report import comparison_lines, comparisons, months_tables, write_report
 from trimtab.app.doctor import require
 from trimtab.app.lines import lines_of
+from trimtab.app.lines_apart import Job, LinesApart, shown_decisions, split
 from trimtab.app.project import Project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
@@ -57,11 +61,14 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     state = config.state_folder / "demo"
     shutil.rmtree(state, ignore_errors=True)
     started = perf_counter()
-    tables = _load(config, config.demo, definitions, state)
+    files = _load(config, config.demo, state)
+    tables = {source: read_file(path, definitions.source(source)).columns for source, path in files.items()}
     counts = ", ".join(f"{table.rows:,} {name}" for name, table in tables.items())
     show(f"{counts}: read in {perf_counter() - started:.1f} s")
     started = perf_counter()
-    result, seconds = _replay(config.demo, definitions, tables, state, seed, show), perf_counter() - started
+    result = _replay(config, config.demo, definitions, files, tables, seed, show)
+    seconds = perf_counter() - started
+    shutil.rmtree(state / "data")
     _sum_up(result, seconds, show)
     with Project(config, definitions, clock=VirtualClock(result.until_us), state=state) as project:
         show(f"\nledger: {project.verify_ledger()} decisions, each chained to the one before")
@@ -79,8 +86,8 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     return result
 
 
-def _load(config: Config, demo: DemoSettings, definitions: Definitions, state: Path) -> dict[str, Columns]:
-    """The recorded events, by the project's loader, which writes a file for each source."""
+def _load(config: Config, demo: DemoSettings, state: Path) -> dict[str, Path]:
+    """A file of recorded events for each source, by the project's loader."""
     name, colon, function = demo.loader.partition(":")
     file = config.folder / name
     if not colon or not file.is_file():
@@ -93,32 +100,50 @@ def _load(config: Config, demo: DemoSettings, definitions: Definitions, state: P
     data = state / "data"
     data.mkdir(parents=True)
     files: dict[str, Path] = getattr(module, function)(data)
-    tables = {source: read_file(path, definitions.source(source)).columns for source, path in files.items()}
-    shutil.rmtree(data)
-    return tables
+    return files
 
 
 def _replay(
-    demo: DemoSettings, definitions: Definitions, tables: dict[str, Columns], state: Path, seed: int, show: Show
+    config: Config,
+    demo: DemoSettings,
+    definitions: Definitions,
+    files: dict[str, Path],
+    tables: dict[str, Columns],
+    seed: int,
+    show: Show,
 ) -> ReplayResult:
+    """All lines: those with features of their own in a process beside this one."""
+    state = config.state_folder / "demo"
     start_us, until_us = moment_us(demo.start), moment_us(demo.until)
     lines = lines_of(definitions, demo.lines)
+    here, away = split(lines)
     show(
         f"replay from {format_moment(start_us)} to {format_moment(until_us)}: {', '.join(line.name for line in lines)}"
     )
-    progress = _Shown(show, start_us)
-    with Replay(
-        lines,
-        tables,
-        list(definitions.sources.values()),
-        state,
-        start_us=start_us,
-        until_us=until_us,
-        seed=seed,
-        sampled_rows=demo.sampled_rows,
-        progress=progress,
-    ) as replay:
-        return replay.run()
+    job = Job(
+        str(config.folder),
+        {source: str(path) for source, path in files.items()},
+        str(state / "replay" / "apart"),
+        [line.name for line in away],
+        seed,
+    )
+    with (
+        closing(LinesApart(job, show)) as apart,
+        Replay(
+            here,
+            tables,
+            list(definitions.sources.values()),
+            state,
+            start_us=start_us,
+            until_us=until_us,
+            seed=seed,
+            sampled_rows=demo.sampled_rows,
+            progress=_Shown(show, start_us),
+        ) as replay,
+    ):
+        result = replay.run()
+        found = {**result.lines, **apart.results(next(iter(result.lines.values())))}
+    return msgspec.structs.replace(result, lines={line.name: found[line.name] for line in lines})
 
 
 class _Shown:
@@ -133,9 +158,8 @@ class _Shown:
         if month != self._month:
             self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions on all lines")
             self._month = month
-        for line, decision in at.decisions:
-            version = f" {decision.version[:8]}" if decision.version else ""
-            self._show(f"  {format_moment(at.now_us)[:10]} {line:12} {decision.act:8}{version} {decision.cause}")
+        for text in shown_decisions(at):
+            self._show(text)
 
 
 def _sum_up(result: ReplayResult, seconds: float, show: Show) -> None:

@@ -14,6 +14,7 @@ from trimtab.simulation.results import Comparison, LineResult, ReplayResult
 from trimtab.stats import log_loss
 
 _SMOOTH_DAYS = 14
+_DRAWN = 4  # more lines than these hide each other
 _FIGURES = {"log loss": "log_loss", "AUC": "auc", "mean score": "mean_score"}
 
 
@@ -87,12 +88,17 @@ def write_report(result: ReplayResult, found: list[Comparison], definitions: Def
 
 
 def quality_picture(result: ReplayResult) -> Markup:
-    """Every line's log loss over a moving window, alarms and promotions marked."""
-    series = [_moving(line) for line in result.lines.values()]
-    first = next(iter(result.lines.values()))
-    marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in first.signals]
-    marks += [Mark(at_us=d.at_us, label="promoted", kind="promotion") for d in first.decisions if d.act == "promote"]
-    return line_chart(series, title="Log loss", y_label="log loss", marks=sorted(marks, key=lambda m: m.at_us))
+    """The first four lines' log loss over a moving window; the first one's alarms and promotions are marked."""
+    lines = list(result.lines.values())[:_DRAWN]
+    series = [_moving(line) for line in reversed(lines)]  # the first one is drawn on top
+    marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals]
+    marks += [
+        Mark(at_us=d.at_us, label="promoted", kind="promotion")
+        for d in lines[0].decisions
+        if d.act == "promote" and d.at_us > result.start_us
+    ]
+    marks.sort(key=lambda mark: mark.at_us)
+    return line_chart(series, title=f"Log loss, {_SMOOTH_DAYS} days", y_label="log loss", marks=marks)
 
 
 def _moving(line: LineResult) -> Series:

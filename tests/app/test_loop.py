@@ -222,6 +222,32 @@ def answer(version: str, at_us: int, *, score: float, **more: object) -> Predict
     return msgspec.convert({**fields, **more}, Prediction)
 
 
+class Unanchored(Fragile):
+    """A catalogue of a process that ends right before it anchors a watch: the alias has moved."""
+
+    def write(self, changes: Sequence[Put | Remove | Append]) -> None:
+        if any(isinstance(change, Put) and change.kind == "quality_watch" for change in changes):
+            self.left = 1
+        super().write(changes)
+
+
+def test_days_answered_between_a_killed_promotion_and_its_end_are_watched(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "p")
+    with opened(folder) as project:
+        load(project)
+        project.state.catalog = Unanchored(project.state.catalog, 10**9, after=False)
+        with pytest.raises(Crash):
+            project.loop("one").tick()
+    with opened(folder, NOW_US + 9 * DAY_US) as project:
+        assert project.loop("one").monitor.watch is None
+        predictions(project, 0, 8, good=True)
+        load(project, first_day=0, last_day=8)
+        assert acts(project.loop("one").tick()) == ["promote"]
+        watch = project.loop("one").monitor.watch
+        assert watch is not None
+        assert (watch.first_day_us, watch.last_day_us) == (NOW_US, NOW_US + 7 * DAY_US)
+
+
 def test_signals_are_kept_with_the_days_they_came_from_whenever_a_tick_is_killed(project: Project) -> None:
     project.loop("one").tick()
     predictions(project, 0, 12, good=False)
@@ -361,6 +387,35 @@ def test_a_freeze_and_its_row_are_one_write(project: Project) -> None:
         project.train("one")
     assert project.unfreeze("enough").act == "unfreeze"
     assert acts(project.loop("one").tick()) == FIRST
+
+
+def test_a_freeze_during_a_fit_stops_before_the_gate(project: Project) -> None:
+    folder = project.config.folder
+    (folder / "wait").touch()
+    said: list[str] = []
+
+    def train() -> None:
+        try:
+            project.train("one")
+        except Conflict as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        while not (folder / "waiting").exists():
+            thread.join(0.01)
+        with opened(folder) as other:
+            other.freeze("a test")
+    finally:
+        (folder / "wait").unlink()
+        thread.join()
+    assert len(said) == 1
+    assert "frozen (a test)" in said[0]
+    assert project.registry.versions("one") == []
+    assert acts(project.ledger()) == ["freeze"]
+    project.unfreeze("enough")
+    assert acts(project.loop("one").tick()) == ["train", "gate", "promote"]
 
 
 # --- what can be judged

@@ -78,6 +78,9 @@ store.close()
             applier.wait_applied({pushed.partition: pushed.position}, 20)
             assert (applier.failure, project.views.blocked) == (None, None)
         process.join()
+    with shop.opened(trained) as again:
+        assert not again.views.followed()
+    assert "trimtab-lease" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(trained: Path) -> None:

@@ -37,6 +37,7 @@ class Keeper:
     def __init__(self, project: Project) -> None:
         self.failures: dict[str, str] = {}  # by work: what its last round said
         self.failed: Counter[str] = Counter()  # rounds, by work
+        _ = project.history, project.registry, project.views, project.state.learners  # opened before threads share them
         self._project = project
         self._catalog = project.state.catalog
         self._mutex = threading.Lock()

@@ -59,10 +59,10 @@ class Lease:
             return False
         try:
             self._release_the_dead()
+            self._holder_path.write_text(self.holder)
             if not self._renewed():
                 lock.release()
                 return False
-            self._holder_path.write_text(self.holder)
         except OSError as error:
             lock.release()
             raise Unavailable(f"{self._holder_path}: cannot be written ({error}). Check space and access.") from error

@@ -391,7 +391,9 @@ class Project:
         return [line for line in found if names is None or line.name in names]
 
     def close(self) -> None:
-        """Close whatever was opened."""
+        """Close whatever was opened, and let others apply events."""
+        if "views" in self.__dict__:  # it was asked for
+            self.views.let_go()
         self.state.close()
 
     def __enter__(self) -> Project:

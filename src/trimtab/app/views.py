@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 from trimtab.app.history import SharedHistory
 from trimtab.app.lease import Lease
@@ -41,8 +42,9 @@ class Views:
         self._following: Lease | None = None
         self.blocked: str | None = None  # why what is new cannot be applied now
 
-    @property
+    @cached_property
     def store(self) -> OnlineStore:
+        """The views' states."""
         return OnlineStore(self._state.online, self.views)
 
     def catch_up(self) -> bool:
@@ -52,14 +54,15 @@ class Views:
         """
         if not self.views or self._following is not None:
             return False
+        if not self._lags():
+            return True
         lease = self._lease()
         if not lease.take():
             return False
         try:
-            store = self.store
-            positions = dict(store.positions())
+            positions = dict(self.store.positions())
             while new := self._new(positions):
-                store.apply(new)
+                self.store.apply(new)
                 positions.update({record.partition: record.position for record in new})
         finally:
             self._state.online.release_writer()

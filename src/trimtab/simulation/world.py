@@ -93,6 +93,7 @@ class World:
             seed=seed,
             around=lambda recipe: SharedRecipe(recipe, address, fits),
             save=save_manifest,
+            evaluates=False,
         )
         self.monitor, self.controller, self.ledger = self._loop.monitor, self._loop.controller, self._loop.ledger
         self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)

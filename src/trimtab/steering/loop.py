@@ -46,6 +46,7 @@ class Loop:
         seed: Given to estimators.
         around: Put around the recipe (a replay shares fits between its lines).
         save: Stores a training set.
+        evaluates: Whether candidates get an evaluation with baselines and intervals, for their report.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Loop:
         seed: int,
         around: Callable[[Recipe], Recipe] = lambda recipe: recipe,
         save: Callable[[TrainingSet, Blob], str] = save_training_set,
+        evaluates: bool = True,
     ) -> None:
         model = deployment.model
         self._model = model
@@ -76,7 +78,16 @@ class Loop:
         batch = deployment.learn == "batch"
         recipe: Recipe = BatchRecipe(model, seed=seed) if batch else OnlineRecipe(model, live, seed=seed)
         self.workshop = VersionWorkshop(
-            deployment, around(recipe), data, labels, registry, blob, clock=clock, ids=ids, save=save
+            deployment,
+            around(recipe),
+            data,
+            labels,
+            registry,
+            blob,
+            clock=clock,
+            ids=ids,
+            save=save,
+            evaluates=evaluates,
         )
         self.ledger = Ledger(catalog)
         self.controller = Controller(

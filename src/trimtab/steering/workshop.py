@@ -25,6 +25,7 @@ from trimtab.steering.recipes import Floats, Recipe, Rows
 from trimtab.steering.scales import label_unit, loss_cap, refit_distance
 from trimtab.store.ports import Blob
 from trimtab.training.definitions import Model
+from trimtab.training.evaluation import evaluate, save_evaluation
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet, save_training_set
 
@@ -69,6 +70,7 @@ class VersionWorkshop:
         clock: Clock,
         ids: Ids,
         save: Callable[[TrainingSet, Blob], str] = save_training_set,
+        evaluates: bool = True,
     ) -> None:
         self._deployment = deployment
         self._recipe = recipe
@@ -79,6 +81,7 @@ class VersionWorkshop:
         self._clock = clock
         self._ids = ids
         self._save = save
+        self._evaluates = evaluates
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
@@ -109,7 +112,9 @@ class VersionWorkshop:
         candidate = recipe.fit(training_set, stretch.before)
         go_on()
         manifest = self._save(training_set, self._blob)
-        judged = self._registry.register(candidate, training_set=manifest)
+        judged = self._registry.register(
+            candidate, training_set=manifest, evaluation=self._evaluation(candidate, training_set, stretch)
+        )
         scores = _finite(recipe.candidate_scores(candidate, training_set, stretch.rows), judged)
         gate = self._judge(judged, scores, training_set, stretch, champion)
         self._registry.put_gate(gate)
@@ -137,6 +142,20 @@ class VersionWorkshop:
         return self._registry.move(
             self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why
         ).previous
+
+    def _evaluation(self, candidate: Fitted, training_set: TrainingSet, stretch: _Stretch) -> str | None:
+        """The candidate's evaluation on the window, stored; None where nobody asks for it (a replay)."""
+        if not self._evaluates:
+            return None
+        found = evaluate(
+            self._deployment.model,
+            candidate,
+            training_set,
+            rows=stretch.rows,
+            train=stretch.before,
+            seed=candidate.seed,
+        )
+        return save_evaluation(found, self._blob)
 
     def _champion(self) -> Version | None:
         return self._registry.alias(self._deployment.name, CHAMPION)

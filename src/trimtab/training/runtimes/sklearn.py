@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import get_tags
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
+from threadpoolctl import ThreadpoolController
 
 from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.ports import Scorer

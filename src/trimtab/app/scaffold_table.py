@@ -127,7 +127,7 @@ class DataTable:
         """Whether most of a text column's values are moments, however written."""
         ways = _ways(name).values()
         counts = self.one(f"SELECT {', '.join(f'count({way})' for way in ways)} FROM data")
-        return 2 * max(counts) > self.columns[name].present
+        return bool(2 * max(counts) > self.columns[name].present)
 
     def _text_as_time(self, name: str, time_format: str | None) -> tuple[str, str]:
         t, ways = f"trim({quoted(name)})", _ways(name)

@@ -100,7 +100,7 @@ def test_batches_and_questions_about_the_past_are_no_training_requests(project: 
     ids=["one more", "another order"],
 )
 def test_predictions_of_another_request_shape_are_passed_over_and_counted(
-    trained: Path, change: tuple[str, str]
+    trained: Path, change: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with shop.opened(trained) as project:
         project.predict("buyer", [shop.visit("before", HOURS[0]), shop.visit("too", HOURS[0])])
@@ -111,6 +111,7 @@ def test_predictions_of_another_request_shape_are_passed_over_and_counted(
         found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
         assert "before" not in found.requests["visit_id"].to_list()
         assert data.other_shapes == 2
+        assert "2 predictions are left out" in caplog.text
 
 
 def test_without_any_request_the_way_out_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.training_data import AskedRequests, decode_requests
+from trimtab.app.training_data import AskedRequest, AskedRequests, decode_requests
 from trimtab.core.errors import Conflict
 from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
@@ -19,7 +19,6 @@ from trimtab.steering.definitions import Deployment
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
-    from trimtab.core.records import Prediction
 
 _WAITS = 2  # label waits after which a prediction is no longer watched for its label
 _GRACE_US = 60 * SECOND_US  # after which an event that became known has reached the log, and this reader
@@ -70,7 +69,7 @@ class Teacher:
         until_us = now_us - _GRACE_US
         if self._asked is None:
             oldest_us = now_us - _WAITS * model.label.wait_us
-            self._asked = AskedRequests(model, project.predictions, since_us=oldest_us)
+            self._asked = AskedRequests(model, project.predictions, since_us=oldest_us, inputs=True)
         if loaded.version.id != self._version:
             self._version = loaded.version.id
             self._taught.clear()
@@ -118,7 +117,7 @@ class Teacher:
             inputs |= self._encoded_anew(others, loaded)
         return {key: inputs[key] for key in keys}
 
-    def _encoded_anew(self, predictions: list[Prediction], loaded: LoadedModel) -> dict[str, bytes]:
+    def _encoded_anew(self, predictions: list[AskedRequest], loaded: LoadedModel) -> dict[str, bytes]:
         model = self._deployment.model
         requests = decode_requests(model.request, [p.request for p in predictions])
         frames, _ = self._project.history.moment({view.source.name for view in model.features.views})

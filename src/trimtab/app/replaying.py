@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trimtab.app.lines import lines_of
-from trimtab.app.training_data import AskedRequests, decode_requests, ingested_requests
+from trimtab.app.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
 from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import NotFound
 from trimtab.core.time import format_moment, moment_us
@@ -22,7 +22,6 @@ from trimtab.simulation.results import ReplayResult
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
-    from trimtab.core.records import Prediction
 
 
 def simulate_project(
@@ -90,7 +89,7 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
 
 def _asked(project: Project, request: Request, frame: EventFrame) -> Columns:
     """Every request once, as it stood when it was asked; `_known_at` says when that was."""
-    logged: dict[str, Prediction] = {}
+    logged: dict[str, AskedRequest] = {}
     for model in project.definitions.models.values():
         if model.request.name == request.name:
             asked = AskedRequests(model, project.predictions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from trimtab.app.history import SharedHistory
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
-from trimtab.events.frames import EventFrame
+from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
 from trimtab.features.offline import evaluate
@@ -22,6 +23,7 @@ from trimtab.serving.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, assemble
 
+_logger = logging.getLogger(__name__)
 _ASKED = frozenset({"live", "online", "replay"})
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
@@ -79,8 +81,25 @@ class LivingData:
         asked = AskedRequests(model, self._predictions)
         asked.read()
         self.other_shapes = asked.other_shapes
+        if asked.other_shapes:
+            _logger.warning(
+                "%s: %d predictions are left out of the training set: their request had other columns than are "
+                "declared now",
+                model.name,
+                asked.other_shapes,
+            )
         rows = [p for p in asked.first.values() if p.at_us <= cut_us]
         return decode_requests(model.request, [p.request for p in rows]), np.array([p.at_us for p in rows], np.int64)
+
+
+class AskedRequest(msgspec.Struct, frozen=True, gc=False):
+    """A request as it was first asked."""
+
+    request_id: str
+    at_us: int
+    version: str  # the address of the version that answered
+    request: bytes  # its columns as the prediction log keeps them
+    values: bytes  # the model's inputs, if they are wanted
 
 
 class AskedRequests:
@@ -93,14 +112,18 @@ class AskedRequests:
         model: Whose requests.
         predictions: The log.
         since_us: Pass over what was asked before.
+        inputs: Keep what the model was shown, too.
     """
 
-    def __init__(self, model: Model, predictions: PredictionLog, *, since_us: int | None = None) -> None:
-        self.first: dict[str, Prediction] = {}  # by request key, in the order asked
+    def __init__(
+        self, model: Model, predictions: PredictionLog, *, since_us: int | None = None, inputs: bool = False
+    ) -> None:
+        self.first: dict[str, AskedRequest] = {}  # by request key, in the order asked
         self.other_shapes = 0
         self._model = model
         self._predictions = predictions
         self._since_us = since_us
+        self._inputs = inputs
         self._fits = request_shape(model.request)
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
 
@@ -129,7 +152,8 @@ class AskedRequests:
             return
         before = self.first.get(p.request_id)
         if before is None or p.at_us < before.at_us:
-            self.first[p.request_id] = p
+            values = p.values if self._inputs else b""
+            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, p.request, values)
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
@@ -173,6 +197,7 @@ def ingested_requests(
         counts &= ~np.isin(keys, gone)
     rows = np.flatnonzero(counts)
     rows = rows[np.argsort(at_us[rows], kind="stable")]
-    _, first = np.unique(keys[rows].astype(str), return_index=True)
-    rows = rows[np.sort(first)]
+    if (frame.superseded_at_us != NEVER_US).any():
+        _, first = np.unique(keys[rows].astype(str), return_index=True)
+        rows = rows[np.sort(first)]
     return frame.columns.take(rows).select(request.columns), at_us[rows]

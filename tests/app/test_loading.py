@@ -11,6 +11,7 @@ import shop
 from trimtab.core.errors import Misuse, NotFound
 
 
+@pytest.mark.fast
 def test_mistyped_cells_go_to_quarantine_and_the_rest_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "readings.csv"
     file.write_text(

@@ -35,6 +35,7 @@ def run(command: str) -> int | None:
     return process.exitcode
 
 
+@pytest.mark.fast
 def test_one_applies_at_a_time_also_in_one_process(trained: Path) -> None:
     with shop.opened(trained) as serving, shop.opened(trained) as other:
         with serving.views.follow().start() as applier:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from trimtab.core.errors import NotFound
 from trimtab.core.time import format_moment
-from trimtab.registry import Version
+from trimtab.registry import Registry, Version
 from trimtab.report import Bar, CalibrationPoint, Page, Table, bar_chart, calibration_plot
 from trimtab.stats.interval import Interval
-from trimtab.training.evaluation import Evaluation
+from trimtab.store.ports import Blob
+from trimtab.training.evaluation import Evaluation, load_evaluation
 
 _MOST_FEATURES = 20
 
 
-def evaluation_page(version: Version, evaluation: Evaluation, card: str) -> str:
-    """A self-contained HTML page about one version.
+def write_evaluation(registry: Registry, blob: Blob, reference: str, to: Path) -> Path:
+    """Write a version's page into the file or folder `to`, its card as Markdown beside it; see `Project.report`."""
+    version = registry.get(reference)
+    judged = version if version.refit_of is None else registry.get(version.refit_of)
+    if judged.evaluation is None:
+        raise NotFound(
+            f"report of {version.name}: it was not evaluated. Train a version: trimtab train {version.model}"
+        )
+    file = to if to.suffix == ".html" else to / f"{version.name.replace('@', '-')}.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(evaluation_page(judged, load_evaluation(judged.evaluation, blob)), "utf-8")
+    file.with_suffix(".md").write_text(registry.card(version), "utf-8")
+    return file
 
-    Args:
-        version: Whose evaluation it is.
-        evaluation: The figures.
-        card: The model card, shown at the end as it is.
-    """
+
+def evaluation_page(version: Version, evaluation: Evaluation) -> str:
+    """A self-contained HTML page about the evaluation of one version."""
     window = f"{format_moment(evaluation.start_us)} to {format_moment(evaluation.end_us)}"
     page = Page(f"{version.name}: evaluation", f"{evaluation.rows:,} labelled rows it had not seen, {window}")
     page.heading("How good")
@@ -56,9 +69,17 @@ def evaluation_page(version: Version, evaluation: Evaluation, card: str) -> str:
     page.paragraph(f"Importance by {evaluation.importance_kind}.")
     ranked = sorted(evaluation.importance.items(), key=lambda item: -item[1])[:_MOST_FEATURES]
     page.figure(bar_chart([Bar(label=name, value=value) for name, value in ranked], title="importance"))
-    page.heading("Card")
-    for block in card.split("\n\n"):
-        page.paragraph(block)
+    page.heading("What it is")
+    page.facts(
+        {
+            "address": version.id[:16],
+            "fitted on": f"{version.rows:,} labelled rows",
+            "known until": format_moment(version.cut_us)[:19],
+            "training set": version.training_set[:16],
+            "recipe": version.recipe[:16],
+            "runtime": version.runtime,
+        }
+    )
     return page.render()
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from trimtab.events.definitions import Source
 from trimtab.events.frames import EventFrame
 from trimtab.events.history import History
-from trimtab.store.ports import Log
+from trimtab.store.ports import Log, Table
 
 Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by source, and the positions they reach
 
@@ -17,8 +17,15 @@ Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by 
 class SharedHistory(History):
     """A `History` that threads may share. Frames never change, so what `moment` gave stays as it was."""
 
-    def __init__(self, log: Log, sources: Sequence[Source], *, upto: Mapping[str, int] | None = None) -> None:
-        super().__init__(log, sources, upto=upto)
+    def __init__(
+        self,
+        log: Log,
+        sources: Sequence[Source],
+        *,
+        upto: Mapping[str, int] | None = None,
+        tables: Mapping[str, Table] | None = None,
+    ) -> None:
+        super().__init__(log, sources, upto=upto, tables=tables)
         self._mutex = threading.RLock()
 
     def refresh(self) -> int:

@@ -75,6 +75,7 @@ class ServedModel:
         version = self._registry.alias(name, CHAMPION)
         if version is None:
             raise NotFound(f"model {name!r}: no version is in service. Train one: trimtab train {name}")
+        self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
         if self._loaded is None or self._loaded.version.id != version.id:
             loaded = self._registry.load(version, features=self.deployment.model.features)
             self.endpoint.swap(self._answerer(loaded))
@@ -82,10 +83,6 @@ class ServedModel:
         elif self.learner is not None:
             self.learner.follow()
         return self._loaded
-
-    def use_precomputed(self, wanted: bool) -> None:
-        """Whether a stored answer is given first."""
-        self.endpoint.precomputed = self.precomputed if wanted else None
 
     def served(self, loaded: LoadedModel) -> ServedVersion:
         """How answers name the version."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from trimtab.core.columns import Columns
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed
+    from trimtab.events.tables import Materialised
     from trimtab.serving.batch import Manifest
 
 Meter = Callable[[int, int], object]
@@ -216,6 +217,29 @@ class Project:
         """
         return explain(self, prediction_id)
 
+    def report(self, version: str, file: Path | None = None) -> Path:
+        """Write a version's evaluation and card as a self-contained page; where it is.
+
+        Args:
+            version: "late_flight@7", "late_flight@champion" or the beginning of its address.
+            file: Where to; left out, `reports/` in the state folder.
+
+        Raises:
+            NotFound: There is no such version, or neither it nor the version it refits was evaluated.
+        """
+        from trimtab.app.evaluation_page import write_evaluation
+
+        return write_evaluation(self.registry, self.state.blob, version, file or self.state_folder / "reports")
+
+    def materialise(self) -> Materialised:
+        """Move what is new in the event log into one Delta table a source, every version and tombstone of it.
+
+        The log stays as it is. Histories then begin with the tables, and any tool that reads Delta can read them.
+        """
+        from trimtab.events.tables import materialise
+
+        return materialise(self.state.events, self.sources, self.state.tables(self.sources, make=True) or {})
+
     def status(self) -> Status:
         """What is deployed, how fresh it is, and what is red."""
         return project_status(self)
@@ -310,8 +334,8 @@ class Project:
 
     @cached_property
     def history(self) -> SharedHistory:
-        """The event log in columns, as of its last refresh."""
-        return SharedHistory(self.state.events, self.sources)
+        """The event log in columns, as of its last refresh; it begins with the tables of record where there are any."""
+        return SharedHistory(self.state.events, self.sources, tables=self.state.tables(self.sources, make=False))
 
     @cached_property
     def predictions(self) -> PredictionLog:

@@ -24,8 +24,6 @@ def serve_project(
     settings = project.config.serve
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
     models = [project.served(name) for name in project.definitions.deployments]
-    for model in models:
-        model.use_precomputed(True)
     with ExitStack() as opened:
         applier = project.views.follow()
         opened.callback(project.views.let_go)

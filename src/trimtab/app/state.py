@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -12,7 +13,8 @@ from trimtab import store
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.urls import store_url
-from trimtab.store.ports import Blob, Catalog, KeyValue, Log
+from trimtab.events.definitions import Source
+from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Table
 
 FORMAT = 1
 _FILE = "format.json"
@@ -90,6 +92,13 @@ class State:
     def learners(self) -> KeyValue:
         """What online learners know."""
         return self._kept(store.open(store_url("lmdb", self.folder / "learners"), "kv"))
+
+    def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table] | None:
+        """The sources' tables of record; None where not all of them exist and none is to be made."""
+        folders = {source.name: self.folder / "tables" / source.name for source in sources}
+        if not make and not all(folder.exists() for folder in folders.values()):
+            return None
+        return {name: self._kept(store.open(store_url("delta", folder), "table")) for name, folder in folders.items()}
 
     def close(self) -> None:
         """Close whatever was opened."""

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ingest": (_DATA, "data", "Load a file of a source's history into the log."),
     "predict": (_DATA, "data", "Answer a file of requests, or single rows."),
     "serve": (_DATA, "running", "Answer over HTTP until stopped."),
+    "materialise": (_DATA, "loop", "Move new events from the log into one Delta table a source."),
     "train": (_LOOP, "loop", "Train a candidate now, judge it, promote or refuse it."),
     "tick": (_LOOP, "loop", "Look at every deployment once and do what is due."),
     "freeze": (_LOOP, "loop", "Stop all automation at once."),

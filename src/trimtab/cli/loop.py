@@ -26,10 +26,13 @@ def train(model: str | None) -> int:
     """
     with opened_project() as project, progress("training"):
         decisions = project.train(model)
+        made = [d.version for d in decisions if d.act == "train" and d.version is not None]
+        reports = [project.report(version) for version in made]
     if manner().json:
         show_json(decisions)
     else:
         show_lines(shown_decisions(decisions) or ["Nothing was decided."])
+        show_lines(f"evaluation: {report}" for report in reports)
     return FAILED if decisions and decisions[-1].act == "refuse" else 0
 
 
@@ -79,3 +82,21 @@ def unfreeze(reason: str) -> None:
     with opened_project() as project:
         row = project.unfreeze(reason)
     show_json(row) if manner().json else show_lines(shown_decisions([row]))
+
+
+@command("materialise", safe="What was moved is in the tables; run the same command again for the rest.")
+def materialise() -> None:
+    """Move new events from the log into one Delta table a source.
+
+    The log stays as it is; training and questions about the past then begin with the tables.
+
+    \b
+    Example:
+      trimtab materialise
+    """
+    with opened_project() as project, progress("moving events into tables"):
+        moved = project.materialise()
+    if manner().json:
+        show_json(moved)
+    else:
+        show_lines(f"{source}: {rows:,} new rows" for source, rows in moved.rows.items())

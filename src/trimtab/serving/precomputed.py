@@ -59,6 +59,10 @@ class Precomputed:
             count += len(block)
         return count
 
+    def holds_any(self) -> bool:
+        """Whether any answer of this model was ever stored."""
+        return next(iter(self._store.scan(self._prefix, limit=1)), None) is not None
+
     def look_up(self, row: Row, key: str, version: str, now_us: int) -> Looked:
         """The stored answer of `version` to a checked row, if there is a fresh one.
 

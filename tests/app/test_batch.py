@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,19 @@ def test_precomputed_answers_can_be_stored_beside_a_running_service(trained: Pat
     rows = [{**row, "at": format_moment(row["at"])} for row in ahead.to_rows()]
     with shop.serving(trained, "--as-of", format_moment(as_of)) as (_, url):
         address = f"{url}/v1/models/buyer/predict"
-        missing = shop.call(address, {"request": rows[0]})[1]
-        assert (missing["mode"], missing["flags"]) == ("live", ["precomputed_missing"])
+        first = shop.call(address, {"request": rows[0]})[1]
+        assert (first["mode"], first["flags"]) == ("live", [])
         with shop.opened(trained, as_of) as project:
             made = project.predict_table("buyer", ahead, mode="precomputed")
-        (stored,) = [shop.call(address, {"rows": rows})[1]["predictions"]]
+        for _ in range(100):  # the service looks every two seconds whether there are stored answers
+            stored = shop.call(address, {"rows": rows})[1]["predictions"]
+            if stored[0]["mode"] == "precomputed":
+                break
+            time.sleep(0.1)
         assert [(a["mode"], a["flags"]) for a in stored] == [("precomputed", [])] * 2
         with shop.opened(trained, as_of) as project:
+            missing = shop.call(address, {"request": {**rows[0], "visit_id": "other"}})[1]
+            assert (missing["mode"], missing["flags"]) == ("live", ["precomputed_missing"])
             assert project.predictions.find(stored[0]["id"]).mode == "precomputed"
             assert project.predict_table("buyer", ahead, mode="precomputed") == made
     with shop.serving(trained, "--as-of", format_moment(as_of + 2 * DAY_US)) as (_, url):

@@ -164,7 +164,10 @@ def _column(dtype: Dtype, array: NDArray[Any]) -> Column:
         data = np.where(mask, np.nan, data) if mask is not None else data
         return float_column(data)
     if dtype == "str":
-        data = data.astype(object)
+        texts: dict[Any, Any] = {}
+        shared = [texts.setdefault(text, text) for text in data.tolist()]  # equal texts are held once
+        data = np.empty(len(shared), object)
+        data[:] = shared
         mask = np.array([v is None for v in data.tolist()], bool) if mask is None else mask
         data[mask] = None
     else:

@@ -318,12 +318,12 @@ def _features(table: DataTable, taken: set[str]) -> tuple[list[Profile], dict[st
 
 
 def _window(span_us: int) -> str:
-    """A fifth of the history, from 7 days (the gate judges on no less) to 14."""
-    return f"{min(14, max(7, span_us // (5 * DAY_US)))}d"
+    """A fifth of the history, from 10 days (the quality alarm learns from no less) to 14."""
+    return f"{min(14, max(10, span_us // (5 * DAY_US)))}d"
 
 
 def _calibration(table: DataTable, time: str, label: str, value: str | None, binary: bool, window_us: int) -> float:
-    """Three standard errors of the labels' mean over the newest window, two digits; for classes at least 0.03."""
+    """Three standard errors of the labels' mean over the newest window, at least 0.03; of numbers in their spread."""
     q, t = quoted(label), quoted(time)
     number = f"{q}::DOUBLE"
     if binary and value is not None:
@@ -335,8 +335,8 @@ def _calibration(table: DataTable, time: str, label: str, value: str | None, bin
         f"SELECT stddev_pop({number}), count(*) FILTER (epoch_us({t}) >= (SELECT max(epoch_us({t})) FROM data) - "
         f"{window_us}) FROM data WHERE {q} IS NOT NULL" + ("" if binary else f" AND isfinite({number})")
     )
-    error = 3 * float(spread or 0) / max(1, int(rows)) ** 0.5
-    return max(0.03, float(f"{error:.2g}")) if binary else max(1e-9, float(f"{error:.2g}"))
+    error = 3 * (float(spread or 0) if binary else 1.0) / max(1, int(rows)) ** 0.5
+    return max(0.03, float(f"{error:.2g}"))
 
 
 def _trees(estimator: Estimator) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from trimtab.app.keeper import Keeper
+from trimtab.core.errors import Unavailable
 from trimtab.serving.http import HttpService, Limits
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.server import serve
 from trimtab.serving.spool import Spool
+
+_FILL_S = 10.0  # how long a start waits for the features to be filled
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -24,6 +27,7 @@ def serve_project(
     settings = project.config.serve
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
     models = [project.served(name) for name in project.definitions.deployments]
+    begun = project.state.events.positions()
     with ExitStack() as opened:
         applier = project.views.follow()
         opened.callback(project.views.let_go)
@@ -42,10 +46,12 @@ def serve_project(
             limits=limits,
             push=project.ingestor.push,
             wait_applied=applier.wait_applied,
-            ready=lambda: _stands_still(project, applier),
+            ready=lambda: _stands_still(project, applier, begun),
         )
         keeper.follow()
         opened.enter_context(keeper.start())
+        with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
+            applier.wait_applied(begun, _FILL_S)
         serve(
             service,
             host=host or settings.host,
@@ -67,8 +73,18 @@ def _show(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
     )
 
 
-def _stands_still(project: Project, applier: Applier) -> str | None:
-    """Why online features do not follow the log, if they do not."""
+def _stands_still(project: Project, applier: Applier, begun: Mapping[str, int]) -> str | None:
+    """Why online features do not follow the log, if they do not.
+
+    Args:
+        project: What is served.
+        applier: Brings the features on.
+        begun: Where the log stood when the service began: with less the features are being filled.
+    """
     if applier.failure:
         return f"the applier stopped: {applier.failure}"
-    return f"events cannot be applied: {project.views.blocked}" if project.views.blocked else None
+    if project.views.blocked:
+        return f"events cannot be applied: {project.views.blocked}"
+    applied = applier.positions
+    left = sum(max(0, last - applied.get(name, 0)) for name, last in begun.items()) if project.views.views else 0
+    return f"online features are being filled: {left:,} records to apply." if left else None

@@ -14,7 +14,7 @@ from trimtab.app.keeper import Keeper
 from trimtab.app.loop import KIND as LOOP
 from trimtab.app.loop import Turn
 from trimtab.app.project import Project
-from trimtab.core.errors import NotFound
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.store import Append, Put
@@ -159,3 +159,24 @@ def test_all_signals_are_read(project: Project) -> None:
     appends = [Append("signals", n, msgspec.json.encode(signal)) for n in range(10_001)]
     project.state.catalog.write(appends)
     assert len(project.signals()) == 10_001
+
+
+def test_changed_features_are_red_until_a_version_of_them_is_trained(trained: Path) -> None:
+    project_file = trained / "project.py"
+    project_file.write_text(
+        project_file.read_text().replace('{"x": tt.col("x"),', '{"x": tt.col("x"), "y": tt.col("x") * 2,')
+    )
+    with shop.opened(trained, shop.NOW_US) as project:
+        assert any("other features" in line and "trimtab train buyer" in line for line in project.status().red)
+        with pytest.raises(Misuse, match="Retrain"):
+            project.predict("buyer", [shop.visit("a", shop.NOW_US)])
+        assert [d.act for d in project.train("buyer")][-1] == "promote"
+        assert project.predict("buyer", [shop.visit("a", shop.NOW_US)])[0].score > 0
+        assert not any("other features" in line for line in project.status().red)
+
+
+def test_a_metric_that_is_none_is_refused_where_it_is_declared(trained: Path) -> None:
+    project_file = trained / "project.py"
+    project_file.write_text(project_file.read_text().replace('metric="log_loss"', 'metric="logloss"'))
+    with pytest.raises(Misuse, match="'logloss' is none of log_loss"):
+        shop.opened(trained, shop.NOW_US)

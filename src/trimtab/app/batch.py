@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
-from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import read_file
 from trimtab.features.definitions import Request
@@ -40,6 +40,8 @@ def answer_table(
     """See `Project.predict_table`."""
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise NotFound(f"--out {out}: there is no folder {out.absolute().parent}. Make it, or name another file.")
     if out is not None and out.exists():
         raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
     served = project.served(model)

@@ -199,6 +199,7 @@ def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]],
         answers = _ask(f"{url}/v1/models/{model}/predict", {"rows": rows})["predictions"]
         for answer in answers:
             show(f"  {answer['request_id']}: {answer['score']:.4f} by {answer['version']}, id {answer['id']}")
+        show("  and was stopped again")
     finally:
         server.terminate()
         server.wait(30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -118,6 +119,7 @@ def shown_decisions(at: Progress) -> list[str]:
 
 def main() -> None:
     """Replay the lines that standard input names."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     config = load_config(Path(job.project), os.environ)
     definitions = load_definitions(config.project_file)

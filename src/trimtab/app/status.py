@@ -137,6 +137,10 @@ def _deployment(
     decisions = [d for d in ledger if d.model == name]
     if version is None:
         red.append(f"{name}: no version is in service; run: trimtab train {name}")
+    elif version.features != loop.deployment.model.features.hash:
+        red.append(
+            f"{name}: {version.name} was trained with other features and cannot answer; run: trimtab train {name}"
+        )
     unwatched = None if version is None else _unwatched(loop, version.id)
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")

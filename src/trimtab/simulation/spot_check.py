@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
@@ -152,10 +153,12 @@ def read_packed(stream: IO[bytes]) -> bytes | None:
 
 def _write(outbox: SimpleQueue[bytes | None], stream: IO[bytes]) -> None:
     """Write messages until None; a reader that is gone is noticed by `finish`."""
-    try:
-        while (message := outbox.get()) is not None:
-            stream.write(message)
+    gone = False
+    while (message := outbox.get()) is not None:
+        if not gone:
+            try:
+                stream.write(message)
+            except BrokenPipeError:
+                gone = True  # what is still to come is dropped
+    with suppress(BrokenPipeError):
         stream.close()
-    except BrokenPipeError:
-        while outbox.get() is not None:
-            continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from bisect import bisect_right
 from pathlib import Path
@@ -86,6 +87,7 @@ def check(setup: Setup) -> Verdict:
 
 def main() -> None:
     """Speak with the replay that started this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
     body = read_packed(sys.stdin.buffer)
     if body is None:
         return

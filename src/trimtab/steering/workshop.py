@@ -89,7 +89,7 @@ class VersionWorkshop:
         return None if version is None else version.id
 
     def blocked(self, cut_us: int) -> str | None:
-        champion = self._champion()
+        champion = self._rival()
         wait_us = self._deployment.model.label.wait_us
         closed_us = _closed_until(cut_us, wait_us)
         unseen_us = LEAST_WINDOW_US if champion is None else closed_us - (champion.cut_us - wait_us)
@@ -104,7 +104,7 @@ class VersionWorkshop:
     def repair(self, cut_us: int, go_on: Callable[[], None]) -> Repair:
         model, recipe = self._deployment.model, self._recipe
         training_set = self._training_set(cut_us)
-        champion = self._champion()
+        champion = self._rival()
         stretch = self._stretch(training_set, champion)
         lack = self._lack(training_set, stretch, champion)
         if lack is not None:
@@ -165,6 +165,14 @@ class VersionWorkshop:
         if kept is not None and kept[0] == cut_us:
             return kept[1]
         return self._data.training_set(self._deployment.model, cut_us=cut_us)
+
+    def _rival(self) -> Version | None:
+        """The version in service, where it can be compared: one of other features cannot answer today's questions.
+
+        Then a candidate has no rival, as at the first time: whoever changed the definitions chose to replace it.
+        """
+        champion = self._champion()
+        return champion if champion is None or champion.features == self._deployment.model.features.hash else None
 
     def _stretch(self, training_set: TrainingSet, champion: Version | None) -> _Stretch:
         """The newest closed days that have labels, as far as the champion has not learnt from them."""
@@ -235,7 +243,7 @@ class VersionWorkshop:
             metric=model.metric,
             candidate=judged.id,
             candidate_scores=scores,
-            champion=None if champion is None else champion.id,
+            champion=self.champion(),
             champion_scores=rival,
             judged_at_us=self._clock.now_us(),
             loads=self._loads(judged),

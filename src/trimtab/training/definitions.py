@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -65,6 +65,8 @@ def model(
     check_name(name, "model")
     if not callable(estimator):
         raise Misuse(f"model {name!r}: estimator={estimator!r} is no function. Write estimator=lambda: {estimator!r}.")
+    if metric not in get_args(Metric):
+        raise Misuse(f"model {name!r}: metric={metric!r} is none of {', '.join(get_args(Metric))}.")
     if label.source.columns.get(label.key) != request.columns[request.key]:
         raise Misuse(
             f"model {name!r}: the label's key {label.key!r} is {label.source.columns.get(label.key)}, "

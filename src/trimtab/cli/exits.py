@@ -53,6 +53,8 @@ def status_of(error: BaseException) -> int:
     """The exit status for an error; docs/cli.md lists them."""
     if isinstance(error, Terminated):
         return TERMINATED
+    if isinstance(error, RuntimeError) and "Query interrupted" in str(error):
+        return INTERRUPTED  # DuckDB takes the Ctrl-C for itself while a query runs
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return INTERRUPTED
     if isinstance(error, OSError) and error.errno == errno.EPIPE:

@@ -59,7 +59,13 @@ class LinesApart:
         self._process: subprocess.Popen[str] | None = None
         if job.lines:
             command = [sys.executable, "-m", "trimtab.app.lines_apart"]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                process_group=0,  # Ctrl-C is for this process, which ends the other
+            )
             assert self._process.stdin is not None  # it was started with pipes
             self._process.stdin.write(msgspec.json.encode(job).decode())
             self._process.stdin.close()
@@ -119,7 +125,6 @@ def shown_decisions(at: Progress) -> list[str]:
 
 def main() -> None:
     """Replay the lines that standard input names."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     config = load_config(Path(job.project), os.environ)
     definitions = load_definitions(config.project_file)

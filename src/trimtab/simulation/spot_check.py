@@ -132,7 +132,13 @@ class SpotCheck:
     def _start(self, folder: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "trimtab.simulation.spot_check_worker"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            process_group=0,  # Ctrl-C is for this process, which ends the other
+        )
         assert self._process.stdin is not None  # it was started with a pipe
         self._writer = threading.Thread(target=_write, args=(self._outbox, self._process.stdin), daemon=True)
         self._writer.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from bisect import bisect_right
 from pathlib import Path
@@ -87,7 +86,6 @@ def check(setup: Setup) -> Verdict:
 
 def main() -> None:
     """Speak with the replay that started this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
     body = read_packed(sys.stdin.buffer)
     if body is None:
         return

@@ -126,7 +126,7 @@ class _Describer:
 
     def _class(self, kind: type) -> Any:
         try:
-            source: Any = textwrap.dedent(inspect.getsource(kind)).rstrip()
+            source: Any = _class_source(kind)
         except (OSError, TypeError):
             source = None
         own = {
@@ -171,6 +171,19 @@ class _Describer:
                 "Make it inside the function, or pass plain values."
             )
         return ["instance", self.describe(kind, where), self.describe(state, where)]
+
+
+def _class_source(kind: type) -> str:
+    """A class's text, from the file that its methods were compiled from: another module may have its name by now."""
+    for method in vars(kind).values():
+        if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":
+            lines, _ = inspect.findsource(method.__code__)
+            for node in ast.walk(_parsed("".join(lines))):
+                if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
+                    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                    if first <= method.__code__.co_firstlineno <= (node.end_lineno or 0):
+                        return textwrap.dedent("".join(lines[first - 1 : node.end_lineno])).rstrip()
+    return textwrap.dedent(inspect.getsource(kind)).rstrip()
 
 
 def _source(code: types.CodeType) -> Any:

@@ -92,10 +92,50 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         """This table with columns added or replaced."""
         return Columns({**self.by_name, **more})
 
+    def __repr__(self) -> str:
+        """The table for a terminal: its first and last rows."""
+        from trimtab.core.columns_shown import text_table
+
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        from trimtab.core.columns_shown import html_table
+
+        return html_table(self)
+
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict a row, None for null: for people and JSON, not for speed."""
         lists = [c.to_list() for c in self.by_name.values()]
         return [dict(zip(self.by_name, row, strict=True)) for row in zip(*lists, strict=True)]
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The table for whoever takes the Arrow PyCapsule interface: polars, pandas, pyarrow, DuckDB."""
+        from trimtab.core.arrow import arrow_stream
+
+        return arrow_stream(self, requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """Names and types of the columns, in the same way."""
+        from trimtab.core.arrow import arrow_schema
+
+        return arrow_schema(self)
+
+    @staticmethod
+    def from_arrow(table: object) -> Columns:
+        """The table that an object gives through the Arrow PyCapsule interface, copied.
+
+        Takes what has `__arrow_c_stream__` or `__arrow_c_array__`: tables and record batches of pyarrow, polars,
+        arro3 and DuckDB, pandas frames (pandas 2.2 and pyarrow; the numbers of the rows are left out). Numbers of any
+        width become int or float, also unsigned ones and decimals: those beyond 64 bits the nearest float. Dates and
+        timestamps become times, without a zone in UTC and rounded down to a microsecond; categories become texts.
+
+        Raises:
+            Misuse: It gives no table, or a column holds something else, such as lists; the message names it.
+        """
+        from trimtab.core.arrow import read_arrow
+
+        return read_arrow(table).columns
 
     @staticmethod
     def of(columns: Mapping[str, tuple[Dtype, Sequence[Any]]]) -> Columns:
@@ -138,6 +178,7 @@ def float_column(values: NDArray[Any]) -> Column:
     """A float column by the rules of ingestion: NaN is null, -0.0 is 0.0."""
     import numpy as np
 
-    values = np.asarray(values, np.float64) + 0.0  # -0.0 + 0.0 = 0.0
+    with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+        values = np.asarray(values, np.float64) + 0.0  # -0.0 + 0.0 = 0.0
     missing = np.isnan(values)
     return Column("float", values, ~missing if missing.any() else None)

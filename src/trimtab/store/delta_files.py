@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,40 @@ class ParquetFiles:
             row = cursor.execute(self._select("count(*)", [name], where), list(values)).fetchone()
         return int(row[0]) if row is not None else 0
 
+    def matching(self, names: Sequence[str], condition: str) -> int:
+        """How many rows of the named files fulfil `condition`, in which `rows` is all of them."""
+        if not names:
+            return 0
+        with self._cursor() as cursor, self._as_rows(cursor, names):
+            row = cursor.execute(f"SELECT count(*) FROM rows WHERE {condition}").fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def without(self, names: Sequence[str], condition: str) -> list[tuple[str, int, str, int]]:
+        """New, synced files for those with rows that fulfil `condition`, in which `rows` is all of them.
+
+        Each as the old name, how many rows went, the new name ("" when none is left) and how many stayed.
+        """
+        made: list[tuple[str, int, str, int]] = []
+        if not names:
+            return made
+        with self._cursor() as cursor, self._as_rows(cursor, names):
+            cursor.execute(
+                "CREATE TEMP TABLE gone AS SELECT parse_filename(filename) AS file, file_row_number AS number "
+                f"FROM rows WHERE {condition}"
+            )
+            found = cursor.execute("SELECT file, count(*) FROM gone GROUP BY file ORDER BY file").fetchall()
+            for name, gone in found:
+                stay = f"filename = ? AND file_row_number NOT IN (SELECT number FROM gone WHERE file = {_text(name)})"
+                cursor.execute(
+                    "CREATE OR REPLACE TEMP TABLE chosen AS SELECT * EXCLUDE (filename, file_row_number) FROM rows "
+                    f"WHERE {stay} ORDER BY file_row_number",
+                    [str(self.directory / name)],
+                )
+                left = cursor.table("chosen").shape[0]
+                new = self._keep(cursor, "SELECT * FROM chosen ORDER BY rowid", order_of(name)) if left else ""
+                made.append((name, gone, new, left))
+        return made
+
     def check(self, name: str) -> None:
         """Compare a file with its hash, once in this process.
 
@@ -117,6 +152,18 @@ class ParquetFiles:
         (self.directory / name).unlink(missing_ok=True)
         self._sound.discard(name)
 
+    def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
+        """Remove the files in `old`, and those not in `known` that were last written before `untouched_s`; bytes."""
+        freed = 0
+        for name in os.listdir(self.directory):
+            path = self.directory / name
+            ours = _NAME.fullmatch(name) is not None or (name.startswith("_") and name.endswith(".new"))
+            if ours and (name in old or (name not in known and path.stat().st_mtime < untouched_s)):
+                freed += path.stat().st_size
+                self.remove(name)
+        sync_directory(self.directory)
+        return freed
+
     def close(self) -> None:
         self._duckdb.close()
 
@@ -125,6 +172,20 @@ class ParquetFiles:
             self.check(name)
         paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
         return f"SELECT {what} FROM read_parquet([{paths}], hive_partitioning = false) WHERE {where}"
+
+    @contextlib.contextmanager
+    def _as_rows(self, cursor: duckdb.DuckDBPyConnection, names: Sequence[str]) -> Iterator[None]:
+        """The named files as the view `rows` of this cursor, with two more columns: `filename`, `file_row_number`."""
+        for name in names:
+            self.check(name)
+        paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
+        options = "hive_partitioning = false, filename = true, file_row_number = true"
+        cursor.execute(f"CREATE TEMP VIEW rows AS SELECT * FROM read_parquet([{paths}], {options})")
+        try:
+            yield
+        finally:
+            for thing in ("VIEW rows", "TABLE gone", "TABLE chosen"):
+                cursor.execute(f"DROP {thing.split()[0]} IF EXISTS {thing.split()[1]}")
 
     def _keep(self, cursor: duckdb.DuckDBPyConnection, query: str, order: int) -> str:
         temporary = self.directory / f"_{uuid.uuid4().hex}.new"
@@ -175,9 +236,19 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def same_as_one_of(rows: Columns) -> tuple[str, list[Any]]:
+    """The SQL condition that a row equals one of `rows` in their columns, and its values."""
+    made = ", ".join(f'unnest(?::{_SQL_TYPES[c.dtype]}[]) AS "@{i}"' for i, c in enumerate(rows.by_name.values()))
+    equal = " AND ".join(f'wanted."@{i}" = {quoted(name)}' for i, name in enumerate(rows.names))
+    return f"EXISTS (SELECT 1 FROM (SELECT {made}) wanted WHERE {equal})", [c.to_list() for c in rows.by_name.values()]
+
+
 def _literal(path: Path, *, pattern: bool = False) -> str:
     """An SQL text; `pattern` for where DuckDB would take * ? [ for more than themselves."""
-    text = re.sub(r"([*?\[])", r"[\1]", str(path)) if pattern else str(path)
+    return _text(re.sub(r"([*?\[])", r"[\1]", str(path)) if pattern else str(path))
+
+
+def _text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 

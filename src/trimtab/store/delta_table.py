@@ -7,12 +7,14 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import deltalake
 import deltalake.exceptions as delta_errors
@@ -22,7 +24,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.hashing import bytes_hash
-from trimtab.store.delta_files import ParquetFiles, order_of, quoted, runs
+from trimtab.store.delta_files import ParquetFiles, order_of, quoted, runs, same_as_one_of
 from trimtab.store.durable_files import sync_directory
 
 _CHECKPOINT_EVERY = 50  # commits
@@ -149,23 +151,31 @@ class DeltaTable:
                 return 0
             if _dtypes(delta, self.directory).get(column) != "str":
                 raise Misuse(f"{self.directory}: {column!r} is no text column. Delete by one of the text columns.")
-            condition = f"{quoted(column)} = ?"
-            removed = 0
-            actions: list[AddAction | RemoveAction] = []
-            for name in self._active(delta):
-                found = self._files.count(name, condition, [value])
-                if found:
-                    removed += found
-                    left = self._files.count(name) - found
-                    actions.append(self._remove(name, data_change=True))
-                    if left:
-                        keep = f"{quoted(column)} IS DISTINCT FROM ?"
-                        new = self._files.rewrite([name], order_of(name), keep, [value])
-                        actions.append(self._add(new, left))
-            if actions:
-                self._commit(delta, actions, [])
-            self._erase(set(self._active(delta)), condition, value)
-            return removed
+            return self._replace(delta, f"{quoted(column)} = ?", [value], None)
+
+    def erase(self, rows: Columns, instead: Columns | None = None) -> int:
+        """Remove every row that equals one of `rows` in all of its columns, and add `instead`, in one commit; how many.
+
+        Files of older versions that hold such a row are removed too: versions that needed them cannot be scanned any
+        more. The columns of `rows` are of text or whole numbers.
+
+        Raises:
+            NotFound: The table has no such column.
+            Misuse: A column is of another type, or `instead` has not the table's columns.
+        """
+        with self._mutex, self._locked(fcntl.LOCK_EX):
+            delta = self._refresh()
+            if delta is None or not rows.rows:
+                return 0
+            dtypes = _dtypes(delta, self.directory)
+            for name, column in rows.by_name.items():
+                if name not in dtypes:
+                    raise NotFound(f"{self.directory}: no column {name!r}; there are: {', '.join(dtypes)}.")
+                if column.dtype != dtypes[name] or column.dtype not in ("str", "int"):
+                    raise Misuse(f"{self.directory}: {name!r} is {dtypes[name]}. Erase by its texts or whole numbers.")
+            if instead is not None:
+                self._check_columns(delta, instead)
+            return self._replace(delta, *same_as_one_of(rows), instead)
 
     def compact(self) -> None:
         """Merge neighbouring small files; the rows, their order and the older versions stay the same."""
@@ -184,6 +194,62 @@ class DeltaTable:
             if actions:
                 self._commit(delta, actions, [])
                 self._checkpoint(delta)
+
+    def prune(self, condition: str) -> int:
+        """Remove the rows that fulfil an SQL condition, in which `rows` is the table; how many.
+
+        Older versions stay readable until `vacuum` removes their files.
+        """
+        with self._mutex, self._locked(fcntl.LOCK_EX):
+            delta = self._refresh()
+            if delta is None:
+                return 0
+            removed = 0
+            actions: list[AddAction | RemoveAction] = []
+            for name, gone, new, left in self._files.without(self._active(delta), condition):
+                removed += gone
+                actions.append(self._remove(name, data_change=True))
+                if left:
+                    actions.append(self._add(new, left))
+            if actions:
+                self._commit(delta, actions, [])
+            return removed
+
+    def count(self, condition: str = "true") -> int:
+        """How many rows fulfil an SQL condition, in which `rows` is the table."""
+        with self._mutex, self._locked(fcntl.LOCK_SH):
+            delta = self._refresh()
+            return 0 if delta is None else self._files.matching(self._active(delta), condition)
+
+    def vacuum(self, older_h: int) -> int:
+        """Remove files that no version has needed for so many hours; how many bytes. Older versions go with them.
+
+        A version is never taken from whoever scans it here; other tools that read the table have `older_h` for that.
+        """
+        with self._mutex, self._locked(fcntl.LOCK_EX):
+            delta = self._refresh()
+            if delta is None:
+                return 0
+            with _named(self.directory):
+                gone = set(delta.vacuum(0, dry_run=True, enforce_retention_duration=False))
+                old = set(delta.vacuum(older_h, dry_run=True, enforce_retention_duration=False))
+            return self._files.sweep(old, gone | set(self._active(delta)), time.time() - 3600 * older_h)
+
+    def copy_to(self, directory: Path) -> None:
+        """Write the newest version to a new directory, with its log but without what only older versions need."""
+        with self._mutex, self._locked(fcntl.LOCK_SH):  # no file goes away before it is copied
+            delta = self._refresh()
+            files = [] if delta is None else self._active(delta)
+            logs = [] if delta is None else _logs_upto(self.directory / "_delta_log", delta.version())
+            try:
+                directory.mkdir(parents=True)
+                for name in (*files, *logs, *(f"_checks/{Path(log).name}" for log in logs)):
+                    if not name.startswith("_checks") or (self.directory / name).exists():
+                        (directory / name).parent.mkdir(exist_ok=True)
+                        shutil.copyfile(self.directory / name, directory / name)
+            except OSError as error:
+                what = f"copying {self.directory} to {directory}"
+                raise Unavailable(f"{what}: {error}. Check free space and access, and try again.") from error
 
     def version(self) -> int:
         """The newest version, -1 before the first append."""
@@ -351,12 +417,37 @@ class DeltaTable:
         size = (self.directory / name).stat().st_size
         return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
 
-    def _erase(self, active: set[str], condition: str, value: str) -> None:
-        """Remove files that no current version needs and that hold the value, or can no longer say so."""
+    def _replace(
+        self, delta: deltalake.DeltaTable, condition: str, values: Sequence[Any], instead: Columns | None
+    ) -> int:
+        """Remove the rows that fulfil a condition, of older versions too, and add others; how many went."""
+        removed = 0
+        actions: list[AddAction | RemoveAction] = []
+        for name in self._active(delta):
+            found = self._files.count(name, condition, values)
+            if found:
+                removed += found
+                left = self._files.count(name) - found
+                actions.append(self._remove(name, data_change=True))
+                if left:
+                    new = self._files.rewrite([name], order_of(name), f"({condition}) IS NOT TRUE", values)
+                    actions.append(self._add(new, left))
+        if instead is not None and instead.rows:
+            new = self._files.write(instead, delta.version() + 1)
+            actions.append(self._add(new, instead.rows))
+        if actions:
+            self._commit(delta, actions, [])
+        self._erase(set(self._active(delta)), condition, values)
+        return removed
+
+    def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
+        """Remove files that no current version needs and that hold such a row, or can no longer say so."""
+        for leftover in self.directory.glob("_*.new"):  # of a process that was killed: nobody writes now
+            leftover.unlink(missing_ok=True)
         for name in self._files.on_disk():
             if name not in active:
                 try:
-                    holds = self._files.count(name, condition, [value]) > 0
+                    holds = self._files.count(name, condition, values) > 0
                 except Corrupt:
                     holds = True
                 if holds:
@@ -392,6 +483,15 @@ def _named(directory: Path) -> Iterator[None]:
         raise Unavailable(f"{directory}: {error}. Check free space and access, and try again.") from error
     except (delta_errors.DeltaError, ValueError, KeyError) as error:
         raise Corrupt(f"{directory}/_delta_log: cannot be read ({error}). Restore it from a copy.") from error
+
+
+def _logs_upto(directory: Path, version: int) -> list[str]:
+    """The files of a Delta log that a version needs, relative to the table."""
+    names = [name for name in sorted(os.listdir(directory)) if name[:20].isdigit() and int(name[:20]) <= version]
+    with contextlib.suppress(FileNotFoundError):
+        if json.loads((directory / "_last_checkpoint").read_bytes())["version"] <= version:
+            names.append("_last_checkpoint")
+    return [f"{directory.name}/{name}" for name in names]
 
 
 def _dtypes(delta: deltalake.DeltaTable, directory: Path) -> dict[str, Dtype]:

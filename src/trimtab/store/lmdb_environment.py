@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
-from trimtab.store.durable_files import publish
+from trimtab.store.durable_files import publish, sync_directory
 from trimtab.store.file_lock import FileLock
 
 FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
 _MAX_READERS = 1_024
+_COPIED = 10_000  # pairs copied in one transaction
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
@@ -105,12 +109,77 @@ class LmdbEnvironment:
                 with self._alone():
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
+    def copy(self, directory: Path) -> None:
+        """A consistent copy, without free pages, in a new directory; writing goes on."""
+        try:
+            directory.mkdir(parents=True)
+            self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
+        except lmdb.Error as error:
+            raise named(error, directory) from error
+        except OSError as error:
+            raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
+
     def release_writer(self) -> None:
         """Let another process write; the next write takes the lock again."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
+
+    def rewrite(self, gone: Iterable[bytes]) -> None:
+        """Put a file without these keys in the place of this one, which keeps old values on its free pages.
+
+        Raises:
+            Conflict: Another process has the environment open; nothing was done.
+            Unavailable: The disk is full; nothing was done.
+        """
+        with self._mutex:
+            self._refuse_closed()
+            if self._writer is None:
+                self._writer = self._take_writer()
+            for leftover in self.path.glob(".new-*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=self.path) as directory:
+                self._copy(Path(directory), frozenset(gone))
+                with self._alone():
+                    self._environment.close()
+                    try:
+                        self._replace_file(Path(directory) / "data.mdb")
+                    finally:
+                        self._open()
+
+    def _copy(self, directory: Path, gone: Set[bytes]) -> None:
+        """Write all pairs but some into a new, synced environment."""
+        size = self._environment.info()["map_size"]
+        try:
+            with (
+                lmdb.open(str(directory), map_size=size, sync=False) as new,
+                self._begin() as transaction,
+            ):
+                pairs = ((key, value) for key, value in transaction.cursor() if key not in gone)
+                while some := list(islice(pairs, _COPIED)):
+                    with new.begin(write=True) as writing:
+                        writing.cursor().putmulti(some, append=True)
+                new.sync(True)
+        except lmdb.Error as error:
+            raise named(error, self.path) from error
+
+    def _replace_file(self, made: Path) -> None:
+        """Swap the data file while it is certain that no process has it open; ours is closed."""
+        fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared one while an environment is open
+            os.replace(made, self.path / "data.mdb")
+            sync_directory(self.path)
+        except (BlockingIOError, PermissionError) as error:
+            raise Conflict(
+                f"{self.path}: another process has it open (a notebook, a service?). Close the project there, and "
+                "do this again."
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"{self.path}: {error}. Check free space and access, and try again.") from error
+        finally:
+            os.close(fd)
 
     def _written(self, what: Callable[[Any], None]) -> bool:
         """One try; False when the map is full."""

@@ -83,20 +83,21 @@ class LmdbKeyValue:
         if self._closed:
             self._refuse(None, None)
         removed = list(deletes)
-        for key in (*puts, *removed):
-            if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0:
-                raise Misuse(f"{self.directory}: key {key!r} has {len(key)} bytes. Give 1 to 511, the first not zero.")
         if not puts and not removed:
             return
         crc32 = _crc32
         pairs = [(key, value + crc32(value, crc32(key)).to_bytes(4, "little")) for key, value in puts.items()]
         pairs.sort()  # neighbours share pages
+        self._check_keys([key for key, _ in pairs])
+        self._check_keys(sorted(removed))
 
         def change(transaction: Any) -> None:
             for key in removed:
                 transaction.delete(key)
             if pairs:
-                transaction.cursor().putmulti(pairs)
+                cursor = transaction.cursor()
+                behind = not cursor.last() or cursor.key() < pairs[0][0]
+                cursor.putmulti(pairs, append=behind)  # behind all there is: full pages, no search
 
         self._environment.write(change)
 
@@ -115,6 +116,19 @@ class LmdbKeyValue:
         found = self._read(_scan, (prefix, after, limit))
         return iter([(key, self._verified(key, raw)) for key, raw in found])
 
+    def erase(self, keys: Iterable[bytes] = ()) -> None:
+        """Delete keys so that neither they nor anything deleted or replaced before is on the disk any more.
+
+        The file is written anew, which takes as long as copying it; readers in this process wait for a moment.
+
+        Raises:
+            Conflict: Another process has the store open; nothing was done.
+            Unavailable: The disk is full; nothing was done.
+        """
+        if self._closed:
+            self._refuse(None, None)
+        self._environment.rewrite(keys)
+
     def check(self) -> int:
         """Verify every pair, their order and their number; how many there are.
 
@@ -125,6 +139,14 @@ class LmdbKeyValue:
             Corrupt: Something is damaged or missing; the message names it.
         """
         return self._read(_check, self)
+
+    def copy_to(self, directory: Path) -> None:
+        """Write all pairs, as they stand at one moment, to a new directory; others may write meanwhile.
+
+        Raises:
+            Unavailable: The disk is full or read-only.
+        """
+        self._environment.copy(directory)
 
     def close(self) -> None:
         """Give the environment back; nothing happens the second time."""
@@ -138,6 +160,14 @@ class LmdbKeyValue:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _check_keys(self, keys: list[bytes]) -> None:
+        """Refuse what LMDB cannot hold, in keys that are in order."""
+        longest = max(map(len, keys), default=1)
+        if longest <= _LONGEST_KEY_BYTES and (not keys or keys[0][:1] > b"\0"):  # the least one says it for all
+            return
+        wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
+        raise Misuse(f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511, the first not zero.")
 
     def _verified(self, key: bytes, raw: bytes) -> bytes:
         if _crc32(raw, _crc32(key)) != _RESIDUE:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -47,6 +48,14 @@ class Log(Protocol):
         """Remove the records up to and including `through`; how many. Positions are not given again."""
         ...
 
+    def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
+        """Put other payloads in the place of records, by position; how many stood there. Append times stay.
+
+        When it returns, what stood there before, and what was truncated, is on no page of the disk any more. Raises
+        Conflict while another process writes the partition: nothing was done.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -70,6 +79,11 @@ class Table(Protocol):
         """Remove, also from older versions' files, every row whose text `column` equals `value`; how many."""
         ...
 
+    def erase(self, rows: Columns, instead: Columns | None = None) -> int:
+        """Remove, also from older versions' files, every row that equals one of `rows` in all of its columns, and add
+        the rows `instead`, in one commit; how many went."""
+        ...
+
     def compact(self) -> None:
         """Merge small files into large ones; the rows stay the same."""
         ...
@@ -79,6 +93,30 @@ class Table(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """A table whose oldest rows can go, as SQL conditions say; `rows` is the table in them."""
+
+    def prune(self, condition: str) -> int:
+        """Remove the rows that fulfil `condition`, in one commit; how many."""
+        ...
+
+    def count(self, condition: str = "true") -> int:
+        """How many rows fulfil `condition`."""
+        ...
+
+    def vacuum(self, older_h: int) -> int:
+        """Give room back that only versions replaced `older_h` hours ago need; how many bytes."""
+        ...
+
+
+@runtime_checkable
+class Copyable(Protocol):
+    """A store that writes itself, as it stands at one moment, to a new place, while others go on writing to it."""
+
+    def copy_to(self, to: Path, /) -> object: ...
 
 
 class KeyValue(Protocol):
@@ -100,6 +138,13 @@ class KeyValue(Protocol):
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order."""
+        ...
+
+    def erase(self, keys: Iterable[bytes] = ()) -> None:
+        """Delete keys so that neither they nor anything deleted or replaced before is on the disk any more.
+
+        Raises Conflict while another process has the store open: nothing was done.
+        """
         ...
 
     def close(self) -> None: ...

@@ -177,6 +177,26 @@ class SqlCatalog:
             rows += len(self.journal(name, limit=lines))
         return rows
 
+    def copy_to(self, path: Path) -> None:
+        """Write the catalogue, as it stands at one moment and without its leases, to a new SQLite file.
+
+        Raises:
+            Misuse: This catalogue is no SQLite file.
+            Unavailable: The disk is full or read-only.
+            Corrupt: A row is damaged; the message names it.
+        """
+        if self._engine.dialect.name != "sqlite":
+            raise Misuse(f"{self.what}: only an SQLite catalogue can be copied to a file. Use the server's own tools.")
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(self.what, timeout=_BUSY_S)) as source,
+                contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
+            ):
+                source.backup(copy)
+                copy.execute(f"DELETE FROM {schema.lease.name}")  # whoever holds one holds it there, not here
+        except sqlite3.Error as error:
+            raise named(error, f"copying {self.what} to {path}") from error
+
     def close(self) -> None:
         self._engine.dispose()
 

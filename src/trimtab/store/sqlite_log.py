@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from types import TracebackType
@@ -101,29 +101,44 @@ class SqliteLog:
         return {name: self._reader(name).position() for name in self._partitions()}
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`; how many.
+        """Remove the records up to and including `through`, and give their room back to the disk; how many.
+
+        It goes in steps, between which appends get their turn. Whoever is stopped in between has truncated less.
 
         Raises:
             Conflict: Another process writes that partition.
         """
-        self._reader(partition)  # NotFound for a wrong name
-        with self._files:
-            writer = self._writer
-        if writer is not None and writer.path.stem == partition:
-            self._wait_for_lead()
-            try:
-                return writer.truncate(through)
-            finally:
-                self._pass_lead()
-        path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
-        lock = FileLock.take(lock_path)
-        if lock is None:
-            raise busy(path, lock_path)
-        writer = open_writer(path, lock, self.mode)
+        removed = 0
+        while step := self._alone(partition, lambda writer: writer.truncate(through)):
+            removed += step
+        while self._alone(partition, PartitionWriter.give_back):
+            pass
+        return removed
+
+    def copy_to(self, directory: Path) -> dict[str, int]:
+        """Write every partition as it stands, complete, to a new directory; the last position of each copy.
+
+        Other threads and processes may append meanwhile. What was acknowledged before this call is in the copy.
+        """
         try:
-            return writer.truncate(through)
-        finally:
-            writer.close()
+            directory.mkdir(parents=True)
+            for lock in self.directory.glob("p*.lock"):  # a partition whose file was moved away stays taken
+                (directory / lock.name).touch()
+        except OSError as error:
+            raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
+        return {name: self._reader(name).copy(directory / f"{name}.db") for name in self._partitions()}
+
+    def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
+        """Put other payloads in the place of records, by position; how many stood there. Append times stay.
+
+        The partition's file is written anew, so this takes as long as copying it.
+
+        Raises:
+            Conflict: Another process writes that partition; nothing was done.
+            Unavailable: Another process reads it just now: the records are changed, but their old bytes are still on
+                the disk. Do it again.
+        """
+        return self._alone(partition, lambda writer: writer.erase(instead))
 
     def close(self) -> None:
         """Wait for the append under way, then let the partition go; nothing happens the second time."""
@@ -147,6 +162,27 @@ class SqliteLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _alone(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
+        """Change a partition while nobody appends to it, here or in another process."""
+        self._reader(partition)  # NotFound for a wrong name
+        with self._files:
+            writer = self._writer
+        if writer is not None and writer.path.stem == partition:
+            self._wait_for_lead()
+            try:
+                return change(writer)
+            finally:
+                self._pass_lead()
+        path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
+        lock = FileLock.take(lock_path)
+        if lock is None:
+            raise busy(path, lock_path)
+        writer = open_writer(path, lock, self.mode)
+        try:
+            return change(writer)
+        finally:
+            writer.close()
 
     def _lead(self, mine: _Append) -> None:
         """Write what waits in one transaction, wake its threads and leave the lead to the next one."""

@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -46,6 +46,8 @@ _CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT: each statement drops a
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
 _SELECT = "SELECT position, appended_at_us, crc, payload FROM record"
 _PREFIX = struct.Struct("<qq").pack
+_TRUNCATED = 20_000  # records that one transaction removes: appends get their turn in between
+_RETURNED = 2_000  # pages that one transaction gives back to the disk
 
 
 class PartitionWriter:
@@ -99,17 +101,63 @@ class PartitionWriter:
         return first + 1
 
     def truncate(self, through: int) -> int:
-        """Remove the records up to and including `through`; how many."""
+        """Remove the oldest records up to and including `through`, some thousands at a time; how many, 0: none left."""
         with self._transaction() as connection:
+            (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
+            if first is None or first > through:
+                return 0
+            through = min(through, first + _TRUNCATED - 1)
             last = connection.execute(
                 "SELECT position, appended_at_us FROM record WHERE position <= ? ORDER BY position DESC LIMIT 1",
                 (through,),
             ).fetchone()
-            if last is None:
-                return 0
             removed = connection.execute("DELETE FROM record WHERE position <= ?", (through,)).rowcount
             _write_head(connection, _Head(self.path.stem, self.mode == "durable", *last))
         return removed
+
+    def give_back(self) -> bool:
+        """Return pages that hold nothing any more to the disk, some at a time; whether there are more of them.
+
+        A file that was made without a map of its pages is written anew, once most of it is free.
+        """
+        with self._named() as connection:
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (mapped,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            more = bool(free) if mapped else 2 * free > pages
+            if more and mapped:
+                connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")  # `execute` stops after one page
+            elif more:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return more
+
+    def erase(self, instead: Mapping[int, bytes]) -> int:
+        """Give records other payloads, and write the file anew without what stood there; how many were changed.
+
+        A crash in between leaves changed records in a file that may still hold old bytes: do it again.
+
+        Raises:
+            Unavailable: Another process reads the file just now, or there is no space for the new one.
+        """
+        changed = 0
+        with self._named() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+        with self._transaction() as connection:
+            for position, payload in sorted(instead.items()):
+                found = connection.execute(f"{_SELECT} WHERE position = ?", (position,)).fetchall()
+                for record in _verified(found, position - 1, self.path):
+                    crc = zlib.crc32(payload, zlib.crc32(_PREFIX(position, record.appended_at_us)))
+                    row = crc, payload, position
+                    connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
+                    changed += 1
+        with self._named() as connection:
+            connection.execute("VACUUM")  # pages keep copies of what once stood on them, secure_delete or not
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
+        return changed
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and let the partition go."""
@@ -237,6 +285,17 @@ class PartitionReader:
         with self._snapshot() as connection:
             return _sequence(connection, _read_head(connection, self.path))
 
+    def copy(self, path: Path) -> int:
+        """Write the partition, as it stands at one moment, to a new file of the same name; the last position in it."""
+        try:
+            source = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
+            with contextlib.closing(source), contextlib.closing(sqlite3.connect(path)) as copy:
+                source.backup(copy)
+                copy.text_factory = bytes
+                return _sequence(copy, _check_format(copy, path))
+        except sqlite3.Error as error:
+            raise named(error, f"copying {self.path} to {path}") from error
+
     def close(self) -> None:
         with self._mutex:
             self._connection.close()
@@ -272,6 +331,7 @@ def _create(path: Path) -> None:
         connection = sqlite3.connect(new, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that `give_back` can
             connection.executescript(_SCHEMA)
             _write_head(connection, _Head(path.stem, True, 0, 0))
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -311,12 +371,12 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> _Head:
 
 
 def _read_head(connection: sqlite3.Connection, path: Path) -> _Head:
-    rows = connection.execute("SELECT name, durable, truncated_through, truncated_at_us, crc FROM head").fetchall()
+    query = "SELECT name, durable, truncated_through, truncated_at_us, crc FROM head"
     try:
-        ((name, durable, through, at_us, crc),) = rows
+        ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
         head = _Head(name.decode(), durable == 1, through, at_us)
         sound = crc == head.crc()
-    except (ValueError, AttributeError):  # damage can remove the row or turn text into a number
+    except (ValueError, AttributeError):  # damage can remove the row, or make it or the error about it no text
         sound = False
     if not sound:
         raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
@@ -367,6 +427,4 @@ def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
 
 def busy(path: Path, lock_path: Path) -> Conflict:
     """The error for a partition that another process writes."""
-    return Conflict(
-        f"{path}: process {FileLock.holder(lock_path)} writes it. Truncate it there, or once that has ended."
-    )
+    return Conflict(f"{path}: process {FileLock.holder(lock_path)} writes it. Do this there, or once that has ended.")

@@ -62,6 +62,16 @@ class KeyValueContract:
         assert [key for key, _ in store.scan(b"")] == [b"a", b"a/1", b"a/2", b"a/\xff", b"a0", b"b"]
         assert list(store.scan(b"nobody")) == []
 
+    def test_what_is_erased_is_gone_and_the_rest_stays(self, store: KeyValue) -> None:
+        store.write({b"k%03d" % i: b"%d" % i * i for i in range(300)})
+        store.erase(b"k%03d" % i for i in range(0, 300, 2))
+        assert [(key, len(value)) for key, value in store.scan(b"k")] == [
+            (b"k%03d" % i, i * len(b"%d" % i)) for i in range(1, 300, 2)
+        ]
+        store.erase([b"nobody"])
+        store.write({b"k000": b"again"})
+        assert store.get_many([b"k000", b"k001", b"k002"]) == [b"again", b"1", None]
+
     def test_a_snapshot_never_shows_half_a_write(self, store: KeyValue) -> None:
         keys = [b"k%d" % i for i in range(20)]
         store.write(dict.fromkeys(keys, b"0"))

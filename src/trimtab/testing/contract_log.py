@@ -81,6 +81,22 @@ class LogContract:
         assert log.append([b"d"]) == range(4, 5)
         assert [r.position for r in log.read(log.partition, 0)] == [4]
 
+    def test_what_is_erased_gives_way_in_its_place(self, log: Log, clock: VirtualClock) -> None:
+        log.append([b"a", b"secret " * 1_000, b"c"], at_us=[1, 2, 3])
+        assert log.erase(log.partition, {2: b"", 9: b"nobody"}) == 1
+        assert log.erase(log.partition, {}) == 0
+        assert [(r.position, r.appended_at_us, r.payload) for r in log.read(log.partition, 0)] == [
+            (1, 1, b"a"),
+            (2, 2, b""),
+            (3, 3, b"c"),
+        ]
+        assert log.append([b"d"]) == range(4, 5)
+        log.truncate(log.partition, 2)
+        assert log.erase(log.partition, {1: b"x", 3: b"y"}) == 1
+        assert [(r.position, r.payload) for r in log.read(log.partition, 0)] == [(3, b"y"), (4, b"d")]
+        with pytest.raises(NotFound):
+            log.erase("nowhere", {})
+
     def test_an_unknown_partition_is_not_found(self, log: Log) -> None:
         with pytest.raises(NotFound):
             log.read("nowhere", 0)

@@ -110,6 +110,23 @@ class TableContract:
         assert table.scan(["n"])["n"].to_list() == [n for n in [*range(10), *range(10), *range(20, 25)] if n != 7]
         assert table.position("w") == 3
 
+    def test_what_is_erased_gives_way_to_what_is_put_instead(self, table: Table) -> None:
+        assert table.erase(Columns.of({"n": ("int", [1])})) == 0
+        table.append(rows(0, 10), writer="w", position=1)
+        table.append(rows(10, 10), writer="w", position=2)
+        before = table.version()
+        gone = Columns.of({"s": ("str", ["käse '7'", "käse '8'", "käse '15'"]), "n": ("int", [7, 9, 15])})
+        assert table.erase(gone, rows(30, 1)) == 2
+        assert table.erase(gone) == 0
+        assert sorted(table.scan(["n"])["n"].to_list()) == [*(n for n in range(20) if n not in (7, 15)), 30]
+        assert table.position("w") == 2
+        with pytest.raises(NotFound):
+            table.scan(version=before)
+        assert table.erase(Columns.of({"n": ("int", list(range(40)))})) == 19
+        assert same(table.scan(), rows(0, 0))
+        with pytest.raises(NotFound, match="nobody"):
+            table.erase(Columns.of({"nobody": ("int", [1])}))
+
     def test_what_does_not_fit_is_refused(self, table: Table) -> None:
         table.append(rows(0, 3), writer="w", position=1)
         with pytest.raises(Misuse, match="other"):

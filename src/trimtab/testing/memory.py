@@ -62,6 +62,15 @@ class MemoryLog:
             self._records = [record for record in self._records if record.position > through]
             return before - len(self._records)
 
+    def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
+        self._check(partition)
+        with self._mutex:
+            before = self._records
+            self._records = [
+                LogRecord(r.partition, r.position, r.appended_at_us, instead.get(r.position, r.payload)) for r in before
+            ]
+            return sum(record.position in instead for record in before)
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -107,6 +116,9 @@ class MemoryKeyValue:
         with self._mutex:
             keys = sorted(key for key in self._values if key.startswith(prefix) and key > after)
             return iter([(key, self._values[key]) for key in keys[:limit]])
+
+    def erase(self, keys: Iterable[bytes] = ()) -> None:
+        self.write({}, keys)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -140,6 +140,19 @@ class DeltaTable:
                     raise NotFound(f"{self.directory}: version {version} needs {name}, which a delete removed.")
             return self._files.read(files, dtypes if names is None else {name: dtypes[name] for name in names})
 
+    def files(self) -> list[Path]:
+        """The Parquet files of the newest version, in the order of their rows, each checked: for tables beyond memory.
+
+        Raises:
+            Corrupt: A file is damaged; the message names it.
+        """
+        with self._mutex:
+            delta = self._refresh()
+            names = [] if delta is None else self._active(delta)
+        for name in names:
+            self._files.check(name)
+        return [self.directory / name for name in names]
+
     def delete(self, column: str, value: str) -> int:
         """Remove every row whose text `column` equals `value`, also from the files of older versions; how many.
 

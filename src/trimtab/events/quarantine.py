@@ -41,6 +41,12 @@ class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     places: tuple[tuple[str, int], ...]  # (partition, position)
 
 
+class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
+    """A row that was forgotten: it counts no longer, and nobody can say what it was. # D26"""
+
+    source: str
+
+
 class Replayed(msgspec.Struct, frozen=True):
     """What became of rows that were given back: those that failed again are in quarantine again."""
 
@@ -56,7 +62,7 @@ class Pusher(Protocol):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Quarantined | _Released)
+_decoder = msgspec.msgpack.Decoder(Quarantined | _Released | _Erased)
 
 
 class Quarantine:
@@ -81,6 +87,14 @@ class Quarantine:
             reasons = out.setdefault(row.source, {})
             reasons[row.reason] = reasons.get(row.reason, 0) + 1
         return out
+
+    def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
+        """The rows that are `wanted`, replayed ones too: by partition and position, what `Log.erase` puts instead."""
+        found: dict[str, dict[int, bytes]] = {}
+        for (partition, position), record in self._records():
+            if isinstance(record, Quarantined) and wanted(record):
+                found.setdefault(partition, {})[position] = _encoder.encode(_Erased(record.source))
+        return found
 
     def replay(
         self, ingestor: Pusher, source: str | None = None, *, fix: Callable[[Row], Row | None] | None = None
@@ -116,11 +130,11 @@ class Quarantine:
         for place, record in self._records():
             if isinstance(record, _Released):
                 released.update(record.places)
-            elif source in (None, record.source):
+            elif isinstance(record, Quarantined) and source in (None, record.source):
                 rows[place] = record
         return [(place, row) for place, row in rows.items() if place not in released]
 
-    def _records(self) -> Iterator[tuple[tuple[str, int], Quarantined | _Released]]:
+    def _records(self) -> Iterator[tuple[tuple[str, int], Quarantined | _Released | _Erased]]:
         for partition, last in sorted(self._log.positions().items()):
             after = 0
             while after < last:

@@ -28,6 +28,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can h
     values: tuple[Value, ...]
 
 
+ERASED = "!"  # the source of a record that says nothing any more; no source may have such a name
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
 
@@ -66,6 +68,15 @@ def decode_all(payloads: Sequence[bytes]) -> list[Event]:
         return list(map(_decoder.decode, payloads))
     except msgspec.DecodeError:
         return list(map(decode, payloads))  # says which
+
+
+def erased(source: str) -> bytes:
+    """What stands in the place of an event that was erased: of which source it was, and no more. # D26
+
+    >>> decode(erased("visits")).source == ERASED
+    True
+    """
+    return encode(Event(ERASED, "", 0, 0, "delete", False, (source,)))
 
 
 def known_at_us(event: Event, record: LogRecord) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stay
     from numpy.typing import NDArray
 
 FORMAT = b"\x01"  # the first byte of a payload; the rest is a msgpack array of the fields in order
+ERASED = b"\x00"  # the first byte of one that was erased; the rest is its identifier. # D26
 _BLOCK = 10_000
 _FIRST_LOOK = 50
 _HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
@@ -51,14 +52,16 @@ class PredictionLog:
         Nothing new gives an empty list and the positions that were passed in.
         """
         reached = dict(after or {})
-        found: list[tuple[int, str, int, bytes]] = []
-        for partition in self.log.positions():
-            records = self.log.read(partition, reached.get(partition, 0), limit=limit)
-            if records:
-                reached[partition] = records[-1].position
-            found.extend((r.appended_at_us, r.partition, r.position, r.payload) for r in records)
-        found.sort()
-        return [decode(payload, partition, position) for _, partition, position, payload in found], reached
+        while True:
+            found: list[tuple[int, str, int, bytes]] = []
+            for partition in self.log.positions():
+                records = self.log.read(partition, reached.get(partition, 0), limit=limit)
+                if records:
+                    reached[partition] = records[-1].position
+                found.extend((r.appended_at_us, r.partition, r.position, r.payload) for r in records)
+            there = sorted(one for one in found if not one[3].startswith(ERASED))
+            if there or not found:
+                return [decode(payload, partition, position) for _, partition, position, payload in there], reached
 
     def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
         """All predictions behind `after` in blocks, until none is left."""
@@ -73,17 +76,22 @@ class PredictionLog:
         """The prediction with this identifier.
 
         Raises:
-            NotFound: The log holds none.
+            NotFound: The log holds none, or it was erased; the message says which.
         """
         found = self.get(prediction_id)
+        if found is None and self.locate(prediction_id) is not None:
+            raise NotFound(
+                f"prediction {prediction_id!r} was erased: somebody it was about was forgotten. `trimtab ledger` says "
+                "when and why."
+            )
         if found is None:
             raise NotFound(f"prediction {prediction_id!r} is not in the log. Give an id as it stood in an answer.")
         return found
 
     def get(self, prediction_id: str) -> Prediction | None:
-        """The prediction with this identifier, None when the log holds none."""
+        """The prediction with this identifier, None when the log holds none, or none any more."""
         place = self.locate(prediction_id)
-        return None if place is None else self.read_range(*place, 1)[0]
+        return None if place is None else next(iter(self.read_range(*place, 1)), None)
 
     def locate(self, prediction_id: str) -> tuple[str, int] | None:
         """The partition and position of a prediction, None when the log holds none of this identifier."""
@@ -104,13 +112,32 @@ class PredictionLog:
         return None
 
     def read_range(self, partition: str, first: int, rows: int) -> list[Prediction]:
-        """`rows` predictions of one partition that stand together, from position `first` on."""
+        """`rows` predictions of one partition that stand together, from position `first` on, but those erased."""
         found: list[Prediction] = []
-        while len(found) < rows:
-            records = self.log.read(partition, first - 1 + len(found), limit=min(_BLOCK, rows - len(found)))
+        seen = 0
+        while seen < rows:
+            records = self.log.read(partition, first - 1 + seen, limit=min(_BLOCK, rows - seen))
             if not records:
-                raise NotFound(f"prediction log, {partition}: nothing at {first + len(found)}; has it been truncated?")
-            found += [decode(record.payload, partition, record.position) for record in records]
+                raise NotFound(f"prediction log, {partition}: nothing at {first + seen}; has it been truncated?")
+            seen += len(records)
+            there = [record for record in records if not record.payload.startswith(ERASED)]
+            found += [decode(record.payload, partition, record.position) for record in there]
+        return found
+
+    def find_all(self, wanted: Callable[[Prediction], bool]) -> dict[str, dict[int, bytes]]:
+        """The predictions that are `wanted`: by partition and position, what `Log.erase` puts in their place."""
+        found: dict[str, dict[int, bytes]] = {}
+        for partition, last in self.log.positions().items():
+            after = 0
+            while after < last and (records := self.log.read(partition, after, limit=_BLOCK)):
+                for record in records:
+                    if record.payload.startswith(ERASED):
+                        continue
+                    prediction = decode(record.payload, partition, record.position)
+                    if wanted(prediction):
+                        instead = ERASED + _encoder.encode(prediction.id)
+                        found.setdefault(partition, {})[record.position] = instead
+                after = records[-1].position
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:

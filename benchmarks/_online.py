@@ -15,11 +15,11 @@ from typing import Any
 import lmdb
 import msgspec
 
+from trimtab import features as d
 from trimtab import store
 from trimtab.core.expressions import col
 from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
-from trimtab.features import definitions as d
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online import POSITIONS_KEY, OnlineStore
@@ -169,7 +169,7 @@ class Reads:
                     transaction.put(key, value)
         plans = list(online.plans.values())
         self._keys = [
-            [POSITIONS_KEY, *(p.state_prefix + name_bytes(row[p.view.by]) for row in rows for p in plans)]
+            [POSITIONS_KEY, *(p.state_prefix + name_bytes(row[p.view.by[0]]) for row in rows for p in plans)]
             for rows in self._asked
         ]
         found = sum(reason == 0 for rows in self._asked for why in self._ask(rows).reasons for reason in why)

@@ -20,7 +20,8 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Column, Columns
 from trimtab.events.definitions import source
 from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.features.definitions import latest, request, view
+from trimtab.features.aggregates import latest
+from trimtab.features.definitions import request, view
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
 from trimtab.serving import OfflineInputs, PredictionLog, ServedVersion, score_table

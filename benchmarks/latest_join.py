@@ -27,7 +27,8 @@ def setup(folder: Path) -> dict[str, Any]:
     import duckdb
 
     from trimtab.events.definitions import source
-    from trimtab.features.definitions import latest, request, view
+    from trimtab.features.aggregates import latest
+    from trimtab.features.definitions import request, view
     from trimtab.features.feature_set import feature_set
 
     connection = duckdb.connect()

@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from trimtab.app import open_project as open
     from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
     from trimtab.core.expressions import col, lit, when
+    from trimtab.core.functions import transform
     from trimtab.events.definitions import Time, source
-    from trimtab.features.definitions import count, label, latest, max, mean, min, request, sum, view
+    from trimtab.features.aggregates import count, latest, max, mean, min, sum
+    from trimtab.features.definitions import entity, label, request, view
     from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
     from trimtab.training.definitions import model
 
@@ -28,6 +30,7 @@ __all__ = [
     "col",
     "count",
     "deployment",
+    "entity",
     "every",
     "label",
     "latest",
@@ -41,6 +44,7 @@ __all__ = [
     "request",
     "source",
     "sum",
+    "transform",
     "view",
     "when",
 ]
@@ -49,8 +53,10 @@ _HOMES = {
     "trimtab.app": ("Project",),
     "trimtab.core.errors": ("Conflict", "Corrupt", "Misuse", "NotFound", "TrimtabError", "Unavailable"),
     "trimtab.core.expressions": ("col", "lit", "when"),
+    "trimtab.core.functions": ("transform",),
     "trimtab.events.definitions": ("Time", "source"),
-    "trimtab.features.definitions": ("count", "label", "latest", "max", "mean", "min", "request", "sum", "view"),
+    "trimtab.features.aggregates": ("count", "latest", "max", "mean", "min", "sum"),
+    "trimtab.features.definitions": ("entity", "label", "request", "view"),
     "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
     "trimtab.training.definitions": ("model",),
 }

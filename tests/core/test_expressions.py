@@ -13,11 +13,33 @@ from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_columns import evaluate_columns
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import OPS, Expression, col, lit, when
+from trimtab.core.functions import transform
 
 DTYPES: dict[str, Dtype] = {
     "f": "float", "g": "float", "i": "int", "j": "int", "b": "bool", "c": "bool", "s": "str", "t": "time", "u": "time",
 }  # fmt: skip
 f, g, i, j, b, c, s, t, u = (col(name) for name in DTYPES)
+
+
+@transform
+def halved(x: float) -> float:
+    return x / 2
+
+
+@transform(returns=str, nulls="pass")
+def either(one: object, other: object) -> str | None:
+    return f"{one or other}" if one != other else None
+
+
+@transform(returns=int)
+def both(t: int, b: bool) -> int:
+    return t // 1_000_000 if b else 0
+
+
+@transform(returns=bool)
+def named() -> bool:
+    return True
+
 
 EXPRESSIONS = {
     "col": [f, i, b, s, t],
@@ -56,6 +78,7 @@ EXPRESSIONS = {
     "month": [t.month(), t.month("America/New_York")],
     "bucket": [f.bucket([-1, 0, 2.5]), i.bucket([0]), b.bucket([1])],
     "hash_bucket": [s.hash_bucket(7), f.hash_bucket(1000), i.hash_bucket(3), b.hash_bucket(2), t.hash_bucket(5)],
+    "python": [halved(f), either(s, i), either(b, 3), both(t, b), named()],
     "category": [s.category(), when(b, s, "z").category()],
 }
 

@@ -49,14 +49,14 @@ def test_a_frame_finds_its_own_entities_and_times_however_the_history_goes_on(ma
 
 def _check(frame: EventFrame) -> None:
     assert frame.index is not None
-    found = frame.index.entities(frame, "who")
+    found = frame.index.entities(frame, ("who",))
     who = frame.columns["who"].to_list()
-    assert found.of_rows.tolist() == found.of(column("str", who)).tolist()
+    assert found.of_rows.tolist() == found.of([column("str", who)]).tolist()
     assert [(w is None) for w in who] == [n == -1 for n in found.of_rows.tolist()]
-    assert found.of(column("str", ["nobody", None])).tolist() == [-1, -1]
+    assert found.of([column("str", ["nobody", None])]).tolist() == [-1, -1]
     for name in ("u", "v", "w"):
         rows = [i for i, w in enumerate(who) if w == name]
-        number = int(found.of(column("str", [name]))[0])
+        number = int(found.of([column("str", [name])])[0])
         assert (number < 0) == (not rows)
         known, event = frame.known_at_us, frame.event_at_us
         assert found.known_us[number] == min((int(known[i]) for i in rows), default=NEVER_US)
@@ -73,10 +73,10 @@ def test_an_index_reads_only_the_rows_that_are_new(log: Any) -> None:
     history.refresh()
     first = history.frame("keyed")
     assert first.index is not None
-    before = first.index.entities(first, "who")
+    before = first.index.entities(first, ("who",))
     log.append([encode(Event("keyed", "k9", 9, 0, "upsert", True, ("k9", "v", 1.0, 9)))])
     history.refresh()
     second = history.frame("keyed")
     assert second.index is first.index
-    assert second.index.entities(second, "who").numbers is before.numbers
-    assert (before.count, second.index.entities(second, "who").count) == (1, 2)
+    assert second.index.entities(second, ("who",)).numbers is before.numbers
+    assert (before.count, second.index.entities(second, ("who",)).count) == (1, 2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from trimtab import features as d
 from trimtab import store
 from trimtab.core.expressions import col
 from trimtab.events.definitions import source
-from trimtab.features import definitions as d
 from trimtab.features.definitions import view
 from trimtab.features.online import OnlineStore
 

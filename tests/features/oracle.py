@@ -13,7 +13,8 @@ from trimtab.core.columns import Columns, column
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.features.definitions import Aggregate, View
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import View
 from trimtab.features.frames import Reason
 
 Answer = tuple[Any, Reason]
@@ -38,8 +39,8 @@ def oracle(
     if key is None:
         return {name: _nothing(aggregate, view.source, "no_entity") for name, aggregate in view.features.items()}
     known = [r for r in records if r.known_at_us <= at_us and _applied(r, positions)]
-    of_key = [r for r in versions(known, view.source) if r.row[view.by] == key]
-    live = [r for r in newest(known, view.source) if r.row[view.by] == key and not r.deleted]
+    of_key = [r for r in versions(known, view.source) if _entity(r, view) == key]
+    live = [r for r in newest(known, view.source) if _entity(r, view) == key and not r.deleted]
     answers = {}
     for name, aggregate in view.features.items():
         if not of_key:
@@ -181,3 +182,9 @@ def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int
 def total(values: Sequence[Any]) -> Any:
     """The exact sum, rounded once."""
     return math.fsum(values) + 0.0 if isinstance(values[0], float) else sum(map(int, values))
+
+
+def _entity(record: Record, view: View) -> Any:
+    """What the record is about: a value, several values, or None where any is null."""
+    found = tuple(record.row[name] for name in view.by)
+    return found[0] if len(found) == 1 else None if None in found else found

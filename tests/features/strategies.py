@@ -7,10 +7,11 @@ from typing import Any
 from hypothesis import strategies as st
 from oracle import Record
 
+from trimtab import features
 from trimtab.core.expressions import Expression, col, when
 from trimtab.events.definitions import Source, Time, source
-from trimtab.features import definitions
-from trimtab.features.definitions import Aggregate, View, count, latest, view
+from trimtab.features.aggregates import Aggregate, count, latest
+from trimtab.features.definitions import View, view
 
 COLUMNS: dict[str, type] = {
     "id": str, "key": str, "at": Time, "x": float, "n": int, "ok": bool, "kind": str,
@@ -103,13 +104,13 @@ def aggregates(draw: st.DrawFn) -> Aggregate:
     if kind == "count":
         column = draw(st.sampled_from([None, None, col("x"), col("kind"), col("ok")]))
         return count(column, over=over, where=where, hop=hop)
-    return getattr(definitions, kind)(draw(st.sampled_from(VALUES)), over=over, where=where, hop=hop)
+    return getattr(features, kind)(draw(st.sampled_from(VALUES)), over=over, where=where, hop=hop)
 
 
 @st.composite
 def views(draw: st.DrawFn, of: Source = KEYED) -> View:
-    features = {f"f{i}": draw(aggregates()) for i in range(draw(st.integers(1, 5)))}
-    return view("v", source=of, by="key", features=features, boundary=draw(st.sampled_from(["before", "inclusive"])))
+    declared = {f"f{i}": draw(aggregates()) for i in range(draw(st.integers(1, 5)))}
+    return view("v", source=of, by="key", features=declared, boundary=draw(st.sampled_from(["before", "inclusive"])))
 
 
 def request_times(base_us: int = BASE_US) -> st.SearchStrategy[int]:

@@ -12,7 +12,8 @@ from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import col
 from trimtab.events.definitions import Time, source
-from trimtab.features.definitions import count, latest, request, view
+from trimtab.features.aggregates import count, latest
+from trimtab.features.definitions import request, view
 from trimtab.features.encoding import Encoding, fit
 from trimtab.features.feature_set import feature_set
 
@@ -86,11 +87,11 @@ def test_features_keep_their_declared_order() -> None:
         ([view("v", source=WEATHER, by="s", features={"s": latest("s")})], "feature 'v.s' is a string"),
         (
             [view("v", source=source("w", time="at", columns={"city": str}), by="city", features={"n": count()})],
-            "request 'ask' needs a column 'city' of str; it has id, f",
+            "request 'ask' needs a column or feature 'city' of str; it has id, f",
         ),
         (
             [view("v", source=source("w", time="at", columns={"i": str}), by="i", features={"n": count()})],
-            "request 'ask' needs a column 'i' of str; it is int",
+            "request 'ask' needs a column or feature 'i' of str; it is int",
         ),
     ],
 )

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from trimtab import features as d
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.expressions import col
 from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
-from trimtab.features import definitions as d
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online import POSITIONS_KEY, OnlineStore

@@ -8,7 +8,8 @@ from oracle import Record, oracle
 from strategies import KEYED, histories, request_keys, request_times, views
 
 from trimtab.core.expressions import col
-from trimtab.features.definitions import View, count, latest, view
+from trimtab.features.aggregates import count, latest
+from trimtab.features.definitions import View, view
 
 
 def record(

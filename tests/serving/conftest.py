@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trimtab import features as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.expressions import col
 from trimtab.events import History, Ingestor, source
 from trimtab.events.quarantine import Quarantine
-from trimtab.features import definitions as tt
 from trimtab.features.encoding import fit
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online import OnlineStore

@@ -15,7 +15,8 @@ from trimtab.core.expressions import col
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.definitions import Time, source
 from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.features.definitions import label, mean, request, view
+from trimtab.features.aggregates import mean
+from trimtab.features.definitions import label, request, view
 from trimtab.training import Model, TrainingSet, build_training_set, model
 
 START_US = 1_356_998_400_000_000  # 2013-01-01

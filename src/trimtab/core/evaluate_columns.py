@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns, Dtype
+from trimtab.core.columns import Column, Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import GREATEST, Expression, common_dtype
+from trimtab.core.functions import function_of
 from trimtab.core.primitives import TIME_PARTS, hash_bucket, overflow, utc_offset_us
 from trimtab.core.time import MINUTE_US
 
@@ -66,6 +67,8 @@ def _evaluate(node: Expression, columns: Columns) -> Column:
     if node.op in ("&", "|", "fill_null", "when"):
         return _branches(node, columns)
     args = [_evaluate(arg, columns) for arg in node.args]
+    if node.op == "python":
+        return _python(node, args, columns)
     if node.op in _COMPARE:
         common = common_dtype(args[0].dtype, args[1].dtype) or "float"
         a, b = (_widen(arg, common) for arg in args)
@@ -75,6 +78,15 @@ def _evaluate(node: Expression, columns: Columns) -> Column:
     if node.op == "isin":
         return _is_in(args[0], node.args[1:])
     return _one_argument(node, args[0])
+
+
+def _python(node: Expression, args: list[Column], columns: Columns) -> Column:
+    """A plain Python function, row by row."""
+    function = function_of(node)
+    dtype: Dtype = node.params[1]  # type: ignore[assignment]  # transform() wrote it
+    if not args:
+        return column(dtype, [function(())] * columns.rows)
+    return column(dtype, list(map(function, zip(*(arg.to_list() for arg in args), strict=True))))
 
 
 def _branches(node: Expression, columns: Columns) -> Column:

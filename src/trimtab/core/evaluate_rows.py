@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import GREATEST, Expression, common_dtype
+from trimtab.core.functions import function_of
 from trimtab.core.primitives import INT_MAX, INT_MIN, TIME_PARTS, hash_bucket, overflow, utc_offset_us
 
 Row: TypeAlias = Mapping[str, Any]
@@ -78,7 +79,13 @@ def _compile(node: Expression, columns: Mapping[str, Dtype]) -> tuple[RowFunctio
     if node.op == "lit":
         return _Constant(node.params[1]), dtype
     args = [_compile(arg, columns) for arg in node.args]
+    if node.op == "python":
+        return _python(function_of(node), [function for function, _ in args]), dtype
     return _function(node, args, dtype), dtype
+
+
+def _python(function: Callable[[list[Any]], Any], args: list[RowFunction]) -> RowFunction:
+    return lambda row: function([arg(row) for arg in args])
 
 
 def _column(name: str, dtype: Dtype) -> RowFunction:

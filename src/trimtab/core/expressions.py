@@ -31,7 +31,7 @@ Op = Literal[
     "col", "lit", "+", "-", "*", "/", "//", "%", "**", "neg", "abs",
     "==", "!=", "<", "<=", ">", ">=", "&", "|", "~",
     "log", "log1p", "exp", "sqrt", "clip", "is_null", "fill_null", "isin", "when",
-    "hour", "minute", "weekday", "day_of_year", "month", "bucket", "hash_bucket", "category",
+    "hour", "minute", "weekday", "day_of_year", "month", "bucket", "hash_bucket", "category", "python",
 ]  # fmt: skip
 OPS: tuple[Op, ...] = get_args(Op)
 
@@ -394,6 +394,9 @@ def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], 
         case "category":
             need(found == ["str"], "a string")
             return "str"
+        case "python":
+            returns: Dtype = node.params[1]  # type: ignore[assignment]  # transform() wrote it
+            return returns
         case _:
             raise Misuse(f"{what}: {node.op!r} is no function. There are: {', '.join(OPS)}.")
 
@@ -412,6 +415,8 @@ def _text(node: Expression) -> str:
             return f"-{args[0]}"
         case "when":
             return f"when({', '.join(args)})"
+        case "python":
+            return f"{node.params[0]}({', '.join(args)})"
         case op if op in _INFIX:
             return f"({args[0]} {op} {args[1]})"
         case op:

@@ -2,10 +2,11 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from trimtab.core.about import NOTHING, About, about
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
@@ -27,11 +28,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None  # the column that identifies an event; without one, its content and `_id` do
     delay_us: int = 0  # how long after its time an event of loaded history became known
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
+    about: About = NOTHING
 
     @property
     def hash(self) -> str:
-        """The content address of this definition."""
-        return content_hash(self)
+        """The content address of this definition; what is said about it for people is no part of it."""
+        return content_hash(msgspec.structs.replace(self, about=NOTHING))
 
 
 def source(
@@ -42,6 +44,9 @@ def source(
     key: str | None = None,
     delay: str | int = 0,
     future_tolerance: str | int = "5min",
+    description: str = "",
+    owner: str = "",
+    tags: Sequence[str] = (),
 ) -> Source:
     """Declare a source of events.
 
@@ -53,6 +58,9 @@ def source(
             Without one an event is what it says: the same again is a repetition, anything else another event.
         delay: For history loaded in bulk: known at = event time + `delay`.
         future_tolerance: How far ahead of the clock an event may be dated.
+        description: For people.
+        owner: For people.
+        tags: Such as "pii".
 
     Raises:
         Misuse: A name or type that cannot be (a column that begins with an underscore, two that differ in case
@@ -77,6 +85,7 @@ def source(
         key=key,
         delay_us=duration_us(delay),
         future_tolerance_us=duration_us(future_tolerance),
+        about=about(description, owner, tags, what),
     )
 
 

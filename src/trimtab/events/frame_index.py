@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -19,21 +19,29 @@ Array = NDArray[Any]
 _BLOCK = 1_024  # rows whose least and greatest event time are kept
 
 
+def key_values(columns: Sequence[Column]) -> list[Any]:
+    """One hashable value a row, a tuple for several columns; None where any is null."""
+    if len(columns) == 1:
+        found: list[Any] = columns[0].values.tolist() if columns[0].dtype == "str" else columns[0].to_list()
+        return found
+    return [None if None in key else key for key in zip(*(one.to_list() for one in columns), strict=True)]
+
+
 class Entities(msgspec.Struct, frozen=True, eq=False):
-    """The distinct texts of one column of a frame, numbered in order of appearance.
+    """The distinct entities in some columns of a frame, numbered in order of appearance.
 
     The arrays by number have one place more, the last: that of nobody, number -1.
     """
 
-    numbers: Mapping[str, int]  # may hold more than `count`: those of later frames
+    numbers: Mapping[Any, int]  # by value (of several columns a tuple); also those of later frames
     count: int
     of_rows: Array  # int32, one a row; -1 for null
     known_us: Array  # by number: when its first event became known; `NEVER_US` for nobody
     enters_us: tuple[Array, Array]  # when its first event had happened and was known, at that moment or before it
 
-    def of(self, keys: Column) -> Array:
-        """The numbers of texts, -1 for null and for those that the frame does not have."""
-        found = np.fromiter(map(self.numbers.get, keys.values.tolist(), repeat(-1)), np.int64, len(keys))
+    def of(self, keys: Sequence[Column]) -> Array:
+        """The numbers of entities, -1 for null and for those that the frame does not have."""
+        found = np.fromiter(map(self.numbers.get, key_values(keys), repeat(-1)), np.int64, len(keys[0]))
         found[found >= self.count] = -1
         return found
 
@@ -45,19 +53,19 @@ class FrameIndex:
     """
 
     def __init__(self) -> None:
-        self._entities: dict[str, _Growing] = {}  # by column
+        self._entities: dict[tuple[str, ...], _Growing] = {}  # by columns
         self._first_us = np.empty(0, np.int64)  # the least event time of each full block of rows
         self._last_us = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
-    def entities(self, frame: EventFrame, column: str) -> Entities:
-        """The entities of a frame; what is new since the last frame is added."""
+    def entities(self, frame: EventFrame, columns: tuple[str, ...]) -> Entities:
+        """The entities that columns of a frame name; what is new since the last frame is added."""
         with self._lock:
-            growing = self._entities.get(column)
+            growing = self._entities.get(columns)
             if growing is None:
-                growing = self._entities[column] = _Growing(column)
+                growing = self._entities[columns] = _Growing(columns)
             if frame.rows < growing.rows:  # a frame of before
-                growing = _Growing(column)
+                growing = _Growing(columns)
             return growing.upto(frame)
 
     def around(self, frame: EventFrame, first_us: int, last_us: int) -> slice:
@@ -77,12 +85,12 @@ class FrameIndex:
 
 
 class _Growing:
-    """The entities in one column of the frames so far."""
+    """The entities in some columns of the frames so far."""
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, columns: tuple[str, ...]) -> None:
         self.rows = 0
-        self._column = column
-        self._numbers: dict[str, int] = {}
+        self._columns = columns
+        self._numbers: dict[Any, int] = {}
         self._of_rows = np.empty(0, np.int32)
         nobody = np.full(1, NEVER_US)
         self._last = Entities(self._numbers, 0, self._of_rows, nobody, (nobody, nobody))
@@ -91,12 +99,12 @@ class _Growing:
         if frame.rows == self.rows:
             return self._last
         new = slice(self.rows, frame.rows)
-        texts = frame.columns[self._column].values[new].tolist()
+        keys = key_values([frame.columns[name].take(new) for name in self._columns])
         numbers = self._numbers
-        for text in dict.fromkeys(texts):
-            if text is not None and text not in numbers:
-                numbers[text] = len(numbers)
-        of_new = np.fromiter(map(numbers.get, texts, repeat(-1)), np.int32, len(texts))
+        for key in dict.fromkeys(keys):
+            if key is not None and key not in numbers:
+                numbers[key] = len(numbers)
+        of_new = np.fromiter(map(numbers.get, keys, repeat(-1)), np.int32, len(keys))
         self._append(of_new, frame.rows)
         known_at, event_at = frame.known_at_us[new], frame.event_at_us[new]
         before, at = self._last.enters_us

@@ -6,21 +6,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trimtab.features.definitions import (
+    from trimtab.features.aggregates import (
         Aggregate,
-        Label,
-        Request,
-        View,
         count,
-        label,
         latest,
         max,  # noqa: A004  # the field's word for it
         mean,
         min,  # noqa: A004  # the field's word for it
-        request,
         sum,  # noqa: A004  # the field's word for it
-        view,
     )
+    from trimtab.features.definitions import Entity, Join, Label, Request, View, entity, label, request, view
     from trimtab.features.encoding import Encoding, fit
     from trimtab.features.feature_set import FeatureSet
     from trimtab.features.frames import REASONS, FeatureFrame, Reason
@@ -30,10 +25,8 @@ if TYPE_CHECKING:
     from trimtab.features.request_plan import OnlineRows, RequestPlan
 
 _MODULES = {  # loaded on first use, so that `import trimtab` stays light
-    "definitions": [
-        "Aggregate", "Label", "Request", "View", "count", "label", "latest", "max", "mean", "min", "request", "sum",
-        "view",
-    ],
+    "aggregates": ["Aggregate", "count", "latest", "max", "mean", "min", "sum"],
+    "definitions": ["Entity", "Join", "Label", "Request", "View", "entity", "label", "request", "view"],
     "encoding": ["Encoding", "fit"],
     "feature_set": ["FeatureSet"],
     "frames": ["REASONS", "FeatureFrame", "Reason"],
@@ -49,8 +42,10 @@ __all__ = [
     "Aggregate",
     "Applied",
     "Encoding",
+    "Entity",
     "FeatureFrame",
     "FeatureSet",
+    "Join",
     "Label",
     "LabelFrame",
     "LabelIndex",
@@ -63,6 +58,7 @@ __all__ = [
     "View",
     "ViewApplied",
     "count",
+    "entity",
     "evaluate",
     "fit",
     "label",

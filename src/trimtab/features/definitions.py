@@ -1,38 +1,31 @@
-"""What people declare: aggregates, views, requests and labels."""
+"""What people declare: entities, views and how they are joined to a request, requests and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import msgspec
 
+from trimtab.core.about import NOTHING, About, about
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import Expression, col
 from trimtab.core.hashing import content_hash
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_us
-from trimtab.events.definitions import Source, check_name, source
+from trimtab.core.time import duration_us
+from trimtab.events.definitions import Source, check_name, declared_columns, source
+from trimtab.features.aggregates import Aggregate, check_aggregate, value_of
 
-AggregateKind = Literal["latest", "count", "sum", "mean", "min", "max"]
 Boundary = Literal["before", "inclusive"]
-
-_HOPS_US = [
-    *(n * unit for unit in (SECOND_US, MINUTE_US) for n in (1, 2, 5, 10, 15, 30)),
-    *(n * HOUR_US for n in (1, 2, 3, 4, 6, 12)),
-    DAY_US,
-]
+KEYS: tuple[Dtype, ...] = ("str", "int")  # what a column that names an entity may hold
 
 
-class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure over an entity's events: what, of which value, over which window."""
+class Entity(msgspec.Struct, frozen=True, kw_only=True):
+    """What features are about, and the columns that name one. Make one with `entity()`."""
 
-    kind: AggregateKind
-    of: Expression | None = None  # None: `count()` of rows
-    where: Expression | None = None
-    over_us: int | None = None  # None: lifetime (and always for `latest`)
-    hop_us: int = 0
-    max_age_us: int | None = None  # `latest` only
+    name: str
+    columns: dict[str, Dtype]
+    about: About = NOTHING
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,14 +33,78 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     source: Source
-    by: str  # the source's column that holds the entity; requests carry a column of the same name
+    by: tuple[str, ...]  # the source's columns that name the entity
     features: dict[str, Aggregate]
     boundary: Boundary = "before"
+    entity: str = ""  # what people call it
+    about: About = NOTHING
 
     @property
     def hash(self) -> str:
         """The content address of this definition, its source's columns included."""
-        return content_hash(self)
+        return content_hash([self.name, self.source.hash, self.by, self.features, self.boundary])
+
+    def __getitem__(self, feature: str) -> Expression:
+        """One of its features, to compute with or to look another view up by.
+
+        Raises:
+            Misuse: There is no such feature.
+        """
+        return self.join()[feature]
+
+    def join(self, name: str | None = None, *, by: By | None = None, select: Sequence[str] | None = None) -> Join:
+        """This view as a request sees it: under another name, looked up by other columns, or in part.
+
+        Args:
+            name: What its features are called after; left out, the view's name.
+            by: The request's columns, or other features (`plane["model"]`), that hold the entity; left out, columns
+                of the names that the view is declared by.
+            select: The features that the model reads; left out, all. The others can still be computed with.
+
+        Raises:
+            Misuse: More or fewer columns than the view is by, or a feature that it does not have.
+
+        >>> from trimtab.features.aggregates import count
+        >>> airport = view("airport", source=source("landings", time="at", columns={"dest": str}), by="dest",
+        ...                features={"landings": count(over="1d")})
+        >>> airport.join("origin", by="origin")["landings"]
+        col('origin.landings')
+        """
+        what = f"view {self.name!r}, join"
+        name = self.name if name is None else name
+        check_name(name, "join")
+        columns = self.by if by is None else _columns_of(by, what)
+        if len(columns) != len(self.by):
+            raise Misuse(f"{what} {name!r}: it is by {', '.join(self.by)}; by={', '.join(columns)} is not as many.")
+        for feature in select or ():
+            if feature not in self.features:
+                raise Misuse(f"{what} {name!r}: no feature {feature!r} among {', '.join(self.features)}.")
+        if isinstance(select, str):
+            raise Misuse(f'{what} {name!r}: select={select!r} must be a list, such as ["{select}"].')
+        return Join(name=name, view=self, by=columns, select=None if select is None else tuple(select))
+
+
+class Join(msgspec.Struct, frozen=True, kw_only=True):
+    """A view as a request sees it. Make one with `View.join()`; a view alone is joined under its own name."""
+
+    name: str  # its features are called `name.feature`
+    view: View
+    by: tuple[str, ...]  # columns of the request, or features, in the order of the view's
+    select: tuple[str, ...] | None = None  # the features that the model reads; None: all
+
+    def __getitem__(self, feature: str) -> Expression:
+        """One of its features, to compute with or to look another view up by."""
+        if feature not in self.view.features:
+            raise Misuse(f"view {self.view.name!r}: no feature {feature!r} among {', '.join(self.view.features)}.")
+        return col(f"{self.name}.{feature}")
+
+    @property
+    def hash(self) -> str:
+        """The content address of this definition."""
+        return content_hash([self.name, self.view.hash, self.by, self.select])
+
+
+By: TypeAlias = str | Expression | Entity | Sequence[str | Expression]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +120,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         """The content address of this definition."""
-        return content_hash(self)
+        return content_hash([self.source.hash, self.lead_us])
 
     @property
     def key(self) -> str:
@@ -91,114 +148,107 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     value: Expression
     wait_us: int
 
-
-def latest(column: str | Expression, *, max_age: str | int | None = None) -> Aggregate:
-    """The value of an entity's newest event; older than `max_age` is null with reason `expired`."""
-    return Aggregate(kind="latest", of=_value(column), max_age_us=None if max_age is None else duration_us(max_age))
-
-
-def count(
-    column: str | Expression | None = None,
-    *,
-    over: str | int | None = None,
-    where: Expression | None = None,
-    hop: str | int | None = None,
-) -> Aggregate:
-    """How many events (or how many with a value in `column`) fell in the window."""
-    return _windowed("count", column, over, where, hop)
+    @property
+    def hash(self) -> str:
+        """The content address of this definition."""
+        return content_hash([self.source.hash, self.key, self.value, self.wait_us])
 
 
-def sum(  # the field's word for it, used as tt.sum
-    column: str | Expression,
-    *,
-    over: str | int | None = None,
-    where: Expression | None = None,
-    hop: str | int | None = None,
-) -> Aggregate:
-    """The exact sum over the window, rounded once; 0 for an empty one."""
-    return _windowed("sum", column, over, where, hop)
+def entity(
+    name: str, columns: Mapping[str, type], *, description: str = "", owner: str = "", tags: Sequence[str] = ()
+) -> Entity:
+    """Declare what features are about, where a key needs a type, a description or several columns.
 
+    Args:
+        name: Lower-case name, unique in the project.
+        columns: The columns that name one together, each str or int. Views by this entity have them in their source.
+        description: For people.
+        owner: For people.
+        tags: Such as "pii".
 
-def mean(
-    column: str | Expression,
-    *,
-    over: str | int | None = None,
-    where: Expression | None = None,
-    hop: str | int | None = None,
-) -> Aggregate:
-    """The exact sum divided by the number of values; null for an empty window."""
-    return _windowed("mean", column, over, where, hop)
+    Raises:
+        Misuse: No columns, or one of another type.
 
-
-def min(
-    column: str | Expression,
-    *,
-    over: str | int | None = None,
-    where: Expression | None = None,
-    hop: str | int | None = None,
-) -> Aggregate:
-    """The smallest value in the window; null for an empty one."""
-    return _windowed("min", column, over, where, hop)
-
-
-def max(
-    column: str | Expression,
-    *,
-    over: str | int | None = None,
-    where: Expression | None = None,
-    hop: str | int | None = None,
-) -> Aggregate:
-    """The greatest value in the window; null for an empty one."""
-    return _windowed("max", column, over, where, hop)
-
-
-def default_hop_us(over_us: int) -> int:
-    """The largest usual step not above 1/128 of the window; 0 (exact) below one second.
-
-    >>> default_hop_us(duration_us("7d")) == duration_us("1h")
-    True
+    >>> entity("route", {"origin": str, "dest": str}).columns
+    {'origin': 'str', 'dest': 'str'}
     """
-    return next((hop for hop in reversed(_HOPS_US) if hop * 128 <= over_us), 0)
+    what = f"entity {name!r}"
+    check_name(name, "entity")
+    dtypes = declared_columns(columns, what)
+    wrong = {column: dtype for column, dtype in dtypes.items() if dtype not in KEYS}
+    if wrong or not dtypes:
+        raise Misuse(f"{what}: its columns must be str or int; found {wrong or 'none'}.")
+    return Entity(name=name, columns=dtypes, about=about(description, owner, tags, what))
 
 
 def view(
-    name: str, *, source: Source, by: str, features: Mapping[str, Aggregate], boundary: Boundary = "before"
+    name: str,
+    *,
+    source: Source,
+    by: By,
+    features: Mapping[str, Aggregate],
+    boundary: Boundary = "before",
+    description: str = "",
+    owner: str = "",
+    tags: Sequence[str] = (),
 ) -> View:
-    """Declare features of the entity in column `by`, computed from a source's events.
+    """Declare features of an entity, computed from a source's events.
 
     Args:
         name: Lower-case name, unique in the project; a feature is then called `name.feature`.
         source: Where the events come from.
-        by: The source's column (str or int) that holds the entity.
+        by: The source's columns (str or int) that name the entity: one, a list of several, or an `entity()`.
         features: Name and aggregate of each feature.
         boundary: "before": an event counts from the microsecond after its time, so that a row's own event can never
             leak into it; "inclusive": from its time on.
+        description: For people.
+        owner: For people.
+        tags: Such as "pii".
 
     Raises:
         Misuse: A column that does not exist or has the wrong type, an empty or impossible definition.
     """
     what = f"view {name!r}"
     check_name(name, "view")
-    if source.columns.get(by) not in ("str", "int"):
-        found = source.columns.get(by, f"missing among {', '.join(source.columns)}")
-        raise Misuse(f"{what}: by={by!r} must be a column of {source.name!r} of type str or int; it is {found}.")
+    columns = _columns_of(by, what)
+    for column in columns:
+        _check_key(what, column, source, by.columns.get(column) if isinstance(by, Entity) else None)
     if not features:
         raise Misuse(f"{what}: no features. Give at least one aggregate.")
     if boundary not in ("before", "inclusive"):
         raise Misuse(f'{what}: boundary={boundary!r} is neither "before" nor "inclusive".')
     for feature, aggregate in features.items():
         check_name(feature, f"{what}: feature")
-        _check_aggregate(f"{what}, feature {feature!r}", aggregate, source)
-    return View(name=name, source=source, by=by, features=dict(features), boundary=boundary)
+        check_aggregate(f"{what}, feature {feature!r}", aggregate, source)
+    return View(
+        name=name,
+        source=source,
+        by=columns,
+        features=dict(features),
+        boundary=boundary,
+        entity=by.name if isinstance(by, Entity) else "_".join(columns),
+        about=about(description, owner, tags, what),
+    )
 
 
-def request(name: str, *, key: str, time: str, columns: Mapping[str, type], lead: str | int = 0) -> Request:
+def request(
+    name: str,
+    *,
+    key: str,
+    time: str,
+    columns: Mapping[str, type],
+    lead: str | int = 0,
+    description: str = "",
+    owner: str = "",
+    tags: Sequence[str] = (),
+) -> Request:
     """Declare a question: its key, its time and what it carries; asked `lead` before its time.
 
     Raises:
         Misuse: As `source()`.
     """
-    return Request(source=source(name, key=key, time=time, columns=columns), lead_us=duration_us(lead))
+    asked = source(name, key=key, time=time, columns=columns, description=description, owner=owner, tags=tags)
+    return Request(source=asked, lead_us=duration_us(lead))
 
 
 def label(source: Source, *, key: str, value: Expression | str, wait: str | int) -> Label:
@@ -209,39 +259,34 @@ def label(source: Source, *, key: str, value: Expression | str, wait: str | int)
     """
     if key not in source.columns:
         raise Misuse(f"label: key={key!r} is no column of {source.name!r}: {', '.join(source.columns)}.")
-    value = _value(value)
+    value = value_of(value)
     dtype = value.dtype(source.columns, f"label from {source.name!r}")
     if dtype not in ("float", "int", "bool"):
         raise Misuse(f"label from {source.name!r}: its value is of type {dtype}. Give a number or a comparison.")
     return Label(source=source, key=key, value=value, wait_us=duration_us(wait))
 
 
-def _value(column: str | Expression) -> Expression:
-    return col(column) if isinstance(column, str) else column
+def _columns_of(by: By, what: str) -> tuple[str, ...]:
+    """The names that `by` stands for."""
+    if isinstance(by, Entity):
+        return tuple(by.columns)
+    parts = [by] if isinstance(by, str | Expression) else list(by)
+    names: list[str] = []
+    for part in parts:
+        if isinstance(part, Expression) and part.op == "col":
+            part = str(part.params[0])
+        if not isinstance(part, str) or not part:
+            raise Misuse(f"{what}: by={part!r} is neither a column nor a feature. Give a name, or a list of names.")
+        names.append(part)
+    if not names or len(set(names)) < len(names):
+        raise Misuse(f"{what}: by={', '.join(names) or 'nothing'}. Give each column that names the entity, once.")
+    return tuple(names)
 
 
-def _windowed(
-    kind: AggregateKind,
-    column: str | Expression | None,
-    over: str | int | None,
-    where: Expression | None,
-    hop: str | int | None,
-) -> Aggregate:
-    over_us = None if over is None else duration_us(over)
-    hop_us = 0 if over_us is None else default_hop_us(over_us) if hop is None else duration_us(hop)
-    of = None if column is None else _value(column)
-    return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us)
-
-
-def _check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
-    if not isinstance(aggregate, Aggregate):
-        raise Misuse(f"{what}: {aggregate!r} is no aggregate. Use tt.latest, tt.count, tt.mean, ...")
-    if aggregate.over_us == 0:
-        raise Misuse(f"{what}: over=0 is an empty window. Give a duration, or none for the whole lifetime.")
-    if aggregate.over_us is not None and aggregate.hop_us > aggregate.over_us:
-        raise Misuse(f"{what}: hop={aggregate.hop_us} us is longer than its window of {aggregate.over_us} us.")
-    if aggregate.where is not None and aggregate.where.dtype(source.columns, what) != "bool":
-        raise Misuse(f"{what}: where= is not a truth value. Write a comparison.")
-    dtype = "int" if aggregate.of is None else aggregate.of.dtype(source.columns, what)
-    if aggregate.kind in ("sum", "mean", "min", "max") and dtype not in ("float", "int", "bool"):
-        raise Misuse(f"{what}: {aggregate.kind} of a {dtype}. Give a number or a comparison.")
+def _check_key(what: str, column: str, source: Source, needed: Dtype | None) -> None:
+    found = source.columns.get(column)
+    if found not in KEYS:
+        there = found or f"missing among {', '.join(source.columns)}"
+        raise Misuse(f"{what}: by={column!r} must be a column of {source.name!r} of type str or int; it is {there}.")
+    if needed is not None and found != needed:
+        raise Misuse(f"{what}: its entity's column {column!r} is {needed}; in source {source.name!r} it is {found}.")

@@ -1,8 +1,11 @@
-"""The features of a model, in order: those of views and those computed from the request."""
+"""The features of a model, in order: those of views, and those computed from the request and from other features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import groupby
+from typing import TypeAlias
 
 import msgspec
 
@@ -11,68 +14,113 @@ from trimtab.core.errors import Misuse
 from trimtab.core.expressions import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.events.definitions import check_name
-from trimtab.features.definitions import Aggregate, Request, View
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import Join, Request, View
+
+Item: TypeAlias = View | Join | Mapping[str, Expression]
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """What can be computed at once: from the request and from the stages before."""
+
+    joins: tuple[Join, ...]
+    transforms: dict[str, Expression]
 
 
 class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Features in declared order. Make one with `feature_set()`."""
+    """Features in declared order. Make one with `feature_set()`.
+
+    A name inside it is a column of the request, a feature of a view (`view.feature`) or a transform.
+    """
 
     request: Request
-    views: tuple[View, ...]  # each once, in the order first listed
-    transforms: dict[str, Expression]  # over the request's columns
-    dtypes: dict[str, Dtype]  # of every feature, in order; those of views are named `view.feature`
+    joins: tuple[Join, ...]
+    transforms: dict[str, Expression]  # over the request's columns and other features
+    known: dict[str, Dtype]  # of every column and feature that can be computed with
+    dtypes: dict[str, Dtype]  # of every feature that the model reads, in order
     categories: tuple[str, ...]  # the features that are encoded by a vocabulary
+    stages: tuple[Stage, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The features' names, in order."""
+        """The names of the features that the model reads, in order."""
         return tuple(self.dtypes)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views that are joined, each once, in the order first listed."""
+        return tuple({join.view.hash: join.view for join in self.joins}.values())
+
+    @property
+    def request_columns(self) -> frozenset[str]:
+        """The columns of the request that features are computed from."""
+        read = {name for join in self.joins for name in join.by}.union(*(e.columns() for e in self.transforms.values()))
+        return frozenset(read & self.request.columns.keys())
 
     @property
     def hash(self) -> str:
         """The content address of this definition, the order of the features included."""
-        return content_hash([self, self.names])
+        return content_hash([self.request.hash, [join.hash for join in self.joins], self.transforms, self.names])
 
 
-def feature_set(request: Request, features: Sequence[View | Mapping[str, Expression]]) -> FeatureSet:
-    """The features a model declares: views, and dicts of named expressions over the request's columns.
+def feature_set(request: Request, features: Sequence[Item]) -> FeatureSet:
+    """The features a model declares.
+
+    Args:
+        request: Whose columns there are to compute with and to look views up by.
+        features: Views, views joined under another name, and dicts of named expressions over the request's columns
+            and over other features.
 
     Raises:
-        Misuse: Two features of one name, an entity that the request does not carry, a string without `.category()`.
+        Misuse: Two features of one name, an entity that nothing carries, features that need each other, a string
+            without `.category()`.
     """
-    views: dict[str, View] = {}
+    joins: dict[str, Join] = {}
     transforms: dict[str, Expression] = {}
-    expressions: dict[str, tuple[Dtype, Expression | None]] = {}
+    names: list[str] = []  # of what the model reads
     for item in features:
-        if isinstance(item, View):
-            if item.name in views and views[item.name].hash == item.hash:
-                continue
-            if item.name in views:
-                raise Misuse(f"features: two different views are called {item.name!r}. Rename one.")
-            _check_entity(request, item)
-            views[item.name] = item
-            for name, aggregate in item.features.items():
-                expressions[f"{item.name}.{name}"] = (aggregate_dtype(aggregate, item.source.columns), aggregate.of)
+        if isinstance(item, View | Join):
+            join = item.join() if isinstance(item, View) else item
+            if _is_new(join, joins):
+                joins[join.name] = join
+                names += [f"{join.name}.{feature}" for feature in join.view.features if _is_read(join, feature)]
         elif isinstance(item, Mapping):
             for name, expression in item.items():
-                _check_transform(request, name, expression, transforms)
+                _check_transform(name, expression, transforms)
                 transforms[name] = expression
-                expressions[name] = (expression.dtype(request.columns, f"feature {name!r}"), expression)
+                names.append(name)
         else:
             raise Misuse(f'features: {item!r} is neither a view nor a dict {{"name": expression}}.')
-    if not expressions:
+    if not names:
         raise Misuse(f"features of request {request.name!r}: none. Give at least one view or expression.")
-    categories = [name for name, (_, e) in expressions.items() if e is not None and e.is_category]
-    for name, (dtype, _) in expressions.items():
-        if dtype == "str" and name not in categories:
-            raise Misuse(f"feature {name!r} is a string. Mark it with .category(), or compare it with something.")
-    return FeatureSet(
+    known = dict(request.columns)
+    for join in joins.values():
+        for feature, aggregate in join.view.features.items():
+            known[f"{join.name}.{feature}"] = aggregate_dtype(aggregate, join.view.source.columns)
+    stages = _stages(request, joins, transforms)
+    dtypes: dict[str, Dtype] = {}
+    for stage in stages:
+        for name, expression in stage.transforms.items():
+            dtypes[name] = expression.dtype(known, f"feature {name!r}")
+            known.setdefault(name, dtypes[name])
+    for join in joins.values():
+        _check_entity(request, join, known)
+    found = FeatureSet(
         request=request,
-        views=tuple(views.values()),
+        joins=tuple(joins.values()),
         transforms=transforms,
-        dtypes={name: dtype for name, (dtype, _) in expressions.items()},
-        categories=tuple(categories),
+        known=known,
+        dtypes={name: dtypes.get(name) or known[name] for name in names},
+        categories=tuple(name for name in names if _is_category(name, joins, transforms)),
+        stages=stages,
     )
+    for name, dtype in found.dtypes.items():
+        if dtype == "str" and name not in found.categories:
+            raise Misuse(
+                f"feature {name!r} is a string. Mark it with .category(), compare it with something, or leave it out "
+                "with view.join(select=[...])."
+            )
+    return found
 
 
 def aggregate_dtype(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> Dtype:
@@ -85,16 +133,82 @@ def aggregate_dtype(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> Dtype
     return "int" if aggregate.kind == "sum" and dtype == "bool" else dtype
 
 
-def _check_entity(request: Request, view: View) -> None:
-    found, needed = request.columns.get(view.by), view.source.columns[view.by]
-    if found != needed:
-        there = f"it is {found}" if found else f"it has {', '.join(request.columns)}"
-        raise Misuse(f"view {view.name!r}: request {request.name!r} needs a column {view.by!r} of {needed}; {there}.")
+def _is_new(join: Join, joins: Mapping[str, Join]) -> bool:
+    other = joins.get(join.name)
+    if other is not None and other.hash != join.hash:
+        if other.view.hash != join.view.hash:
+            raise Misuse(f"features: two different views are called {join.name!r}. Rename one.")
+        raise Misuse(
+            f"features: view {join.view.name!r} is joined twice as {join.name!r}, by {', '.join(other.by)} and by "
+            f'{", ".join(join.by)}. Name one: {join.view.name}.join("another_name", ...).'
+        )
+    return other is None
 
 
-def _check_transform(request: Request, name: str, expression: Expression, transforms: Mapping[str, Expression]) -> None:
+def _is_read(join: Join, feature: str) -> bool:
+    return join.select is None or feature in join.select
+
+
+def _is_category(name: str, joins: Mapping[str, Join], transforms: Mapping[str, Expression]) -> bool:
+    if name in transforms:
+        return transforms[name].is_category
+    join, _, feature = name.partition(".")
+    of = joins[join].view.features[feature].of
+    return of is not None and of.is_category
+
+
+def _check_transform(name: str, expression: Expression, transforms: Mapping[str, Expression]) -> None:
     check_name(name, "feature")
     if name in transforms:
         raise Misuse(f"features: {name!r} is defined twice. Rename one.")
     if not isinstance(expression, Expression):
         raise Misuse(f"feature {name!r}: {expression!r} is no expression. Start from tt.col(...).")
+
+
+def _check_entity(request: Request, join: Join, known: Mapping[str, Dtype]) -> None:
+    for column, name in zip(join.view.by, join.by, strict=True):
+        found, needed = known.get(name), join.view.source.columns[column]
+        if found != needed:
+            there = f"it is {found}" if found else f"it has {', '.join(known)}"
+            raise Misuse(
+                f"view {join.view.name!r}: request {request.name!r} needs a column or feature {name!r} of {needed}; "
+                f'{there}. Look it up by another with {join.view.name}.join(by="...").'
+            )
+
+
+def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str, Expression]) -> tuple[Stage, ...]:
+    """Joins and transforms in the order in which they can be computed.
+
+    Raises:
+        Misuse: Some need each other, or what nothing gives.
+    """
+    homes = {**{f"{j.name}.{f}": f"view {j.name}" for j in joins.values() for f in j.view.features}}
+    homes |= {name: f"feature {name}" for name in transforms if name not in request.columns}
+
+    def needs(names: Iterable[str]) -> set[str]:
+        return {homes[name] for name in names if name in homes}
+
+    graph = {f"view {join.name}": needs(join.by) for join in joins.values()}
+    graph |= {f"feature {name}": needs(e.columns()) for name, e in transforms.items()}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        circle = error.args[1]
+        raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
+    depth: dict[str, int] = {}
+    for node in order:  # a view waits for its keys' stage; a transform is computed in the stage of what it reads
+        least = max((depth[n] for n in graph[node]), default=0)
+        depth[node] = least + 1 if node.startswith("view ") and graph[node] else least
+    place = {node: i for i, node in enumerate(order)}
+    ordered = sorted(order, key=lambda node: (depth[node], place[node]))
+    stages = []
+    for _, nodes in groupby(ordered, key=lambda node: depth[node]):
+        of_stage = list(nodes)
+        chosen = set(of_stage)
+        stages.append(
+            Stage(
+                tuple(join for join in joins.values() if f"view {join.name}" in chosen),
+                {n[8:]: transforms[n[8:]] for n in of_stage if n.startswith("feature ")},
+            )
+        )
+    return tuple(stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
 
@@ -13,19 +14,33 @@ from trimtab.core.columns import Column
 Array = NDArray[Any]
 
 
-def match_keys(events: Column, requests: Column) -> tuple[Array, Array, int]:
-    """Numbers for the entities that are asked for.
+def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Array, Array, int]:
+    """Numbers for the entities that are asked for, each named by one or more columns.
 
     Returns:
         The number of each event's entity and of each request's, int64, -1 for a null and for an entity that no
         request asks for; and how many entities there are.
 
     >>> from trimtab.core.columns import column
-    >>> match_keys(column("int", [5, 9, 5]), column("int", [9, None, 7]))
+    >>> match_keys([column("int", [5, 9, 5])], [column("int", [9, None, 7])])
     (array([-1,  1, -1]), array([ 1, -1,  0]), 2)
     """
-    match = _match_strings if requests.dtype == "str" else _match_ints
-    return match(events, requests)
+    of_events, of_requests, count = _match(events[0], requests[0])
+    for of_event, of_request in zip(events[1:], requests[1:], strict=True):
+        more_events, more_requests, more = _match(of_event, of_request)
+        pairs = (_paired(of_events, more_events, more), _paired(of_requests, more_requests, more))
+        of_events, of_requests, count = _match_ints(*pairs)
+    return of_events, of_requests, count
+
+
+def _match(events: Column, requests: Column) -> tuple[Array, Array, int]:
+    return (_match_strings if requests.dtype == "str" else _match_ints)(events, requests)
+
+
+def _paired(first: Array, second: Array, width: int) -> Column:
+    """Two numbers as one, null where either is -1."""
+    there = (first >= 0) & (second >= 0)
+    return Column("int", np.where(there, first * max(width, 1) + second, 0), there)
 
 
 def _match_strings(events: Column, requests: Column) -> tuple[Array, Array, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,13 @@ from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_columns import evaluate_columns
 from trimtab.events.frames import EventFrame
+from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.view_columns import evaluate_view
+
+# The value and the reason's code of each feature of a joined view, for the entities that columns name, at moments.
+ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
 
 def evaluate(
@@ -34,22 +38,46 @@ def evaluate(
     Raises:
         Misuse: A column or a source is missing or of the wrong type, or an integer overflows.
     """
+    for view in features.views:
+        if view.source.name not in frames:
+            found = ", ".join(frames) or "none"
+            raise Misuse(f"view {view.name!r}: needs the events of {view.source.name!r}; there are those of {found}.")
+
+    def answer(join: Join, keys: Sequence[Column], at_us: NDArray[Any]) -> Mapping[str, tuple[Column, NDArray[Any]]]:
+        return evaluate_view(join.view, keys, at_us, frames[join.view.source.name])
+
+    return evaluate_by(answer, features, requests, at_us)
+
+
+def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
+    """As `evaluate`, whatever answers the views: frames in memory, or events on disk."""
     at_us = np.asarray(at_us, np.int64)
-    _check(features, requests, at_us, frames)
+    check_requests(features, requests, at_us)
+    known = requests
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}
-    for view in features.views:
-        for name, (column, codes) in evaluate_view(view, requests[view.by], at_us, frames[view.source.name]).items():
-            values[f"{view.name}.{name}"] = column
-            reasons[f"{view.name}.{name}"] = codes
-    for name, expression in features.transforms.items():
-        values[name] = evaluate_columns(expression, requests, f"feature {name!r}")
-    return FeatureFrame(Columns({name: values[name] for name in features.names}), reasons)
+    for stage in features.stages:
+        for join in stage.joins:
+            for name, (column, codes) in answer(join, [known[name] for name in join.by], at_us).items():
+                values[f"{join.name}.{name}"] = column
+                reasons[f"{join.name}.{name}"] = codes
+        known = known.replace({name: column for name, column in values.items() if name not in requests})
+        for name, expression in stage.transforms.items():
+            values[name] = evaluate_columns(expression, known, f"feature {name!r}")
+            if name not in requests:
+                known = known.replace({name: values[name]})
+    names = features.names
+    return FeatureFrame(Columns({n: values[n] for n in names}), {n: reasons[n] for n in names if n in reasons})
 
 
-def _check(features: FeatureSet, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]) -> None:
+def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> None:
+    """Refuse requests that lack what features are computed from.
+
+    Raises:
+        Misuse: A column is missing or of the wrong type, or there is not a moment a row.
+    """
     what = f"request {features.request.name!r}"
-    needed = {view.by for view in features.views}.union(*(e.columns() for e in features.transforms.values()))
+    needed = features.request_columns
     for name in sorted(needed):
         dtype = features.request.columns[name]
         if name not in requests:
@@ -58,7 +86,3 @@ def _check(features: FeatureSet, requests: Columns, at_us: NDArray[Any], frames:
             raise Misuse(f"{what}: column {name!r} must be {dtype}; it is {requests[name].dtype}.")
     if needed and len(at_us) != requests.rows:
         raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} moments in at_us. Give one a row.")
-    for view in features.views:
-        if view.source.name not in frames:
-            found = ", ".join(frames) or "none"
-            raise Misuse(f"view {view.name!r}: needs the events of {view.source.name!r}; there are those of {found}.")

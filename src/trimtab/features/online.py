@@ -14,6 +14,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.frames import NEVER_US
 from trimtab.events.records import Event, decode, known_at_us
 from trimtab.features.definitions import View
+from trimtab.features.online_generations import FILLING, GOING, id_of, place, prefixes
 from trimtab.features.online_plan import (
     EVENT_AT,
     GIVES,
@@ -22,6 +23,7 @@ from trimtab.features.online_plan import (
     PARTITION,
     POSITION,
     UNTIL,
+    Name,
     Row,
     ViewPlan,
     floor,
@@ -32,7 +34,6 @@ from trimtab.features.online_versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"
-GOING = "!"  # before the id of a view whose states are being deleted
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, known at
 Changes: TypeAlias = dict[bytes, bytes | None]  # None: delete
 
@@ -65,12 +66,26 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """How far a view has read the log."""
+    """How far a view has read the log, and what it met on the way."""
 
     s_us: int  # S: the greatest append time applied
     positions: dict[str, int]  # the last position of each partition
+    generation: int = 0  # under which keys its states lie
+    counts: tuple[int, ...] = ()  # the figures of `ViewApplied` over all records applied, in their order
+
+    @property
+    def place(self) -> tuple[int, dict[str, int]]:
+        """How far it has read."""
+        return self.s_us, self.positions
+
+    def counted(self, more: Mapping[str, int]) -> Cursor:
+        """This cursor with figures added."""
+        before = dict(zip(FIGURES, self.counts, strict=False))
+        counts = tuple(before.get(figure, 0) + more.get(figure, 0) for figure in FIGURES)
+        return msgspec.structs.replace(self, counts=counts)
 
 
+FIGURES = ViewApplied.__struct_fields__
 BEGIN = Cursor(-(2**62), {})
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
@@ -102,7 +117,7 @@ class OnlineStore:
             Misuse: Records are missing between a view's position and these.
             Corrupt: A record is no event, or a stored state is not what was written.
         """
-        stored = self._cursors()
+        stored = self.cursors()
         changes: Changes = {}
         counts = {plan.id: Counter[str]() for plan in self.plans.values()}
         taken = 0
@@ -112,9 +127,12 @@ class OnlineStore:
             taken = max(taken, new)
             if new:
                 for plan in plans:
-                    stored[plan.id.hex()] = after
+                    before = stored.get(self._name(plan), BEGIN)
+                    place(plan, before.generation)
                     apply = self._apply_keyed if plan.keyed else self._apply_plain
                     apply(plan, arrivals.get(plan.view.source.name, []), changes, counts[plan.id])
+                    moved = Cursor(after.s_us, after.positions, before.generation, before.counts)
+                    stored[self._name(plan)] = moved.counted(counts[plan.id])
         if taken:
             changes[POSITIONS_KEY] = _encode(stored)
             deletes = [key for key, value in changes.items() if value is None]
@@ -124,8 +142,8 @@ class OnlineStore:
 
     def positions(self) -> dict[str, int]:
         """The position that every view has reached: where to go on reading the log."""
-        cursors = self._cursors()
-        found = [cursors.get(plan.id.hex(), BEGIN).positions for plan in self.plans.values()]
+        cursors = self.cursors()
+        found = [cursors.get(self._name(plan), BEGIN).positions for plan in self.plans.values()]
         names = set().union(*found) if found else set()
         least = {name: min(positions.get(name, 0) for positions in found) for name in names}
         return {name: position for name, position in sorted(least.items()) if position}
@@ -133,10 +151,20 @@ class OnlineStore:
     @property
     def s_us(self) -> int:
         """S: the greatest append time applied to all views."""
-        cursors = self._cursors()
-        return min((cursors.get(plan.id.hex(), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
+        cursors = self.cursors()
+        return min((cursors.get(self._name(plan), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
 
-    def delete_key(self, view: str, entity: str | int) -> bool:
+    def counts(self) -> dict[str, ViewApplied]:
+        """What became of all records that each view has applied, by its name, each record counted once.
+
+        A view that was filled from history counts as if it had applied the records one by one, but for repetitions
+        that nothing depended on any more.
+        """
+        cursors = self.cursors()
+        found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
+        return {name: ViewApplied(**dict(zip(FIGURES, counts, strict=False))) for name, counts in found.items()}
+
+    def delete_key(self, view: str, entity: Name) -> bool:
         """Forget an entity in one view, in all its definitions: it is unknown from now on; False when it was.
 
         Raises:
@@ -147,7 +175,9 @@ class OnlineStore:
             raise NotFound(f"online store: no view {view!r} among {', '.join(self.plans)}.")
         name = name_bytes(entity)
         gone: list[bytes] = []
+        cursors = self.cursors()
         for plan in plans:
+            place(plan, cursors.get(self._name(plan), BEGIN).generation)
             index = VersionIndex(plan, self.kv)
             index.forget(name)
             gone += [plan.state_prefix + name, *(key for key, _ in index.changes())]
@@ -163,11 +193,11 @@ class OnlineStore:
     def drop_others(self) -> int:
         """Delete the states of views and definitions that this store does not have; how many keys."""
         mine = {plan.id.hex() for plan in self.plans.values()}
-        return self._drop(self._cursors().keys() - mine)
+        return self._drop({name for name in self.cursors() if id_of(name) not in mine})
 
     def _drop(self, ids: Set[str]) -> int:
         """Mark views as going, delete what they have, forget them: a crash in between leaves them marked."""
-        cursors = self._cursors()
+        cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
         self.kv.write({POSITIONS_KEY: _encode(marked)})
         return self._sweep(marked)
@@ -176,8 +206,7 @@ class OnlineStore:
         """Delete what the views have that are marked as going."""
         gone = 0
         for name in [name for name in cursors if name.startswith(GOING)]:
-            for kind in (b"v", b"i", b"r"):
-                prefix = kind + bytes.fromhex(name[len(GOING) :])
+            for prefix in prefixes(bytes.fromhex(id_of(name)), cursors[name].generation):
                 while keys := [key for key, _ in self.kv.scan(prefix)]:
                     self.kv.write({}, keys)
                     gone += len(keys)
@@ -185,18 +214,25 @@ class OnlineStore:
         self.kv.write({POSITIONS_KEY: _encode(cursors)})
         return gone
 
-    def _cursors(self) -> dict[str, Cursor]:
+    def cursors(self) -> dict[str, Cursor]:
+        """How far each view has read, by names in the record of positions (see `online_generations`)."""
         cursors = cursors_of(self.kv.get(POSITIONS_KEY))
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)
         return cursors
 
+    def _name(self, plan: ViewPlan) -> str:
+        """Under which name the record of positions has a view."""
+        return plan.id.hex()
+
     def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
         groups: list[tuple[Cursor, list[ViewPlan]]] = []
         for plan in self.plans.values():
-            cursor = stored.get(plan.id.hex(), BEGIN)
+            if self._name(plan) not in stored and FILLING + plan.id.hex() in stored:
+                continue  # it joins the others when it is filled
+            cursor = stored.get(self._name(plan), BEGIN)
             for other, plans in groups:
-                if other == cursor:
+                if other.place == cursor.place:
                     plans.append(plan)
                     break
             else:
@@ -207,14 +243,14 @@ class OnlineStore:
         """Events that have one content each: only repetitions need to be found."""
         groups: dict[bytes, list[tuple[int, Row, bool]]] = defaultdict(list)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else [False] * len(arrivals)
-        width, by, longest_us = len(plan.columns), plan.by, plan.longest_us
+        width, entity_of, longest_us = len(plan.columns), plan.entity_of, plan.longest_us
         names: dict[Any, bytes] = {}
         contributions = plan.contributions
         for (s_us, known_at, record, event), repeat in zip(arrivals, repeats, strict=True):
             values = event.values
             if len(values) != width:
                 values = _padded(values, width)
-            entity: Any = values[by]
+            entity = entity_of(values)
             if event.op == "delete" or entity is None:
                 count["refused_deletes" if event.op == "delete" else "no_entity"] += 1
                 continue
@@ -260,7 +296,7 @@ class OnlineStore:
                 if event.event_at_us >= s_us - plan.longest_us or not plan.expired(event.event_at_us, s_us):
                     found[key] = changes[key] = check
         if arrivals and not plan.forever:
-            cut_us = _cut_us(plan, arrivals[-1][0])
+            cut_us = earliest_us(plan, arrivals[-1][0])
             end = prefix + (cut_us + 2**63).to_bytes(8, "big")
             if any(key < end for key, _ in self.kv.scan(prefix, limit=1)):
                 for key, _ in self.kv.scan(prefix, limit=max(_PRUNE, 2 * len(arrivals))):
@@ -305,9 +341,14 @@ class OnlineStore:
             state.seal(s_us)
             count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
             changes[key] = state.pack()
-            if not plan.forever and (cut_us := _cut_us(plan, s_us)) > _cut_us(plan, before_us):
+            if not plan.forever and (cut_us := earliest_us(plan, s_us)) > earliest_us(plan, before_us):
                 index.forget_before(entity, cut_us)
         changes.update(index.changes())
+
+
+def encode_cursors(cursors: Mapping[str, Cursor]) -> bytes:
+    """What `cursors_of` reads."""
+    return _encode(cursors)
 
 
 def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
@@ -360,7 +401,7 @@ def _withdraw(state: EntityState, row: Row) -> None:
         state.unseal(row)
 
 
-def _cut_us(plan: ViewPlan, s_us: int) -> int:
+def earliest_us(plan: ViewPlan, s_us: int) -> int:
     """The earliest event time that some window can still see."""
     return min(floor(s_us - group.over_us, group.hop_us) for group in plan.groups)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 from trimtab.core.columns import Dtype
@@ -12,11 +13,13 @@ from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import GREATEST, Expression
 from trimtab.core.hashing import content_hash
-from trimtab.features.definitions import Aggregate, View
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import View
 
 Contribution: TypeAlias = float | int | bool | str | None
 Row: TypeAlias = list[Any]  # what a view keeps of an event, by the places below
 EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: one a series; None in a tombstone
+Name: TypeAlias = str | int | tuple[str | int, ...]  # of an entity or an event
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
 
 _LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones go by their hash
@@ -125,8 +128,7 @@ class ViewPlan:
         self.inclusive = view.boundary == "inclusive"
         self.keyed = view.source.key is not None
         self.columns = tuple(view.source.columns)
-        self.by = self.columns.index(view.by)
-        self.entity_dtype = view.source.columns[view.by]
+        self.entity_of = _entity_of([self.columns.index(name) for name in view.by])
         self.series: list[Series] = []
         self.groups: list[Group] = []
         self.life: Group | None = None
@@ -190,14 +192,31 @@ def floor(at_us: int, hop_us: int) -> int:
     return at_us - at_us % hop_us
 
 
-def name_bytes(value: str | int) -> bytes:
+def name_bytes(value: Name) -> bytes:
     """An entity or an id as part of a key: short, and never that of another one."""
+    if isinstance(value, tuple):
+        parts = [name_bytes(part) for part in value]
+        raw = b"t" + b"".join(len(part).to_bytes(1, "big") + part for part in parts)
+        return raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise Misuse(f"key {value}: it does not fit 64 bits. Give an integer from -2**63 to 2**63 - 1.")
         return b"i" + (value + 2**63).to_bytes(8, "big")
     raw = value.encode("utf-8", "surrogatepass")
     return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
+
+
+def _entity_of(places: Sequence[int]) -> Callable[[Sequence[Any]], Any]:
+    """The function from an event's values to its entity: a value, several values, or None where any is null."""
+    if len(places) == 1:
+        return itemgetter(places[0])
+    several = itemgetter(*places)
+
+    def entity_of(values: Sequence[Any]) -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] = several(values)
+        return None if None in found else found
+
+    return entity_of
 
 
 def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Callable[[Mapping[str, Any]], Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -11,12 +12,16 @@ import msgspec
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.evaluate_rows import compile_row
-from trimtab.features.feature_set import FeatureSet
+from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
-from trimtab.features.online import BEGIN, GOING, POSITIONS_KEY, Cursor, cursors_of
+from trimtab.features.online import BEGIN, POSITIONS_KEY, Cursor, cursors_of
+from trimtab.features.online_generations import GOING, place
 from trimtab.features.online_plan import ViewPlan, name_bytes
 from trimtab.features.online_read import FOUND, NULL, read_state
 from trimtab.store.ports import KeyValue
+
+NOWHERE = b"-"  # a key that nothing has
+_TRIES = 20
 
 _TYPES: dict[Dtype, frozenset[type]] = {
     "float": frozenset((float, int, type(None))),
@@ -55,78 +60,86 @@ class RequestPlan:
         self.features = features
         self.names = features.names
         self._get_many = kv.get_many
-        columns = features.request.columns
-        place = {name: i for i, name in enumerate(self.names)}
-        plans = [ViewPlan(view) for view in features.views]
-        plans.sort(key=lambda plan: plan.view.by)  # views of one entity side by side
-        self._views = [(plan, plan.view.by, place[plan.features[0].name]) for plan in plans]
-        self._prefixes = [(by, [p.state_prefix for p in of]) for by, of in groupby(plans, lambda plan: plan.view.by)]
-        self._transforms = [
-            (place[name], compile_row(expression, columns, f"feature {name!r}"))
-            for name, expression in features.transforms.items()
-        ]
-        needed = {plan.view.by for plan in plans}.union(*(e.columns() for e in features.transforms.values()))
-        self._needed = [(name, _TYPES[dtype]) for name, dtype in columns.items() if name in needed]
-        self._cursor: tuple[bytes | None, Cursor] = (None, BEGIN)
+        self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
+        self._layout = _Layout(features)
+        self._width = self._layout.width
+        generations = (0,) * len(self._plans)
+        self._placed = generations, self._stages_of(generations)
+        asked = features.request_columns
+        self._needed = [(n, _TYPES[dtype]) for n, dtype in features.request.columns.items() if n in asked]
+        self._cursor: tuple[bytes | None, Cursor, tuple[int, ...]] = (None, BEGIN, generations)
 
     def read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
         """The features of requests asked at `now_us`.
 
         Raises:
             Misuse: A request lacks a column or has another type there; or an integer sum exceeds 64 bits.
-            Unavailable: The views have read the log up to different positions: one of them is being filled.
+            Unavailable: The views have read the log up to different positions: one of them is being filled; or they
+                moved on again and again between look-ups of which one needs what another found.
             Corrupt: A stored state is not what was written.
         """
-        keys = [POSITIONS_KEY]
         for row in rows:
             for name, types in self._needed:
                 if name not in row or type(row[name]) not in types:
                     raise self._wrong(row, name)
-            for by, prefixes in self._prefixes:
-                entity = row[by]
-                if entity is not None:
-                    suffix = name_bytes(entity)
-                    keys += [prefix + suffix for prefix in prefixes]
-        found = self._get_many(keys)
-        cursor = self._cursor_of(found[0])
-        t_us = max(now_us, cursor.s_us)
-        width = len(self.names)
-        values, reasons = [], []
-        at = 1
-        for row in rows:
-            answer: list[Any] = [None] * width
-            why = [FOUND] * width
-            for plan, by, offset in self._views:
-                packed = None
-                if row[by] is not None:
-                    packed = found[at]
-                    at += 1
-                read_state(plan, packed, t_us, answer, why, offset)
-            for place, transform in self._transforms:
-                value = answer[place] = transform(row)
-                if value is None:
-                    why[place] = NULL
-            values.append(answer)
-            reasons.append(why)
+        for _ in range(_TRIES):
+            answer = self._read(rows, now_us)
+            if answer is not None:
+                return answer
+        raise Unavailable(
+            f"request {self.features.request.name!r}: the views moved on {_TRIES} times during its look-ups. Ask again."
+        )
+
+    def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
+        """The features as of one snapshot; None when the views moved on between two stages, or their states did."""
+        width = self._width
+        values: list[list[Any]] = [[None] * width for _ in rows]
+        reasons = [[FOUND] * width for _ in rows]
+        packed: bytes | None = None
+        cursor, t_us = BEGIN, now_us
+        placed, stages = self._placed
+        for n, stage in enumerate(stages):
+            found = self._get_many(stage.keys(rows, values))
+            if n == 0:
+                packed = found[0]
+                cursor, generations = self._cursor_of(packed)
+                if generations != placed:  # a view was filled anew: its states lie elsewhere
+                    self._placed = generations, self._stages_of(generations)
+                    return None
+                t_us = max(now_us, cursor.s_us)
+            elif found[0] != packed:
+                return None
+            stage.fill(rows, found, t_us, values, reasons)
+        if width > len(self.names):  # some features were only computed with
+            read = len(self.names)
+            values, reasons = [row[:read] for row in values], [row[:read] for row in reasons]
         return OnlineRows(self.names, values, reasons, t_us, cursor.positions)
 
-    def _cursor_of(self, packed: bytes | None) -> Cursor:
-        seen, cursor = self._cursor
+    def _stages_of(self, generations: tuple[int, ...]) -> list[_StagePlan]:
+        """The look-ups, where each view's states are of one generation."""
+        pairs = zip(self._plans, generations, strict=True)
+        plans = {plan.view.hash: place(ViewPlan(plan.view), generation) for plan, generation in pairs}
+        return [_StagePlan(stage, self.features, plans, self._layout) for stage in self.features.stages]
+
+    def _cursor_of(self, packed: bytes | None) -> tuple[Cursor, tuple[int, ...]]:
+        """How far the views have read the log, and the generations that their states are of."""
+        seen, cursor, generations = self._cursor
         if packed == seen:
-            return cursor
+            return cursor, generations
         cursors = cursors_of(packed)
-        going = [plan.name for plan, _, _ in self._views if GOING + plan.id.hex() in cursors]
+        going = [plan.name for plan in self._plans if GOING + plan.id.hex() in cursors]
         if going:
             raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
-        found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan, _, _ in self._views}
+        found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan in self._plans}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
             raise Unavailable(
                 f"views are being filled, and stand at different positions: {where}. Apply the log first."
             )
         cursor = next(iter(found.values()), BEGIN)
-        self._cursor = (packed, cursor)
-        return cursor
+        generations = tuple(cursors.get(plan.id.hex(), BEGIN).generation for plan in self._plans)
+        self._cursor = (packed, cursor, generations)
+        return cursor, generations
 
     def _wrong(self, row: Mapping[str, Any], name: str) -> Misuse:
         request = self.features.request
@@ -137,3 +150,117 @@ class RequestPlan:
         return Misuse(
             f"request {request.name!r}: {name!r} must be {needed}; found {value!r}, a {type(value).__name__}."
         )
+
+
+class _Layout:
+    """Where each feature lies in a row: first those that the model reads, in order, then blocks of whole views."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        self.places = {name: i for i, name in enumerate(features.names)}
+        self.width = len(features.names)
+        self.starts: dict[str, int] = {}  # of each join's features, side by side
+        self.copies: dict[str, list[tuple[int, int]]] = {}  # of each join: from its block to where the model reads
+        for join in features.joins:
+            names = [f"{join.name}.{feature}" for feature in join.view.features]
+            if join.select is None:
+                self.starts[join.name] = self.places[names[0]]
+                continue
+            self.starts[join.name] = self.width
+            block = dict(zip(names, range(self.width, self.width + len(names)), strict=True))
+            self.copies[join.name] = [(at, self.places[n]) for n, at in block.items() if n in self.places]
+            self.places |= block
+            self.width += len(names)
+
+
+class _StagePlan:
+    """One look-up, and what can be computed after it."""
+
+    def __init__(self, stage: Stage, features: FeatureSet, plans: Mapping[str, ViewPlan], layout: _Layout) -> None:
+        columns = features.request.columns
+        joins = sorted(stage.joins, key=lambda join: join.by)  # views of one entity side by side
+        self._prefixes = [
+            (_key_of(by), [plans[join.view.hash].state_prefix for join in of])
+            for by, of in groupby(joins, lambda join: join.by)
+        ]
+        self._views = [(plans[join.view.hash], layout.starts[join.name]) for join in joins]
+        self._copies = [copy for join in joins for copy in layout.copies.get(join.name, ())]
+        self._keyed_by = _others({name for join in joins for name in join.by}, columns, layout)
+        self._transforms = [
+            (
+                layout.places[name],
+                name if name not in columns else None,
+                compile_row(expression, features.known, f"feature {name!r}"),
+            )
+            for name, expression in stage.transforms.items()
+        ]
+        read = set().union(*(expression.columns() for expression in stage.transforms.values()))
+        self._reads = _others(read - stage.transforms.keys(), columns, layout)
+        self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
+
+    def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
+        """What to look up: the positions, then each row's states."""
+        keys = [POSITIONS_KEY]
+        for row in self._with(self._keyed_by, rows, values):
+            for key_of, prefixes in self._prefixes:
+                entity = key_of(row)
+                if entity is None:
+                    keys += [NOWHERE] * len(prefixes)
+                else:
+                    suffix = name_bytes(entity)
+                    keys += [prefix + suffix for prefix in prefixes]
+        return keys
+
+    def fill(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        found: Sequence[bytes | None],
+        t_us: int,
+        values: Sequence[list[Any]],
+        reasons: Sequence[list[int]],
+    ) -> None:
+        """Write this stage's features into the rows."""
+        at = 1
+        for answer, why in zip(values, reasons, strict=True):
+            for plan, start in self._views:
+                read_state(plan, found[at], t_us, answer, why, start)
+                at += 1
+            for source, target in self._copies:
+                answer[target], why[target] = answer[source], why[source]
+        if self._transforms:
+            for row, answer, why in zip(self._with(self._reads, rows, values), values, reasons, strict=True):
+                known = {**row} if self._chained else row
+                for place, name, transform in self._transforms:
+                    value = answer[place] = transform(known)
+                    if value is None:
+                        why[place] = NULL
+                    if self._chained and name is not None:
+                        known[name] = value  # type: ignore[index]  # a dict, when chained
+
+    @staticmethod
+    def _with(
+        others: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """The requests, with the features that are to be read beside their columns."""
+        if not others:
+            return rows
+        return [
+            {**row, **{name: answer[place] for name, place in others}} for row, answer in zip(rows, values, strict=True)
+        ]
+
+
+def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:
+    """Those of some names that are features, and where they lie."""
+    return [(name, layout.places[name]) for name in sorted(names - columns.keys())]
+
+
+def _key_of(by: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Any]:
+    """The function from a row to its entity: a value, several values, or None where any is null."""
+    if len(by) == 1:
+        return itemgetter(by[0])
+    several = itemgetter(*by)
+
+    def key_of(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] = several(row)
+        return None if None in found else found
+
+    return key_of

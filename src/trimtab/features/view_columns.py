@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,8 @@ from trimtab.core.evaluate_columns import evaluate_columns
 from trimtab.core.expressions import Expression
 from trimtab.events.frame_index import Entities
 from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.features.definitions import Aggregate, View
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import View
 from trimtab.features.feature_set import aggregate_dtype
 from trimtab.features.frames import REASONS
 from trimtab.features.keys import match_keys
@@ -28,19 +30,21 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
 )
 
 
-def evaluate_view(view: View, keys: Column, at_us: Array, frame: EventFrame) -> dict[str, tuple[Column, Array]]:
-    """The value and the reason's code of each feature, for the entity in `keys` at `at_us`, row by row."""
+def evaluate_view(
+    view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame
+) -> dict[str, tuple[Column, Array]]:
+    """The value and the reason's code of each feature, for the entity that `keys` name at `at_us`, row by row."""
     near = _near(view, at_us, frame)
     enters = _enters(view, frame, near)
-    if frame.index is not None and keys.dtype == "str":
+    if frame.index is not None and (len(keys) > 1 or keys[0].dtype == "str"):
         known = frame.index.entities(frame, view.by)
         of_events, of_requests, entities, unknown = _match_known(view, known, keys, at_us, near)
     else:
-        of_events, of_requests, entities = match_keys(frame.columns[view.by].take(near), keys)
+        of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
         unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
         if not isinstance(near, slice):  # who has no event nearby may have one further away
             rest = np.flatnonzero(unknown != FOUND)
-            unknown[rest] = _unknown_at_all(view, keys.take(rest), at_us[rest], frame)
+            unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
     asked = np.flatnonzero(unknown == FOUND)
     if len(asked) == 0:
         nothing = _Scatter(unknown, asked)
@@ -94,7 +98,7 @@ def _earliest(view: View, at_us: int) -> int | None:
 
 
 def _match_known(
-    view: View, known: Entities, keys: Column, at_us: Array, near: Array | slice
+    view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
     """As `match_keys`, for entities that have a value, and why the other requests have none."""
     numbers = known.of(keys)
@@ -108,10 +112,10 @@ def _match_known(
     return places[known.of_rows[near]], places[numbers], int(asked.sum()), unknown
 
 
-def _unknown_at_all(view: View, keys: Column, at_us: Array, frame: EventFrame) -> Array:
+def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame) -> Array:
     if len(at_us) == 0:
         return np.zeros(0, np.uint8)
-    of_events, of_requests, entities = match_keys(frame.columns[view.by], keys)
+    of_events, of_requests, entities = match_keys([frame.columns[name] for name in view.by], keys)
     enters = _enters(view, frame, slice(None))
     return _unknown(of_events, enters, frame.known_at_us, of_requests, at_us, entities)
 
@@ -198,7 +202,7 @@ class _Answers:
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:
         assert aggregate.of is not None  # `latest()` requires it
         there, rows, reasons = self._newest(aggregate.max_age_us)
-        names = sorted(aggregate.of.columns()) or [self.view.by]
+        names = sorted(aggregate.of.columns()) or [self.view.by[0]]
         found = evaluate_columns(aggregate.of, self.frame.columns.select(names).take(rows), what)
         if found.valid is not None:
             reasons = reasons.copy()
@@ -279,7 +283,7 @@ class _Answers:
         return self._series[key]
 
     def _evaluated(self, expression: Expression, what: str) -> Column:
-        names = sorted(expression.columns()) or [self.view.by]
+        names = sorted(expression.columns()) or [self.view.by[0]]
         for name in names:
             if name not in self._columns:
                 self._columns[name] = self.frame.columns[name].take(self.events.rows)

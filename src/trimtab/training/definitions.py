@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from trimtab.core.code import code_hash
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.events.definitions import check_name
-from trimtab.features.definitions import Label, Request, View
-from trimtab.features.feature_set import FeatureSet, feature_set
+from trimtab.features.definitions import Label, Request
+from trimtab.features.feature_set import FeatureSet, Item, feature_set
 
 Metric = Literal["log_loss", "brier", "squared_error", "absolute_error"]
 Task = Literal["binary", "regression"]
@@ -36,14 +35,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         """The content address of the recipe: features, label, metric and the estimator's code."""
-        return content_hash([self.name, self.features.hash, self.label, self.metric, code_hash(self.estimator)])
+        return content_hash([self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)])
 
 
 def model(
     name: str,
     *,
     request: Request,
-    features: Sequence[View | Mapping[str, Expression]],
+    features: Sequence[Item],
     label: Label,
     estimator: Callable[[], Any],
     metric: Metric,
@@ -53,7 +52,8 @@ def model(
     Args:
         name: Lower-case name, unique in the project.
         request: What it is asked.
-        features: Views (all their features) and dicts of named expressions over the request's columns, in order.
+        features: Views, views joined under other names, and dicts of named expressions over the request's columns
+            and other features, in order.
         label: The truth it learns from.
         estimator: A function without arguments that makes an unfitted estimator with `fit` and `predict_proba` (or
             `predict` for a number).

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.hashing import content_hash
 from trimtab.core.time import format_moment
 from trimtab.events.frames import EventFrame
 from trimtab.features.frames import REASONS, FeatureFrame
@@ -148,9 +147,9 @@ def assemble(
     draft = TrainingSet(
         manifest=Manifest(
             model=model.name,
-            request=content_hash(model.request),
+            request=model.request.hash,
             features=model.features.hash,
-            label=content_hash(model.label),
+            label=model.label.hash,
             cut_us=cut_us,
             wait_us=model.label.wait_us,
             positions=dict(sorted(positions.items())),

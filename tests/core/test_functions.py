@@ -1,0 +1,96 @@
+"""Plain Python functions in features: the same row by row everywhere, refused by name when they go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.evaluate_rows import compile_row
+from trimtab.core.expressions import Expression, col
+from trimtab.core.functions import files_of, transform
+
+
+def of_one(function: Any, **options: Any) -> Expression:
+    made: Expression = transform(function, **options)(col("x"))
+    return made
+
+
+def both(expression: Expression, x: float | None) -> Any:
+    """The value from both evaluators, which must agree."""
+    in_row = compile_row(expression, {"x": "float"})({"x": x})
+    in_columns = evaluate_columns(expression, Columns.of({"x": ("float", [x])})).to_list()[0]
+    assert (type(in_row), in_row) == (type(in_columns), in_columns)
+    return in_row
+
+
+@pytest.mark.fast
+def test_a_null_argument_skips_the_function_unless_it_asks_for_nulls() -> None:
+    def missing(x: float | None) -> float:
+        return 1.0 if x is None else 0.0
+
+    assert both(of_one(missing), None) is None
+    assert both(of_one(missing, nulls="pass"), None) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("result", "returns", "expected"),
+    [
+        (float("nan"), float, None),
+        (float("inf"), float, None),
+        (1e200, float, None),
+        (-0.0, float, 0.0),
+        (3, float, 3.0),
+        (np.float32(0.5), float, 0.5),
+        (np.int8(4), int, 4),
+        (True, int, 1),
+        (None, str, None),
+        ("x", str, "x"),
+        (np.bool_(True), bool, True),
+    ],
+)
+def test_results_become_values_of_the_declared_type(result: Any, returns: type, expected: Any) -> None:
+    assert str(both(of_one(lambda x: result, returns=returns), 1.0)) == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "returns", "message"),
+    [
+        (lambda x: "text", float, "it gave 'text', a str; declared is float"),
+        (lambda x: 1.5, int, "it gave 1.5, a float; declared is int"),
+        (lambda x: 1, bool, "it gave 1, a int; declared is bool"),
+        (lambda x: 2**64, int, "does not fit 64 bits"),
+        (lambda x: x / 0, float, r"failed on \[1.0\]: ZeroDivisionError"),
+    ],
+)
+def test_a_function_that_goes_wrong_is_named(function: Any, returns: type, message: str) -> None:
+    expression = of_one(function, returns=returns)
+    with pytest.raises(Misuse, match=message):
+        compile_row(expression, {"x": "float"})({"x": 1.0})
+
+
+def test_wrong_declarations_are_refused() -> None:
+    with pytest.raises(Misuse, match="returns=<class 'list'> is none of"):
+        transform(lambda x: x, returns=list)
+    with pytest.raises(Misuse, match='neither "skip" nor "pass"'):
+        transform(lambda x: x, nulls="drop")  # type: ignore[arg-type]  # a user's mistake
+    with pytest.raises(Misuse, match="missing a required argument: 'y'"):
+        transform(lambda x, y: x)(col("x"))
+    with pytest.raises(Misuse, match="no column 'nope'"):
+        transform(lambda x: x)("nope").dtype({"x": "float"}, "feature 'f'")
+
+
+def test_another_body_is_another_definition() -> None:
+    assert of_one(lambda x: x + 1).hash != of_one(lambda x: x + 2).hash
+
+
+def test_a_function_that_this_process_does_not_know_is_named() -> None:
+    unknown = Expression("python", (col("x"),), ("gone", "float", "skip", "0" * 64))
+    with pytest.raises(Misuse, match="transform 'gone': no function of this code"):
+        compile_row(unknown, {"x": "float"})
+    assert files_of([unknown]) == ()
+    assert files_of([of_one(lambda x: x) + 1]) == (__file__,)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import compress
 from operator import attrgetter
+
+import numpy as np
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.frames import EventFrame
-from trimtab.events.records import Event, decode_all
-from trimtab.events.tables import Recorded, read_table
+from trimtab.events.records import ERASED, Event, decode_all
+from trimtab.events.tables import Moved, read_table
 from trimtab.events.versions import Versions
 from trimtab.store.ports import Log, LogRecord, Table
 
@@ -28,8 +31,9 @@ class History:
         log: The event log.
         sources: The sources to keep; records of others are skipped and counted in `unknown`.
         upto: Read no further than this position of each partition (partitions not named: not at all).
-        tables: Tables of record by source name, to start from: then the log may have been truncated up to where they
-            reach. They are read at the first `refresh`.
+        tables: Tables of record by source name, or what gives them, to start from: then the log may have been
+            truncated up to where they reach. They are read at the first `refresh`, and again by one that finds that
+            the log was truncated beyond where it had come.
     """
 
     def __init__(
@@ -38,11 +42,11 @@ class History:
         sources: Sequence[Source],
         *,
         upto: Mapping[str, int] | None = None,
-        tables: Mapping[str, Table] | None = None,
+        tables: Mapping[str, Table] | Callable[[], Moved] | None = None,
     ) -> None:
         self._log = log
         self._upto = upto
-        self._tables = dict(tables or {})
+        self._moved = tables if callable(tables) else partial(Moved, dict(tables or {}), {})
         self._recorded: dict[str, dict[str, int]] = {}  # source -> partition -> position that its table reached
         self._partitions: list[str] = []  # in the order seen
         self._versions = {source.name: Versions(source, self._partitions) for source in sources}
@@ -68,12 +72,19 @@ class History:
         Raises:
             Misuse: Records that were not read yet have been truncated from the log.
         """
-        count = self._read_tables()
-        ends = {name: self._end(name, last) for name, last in self._log.positions().items()}
-        for parts in self._rounds(ends):
-            self._take(parts)
-            count += sum(map(len, parts))
-        return count
+        count = 0 if self.positions else self._read_tables()
+        while True:
+            try:
+                ends = {name: self._end(name, last) for name, last in self._log.positions().items()}
+                for parts in self._rounds(ends):
+                    self._take(parts)
+                    count += sum(map(len, parts))
+                return count
+            except _Truncated as gap:
+                before = self.positions.get(gap.partition, 0)
+                count += self._read_tables()
+                if self.positions.get(gap.partition, 0) == before:
+                    raise
 
     def frame(self, source: str) -> EventFrame:
         """The events of one source as of the last `refresh`.
@@ -90,26 +101,29 @@ class History:
         return self._frames[source]
 
     def _read_tables(self) -> int:
-        """At the first refresh, take what the tables have and begin the log where the shortest of them ends."""
-        if self._recorded or not self._tables:
+        """Take what the tables have and is not held, and go on with the log where the shortest of them ends."""
+        moved = self._moved()
+        if not moved.tables:
             return 0
         partitions = list(self._log.positions())
-        found = {
-            name: read_table(self._tables[name], partitions, self._upto) if name in self._tables else Recorded(None, {})
-            for name in self._versions
-        }
-        self._recorded = {name: recorded.reached for name, recorded in found.items()}
-        self._partitions += sorted({p for recorded in found.values() for p in recorded.reached})
         count = 0
-        for name, recorded in found.items():
-            if recorded.rows is not None:
-                self._versions[name].add_table(recorded.rows)
-                count += recorded.rows.rows
+        for name, versions in self._versions.items():
+            found = read_table(moved.tables.get(name), partitions, self._upto, moved.through)
+            self._partitions += sorted(found.reached.keys() - set(self._partitions))
+            held = self._recorded.setdefault(name, {})
+            after = {p: max(held.get(p, 0), self.positions.get(p, 0)) for p in self._partitions}
+            if found.rows is not None and found.rows.rows:
+                floors = np.array([after[p] for p in found.rows["_partition"].values.tolist()], np.int64)
+                new = found.rows.take(found.rows["_position"].values > floors)
+                versions.add_table(new)
+                self._frames.pop(name, None)
+                count += new.rows
+            held.update({p: max(after[p], found.reached.get(p, 0)) for p in self._partitions})
         for partition in self._partitions:
             reached = [positions.get(partition, 0) for positions in self._recorded.values()]
             # A partition that is gone from the log cannot be read on: it is where the longest table says.
             position = min(reached) if partition in partitions else max(reached)
-            self.positions[partition] = self._end(partition, position)
+            self.positions[partition] = self._end(partition, max(position, self.positions.get(partition, 0)))
         return count
 
     def _end(self, partition: str, last: int) -> int:
@@ -135,10 +149,11 @@ class History:
             chunk = self._log.read(partition, after, limit=min(_BATCH, end - after))
             found = chunk[0].position if chunk else None
             if found != after + 1:
-                raise Misuse(
+                raise _Truncated(
+                    partition,
                     f"history: needs the records of partition {partition!r} from {after + 1} to {end}, found "
-                    f"{'none' if found is None else f'{found} as the first'} . They were "
-                    "truncated: start from the tables of record."
+                    f"{'none' if found is None else f'{found} as the first'}. They were truncated, and no table of "
+                    "record has them all: start from the tables of record.",
                 )
             yield chunk
             after = chunk[-1].position
@@ -152,7 +167,7 @@ class History:
                 self._partitions.append(partition)
             for name, (records, events) in _by_source(part).items():
                 if name not in self._versions:
-                    self.unknown += len(records)
+                    self.unknown += len(records) if name != ERASED else 0
                     continue
                 reached = self._recorded.get(name, {}).get(partition, 0)
                 new = bisect_right(records, reached, key=_position)
@@ -170,6 +185,14 @@ class History:
                 self._frames.pop(name, None)
                 self._versions[name].add(records, events)
         self.positions.update({part[0].partition: part[-1].position for part in parts})
+
+
+class _Truncated(Misuse):
+    """Records that are not read yet are gone from the log; perhaps they are in tables."""
+
+    def __init__(self, partition: str, message: str) -> None:
+        super().__init__(message)
+        self.partition = partition
 
 
 def _upto(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:

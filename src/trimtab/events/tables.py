@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +12,7 @@ import numpy as np
 from trimtab.core.columns import Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.events.records import Event, decode, known_at_us
+from trimtab.events.records import ERASED, Event, decode, encode, known_at_us
 from trimtab.store.ports import Log, LogRecord, Table
 
 if TYPE_CHECKING:
@@ -41,7 +42,16 @@ class Materialised(msgspec.Struct, frozen=True):
     unknown: int  # records of sources that were not given, among those read: truncating the log loses them
 
 
-def materialise(log: Log, sources: Sequence[Source], tables: Mapping[str, Table]) -> Materialised:
+class Moved(msgspec.Struct, frozen=True):
+    """What of the log is in tables of record: there whoever finds it truncated reads on."""
+
+    tables: dict[str, Table]  # by source
+    through: dict[str, int]  # by partition: up to here the log has no record of a source without a table
+
+
+def materialise(
+    log: Log, sources: Sequence[Source], tables: Mapping[str, Table], *, through: Mapping[str, int] | None = None
+) -> Materialised:
     """Move what is new in the log into the sources' tables of record, every version and tombstone.
 
     The log's position rides in each commit, under the partition's name, so what is in already is skipped and a crash
@@ -51,6 +61,8 @@ def materialise(log: Log, sources: Sequence[Source], tables: Mapping[str, Table]
         log: The event log.
         sources: The sources to move.
         tables: Their tables, by source name.
+        through: Positions up to which the log had nothing of a source whose table is empty still: there the log may
+            have been truncated before the source was declared.
 
     Raises:
         Misuse: A source has no table, or its table was made for other columns.
@@ -62,7 +74,8 @@ def materialise(log: Log, sources: Sequence[Source], tables: Mapping[str, Table]
     unknown = 0
     ends = log.positions()
     for partition, end in sorted(ends.items()):
-        reached = {source.name: tables[source.name].position(partition) for source in sources}
+        empty = (through or {}).get(partition, 0)
+        reached = {source.name: _reached(tables[source.name], partition, empty) for source in sources}
         after = min(reached.values(), default=end)
         while after < end:
             groups: dict[str, list[tuple[LogRecord, Event]]] = {name: [] for name in reached}
@@ -71,10 +84,68 @@ def materialise(log: Log, sources: Sequence[Source], tables: Mapping[str, Table]
             for source in sources:
                 new = [(r, e) for r, e in groups[source.name] if r.position > reached[source.name]]
                 if new or upto == end:  # the last commit moves every position, so that the next pass begins there
-                    moved = tables[source.name].append(_columns(source, new), writer=partition, position=upto)
+                    moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
                     rows[source.name] += len(new) if moved else 0
             after = upto
     return Materialised(rows, ends, unknown)
+
+
+def begins(log: Log, partition: str, end: int) -> int:
+    """The position up to which a partition was truncated; `end` is its last one."""
+    records = log.read(partition, 0, limit=1)
+    return records[0].position - 1 if records else end
+
+
+def recorded(
+    tables: Mapping[str, Table], sources: Sequence[Source], after: Mapping[str, int], *, batch: int = 5_000
+) -> Iterator[list[LogRecord]]:
+    """The records behind `after` that are in tables of record, as the log had them, by append time.
+
+    Of a table whose source is not among `sources` a record's place and time are true, but it has no values.
+    """
+    columns = {source.name: list(source.columns) for source in sources}
+    parts: list[tuple[str, Columns]] = []
+    for name, table in tables.items():
+        rows = table.scan([*FIELDS, *columns.get(name, ())])
+        if rows.rows:
+            floors = np.array([after.get(partition, 0) for partition in rows["_partition"].values.tolist()], np.int64)
+            parts.append((name, rows.take(rows["_position"].values > floors)))
+    if not parts:
+        return
+    names = [partition for _, rows in parts for partition in rows["_partition"].values.tolist()]
+    append_at, positions = (np.concatenate([rows[f].values for _, rows in parts]) for f in ("_append_at", "_position"))
+    part = np.repeat(np.arange(len(parts)), [rows.rows for _, rows in parts])
+    row = np.concatenate([np.arange(rows.rows) for _, rows in parts])
+    order = np.lexsort((positions, _ranks(names), append_at))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        records: list[tuple[int, LogRecord]] = []
+        for number, (name, rows) in enumerate(parts):
+            places = np.flatnonzero(part[chosen] == number)
+            found = _records(name, rows.take(row[chosen[places]]), columns.get(name, []))
+            records += zip(places.tolist(), found, strict=True)
+        yield [record for _, record in sorted(records, key=lambda one: one[0])]
+
+
+def _records(source: str, rows: Columns, columns: Sequence[str]) -> Iterator[LogRecord]:
+    fields = {name: rows[name].to_list() for name in FIELDS}
+    values = zip(*(rows[name].to_list() for name in columns), strict=True) if columns else repeat((), rows.rows)
+    for i, of_columns in enumerate(values):
+        event = Event(
+            source,
+            fields["_id"][i],
+            fields["_event_at"][i],
+            fields["_known_at"][i],
+            fields["_op"][i],
+            fields["_history"][i],
+            tuple(of_columns),
+        )
+        yield LogRecord(fields["_partition"][i], fields["_position"][i], fields["_append_at"][i], encode(event))
+
+
+def _reached(table: Table, partition: str, empty: int) -> int:
+    position = table.position(partition)
+    return empty if not position and table.version() < 0 else position
 
 
 def _read(
@@ -95,12 +166,13 @@ def _read(
             if event.source in groups:
                 groups[event.source].append((record, event))
             else:
-                strange += 1
+                strange += event.source != ERASED
         after = records[-1].position
     return after, strange
 
 
-def _columns(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Columns:
+def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Columns:
+    """Records of a source as rows of its table of record."""
     fields: dict[str, list[Any]] = {
         "_event_at": [e.event_at_us for _, e in rows],
         "_known_at": [known_at_us(e, r) for r, e in rows],
@@ -127,8 +199,15 @@ class Recorded(msgspec.Struct, frozen=True, eq=False):
     reached: dict[str, int]  # partition -> the position up to which it has every record of the source
 
 
-def read_table(table: Table, partitions: Sequence[str], upto: Mapping[str, int] | None) -> Recorded:
-    """The rows of a table of record, of the partitions and positions in `upto` when it is given."""
+def read_table(
+    table: Table | None, partitions: Sequence[str], upto: Mapping[str, int] | None, through: Mapping[str, int]
+) -> Recorded:
+    """The rows of a table of record, of the partitions and positions in `upto` when it is given.
+
+    Without a table, or before its first row, there is nothing of its source up to `through`.
+    """
+    if table is None or table.version() < 0:
+        return Recorded(None, dict(through))
     reached = {name: table.position(name) for name in partitions}  # first, so that the rows are not older than this
     rows = table.scan()
     if not rows.rows:

@@ -108,10 +108,15 @@ class OnlineStore:
         for view in {view.hash: view for view in views}.values():
             self.plans[f"{view.name}@{view.hash[:8]}" if view.name in self.plans else view.name] = ViewPlan(view)
 
-    def apply(self, records: Sequence[LogRecord]) -> Applied:
+    def apply(self, records: Sequence[LogRecord], *, reached: Mapping[str, int] | None = None) -> Applied:
         """Take records into all views that have not read them yet.
 
         Records of a partition must come in order and without gaps; partitions may be mixed in any way.
+
+        Args:
+            records: What to take.
+            reached: Given, the records come from tables of record (# D23): what is missing between them says nothing
+                to any view, nor does what is missing up to these positions.
 
         Raises:
             Misuse: Records are missing between a view's position and these.
@@ -122,7 +127,7 @@ class OnlineStore:
         counts = {plan.id: Counter[str]() for plan in self.plans.values()}
         taken = 0
         for cursor, plans in self._by_cursor(stored):
-            after, arrivals = _arrivals(cursor, records, {p.view.source.name for p in plans})
+            after, arrivals = _arrivals(cursor, records, {p.view.source.name for p in plans}, reached)
             new = sum(after.positions.values()) - sum(cursor.positions.values())
             taken = max(taken, new)
             if new:
@@ -138,7 +143,7 @@ class OnlineStore:
             deletes = [key for key, value in changes.items() if value is None]
             self.kv.write({key: value for key, value in changes.items() if value is not None}, deletes)
         views = {name: ViewApplied(**counts[plan.id]) for name, plan in self.plans.items()}
-        return Applied(records=len(records), skipped=len(records) - taken, views=views)
+        return Applied(records=len(records), skipped=max(0, len(records) - taken), views=views)
 
     def positions(self) -> dict[str, int]:
         """The position that every view has reached: where to go on reading the log."""
@@ -357,7 +362,7 @@ def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
 
 
 def _arrivals(
-    cursor: Cursor, records: Sequence[LogRecord], sources: set[str]
+    cursor: Cursor, records: Sequence[LogRecord], sources: set[str], reached: Mapping[str, int] | None
 ) -> tuple[Cursor, dict[str, list[Arrival]]]:
     """The records behind a cursor, by source, and the cursor behind them."""
     s_us, positions = cursor.s_us, dict(cursor.positions)
@@ -366,7 +371,7 @@ def _arrivals(
         last = positions.get(record.partition, 0)
         if record.position <= last:
             continue
-        if record.position != last + 1:
+        if record.position != last + 1 and reached is None:
             raise Misuse(
                 f"online store: needs record {last + 1} of partition {record.partition!r}, found {record.position}. "
                 "Give the records in order; when the log was truncated, start from the tables of record."
@@ -376,6 +381,7 @@ def _arrivals(
         event = decode(record.payload)
         if event.source in sources:
             arrivals[event.source].append((s_us, known_at_us(event, record), record, event))
+    positions.update({name: max(position, positions.get(name, 0)) for name, position in (reached or {}).items()})
     return Cursor(s_us, positions), arrivals
 
 

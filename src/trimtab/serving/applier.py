@@ -28,6 +28,10 @@ class Applier:
         clock: For the lag.
         batch: At most so many records of a partition at once.
         pause_s: How long to sleep when nothing is new; `nudge` ends it.
+        reading: Behind which positions to read on, where that is not `applied`: a view that is being filled is not
+            behind, it joins later.
+        between: A bounded piece of other work, done after each look at the log; it is told whether something was new
+            there, and says whether it has more to do at once.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class Applier:
         clock: Clock,
         batch: int = 2_000,
         pause_s: float = 0.02,
+        reading: Callable[[], Mapping[str, int]] | None = None,
+        between: Callable[[bool], bool] | None = None,
     ) -> None:
         self.failure: Exception | None = None
         self.retries = 0
@@ -47,6 +53,9 @@ class Applier:
         self._clock = clock
         self._batch = batch
         self._pause_s = pause_s
+        self._applied = applied
+        self._reading = reading
+        self._between = between
         self._positions = dict(applied())
         self._behind_since_us: int | None = None
         self._changed = threading.Condition()
@@ -114,6 +123,9 @@ class Applier:
         while not self._stopping.is_set():
             try:
                 busy = self._step()
+                if self._between is not None:
+                    busy |= self._between(busy)
+                    self._look()
                 pause_s = self._pause_s
             except Unavailable as error:
                 self.retries += 1
@@ -131,10 +143,11 @@ class Applier:
 
     def _step(self) -> bool:
         """Apply what is new, by append time; whether there was anything."""
+        positions = self._positions if self._reading is None else self._reading()
         new: list[LogRecord] = []
         ends = []  # of full batches: what other partitions hold behind one must wait for the records that follow it
         for name in self._log.positions():
-            records = self._log.read(name, self._positions.get(name, 0), limit=self._batch)
+            records = self._log.read(name, positions.get(name, 0), limit=self._batch)
             new += records
             if len(records) == self._batch:
                 ends.append(_order(records[-1]))
@@ -150,10 +163,21 @@ class Applier:
         with self._changed:
             if not ends:
                 self._behind_since_us = None
-            for record in new:
-                self._positions[record.partition] = record.position
-            self._changed.notify_all()
+            if self._reading is None:
+                for record in new:
+                    self._positions[record.partition] = record.position
+                self._changed.notify_all()
+        if self._reading is not None:
+            self._look()
         return True
+
+    def _look(self) -> None:
+        """See how far the views are."""
+        positions = dict(self._applied())
+        with self._changed:
+            if positions != self._positions:
+                self._positions = positions
+                self._changed.notify_all()
 
 
 def _order(record: LogRecord) -> tuple[int, str, int]:

@@ -1,0 +1,206 @@
+"""Room given back for what no read can see any more, in bounded steps; and which states are large. # D33"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import msgspec
+
+from trimtab.events.frames import NEVER_US
+from trimtab.features.online import BEGIN, Changes, OnlineStore, earliest_us
+from trimtab.features.online_generations import place
+from trimtab.features.online_plan import EVENT_AT, Name, ViewPlan
+from trimtab.features.online_state import EntityState
+from trimtab.features.online_versions import VersionIndex
+from trimtab.store.ports import KeyValue
+
+_SCAN = 5_000
+
+
+class Compacted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a compaction did."""
+
+    states: int = 0  # looked at
+    shrunk: int = 0
+    freed_bytes: int = 0  # of states; their room in the file is used again
+    index_rows: int = 0  # deleted
+    done: bool = False  # every view has been walked once
+
+    def __add__(self, other: Compacted) -> Compacted:
+        return Compacted(
+            states=self.states + other.states,
+            shrunk=self.shrunk + other.shrunk,
+            freed_bytes=self.freed_bytes + other.freed_bytes,
+            index_rows=self.index_rows + other.index_rows,
+            done=self.done or other.done,
+        )
+
+
+class StateSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How large the state of one entity is."""
+
+    view: str
+    entity: Name | None  # None: its name is so long that only a hash of it is kept
+    size_bytes: int
+
+
+class Compaction:
+    """A walk over all states of a store, again and again.
+
+    Every state is brought to S, the append time that its view has reached: what S has passed is sealed, and tiles,
+    extremes and latest values that no read at S or later can see are dropped. An entity stays known: of one that gets
+    no more events a stub is left. Rows of the index that no correction or repetition can need are deleted. A read
+    gives the same bits before and after.
+
+    Whoever applies to the store compacts it, in between.
+    """
+
+    def __init__(self, store: OnlineStore) -> None:
+        self._store = store
+        self._plans = {name: ViewPlan(plan.view) for name, plan in store.plans.items()}
+        self._left = list(self._plans)  # views still to be walked
+        self._after = b""
+        self._in_index = False
+
+    def step(self, limit: int = 500) -> Compacted:
+        """Look at up to `limit` states or rows of an index, in one transaction."""
+        cursors = self._store.cursors()
+        while self._left:
+            plan = self._plans[self._left[0]]
+            cursor = cursors.get(plan.id.hex())
+            if cursor is not None and _shrinks(plan):
+                before = plan.state_prefix
+                if place(plan, cursor.generation).state_prefix != before:  # it was filled anew: walk it from its start
+                    self._after, self._in_index = b"", False
+                found = (
+                    self._index_step(plan, cursor.s_us, limit)
+                    if self._in_index
+                    else self._state_step(plan, cursor.s_us, limit)
+                )
+                if found is not None:
+                    return found
+                if not self._in_index and not plan.keyed and plan.windowed:
+                    self._in_index = True
+                    continue
+            self._left.pop(0)
+            self._after, self._in_index = b"", False
+        self._left = list(self._plans)
+        return Compacted(done=True)
+
+    def whole(self) -> Iterator[Compacted]:
+        """The steps of one walk over everything."""
+        while True:
+            found = self.step(_SCAN)
+            yield found
+            if found.done:
+                return
+
+    def _state_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
+        """The next states; None when there are none."""
+        kv = self._store.kv
+        states = list(kv.scan(plan.state_prefix, after=self._after, limit=limit))
+        if not states:
+            return None
+        horizon_us = _horizon_us(plan, s_us)
+        changes: Changes = {}
+        freed = shrunk = 0
+        index = VersionIndex(plan, kv)
+        for key, packed in states:
+            smaller = _smaller(plan, packed, s_us)
+            if smaller is not None:
+                changes[key] = smaller
+                freed += len(packed) - len(smaller)
+                shrunk += 1
+            if plan.keyed and horizon_us is not None:
+                index.forget_before(key[len(plan.state_prefix) :], horizon_us)
+        rows = dict(index.changes())
+        _write(kv, {**changes, **rows})
+        self._after = states[-1][0]
+        return Compacted(states=len(states), shrunk=shrunk, freed_bytes=freed, index_rows=len(rows))
+
+    def _index_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
+        """The next index rows of events that may not come again; None when there are none."""
+        horizon_us = _horizon_us(plan, s_us)
+        if horizon_us is None:
+            return None
+        end = plan.index_prefix + (horizon_us + 2**63).to_bytes(8, "big")
+        gone = [key for key, _ in self._store.kv.scan(plan.index_prefix, limit=limit) if key < end]
+        if not gone:
+            return None
+        self._store.kv.write({}, gone)
+        return Compacted(index_rows=len(gone))
+
+
+def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
+    """The entities whose states are the largest, in all views, the largest first."""
+    cursors = store.cursors()
+    best: list[tuple[int, str, bytes]] = []
+    for view, given in store.plans.items():
+        plan = place(ViewPlan(given.view), cursors.get(given.id.hex(), BEGIN).generation)
+        after = b""
+        while found := list(store.kv.scan(plan.state_prefix, after=after, limit=_SCAN)):
+            sizes = [(len(packed), view, key[len(plan.state_prefix) :]) for key, packed in found]
+            best = heapq.nlargest(n, [*best, *sizes])
+            after = found[-1][0]
+    return [StateSize(view=view, entity=name_of(name), size_bytes=size) for size, view, name in best]
+
+
+def name_of(raw: bytes) -> Name | None:
+    """The entity that a part of a key stands for; None: only a hash of it is kept.
+
+    >>> from trimtab.features.online_plan import name_bytes
+    >>> [name_of(name_bytes(name)) for name in ("UA", -3, ("JFK", 7), "x" * 200)]
+    ['UA', -3, ('JFK', 7), None]
+    """
+    kind, rest = raw[:1], raw[1:]
+    if kind == b"s":
+        return rest.decode("utf-8", "surrogatepass")
+    if kind == b"i":
+        return int.from_bytes(rest, "big") - 2**63
+    if kind != b"t":
+        return None
+    parts: list[str | int] = []
+    while rest:
+        part = name_of(rest[1 : 1 + rest[0]])
+        if part is None or isinstance(part, tuple):
+            return None
+        parts.append(part)
+        rest = rest[1 + rest[0] :]
+    return tuple(parts)
+
+
+def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
+    """A state at S, when it is smaller than what is stored."""
+    state = EntityState(plan, packed)
+    state.seal(s_us)
+    ages = [feature.max_age_us for feature in plan.latest]
+    if state.winners and None not in ages:
+        age_us = s_us - state.winners[-1][EVENT_AT]
+        if all(max_age_us is not None and age_us > max_age_us for max_age_us in ages):
+            state.winners = []
+    after = state.pack()
+    return after if len(after) < len(packed) else None
+
+
+def _shrinks(plan: ViewPlan) -> bool:
+    """Whether something in a view ever goes."""
+    return bool(plan.groups) or any(feature.max_age_us is not None for feature in plan.latest)
+
+
+def _horizon_us(plan: ViewPlan, s_us: int) -> int | None:
+    """Events before it can change nothing any more, whatever becomes of them; None: each of them can."""
+    if plan.life is not None:
+        return None
+    horizon_us = earliest_us(plan, s_us) if plan.groups else NEVER_US
+    for feature in plan.latest:
+        if feature.max_age_us is None:
+            return None
+        horizon_us = min(horizon_us, s_us - feature.max_age_us)
+    return horizon_us
+
+
+def _write(kv: KeyValue, changes: Changes) -> None:
+    if changes:
+        deletes = [key for key, value in changes.items() if value is None]
+        kv.write({key: value for key, value in changes.items() if value is not None}, deletes)

@@ -1,0 +1,327 @@
+"""Views of latest values from columns: of each entity the greatest row, its state put together byte by byte. # D31
+
+A state of such a view is a fixed frame around one row, and a row is a fixed sequence of MessagePack values. So the
+states of many entities are one matrix of bytes, a row an entity, with a mask where values differ in length.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import msgspec
+
+from trimtab.core.columns import Column, Columns
+from trimtab.core.expressions import GREATEST
+from trimtab.events.frames import NEVER_US
+from trimtab.features.online_plan import Row, ViewPlan, name_bytes
+from trimtab.features.online_state import EntityState
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[Any]"
+ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterator[tuple[bytes, bytes]]]
+
+_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # of MessagePack
+_LONGEST = 160  # bytes of a name or text that a matrix is made for; a row with a longer one goes by itself
+_CHUNK = 20_000  # entities whose bytes are made at once
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Part(Protocol):
+    """Which names are wanted."""
+
+    turns: int
+
+    @property
+    def is_first(self) -> bool: ...
+
+    def has(self, name: bytes) -> bool: ...
+
+
+def loads_columns(plan: ViewPlan) -> bool:
+    """Whether a view has nothing but latest values of plain columns, one entity a column, and no corrections."""
+    return not plan.windowed and not plan.keyed and plan.plain and len(plan.view.by) == 1
+
+
+class LatestLoad:
+    """Takes a source's rows chunk by chunk, then gives the packed state of each entity.
+
+    Args:
+        plan: The view.
+        s_us: S.
+        count: The figures of `ViewApplied`, added to.
+        by_rows: Makes the states of the few entities that a matrix does not fit.
+    """
+
+    def __init__(self, plan: ViewPlan, s_us: int, count: Counter[str], by_rows: ByRows) -> None:
+        self.plan = plan
+        self._s_us = s_us
+        self._count = count
+        self._by_rows = by_rows
+        self._by = plan.view.by[0]
+        self._columns = [plan.columns[series.column] for series in plan.series if series.column is not None]
+        self._names = ["_event_at", "_known_at", "_partition", "_position", "_id", self._by, *self._columns]
+        self._parts: list[Columns] = []
+
+    def take(self, chunk: Columns, part: Part) -> None:
+        """Take some rows, of the part's entities."""
+        import numpy as np
+
+        live = np.array([op != "delete" for op in chunk["_op"].values.tolist()], bool)
+        named = live & chunk[self._by].present()
+        if part.is_first:
+            self._count["applied"] += chunk.rows
+            self._count["refused_deletes"] += int((~live).sum())
+            self._count["no_entity"] += int((live & ~named).sum())
+        if part.turns > 1:
+            entities = chunk[self._by].values.tolist()
+            named &= np.array(
+                [there and part.has(name_bytes(e)) for e, there in zip(entities, named, strict=True)], bool
+            )
+        kept = chunk.select(dict.fromkeys(self._names))
+        self._parts.append(kept if named.all() else kept.take(named))
+
+    def states(self) -> Iterator[dict[bytes, bytes]]:
+        """Key and packed state of every entity, in pieces, most of them in the order of their keys."""
+        import numpy as np
+
+        parts = [part for part in self._parts if part.rows]
+        self._parts = []
+        if not parts:
+            return
+        rows = Columns.concat(parts)
+        del parts
+        raw = {name: _as_bytes(column) for name, column in rows.by_name.items() if column.dtype == "str"}
+        order, starts, odd = self._greatest(rows, raw)
+        ends = np.append(starts[1:], len(order))
+        simple = order[ends - 1] if not odd.any() else order[ends - 1][~odd]
+        prefix = self.plan.state_prefix
+        frame = _frame(self.plan, self._s_us)
+        for start in range(0, len(simple), _CHUNK):
+            some = simple[start : start + _CHUNK]
+            yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
+        if odd.any():
+            groups: dict[bytes, list[Row]] = defaultdict(list)
+            for entity, row in self._as_rows(rows.take(order[np.repeat(odd, ends - starts)])):
+                groups[name_bytes(entity)].append(row)
+            yield {prefix + name: packed for name, packed in self._by_rows(self.plan, groups, self._s_us)}
+
+    def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
+        """The rows by entity, the greatest one last; where each entity starts; which entities do not fit a matrix."""
+        import numpy as np
+
+        event_at, known_at = rows["_event_at"].values, rows["_known_at"].values
+        names = raw[self._by].values if self._by in raw else rows[self._by].values
+        order = np.argsort(names, kind="stable")
+        in_order = names[order]
+        begins = np.ones(len(order), bool)  # another entity
+        begins[1:] = in_order[1:] != in_order[:-1]
+        if not begins.all():
+            group = np.empty(len(order), np.int64)
+            group[order] = np.cumsum(begins)
+            order = np.lexsort((rows["_position"].values, _codes(raw["_partition"].values), known_at, event_at, group))
+        starts = np.flatnonzero(begins)
+        last = self._s_us if self.plan.inclusive else self._s_us - 1
+        odd_rows = (event_at > last) | (known_at > self._s_us)
+        for texts in raw.values():
+            odd_rows |= texts.odd
+        tied = np.zeros(len(order), bool)  # with the row before, of the same entity
+        sorted_at = event_at[order]
+        tied[1:] = ~begins[1:] & (sorted_at[1:] == sorted_at[:-1])
+        ends = np.append(starts[1:], len(order)) - 1
+        odd = np.logical_or.reduceat(odd_rows[order], starts) | tied[ends]
+        return order, starts, odd
+
+    def _keys(self, prefix: bytes, rows: Columns, raw: Mapping[str, Bytes], some: Array) -> Iterator[bytes]:
+        if self._by not in raw:
+            return (prefix + name_bytes(entity) for entity in rows[self._by].values[some].tolist())
+        names = raw[self._by]
+        return _cut([_constant(prefix + b"s", len(some)), _texts(names.values[some], names.lengths[some])])
+
+    def _packed(
+        self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]
+    ) -> Iterator[bytes]:
+        """The packed states of entities, each of the one row that wins."""
+        n = len(some)
+        head, tail = frame
+
+        def texts(name: str) -> list[Piece]:
+            return _headed(raw[name].take(some), rows[name].present()[some])
+
+        return _cut(
+            [
+                _constant(head + b"\x97", n),
+                _numbers(_INT, rows["_event_at"].values[some].astype(">i8"), None),
+                _numbers(_INT, rows["_known_at"].values[some].astype(">i8"), None),
+                *texts("_partition"),
+                _numbers(_INT, rows["_position"].values[some].astype(">i8"), None),
+                _constant(_encode(NEVER_US), n),
+                *texts("_id"),
+                _constant(_list_head(len(self.plan.series)), n),
+                *(
+                    p
+                    for name in self._columns
+                    for p in (texts(name) if name in raw else _values(rows[name].take(some)))
+                ),
+                _constant(tail, n),
+            ]
+        )
+
+    def _as_rows(self, rows: Columns) -> Iterator[tuple[Any, Row]]:
+        fields = (rows[name].values.tolist() for name in self._names[:6])
+        values = zip(*(rows[name].to_list() for name in self._columns), strict=True)
+        reals = [series.real for series in self.plan.series]
+        for event_at, known_at, partition, position, event_id, entity, of_row in zip(*fields, values, strict=True):
+            gives = [_given(value, real) for value, real in zip(of_row, reals, strict=True)]
+            yield entity, [event_at, known_at, partition, position, NEVER_US, event_id, gives]
+
+
+class Bytes(msgspec.Struct, frozen=True, eq=False):
+    """Texts in UTF-8. An odd one is too long for a matrix, or holds a zero byte, and only serves to order by."""
+
+    values: Array  # bytes, of fixed width, or objects
+    lengths: Array
+    odd: Array  # bool
+
+    def take(self, rows: Array) -> Bytes:
+        return Bytes(self.values[rows], self.lengths[rows], self.odd[rows])
+
+
+def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the one greatest row in a packed state at S."""
+    state = EntityState(plan)
+    state.seal(s_us)
+    state.known = True
+    mark: Any = "\x00here\x00"
+    state.winners = [mark]
+    head, tail = state.pack().split(_encode(mark))
+    return head, tail
+
+
+def _as_bytes(texts: Column) -> Bytes:
+    """A column's texts; null is empty."""
+    import numpy as np
+
+    values: list[Any] = texts.values.tolist()
+    if texts.valid is not None:
+        values = ["" if value is None else value for value in values]
+    try:
+        found = np.array(values, "S")
+        zero = "\x00" in "".join(values)
+    except UnicodeEncodeError:
+        values = [value.encode("utf-8", "surrogatepass") for value in values]
+        found, zero = np.array(values, "S"), b"\x00" in b"".join(values)
+    lengths = np.char.str_len(found)
+    if not zero and found.dtype.itemsize <= _LONGEST:
+        return Bytes(found, lengths, np.zeros(len(found), bool))
+    raw = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass") for value in values]
+    odd = np.array([len(value) > _LONGEST or b"\x00" in value for value in raw], bool)
+    whole = np.empty(len(raw), object)
+    whole[:] = raw
+    return Bytes(whole, np.array(list(map(len, raw)), np.int64), odd)
+
+
+def _codes(names: Array) -> Array:
+    """Numbers in the order of the names, of which there are few."""
+    import numpy as np
+
+    if (names == names[0]).all():
+        return np.zeros(len(names), np.int8)
+    return np.unique(names, return_inverse=True)[1]
+
+
+Piece: TypeAlias = "tuple[Array, Array | None]"  # bytes, a row an entity; which of them are there, None: all
+
+
+def _cut(pieces: Sequence[Piece]) -> Iterator[bytes]:
+    """The bytes of each row."""
+    import numpy as np
+
+    matrix = np.concatenate([piece for piece, _ in pieces], axis=1)
+    n, width = matrix.shape
+    if all(there is None for _, there in pieces):
+        whole = matrix.tobytes()
+        return (whole[at : at + width] for at in range(0, n * width, width))
+    there = np.concatenate([np.ones(p.shape, bool) if mask is None else mask for p, mask in pieces], axis=1)
+    ends: list[int] = np.cumsum(there.sum(1)).tolist()
+    whole = matrix[there].tobytes()
+    return (whole[start:end] for start, end in zip([0, *ends], ends, strict=False))
+
+
+def _constant(raw: bytes, n: int) -> Piece:
+    import numpy as np
+
+    return np.broadcast_to(np.frombuffer(raw, np.uint8), (n, len(raw))), None
+
+
+def _numbers(kind: int, values: Array, present: Array | None) -> Piece:
+    """Numbers of eight bytes behind their kind; null takes one."""
+    import numpy as np
+
+    out = np.empty((len(values), 9), np.uint8)
+    out[:, 0] = kind
+    out[:, 1:] = values.view(np.uint8).reshape(-1, 8)
+    if present is None or present.all():
+        return out, None
+    out[~present, 0] = _NULL
+    there = np.ones(out.shape, bool)
+    there[~present, 1:] = False
+    return out, there
+
+
+def _values(values: Column) -> list[Piece]:
+    """A column of numbers or truth values as the view gives it."""
+    import numpy as np
+
+    if values.dtype == "bool":
+        out = np.where(values.values, _TRUE, _FALSE).astype(np.uint8)
+        out[~values.present()] = _NULL
+        return [(out[:, None], None)]
+    if values.dtype == "float":
+        floats = values.values + 0.0
+        with np.errstate(invalid="ignore"):
+            fits = np.abs(floats) <= GREATEST
+        return [_numbers(_FLOAT, floats.astype(">f8"), fits)]
+    return [_numbers(_INT, values.values.astype(">i8"), values.valid)]
+
+
+def _texts(values: Array, lengths: Array) -> Piece:
+    """Texts as they are."""
+    import numpy as np
+
+    width = int(lengths.max()) if len(lengths) else 0
+    fixed = np.ascontiguousarray(values.astype(f"S{max(1, width)}"))
+    out = fixed.view(np.uint8).reshape(len(fixed), -1)[:, :width]
+    return out, None if (lengths == width).all() else np.arange(width) < lengths[:, None]
+
+
+def _headed(texts: Bytes, present: Array) -> list[Piece]:
+    """Texts behind their length; null takes one byte."""
+    import numpy as np
+
+    out, there = _texts(texts.values, texts.lengths)
+    if out.shape[1] < 32:
+        head = (0xA0 | texts.lengths).astype(np.uint8)[:, None]
+        head[~present] = _NULL
+        return [(head, None), (out, there)]
+    head = np.empty((len(out), 2), np.uint8)
+    head[:, 0], head[:, 1] = np.where(present, 0xD9, _NULL), texts.lengths
+    kept = np.ones(head.shape, bool)
+    kept[:, 1] = present
+    return [(head, None if present.all() else kept), (out, there)]
+
+
+def _list_head(length: int) -> bytes:
+    return _encode([None] * length)[: -length or None]
+
+
+def _given(value: Any, real: bool) -> Any:
+    if real and value is not None:
+        return value + 0.0 if -GREATEST <= value <= GREATEST else None
+    return value

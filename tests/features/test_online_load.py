@@ -1,0 +1,58 @@
+"""Views filled from history: the same values and reasons as from the log record by record, then and ever after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, views
+from test_online import ASK, GivenLog, check, check_offline, feeds, pushed
+
+from trimtab.events.definitions import Source
+from trimtab.features.feature_set import feature_set
+from trimtab.features.online import OnlineStore
+from trimtab.features.online_fill import fill
+from trimtab.features.request_plan import RequestPlan
+from trimtab.testing import MemoryKeyValue
+
+
+def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) -> None:
+    v = data.draw(views(of))
+    records, log = data.draw(source_of_records(of))
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [v])
+    plan = RequestPlan(feature_set(ASK, [v]), kv)
+    done = data.draw(st.integers(len(log) // 3, len(log)), label="filled up to")
+    begun: Any = GivenLog(log[:done])
+    for _ in fill(store, begun, most_rows=data.draw(st.sampled_from([1, 3, 100]), label="rows at once")):
+        pass
+    while True:
+        for _ in range(data.draw(st.integers(0, 2), label="reads")):
+            check(plan, v, records, data.draw(st.integers(-5, 70).map(lambda n: BASE_US + n * UNIT_US), label="now"))
+        if done == len(log):
+            break
+        end = min(len(log), done + data.draw(st.integers(1, 6), label="batch"))
+        store.apply(log[done:end])
+        done = end
+    for offset in (0, 1, 55, 10**9 // 10):
+        check(plan, v, records, BASE_US + offset * UNIT_US)
+    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="asked offline") * UNIT_US)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_filled_equals_the_oracle_for_events_that_are_corrected(data: st.DataObject) -> None:
+    campaign(data, KEYED)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_filled_equals_the_oracle_for_events_without_a_key(data: st.DataObject) -> None:
+    campaign(data, KEYLESS)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.sampled_from([KEYED, KEYLESS]))
+def test_filled_equals_the_oracle_for_rows_that_were_pushed(data: st.DataObject, of: Source) -> None:
+    campaign(data, of, pushed)

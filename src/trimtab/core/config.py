@@ -38,6 +38,16 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"port must be 0 to 65535, not {self.port}")
 
 
+class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How features of many requests are computed."""
+
+    memory_bytes: int = 4 * 1024**3
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 256 * 1024**2:
+            raise ValueError(f"memory_bytes must be at least 268435456, not {self.memory_bytes}")
+
+
 class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of a replay: a model under a policy."""
 
@@ -65,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: Path = Path()
     project: ProjectSettings = ProjectSettings()
     serve: ServeSettings = ServeSettings()
+    features: FeaturesSettings = FeaturesSettings()
     demo: DemoSettings | None = None
     seed: int = 1
 

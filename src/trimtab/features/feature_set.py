@@ -63,13 +63,14 @@ class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
         return content_hash([self.request.hash, [join.hash for join in self.joins], self.transforms, self.names])
 
 
-def feature_set(request: Request, features: Sequence[Item]) -> FeatureSet:
+def feature_set(request: Request, features: Sequence[Item], *, texts: bool = False) -> FeatureSet:
     """The features a model declares.
 
     Args:
         request: Whose columns there are to compute with and to look views up by.
         features: Views, views joined under another name, and dicts of named expressions over the request's columns
             and over other features.
+        texts: Whether features may be texts: for tables that people read, not for estimators.
 
     Raises:
         Misuse: Two features of one name, an entity that nothing carries, features that need each other, a string
@@ -115,7 +116,7 @@ def feature_set(request: Request, features: Sequence[Item]) -> FeatureSet:
         stages=stages,
     )
     for name, dtype in found.dtypes.items():
-        if dtype == "str" and name not in found.categories:
+        if dtype == "str" and name not in found.categories and not texts:
             raise Misuse(
                 f"feature {name!r} is a string. Mark it with .category(), compare it with something, or leave it out "
                 "with view.join(select=[...])."

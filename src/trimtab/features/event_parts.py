@@ -1,0 +1,270 @@
+"""Events on disk, split by the hash of their entity, so that features can be evaluated a part at a time.
+
+All versions of an event must be seen together to know which of them counts, and a correction may move an event to
+another entity. So versions are told apart first, by id, and the split by entity comes after (D29).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns, Dtype
+from trimtab.events.definitions import Source
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.events.versions import Versions
+from trimtab.features.event_files import EventFiles, literal, parquet
+
+Array = NDArray[Any]
+
+_OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
+_NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
+_BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
+_TOGETHER = 500_000  # records whose versions are told apart at once
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """Events of one source in folders by part, those without an entity left out."""
+
+    source: Source
+    by: tuple[str, ...]  # the source's columns that name the entity
+    names: tuple[str, ...]  # the columns that were kept, the entity's among them
+    parts: int
+    partitions: tuple[str, ...]
+    folder: Path
+
+    def files(self, part: int | None = None) -> list[Path]:
+        """The files of one part, or of all."""
+        return sorted(self.folder.glob(f"part={'*' if part is None else part}/*.parquet"))
+
+
+def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection) -> str:
+    """A query for the versions that count, with `superseded_at` and without ids.
+
+    Only records whose id recurs go through Python; the others are single versions.
+
+    Args:
+        events: All records.
+        folder: Where files that the query needs are made, unless they are there; it must stay.
+        connection: Reads and writes.
+    """
+    if not folder.exists():
+        fresh = _fresh(folder)
+        connection.execute(
+            f"COPY (SELECT hash(id) AS h FROM ({events.select}) GROUP BY 1 HAVING count(*) > 1) "
+            f"TO {literal(fresh / 'recurring.parquet')} (FORMAT parquet)"
+        )
+        _settle_recurring(events, fresh, connection)
+        fresh.rename(folder)
+    columns = _columns(range(len(events.source.columns)))
+    own = ", ".join(name if name != "superseded_at" else f"{NEVER_US} AS superseded_at" for name in _OWN)
+    recurring = parquet([folder / "recurring.parquet"])
+    single = f"SELECT {own}{columns} FROM ({events.select}) r ANTI JOIN {recurring} s ON hash(r.id) = s.h"
+    settled = sorted(folder.glob("settled-*.parquet"))
+    if not settled:
+        return single
+    return f"{single} UNION ALL SELECT {', '.join(_OWN)}{columns} FROM {parquet(settled)}"
+
+
+def split(
+    settled: str, events: EventFiles, by: tuple[str, ...], names: Sequence[str], parts: int, folder: Path,
+    connection: duckdb.DuckDBPyConnection,
+) -> Split:  # fmt: skip
+    """Split versions by entity, unless the folder is there.
+
+    Args:
+        settled: What `settle` gave.
+        events: What it was given.
+        by: The columns that name the entity.
+        names: The columns to keep beside them.
+        parts: How many parts.
+        folder: Where they go.
+        connection: Reads and writes.
+    """
+    columns = list(events.source.columns)
+    kept = tuple(name for name in columns if name in {*by, *names})
+    if not folder.exists():
+        fresh = _fresh(folder)
+        keys = [f"c{columns.index(name)}" for name in by]
+        there = " AND ".join(f"{key} IS NOT NULL" for key in keys)
+        connection.execute(
+            f"COPY (SELECT {', '.join(_OWN)}{_columns(columns.index(name) for name in kept)}, "
+            f"hash({', '.join(keys)}) % {parts} AS part FROM ({settled}) WHERE {there}) "
+            f"TO {literal(fresh)} (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)"
+        )
+        fresh.rename(folder)
+    return Split(
+        source=events.source, by=by, names=kept, parts=parts, partitions=events.partitions, folder=folder
+    )  # fmt: skip
+
+
+def frame_of_part(split: Split, part: int, connection: duckdb.DuckDBPyConnection) -> EventFrame:
+    """The events of one part, in no particular order."""
+    files = split.files(part)
+    columns = {name: (list(split.source.columns).index(name), split.source.columns[name]) for name in split.names}
+    texts = {name: _texts(connection, files, i) for name, (i, dtype) in columns.items() if dtype == "str"}
+    picks = ", ".join(_OWN)
+    for name, (i, _) in columns.items():
+        picks += f", enum_code(c{i}::texts{i})::BIGINT AS c{i}" if texts.get(name) is not None else f", c{i}"
+    if not files:
+        return _empty(split)
+    found = connection.execute(f"SELECT {picks} FROM {parquet(files)}").fetchnumpy()
+    taken = {name: _column(dtype, found.pop(f"c{i}"), texts.get(name)) for name, (i, dtype) in columns.items()}
+    own = [np.ma.getdata(found[name.strip('"')]) for name in _OWN]
+    event_at, known_at, superseded_at, deleted, partition, position = own
+    return EventFrame(
+        split.source.name, Columns(taken), event_at, known_at, superseded_at, deleted.astype(bool), partition,
+        position, split.partitions,
+    )  # fmt: skip
+
+
+def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConnection) -> Array:
+    """The part of each entity that `keys` name; of nobody (a null among its keys) any."""
+    columns: dict[str, Array] = {f"k{n}": key.values for n, key in enumerate(keys)}
+    sql = ", ".join(f"k{n}::{'VARCHAR' if key.dtype == 'str' else 'BIGINT'}" for n, key in enumerate(keys))
+    connection.register("entities", columns | {"n": np.arange(len(keys[0]))})
+    found = connection.execute(f"SELECT (hash({sql}) % {parts})::INTEGER AS part, n FROM entities").fetchnumpy()
+    connection.unregister("entities")
+    out = np.empty(len(keys[0]), np.int32)
+    out[found["n"]] = found["part"]
+    return out
+
+
+def entities_of(
+    split: Split, known_by_us: int | None, connection: duckdb.DuckDBPyConnection
+) -> list[Column]:  # fmt: skip
+    """The entities of whom a record is known at a moment (None: at any), each once, in order."""
+    columns = list(split.source.columns)
+    keys = [f"c{columns.index(name)}" for name in split.by]
+    dtypes = [split.source.columns[name] for name in split.by]
+    files = split.files()
+    if not files:
+        return [Column(dtype, np.empty(0, object if dtype == "str" else np.int64)) for dtype in dtypes]
+    known = "true" if known_by_us is None else f"known_at <= {known_by_us}"
+    found = connection.execute(
+        f"SELECT DISTINCT {', '.join(keys)} FROM {parquet(files)} WHERE {known} ORDER BY {', '.join(keys)}"
+    ).fetchnumpy()
+    return [
+        Column(dtype, np.ma.getdata(found[key]).astype(object if dtype == "str" else np.int64))
+        for key, dtype in zip(keys, dtypes, strict=True)
+    ]
+
+
+def _settle_recurring(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    """Tell the versions of recurring ids apart, some of the ids at a time."""
+    source = events.source
+    again = (
+        f"SELECT r.*, s.h FROM ({events.select}) r JOIN {parquet([folder / 'recurring.parquet'])} s "
+        "ON hash(r.id) = s.h"
+    )  # fmt: skip
+    found = connection.execute(f"SELECT count(*) FROM ({again})").fetchone()
+    count = int(found[0]) if found else 0
+    if not count:
+        return
+    groups = -(-count // _TOGETHER)
+    by_id = folder / "by_id"
+    connection.execute(
+        f"COPY (SELECT *, h % {groups} AS g FROM ({again})) TO {literal(by_id)} (FORMAT parquet, PARTITION_BY (g))"
+    )
+    for group in range(groups):
+        files = sorted(by_id.glob(f"g={group}/*.parquet"))
+        if not files:
+            continue
+        rows = connection.execute(f"SELECT * EXCLUDE (h) FROM {parquet(files)}").fetchnumpy()
+        versions = Versions(source, list(events.partitions))
+        versions.add_table(_recorded(source, events.partitions, rows))
+        _write(versions.frame(), folder / f"settled-{group:05}.parquet", connection)
+    shutil.rmtree(by_id)
+
+
+def _recorded(source: Source, partitions: tuple[str, ...], rows: dict[str, Array]) -> Columns:
+    """Records as a table of record has them."""
+    names, places = np.array(partitions, object), rows["partition"]
+    table = {
+        "_id": Column("str", np.ma.getdata(rows["id"])),
+        "_event_at": Column("time", np.ma.getdata(rows["event_at"])),
+        "_known_at": Column("time", np.ma.getdata(rows["known_at"])),
+        "_op": Column("str", np.where(np.ma.getdata(rows["deleted"]), "delete", "upsert").astype(object)),
+        "_partition": Column("str", names[np.ma.getdata(places)]),
+        "_position": Column("int", np.ma.getdata(rows["position"])),
+    }
+    for i, (name, dtype) in enumerate(source.columns.items()):
+        table[name] = _column(dtype, rows[f"c{i}"], None)
+    return Columns(table)
+
+
+def _write(frame: EventFrame, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    arrays: dict[str, Any] = {
+        "event_at": frame.event_at_us,
+        "known_at": frame.known_at_us,
+        "superseded_at": frame.superseded_at_us,
+        "deleted": frame.deleted,
+        "partition": frame.partition,
+        "position": frame.position,
+    }
+    picks = ", ".join(_OWN)
+    for i, column in enumerate(frame.columns.by_name.values()):
+        arrays[f"c{i}"], arrays[f"v{i}"] = column.values, column.present()
+        kind = {"float": "DOUBLE", "bool": "BOOLEAN", "str": "VARCHAR"}.get(column.dtype, "BIGINT")
+        picks += f", CASE WHEN v{i} THEN c{i}::{kind} END AS c{i}"
+    connection.register("settled", arrays)
+    connection.execute(f"COPY (SELECT {picks} FROM settled) TO {literal(path)} (FORMAT parquet)")
+    connection.unregister("settled")
+
+
+def _texts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], column: int) -> Array | None:
+    """The distinct texts of a column, which its type `texts<column>` then counts; None where there are none."""
+    if not files:
+        return None
+    query = f"SELECT DISTINCT c{column} FROM {parquet(files)} WHERE c{column} IS NOT NULL"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE distinct_texts AS {query}")
+    found = connection.execute("SELECT count(*) FROM distinct_texts").fetchone()
+    if not found or not found[0]:
+        return None
+    connection.execute(f"CREATE OR REPLACE TYPE texts{column} AS ENUM (SELECT * FROM distinct_texts)")
+    listed = connection.execute(f"SELECT unnest(enum_range(NULL::texts{column})) AS text").fetchnumpy()
+    return np.ma.getdata(listed["text"]).astype(object)
+
+
+def _column(dtype: Dtype, found: Array, texts: Array | None) -> Column:
+    mask = np.ma.getmaskarray(found) if isinstance(found, np.ma.MaskedArray) else None
+    values = np.ma.getdata(found)
+    if texts is not None:
+        values = texts[np.where(mask, 0, values) if mask is not None else values]
+    values = values.astype(_NUMPY.get(dtype, object), copy=False)
+    if mask is None or not mask.any():
+        return Column(dtype, values)
+    values = values.copy()
+    values[mask] = _BLANK[dtype]
+    return Column(dtype, values, ~mask)
+
+
+def _empty(split: Split) -> EventFrame:
+    columns = {
+        name: Column(split.source.columns[name], np.empty(0, _NUMPY.get(split.source.columns[name], object)))
+        for name in split.names
+    }
+    none = np.empty(0, np.int64)
+    return EventFrame(
+        split.source.name, Columns(columns), none, none, none, np.empty(0, bool), none.astype(np.int16), none,
+        split.partitions,
+    )  # fmt: skip
+
+
+def _columns(numbers: Any) -> str:
+    return "".join(f", c{i}" for i in numbers)
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder to be renamed once it is whole; what a crash left under its name is removed."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    return fresh

@@ -1,0 +1,252 @@
+"""Views answered from events on disk, a part of the entities at a time, each part at most once.
+
+What `evaluate` does with frames in memory, for histories that do not fit: the values are the same bits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab import store
+from trimtab.core.clock import Clock
+from trimtab.core.columns import Column
+from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
+from trimtab.core.expressions import Expression
+from trimtab.core.hashing import bytes_hash, content_hash
+from trimtab.core.urls import store_url
+from trimtab.events.frames import EventFrame
+from trimtab.features.definitions import Join, View
+from trimtab.features.event_files import EventFiles, connected
+from trimtab.features.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
+from trimtab.features.hindsight import hindsight
+from trimtab.features.part_answers import Answers, packed, scattered, unpacked
+from trimtab.features.view_columns import evaluate_view
+from trimtab.run.steps import Retry, step
+
+Array = NDArray[Any]
+
+LEAST_MEMORY_BYTES = 256 << 20
+_PER_EVENT_BYTES = (
+    4_096  # of the limit: an event takes some 300 while its part is evaluated, and its entity may be large
+)
+_RETRY = Retry(lease_s=2.0)  # the folder is this process's own: a lease only outlives a process that was killed
+
+
+class PartedViews:
+    """Answers views from events on disk.
+
+    Everything that it makes goes to a folder, so that a run that was stopped goes on where it was. Only one process may
+    work in it at a time, see `claimed`.
+
+    Args:
+        folder: Made when it is not there. What is in it of other events is not taken for these.
+        events: The events of each source, by its name.
+        address: The content address of all that these events are: positions, or files.
+        memory_bytes: About how much memory may be used, Python's own and the requests included.
+        clock: Stamps finished parts.
+        done: Called after each piece of work.
+
+    Raises:
+        Misuse: The limit of memory is too low.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        events: Mapping[str, EventFiles],
+        *,
+        address: str,
+        memory_bytes: int,
+        clock: Clock,
+        done: Callable[[], object] = lambda: None,
+    ) -> None:
+        if memory_bytes < LEAST_MEMORY_BYTES:
+            raise Misuse(f"memory: {memory_bytes:,} bytes. Give at least {LEAST_MEMORY_BYTES:,} (256 MiB).")
+        self.address = content_hash([address, duckdb.__version__, np.__version__, memory_bytes])
+        self.folder = folder
+        self._events = dict(events)
+        self.memory_bytes = memory_bytes
+        self._clock = clock
+        self._done = done
+        self._counts: dict[str, int] = {}
+        self._splits: dict[str, Split] = {}
+        self._settled: dict[str, str] = {}
+        self._catalog = store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=clock)
+        self._blob = store.open(store_url("file", self.folder / "blob"), "blob")
+        self._connection = self._connected(16)
+
+    def parts(self, view: View) -> int:
+        """How many parts the entities of a view are in."""
+        name = view.source.name
+        if name not in self._counts:
+            self._counts[name] = self._of(view).count(self._connection)
+        return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
+
+    def answer(self, join: Join, keys: Sequence[Column], at_us: Array, *, final: bool = False) -> Answers:
+        """The value and the reason's code of each feature of a view, for the entity that `keys` name at `at_us`.
+
+        Args:
+            join: Of which view.
+            keys: The columns that name the entities.
+            at_us: The moments, int64 microseconds.
+            final: Without the test of known at, see `hindsight`.
+        """
+        divided = self._split(join.view)
+        asked = content_hash([self.address, join.view.hash, final, divided.parts, _digest(keys, at_us)])
+        part_of = parts_of(keys, divided.parts, self._connection)
+        order = np.argsort(part_of, kind="stable")
+        bounds = np.searchsorted(part_of[order], np.arange(divided.parts + 1))
+        found: list[tuple[Array, Answers]] = []
+        for part in range(divided.parts):
+            rows = order[bounds[part] : bounds[part + 1]]
+            if len(rows) or not len(at_us):
+                of_part, at = [key.take(rows) for key in keys], at_us[rows]
+                made = step(
+                    self._catalog,
+                    self._blob,
+                    "features",
+                    content_hash([asked, part]),
+                    lambda of_part=of_part, at=at, part=part: packed(  # type: ignore[misc]  # bound as they are now
+                        self._evaluated(join.view, of_part, at, divided, part, final)
+                    ),
+                    clock=self._clock,
+                    retry=_RETRY,
+                )
+                found.append((rows, unpacked(made)))
+            self._done()
+        return scattered(found, len(at_us))
+
+    def entities(self, view: View, known_by_us: int | None) -> list[Column]:
+        """The columns that name the entities of whom a record is known at a moment (None: at any), in order."""
+        return entities_of(self._split(view), known_by_us, self._connection)
+
+    def prepare(self, views: Sequence[View]) -> None:
+        """Split the events that views need."""
+        for view in views:
+            self._split(view)
+            self._done()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._catalog.close()
+        self._blob.close()
+
+    def __enter__(self) -> PartedViews:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _of(self, view: View) -> EventFiles:
+        if view.source.name not in self._events:
+            found = ", ".join(self._events) or "none"
+            raise NotFound(f"view {view.name!r}: needs the events of {view.source.name!r}; there are those of {found}.")
+        return self._events[view.source.name]
+
+    def _connected(self, share: int) -> duckdb.DuckDBPyConnection:
+        return connected(self.folder / "overflow", self.memory_bytes // share)
+
+    def _split(self, view: View) -> Split:
+        names = needed_columns(view)
+        key = content_hash([view.source.hash, view.by, sorted(names)])[:16]
+        if key not in self._splits:
+            events, parts = self._of(view), self.parts(view)
+            self._connection.close()  # its memory is needed for what follows
+            try:
+                with _named(self.folder), self._connected(4) as connection:
+                    name = view.source.name
+                    if name not in self._settled:
+                        versions = self.folder / f"{name}.versions.{self.address[:16]}"
+                        self._settled[name] = settle(events, versions, connection)
+                    folder = self.folder / f"{name}.{key}.{self.address[:16]}"
+                    self._splits[key] = split(
+                        self._settled[name], events, view.by, sorted(names), parts, folder, connection
+                    )
+            finally:
+                self._connection = self._connected(16)
+        return self._splits[key]
+
+    def _evaluated(
+        self, view: View, keys: Sequence[Column], at_us: Array, divided: Split, part: int, final: bool
+    ) -> Answers:
+        with _named(self.folder):
+            frame = frame_of_part(divided, part, self._connection)
+        return in_slices(view, keys, at_us, hindsight(frame) if final else frame, self._slices(view, frame))
+
+    def _slices(self, view: View, frame: EventFrame) -> int:
+        """How many stretches of time a part is evaluated in: one entity may have more events than a part should."""
+        bounded = all((a.max_age_us if a.kind == "latest" else a.over_us) is not None for a in view.features.values())
+        return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
+
+
+def in_slices(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame, slices: int) -> Answers:
+    """`evaluate_view`, by stretches of time, each of which needs only the events near it."""
+    if slices <= 1:
+        return evaluate_view(view, keys, at_us, frame)
+    order = np.argsort(at_us, kind="stable")
+    found = [
+        (rows, evaluate_view(view, [key.take(rows) for key in keys], at_us[rows], frame))
+        for rows in np.array_split(order, slices)
+        if len(rows)
+    ]
+    return scattered(found, len(at_us))
+
+
+def needed_columns(view: View) -> set[str]:
+    """The columns of the source that a view is computed from."""
+    needed = set(view.by)
+    for aggregate in view.features.values():
+        for value in msgspec.structs.asdict(aggregate).values():
+            if isinstance(value, Expression):
+                needed |= value.columns()
+    return needed
+
+
+def _digest(keys: Sequence[Column], at_us: Array) -> str:
+    texts = [key.values.tolist() if key.dtype == "str" else key.to_list() for key in keys]
+    return content_hash([bytes_hash(at_us.tobytes()), [bytes_hash(msgspec.msgpack.encode(t)) for t in texts]])
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """A folder that no other process works in meanwhile; made when it is not there.
+
+    Raises:
+        Conflict: Another process works in it.
+        Unavailable: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise Unavailable(f"{folder}: {error}. Check free space and access, and try again.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"{folder}: another process is computing the same. Wait for it, or stop it.") from None
+        yield folder
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """DuckDB's errors by our names."""
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise Unavailable(
+            f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it goes on from "
+            "here."
+        ) from error

@@ -1,0 +1,133 @@
+"""Events split on disk give the same bits as events in memory, and both those of the oracle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import Answer, Record, frame_of, oracle
+from recorded import recorded
+from strategies import KEYED, KEYLESS, histories, request_keys, request_times, views
+from test_offline import bits
+
+from trimtab.core.columns import Column, column
+from trimtab.events.definitions import Source
+from trimtab.features.aggregates import count, latest, sum
+from trimtab.features.definitions import View, view
+from trimtab.features.event_files import connected
+from trimtab.features.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
+from trimtab.features.frames import REASONS
+from trimtab.features.hindsight import hindsight
+from trimtab.features.part_answers import packed, scattered, unpacked
+from trimtab.features.parted_views import in_slices, needed_columns
+from trimtab.features.view_columns import evaluate_view
+
+Asked = list[tuple[Any, int]]
+asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
+
+
+@contextmanager
+def parted(records: list[Record], of: View, parts: int, positions: dict[str, int] | None = None) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory() as name, connected(Path(name) / "overflow", 256 << 20) as connection:
+        folder = Path(name)
+        (folder / "table").mkdir()
+        events = recorded(records, of.source, folder / "table", positions)
+        settled = settle(events, folder / "versions", connection)
+        names = sorted(needed_columns(of))
+        yield split(settled, events, of.by, names, parts, folder / "parts", connection), connection
+
+
+def by_parts(
+    records: list[Record], of: View, keys: list[Column], at_us: Any, parts: int, *, final: bool = False,
+    positions: dict[str, int] | None = None,
+) -> list[dict[str, Answer]]:  # fmt: skip
+    with parted(records, of, parts, positions) as (divided, connection):
+        part_of = parts_of(keys, parts, connection)
+        found = []
+        for part in range(parts):
+            rows = np.flatnonzero(part_of == part)
+            if len(rows):
+                frame = frame_of_part(divided, part, connection)
+                frame = hindsight(frame) if final else frame
+                answers = in_slices(of, [key.take(rows) for key in keys], at_us[rows], frame, 1 + part % 3)
+                found.append((rows, unpacked(packed(answers))))
+        return listed(of, scattered(found, len(at_us)))
+
+
+def listed(of: View, answers: Any) -> list[dict[str, Answer]]:
+    columns = {name: (answers[name][0].to_list(), answers[name][1].tolist()) for name in of.features}
+    rows = len(next(iter(columns.values()))[0])
+    return [{n: (values[i], REASONS[codes[i]]) for n, (values, codes) in columns.items()} for i in range(rows)]
+
+
+def in_memory(records: list[Record], of: View, keys: list[Column], at_us: Any, *, final: bool = False) -> Any:
+    frame = frame_of(records, of.source)
+    return listed(of, evaluate_view(of, keys, at_us, hindsight(frame) if final else frame))
+
+
+def known_always(records: list[Record]) -> list[Record]:
+    """The same records, known in the same order, all of them before any moment."""
+    ranks = {known: n for n, known in enumerate(sorted({r.known_at_us for r in records}))}
+    return [msgspec.structs.replace(r, known_at_us=ranks[r.known_at_us] - 2**62) for r in records]
+
+
+@pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), asked=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
+def test_parts_memory_and_oracle_agree_bit_for_bit(
+    of: Source, data: st.DataObject, asked: Asked, parts: int, final: bool
+) -> None:
+    records, declared = data.draw(histories(of)), data.draw(views(of))
+    keys, at_us = [column("str", [key for key, _ in asked])], np.array([t for _, t in asked], np.int64)
+    expected = in_memory(records, declared, keys, at_us, final=final)
+    found = by_parts(records, declared, keys, at_us, parts, final=final)
+    judged = known_always(records) if final else records
+    for answers, in_one, (key, t) in zip(found, expected, asked, strict=True):
+        assert bits(answers) == bits(in_one), (key, t)
+        assert bits(answers) == bits(oracle(judged, declared, key, t)), (key, t)
+
+
+@settings(deadline=None, max_examples=10)
+@given(records=histories(), asked=asks, parts=st.sampled_from([1, 3]))
+def test_entities_of_several_columns_are_split_together(records: list[Record], asked: Asked, parts: int) -> None:
+    declared = view(
+        "v", source=KEYED, by=["key", "n"], features={"n": count(), "x": sum("x"), "kind": latest("kind")}
+    )  # fmt: skip
+    numbers = [r.row["n"] for r in records] or [None]
+    pairs = [(key, numbers[i % len(numbers)], t) for i, (key, t) in enumerate(asked)]
+    keys = [column("str", [key for key, _, _ in pairs]), column("int", [n for _, n, _ in pairs])]
+    at_us = np.array([t for _, _, t in pairs], np.int64)
+    expected = [bits(a) for a in in_memory(records, declared, keys, at_us)]
+    assert [bits(a) for a in by_parts(records, declared, keys, at_us, parts)] == expected
+    for (key, n, t), answers in zip(pairs, expected, strict=True):
+        entity = None if key is None or n is None else (key, n)
+        assert answers == bits(oracle(records, declared, entity, t))
+
+
+@settings(deadline=None, max_examples=10)
+@given(records=histories(), declared=views(), asked=asks, last=st.integers(0, 6))
+def test_only_records_up_to_the_positions_count(records: list[Record], declared: View, asked: Asked, last: int) -> None:
+    positions = {"p0": last, "p1": last // 2}
+    keys, at_us = [column("str", [key for key, _ in asked])], np.array([t for _, t in asked], np.int64)
+    found = by_parts(records, declared, keys, at_us, 2, positions=positions)
+    for answers, (key, t) in zip(found, asked, strict=True):
+        assert bits(answers) == bits(oracle(records, declared, key, t, positions)), (key, t)
+
+
+@settings(deadline=None, max_examples=15)
+@given(records=histories(), moment=request_times())
+def test_the_entities_are_those_of_whom_a_version_is_known(records: list[Record], moment: int) -> None:
+    declared = view("v", source=KEYED, by="key", features={"n": count()})
+    with parted(records, declared, 3) as (divided, connection):
+        assert isinstance(divided, Split)
+        (found,) = entities_of(divided, moment, connection)
+    expected = {key for key in "abc" if oracle(records, declared, key, moment)["n"][1] != "no_entity"}
+    assert found.to_list() == sorted(expected)

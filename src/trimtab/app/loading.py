@@ -1,52 +1,50 @@
-"""A file of a source's events into the log, slice by slice; rows that do not fit go to quarantine."""
+"""Whatever holds a source's rows into the log; what does not fit goes to quarantine, what is not known is named."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from trimtab.events import read_file
-from trimtab.events.ingest import Problem, Pushed
-from trimtab.events.quarantine import Quarantined, raw_json
+from trimtab.core.errors import Misuse
+from trimtab.events.files import Rows, read_rows
+from trimtab.events.ingest import Pushed
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
 
-_SLICE = 20_000  # rows between two words about the progress
-_NAMED = 100  # problems that are named; the quarantine has all
+
+class Ingested(Pushed, frozen=True):
+    """What became of the rows of a file, and how its columns differ from those that the source declares."""
+
+    ignored: tuple[str, ...] = ()  # its columns that the source does not declare: not kept
+    absent: tuple[str, ...] = ()  # declared columns that it does not have: null
 
 
-def load_file(
-    project: Project, source: str, file: Path, *, history: bool, progress: Callable[[int, int], object] | None
-) -> Pushed:
+def load_rows(
+    project: Project,
+    source: str,
+    given: Rows,
+    *,
+    history: bool,
+    absent_ok: bool,
+    progress: Callable[[int, int], object] | None,
+) -> Ingested:
     """See `Project.ingest`."""
-    show = progress or (lambda done, of: None)
-    read = read_file(file, project.definitions.source(source), on_error="quarantine")
-    rows, bad = read.columns.rows, len(read.bad)
-    show(0, rows + bad)
-    now_us = project.clock.now_us()
-    project.quarantine.add(
-        [Quarantined(source, raw_json(b.row), b.reason, b.field, now_us, "upsert", history) for b in read.bad]
-    )
-    show(bad, rows + bad)
-    problems = [Problem(b.number - 1, b.field, b.reason, b.found) for b in read.bad[:_NAMED]]
-    done = Pushed(0, bad, project.state.events.partition, 0, tuple(problems))
-    for start in range(0, rows, _SLICE):
-        part = read.columns.take(slice(start, start + _SLICE))
-        done = _both(done, project.ingestor.load(source, part, history=history), start)
-        show(bad + start + part.rows, rows + bad)
-    return done
-
-
-def _both(done: Pushed, more: Pushed, offset: int) -> Pushed:
-    problems = [msgspec.structs.replace(problem, row=problem.row + offset) for problem in more.problems]
-    return Pushed(
-        done.accepted + more.accepted,
-        done.quarantined + more.quarantined,
-        more.partition,
-        max(done.position, more.position),
-        (*done.problems, *problems)[:_NAMED],
+    rows = read_rows(given, project.definitions.source(source), on_error="quarantine")
+    if rows.absent and not absent_ok:
+        extra = f" It has columns that are not declared: {', '.join(rows.ignored)}." if rows.ignored else ""
+        raise Misuse(
+            f"ingest into {source!r}: the declared column{'s' * (len(rows.absent) > 1)} {', '.join(rows.absent)} "
+            f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
+            "--absent-as-null, in Python absent_ok=True."
+        )
+    pushed = project.ingestor.take(source, rows, history=history, progress=progress)
+    return Ingested(
+        pushed.accepted,
+        pushed.quarantined,
+        pushed.partition,
+        pushed.position,
+        pushed.problems,
+        rows.ignored,
+        rows.absent,
     )

@@ -40,7 +40,9 @@ from trimtab.training.environment import current_environment
 if TYPE_CHECKING:
     import datetime as dt
 
+    from trimtab.app.loading import Ingested
     from trimtab.core.columns import Columns
+    from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed
     from trimtab.events.tables import Materialised
@@ -94,31 +96,44 @@ class Project:
 
     # -- data ---------------------------------------------------------------------------------------------------
 
-    def push(self, source: str, rows: Sequence[Mapping[str, object]]) -> Pushed:
+    def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
         """Append events as they come; they are safe when this returns.
-
-        Raises:
-            NotFound: There is no such source.
-            Misuse: A row has a column that the source does not declare. Nothing was done.
-        """
-        return self.ingestor.push(source, rows)
-
-    def ingest(self, source: str, file: Path, *, history: bool = True, progress: Meter | None = None) -> Pushed:
-        """Load a file of a source's events: CSV, Parquet or NDJSON. Rows that do not fit go to quarantine.
 
         Args:
             source: The source's name.
-            file: The file.
+            rows: One mapping an event, or a table of polars, pandas, pyarrow, DuckDB or `Columns`.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A column is not declared, or a table's column is of another type. Nothing was done.
+        """
+        return self.ingestor.push(source, rows)
+
+    def ingest(
+        self,
+        source: str,
+        file: Rows,
+        *,
+        history: bool = True,
+        absent_ok: bool = False,
+        progress: Meter | None = None,
+    ) -> Ingested:
+        """Load a file of a source's events, or a table. Rows that do not fit go to quarantine.
+
+        Args:
+            source: The source's name.
+            file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or whatever else `events.read_rows` takes.
             history: Known at = event time + the source's delay; False: known now.
+            absent_ok: Declared columns that the file does not have are null; otherwise it is refused.
             progress: Called with rows done and rows in all, every twenty thousand.
 
         Raises:
             NotFound: There is no such source or file.
-            Misuse: The file cannot be read as a table, or lacks the source's time or key. Nothing was done.
+            Misuse: The file cannot be read as a table, or lacks a column. Nothing was done.
         """
-        from trimtab.app.loading import load_file
+        from trimtab.app.loading import load_rows
 
-        return load_file(self, source, file, history=history, progress=progress)
+        return load_rows(self, source, file, history=history, absent_ok=absent_ok, progress=progress)
 
     def replay_quarantine(self, source: str | None = None) -> Replayed:
         """Try what is in quarantine again, after a fix."""

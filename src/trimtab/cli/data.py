@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,7 +14,7 @@ from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
-    from trimtab.events.ingest import Pushed
+    from trimtab.app.loading import Ingested
 
 _NAMED = 5  # quarantined rows that are named
 
@@ -22,32 +23,38 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 
 @command("ingest", safe=_INGEST_SAFE)
 @click.argument("source")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
-def ingest(source: str, file: Path, live: bool) -> None:
+@click.option("--absent-as-null", is_flag=True, help="Take a file that lacks declared columns; they are null.")
+def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> None:
     """Load a file of a source's history into the log.
 
-    FILE ends in .csv, .parquet or .ndjson. Rows that do not fit go to quarantine and are counted. Doing it again adds
-    nothing that counts.
+    FILE ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow; - reads JSON lines (or Arrow) from standard
+    input. Rows that do not fit go to quarantine and are counted; columns that are not declared are named and left out.
+    Doing it again adds nothing that counts.
 
     \b
     Example:
       trimtab ingest landings landings.parquet
     """
-    _need_file(file)
+    given = sys.stdin.buffer if str(file) == "-" else _there(file)
     with opened_project() as project, progress(f"ingesting {file.name}") as meter:
-        pushed = project.ingest(source, file, history=not live, progress=meter)
+        taken = project.ingest(source, given, history=not live, absent_ok=absent_as_null, progress=meter)
     if manner().json:
-        show_json(pushed)
+        show_json(taken)
     else:
-        show_lines(_ingested(source, pushed))
+        show_lines(_ingested(source, taken))
 
 
-def _ingested(source: str, pushed: Pushed) -> list[str]:
-    lines = [f"{source}: {pushed.accepted:,} rows taken, {pushed.quarantined:,} quarantined"]
-    lines += [f"  row {p.row + 1}: {p.field} = {p.found}: {p.reason}" for p in pushed.problems[:_NAMED]]
-    if pushed.quarantined > _NAMED:
-        lines.append(f"  and {pushed.quarantined - _NAMED:,} more")
+def _ingested(source: str, taken: Ingested) -> list[str]:
+    lines = [f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined"]
+    if taken.ignored:
+        lines.append(f"  not declared, left out: {', '.join(taken.ignored)}")
+    if taken.absent:
+        lines.append(f"  not in the file, null: {', '.join(taken.absent)}")
+    lines += [f"  row {p.row + 1}: {p.field} = {p.found}: {p.reason}" for p in taken.problems[:_NAMED]]
+    if taken.quarantined > _NAMED:
+        lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine {source}")
     return lines
 
 
@@ -81,7 +88,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
             raise click.UsageError("--out is for FILE; the answers to --row are printed.")
         _answer_rows(model, [_parsed(text) for text in rows], at)
         return
-    _need_file(file)
+    _there(file)
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
         made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
@@ -116,6 +123,7 @@ def _parsed(text: str) -> dict[str, Any]:
     return row
 
 
-def _need_file(file: Path) -> None:
+def _there(file: Path) -> Path:
     if not file.is_file():
         raise NotFound(f"file {file}: there is none. Give the path of one file.")
+    return file

@@ -45,17 +45,28 @@ class _Field(msgspec.Struct, frozen=True):
     children: tuple[_Field, ...] = ()  # read past
 
 
+def is_ipc(data: bytes) -> bool:
+    """Whether bytes begin as an Arrow IPC stream or file does."""
+    return data[:4] == _MORE or data[:6] == _MAGIC
+
+
 def read_ipc_file(path: Path, only: Collection[str] | None = None) -> ArrowTable:
-    """The table of an Arrow IPC file (Feather) or of a file that holds a stream.
+    """The table of an Arrow IPC file (Feather) or of a file that holds a stream, see `read_ipc`."""
+    return read_ipc(path.read_bytes(), f"file {path}", only)
+
+
+def read_ipc(data: bytes, what: str, only: Collection[str] | None = None) -> ArrowTable:
+    """The table of the bytes of an Arrow IPC stream or file.
 
     Args:
-        path: The file.
+        data: The bytes, uncompressed or with lz4.
+        what: Names them in errors.
         only: The columns that are wanted; left out, all.
 
     Raises:
-        Misuse: It is none, is damaged, or has a wanted column that no table can have.
+        Misuse: They are none, are damaged, or have a wanted column that no table can have.
     """
-    return _read(path.read_bytes(), f"file {path}", only, None, lz4=True)
+    return _read(data, what, only, None, lz4=True)
 
 
 def read_ipc_stream(body: bytes, only: Collection[str] | None = None, *, most_rows: int | None = None) -> ArrowTable:
@@ -76,7 +87,7 @@ def _read(data: bytes, what: str, only: Collection[str] | None, most_rows: int |
     is_file = data[:6] == _MAGIC
     if is_file and not data.endswith(_MAGIC):
         raise Misuse(f"{what}: the Arrow file is cut off. Write it anew.")
-    if not is_file and data[:4] != _MORE:
+    if not is_ipc(data):
         raise Misuse(
             f"{what}: begins with {data[:8]!r}, which is neither an Arrow IPC stream nor a file. Write it with "
             "pyarrow.ipc.new_stream or with polars' write_ipc_stream, for example."

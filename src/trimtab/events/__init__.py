@@ -8,7 +8,8 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.records import Event, decode, encode, known_at_us
 
 if TYPE_CHECKING:
-    from trimtab.events.files import BadRow, FileRows, read_file
+    from trimtab.events.files import Rows, Table, read_file, read_rows
+    from trimtab.events.fitting import BadRow, FileRows
     from trimtab.events.history import History
     from trimtab.events.ingest import Ingestor, LoadedFile, Problem, Pushed
     from trimtab.events.quarantine import Quarantine, Quarantined, Replayed
@@ -29,19 +30,22 @@ __all__ = [
     "Quarantine",
     "Quarantined",
     "Replayed",
+    "Rows",
     "Source",
+    "Table",
     "Time",
     "decode",
     "encode",
     "known_at_us",
     "materialise",
     "read_file",
+    "read_rows",
     "source",
 ]
 
 _LAZY = {  # name -> its file; they load NumPy or DuckDB
-    "BadRow": "files",
-    "FileRows": "files",
+    "BadRow": "fitting",
+    "FileRows": "fitting",
     "History": "history",
     "Ingestor": "ingest",
     "LoadedFile": "ingest",
@@ -51,8 +55,11 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "Quarantine": "quarantine",
     "Quarantined": "quarantine",
     "Replayed": "quarantine",
+    "Rows": "files",
+    "Table": "files",
     "materialise": "tables",
     "read_file": "files",
+    "read_rows": "files",
 }
 
 

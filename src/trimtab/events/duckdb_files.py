@@ -15,7 +15,8 @@ from trimtab.core.columns import Column, Columns, Dtype, float_column
 from trimtab.core.errors import Misuse
 from trimtab.events.checks import Reason
 from trimtab.events.definitions import Source
-from trimtab.events.files import BadRow, FileRows, file_rows, open_bytes, wanted_columns
+from trimtab.events.files import open_bytes
+from trimtab.events.fitting import BadRow, FileRows, file_rows, wanted_columns
 
 _NULL_WORDS = "('', 'na', 'n/a', 'nan', 'nat', 'null', 'none')"  # in a column that is no text
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
@@ -27,7 +28,7 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     """The rows of a CSV file with a header; see `read_file`."""
     delimiter = "\t" if ".tsv" in path.suffixes else ","
     names = _header(path, delimiter)
-    wanted = wanted_columns(path, source, names)
+    wanted = wanted_columns(f"file {path}", source, names)
     _check_case(path, names)
     columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in names)
     table = (
@@ -44,7 +45,8 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
         BadRow("line", number, _fields(text, delimiter, names, wanted), field or names[-1], "bad_line", text[:200])
         for number, (_, field, text) in zip(numbers, rejects, strict=True)
     ]
-    lines = _record_lines(path, delimiter, len(names), [row for row, _, _ in raw])
+    records = next((len(array) for array in values.values()), 0)
+    lines = _record_lines(path, delimiter, len(names), records, numbers)
     return _assemble(source, names, wanted, values, raw, lines, bad, "line")
 
 
@@ -65,9 +67,10 @@ def read_parquet(path: Path, source: Source) -> FileRows:
         except duckdb.Error as error:
             _refuse(path, error)
         types = {str(name): str(kind) for name, kind, *_ in described}
-        wanted = wanted_columns(path, source, list(types))
+        wanted = wanted_columns(f"file {path}", source, list(types))
         values, raw = _cast(connection, path, "read_parquet(?)", wanted, types)
-    return _assemble(source, list(types), wanted, values, raw, [row + 1 for row, _, _ in raw], [], "row")
+    rows = np.arange(1, 1 + next((len(array) for array in values.values()), 0))
+    return _assemble(source, list(types), wanted, values, raw, rows, [], "row")
 
 
 def _cast(
@@ -140,7 +143,7 @@ def _assemble(
     wanted: Mapping[str, Dtype],
     values: Mapping[str, NDArray[Any]],
     raw: Sequence[tuple[int, str, str]],
-    numbers: Sequence[int],
+    numbers: NDArray[Any],
     bad: list[BadRow],
     unit: Literal["line", "row"],
 ) -> FileRows:
@@ -148,12 +151,13 @@ def _assemble(
     good = np.ones(columns.rows, bool)
     good[[row for row, _, _ in raw]] = False
     misfits = columns.take(~good).to_rows()
-    for (_, field, text), number, row in zip(raw, numbers, misfits, strict=True):
+    for (_, field, text), number, row in zip(raw, numbers[~good].tolist(), misfits, strict=True):
         reason = _REASONS.get(wanted[field], "wrong_type")
         bad.append(BadRow(unit, number, row | {field: text}, field, reason, text[:200]))
+    kept = numbers[good] - 1 if raw or unit == "line" else None
     if raw:
         columns = columns.take(good)
-    return file_rows(source, names, wanted, columns, bad)
+    return file_rows(source, names, wanted, columns, bad, kept)
 
 
 def _column(dtype: Dtype, array: NDArray[Any]) -> Column:
@@ -218,27 +222,32 @@ def _fields(line: str, delimiter: str, names: Sequence[str], wanted: Mapping[str
     return {name: value for name, value in zip(names, values, strict=False) if name in wanted}
 
 
-def _record_lines(path: Path, delimiter: str, fields: int, records: Sequence[int]) -> list[int]:
-    """The line on which each of the records begins; records count from 0, without those of another width.
+def _record_lines(path: Path, delimiter: str, fields: int, records: int, rejected: Sequence[int]) -> NDArray[Any]:
+    """The line on which each record begins, of those that have as many fields as the header.
 
-    A file that Python's reader parses otherwise than DuckDB gets the line of a file without line breaks in quotes.
+    A file that Python's reader parses otherwise than DuckDB gets the lines of a file without line breaks in quotes.
     """
-    lines = {record: record + 2 for record in records}
-    if not records:
-        return []
+    with open_bytes(path, "rb") as stream:
+        ends = 0
+        last = b"\n"
+        while block := stream.read(1 << 20):
+            ends, last = ends + block.count(b"\n"), block[-1:]
+    lines = ends + (last != b"\n")
+    plain = np.delete(np.arange(2, lines + 1), np.array(rejected, np.int64) - 2)
+    if len(plain) == records:
+        return plain
+    found = []
     reader = csv.reader(_lines(path), delimiter=delimiter)
     next(reader)
-    record, begins = 0, reader.line_num + 1
+    begins = reader.line_num + 1
     try:
         for values in reader:
             if len(values) == fields:
-                if record in lines:
-                    lines[record] = begins
-                record += 1
+                found.append(begins)
             begins = reader.line_num + 1
     except csv.Error:
-        return [record + 2 for record in records]
-    return [lines[record] for record in records]
+        pass
+    return np.array(found) if len(found) == records else np.arange(2, records + 2)
 
 
 def _lines_at(path: Path, positions: Sequence[int]) -> list[int]:

@@ -1,21 +1,24 @@
-"""Files of events: CSV, Parquet and newline-delimited JSON become tables that fit a source."""
+"""Rows of a source from anything: files, tables of other libraries, lists of mappings, streams of bytes."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import msgspec
-import numpy as np
 
-from trimtab.core.columns import Columns, Dtype, column
+from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.events.checks import EXTRA, Reason, check
 from trimtab.events.definitions import Source
+from trimtab.events.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
 
-Format = Literal["csv", "parquet", "ndjson"]
+if TYPE_CHECKING:
+    from trimtab.core.arrow import ArrowTable
+
+Format = Literal["csv", "parquet", "ndjson", "arrow"]
 OnError = Literal["refuse", "quarantine"]
 
 _SUFFIXES: dict[str, Format] = {
@@ -24,32 +27,66 @@ _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
     ".ndjson": "ndjson",
     ".jsonl": "ndjson",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
 }
 
 
-class BadRow(msgspec.Struct, frozen=True):
-    """A row of a file that does not fit: where, what it held, why."""
+class ArrowStream(Protocol):
+    """A table of another library: polars, pandas, pyarrow, DuckDB."""
 
-    unit: Literal["line", "row"]  # a Parquet file has no lines
-    number: int  # counts from 1
-    row: dict[str, Any]  # by declared column: what could be read as declared, and the raw text of `field`
-    field: str
-    reason: Reason
-    found: str
-
-    @property
-    def place(self) -> str:
-        """Where to look: "line 7"."""
-        return f"{self.unit} {self.number}"
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-class FileRows(msgspec.Struct, frozen=True, eq=False):
-    """What a file gave: declared columns, what it lacked and had in excess, and the rows that do not fit."""
+class ArrowArray(Protocol):
+    """A record batch of another library."""
 
-    columns: Columns
-    ignored: tuple[str, ...]  # columns of the file that the source does not declare
-    absent: tuple[str, ...]  # declared columns that the file does not have: null
-    bad: tuple[BadRow, ...] = ()
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+
+
+Table: TypeAlias = Columns | ArrowStream | ArrowArray
+Rows: TypeAlias = str | Path | IO[bytes] | Table | Sequence[Mapping[str, Any]]
+
+
+def read_rows(
+    given: Rows,
+    source: Source,
+    *,
+    on_error: OnError = "refuse",
+    file_format: Format | None = None,
+    nulls: Sequence[str] = ("",),
+) -> FileRows:
+    """Rows of a source from anything that holds them, with the source's types; times without a zone are UTC.
+
+    Besides the declared columns it takes `_id`, `_known_at` and `_op` where there are such.
+
+    Args:
+        given: The path of a file that ends in .csv, .tsv, .ndjson, .jsonl (text also in .gz), .parquet, .arrow,
+            .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a list of
+            mappings; an open stream of JSON lines or of Arrow's bytes.
+        source: What the rows must be.
+        on_error: Refuse all at a row that does not fit, or leave such rows out and list them in `bad`.
+        file_format: Says it when the name does not.
+        nulls: Texts of a CSV file that mean null in every column; in columns that are no text, words such as NA,
+            NaN and null mean it anyway.
+
+    Raises:
+        NotFound: There is no such file.
+        Misuse: It cannot be read, lacks the source's time or key, has a column of another type, or (refuse) a row
+            that does not fit; the message names file, line and column.
+    """
+    what, rows = _taken(given, source, file_format, nulls)
+    if rows.bad and on_error == "refuse":
+        bad, more = rows.bad[0], len(rows.bad) - 1
+        also = f" {more} more such rows follow." if more else ""
+        needed = "a line that fits" if bad.reason == "bad_line" else dtypes_of(source)[bad.field]
+        raise Misuse(
+            f"{what}, {bad.place}, column {bad.field!r}: needed {needed}, found {bad.found!r} ({bad.reason})."
+            f"{also} Mend it, or put such rows into quarantine (on_error='quarantine')."
+        )
+    return rows
 
 
 def read_file(
@@ -60,44 +97,61 @@ def read_file(
     file_format: Format | None = None,
     nulls: Sequence[str] = ("",),
 ) -> FileRows:
-    """Read a file of a source's events with the source's types; times without a zone are UTC.
+    """Read a file of a source's events, see `read_rows`."""
+    return read_rows(Path(path), source, on_error=on_error, file_format=file_format, nulls=nulls)
 
-    Besides the declared columns it takes `_id`, `_known_at` and `_op` where the file has them.
 
-    Args:
-        path: A file that ends in .csv, .tsv, .parquet, .ndjson or .jsonl (text files also in .gz).
-        source: What the rows must be.
-        on_error: Refuse the file at a row that does not fit, or leave such rows out and list them in `bad`.
-        file_format: Says it when the name does not.
-        nulls: Texts of a CSV file that mean null in every column; in columns that are no text, words such as NA,
-            NaN and null mean it anyway.
+def is_table(given: object) -> TypeGuard[Table]:
+    """Whether it is a table in memory: `Columns`, or one of another library."""
+    return isinstance(given, Columns) or hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
 
-    Raises:
-        NotFound: There is no such file.
-        Misuse: The file cannot be read, lacks the source's time or key, or (refuse) has a row that does not fit; the
-            message names file, line and column.
-    """
-    where = Path(path)
-    if not where.is_file():
-        raise NotFound(f"file {where}: there is none. Give the path of one file.")
-    rows = _read(where, source, file_format or _format(where), nulls)
-    if rows.bad and on_error == "refuse":
-        bad, more = rows.bad[0], len(rows.bad) - 1
-        also = f" {more} more such rows follow." if more else ""
-        needed = "a line that fits" if bad.reason == "bad_line" else _dtypes(source)[bad.field]
-        raise Misuse(
-            f"file {where}, {bad.place}, column {bad.field!r}: needed {needed}, found {bad.found!r} ({bad.reason})."
-            f"{also} Mend the file, or put such rows into quarantine (on_error='quarantine')."
-        )
-    return rows
+
+def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
+    """What it is called in errors, and its rows."""
+    if isinstance(given, str | Path):
+        path = Path(given)
+        if not path.is_file():
+            raise NotFound(f"file {path}: there is none. Give the path of one file.")
+        return f"file {path}", _read(path, source, kind or _format(path), nulls)
+    if isinstance(given, Columns):
+        return "table", fit_table("table", source, given, given.names)
+    if is_table(given):
+        from trimtab.core.arrow import read_arrow
+
+        return "table", _fit_arrow("table", source, read_arrow(given, dtypes_of(source)))
+    if isinstance(given, BufferedIOBase | RawIOBase):
+        return "stream", _read_stream(given.read() or b"", source)
+    if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
+        return "rows", fit_rows("rows", source, given)
+    raise Misuse(
+        f"rows: a {type(given).__name__} holds none. Give a path, a table (polars, pandas, pyarrow, DuckDB, Columns) "
+        "or a list of dicts."
+    )
+
+
+def _fit_arrow(what: str, source: Source, table: ArrowTable) -> FileRows:
+    return fit_table(what, source, table.columns, table.names)
 
 
 def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> FileRows:
     if kind == "ndjson":
-        return _read_ndjson(path, source)
+        with open_bytes(path, "rb") as stream:
+            return _fit_lines(f"file {path}", source, stream)
+    if kind == "arrow":
+        from trimtab.core.arrow_ipc import read_ipc_file
+
+        return _fit_arrow(f"file {path}", source, read_ipc_file(path, dtypes_of(source)))
     from trimtab.events import duckdb_files  # loads DuckDB
 
     return duckdb_files.read_parquet(path, source) if kind == "parquet" else duckdb_files.read_csv(path, source, nulls)
+
+
+def _read_stream(data: bytes, source: Source) -> FileRows:
+    from trimtab.core.arrow_ipc import is_ipc, read_ipc
+
+    if is_ipc(data):
+        return _fit_arrow("stream", source, read_ipc(data, "stream", dtypes_of(source)))
+    return _fit_lines("stream", source, data.splitlines())
 
 
 def _format(path: Path) -> Format:
@@ -108,69 +162,23 @@ def _format(path: Path) -> Format:
     return found
 
 
-def _dtypes(source: Source) -> dict[str, Dtype]:
-    return source.columns | EXTRA
-
-
-def wanted_columns(path: Path, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
-    """The columns to read, of those found."""
-    twice = {name for name in found if found.count(name) > 1}
-    if twice:
-        raise Misuse(f"file {path}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
-    for name in filter(None, (source.time, source.key)):
-        if name not in found:
-            role = "time" if name == source.time else "key"
-            raise Misuse(
-                f"file {path}: needs column {name!r} ({role} of source {source.name!r}), found "
-                f"{', '.join(found) or 'no columns'}."
-            )
-    return {name: dtype for name, dtype in _dtypes(source).items() if name in found}
-
-
-def file_rows(
-    source: Source, found: Sequence[str], wanted: Mapping[str, Dtype], columns: Columns, bad: Sequence[BadRow]
-) -> FileRows:
-    """The result of reading a file that has the columns `found`, of which `wanted` were read."""
-    ignored = tuple(name for name in found if name not in wanted)
-    absent = tuple(name for name in source.columns if name not in wanted)
-    return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)))
-
-
-# --- newline-delimited JSON: the rules of `push`, line by line
-
-
-def _read_ndjson(path: Path, source: Source) -> FileRows:
+def _fit_lines(what: str, source: Source, text: Iterable[bytes]) -> FileRows:
+    """Newline-delimited JSON: the rules of `push`, line by line."""
     lines: list[int] = []
     rows: list[dict[str, Any]] = []
     bad: list[BadRow] = []
     decode = msgspec.json.Decoder(dict[str, Any]).decode
-    with open_bytes(path, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not text.strip():
-                continue
-            try:
-                rows.append(decode(text))
-                lines.append(number)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                found = text.decode(errors="replace").strip()
-                bad.append(BadRow("line", number, {}, source.time, "bad_line", found[:200]))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    wanted = wanted_columns(path, source, names) if rows else dict(source.columns)
-    problems: dict[int, tuple[str, Reason, object]] = {}
-    values: dict[str, list[Any]] = {}
-    for name, dtype in wanted.items():
-
-        def report(row: int, reason: Reason, found: object, name: str = name) -> None:
-            problems.setdefault(row, (name, reason, found))
-
-        values[name] = check(dtype, [row.get(name) for row in rows], report)
-    for row, (name, reason, value) in sorted(problems.items()):
-        raw = {n: rows[row].get(n) for n in wanted}
-        bad.append(BadRow("line", lines[row], raw, name, reason, str(value)[:200]))
-    good = np.array([row not in problems for row in range(len(rows))], bool)
-    columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
-    return file_rows(source, names, wanted, columns, bad)
+    for number, line in enumerate(text, 1):
+        plain = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not plain.strip():
+            continue
+        try:
+            rows.append(decode(plain))
+            lines.append(number)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = plain.decode(errors="replace").strip()
+            bad.append(BadRow("line", number, {}, source.time, "bad_line", found[:200]))
+    return fit_rows(what, source, rows, lines=lines, bad=bad)
 
 
 def open_bytes(path: Path, mode: Literal["rb"]) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -17,7 +16,8 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.shown import shown
 from trimtab.events.checks import EXTRA, Reason, Report, check
 from trimtab.events.definitions import Source
-from trimtab.events.files import BadRow, Format, OnError, read_file
+from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
+from trimtab.events.fitting import BadRow, FileRows
 from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
 from trimtab.events.records import Op, Value
 from trimtab.store.ports import Log
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _OPS: tuple[Op, ...] = get_args(Op)
 _CHUNK = 10_000  # rows of a load that are appended together
+_SLICE = 20_000  # rows between two words about the progress
 _NAMED = 100  # problems that `Pushed` names; the quarantine has all
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -87,9 +88,9 @@ class Ingestor:
         self._future_ok = frozenset(future_ok)
 
     def push(
-        self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = "upsert", history: bool = False
+        self, source: str, rows: Sequence[Mapping[str, object]] | Table, *, op: Op = "upsert", history: bool = False
     ) -> Pushed:
-        """Append rows as they come.
+        """Append rows as they come: mappings, or a table of `Columns`, polars, pandas, pyarrow or DuckDB.
 
         A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
         event's id is its key. In a source without one it is what the event says (its time and every value) and its
@@ -99,18 +100,20 @@ class Ingestor:
 
         Args:
             source: The source's name.
-            rows: One mapping an event.
+            rows: One mapping an event, or a table with one row an event.
             op: What the rows do that have no `_op`.
             history: Known at = event time + the source's delay, and nothing is too far in the future.
 
         Raises:
             NotFound: There is no such source.
-            Misuse: A row is no mapping or has a column that the source does not declare. Nothing was done.
+            Misuse: A row is no mapping, a column is not declared, or a table's column is of another type. Nothing was
+                done.
         """
         what = self._source(source)
-        _check_rows(what, rows)
-        if op not in _OPS:
-            raise Misuse(f"push to {source!r}: op {op!r} is neither {' nor '.join(map(repr, _OPS))}.")
+        _check_op(source, op)
+        if not isinstance(rows, list) and is_table(rows):
+            return self._push_table(what, rows, op, history)
+        rows = _checked_rows(what, rows)
         names = set().union(*rows)
         lists = {name: [row.get(name) for row in rows] for name in (*what.columns, *EXTRA) if name in names}
         call = _Call(what, op, history, self._clock.now_us(), source in self._future_ok)
@@ -142,41 +145,90 @@ class Ingestor:
         if at_us is not None:
             _check_append_times(what, columns, at_us)
         call = _Call(what, "upsert", history and at_us is None, self._clock.now_us(), source in self._future_ok)
-        done = Pushed(0, 0, self._log.partition, 0)
-        for start in range(0, columns.rows, _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            lists = {name: column.take(chunk).to_list() for name, column in columns.by_name.items()}
-            at = None if at_us is None else at_us[chunk]
-            done = _both(done, self._append(call, lists, None, at, start))
-        return done
+        return self._load(call, columns, at_us, 0)
 
     def load_file(
         self,
         source: str,
-        path: str | Path,
+        given: Rows,
         *,
         history: bool = True,
         on_error: OnError = "refuse",
         file_format: Format | None = None,
     ) -> LoadedFile:
-        """Append a CSV, Parquet or newline-delimited JSON file, see `read_file` and `load`.
+        """Append a file, or whatever else `read_rows` takes, see there and `load`.
 
         Raises:
             NotFound: There is no such source or file.
-            Misuse: The file cannot be read, or lacks what is needed, or (`on_error` "refuse") has a row that does not
-                fit its columns. Nothing was done.
+            Misuse: It cannot be read, or lacks what is needed, or (`on_error` "refuse") has a row that does not fit
+                its columns. Nothing was done.
         """
         what = self._source(source)
-        rows = read_file(path, what, on_error=on_error, file_format=file_format)
-        now_us = self._clock.now_us()
-        self._quarantine.add(
-            [
-                Quarantined(what.name, raw_json(bad.row), bad.reason, bad.field, now_us, "upsert", history)
-                for bad in rows.bad
-            ]
-        )
+        rows = read_rows(given, what, on_error=on_error, file_format=file_format)
+        self._set_aside(what, rows, "upsert", history)
         pushed = self.load(source, rows.columns, history=history)
         return LoadedFile(pushed, rows.bad, rows.ignored, rows.absent)
+
+    def take(
+        self,
+        source: str,
+        rows: FileRows,
+        *,
+        op: Op = "upsert",
+        history: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Pushed:
+        """Append what was read, slice by slice, and put what does not fit into quarantine; both are counted.
+
+        Args:
+            source: The source's name.
+            rows: What `read_rows` gave.
+            op: What the rows do that have no `_op`.
+            history: Known at = event time + the source's delay.
+            progress: Called with rows done and rows in all, every twenty thousand.
+        """
+        what = self._source(source)
+        _check_columns(what, rows.columns)
+        _check_op(source, op)
+        show = progress or (lambda done, of: None)
+        good, bad = rows.columns.rows, len(rows.bad)
+        show(0, good + bad)
+        self._set_aside(what, rows, op, history)
+        show(bad, good + bad)
+        problems = tuple(Problem(b.number - 1, b.field, b.reason, b.found) for b in rows.bad[:_NAMED])
+        done = Pushed(0, bad, self._log.partition, 0, problems)
+        call = _Call(what, op, history, self._clock.now_us(), source in self._future_ok)
+        for start in range(0, good, _SLICE):
+            part = rows.columns.take(slice(start, start + _SLICE))
+            more = self._load(call, part, None, start)
+            if rows.kept is not None:
+                placed = [msgspec.structs.replace(p, row=int(rows.kept[p.row])) for p in more.problems]
+                more = msgspec.structs.replace(more, problems=tuple(placed))
+            done = _both(done, more)
+            show(bad + start + part.rows, good + bad)
+        named = sorted(done.problems, key=lambda problem: problem.row)
+        return msgspec.structs.replace(done, problems=tuple(named))
+
+    def _push_table(self, source: Source, table: Table, op: Op, history: bool) -> Pushed:
+        rows = read_rows(table, source, on_error="quarantine")
+        if rows.ignored:
+            raise _unknown_column(f"push to {source.name!r}: the table", source, rows.ignored[0])
+        return self.take(source.name, rows, op=op, history=history)
+
+    def _set_aside(self, source: Source, rows: FileRows, op: Op, history: bool) -> None:
+        now_us = self._clock.now_us()
+        self._quarantine.add(
+            [Quarantined(source.name, raw_json(b.row), b.reason, b.field, now_us, op, history) for b in rows.bad]
+        )
+
+    def _load(self, call: _Call, columns: Columns, at_us: NDArray[Any] | None, offset: int) -> Pushed:
+        done = Pushed(0, 0, self._log.partition, 0)
+        for start in range(0, columns.rows, _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            lists = {name: column.take(chunk).to_list() for name, column in columns.by_name.items()}
+            at = None if at_us is None else at_us[chunk]
+            done = _both(done, self._append(call, lists, None, at, offset + start))
+        return done
 
     def _source(self, name: str) -> Source:
         if name not in self._sources:
@@ -332,17 +384,31 @@ class _Batch:
         return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]
 
 
-def _check_rows(source: Source, rows: Sequence[Mapping[str, object]]) -> None:
+def _check_op(source: str, op: Op) -> None:
+    if op not in _OPS:
+        raise Misuse(f"push to {source!r}: op {op!r} is neither {' nor '.join(map(repr, _OPS))}.")
+
+
+def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]]:
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        raise Misuse(
+            f"push to {source.name!r}: a {type(rows).__name__} holds no rows. Give a list of mappings, or a table "
+            "(polars, pandas, pyarrow, DuckDB, Columns); files go through `ingest`."
+        )
     for row, value in enumerate(rows):
         if not isinstance(value, Mapping):
             raise Misuse(f"push to {source.name!r}: row {row} is a {type(value).__name__}. Give one mapping a row.")
     allowed = source.columns.keys() | EXTRA.keys()
     if set().union(*rows) <= allowed:
-        return
+        return rows
     row, field = next((i, name) for i, row in enumerate(rows) for name in row if name not in allowed)
-    raise Misuse(
-        f"push to {source.name!r}: row {row} has an unknown column {field!r}. Declared are "
-        f"{', '.join(source.columns)}; beside them a row may carry {', '.join(EXTRA)}."
+    raise _unknown_column(f"push to {source.name!r}: row {row}", source, field)
+
+
+def _unknown_column(where: str, source: Source, name: str) -> Misuse:
+    return Misuse(
+        f"{where} has an unknown column {name!r}. Declared are {', '.join(source.columns)}; beside them there may be "
+        f"{', '.join(EXTRA)}."
     )
 
 

@@ -1,0 +1,186 @@
+"""Tables and rows that come as they are: their columns become what a source declares, or say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.arrow_layout import floats_of
+from trimtab.core.columns import Column, Columns, Dtype, column
+from trimtab.core.errors import Misuse
+from trimtab.events.checks import EXTRA, Reason, Report, check
+from trimtab.events.definitions import Source
+
+
+class BadRow(msgspec.Struct, frozen=True):
+    """A row of a file or table that does not fit: where, what it held, why."""
+
+    unit: Literal["line", "row"]  # only text has lines
+    number: int  # counts from 1
+    row: dict[str, Any]  # by declared column: what could be read as declared, and the raw text of `field`
+    field: str
+    reason: Reason
+    found: str
+
+    @property
+    def place(self) -> str:
+        """Where to look: "line 7"."""
+        return f"{self.unit} {self.number}"
+
+
+class FileRows(msgspec.Struct, frozen=True, eq=False):
+    """What a file or table gave: declared columns, what it lacked and had in excess, and the rows that do not fit."""
+
+    columns: Columns
+    ignored: tuple[str, ...]  # its columns that the source does not declare
+    absent: tuple[str, ...]  # declared columns that it does not have: null
+    bad: tuple[BadRow, ...] = ()
+    kept: NDArray[Any] | None = None  # the row or line of each of `columns`, counting from 0; None: they are all
+
+
+def dtypes_of(source: Source) -> dict[str, Dtype]:
+    """What rows of a source may hold."""
+    return source.columns | EXTRA
+
+
+def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
+    """The columns to read, of those found; `what` names the file or table in errors.
+
+    Raises:
+        Misuse: A name comes twice, or the source's time or key is missing.
+    """
+    twice = {name for name in found if found.count(name) > 1}
+    if twice:
+        raise Misuse(f"{what}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
+    for name in filter(None, (source.time, source.key)):
+        if name not in found:
+            role = "time" if name == source.time else "key"
+            raise Misuse(
+                f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
+                f"{', '.join(found) or 'no columns'}.{_hint(found)}"
+            )
+    return {name: dtype for name, dtype in dtypes_of(source).items() if name in found}
+
+
+def file_rows(
+    source: Source,
+    found: Sequence[str],
+    wanted: Mapping[str, Dtype],
+    columns: Columns,
+    bad: Sequence[BadRow],
+    kept: NDArray[Any] | None = None,
+) -> FileRows:
+    """The result of reading what has the columns `found`, of which `wanted` were read."""
+    ignored = tuple(name for name in found if name not in wanted)
+    absent = tuple(name for name in source.columns if name not in wanted)
+    return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept)
+
+
+def fit_table(what: str, source: Source, table: Columns, names: Sequence[str]) -> FileRows:
+    """A table's columns as the source declares them: integers may stand for floats and for moments, whole floats for
+    integers, ISO 8601 text for moments.
+
+    Args:
+        what: Names the table in errors.
+        source: What the rows must be.
+        table: The columns that the source declares, of those that there are.
+        names: All columns that there are.
+
+    Raises:
+        Misuse: The time or key is missing, or a column is of another type; the message names it.
+    """
+    wanted = wanted_columns(what, source, names)
+    problems = _Problems()
+    fitted = {name: _fit(what, name, table[name], dtype, problems.of(name)) for name, dtype in wanted.items()}
+    if not problems.by_row:
+        return file_rows(source, names, wanted, Columns(fitted), [])
+    rows = sorted(problems.by_row)
+    held = table.select(wanted).take(np.array(rows, np.int64)).to_rows()
+    bad = [
+        BadRow("row", row + 1, raw, *problems.by_row[row][:2], _text(problems.by_row[row][2]))
+        for row, raw in zip(rows, held, strict=True)
+    ]
+    kept = np.delete(np.arange(table.rows), rows)
+    return file_rows(source, names, wanted, Columns(fitted).take(kept), bad, kept)
+
+
+def fit_rows(
+    what: str,
+    source: Source,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    lines: Sequence[int] | None = None,
+    bad: Sequence[BadRow] = (),
+) -> FileRows:
+    """Mappings as a table, by the rules of a push.
+
+    Args:
+        what: Names them in errors.
+        source: What the rows must be.
+        rows: One mapping a row.
+        lines: The line of each, when they come from text.
+        bad: Lines that are no mappings.
+
+    Raises:
+        Misuse: A row is no mapping, or none has the time or the key.
+    """
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    wanted = wanted_columns(what, source, names) if rows else dict(source.columns)
+    problems = _Problems()
+    values = {name: check(dtype, [row.get(name) for row in rows], problems.of(name)) for name, dtype in wanted.items()}
+    more = []
+    for at, (name, reason, value) in sorted(problems.by_row.items()):
+        raw = {n: rows[at].get(n) for n in wanted}
+        place: tuple[Literal["line", "row"], int] = ("row", at + 1) if lines is None else ("line", lines[at])
+        more.append(BadRow(*place, raw, name, reason, _text(value)))
+    good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
+    columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
+    kept = good if lines is None else np.array(lines, np.int64)[good] - 1
+    return file_rows(source, names, wanted, columns, [*bad, *more], kept)
+
+
+class _Problems:
+    """The first problem of each row that has one: column, reason, what was found."""
+
+    def __init__(self) -> None:
+        self.by_row: dict[int, tuple[str, Reason, object]] = {}
+
+    def of(self, name: str) -> Report:
+        """What notes the problems of one column."""
+
+        def report(row: int, reason: Reason, found: object) -> None:
+            self.by_row.setdefault(row, (name, reason, found))
+
+        return report
+
+
+def _fit(what: str, name: str, found: Column, dtype: Dtype, report: Report) -> Column:
+    if found.dtype == dtype:
+        return found
+    if not found.present().any():
+        return column(dtype, [None] * len(found))
+    if (found.dtype, dtype) == ("int", "float"):
+        return floats_of(found)
+    if (found.dtype, dtype) == ("int", "time"):
+        return Column("time", found.values, found.valid)
+    if (found.dtype, dtype) in (("float", "int"), ("str", "time"), ("float", "time")):
+        return column(dtype, check(dtype, found.to_list(), report))
+    raise Misuse(f"{what}: column {name!r} holds {found.dtype}, needed is {dtype}. Cast it, or declare what it is.")
+
+
+def _text(found: object) -> str:
+    return str(found)[:200]
+
+
+def _hint(found: Sequence[str]) -> str:
+    """What may be wrong with a header of one column."""
+    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
+        return " Fields are separated by commas; in a file named .tsv by tabs."
+    return ""

@@ -130,6 +130,8 @@ class Stream:
     def _new(self) -> dict[str, Any]:
         draw = self.random
         at = self.now_us - draw.randint(1, STEP_US // 4)
+        if self.one("at exactly t"):
+            at = self.now_us + draw.choice([0, 0, 1, STEP_US])
         if self.one("ties", 0.5) and self.times:
             at = draw.choice(self.times[-3:])
         if self.one("late"):
@@ -175,9 +177,17 @@ class Stream:
         at = self.now_us + draw.randint(1, STEP_US // 2) * 2 - 1
         if self.one("server clock behind", 0.7):
             at = self.now_us - draw.randint(1, 20) * STEP_US
-        if self.times and self.one("at exactly t", 0.8):
-            at = draw.choice(self.times[-6:]) + draw.choice([0, 0, 1])
+        if self.one("at exactly t", 0.8):
+            at = max([self.now_us, *self.times[-6:]]) + draw.choice([0, 0, 1])
         return at
+
+    def past_moment(self) -> int | None:
+        """A moment before now that is asked about too, if the hazards have that."""
+        if "t in the past" not in self.hazards:
+            return None
+        if self.times and self.one("at exactly t", 0.5):
+            return self.random.choice(self.times)
+        return self.now_us - self.random.randint(0, 30) * STEP_US
 
 
 class Given:
@@ -220,7 +230,7 @@ def compare(stream: Stream, features: FeatureSet, plan: RequestPlan) -> tuple[in
     draw = stream.random
     rows = [{"key": stream._key(), "kind": draw.choice("uv")} for _ in range(3)] + [{"key": None, "kind": "u"}]
     got = plan.read(rows, stream.moment())
-    past_us = stream.now_us - draw.randint(0, 30) * STEP_US if "t in the past" in stream.hazards else None
+    past_us = stream.past_moment()
     given: Any = Given(stream.log)
     history = History(given, [stream.source], upto=got.positions)
     history.refresh()

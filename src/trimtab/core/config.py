@@ -10,6 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.sizes import size_bytes
+from trimtab.core.time import DAY_US, duration_us
 
 FILE = "trimtab.toml"
 _PREFIX = "TRIMTAB_"
@@ -69,12 +71,65 @@ class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampled_rows: int = 1_000
 
 
+FOREVER = "forever"
+
+
+def _kept_us(kept: str | None, key: str) -> int | None:
+    """How long something is kept, in microseconds; None: for ever."""
+    if kept is None or kept == FOREVER:
+        return None
+    us = duration_us(kept)
+    if us < DAY_US:
+        raise ValueError(f'{key} = "{kept}" is less than a day; give "1d" at least, or "{FOREVER}"')
+    return us
+
+
+class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long what is recorded is kept; what is left out is kept for ever."""
+
+    events: str | None = None  # of every source that `sources` does not name
+    sources: dict[str, str] = {}  # by source, a duration or "forever"
+    predictions: str | None = None
+    quarantine: str | None = None
+    disk_budget: str | None = None  # "20GB": what the state folder should stay below
+
+    def __post_init__(self) -> None:
+        named = {f"sources.{name}": kept for name, kept in self.sources.items()}
+        for key, kept in {"events": self.events, "predictions": self.predictions, **named}.items():
+            _kept_us(kept, key)
+        _kept_us(self.quarantine, "quarantine")
+        if self.disk_budget is not None and size_bytes(self.disk_budget) <= 0:
+            raise ValueError("disk_budget must be above zero")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is to be kept in bounds."""
+        return self != RetentionSettings()
+
+    def events_us(self, source: str) -> int | None:
+        """How long a source's events are kept; None: for ever."""
+        return _kept_us(self.sources.get(source, self.events), "events")
+
+    @property
+    def predictions_us(self) -> int | None:
+        return _kept_us(self.predictions, "predictions")
+
+    @property
+    def quarantine_us(self) -> int | None:
+        return _kept_us(self.quarantine, "quarantine")
+
+    @property
+    def budget_bytes(self) -> int | None:
+        return None if self.disk_budget is None else size_bytes(self.disk_budget)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one project, with the folder they are relative to."""
 
     folder: Path = Path()
     project: ProjectSettings = ProjectSettings()
     serve: ServeSettings = ServeSettings()
+    retention: RetentionSettings = RetentionSettings()
     features: FeaturesSettings = FeaturesSettings()
     demo: DemoSettings | None = None
     seed: int = 1

@@ -84,7 +84,7 @@ class History:
                 before = self.positions.get(gap.partition, 0)
                 count += self._read_tables()
                 if self.positions.get(gap.partition, 0) == before:
-                    raise
+                    raise Misuse(str(gap)) from None
 
     def frame(self, source: str) -> EventFrame:
         """The events of one source as of the last `refresh`.
@@ -187,7 +187,7 @@ class History:
         self.positions.update({part[0].partition: part[-1].position for part in parts})
 
 
-class _Truncated(Misuse):
+class _Truncated(Exception):
     """Records that are not read yet are gone from the log; perhaps they are in tables."""
 
     def __init__(self, partition: str, message: str) -> None:

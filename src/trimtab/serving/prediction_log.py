@@ -117,21 +117,26 @@ class PredictionLog:
         seen = 0
         while seen < rows:
             records = self.log.read(partition, first - 1 + seen, limit=min(_BLOCK, rows - seen))
-            if not records:
+            if not records or records[0].position != first + seen:
                 raise NotFound(f"prediction log, {partition}: nothing at {first + seen}; has it been truncated?")
             seen += len(records)
             there = [record for record in records if not record.payload.startswith(ERASED)]
             found += [decode(record.payload, partition, record.position) for record in there]
         return found
 
-    def find_all(self, wanted: Callable[[Prediction], bool]) -> dict[str, dict[int, bytes]]:
-        """The predictions that are `wanted`: by partition and position, what `Log.erase` puts in their place."""
+    def find_all(
+        self, wanted: Callable[[Prediction], bool], *, may_be_in: Callable[[bytes], bool] = lambda payload: True
+    ) -> dict[str, dict[int, bytes]]:
+        """The predictions that are `wanted`: by partition and position, what `Log.erase` puts in their place.
+
+        `may_be_in` looks at a payload before it is decoded.
+        """
         found: dict[str, dict[int, bytes]] = {}
         for partition, last in self.log.positions().items():
             after = 0
             while after < last and (records := self.log.read(partition, after, limit=_BLOCK)):
                 for record in records:
-                    if record.payload.startswith(ERASED):
+                    if record.payload.startswith(ERASED) or not may_be_in(record.payload):
                         continue
                     prediction = decode(record.payload, partition, record.position)
                     if wanted(prediction):

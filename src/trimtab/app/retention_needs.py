@@ -1,0 +1,153 @@
+"""How far back a project's definitions look, against how long its settings keep events. # D23"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.definitions import Definitions
+from trimtab.core.config import RetentionSettings
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_duration
+
+if TYPE_CHECKING:
+    from trimtab.features.definitions import View
+    from trimtab.steering.definitions import Deployment
+    from trimtab.training.definitions import Model
+
+ALWAYS_US = -(2**62)
+
+
+class Need(msgspec.Struct, frozen=True):
+    """How long something has to be kept, and for what."""
+
+    us: int
+    why: str
+
+
+def view_reach(view: View) -> Need:
+    """How far before a moment a view's features look, lifetime features and the newest event of all aside."""
+    reach = Need(0, f"view {view.name!r}")
+    for name, aggregate in view.features.items():
+        over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
+        if over_us is None:
+            continue
+        us = over_us + aggregate.hop_us + int(getattr(aggregate, "until_us", 0) or 0)
+        if us > reach.us:
+            reach = Need(us, f"{view.name}.{name} looks back {format_duration(over_us)}")
+    return reach
+
+
+def source_needs(definitions: Definitions) -> dict[str, Need]:
+    """By source, how long its events have to be kept at least."""
+    needs: dict[str, Need] = {}
+    for source, need in _all_needs(definitions):
+        if source not in needs or need.us > needs[source].us:
+            needs[source] = need
+    return needs
+
+
+def prediction_need(definitions: Definitions) -> Need:
+    """How long predictions have to be kept: until their day is closed, the gate has seen it, and a learner too."""
+    need = Need(0, "nothing")
+    for deployment in definitions.deployments.values():
+        us = _judged_us(deployment) + deployment.model.label.wait_us
+        if us > need.us:
+            need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits as long again")
+    return need
+
+
+def lifetime_features(definitions: Definitions) -> dict[str, list[str]]:
+    """By source, the features that see all of the past, such as `carrier.flights`."""
+    found: dict[str, list[str]] = {}
+    for view in definitions.views.values():
+        names = [
+            f"{view.name}.{name}" for name, one in view.features.items() if one.kind != "latest" and one.over_us is None
+        ]
+        if names:
+            found.setdefault(view.source.name, []).extend(names)
+    return found
+
+
+def newest_features(definitions: Definitions) -> dict[str, list[str]]:
+    """By source, the features that take an entity's newest event however old it is."""
+    found: dict[str, list[str]] = {}
+    for view in definitions.views.values():
+        for name, one in view.features.items():
+            if one.kind == "latest" and one.max_age_us is None:
+                found.setdefault(view.source.name, []).append(f"{view.name}.{name}")
+    return found
+
+
+def check_retention(settings: RetentionSettings, definitions: Definitions) -> None:
+    """Refuse settings that keep less than the definitions look at.
+
+    Raises:
+        Misuse: They do, or name a source that is not declared; the message names both sides.
+    """
+    for name in settings.sources:
+        if name not in definitions.sources:
+            raise Misuse(f"[retention.sources] {name}: no such source. There is: {', '.join(definitions.sources)}.")
+    for name, need in source_needs(definitions).items():
+        kept_us = settings.events_us(name)
+        if kept_us is not None and kept_us < need.us:
+            key = f"[retention.sources] {name}" if name in settings.sources else "[retention] events"
+            kept = settings.sources.get(name, settings.events)
+            raise Misuse(
+                f'{key} = "{kept}" is too short for source {name!r}: {need.why}, which needs '
+                f"{format_duration(need.us)}. Keep its events longer, or shorten what looks at them."
+            )
+    predictions, need = settings.predictions_us, prediction_need(definitions)
+    if predictions is not None and predictions < need.us:
+        raise Misuse(
+            f'[retention] predictions = "{settings.predictions}" is too short: {need.why}, which needs '
+            f"{format_duration(need.us)}. Keep predictions longer, or shorten that."
+        )
+
+
+def features_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
+    """The first moment as of which a model's features can be computed from the history that is left.
+
+    Args:
+        model: Whose features.
+        kept_from_us: By source, the moment before which events were removed.
+    """
+    moments = [
+        kept_from_us[view.source.name] + view_reach(view).us
+        for view in model.features.views
+        if view.source.name in kept_from_us
+    ]
+    return max(moments, default=ALWAYS_US)
+
+
+def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
+    """The first moment of a request whose label can still be found."""
+    return kept_from_us.get(model.label.source.name, ALWAYS_US)
+
+
+def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
+    for view in definitions.views.values():
+        yield view.source.name, view_reach(view)
+    for deployment in definitions.deployments.values():
+        model, judged_us, judged = deployment.model, _judged_us(deployment), _judged(deployment)
+        yield model.label.source.name, Need(judged_us, f"deployment {deployment.name!r}: {judged}")
+        yield model.request.name, Need(judged_us + model.request.lead_us, f"deployment {deployment.name!r}: {judged}")
+        for view in model.features.views:
+            reach = view_reach(view)
+            yield (
+                view.source.name,
+                Need(reach.us + judged_us, f"{reach.why}, and deployment {deployment.name!r}: {judged}"),
+            )
+    for model in definitions.models.values():
+        yield model.label.source.name, Need(model.label.wait_us + DAY_US, f"model {model.name!r} waits for its labels")
+
+
+def _judged_us(deployment: Deployment) -> int:
+    return deployment.gate.window_us + deployment.model.label.wait_us + DAY_US
+
+
+def _judged(deployment: Deployment) -> str:
+    window, wait = deployment.gate.window_us, deployment.model.label.wait_us
+    return f"its gate judges {format_duration(window)} of days whose labels had {format_duration(wait)}"

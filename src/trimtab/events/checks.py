@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -126,6 +127,8 @@ def _plain(value: object) -> Any:
         value = value.astype("M8[us]").item() if isinstance(value, np.datetime64) else value.item()
     if isinstance(value, float | dt.datetime) and value != value:  # NaN, and pandas' NaT
         return None
+    if isinstance(value, Decimal):  # a database's way to say a number
+        return None if value.is_nan() else float(value)
     return value
 
 

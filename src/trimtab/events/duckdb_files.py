@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -21,7 +22,7 @@ from trimtab.events.fitting import BadRow, FileRows, file_rows, wanted_columns
 _NULL_WORDS = "('', 'na', 'n/a', 'nan', 'nat', 'null', 'none')"  # in a column that is no text
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
 _INTEGERS |= {"U" + name for name in _INTEGERS}
-_REASONS: dict[Dtype, Reason] = {"time": "bad_time"}  # others: wrong_type
+_WIDE = {"HUGEINT", "UHUGEINT"}
 
 
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
@@ -116,8 +117,8 @@ def _expressions(path: Path, name: str, dtype: Dtype, kind: str) -> tuple[str, s
             "bool": f"TRY_CAST({t} AS BOOLEAN)",
             "time": _micros(f"TRY_CAST({t} AS TIMESTAMPTZ)"),
         }[dtype], there
-    elif dtype == "float" and number:
-        return f"TRY_CAST({q} AS DOUBLE)", there
+    elif dtype == "float" and number:  # wide numbers by way of text: that rounds once
+        return f"TRY_CAST({q}{'::VARCHAR' * (kind in _WIDE or kind.startswith('DECIMAL'))} AS DOUBLE)", there
     elif dtype == "int" and kind in _INTEGERS:
         return f"TRY_CAST({q} AS BIGINT)", there
     elif dtype == "int" and number:
@@ -127,9 +128,14 @@ def _expressions(path: Path, name: str, dtype: Dtype, kind: str) -> tuple[str, s
     elif dtype == "bool" and kind == "BOOLEAN":
         return q, there
     elif dtype == "time" and (kind.startswith("TIMESTAMP") or kind == "DATE"):
+        if kind.endswith("_NS"):  # rounded down, before 1970 too
+            return (
+                f"CASE WHEN isfinite({q}) THEN (epoch_ns({q}) - (epoch_ns({q}) % 1000 + 1000) % 1000) // 1000 END",
+                there,
+            )
         return _micros(f"{q}::TIMESTAMPTZ"), there
-    elif dtype == "time" and kind == "BIGINT":
-        return q, there
+    elif dtype == "time" and kind in _INTEGERS:
+        return f"TRY_CAST({q} AS BIGINT)", there
     raise Misuse(f"file {path}: column {name!r} holds {kind}, needed is {dtype}. Cast it, or declare what it is.")
 
 
@@ -152,12 +158,26 @@ def _assemble(
     good[[row for row, _, _ in raw]] = False
     misfits = columns.take(~good).to_rows()
     for (_, field, text), number, row in zip(raw, numbers[~good].tolist(), misfits, strict=True):
-        reason = _REASONS.get(wanted[field], "wrong_type")
-        bad.append(BadRow(unit, number, row | {field: text}, field, reason, text[:200]))
+        bad.append(BadRow(unit, number, row | {field: text}, field, _reason(wanted[field], text), text[:200]))
     kept = numbers[good] - 1 if raw or unit == "line" else None
     if raw:
         columns = columns.take(good)
     return file_rows(source, names, wanted, columns, bad, kept)
+
+
+def _reason(dtype: Dtype, text: str) -> Reason:
+    """Why a text is no value of a type, in the words of a push."""
+    if dtype == "time":
+        return "bad_time"
+    if dtype == "int":
+        try:
+            number = float(text)
+        except ValueError:
+            return "wrong_type"
+        if not math.isfinite(number):
+            return "infinite" if math.isinf(number) else "wrong_type"
+        return "too_large" if number.is_integer() else "wrong_type"
+    return "wrong_type"
 
 
 def _column(dtype: Dtype, array: NDArray[Any]) -> Column:

@@ -170,7 +170,7 @@ def _fit(what: str, name: str, found: Column, dtype: Dtype, report: Report) -> C
         return floats_of(found)
     if (found.dtype, dtype) == ("int", "time"):
         return Column("time", found.values, found.valid)
-    if (found.dtype, dtype) in (("float", "int"), ("str", "time"), ("float", "time")):
+    if (found.dtype, dtype) in (("float", "int"), ("str", "time")):
         return column(dtype, check(dtype, found.to_list(), report))
     raise Misuse(f"{what}: column {name!r} holds {found.dtype}, needed is {dtype}. Cast it, or declare what it is.")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from trimtab.events.definitions import Source
 from trimtab.events.frames import EventFrame
 from trimtab.events.history import History
+from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
 Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by source, and the positions they reach
@@ -23,7 +24,7 @@ class SharedHistory(History):
         sources: Sequence[Source],
         *,
         upto: Mapping[str, int] | None = None,
-        tables: Mapping[str, Table] | None = None,
+        tables: Mapping[str, Table] | Callable[[], Moved] | None = None,
     ) -> None:
         super().__init__(log, sources, upto=upto, tables=tables)
         self._mutex = threading.RLock()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -14,9 +14,14 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
-from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Table
+from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
+
+if TYPE_CHECKING:
+    from trimtab.events.tables import Moved
 
 FORMAT = 1
+KEPT = "retention"  # the kind of the catalogue's records of what was removed
+_SOURCE = "source/"
 _FILE = "format.json"
 
 
@@ -53,6 +58,7 @@ class State:
         self._clock = clock
         self._prediction_mode = prediction_mode
         self._opened: list[Closeable] = []
+        self._tables: dict[str, Table] = {}
         check_format(folder)
         if not (folder / _FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,15 +99,23 @@ class State:
         """What online learners know."""
         return self._kept(store.open(store_url("lmdb", self.folder / "learners"), "kv"))
 
-    def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table] | None:
-        """The sources' tables of record; None where not all of them exist and none is to be made."""
-        folders = {source.name: self.folder / "tables" / source.name for source in sources}
-        if not make and not all(folder.exists() for folder in folders.values()):
-            return None
-        return {name: self._kept(store.open(store_url("delta", folder), "table")) for name, folder in folders.items()}
+    def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
+        """The sources' tables of record: those that exist, or (`make`) all."""
+        for source in sources:
+            folder = self.folder / "tables" / source.name
+            if source.name not in self._tables and (make or folder.exists()):
+                self._tables[source.name] = self._kept(store.open(store_url("delta", folder), "table"))
+        return {source.name: self._tables[source.name] for source in sources if source.name in self._tables}
+
+    def moved(self, sources: Sequence[Source]) -> Moved:
+        """What of the event log is in tables of record: what a history of these sources begins with."""
+        from trimtab.events.tables import Moved
+
+        return Moved(self.tables(sources, make=False), truncated_through(self.catalog))
 
     def close(self) -> None:
         """Close whatever was opened."""
+        self._tables.clear()
         while self._opened:
             self._opened.pop().close()
 
@@ -113,6 +127,30 @@ class State:
     def _kept(self, opened: Part) -> Part:
         self._opened.append(opened)
         return opened
+
+
+def truncated_through(catalog: Catalog) -> dict[str, int]:
+    """By partition, up to where the event log has been truncated, or is just being: written down before it is."""
+    record = catalog.get(KEPT, "log")
+    return {} if record is None else msgspec.json.decode(record.body, type=dict[str, int])
+
+
+def kept_from(catalog: Catalog) -> dict[str, int]:
+    """By source, the moment before which its events have been removed, or are just being: the settings said so."""
+    found = catalog.find(KEPT, _SOURCE)
+    return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
+
+
+def note_truncated(catalog: Catalog, through: Mapping[str, int]) -> None:
+    """Write down up to where the log is about to be truncated."""
+    before = truncated_through(catalog)
+    higher = {name: max(position, before.get(name, 0)) for name, position in through.items()}
+    catalog.write([Put(KEPT, "log", msgspec.json.encode(before | higher))])
+
+
+def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:
+    """Write down from when on events of a source are kept."""
+    catalog.write([Put(KEPT, _SOURCE + source, msgspec.json.encode(before_us))])
 
 
 def check_format(folder: Path) -> None:

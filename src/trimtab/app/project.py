@@ -24,7 +24,7 @@ from trimtab.app.training_data import LivingData
 from trimtab.app.views import Views
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, LineSettings, load_config
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import moment_us
@@ -40,6 +40,7 @@ from trimtab.training.environment import current_environment
 if TYPE_CHECKING:
     import datetime as dt
 
+    from trimtab.app.erasure import Forgotten
     from trimtab.app.loading import Ingested
     from trimtab.core.columns import Columns
     from trimtab.events.files import Rows, Table
@@ -88,7 +89,13 @@ class Project:
         self.definitions = definitions
         self.clock = clock or SystemClock()
         self.state_folder = state or config.state_folder
-        self.state = State(self.state_folder, clock=self.clock, prediction_mode=config.serve.log)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is open and nothing remembered."""
+        for part in ("ingestor", "quarantine", "history", "predictions", "registry", "views"):
+            self.__dict__.pop(part, None)
+        self.state = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
         self._served: dict[str, ServedModel] = {}
         self._loops: dict[str, DeploymentLoop] = {}
         self._teachers: dict[str, Teacher] = {}
@@ -287,6 +294,50 @@ class Project:
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Let automation go on."""
         return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
+
+    def forget(
+        self,
+        entity: str,
+        *key: str | int,
+        why: str = "",
+        dry_run: bool = False,
+        training_sets: bool = False,
+        actor: str = "a person",
+    ) -> Forgotten:
+        """Erase whom a key names from events, tables, predictions, quarantine, stored answers and online features.
+
+        The project is opened anew on the way: what was got from it before (`history`, `registry`) is closed then.
+
+        Args:
+            entity: An entity, or the column of any source that holds its key.
+            key: One value for each of its columns.
+            why: For the ledger; write no personal data.
+            dry_run: Only look what is there.
+            training_sets: Delete the rows of stored training sets that have rows of it.
+            actor: For the ledger.
+
+        Raises:
+            NotFound: There is no such entity, or nothing of this key.
+            Misuse: The key does not fit the entity's columns.
+            Conflict: Another process serves, trains, writes or reads. What was done until then stays done: the same
+                call goes on from there.
+        """
+        from trimtab.app.erasure import forget
+
+        if not dry_run and "views" in self.__dict__ and self.views.followed():
+            raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, and forget then.")
+        self.close()
+        self._begin()
+        try:
+            found = forget(
+                self, entity, [*map(str, key)], why=why, dry_run=dry_run, training_sets=training_sets, actor=actor
+            )
+        finally:
+            self.close()
+            self._begin()
+        if not dry_run:
+            self.views.catch_up()
+        return found
 
     # -- running ------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": (_DATA, "data", "Answer a file of requests, or single rows."),
     "serve": (_DATA, "running", "Answer over HTTP until stopped."),
     "materialise": (_DATA, "loop", "Move new events from the log into one Delta table a source."),
+    "forget": (_DATA, "erasing", "Erase whom a key names from all that the project keeps."),
     "train": (_LOOP, "loop", "Train a candidate now, judge it, promote or refuse it."),
     "tick": (_LOOP, "loop", "Look at every deployment once and do what is due."),
     "freeze": (_LOOP, "loop", "Stop all automation at once."),

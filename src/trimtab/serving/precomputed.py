@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from trimtab.serving.request_rows import Row
 from trimtab.store.ports import KeyValue
 
 FORMAT = 1
+_ALL = b"precomputed/"
 _BLOCK = 5_000
 _LONGEST_KEY_BYTES = 300  # longer request keys are hashed: key-value stores bound their keys
 State = Literal["found", "stale", "missing"]
@@ -36,7 +37,7 @@ class Precomputed:
 
     def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:
         self._store = store
-        self._prefix = b"precomputed/" + model.encode() + b"/"
+        self._prefix = _ALL + model.encode() + b"/"
         self.max_age_us = max_age_us
 
     def put(self, answers: Iterable[tuple[Row, str, str, Answer]]) -> int:
@@ -89,6 +90,25 @@ class Precomputed:
         if len(name) > _LONGEST_KEY_BYTES:
             return self._prefix + b"#" + hashlib.sha256(name).digest()
         return self._prefix + b"=" + name
+
+
+def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
+    """Of every stored answer its key in the store, its model, and the columns of its request in declared order.
+
+    Raises:
+        Corrupt: What is stored there is no answer.
+    """
+    after = b""
+    while found := list(store.scan(_ALL, after=after, limit=_BLOCK)):
+        for key, stored in found:
+            try:
+                columns = msgspec.msgpack.decode(_decoder.decode(stored).columns)
+            except msgspec.MsgspecError as error:
+                raise Corrupt(
+                    f"precomputed answer {key!r}: cannot be read ({error}). Score the batch again."
+                ) from error
+            yield key, key.removeprefix(_ALL).partition(b"/")[0].decode(), columns
+        after = found[-1][0]
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):

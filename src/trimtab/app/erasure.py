@@ -1,0 +1,343 @@
+"""`trimtab forget`: erase whom an entity's key names from everything that the project keeps. # D26
+
+A run finds what there is, writes down what it is about to do (without the key), does it, and ends with a row in the
+ledger. A run that was stopped is finished by the next one for the same key: each of its steps may be done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from trimtab.app.lease import Lease
+from trimtab.app.subjects import Subject
+from trimtab.app.traces import SeenSet, Traces, find_traces, open_tables, partitions_of
+from trimtab.app.views import LEASE
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Conflict, NotFound
+from trimtab.core.records import Decision
+from trimtab.core.time import format_moment
+from trimtab.features.online import OnlineStore
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import Log, Put, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+ACT = "forget"
+KIND = "forget"  # of the catalogue's records of runs that are not finished, by the key's hash
+_SALT = "forget_salt"
+_WORKSPACES = "trimtab-replay-*"
+_LEAST_BYTES = 6  # a shorter key is found in any file by chance
+_WORDS = {
+    "events": "events",
+    "table_rows": "rows of tables of record",
+    "predictions": "predictions",
+    "quarantined": "rows in quarantine",
+    "stored_answers": "stored answers",
+    "training_sets": "training sets",
+}
+_Some = TypeVar("_Some", str, tuple[str, int, str])
+_BEYOND = (
+    "Not reached: copies of the state folder (backups), files that were ingested or written with --out, what other "
+    "systems were sent, and other processes that hold this project in memory."
+)
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """What an erasure did, or would do."""
+
+    entity: str
+    columns: dict[str, list[str]]  # by source: where the key was looked for
+    counts: dict[str, int]  # by place
+    sources: dict[str, int]  # events by source
+    training_sets: list[SeenSet]  # stored sets that have rows of it; their rows stay unless they are deleted
+    learners: list[str]  # models whose online learner may have learnt from it
+    workspaces: list[str]  # left behind by simulations that were killed
+    residue: list[str]  # files of the state folder that have the key's bytes afterwards
+    dry_run: bool
+    key_hash: str
+    ledger_row: int | None
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        verb = "would go" if self.dry_run else "erased"
+        counts = {_WORDS[place]: n for place, n in self.counts.items() if place != "training_sets"}
+        out = [f"{self.entity}: {verb}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())]
+        out += [f"  {n:,} events of {source}" for source, n in sorted(self.sources.items())]
+        out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
+        out += [f"  {verb}: {name}, left behind by a simulation" for name in self.workspaces]
+        for one in self.training_sets:
+            fitted = f"; fitted on it: {', '.join(one.versions)}" if one.versions else ""
+            out.append(f"  training set {one.blob[:12]} has {one.rows:,} rows of it{fitted}")
+        if self.training_sets:
+            out.append("  Models cannot unlearn: train anew. --training-sets deletes the rows of these sets.")
+        if self.learners:
+            out.append(f"  online learners that may have learnt from it: {', '.join(self.learners)}; train them anew.")
+        out += [f"  still has these bytes, perhaps as a part of another text: {name}" for name in self.residue]
+        out.append(f"  {_BEYOND}")
+        if self.ledger_row is not None:
+            out.append(f"  ledger row {self.ledger_row}, key hash {self.key_hash}")
+        return out
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that is not finished: no personal data, enough to finish what a new search cannot find any more."""
+
+    begun_at_us: int
+    counts: dict[str, int]
+    sources: dict[str, int]
+    partitions: dict[str, list[str]]  # by log: files to write anew
+    rows: dict[str, list[tuple[str, int, str]]]  # by source: rows of its table
+    sets: list[SeenSet]
+    workspaces: list[str]
+
+
+def forget(
+    project: Project,
+    entity: str,
+    keys: Sequence[str],
+    *,
+    why: str,
+    dry_run: bool,
+    training_sets: bool,
+    actor: str,
+) -> Forgotten:
+    """See `Project.forget`."""
+    subject = Subject(project.definitions, entity, keys)
+    if dry_run:
+        digest = _digest(subject, _salt(project, make=False))
+        run = _joined(_pending(project, digest), _planned(project, find_traces(project, subject)))
+        _refuse_nothing(project, subject, run, digest)
+        return _result(project, subject, run, digest, dry_run=True)
+    with _alone(project):
+        digest = _digest(subject, _salt(project, make=True))
+        traces = find_traces(project, subject)
+        run = _joined(_pending(project, digest), _planned(project, traces))
+        _refuse_nothing(project, subject, run, digest)
+        project.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
+        _erase(project, traces, run)
+        if training_sets:
+            for one in run.sets:
+                project.state.blob.delete(one.blob)
+        row = _write_down(project, subject, run, digest, why=why, actor=actor, deleted=training_sets)
+    return _result(project, subject, run, digest, dry_run=False, row=row)
+
+
+def _erase(project: Project, traces: Traces, run: _Run) -> None:
+    """Every step may be done again. The log comes first: what is made of it is made anew from it."""
+    state = project.state
+    found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
+    for name, log in _logs(project).items():
+        for partition in run.partitions.get(name, []):
+            log.erase(partition, found[name].get(partition, {}))
+    with open_tables(project) as tables:
+        for name, rows in run.rows.items():
+            new = traces.tables.get(name)
+            tables[name].erase(_places(rows), None if new is None else new.instead)
+    if run.counts["stored_answers"]:
+        state.answers.erase(traces.answers)
+    if run.sources:
+        _rebuild(project, set(run.sources))
+    for name in run.workspaces:
+        shutil.rmtree(state.folder / name, ignore_errors=True)
+
+
+def _rebuild(project: Project, sources: set[str]) -> None:
+    """Make the online state of every view of these sources anew from the log, and keep no page of the old one."""
+    if not (project.state.folder / "online").exists():
+        return
+    kv = project.state.online
+    kv.erase()  # refused before anything is lost while another process has it open
+    every = project.views.views
+    touched = [view for view in every if view.source.name in sources]
+    OnlineStore(kv, every).drop_others()
+    if touched:
+        OnlineStore(kv, touched).reset()
+    kv.erase()
+    kv.release_writer()
+
+
+def _write_down(
+    project: Project, subject: Subject, run: _Run, digest: str, *, why: str, actor: str, deleted: bool
+) -> Decision:
+    versions = sorted({version for one in run.sets for version in one.versions})
+    entry = Entry(
+        at_us=project.clock.now_us(),
+        model="*",
+        act=ACT,
+        cause=why or "No reason was given.",
+        actor=actor,
+        evidence={
+            "entity": subject.entity,
+            "key_hash": digest,
+            **run.counts,
+            "sets": ", ".join(one.blob[:12] for one in run.sets) or None,
+            "versions": ", ".join(versions) or None,
+            "learners": ", ".join(_learners(project, subject)) or None,
+            "sets_deleted": deleted,
+        },
+    )
+    return Ledger(project.state.catalog).write([entry], [Remove(KIND, digest)])[0]
+
+
+def _planned(project: Project, traces: Traces) -> _Run:
+    found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
+    partitions = {name: partitions_of(log, found[name]) for name, log in _logs(project).items()}
+    return _Run(
+        begun_at_us=project.clock.now_us(),
+        counts=traces.counts(),
+        sources=traces.sources,
+        partitions={name: some for name, some in partitions.items() if some},
+        rows={name: table.rows for name, table in traces.tables.items()},
+        sets=traces.sets,
+        workspaces=list(_workspaces(project.state.folder)),
+    )
+
+
+def _joined(before: _Run | None, now: _Run) -> _Run:
+    """What a run that was stopped had planned, and what is found now."""
+    if before is None:
+        return now
+    return _Run(
+        begun_at_us=before.begun_at_us,
+        counts=_greater(before.counts, now.counts),
+        sources=_greater(before.sources, now.sources),
+        partitions=_united(before.partitions, now.partitions),
+        rows=_united(before.rows, now.rows),
+        sets=list({one.blob: one for one in (*before.sets, *now.sets)}.values()),
+        workspaces=sorted({*before.workspaces, *now.workspaces}),
+    )
+
+
+def _greater(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in {**one, **other}}
+
+
+def _united(one: Mapping[str, list[_Some]], other: Mapping[str, list[_Some]]) -> dict[str, list[_Some]]:
+    found: dict[str, list[_Some]] = {}
+    for each in (one, other):
+        for name, some in each.items():
+            found[name] = list(dict.fromkeys(found.get(name, []) + some))
+    return found
+
+
+def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
+    """The rows of a table by where they came from; a deletion that took a version's place has another `_op`."""
+    partitions, positions, ops = zip(*rows, strict=True)
+    return Columns.of(
+        {"_partition": ("str", list(partitions)), "_position": ("int", list(positions)), "_op": ("str", list(ops))}
+    )
+
+
+def _refuse_nothing(project: Project, subject: Subject, run: _Run, digest: str) -> None:
+    if any(run.counts.values()):
+        return
+    places = "; ".join(f"{s}: {', '.join(c)}" for s, c in _shown_places(subject).items())
+    before = [d for d in Ledger(project.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") == digest]
+    said = f" It was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})." if before else ""
+    raise NotFound(f"forget: nothing of {subject.shown} is there ({places}).{said} Nothing was changed.")
+
+
+def _result(
+    project: Project, subject: Subject, run: _Run, digest: str, *, dry_run: bool, row: Decision | None = None
+) -> Forgotten:
+    return Forgotten(
+        entity=subject.entity,
+        columns=_shown_places(subject),
+        counts=run.counts,
+        sources=run.sources,
+        training_sets=run.sets,
+        learners=_learners(project, subject),
+        workspaces=run.workspaces,
+        residue=[] if dry_run else list(_residue(project.state.folder, subject)),
+        dry_run=dry_run,
+        key_hash=digest,
+        ledger_row=None if row is None else row.sequence,
+    )
+
+
+def _shown_places(subject: Subject) -> dict[str, list[str]]:
+    return {source: [" + ".join(names) for names in places] for source, places in subject.places.items()}
+
+
+def _learners(project: Project, subject: Subject) -> list[str]:
+    found = [d for d in project.definitions.deployments.values() if d.learn == "online"]
+    return sorted(d.name for d in found if {d.model.request.name, d.model.label.source.name} & subject.places.keys())
+
+
+def _workspaces(folder: Path) -> Iterator[str]:
+    """What simulations left behind that do not run any more: none of their logs is written."""
+    for path in sorted(folder.glob(_WORKSPACES)):
+        locks = [FileLock.take(lock) for lock in sorted(path.rglob("*.lock")) if lock.name != "lock.mdb"]
+        for lock in locks:
+            if lock is not None:
+                lock.release()
+        if None not in locks:
+            yield path.name
+
+
+def _residue(folder: Path, subject: Subject) -> Iterator[str]:
+    """Files that have the key's bytes; not looked for when it is so short that they would be there by chance."""
+    needle = max((key.encode() for key in subject.keys), key=len)
+    if len(needle) < _LEAST_BYTES:
+        return
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            tail = b""
+            while block := file.read(1 << 20):
+                if needle in tail + block:
+                    yield str(path.relative_to(folder))
+                    break
+                tail = block[-len(needle) :]
+
+
+@contextmanager
+def _alone(project: Project) -> Iterator[None]:
+    """While no other process serves, trains or applies events; those that only append are refused by the logs."""
+    state = project.state
+    names = [LEASE, *(f"loop.{name}" for name in project.definitions.deployments)]
+    with ExitStack() as held:
+        for name in names:
+            lease = Lease(state.catalog, name, state.folder)
+            if not lease.take():
+                raise Conflict(
+                    f"{state.folder}: another process serves or trains this project ({name}). Stop it, forget, and "
+                    "start it again: a service must not go on with what it holds in memory."
+                )
+            held.callback(lease.let_go)
+        yield
+
+
+def _pending(project: Project, digest: str) -> _Run | None:
+    record = project.state.catalog.get(KIND, digest)
+    return None if record is None else msgspec.json.decode(record.body, type=_Run)
+
+
+def _salt(project: Project, *, make: bool) -> bytes:
+    """The project's own: without the state folder nobody can tell a hash's key by trying."""
+    catalog = project.state.catalog
+    record = catalog.get(_SALT, "1")
+    if record is None and make:
+        with suppress(Conflict):  # another process made it just now
+            catalog.write([Put(_SALT, "1", msgspec.json.encode(os.urandom(32).hex()), expected=0)])
+        record = catalog.get(_SALT, "1")
+    return b"" if record is None else bytes.fromhex(msgspec.json.decode(record.body, type=str))
+
+
+def _digest(subject: Subject, salt: bytes) -> str:
+    what = msgspec.msgpack.encode([subject.columns, subject.keys])
+    return hashlib.blake2b(what, key=salt, digest_size=16).hexdigest()
+
+
+def _logs(project: Project) -> dict[str, Log]:
+    state = project.state
+    return {"events": state.events, "predictions": state.predictions, "quarantine": state.quarantine}

@@ -1,0 +1,196 @@
+"""Whom an erasure is about: which columns of which sources hold the key, and which rows carry it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from trimtab.app.definitions import Definitions
+from trimtab.core.columns import Columns, Dtype
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.events.definitions import Source
+
+Names = tuple[str, ...]  # the columns that hold one key together
+Fits = Callable[[Sequence[Any]], bool]  # whether a row, its values in the order of its columns, carries the key
+
+_KEYS: tuple[Dtype, ...] = ("str", "int")
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Subject:
+    """An entity and the key of the one that is meant.
+
+    Columns of one name hold the same entity in every source. So do a request's key and the column that its label is
+    found by, and a view's columns and those of a request that it is looked up by, whatever they are called.
+
+    Args:
+        definitions: Of the project.
+        entity: An entity, or a column of any source.
+        keys: Its key, one text for each of its columns.
+
+    Raises:
+        NotFound: There is neither an entity nor a column of this name.
+        Misuse: The key has another number of parts, or none of the columns can hold it.
+    """
+
+    def __init__(self, definitions: Definitions, entity: str, keys: Sequence[str]) -> None:
+        self.entity = entity
+        self.keys = tuple(keys)
+        self.columns = _columns(definitions, entity)
+        if len(self.keys) != len(self.columns) or not all(self.keys):
+            raise Misuse(
+                f"forget: {entity!r} is known by {', '.join(self.columns)}; the key has {len(self.keys)} parts. Give "
+                "one value for each, none of them empty."
+            )
+        self._sources = definitions.sources
+        self._requests = {name: model.request.source for name, model in definitions.models.items()}
+        self._places = _places(definitions, self.columns)
+        self.places = {
+            source.name: sorted(
+                names for name, names in self._places if name == source.name and self._typed(source, names)
+            )
+            for source in definitions.sources.values()
+        }
+        self.places = {name: places for name, places in self.places.items() if places}
+        if not self.places:
+            found = ", ".join(f"{c} ({d})" for c, d in _dtypes(definitions, self.columns).items())
+            raise Misuse(f"forget: {', '.join(self.keys)} cannot be a value of {found}. Give a whole number.")
+        self._needles = [[key.encode(), *(_encode(n) for n in _whole(key))] for key in self.keys]
+
+    @property
+    def shown(self) -> str:
+        """The entity and its key, for messages."""
+        return f"{self.entity} {', '.join(map(repr, self.keys))}"
+
+    def may_be_in(self, payload: bytes) -> bool:
+        """Whether a record in MessagePack can carry the key at all: a quick look before it is decoded."""
+        return all(any(needle in payload for needle in needles) for needles in self._needles)
+
+    def of_event(self, source: str) -> Fits:
+        """The test for events of a source; of one that is not declared any more, any value may be the key."""
+        return self._fits(self._sources[source]) if source in self._sources else self._anywhere
+
+    def of_request(self, model: str, fits: bool) -> Fits:
+        """The test for a model's requests; `fits`: their columns are those that are declared now."""
+        return self._fits(self._requests[model]) if fits and model in self._requests else self._anywhere
+
+    def of_table(self, source: str | None, rows: Columns) -> list[int]:
+        """The rows of a table that carry the key; without a source, any columns of the entity's names count."""
+        known = self.places.get(source or "")
+        every = {names for _, names in self._places} if known is None else set(known)
+        found: set[int] = set()
+        for names in every:
+            wanted = _wanted({n: c.dtype for n, c in rows.by_name.items()}, names, self.keys)
+            if wanted is None:
+                continue
+            lists = zip(*(rows[name].to_list() for name in names), strict=True)
+            found.update(i for i, values in enumerate(lists) if values == wanted)
+        return sorted(found)
+
+    def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
+        """Whether a row that was refused carries the key, whatever types its values have."""
+        known = self.places.get(source, [] if source in self._sources else [self.columns])
+        for names in known:
+            if all(name in row for name in names):
+                if all(_said(row[name]) == key for name, key in zip(names, self.keys, strict=True)):
+                    return True
+            elif self._mentioned(row.values()):  # a line that could not be told apart into columns
+                return True
+        return False
+
+    def _mentioned(self, values: Iterable[Any]) -> bool:
+        text = " ".join(map(_said, values))
+        return all(re.search(rf"(?<![\w-]){re.escape(key)}(?![\w-])", text) for key in self.keys)
+
+    def _fits(self, source: Source) -> Fits:
+        order = list(source.columns)
+        wanted = [(names, _wanted(source.columns, names, self.keys)) for names in self.places.get(source.name, [])]
+        tests = [(tuple(map(order.index, names)), values) for names, values in wanted]
+        if not tests:
+            return lambda row: False
+
+        def fits(row: Sequence[Any]) -> bool:
+            return any(
+                max(places) < len(row) and tuple(row[place] for place in places) == values for places, values in tests
+            )
+
+        return fits
+
+    def _anywhere(self, row: Sequence[Any]) -> bool:
+        said = {str(value) for value in row if isinstance(value, str | int) and not isinstance(value, bool)}
+        return said.issuperset(self.keys)
+
+    def _typed(self, source: Source, names: Names) -> bool:
+        return _wanted(source.columns, names, self.keys) is not None
+
+
+def _columns(definitions: Definitions, entity: str) -> Names:
+    entities = {view.entity: tuple(view.by) for view in definitions.views.values()}
+    if entity in entities:
+        return entities[entity]
+    columns = {name: dtype for source in definitions.sources.values() for name, dtype in source.columns.items()}
+    if entity not in columns:
+        usual = sorted({n for n, d in columns.items() if d in _KEYS} - entities.keys())
+        raise NotFound(
+            f"forget: no entity or column {entity!r}. Entities: {', '.join(sorted(entities)) or 'none'}; columns: "
+            f"{', '.join(usual) or 'none'}."
+        )
+    if columns[entity] not in _KEYS:
+        raise Misuse(f"forget: column {entity!r} is {columns[entity]}. Name one of texts or whole numbers.")
+    return (entity,)
+
+
+def _places(definitions: Definitions, columns: Names) -> set[tuple[str, Names]]:
+    """Every source and its columns that hold the entity: those of its names, and those that these are joined with."""
+    links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
+    for model in definitions.models.values():
+        request, label = model.request, model.label
+        links.append(((request.name, (request.key,)), (label.source.name, (label.key,))))
+        asked = [join for join in model.features.joins if set(join.by) <= request.columns.keys()]
+        links += [((request.name, tuple(j.by)), (j.view.source.name, tuple(j.view.by))) for j in asked]
+    found: set[tuple[str, Names]] = set()
+    names = {columns}
+    while True:
+        before = len(found)
+        for source in definitions.sources.values():
+            found |= {(source.name, some) for some in names if all(source.columns.get(n) in _KEYS for n in some)}
+        for one, other in links:
+            found |= {one, other} if {one, other} & found else set()
+        names |= {some for _, some in found}
+        if len(found) == before:
+            return found
+
+
+def _dtypes(definitions: Definitions, columns: Names) -> dict[str, Dtype]:
+    found = {name: dtype for source in definitions.sources.values() for name, dtype in source.columns.items()}
+    return {name: found[name] for name in columns}
+
+
+def _wanted(dtypes: Mapping[str, Dtype], names: Names, keys: Sequence[str]) -> tuple[Any, ...] | None:
+    """The key as values of these columns; None: they are not there, or cannot hold it."""
+    values: list[Any] = []
+    for name, key in zip(names, keys, strict=True):
+        dtype = dtypes.get(name)
+        if dtype == "str":
+            values.append(key)
+        elif dtype == "int" and _whole(key):
+            values += _whole(key)
+        else:
+            return None
+    return tuple(values)
+
+
+def _whole(key: str) -> list[int]:
+    """The number that a text is, if it is one that a column can hold."""
+    found = [int(key)] if _WHOLE.fullmatch(key) else []
+    return [n for n in found if -(2**63) <= n < 2**63]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()

@@ -1,0 +1,274 @@
+"""What is decided at the boundaries, one sentence each; every question is answered on all paths alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from paths import KEYED, PLAIN, World
+
+from trimtab import features as f
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions import col
+from trimtab.core.time import moment_us
+
+pytestmark = pytest.mark.fast
+DAY = "2013-03-01T"
+
+
+# -- which records count ------------------------------------------------------------------------------------------
+
+
+def test_an_event_at_the_very_moment_does_not_count_and_a_microsecond_later_it_does() -> None:
+    world = World(f.count())
+    world.push(DAY + "10:00", {"at": DAY + "10:00"})
+    assert world.ask(DAY + "10:00") == (0, "not_yet")
+    assert world.ask(moment_us(DAY + "10:00") + 1) == (1, "found")
+
+
+def test_with_an_inclusive_boundary_an_event_counts_at_its_very_moment() -> None:
+    world = World(f.count(), boundary="inclusive")
+    world.push(DAY + "09:00", {"at": DAY + "10:00"})
+    assert world.ask(moment_us(DAY + "10:00") - 1) == (0, "not_yet")
+    assert world.ask(DAY + "10:00") == (1, "found")
+
+
+def test_an_event_is_known_when_it_came_even_if_it_claims_to_have_been_known_before() -> None:
+    world = World(f.count())
+    world.push(DAY + "10:00", {"at": DAY + "08:00", "_known_at": DAY + "08:30"})
+    assert world.ask(DAY + "09:59:59.999999") == (0, "no_entity")
+    assert world.ask(DAY + "10:00") == (1, "found")
+
+
+def test_an_embargoed_event_counts_from_the_moment_that_it_declares() -> None:
+    world = World(f.count())
+    world.push(DAY + "10:00", {"at": DAY + "08:00", "_known_at": DAY + "12:00"})
+    assert world.ask(DAY + "11:59:59.999999") == (0, "no_entity")
+    assert world.ask(DAY + "12:00") == (1, "found")
+
+
+def test_loaded_history_was_known_a_delay_after_it_happened() -> None:
+    world = World(f.count())
+    world.load(DAY + "20:00", {"at": DAY + "08:00"})
+    assert world.ask(DAY + "08:59:59.999999") == (0, "no_entity")
+    assert world.ask(DAY + "09:00") == (1, "found")
+
+
+def test_events_of_one_instant_come_before_the_request_of_that_instant() -> None:
+    world = World(f.count())
+    world.push(DAY + "10:00", {"at": DAY + "09:00"})
+    assert world.ask(DAY + "10:00") == (1, "found")
+
+
+def test_a_future_dated_event_makes_its_entity_not_yet_until_it_happens() -> None:
+    world = World(f.latest("x"))
+    world.push(DAY + "10:00", {"at": DAY + "12:00", "x": 1.0})
+    assert world.ask(DAY + "11:00") == (None, "not_yet")
+    assert world.ask(DAY + "12:00:00.000001") == (1.0, "found")
+
+
+# -- order --------------------------------------------------------------------------------------------------------
+
+
+def test_the_later_event_wins_however_late_it_came() -> None:
+    world = World(f.latest("x"))
+    world.push(DAY + "10:00", {"id": "new", "at": DAY + "09:00", "x": 2.0})
+    world.push(DAY + "11:00", {"id": "old", "at": DAY + "08:00", "x": 1.0})
+    assert world.ask(DAY + "12:00") == (2.0, "found")
+
+
+def test_of_simultaneous_events_the_one_that_was_known_last_wins() -> None:
+    world = World(f.latest("x"))
+    world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00", "x": 1.0, "_known_at": DAY + "11:00"})
+    world.push(DAY + "10:30", {"id": "b", "at": DAY + "09:00", "x": 2.0})
+    assert world.ask(DAY + "10:45") == (2.0, "found")
+    assert world.ask(DAY + "11:00") == (1.0, "found")
+
+
+def test_of_events_that_agree_in_both_times_the_later_in_the_log_wins() -> None:
+    world = World(f.latest("x"))
+    world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00", "x": 1.0}, {"id": "b", "at": DAY + "09:00", "x": 2.0})
+    assert world.ask(DAY + "10:00") == (2.0, "found")
+
+
+# -- latest -------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_of_exactly_the_maximal_age_is_found_and_one_older_has_expired() -> None:
+    world = World(f.latest("x", max_age="3h"))
+    world.push(DAY + "09:00", {"at": DAY + "09:00", "x": 1.0})
+    assert world.ask(DAY + "12:00") == (1.0, "found")
+    assert world.ask(moment_us(DAY + "12:00") + 1) == (None, "expired")
+
+
+def test_a_newer_null_replaces_an_older_value() -> None:
+    world = World(f.latest("x"))
+    world.push(DAY + "09:00", {"id": "a", "at": DAY + "08:00", "x": 1.0}, {"id": "b", "at": DAY + "08:30", "x": None})
+    assert world.ask(DAY + "10:00") == (None, "null")
+
+
+# -- windows ------------------------------------------------------------------------------------------------------
+
+
+def test_the_head_of_a_window_is_exact_and_its_tail_is_rounded_down_to_the_hop() -> None:
+    world = World(f.count(over="3h", hop="1h"))
+    world.push(DAY + "09:00", {"id": "a", "at": DAY + "08:59"}, {"id": "b", "at": DAY + "08:00"})
+    assert world.ask(DAY + "11:30") == (2, "found")  # [08:00, 11:30)
+    assert world.ask(DAY + "11:59:59.999999") == (2, "found")
+    assert world.ask(DAY + "12:00") == (0, "outside_window")
+
+
+def test_a_hop_of_zero_makes_the_tail_exact() -> None:
+    world = World(f.count(over="3h", hop=0))
+    world.push(DAY + "09:00", {"at": DAY + "08:30"})
+    assert world.ask(DAY + "11:30") == (1, "found")
+    assert world.ask(moment_us(DAY + "11:30") + 1) == (0, "outside_window")
+
+
+def test_a_window_rounds_toward_minus_infinity_before_1970() -> None:
+    world = World(f.count(over="1h", hop="30min"))
+    world.load("1970-01-02T00:00", {"at": "1969-12-31T22:30"})
+    assert world.ask("1969-12-31T23:59") == (1, "found")
+    assert world.ask("1970-01-01T00:00") == (0, "outside_window")
+
+
+def test_counting_rows_counts_nulls_and_counting_a_column_does_not() -> None:
+    rows = [{"id": "a", "at": DAY + "08:00", "x": None}, {"id": "b", "at": DAY + "08:30", "x": 1.0}]
+    for aggregate, expected in ((f.count(over="1d"), 2), (f.count("x", over="1d"), 1)):
+        world = World(aggregate)
+        world.push(DAY + "09:00", *rows)
+        assert world.ask(DAY + "10:00") == (expected, "found")
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "empty"),
+    [
+        (f.count(over="1h"), 0), (f.sum("x", over="1h"), 0.0), (f.sum("n", over="1h"), 0),
+        (f.mean("x", over="1h"), None), (f.min("x", over="1h"), None), (f.max("n", over="1h"), None),
+    ],
+)  # fmt: skip
+def test_an_empty_window_is_zero_for_counts_and_sums_and_null_for_the_others(aggregate: Any, empty: Any) -> None:
+    world = World(aggregate)
+    world.push(DAY + "09:00", {"at": DAY + "08:59", "x": 1.0, "n": 1})
+    assert world.ask(DAY + "09:30")[1] == "found"
+    assert world.ask(DAY + "12:00") == (empty, "outside_window")
+    assert world.ask(DAY + "12:00", "nobody") == (empty, "no_entity")
+    assert world.ask(DAY + "12:00", None) == (empty, "no_entity")
+
+
+def test_a_condition_that_is_null_is_false() -> None:
+    world = World(f.count(where=col("ok")))
+    world.push(
+        DAY + "09:00", {"id": "a", "at": DAY + "08:00", "ok": None}, {"id": "b", "at": DAY + "08:00", "ok": True}
+    )
+    assert world.ask(DAY + "10:00") == (1, "found")
+
+
+def test_a_sum_is_rounded_once() -> None:
+    world = World(f.sum("x"))
+    world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "x": x} for i, x in enumerate([1e16, 1.0, -1e16])))
+    assert world.ask(DAY + "10:00") == (1.0, "found")
+
+
+def test_an_integer_sum_beyond_64_bits_is_an_error() -> None:
+    world = World(f.sum("n"))
+    world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": 2**62} for i in range(2)))
+    with pytest.raises(Misuse, match="does not fit 64 bits"):
+        world.ask(DAY + "10:00")
+
+
+# -- values -------------------------------------------------------------------------------------------------------
+
+
+def test_nan_is_null_and_minus_zero_is_zero() -> None:
+    world = World(f.latest("x"))
+    world.push(DAY + "09:00", {"at": DAY + "08:00", "x": math.nan})
+    assert world.ask(DAY + "09:00") == (None, "null")
+    world.push(DAY + "10:00", {"at": DAY + "09:00", "x": -0.0})
+    assert math.copysign(1.0, world.ask(DAY + "11:00")[0]) == 1.0
+
+
+@pytest.mark.parametrize("x", [math.inf, -math.inf, 1e151, 1e300])
+def test_infinities_and_magnitudes_above_1e150_are_quarantined(x: float) -> None:
+    world = World(f.count())
+    pushed = world.push(DAY + "09:00", {"at": DAY + "08:00", "x": x})
+    assert (pushed.accepted, pushed.quarantined) == (0, 1)
+    assert world.ask(DAY + "10:00") == (0, "no_entity")
+
+
+def test_events_dated_beyond_the_tolerance_are_quarantined_and_advance_nothing() -> None:
+    world = World(f.count())
+    pushed = world.push(DAY + "09:00", {"at": "2013-03-12T09:00"})
+    assert (pushed.accepted, pushed.quarantined) == (0, 1)
+    assert world.ask("2013-04-01T00:00") == (0, "no_entity")
+
+
+# -- late, again, corrected, deleted --------------------------------------------------------------------------------
+
+
+def test_a_late_event_counts_in_the_window_of_its_own_time() -> None:
+    world = World(f.count(over="2h", hop="1h"))
+    world.push(DAY + "12:00", {"id": "a", "at": DAY + "11:59"})
+    world.push(DAY + "12:30", {"id": "late", "at": DAY + "10:15"})
+    assert world.ask(DAY + "12:40") == (2, "found")
+    assert world.ask(DAY + "13:00") == (1, "found")
+
+
+def test_an_event_that_no_window_can_see_any_more_still_makes_its_entity_known() -> None:
+    world = World(f.count(over="1h"))
+    world.push(DAY + "12:00", {"at": DAY + "06:00"})
+    assert world.ask(DAY + "12:30") == (0, "outside_window")
+
+
+def test_a_lifetime_is_never_too_late() -> None:
+    world = World(f.count())
+    world.push(DAY + "12:00", {"at": "2001-01-01T00:00"})
+    assert world.ask(DAY + "12:30") == (1, "found")
+
+
+@pytest.mark.parametrize("of", [KEYED, PLAIN], ids=["keyed", "plain"])
+def test_the_same_event_again_is_ignored(of: Any) -> None:
+    world = World(f.sum("x"), of)
+    for now in ("10:00", "11:00"):
+        world.push(DAY + now, {"id": "a", "at": DAY + "09:00", "x": 1.0})
+    assert world.ask(DAY + "12:00") == (1.0, "found")
+
+
+def test_another_content_under_the_same_key_replaces_the_event_from_when_it_is_known() -> None:
+    world = World(f.sum("x"))
+    world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00", "x": 1.0})
+    world.push(DAY + "11:00", {"id": "a", "at": DAY + "09:00", "x": 5.0})
+    assert world.ask(DAY + "10:59:59.999999") == (1.0, "found")
+    assert world.ask(DAY + "11:00") == (5.0, "found")
+
+
+def test_a_correction_can_move_an_event_to_another_entity() -> None:
+    world = World(f.count())
+    world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00"})
+    world.push(DAY + "11:00", {"id": "a", "at": DAY + "09:00", "who": "b"})
+    assert world.ask(DAY + "12:00", "b") == (1, "found")
+    assert world.ask(DAY + "12:00", "a") == (0, "outside_window")
+
+
+def test_a_deletion_takes_the_event_away_and_its_entity_stays_known() -> None:
+    world = World(f.max("x"))
+    world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00", "x": 9.0}, {"id": "b", "at": DAY + "09:30", "x": 1.0})
+    world.push(DAY + "11:00", {"id": "a", "at": DAY + "09:00", "_op": "delete"})
+    assert world.ask(DAY + "12:00") == (1.0, "found")
+    world.push(DAY + "12:00", {"id": "b", "at": DAY + "09:30", "_op": "delete"})
+    assert world.ask(DAY + "13:00") == (None, "outside_window")
+
+
+def test_without_a_key_a_deletion_is_quarantined() -> None:
+    world = World(f.count(), PLAIN)
+    pushed = world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00", "_op": "delete"})
+    assert (pushed.accepted, pushed.quarantined) == (0, 1)
+
+
+def test_a_correction_that_is_known_before_the_first_version_is_no_correction() -> None:
+    world = World(f.sum("x"))
+    world.push(DAY + "10:00", {"id": "a", "at": DAY + "09:00", "x": 1.0, "_known_at": DAY + "14:00"})
+    world.push(DAY + "11:00", {"id": "a", "at": DAY + "09:00", "x": 5.0})
+    assert world.ask(DAY + "12:00") == (5.0, "found")
+    assert world.ask(DAY + "14:00") == (1.0, "found")

@@ -1,0 +1,295 @@
+"""Features of many requests, each as of its own moment and its own positions of the log, in few passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns
+from trimtab.events.definitions import Source
+from trimtab.events.frame_index import key_values
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.events.records import Event, decode_all
+from trimtab.events.versions import Versions
+from trimtab.features.definitions import Join, View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FeatureFrame
+from trimtab.features.keys import match_keys
+from trimtab.features.offline import evaluate_by
+from trimtab.features.view_columns import evaluate_view
+from trimtab.store.ports import LogRecord
+
+Array: TypeAlias = NDArray[Any]
+Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # all records of the log, in any order, in blocks
+Wanted: TypeAlias = "dict[str, set[Any]]"  # keys by view hash
+
+
+class AsOf(msgspec.Struct, frozen=True, eq=False):
+    """What requests were to be shown, and what they would be shown with all that is in the log by now."""
+
+    features: FeatureFrame  # as of (t, P)
+    newest: FeatureFrame  # as of t, whatever the position
+    apart: NDArray[np.bool_]  # rows whose entities have records behind P that were known at t
+
+
+def evaluate_as_of(
+    features: FeatureSet,
+    requests: Columns,
+    at_us: Array,
+    positions: Sequence[Mapping[str, int]],
+    frames: Mapping[str, EventFrame],
+    *,
+    conflicts: Collection[str] = (),
+    reread: Reread,
+) -> AsOf:
+    """The features of each request as of its own (t, P).
+
+    A record behind P that became known after t changes nothing, so that nearly all rows can be evaluated at once, with
+    the events of the whole log. Rows of which an entity has a record behind P that was known at t are found, and are
+    evaluated anew with their entities' records up to P. # D38
+
+    Args:
+        features: What to compute.
+        requests: The request's columns.
+        at_us: t of each request, int64 microseconds.
+        positions: P of each request.
+        frames: The events of each view's source, of the whole log.
+        conflicts: Sources of which records were dropped for their id's sake: any record of them may change any row.
+        reread: Gives the log's records again, for the rows that are evaluated anew.
+
+    Raises:
+        Misuse: A column or a source is missing or of the wrong type.
+    """
+    at_us = np.asarray(at_us, np.int64)
+    behind = {name: _Behind(frame, at_us, positions) for name, frame in frames.items()}
+    apart = np.zeros(len(at_us), bool)
+    asked: list[tuple[Join, Sequence[Column]]] = []
+
+    def answer(join: Join, keys: Sequence[Column], at_us: Array) -> Mapping[str, tuple[Column, Array]]:
+        source = join.view.source.name
+        asked.append((join, keys))
+        apart[behind[source].touched(join.view, keys, everything=source in conflicts)] = True
+        return evaluate_view(join.view, keys, at_us, frames[source])
+
+    newest = evaluate_by(answer, features, requests, at_us)
+    rows = np.flatnonzero(apart)
+    if not len(rows):
+        return AsOf(newest, newest, apart)
+    wanted: Wanted = {}
+    for join, keys in asked:
+        wanted.setdefault(join.view.hash, set()).update(_keys([key.take(rows) for key in keys]))
+    exact = _Anew(features, wanted, reread).evaluate(
+        requests.take(rows), at_us[rows], [positions[row] for row in rows.tolist()]
+    )
+    return AsOf(_replaced(newest, rows, exact), newest, apart)
+
+
+class _Behind:
+    """The records of one source that lie behind each request's P although they were known at its t."""
+
+    def __init__(self, frame: EventFrame, at_us: Array, positions: Sequence[Mapping[str, int]]) -> None:
+        self._frame = frame
+        self._at_us = at_us
+        limits = [[of_row.get(name, 0) for name in frame.partitions] for of_row in positions]
+        self._limits = np.array(limits, np.int64).reshape(len(at_us), len(frame.partitions))
+        self._rows = np.flatnonzero(self._any())
+        self._deleted = np.flatnonzero(frame.deleted) if len(self._rows) else np.zeros(0, np.int64)
+        self._by_known: tuple[Array, Array] | None = None
+
+    def touched(self, view: View, keys: Sequence[Column], *, everything: bool) -> Array:
+        """The requests whose entity in a view such a record may concern."""
+        if everything or not len(self._rows):
+            return self._rows
+        frame = self._frame
+        of_events, of_requests, count = match_keys(
+            [frame.columns[name] for name in view.by], [key.take(self._rows) for key in keys]
+        )
+        order = np.argsort(of_events, kind="stable")
+        bounds = np.searchsorted(of_events[order], np.arange(count + 1))
+        found = []
+        for row, number in zip(self._rows.tolist(), of_requests.tolist(), strict=True):
+            mine = order[bounds[number] : bounds[number + 1]] if number >= 0 else order[:0]
+            if self._is_behind(mine, row) or self._is_behind(self._deleted, row) or self._was_replaced(mine, row):
+                found.append(row)
+        return np.array(found, np.int64)
+
+    def _any(self) -> NDArray[np.bool_]:
+        """Which requests have any record behind P that was known at t."""
+        frame, found = self._frame, np.zeros(len(self._at_us), bool)
+        for number in range(len(frame.partitions)):
+            mine = np.flatnonzero(frame.partition == number)
+            mine = mine[np.argsort(frame.position[mine], kind="stable")]
+            least = np.append(np.minimum.accumulate(frame.known_at_us[mine][::-1])[::-1], NEVER_US)
+            found |= least[np.searchsorted(frame.position[mine], self._limits[:, number], "right")] <= self._at_us
+        return found
+
+    def _is_behind(self, events: Array, row: int) -> bool:
+        frame = self._frame
+        later = frame.position[events] > self._limits[row][frame.partition[events]]
+        return bool((later & (frame.known_at_us[events] <= self._at_us[row])).any())
+
+    def _was_replaced(self, events: Array, row: int) -> bool:
+        """Whether what replaced one of the events may lie behind P: something that became known at that moment does."""
+        until = self._frame.superseded_at_us[events]
+        moments = np.unique(until[until <= self._at_us[row]])
+        if not len(moments):
+            return False
+        if self._by_known is None:
+            order = np.argsort(self._frame.known_at_us, kind="stable")
+            self._by_known = order, self._frame.known_at_us[order]
+        order, known = self._by_known
+        first, last = np.searchsorted(known, moments, "left"), np.searchsorted(known, moments, "right")
+        return any(self._is_behind(order[a:b], row) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+
+
+class _Anew:
+    """Evaluates requests with the records of their entities alone, up to each one's P.
+
+    Args:
+        features: What to compute.
+        wanted: The entities, by view; it grows when a view is looked up by what another one gives.
+        reread: Gives the log's records.
+    """
+
+    def __init__(self, features: FeatureSet, wanted: Wanted, reread: Reread) -> None:
+        self._features = features
+        self._wanted = wanted
+        self._reread = reread
+
+    def evaluate(self, requests: Columns, at_us: Array, positions: Sequence[Mapping[str, int]]) -> FeatureFrame:
+        """The features of the requests, in their order."""
+        while True:
+            records = entity_records(self._features.views, self._wanted, self._reread)
+            missing: Wanted = {}
+            found = self._pass(records, requests, at_us, positions, missing)
+            if not missing:
+                return found
+            for view, keys in missing.items():  # a key that only these records give
+                self._wanted[view] |= keys
+
+    def _pass(
+        self,
+        records: Mapping[str, list[tuple[LogRecord, Event]]],
+        requests: Columns,
+        at_us: Array,
+        positions: Sequence[Mapping[str, int]],
+        missing: Wanted,
+    ) -> FeatureFrame:
+        sources = {view.source.name: view.source for view in self._features.views}
+        growing = _Growing(sources, records)
+        parts, order = [], []
+        for upto, rows in same_positions(positions):
+            frames = growing.upto(upto)
+
+            def answer(
+                join: Join, keys: Sequence[Column], at_us: Array, frames: Mapping[str, EventFrame] = frames
+            ) -> Mapping[str, tuple[Column, Array]]:
+                new = _keys(keys) - self._wanted[join.view.hash]
+                if new:
+                    missing.setdefault(join.view.hash, set()).update(new)
+                return evaluate_view(join.view, keys, at_us, frames[join.view.source.name])
+
+            parts.append(evaluate_by(answer, self._features, requests.take(rows), at_us[rows]))
+            order.append(rows)
+        return _taken(_joined(parts), np.argsort(np.concatenate(order)))
+
+
+class _Growing:
+    """The events of some records up to positions that mostly grow."""
+
+    def __init__(self, sources: Mapping[str, Source], records: Mapping[str, Sequence[tuple[LogRecord, Event]]]) -> None:
+        self._sources = sources
+        self._records = records
+        self._names = sorted({record.partition for of_source in records.values() for record, _ in of_source})
+        self._reached: Mapping[str, int] = {}
+        self._versions: dict[str, Versions] = {}
+
+    def upto(self, positions: Mapping[str, int]) -> dict[str, EventFrame]:
+        if not self._versions or any(positions.get(name, 0) < self._reached.get(name, 0) for name in self._names):
+            self._reached = {}
+            self._versions = {name: Versions(source, self._names) for name, source in self._sources.items()}
+        for name, versions in self._versions.items():
+            new = [
+                (record, event)
+                for record, event in self._records.get(name, ())
+                if self._reached.get(record.partition, 0) < record.position <= positions.get(record.partition, 0)
+            ]
+            if new:
+                versions.add([record for record, _ in new], [event for _, event in new])
+        self._reached = dict(positions)
+        return {name: versions.frame() for name, versions in self._versions.items()}
+
+
+def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping[str, int], Array]]:
+    """Requests of the same P together, by the length of the log they saw."""
+    groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for row, of_row in enumerate(positions):
+        groups.setdefault(tuple(sorted(of_row.items())), []).append(row)
+    ordered = sorted(groups.items(), key=lambda group: (sum(position for _, position in group[0]), group[0]))
+    return [(dict(key), np.array(rows, np.int64)) for key, rows in ordered]
+
+
+def entity_records(
+    views: Sequence[View], wanted: Mapping[str, set[Any]], reread: Reread
+) -> dict[str, list[tuple[LogRecord, Event]]]:
+    """By source, the records of entities and those of every other version of the same events, by position.
+
+    Args:
+        views: Whose entities.
+        wanted: Their keys, by view hash.
+        reread: Gives the log's records.
+    """
+    lookups: dict[str, list[tuple[Callable[[Event], Any], set[Any]]]] = {}
+    for view in views:
+        places = [list(view.source.columns).index(name) for name in view.by]
+        lookups.setdefault(view.source.name, []).append((_key_reader(places), wanted.get(view.hash, set())))
+    found: dict[str, dict[tuple[str, int], tuple[LogRecord, Event]]] = {name: {} for name in lookups}
+    ids: dict[str, set[str]] = {name: set() for name in lookups}
+    several = False  # versions of one event
+    for block in reread():
+        for record, event in zip(block, decode_all([r.payload for r in block]), strict=True):
+            of_source = lookups.get(event.source)
+            if of_source is None:
+                continue
+            several |= event.op == "delete"
+            if any(key(event) in keys for key, keys in of_source):
+                found[event.source][record.partition, record.position] = record, event
+                ids[event.source].add(event.id)
+    if several or any(view.source.key for view in views):
+        for block in reread():
+            for record, event in zip(block, decode_all([r.payload for r in block]), strict=True):
+                if event.id in ids.get(event.source, ()):
+                    found[event.source].setdefault((record.partition, record.position), (record, event))
+    return {name: [of_source[place] for place in sorted(of_source)] for name, of_source in found.items()}
+
+
+def _key_reader(places: Sequence[int]) -> Callable[[Event], Any]:
+    """The function from an event to its entity, as `key_values` writes it."""
+    if len(places) == 1:
+        place = places[0]
+        return lambda event: event.values[place] if place < len(event.values) else None
+    return lambda event: tuple(event.values[p] if p < len(event.values) else None for p in places)
+
+
+def _keys(keys: Sequence[Column]) -> set[Any]:
+    return set(key_values(keys)) - {None}
+
+
+def _joined(parts: Sequence[FeatureFrame]) -> FeatureFrame:
+    reasons = {name: np.concatenate([part.reasons[name] for part in parts]) for name in parts[0].reasons}
+    return FeatureFrame(Columns.concat([part.values for part in parts]), reasons)
+
+
+def _taken(frame: FeatureFrame, rows: Array) -> FeatureFrame:
+    return FeatureFrame(frame.values.take(rows), {name: codes[rows] for name, codes in frame.reasons.items()})
+
+
+def _replaced(frame: FeatureFrame, rows: Array, exact: FeatureFrame) -> FeatureFrame:
+    """A frame with some of its rows replaced."""
+    places = np.arange(frame.values.rows)
+    places[rows] = frame.values.rows + np.arange(len(rows))
+    return _taken(_joined([frame, exact]), places)

@@ -1,0 +1,97 @@
+"""Tables of requests from wherever they are: files, columns, Arrow tables, rows. All rows and all columns stay."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from trimtab.core.columns import Columns, Dtype
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.events.definitions import Source
+from trimtab.events.files import Rows, is_table, read_rows
+from trimtab.features.event_files import literal, parquet
+
+_PARQUET: dict[str, Dtype] = {
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int"),
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "float"),
+    **dict.fromkeys(("VARCHAR", "UUID"), "str"),
+    **dict.fromkeys(("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "time"),
+    "TIMESTAMP WITH TIME ZONE": "time",
+    "BOOLEAN": "bool",
+}  # fmt: skip
+_PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
+
+
+def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | None = None) -> Columns:
+    """A table with all its rows and columns, those that are declared as declared.
+
+    Args:
+        given: What `read_rows` takes: a file, a table of any library, a list of dicts.
+        declared: The columns that are needed, and their types. Others stay as they are: in a CSV file, text.
+        moments: A column of moments, if there is one of that name.
+
+    Raises:
+        NotFound: There is no such file.
+        Misuse: A needed column is missing or holds something else, or one holds what no column can; the message
+            names it.
+    """
+    table, found = _with_columns(given)
+    for name, dtype in declared.items():
+        if name not in found:
+            raise Misuse(f"requests: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
+    wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
+    if moments in found and found[moments] in ("str", "int"):
+        wanted[moments] = "time"
+    return read_rows(table, Source(name="requests", time="", columns=wanted)).columns.select(wanted)
+
+
+def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
+    """A table that is not read twice, and what its columns hold."""
+    if isinstance(given, str | Path):
+        path = Path(given)
+        if not path.is_file():
+            raise NotFound(f"file {path}: there is none. Give the path of one file.")
+        ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
+        if ending == ".parquet":
+            return path, _described(path, f"SELECT * FROM {parquet([path])}")
+        if ending in (".csv", ".tsv"):
+            return path, _described(path, f"SELECT * FROM read_csv({literal(path)}, header = true, all_varchar = true)")
+        raise Misuse(f"file {path}: requests come as .parquet, .csv or .tsv, as a table in memory, or a list of dicts.")
+    if is_table(given):
+        table = given if isinstance(given, Columns) else Columns.from_arrow(given)
+        return table, {name: column.dtype for name, column in table.by_name.items()}
+    if isinstance(given, Sequence):
+        rows = [row for row in given if isinstance(row, Mapping)]
+        if len(rows) == len(given):
+            names = dict.fromkeys(name for row in rows for name in row)
+            return rows, {name: _of_values(name, [row.get(name) for row in rows]) for name in names}
+    raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
+
+
+def _described(path: Path, query: str) -> dict[str, Dtype]:
+    try:
+        with duckdb.connect() as connection:
+            described = connection.execute(f"DESCRIBE {query}").fetchall()
+    except duckdb.Error as error:
+        raise Misuse(f"file {path}: cannot be read: {str(error).splitlines()[0]}") from error
+    out: dict[str, Dtype] = {}
+    for name, kind, *_ in described:
+        dtype = "float" if kind.startswith("DECIMAL") else "str" if kind.startswith("ENUM") else _PARQUET.get(kind)
+        if dtype is None:
+            raise Misuse(f"file {path}: column {name!r} holds {kind}. Leave it out, or make it number, text or time.")
+        out[str(name)] = dtype
+    return out
+
+
+def _of_values(name: str, values: Sequence[Any]) -> Dtype:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return "float"
+    if len(kinds) > 1 or not kinds <= _PYTHON.keys():
+        shown = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise Misuse(f"requests: column {name!r} holds {shown}. Give numbers, texts, truth values or datetimes.")
+    return _PYTHON[kinds.pop()] if kinds else "str"

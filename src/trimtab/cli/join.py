@@ -1,0 +1,139 @@
+"""Commands that compute features: join, snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.app.feature_tables import FeatureFile
+
+_SAFE = "Nothing was written; what is done is kept: run the same command again and it goes on."
+
+_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Where the table goes: .parquet or .csv."
+)
+_FINAL = click.option(
+    "--as-known",
+    type=click.Choice(["then", "final"]),
+    default="then",
+    show_default=True,
+    help="What counts: what was known at the moment, or what is known now.",
+)
+_REASONS = click.option("--reasons", is_flag=True, help="Add a column with the reason of each value of a view.")
+_EVENTS = click.option(
+    "--events",
+    multiple=True,
+    metavar="SOURCE=PATH",
+    help="A Parquet file or folder to take instead of the history of a source; may be repeated.",
+)
+
+
+@command("join", safe=_SAFE)
+@click.argument("requests", type=click.Path(path_type=Path))
+@click.option("--model", metavar="NAME", help="The features of this model; left out, of the project's only one.")
+@click.option("--view", "views", multiple=True, metavar="NAME", help="The features of this view; may be repeated.")
+@click.option("--at", metavar="TIME", help="The column of moments, or one moment, ISO 8601; left out, the model's own.")
+@_FINAL
+@_REASONS
+@_EVENTS
+@_OUT
+def join(
+    requests: Path,
+    model: str | None,
+    views: tuple[str, ...],
+    at: str | None,
+    as_known: str,
+    reasons: bool,
+    events: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Add features to a file of requests, each as of its own moment.
+
+    REQUESTS is .parquet or .csv. The answer has its rows, in their order, and its columns, then the features. What
+    does not fit into memory is taken part by part; a run that was stopped goes on when it is started again.
+
+    \b
+    Example:
+      trimtab join flights.parquet --model late_flight --out features.parquet
+      trimtab join customers.csv --view spending --at asked_at --out features.csv
+    """
+    if model is not None and views:
+        raise click.UsageError("Give either --model or --view.")
+    chosen: Any = list(views) or model
+    with opened_project() as project, progress(f"joining {requests.name}") as meter:
+        known = cast(Literal["then", "final"], as_known)
+        made = project.join(
+            requests, chosen, at=at, as_known=known, reasons=reasons, out=out, events=_named(events), progress=meter
+        )
+    _show(cast("FeatureFile", made))
+
+
+@command("snapshot", safe=_SAFE)
+@click.argument("views", nargs=-1, required=True, metavar="VIEW...")
+@click.option("--at", metavar="TIME", help="The moment, ISO 8601; left out, now.")
+@click.option("--start", metavar="TIME", help="The first of several moments; with --end and --every.")
+@click.option("--end", metavar="TIME", help="Before which the last of several moments is.")
+@click.option("--every", metavar="TIME", help='From one moment to the next, such as "1d".')
+@_FINAL
+@_REASONS
+@_EVENTS
+@_OUT
+def snapshot(
+    views: tuple[str, ...],
+    at: str | None,
+    start: str | None,
+    end: str | None,
+    every: str | None,
+    as_known: str,
+    reasons: bool,
+    events: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Write the features of every entity that is known at a moment, or at several.
+
+    \b
+    Example:
+      trimtab snapshot carrier --at 2013-06-01 --out carriers.parquet
+      trimtab snapshot carrier --start 2013-01-01 --end 2014-01-01 --every 7d --out weekly.parquet
+    """
+    ranged = [start, end, every]
+    if any(ranged) and (not all(ranged) or at is not None):
+        raise click.UsageError("Give either --at, or all of --start, --end and --every.")
+    with opened_project() as project, progress(f"snapshot of {', '.join(views)}") as meter:
+        known = cast(Literal["then", "final"], as_known)
+        rest: dict[str, Any] = {"as_known": known, "reasons": reasons, "out": out, "progress": meter}
+        if start is not None and end is not None and every is not None:
+            made = project.snapshots(list(views), start=start, end=end, every=every, events=_named(events), **rest)
+        else:
+            made = project.snapshot(list(views), at=at, events=_named(events), **rest)
+    _show(cast("FeatureFile", made))
+
+
+def _named(events: Sequence[str]) -> dict[str, str]:
+    out = {}
+    for text in events:
+        source, equals, path = text.partition("=")
+        if not equals or not source or not path:
+            raise click.UsageError(f"--events {text}: write SOURCE=PATH.")
+        out[source] = path
+    return out
+
+
+def _show(made: FeatureFile) -> None:
+    if manner().json:
+        show_json(made)
+        return
+    parts = f", events in {made.parts} parts" if made.parts > 1 else ""
+    lines = [f"{made.rows:,} rows with {len(made.features)} features written to {made.path}{parts}"]
+    changed = {name: count for name, count in made.let_in.items() if count}
+    lines += [f"  {name}: {count:,} values that were not known then" for name, count in changed.items()]
+    if made.let_in and not changed:
+        lines.append("  every value was known then")
+    show_lines(lines)

@@ -116,13 +116,13 @@ def forget(
     if dry_run:
         digest = _digest(subject, _salt(project, make=False))
         run = _joined(_pending(project, digest), _planned(project, find_traces(project, subject)))
-        _refuse_nothing(project, subject, run, digest)
+        _refuse_nothing(project, subject, run, digest, sets=True)
         return _result(project, subject, run, digest, dry_run=True)
     with _alone(project):
         digest = _digest(subject, _salt(project, make=True))
         traces = find_traces(project, subject)
         run = _joined(_pending(project, digest), _planned(project, traces))
-        _refuse_nothing(project, subject, run, digest)
+        _refuse_nothing(project, subject, run, digest, sets=training_sets)
         project.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
         _erase(project, traces, run)
         if training_sets:
@@ -238,12 +238,16 @@ def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
     )
 
 
-def _refuse_nothing(project: Project, subject: Subject, run: _Run, digest: str) -> None:
-    if any(run.counts.values()):
+def _refuse_nothing(project: Project, subject: Subject, run: _Run, digest: str, *, sets: bool) -> None:
+    if any(n for place, n in run.counts.items() if place != "training_sets" or sets):
         return
     places = "; ".join(f"{s}: {', '.join(c)}" for s, c in _shown_places(subject).items())
+    said = ""
     before = [d for d in Ledger(project.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") == digest]
-    said = f" It was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})." if before else ""
+    if before:
+        said += f" It was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})."
+    if run.sets:
+        said += f" {len(run.sets)} training sets have rows of it: --training-sets deletes them."
     raise NotFound(f"forget: nothing of {subject.shown} is there ({places}).{said} Nothing was changed.")
 
 

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import market
+import numpy as np
+import pytest
+import shop
+
+from trimtab.app.project import Project
+from trimtab.app.subjects import Subject
+from trimtab.app.training_data import LivingData
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.records import Prediction
+from trimtab.core.time import HOUR_US
+
+TEXTS = ["cust-0001", "cust-00012", "cust-0001-x", "käse 'ü' \U0001f9c0%", "12", "x"]
+NUMBERS = [7, 77, -7, 2**40 + 7, 0, 300]
+Made = Callable[[list[Any]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A trained project for these customers, made once."""
+    made: dict[str, Path] = {}
+
+    def make(customers: list[Any]) -> Path:
+        kind = "int" if isinstance(customers[0], int) else "str"
+        if kind not in made:
+            folder = market.write_project(tmp_path_factory.mktemp("market") / kind, kind)
+            with market.opened(folder) as project:
+                market.load(project, customers)
+                assert [d.act for d in project.train()][-1] == "promote"
+            made[kind] = folder
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture
+def texts(made_once: Made, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_once(TEXTS), tmp_path / "texts"))
+
+
+def use(project: Project, customers: list[Any], folder: Path) -> list[str]:
+    """Ask, answer ahead, materialise, and send what cannot be taken; the ids of the answers."""
+    asked = [market.quote(f"live{n}", one, market.NOW_US) for n, one in enumerate(customers)]
+    ids = [answer.id for answer in project.predict("sale", asked)]
+    table = folder / "ahead.csv"
+    rows = [f'"ahead{n}","{one}",shop1,2024-04-09T00:00:00Z,0.5' for n, one in enumerate(customers)]
+    table.write_text("\n".join(["quote,customer,shop,at,x", *rows]))
+    project.predict_table("sale", table, mode="precomputed")
+    project.predict_table("sale", table)
+    table.unlink()
+    project.materialise()
+    for one in customers:
+        late = {"customer": one, "clicked_at": "soon", "page": "p"}
+        project.push("clicks", [late, {**late, "customer": str(one)}])
+        project.push("orders", [{"order": "o", "customer": one, "ordered_at": market.NOW_US, "amount": "much"}])
+    more = [{"customer": one, "clicked_at": market.NOW_US, "page": "p", "seconds": 3.0} for one in customers]
+    project.push("clicks", more)  # behind what is in the tables
+    return ids
+
+
+def inputs(project: Project, customers: list[Any], name: str = "again") -> list[Prediction]:
+    """What the model is shown of each customer."""
+    shop.move(project, HOUR_US)
+    asked = [
+        market.quote(f"{name}{n}{place}", one, project.clock.now_us(), f"shop{place}")
+        for n, one in enumerate(customers)
+        for place in range(3)
+    ]
+    return [project.predictions.find(answer.id) for answer in project.predict("sale", asked)]
+
+
+def shown(predictions: list[Prediction]) -> list[tuple[bytes, bytes]]:
+    return [(p.values, p.reasons) for p in predictions]
+
+
+def files_with(folder: Path, needle: bytes) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and needle in p.read_bytes())
+
+
+def in_parquet(folder: Path, key: Any) -> list[str]:
+    """Parquet files under any name that have the key in some column."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.read_bytes()[:4] == b"PAR1" and ".checkpoint" not in path.name:
+            rows = duckdb.sql(f"SELECT COLUMNS('customer|_id') FROM read_parquet('{path}')").fetchall()
+            if any(str(key) in map(str, row) for row in rows):
+                found.append(str(path.relative_to(folder)))
+    return found
+
+
+@pytest.mark.parametrize("key", [TEXTS[0], TEXTS[2], TEXTS[3], NUMBERS[0]])
+def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never_been(
+    key: Any, made_once: Made, tmp_path: Path
+) -> None:
+    customers = NUMBERS if isinstance(key, int) else TEXTS
+    folder = Path(shutil.copytree(made_once(customers), tmp_path / "project"))
+    others = [one for one in customers if one != key]
+    state = folder / ".trimtab"
+    with market.opened(folder) as project:
+        ids = use(project, customers, tmp_path)
+        dry = project.forget("customer", key, dry_run=True)
+        done = project.forget("customer", key, why="asked to", training_sets=True)
+        assert done.counts == dry.counts
+        each = dry.sources["clicks"]
+        assert dry.sources == {"clicks": each, "orders": each - 1, "quote": each - 1}
+        assert dry.counts == {
+            "events": 3 * each - 2,
+            "table_rows": 3 * each - 3,
+            "predictions": 3,
+            "quarantined": 3,
+            "stored_answers": 1,
+            "training_sets": 1,
+        }
+        assert done.training_sets[0].versions == ("sale@1", "sale@2")
+        told_apart = isinstance(key, str) and not any(key in one for one in others)
+        assert bool(done.residue) == (isinstance(key, str) and not told_apart)
+        for partition in ("events", "predictions", "quarantine"):
+            assert (state / "log" / partition / "p0001.db").exists()
+        if told_apart:
+            assert files_with(state, key.encode()) == []
+        assert in_parquet(state, key) == []
+        project.history.refresh()
+        for source in ("clicks", "orders", "quote"):
+            frame = project.history.frame(source)
+            assert key not in frame.columns["customer"].to_list()
+            assert set(others) <= set(frame.columns["customer"].to_list())
+        place = customers.index(key)
+        for n, prediction_id in enumerate(ids):
+            if n == place:
+                with pytest.raises(NotFound, match="was erased"):
+                    project.why(prediction_id)
+            else:
+                assert project.why(prediction_id).request["customer"] == customers[n]
+        again = inputs(project, customers)
+        gone = [p for p in again if p.request_id.startswith(f"again{place}")]
+        names = list(project.definitions.models["sale"].features.names)
+        own = [n for n, name in enumerate(names) if name.startswith(("reader.", "buyer.", "pair."))]
+        assert len(gone) == 3
+        assert {p.reasons[n] for p in gone for n in own} == {gone[0].reasons[own[0]]}
+        answers = project.predict("sale", [market.quote("who", key, project.clock.now_us())])
+        assert answers[0].reasons["reader.last"] == answers[0].reasons["buyer.orders"] == "no_entity"
+        assert project.verify_ledger() == len(project.ledger())
+        assert project.ledger()[-1].act == "forget"
+        assert str(key) not in {str(value) for value in project.ledger()[-1].evidence.values()}
+        assert project.history.unknown == 0
+        assert project.materialise().unknown == 0
+
+    shutil.rmtree(state / "online")
+    with market.opened(folder) as project:  # online features made anew from the erased log
+        assert shown(inputs(project, customers)) == shown(again)
+
+    for part in ("log", "tables", "online"):
+        shutil.rmtree(state / part, ignore_errors=True)
+    with market.opened(folder) as project:  # the naive way: load everything but that one
+        without = Path(shutil.copytree(made_once(customers), tmp_path / "naive"))
+        with market.opened(without) as whole:
+            use(whole, customers, tmp_path)
+            whole.history.refresh()
+            for source in ("clicks", "orders", "quote", "results"):
+                frame = whole.history.frame(source)
+                keep = np.ones(frame.rows, bool)
+                if "customer" in frame.columns:
+                    keep = np.array([one != key for one in frame.columns["customer"].to_list()])
+                project.ingestor.load(source, frame.columns.take(keep))
+        assert shown(inputs(project, others)) == shown([p for p in again if p not in gone])
+
+
+def test_the_next_training_set_has_nothing_of_it(texts: Path) -> None:
+    with market.opened(texts) as project:
+        model = project.definitions.models["sale"]
+        for expected in (TEXTS, TEXTS[1:]):
+            made = LivingData(project.history, project.predictions).training_set(model, cut_us=market.NOW_US)
+            assert set(made.requests["customer"].to_list()) == set(expected)
+            if expected is TEXTS:
+                project.forget("customer", TEXTS[0])
+
+
+def test_what_arrives_afterwards_is_known_again_a_repetition_too(texts: Path) -> None:
+    click = {"customer": "someone", "clicked_at": market.NOW_US - 5, "page": "p", "seconds": 2.0}
+    with market.opened(texts) as project:
+        project.push("clicks", [click, click])
+        asked = [market.quote("q", "someone", market.NOW_US)]
+        before = project.predictions.find(project.predict("sale", asked)[0].id)
+        assert project.forget("customer", "someone").counts["events"] == 2
+        assert project.predict("sale", asked)[0].reasons["reader.last"] == "no_entity"
+        project.push("clicks", [click])  # the same event, delivered once more
+        after = project.predictions.find(project.predict("sale", asked)[0].id)
+        assert (after.values, after.reasons) == (before.values, before.reasons)
+        assert project.forget("customer", "someone").counts["predictions"] == 2
+
+
+def test_an_event_that_was_another_ones_before_does_not_come_back(texts: Path) -> None:
+    order = {"order": "moved", "customer": "first", "shop": "shop9", "amount": 50.0, "ordered_at": market.NOW_US - 9}
+    left = {**order, "order": "left", "customer": "second"}
+    with market.opened(texts) as project:
+
+        def sums() -> list[Any]:
+            asked = [market.quote("q", one, market.NOW_US, "shop9") for one in ("first", "second", "third")]
+            names = list(project.definitions.models["sale"].features.names)
+            found = []
+            for answer in project.predict("sale", asked):
+                values = np.frombuffer(project.predictions.find(answer.id).values, "<f8")
+                found.append([values[names.index(name)] for name in ("buyer.orders", "seller.amount", "pair.orders")])
+            return found
+
+        project.push("orders", [order, left])
+        project.push("orders", [{**order, "customer": "second"}])
+        project.push("orders", [{**left, "customer": "third", "amount": 7.0}])
+        project.push("orders", [{"order": "gone", **{k: v for k, v in order.items() if k != "order"}}])
+        project.push("orders", [{"order": "gone", "_op": "delete"}])
+        project.materialise()
+        assert sums() == [[0, 57, 0], [1, 57, 1], [1, 57, 1]]
+        assert project.forget("customer", "second").sources == {"orders": 2}
+        assert sums() == [[0, 7, 0], [0, 7, 0], [1, 7, 1]]
+        shutil.rmtree(texts / ".trimtab" / "online")
+    with market.opened(texts) as project:
+        assert sums() == [[0, 7, 0], [0, 7, 0], [1, 7, 1]]
+        assert project.forget("customer", "first").sources == {"orders": 4}  # deletions of its events go too
+        assert sums() == [[0, 7, 0], [0, 7, 0], [1, 7, 1]]
+        frame = project.history.frame("orders")
+        assert {"moved", "gone"}.isdisjoint(frame.columns["order"].to_list())
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import market
+from pathlib import Path
+
+signal.signal(signal.SIGALRM, lambda *a: os.kill(os.getpid(), signal.SIGKILL))
+with market.opened(Path(sys.argv[2])) as project:
+    project.predictions, project.registry, project.quarantine
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[3]))
+    project.forget("customer", sys.argv[4])
+    signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_a_run_that_was_killed_is_finished_by_the_next(texts: Path, tmp_path: Path) -> None:
+    key = TEXTS[2]
+    with market.opened(texts) as project:
+        use(project, TEXTS, tmp_path)
+        planned = project.forget("customer", key, dry_run=True)
+    kills = 0
+    for delay_s in (0.06, 0.15, 0.3, 0.5, 5):
+        arguments = [str(Path(market.__file__).parent), str(texts), str(delay_s), key]
+        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=60, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        if done.returncode == 0:
+            break
+        kills += 1
+    assert kills > 1
+    with market.opened(texts) as project:
+        if done.returncode:
+            project.forget("customer", key)
+        rows = [d for d in project.ledger() if d.act == "forget"]
+        assert len(rows) == 1
+        assert {name: rows[0].evidence[name] for name in planned.counts} == planned.counts
+        with pytest.raises(NotFound, match=r"nothing of customer .* It was forgotten"):
+            project.forget("customer", key)
+    assert files_with(texts / ".trimtab", key.encode()) == []
+    assert set(in_parquet(texts / ".trimtab", key)) == {
+        f"blob/{one.blob[:2]}/{one.blob[2:4]}/{one.blob}" for one in planned.training_sets
+    }
+
+
+def test_a_service_that_runs_keeps_a_project_from_forgetting(texts: Path) -> None:
+    command = [sys.executable, "-c", "from trimtab.cli import main; main()", "forget", "customer", TEXTS[0]]
+    with shop.serving(texts) as (_, url):
+        assert shop.call(f"{url}/health/live")[0] == 200
+        seen = subprocess.run([*command, "--dry-run"], cwd=texts, capture_output=True, text=True, check=True)
+        assert "would go" in seen.stdout
+        refused = subprocess.run(command, cwd=texts, capture_output=True, text=True, check=False)
+        assert refused.returncode == 4
+        assert "another process serves" in refused.stderr
+    done = subprocess.run([*command, "--json"], cwd=texts, capture_output=True, text=True, check=True)
+    assert '"dry_run":false' in done.stdout
+
+
+def test_simulations_that_were_killed_leave_nothing(texts: Path) -> None:
+    left = texts / ".trimtab" / "trimtab-replay-abc" / "log" / "events"
+    left.mkdir(parents=True)
+    (left / "p0001.lock").touch()
+    (left / "p0001.db").write_bytes(TEXTS[2].encode())
+    with market.opened(texts) as project:
+        assert project.forget("customer", TEXTS[2]).workspaces == ["trimtab-replay-abc"]
+    assert not left.exists()
+
+
+def test_an_entity_of_several_columns_goes_alone(texts: Path) -> None:
+    with market.opened(texts) as project:
+        before = {s: project.history.moment([s])[0][s].rows for s in ("clicks", "orders", "quote")}
+        done = project.forget("customer_shop", TEXTS[0], "shop1")
+        assert done.columns == {"orders": ["customer + shop"], "quote": ["customer + shop"]}
+        assert 0 < done.sources["orders"] < before["orders"] / len(TEXTS)
+        left = project.history.moment(["orders", "clicks"])[0]
+        pairs = set(zip(*(left["orders"].columns[c].to_list() for c in ("customer", "shop")), strict=True))
+        assert (TEXTS[0], "shop1") not in pairs
+        assert {(TEXTS[0], "shop2"), (TEXTS[1], "shop1")} <= pairs
+        assert left["clicks"].rows == before["clicks"]
+
+
+@pytest.mark.fast
+def test_columns_that_are_joined_are_one_entity(made_once: Made) -> None:
+    with market.opened(made_once(NUMBERS)) as project:
+        assert Subject(project.definitions, "quote", ["q0001"]).places == {
+            "quote": [("quote",)],
+            "results": [("quote_ref",)],
+        }
+        assert Subject(project.definitions, "quote_ref", ["q0001"]).places.keys() == {"quote", "results"}
+        subject = Subject(project.definitions, "customer", ["7"])
+        assert subject.places.keys() == {"clicks", "orders", "quote"}
+        assert subject.of_event("clicks")((7, "p", 1.0, 0))
+        assert not subject.of_event("clicks")((77, "7", 7.0, 7))
+        assert subject.of_event("no longer declared")(("a", 7, None))
+        raws = [{"customer": 7}, {"customer": "7"}, {"customer": " 7 "}, {"customer": 7.0}, {"line": "a,7,b"}]
+        assert [subject.of_raw("clicks", row) for row in raws] == [True] * 5
+        others = [{"customer": "77"}, {"customer": None, "page": "7"}, {"line": "a,77,b-7"}]
+        assert [subject.of_raw("clicks", row) for row in others] == [False] * 3
+
+
+@pytest.mark.fast
+def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made_once(NUMBERS), tmp_path / "project"))
+    with market.opened(folder) as project:
+        for entity, key, error, said in [
+            ("custmer", ["7"], NotFound, r"no entity or column 'custmer'. Entities: customer, "),
+            ("customer", ["seven"], Misuse, r"seven cannot be a value of customer \(int\)"),
+            ("customer", ["7", "8"], Misuse, r"known by customer; the key has 2 parts"),
+            ("customer", [], Misuse, r"the key has 0 parts"),
+            ("customer", [""], Misuse, r"none of them empty"),
+            ("amount", ["7"], Misuse, r"column 'amount' is float"),
+            ("customer", ["123456"], NotFound, r"nothing of customer '123456' is there \(clicks: customer;"),
+            ("customer", ["9" * 19], Misuse, r"cannot be a value"),
+        ]:
+            with pytest.raises(error, match=said):
+                project.forget(entity, *key)
+        assert [d.act for d in project.ledger()].count("forget") == 0
+        following = market.opened(folder)
+        follower = following.views.follow()
+        with pytest.raises(Conflict, match="being served"):
+            following.forget("customer", 7)
+        follower.close()
+        following.close()

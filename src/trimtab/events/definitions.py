@@ -29,11 +29,35 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     delay_us: int = 0  # how long after its time an event of loaded history became known
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
     about: About = NOTHING
+    hidden: tuple[str, ...] = ()  # of `columns`: places in recorded events that are declared no more (`layouts`)
+
+    @property
+    def declared(self) -> dict[str, Dtype]:
+        """The columns that it is declared with."""
+        return {name: self.columns[name] for name in self.columns if name not in self.hidden}
 
     @property
     def hash(self) -> str:
         """The content address of this definition; what is said about it for people is no part of it."""
-        return content_hash(msgspec.structs.replace(self, about=NOTHING))
+        own = self.name, self.time, self.declared, self.key, self.delay_us, self.future_tolerance_us
+        return content_hash(_Content(*own))
+
+    def content_of(self, columns: Iterable[str]) -> object:
+        """What something that reads some columns depends on: others may come and go, and it means the same. # D34"""
+        read = {name: self.columns[name] for name in columns}
+        return [self.name, self.time, self.key and [self.key, self.columns[self.key]], read]
+
+
+class _Content(msgspec.Struct, frozen=True):
+    """What makes a source the same one, in the form that is hashed."""
+
+    name: str
+    time: str
+    columns: dict[str, Dtype]
+    key: str | None
+    delay_us: int
+    future_tolerance_us: int
+    about: About = NOTHING
 
 
 def source(

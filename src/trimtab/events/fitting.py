@@ -44,7 +44,7 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
 
 def dtypes_of(source: Source) -> dict[str, Dtype]:
     """What rows of a source may hold."""
-    return source.columns | EXTRA
+    return source.declared | EXTRA
 
 
 def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
@@ -76,7 +76,7 @@ def file_rows(
 ) -> FileRows:
     """The result of reading what has the columns `found`, of which `wanted` were read."""
     ignored = tuple(name for name in found if name not in wanted)
-    absent = tuple(name for name in source.columns if name not in wanted)
+    absent = tuple(name for name in source.declared if name not in wanted)
     return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept)
 
 
@@ -132,7 +132,7 @@ def fit_rows(
         if not isinstance(row, Mapping):
             raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    wanted = wanted_columns(what, source, names) if rows else dict(source.columns)
+    wanted = wanted_columns(what, source, names) if rows else source.declared
     problems = _Problems()
     values = {name: check(dtype, [row.get(name) for row in rows], problems.of(name)) for name, dtype in wanted.items()}
     more = []

@@ -398,7 +398,7 @@ def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]
     for row, value in enumerate(rows):
         if not isinstance(value, Mapping):
             raise Misuse(f"push to {source.name!r}: row {row} is a {type(value).__name__}. Give one mapping a row.")
-    allowed = source.columns.keys() | EXTRA.keys()
+    allowed = source.declared.keys() | EXTRA.keys()
     if set().union(*rows) <= allowed:
         return rows
     row, field = next((i, name) for i, row in enumerate(rows) for name in row if name not in allowed)
@@ -407,17 +407,17 @@ def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]
 
 def _unknown_column(where: str, source: Source, name: str) -> Misuse:
     return Misuse(
-        f"{where} has an unknown column {name!r}. Declared are {', '.join(source.columns)}; beside them there may be "
+        f"{where} has an unknown column {name!r}. Declared are {', '.join(source.declared)}; beside them there may be "
         f"{', '.join(EXTRA)}."
     )
 
 
 def _check_columns(source: Source, columns: Columns) -> None:
-    allowed = source.columns | EXTRA
+    allowed = source.declared | EXTRA
     for name, column in columns.by_name.items():
         if name not in allowed:
             raise Misuse(
-                f"load into {source.name!r}: unknown column {name!r}. Declared are {', '.join(source.columns)}; "
+                f"load into {source.name!r}: unknown column {name!r}. Declared are {', '.join(source.declared)}; "
                 f"beside them a table may carry {', '.join(EXTRA)}."
             )
         if column.dtype != allowed[name] and (column.dtype, allowed[name]) != ("int", "float"):

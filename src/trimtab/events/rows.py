@@ -69,9 +69,12 @@ class Rows:
         return block
 
     def block_of(self, columns: Columns) -> Block:
-        """The declared columns of a table of record."""
+        """The declared columns of a table of record; those that it does not have yet are null."""
         block: Block = {}
         for name, dtype in self.dtypes.items():
+            if name not in columns:
+                block[name], block[_valid(name)] = self._column(name, dtype, (None,) * columns.rows)
+                continue
             values = columns[name].values
             block[name] = self._shared_texts(name, values) if dtype == "str" else values
             block[_valid(name)] = columns[name].present()

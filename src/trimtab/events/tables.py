@@ -104,9 +104,10 @@ def recorded(
     Of a table whose source is not among `sources` a record's place and time are true, but it has no values.
     """
     columns = {source.name: list(source.columns) for source in sources}
+    declared = {source.name: source.columns for source in sources}
     parts: list[tuple[str, Columns]] = []
     for name, table in tables.items():
-        rows = table.scan([*FIELDS, *columns.get(name, ())])
+        rows = with_columns(table.scan(), declared[name]) if name in declared else table.scan(list(FIELDS))
         if rows.rows:
             floors = np.array([after.get(partition, 0) for partition in rows["_partition"].values.tolist()], np.int64)
             parts.append((name, rows.take(rows["_position"].values > floors)))
@@ -190,6 +191,14 @@ def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Colum
     for (name, dtype), of_column in zip(source.columns.items(), by_column, strict=True):
         columns[name] = column(dtype, of_column)
     return Columns(columns)
+
+
+def with_columns(rows: Columns, columns: Mapping[str, Dtype]) -> Columns:
+    """Rows of a table of record that have all of these columns: null where the table was written without them."""
+    lacking = {name: dtype for name, dtype in columns.items() if name not in rows}
+    if not lacking or not rows.by_name:
+        return rows
+    return rows.replace({name: column(dtype, (None,) * rows.rows) for name, dtype in lacking.items()})
 
 
 class Recorded(msgspec.Struct, frozen=True, eq=False):

@@ -41,8 +41,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, its source's columns included."""
-        return content_hash([self.name, self.source.hash, self.by, self.features, self.boundary])
+        """The content address of this definition, of its source as much included as it reads. # D34"""
+        read = {*self.by}.union(*(_columns_read(aggregate) for aggregate in self.features.values()))
+        content = self.source.content_of(sorted(read))
+        return content_hash([self.name, content, self.by, self.features, self.boundary])
 
     def __getitem__(self, feature: str) -> Expression:
         """One of its features, to compute with or to look another view up by.
@@ -137,7 +139,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def columns(self) -> dict[str, Dtype]:
-        return self.source.columns
+        return self.source.declared if self.source.hidden else self.source.columns
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +153,8 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         """The content address of this definition."""
-        return content_hash([self.source.hash, self.key, self.value, self.wait_us])
+        content = self.source.content_of(sorted({self.key} | self.value.columns()))
+        return content_hash([content, self.key, self.value, self.wait_us])
 
 
 def entity(
@@ -281,6 +284,12 @@ def _columns_of(by: By, what: str) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise Misuse(f"{what}: by={', '.join(names) or 'nothing'}. Give each column that names the entity, once.")
     return tuple(names)
+
+
+def _columns_read(aggregate: Aggregate) -> set[str]:
+    """The source's columns that an aggregate reads, in whichever of its fields."""
+    found = [getattr(aggregate, field) for field in aggregate.__struct_fields__]
+    return set[str]().union(*(value.columns() for value in found if isinstance(value, Expression)))
 
 
 def _check_key(what: str, column: str, source: Source, needed: Dtype | None) -> None:

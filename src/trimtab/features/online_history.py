@@ -142,9 +142,11 @@ def _of_log(source: Source, rows: Sequence[tuple[LogRecord, Event, int]]) -> Col
 def _of_table(rows: Columns, source: Source) -> Columns:
     import numpy as np
 
+    from trimtab.events.tables import with_columns
+
     s_at = Column("time", np.maximum.accumulate(rows["_append_at"].values))
     names = [name for name in _FIELDS if name != "_s_at"]
-    return rows.select([*names, *source.columns]).replace({"_s_at": s_at})
+    return with_columns(rows, source.columns).select([*names, *source.columns]).replace({"_s_at": s_at})
 
 
 def _padded(values: Sequence[Any], width: int) -> tuple[Any, ...]:

@@ -85,8 +85,11 @@ class VersionIndex:
     def _chain(self, event_id: str, versions: list[Version]) -> list[Link]:
         """The versions that count: a repetition of the one before does not. The rule of the log's history. # D4"""
         plan = self.plan
+        width = len(plan.columns)
         counted: list[Version] = []
         for version in versions:
+            if len(version[5]) < width:  # kept before its source had all of today's columns
+                version = [*version[:5], [*version[5], *(None,) * (width - len(version[5]))]]
             if counted and version[4] == counted[-1][4] and (version[4] or version[3:] == counted[-1][3:]):
                 continue
             if version[4] and counted:  # what a tombstone leaves null it takes from the version before

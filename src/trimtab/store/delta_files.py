@@ -29,6 +29,7 @@ _SQL_TYPES: dict[Dtype, str] = {
 }
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
+_OPTIONS = "hive_partitioning = false, union_by_name = true"  # columns may have been added between two files
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 
 
@@ -43,6 +44,7 @@ class ParquetFiles:
         self.directory = directory
         self._duckdb = duckdb.connect(config={"autoinstall_known_extensions": False})
         self._sound: set[str] = set()  # checked once in this process
+        self._known_columns: dict[str, frozenset[str]] = {}  # by name of a file: it never changes
         self._mutex = threading.Lock()
 
     def write(self, rows: Columns, order: int) -> str:
@@ -74,9 +76,11 @@ class ParquetFiles:
         """The rows of the named files, in their order; the columns are those of `dtypes`."""
         if not names:
             return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
+        there = set().union(*map(self._columns_of, names))  # a file of before a column was added has none
         picks = [
-            (f"epoch_us({quoted(name)})" if dtype == "time" else quoted(name)) + f" AS c{i}"
+            (f"epoch_us({given})" if dtype == "time" else given) + f" AS c{i}"
             for i, (name, dtype) in enumerate(dtypes.items())
+            for given in (quoted(name) if name in there else f"NULL::{_SQL_TYPES[dtype]}",)
         ]
         with self._cursor() as cursor:
             found = cursor.execute(self._select(", ".join(picks), names)).fetchnumpy()
@@ -167,11 +171,20 @@ class ParquetFiles:
     def close(self) -> None:
         self._duckdb.close()
 
+    def _columns_of(self, name: str) -> frozenset[str]:
+        if name not in self._known_columns:
+            self.check(name)
+            with self._cursor() as cursor:
+                path = _literal(self.directory / name, pattern=True)
+                found = cursor.execute(f"DESCRIBE SELECT * FROM read_parquet({path})").fetchall()
+            self._known_columns[name] = frozenset(str(row[0]) for row in found)
+        return self._known_columns[name]
+
     def _select(self, what: str, names: Sequence[str], where: str = "true") -> str:
         for name in names:
             self.check(name)
         paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
-        return f"SELECT {what} FROM read_parquet([{paths}], hive_partitioning = false) WHERE {where}"
+        return f"SELECT {what} FROM read_parquet([{paths}], {_OPTIONS}) WHERE {where}"
 
     @contextlib.contextmanager
     def _as_rows(self, cursor: duckdb.DuckDBPyConnection, names: Sequence[str]) -> Iterator[None]:
@@ -179,7 +192,7 @@ class ParquetFiles:
         for name in names:
             self.check(name)
         paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
-        options = "hive_partitioning = false, filename = true, file_row_number = true"
+        options = f"{_OPTIONS}, filename = true, file_row_number = true"
         cursor.execute(f"CREATE TEMP VIEW rows AS SELECT * FROM read_parquet([{paths}], {options})")
         try:
             yield

@@ -82,14 +82,16 @@ class DeltaTable:
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`; False when that is in already.
 
+        Columns that the table does not have yet become columns of it: null in all rows that are there.
+
         Raises:
-            Misuse: The columns are not the table's.
+            Misuse: A column of the table is missing, or of another type.
             Unavailable: The disk is full. Append again: what was committed all the same is skipped.
         """
         if not writer or position < 1:
             raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
         with self._mutex, self._locked(fcntl.LOCK_SH):
-            delta = self._refresh() or self._create(rows)
+            delta = self._widened(self._refresh() or self._create(rows), rows)
             self._check_columns(delta, rows)
             moves = [
                 deltalake.Transaction(writer, position),
@@ -329,6 +331,30 @@ class DeltaTable:
         self._seal(f"{0:020}.json")
         return delta
 
+    def _widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
+        """The table with all columns of `rows`, when they have all of the table's; else as it is."""
+        for _ in range(_COMMIT_TRIES):
+            there = _dtypes(delta, self.directory)
+            found = {name: column.dtype for name, column in rows.by_name.items()}
+            new = {name: dtype for name, dtype in found.items() if name not in there}
+            if not new or {**new, **there} != found or {name.casefold() for name in new} & {n.casefold() for n in there}:
+                return delta
+            fields = [deltalake.Field(name, PrimitiveType(_TYPES[dtype]), nullable=True) for name, dtype in new.items()]
+            before = delta.version()
+            try:
+                with _named(self.directory):
+                    delta.alter.add_columns(
+                        fields,
+                        post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+                    )
+                    delta.update_incremental()
+            except delta_errors.CommitFailedError:  # another process was first: look again
+                delta = self._refresh() or delta
+                continue
+            self._sealed(delta, before)
+            return delta
+        return delta
+
     def _commit(
         self,
         delta: deltalake.DeltaTable,
@@ -346,6 +372,10 @@ class DeltaTable:
                 post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
             )
             delta.update_incremental()
+        self._sealed(delta, before)
+
+    def _sealed(self, delta: deltalake.DeltaTable, before: int) -> None:
+        """Sync and seal the commits after version `before`."""
         for version in range(before + 1, delta.version() + 1):  # ours is one of them
             path = self.directory / "_delta_log" / f"{version:020}.json"
             with path.open("rb") as file:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Corrupt, NotFound
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import source
+from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine, Replayed
 from trimtab.events.records import decode
@@ -22,8 +23,13 @@ def quarantine(make_log: Any) -> Quarantine:
 
 
 @pytest.fixture
-def ingestor(log: Any, quarantine: Quarantine) -> Ingestor:
-    return Ingestor(log, [PLAIN, OTHER], clock=VirtualClock(0), quarantine=quarantine)
+def clock() -> VirtualClock:
+    return VirtualClock(0)
+
+
+@pytest.fixture
+def ingestor(log: Any, quarantine: Quarantine, clock: VirtualClock) -> Ingestor:
+    return Ingestor(log, [PLAIN, OTHER], clock=clock, quarantine=quarantine)
 
 
 def test_rows_are_read_and_counted_by_source_and_reason(ingestor: Ingestor, quarantine: Quarantine) -> None:
@@ -76,3 +82,81 @@ def test_a_log_of_something_else_is_corrupt(make_log: Any) -> None:
     log.append([b"\x01"])
     with pytest.raises(Corrupt, match="record 1 of partition 'q1'"):
         Quarantine(log).read()
+
+
+def test_what_is_in_quarantine_is_summed_up_by_source_and_reason(
+    ingestor: Ingestor, quarantine: Quarantine, clock: VirtualClock
+) -> None:
+    ingestor.push("plain", [{"who": "a"}, {"at": 0, "x": "much"}])
+    clock.advance_to(HOUR_US)
+    ingestor.push("plain", [{"who": "b"}, {"x": 1.0}])
+    ingestor.push("other", [{"who": 5, "at": 0}])
+    other, missing, wrong = quarantine.summary(examples=2)
+    assert (other.source, wrong.reason, wrong.fields) == ("other", "wrong_type", {"x": 1})
+    assert (missing.source, missing.reason, missing.rows) == ("plain", "missing", 3)
+    assert (missing.since_us, missing.newest_us, missing.fields) == (0, HOUR_US, {"at": 3})
+    assert [row.raw() for row in missing.examples] == [{"x": 1.0}, {"who": "b"}]
+    assert quarantine.summary("other") == [quarantine.summary()[0]]
+
+
+def test_rows_that_are_dropped_count_no_longer_and_come_back_with_no_replay(
+    ingestor: Ingestor, quarantine: Quarantine
+) -> None:
+    ingestor.push("plain", [{"who": "a"}, {"at": 0, "x": "much"}])
+    ingestor.push("other", [{"who": "a"}])
+    assert quarantine.drop("plain", reason="missing") == 1
+    assert quarantine.counts() == {"plain": {"wrong_type": 1}, "other": {"missing": 1}}
+    assert quarantine.drop("plain", reason="missing") == 0
+    assert quarantine.drop() == 2
+    assert quarantine.replay(ingestor, fix=lambda row: row | {"at": 0}) == Replayed(0, 0, 0)
+
+
+def test_only_rows_with_the_named_reason_are_given_back(ingestor: Ingestor, quarantine: Quarantine) -> None:
+    ingestor.push("plain", [{"who": "a"}, {"at": 0, "x": "much"}])
+    done = quarantine.replay(ingestor, reason="wrong_type", fix=lambda row: row | {"x": 1.0})
+    assert done == Replayed(1, 0, 0)
+    assert quarantine.counts() == {"plain": {"missing": 1}}
+
+
+def test_a_source_that_is_gone_does_not_keep_the_others_rows(
+    ingestor: Ingestor, quarantine: Quarantine, log: Any
+) -> None:
+    ingestor.push("plain", [{"who": "a"}])
+    ingestor.push("other", [{"who": "a"}])
+    fewer = Ingestor(log, [OTHER], clock=VirtualClock(0), quarantine=quarantine)
+    with pytest.raises(NotFound, match="no source 'plain'"):
+        quarantine.replay(fewer, fix=lambda row: row | {"at": 0})
+    assert quarantine.counts() == {"plain": {"missing": 1}}
+
+
+def test_rows_of_a_definition_that_was_mended_are_events_once_whatever_stops_the_replay(
+    make_log: Any, log: Any
+) -> None:
+    class Stopping(make_log):  # type: ignore[misc]  # a class that is a fixture
+        left = 1
+
+        def append(self, payloads: Any, *, at_us: Any = None) -> range:
+            if b"released" in payloads[0]:
+                self.left -= 1
+                if self.left < 0:
+                    raise KeyboardInterrupt
+            return super().append(payloads, at_us=at_us)  # type: ignore[no-any-return]
+
+    kept = Stopping("q1")
+    wrong = source("sales", time="at", key="id", columns={"id": str, "n": float})
+    right = source("sales", time="at", key="id", columns={"id": str, "n": str})
+    clock = VirtualClock(0)
+    rows = [{"id": f"s{i}", "n": f"#{i}", "at": i} for i in range(2_500)]
+    pushed = Ingestor(log, [wrong], clock=clock, quarantine=Quarantine(kept)).push("sales", rows)
+    assert pushed.quarantined == 2_500
+    mended = Ingestor(log, [right], clock=clock, quarantine=Quarantine(kept))
+    with pytest.raises(KeyboardInterrupt):
+        Quarantine(kept).replay(mended)
+    assert log.positions() == {"p1": 2_000}  # pushed twice a thousand, noted once
+    kept.left = 100
+    assert Quarantine(kept).replay(mended) == Replayed(1_500, 0, 0)
+    assert Quarantine(kept).counts() == {}
+    history = History(log, [right])
+    history.refresh()
+    assert history.frame("sales").columns["id"].to_list() == [row["id"] for row in rows]
+    assert history.duplicates == {"sales": 1_000}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.arrow_layout import Bytes, Piece, buffer_bytes, join_columns, read_piece
-from trimtab.core.columns import Column, Columns, Dtype
+from trimtab.core.columns import Column, Columns, Dtype, WrongColumn
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 
@@ -84,7 +84,7 @@ def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTa
     kept = [name for name in names if not _INDEX.fullmatch(name)]
     twice = next((name for name in kept if kept.count(name) > 1), None)
     if twice is not None:
-        raise Misuse(f"table: column {twice!r} comes twice. Rename or remove one.")
+        raise WrongColumn(f"table: column {twice!r} comes twice. Rename or remove one.", column=twice)
     found = {n: join_columns(p) for n, p in zip(names, parts, strict=True) if p and not _INDEX.fullmatch(n)}
     return ArrowTable(tuple(kept), Columns(found))
 

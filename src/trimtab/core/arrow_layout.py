@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Dtype, float_column
+from trimtab.core.columns import Column, Dtype, WrongColumn, float_column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 
@@ -68,9 +68,10 @@ def read_piece(piece: Piece) -> Column:
     if kind.startswith("d:"):
         return _decimals(piece, valid)
     named = next((text for start, text in _NAMES.items() if kind.startswith(start)), f"format {kind!r}")
-    raise Misuse(
+    raise WrongColumn(
         f"column {piece.name!r} holds {named}; a column can hold numbers, text, booleans, dates and timestamps. "
-        "Leave it out, or make such columns of it."
+        "Leave it out, or make such columns of it.",
+        column=piece.name,
     )
 
 
@@ -278,4 +279,4 @@ def _typed(piece: Piece, number: int, kind: str, first: int, count: int) -> NDAr
 
 
 def _broken(piece: Piece, why: str) -> Misuse:
-    return Misuse(f"column {piece.name!r}: no sound Arrow data: {why}. Write it anew.")
+    return WrongColumn(f"column {piece.name!r}: no sound Arrow data: {why}. Write it anew.", column=piece.name)

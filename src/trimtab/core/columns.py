@@ -15,6 +15,14 @@ if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stay
 Dtype = Literal["float", "int", "bool", "str", "time"]  # time: int64 UTC microseconds
 
 
+class WrongColumn(Misuse):
+    """A `Misuse` of one column; `column` is its name."""
+
+    def __init__(self, message: str, *, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 class Column(msgspec.Struct, frozen=True, eq=False):
     """Values and which of them are there.
 

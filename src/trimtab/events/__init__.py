@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trimtab.events.fitting import BadRow, FileRows
     from trimtab.events.history import History
     from trimtab.events.ingest import Ingestor, LoadedFile, Problem, Pushed
-    from trimtab.events.quarantine import Quarantine, Quarantined, Replayed
+    from trimtab.events.quarantine import Quarantine, Quarantined, Replayed, SetAside
     from trimtab.events.tables import Materialised, materialise
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Quarantined",
     "Replayed",
     "Rows",
+    "SetAside",
     "Source",
     "Table",
     "Time",
@@ -56,6 +57,7 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "Quarantined": "quarantine",
     "Replayed": "quarantine",
     "Rows": "files",
+    "SetAside": "quarantine",
     "Table": "files",
     "materialise": "tables",
     "read_file": "files",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.arrow_layout import floats_of
-from trimtab.core.columns import Column, Columns, Dtype, column
+from trimtab.core.columns import Column, Columns, Dtype, WrongColumn, column
 from trimtab.core.errors import Misuse
 from trimtab.events.checks import EXTRA, Reason, Report, check
 from trimtab.events.definitions import Source
@@ -59,9 +59,10 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
     for name in filter(None, (source.time, source.key)):
         if name not in found:
             role = "time" if name == source.time else "key"
-            raise Misuse(
+            raise WrongColumn(
                 f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
-                f"{', '.join(found) or 'no columns'}.{_hint(found)}"
+                f"{', '.join(found) or 'no columns'}.{_hint(found)}",
+                column=name,
             )
     return {name: dtype for name, dtype in dtypes_of(source).items() if name in found}
 
@@ -172,7 +173,9 @@ def _fit(what: str, name: str, found: Column, dtype: Dtype, report: Report) -> C
         return Column("time", found.values, found.valid)
     if (found.dtype, dtype) in (("float", "int"), ("str", "time")):
         return column(dtype, check(dtype, found.to_list(), report))
-    raise Misuse(f"{what}: column {name!r} holds {found.dtype}, needed is {dtype}. Cast it, or declare what it is.")
+    raise WrongColumn(
+        f"{what}: column {name!r} holds {found.dtype}, needed is {dtype}. Cast it, or declare what it is.", column=name
+    )
 
 
 def _text(found: object) -> str:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.clock import Clock
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns import Columns, Dtype, WrongColumn
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.shown import shown
 from trimtab.events.checks import EXTRA, Reason, Report, check
@@ -406,9 +406,10 @@ def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]
 
 
 def _unknown_column(where: str, source: Source, name: str) -> Misuse:
-    return Misuse(
+    return WrongColumn(
         f"{where} has an unknown column {name!r}. Declared are {', '.join(source.declared)}; beside them there may be "
-        f"{', '.join(EXTRA)}."
+        f"{', '.join(EXTRA)}.",
+        column=name,
     )
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
 from trimtab.core.shown import shown
 from trimtab.events.records import Op
 from trimtab.store.ports import Log
 
 Row = dict[str, Any]
+Place: TypeAlias = tuple[str, int]  # partition and position
+_TOGETHER = 1_000  # rows that are given back in one push
 
 
 class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
@@ -38,13 +41,25 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
 class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     """Rows that were given to the ingestor again: they count no longer."""
 
-    places: tuple[tuple[str, int], ...]  # (partition, position)
+    places: tuple[Place, ...]
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
     """A row that was forgotten: it counts no longer, and nobody can say what it was. # D26"""
 
     source: str
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """The rows of one source that are in quarantine for one reason."""
+
+    source: str
+    reason: str
+    rows: int
+    since_us: int  # when the oldest of them came
+    newest_us: int
+    fields: dict[str, int]  # how many by the column at fault, most first
+    examples: tuple[Quarantined, ...]  # the newest ones, newest first
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -96,37 +111,81 @@ class Quarantine:
                 found.setdefault(partition, {})[position] = _encoder.encode(_Erased(record.source))
         return found
 
+    def summary(self, source: str | None = None, *, examples: int = 3) -> list[SetAside]:
+        """What is in quarantine by source and reason, most rows first within a source."""
+        groups: dict[tuple[str, str], list[Quarantined]] = {}
+        for row in self.read(source):
+            groups.setdefault((row.source, row.reason), []).append(row)
+        out = []
+        for (name, reason), rows in groups.items():
+            rows.sort(key=lambda row: row.at_us)
+            fields = Counter(row.field for row in rows)
+            newest = tuple(reversed(rows[-examples:])) if examples else ()
+            out.append(
+                SetAside(name, reason, len(rows), rows[0].at_us, rows[-1].at_us, dict(fields.most_common()), newest)
+            )
+        return sorted(out, key=lambda group: (group.source, -group.rows, group.reason))
+
+    def drop(self, source: str | None = None, *, reason: str | None = None) -> int:
+        """Give up rows, of one source or of all, with one reason or with any; how many. They count no longer."""
+        places = [place for place, row in self._pending(source) if reason in (None, row.reason)]
+        self._release(places)
+        return len(places)
+
     def replay(
-        self, ingestor: Pusher, source: str | None = None, *, fix: Callable[[Row], Row | None] | None = None
+        self,
+        ingestor: Pusher,
+        source: str | None = None,
+        *,
+        reason: str | None = None,
+        fix: Callable[[Row], Row | None] | None = None,
     ) -> Replayed:
         """Push the rows in quarantine again, after `fix` has changed them; None from `fix` leaves a row out.
 
-        A crash between the push and the end of the replay pushes rows twice: the log's readers drop the repetition.
+        Rows go a thousand at a time. A crash between a push and the note that it was done pushes those rows twice:
+        they have the same ids and say the same, so the log's readers drop the repetition.
+
+        Args:
+            ingestor: Takes the rows.
+            source: Of one source; left out, of all.
+            reason: With one reason; left out, with any.
+            fix: Changes a row, for good.
 
         Raises:
-            Misuse: A row has a column that its source does not declare.
+            NotFound: A row's source is declared no more. Rows of the others were given back.
+            Misuse: A row has a column that its source does not declare. Rows of the other sources were given back.
         """
-        pending = self._pending(source)
-        groups: dict[tuple[str, Op, bool], list[Row]] = {}
-        left_out = 0
-        for _, kept in pending:
-            row = kept.raw() if fix is None else fix(kept.raw())
-            if row is None:
-                left_out += 1
-            else:
-                groups.setdefault((kept.source, kept.op, kept.history), []).append(row)
-        accepted = quarantined = 0
-        for (name, op, history), rows in groups.items():
-            pushed = ingestor.push(name, rows, op=op, history=history)
-            accepted += pushed.accepted
-            quarantined += pushed.quarantined
-        if pending:
-            self._log.append([_encoder.encode(_Released(tuple(place for place, _ in pending)))])
+        groups: dict[tuple[str, Op, bool], list[tuple[Place, Quarantined]]] = {}
+        for place, kept in self._pending(source):
+            if reason in (None, kept.reason):
+                groups.setdefault((kept.source, kept.op, kept.history), []).append((place, kept))
+        accepted = quarantined = left_out = 0
+        failed: list[TrimtabError] = []
+        for (name, op, history), pending in groups.items():
+            for start in range(0, len(pending), _TOGETHER):
+                part = pending[start : start + _TOGETHER]
+                fixed = [kept.raw() if fix is None else fix(kept.raw()) for _, kept in part]
+                rows = [row for row in fixed if row is not None]
+                try:
+                    pushed = ingestor.push(name, rows, op=op, history=history) if rows else None
+                except (NotFound, Misuse) as error:
+                    failed.append(error)
+                    break
+                self._release([place for place, _ in part])
+                accepted += pushed.accepted if pushed else 0
+                quarantined += pushed.quarantined if pushed else 0
+                left_out += len(part) - len(rows)
+        if failed:
+            raise failed[0]
         return Replayed(accepted, quarantined, left_out)
 
-    def _pending(self, source: str | None) -> list[tuple[tuple[str, int], Quarantined]]:
-        rows: dict[tuple[str, int], Quarantined] = {}
-        released: set[tuple[str, int]] = set()
+    def _release(self, places: Sequence[Place]) -> None:
+        if places:
+            self._log.append([_encoder.encode(_Released(tuple(places)))])
+
+    def _pending(self, source: str | None) -> list[tuple[Place, Quarantined]]:
+        rows: dict[Place, Quarantined] = {}
+        released: set[Place] = set()
         for place, record in self._records():
             if isinstance(record, _Released):
                 released.update(record.places)

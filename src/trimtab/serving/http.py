@@ -2,7 +2,7 @@
 
     POST /v1/models/{name}/predict   {"request": {...}} -> an answer; {"rows": [{...}, ...]} -> {"predictions": [...]}
     GET  /v1/predictions/{id}        a prediction as it was logged
-    POST /v1/events/{source}         an object, a list or NDJSON of events; ?wait=applied waits for the views
+    POST /v1/events/{source}         events: JSON, NDJSON, an Arrow stream; ?wait=applied waits for the views
     GET  /health/live, /health/ready, /metrics
 
 Every error is a problem detail (RFC 9457). Whatever else is asked goes to `more`, the application's further routes.
@@ -29,7 +29,7 @@ from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.metrics import Counter, Histogram, Metrics
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.problems import InvalidField, Refused
-from trimtab.serving.pushing import NDJSON_TYPES, Push, WaitApplied, event_rows, wait_asked
+from trimtab.serving.pushing import EVENT_TYPES, EventsBody, Push, WaitApplied, push_body, wait_asked
 from trimtab.serving.spool import Spool
 from trimtab.serving.wire import (
     JSON_TYPE,
@@ -57,7 +57,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     body_bytes: int = 4 << 20
     body_timeout_s: float = 10.0
-    rows: int = 10_000  # of one predict request
+    rows: int = 10_000  # of one predict request or push
     rows_inline: int = 64  # more are answered in a thread, so that others do not wait
     predict_at_once: int = 512
     slow_at_once: int = 64  # pushes and look-ups, which wait for a thread
@@ -222,10 +222,10 @@ class HttpService:
         wait = wait_asked(scope["query_string"])
         if wait and self._wait_applied is None:
             raise Unavailable("wait=applied: no views are applied in this process. Leave it out.")
-        media_type = check_media_type(scope, (JSON_TYPE, *NDJSON_TYPES))
+        media_type = check_media_type(scope, EVENT_TYPES)
         body = await whole_body(await receive(), scope, receive, self._body_bytes, self.limits.body_timeout_s)
-        rows = event_rows(body, ndjson=media_type != JSON_TYPE)
-        pushed = await self._in_thread(self._push, source, rows)
+        sent = EventsBody(body, media_type, self.limits.rows)
+        pushed, rows = await self._in_thread(push_body, self._push, source, sent)
         self._events.add(source, "accepted", by=pushed.accepted)
         self._events.add(source, "quarantined", by=pushed.quarantined)
         if wait and pushed.accepted:
@@ -234,7 +234,7 @@ class HttpService:
         if pushed.problems and not pushed.accepted:
             first = pushed.problems[0]
             raise InvalidField(
-                f"none of {len(rows)} events was taken; all are in quarantine. Event {first.row}: {first.field} is "
+                f"none of {rows} events was taken; all are in quarantine. Event {first.row}: {first.field} is "
                 f"{first.reason} (found {first.found}).",
                 field=first.field,
                 pointer=f"$[{first.row}].{first.field}",

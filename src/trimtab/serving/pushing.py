@@ -8,10 +8,15 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from trimtab.core.columns import Columns, WrongColumn
 from trimtab.core.errors import Misuse
-from trimtab.serving.problems import decode_problem
+from trimtab.serving.problems import InvalidField, Refused, decode_problem
+from trimtab.serving.wire import JSON_TYPE
 
 NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
+ARROW_TYPE = b"application/vnd.apache.arrow.stream"
+EVENT_TYPES = (JSON_TYPE, *NDJSON_TYPES, ARROW_TYPE)
+_EXPANDED = 16  # characters of text for a byte of the body
 
 
 class PushProblem(Protocol):
@@ -52,7 +57,7 @@ class Pushed(Protocol):
 class Push(Protocol):
     """Takes events into the log (`Ingestor.push`); they are safe when it returns."""
 
-    def __call__(self, source: str, rows: Sequence[Mapping[str, object]], /) -> Pushed: ...
+    def __call__(self, source: str, rows: Sequence[Mapping[str, object]] | Columns, /) -> Pushed: ...
 
 
 class WaitApplied(Protocol):
@@ -61,11 +66,59 @@ class WaitApplied(Protocol):
     def __call__(self, positions: Mapping[str, int], timeout_s: float, /) -> None: ...
 
 
+class EventsBody(msgspec.Struct, frozen=True):
+    """The body of a push, not yet read."""
+
+    body: bytes
+    media_type: bytes
+    most_rows: int
+
+
+def push_body(push: Push, source: str, sent: EventsBody) -> tuple[Pushed, int]:
+    """Push the events of a body; what became of them, and how many there were.
+
+    Raises:
+        NotFound: There is no such source.
+        InvalidField: A column is not declared, of another type, or missing; or an event is no object.
+        Refused: There are too many events (413).
+        Misuse: The body is not what its media type says; the message names the place.
+    """
+    try:
+        rows, count = _rows(sent)
+        return push(source, rows), count
+    except WrongColumn as error:
+        raise InvalidField(str(error), field=error.column) from error
+
+
+def _rows(sent: EventsBody) -> tuple[Sequence[Mapping[str, object]] | Columns, int]:
+    if sent.media_type != ARROW_TYPE:
+        rows = event_rows(sent.body, ndjson=sent.media_type != JSON_TYPE)
+        if len(rows) > sent.most_rows:
+            raise _too_many(f"{len(rows)} events", sent.most_rows)
+        return rows, len(rows)
+    from trimtab.core.arrow_ipc import TooManyRows, read_ipc_stream
+
+    try:
+        table = read_ipc_stream(sent.body, most_rows=sent.most_rows).columns
+    except TooManyRows:
+        raise _too_many(f"more than {sent.most_rows} events", sent.most_rows) from None
+    texts = (column.values for column in table.by_name.values() if column.dtype == "str")
+    characters = sum(len(text) for values in texts for text in values.tolist() if text is not None)
+    if characters > _EXPANDED * (len(sent.body) + 1):  # one long text of a dictionary, said by every row
+        raise Refused(413, f"body: its texts are {characters} characters long when written out. Send it in parts.")
+    return table, table.rows
+
+
+def _too_many(found: str, most_rows: int) -> Refused:
+    return Refused(413, f"body: {found}; the limit is {most_rows}. Send them in parts.")
+
+
 def event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
     """The events of a body: a JSON object, a list of them, or one a line.
 
     Raises:
-        Misuse: It is no JSON (names the place), or holds something else.
+        Misuse: It is no JSON (names the place).
+        InvalidField: An event is something else than an object.
     """
     if not ndjson:
         found = _json(body)
@@ -80,7 +133,11 @@ def event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
                     raise Misuse(f"line {number}: {error}") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise Misuse(f"event {number}: a {type(row).__name__}. Send a JSON object an event.")
+            raise InvalidField(
+                f"event {number}: a {type(row).__name__}. Send a JSON object an event.",
+                field=f"[{number}]",
+                pointer=f"$[{number}]",
+            )
     return rows
 
 

@@ -28,8 +28,9 @@ _FITS: dict[Dtype, set[str]] = {
 class EventFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Records of one source in Parquet files: repetitions among them, versions not told apart yet.
 
-    `select` is a query that gives `id` (text), `event_at`, `known_at`, `position` (int64), `partition` (the index into
-    `partitions`), `deleted`, and the source's columns as `c0`, `c1`, ... in declared order, times in microseconds.
+    `select` is a query that gives `id` (text) and `h`, alike where ids are (uint64), `event_at`, `known_at`, `position`
+    (int64), `partition` (the index into `partitions`), `deleted`, and the source's columns as `c0`, `c1`, ... in
+    declared order, times in microseconds.
     """
 
     source: Source
@@ -75,7 +76,7 @@ def table_events(
     columns = "".join(f", {value(dtype, quoted(name))} AS c{i}" for i, (name, dtype) in _numbered(source))
     where = f'"_position" <= list_extract([{limits}], {place})' if names else "false"
     select = (
-        f'SELECT "_id" AS id, epoch_us("_event_at") AS event_at, epoch_us("_known_at") AS known_at, '
+        f'SELECT "_id" AS id, hash("_id") AS h, epoch_us("_event_at") AS event_at, epoch_us("_known_at") AS known_at, '
         f'({place} - 1)::SMALLINT AS "partition", "_position" AS "position", "_op" = \'delete\' AS deleted{columns} '
         f"FROM {parquet(files)} WHERE {where}"
     )
@@ -109,11 +110,14 @@ def folder_events(source: Source, path: Path) -> EventFiles:
     if "_known_at" in types:
         known = f"coalesce({value('time', quoted('_known_at'), types['_known_at'])}, {known})"
     struct = ", ".join(f"c{i} := {sql}" for i, sql in enumerate(columns.values()))
-    identity = f"{columns[source.key]}::VARCHAR" if source.key else f"md5(to_json(struct_pack({struct}))::VARCHAR)"
+    if source.key:
+        identity, hashed = f"{columns[source.key]}::VARCHAR", f"hash({columns[source.key]})"
+    else:
+        identity, hashed = f"md5(to_json(struct_pack({struct}))::VARCHAR)", f"hash({', '.join(columns.values())})"
     picked = "".join(f", {sql} AS c{i}" for i, sql in enumerate(columns.values()))
     names = [str(file) for file in files]  # a file is a partition: sorted, as partitions are
     select = (
-        f"SELECT {identity} AS id, {time} AS event_at, {known} AS known_at, "
+        f"SELECT {identity} AS id, {hashed} AS h, {time} AS event_at, {known} AS known_at, "
         f'(list_position([{", ".join(map(literal, names))}], filename) - 1)::SMALLINT AS "partition", '
         f'file_row_number + 1 AS "position", false AS deleted{picked} '
         f"FROM read_parquet([{', '.join(map(_pattern, files))}], filename = true, file_row_number = true, "
@@ -149,7 +153,7 @@ def _numbered(source: Source) -> enumerate[tuple[str, Dtype]]:
 def _nothing(source: Source) -> str:
     columns = "".join(f", NULL::{_SQL[dtype]} AS c{i}" for i, (_, dtype) in _numbered(source))
     return (
-        "SELECT '' AS id, 0::BIGINT AS event_at, 0::BIGINT AS known_at, 0::SMALLINT AS \"partition\", "
+        "SELECT '' AS id, 0::UBIGINT AS h, 0::BIGINT AS event_at, 0::BIGINT AS known_at, 0::SMALLINT AS \"partition\", "
         f'0::BIGINT AS "position", false AS deleted{columns} WHERE false'
     )
 

@@ -58,18 +58,18 @@ def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnecti
     if not folder.exists():
         fresh = _fresh(folder)
         connection.execute(
-            f"COPY (SELECT hash(id) AS h FROM ({events.select}) GROUP BY 1 HAVING count(*) > 1) "
+            f"COPY (SELECT h FROM ({events.select}) GROUP BY 1 HAVING count(*) > 1) "
             f"TO {literal(fresh / 'recurring.parquet')} (FORMAT parquet)"
         )
         _settle_recurring(events, fresh, connection)
         fresh.rename(folder)
     columns = _columns(range(len(events.source.columns)))
     own = ", ".join(name if name != "superseded_at" else f"{NEVER_US} AS superseded_at" for name in _OWN)
-    recurring = parquet([folder / "recurring.parquet"])
-    single = f"SELECT {own}{columns} FROM ({events.select}) r ANTI JOIN {recurring} s ON hash(r.id) = s.h"
+    single = f"SELECT {own}{columns} FROM ({events.select}) r"
     settled = sorted(folder.glob("settled-*.parquet"))
     if not settled:
         return single
+    single += f" ANTI JOIN {parquet([folder / 'recurring.parquet'])} s ON r.h = s.h"
     return f"{single} UNION ALL SELECT {', '.join(_OWN)}{columns} FROM {parquet(settled)}"
 
 
@@ -161,8 +161,7 @@ def _settle_recurring(events: EventFiles, folder: Path, connection: duckdb.DuckD
     """Tell the versions of recurring ids apart, some of the ids at a time."""
     source = events.source
     again = (
-        f"SELECT r.*, s.h FROM ({events.select}) r JOIN {parquet([folder / 'recurring.parquet'])} s "
-        "ON hash(r.id) = s.h"
+        f"SELECT r.* FROM ({events.select}) r SEMI JOIN {parquet([folder / 'recurring.parquet'])} s ON r.h = s.h"
     )  # fmt: skip
     found = connection.execute(f"SELECT count(*) FROM ({again})").fetchone()
     count = int(found[0]) if found else 0

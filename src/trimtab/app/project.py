@@ -40,6 +40,7 @@ from trimtab.training.environment import current_environment
 if TYPE_CHECKING:
     import datetime as dt
 
+    from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.erasure import Forgotten
     from trimtab.app.loading import Ingested
     from trimtab.core.columns import Columns
@@ -228,6 +229,100 @@ class Project:
             out=out,
             progress=progress,
         )
+
+    # -- features -----------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        requests: Rows,
+        of: Of | None = None,
+        *,
+        at: str | int | dt.datetime | None = None,
+        as_known: AsKnown = "then",
+        reasons: bool = False,
+        out: str | Path | None = None,
+        events: Mapping[str, str | Path] | None = None,
+        progress: Meter | None = None,
+    ) -> FeatureTable | FeatureFile:
+        """Requests with their features beside them, each as of its own moment: as many rows, in their order.
+
+        A history that does not fit into the setting `features.memory_bytes` is split on disk and taken part by part,
+        to the same bits; such a run may be stopped, and goes on when it is called again.
+
+        Args:
+            requests: A file, a table of any library, or a list of dicts; all its columns stay.
+            of: A model or its name; or a view, a join of one, a dict of expressions, or a list of those. Left out, the
+                project's only model.
+            at: The requests' column of moments, or one moment for all. Left out, a model's own: the request's time
+                less its lead.
+            as_known: "then": as it was known at the moment; "final": as it is known now.
+            reasons: Add a column with the reason of each value of a view, `<feature>.reason`.
+            out: A .parquet or .csv file to write instead of giving the table.
+            events: By source: a Parquet file, or a folder of them, to take instead of the project's history.
+            progress: Called with pieces of work done and in all.
+
+        Returns:
+            A table, which counts in `let_in` how many values `as_known="final"` changed; with `out`, what was written.
+
+        Raises:
+            NotFound: There is no such file, model or view.
+            Misuse: A column is missing or of the wrong type, or a moment is to come. Nothing was done.
+            Conflict: `out` exists, or another process is computing the same.
+            Unavailable: Memory or disk ran out. The parts that are done are kept: run it again.
+        """
+        from trimtab.app.feature_tables import join_features
+
+        return join_features(self, requests, of, at=at, how=_how(as_known, reasons, out, events, progress))
+
+    def snapshot(
+        self,
+        of: Of,
+        *,
+        at: str | int | dt.datetime | None = None,
+        as_known: AsKnown = "then",
+        reasons: bool = False,
+        out: str | Path | None = None,
+        events: Mapping[str, str | Path] | None = None,
+        progress: Meter | None = None,
+    ) -> FeatureTable | FeatureFile:
+        """The features of every entity that is known at a moment: a row each, in the order of their keys.
+
+        Args:
+            of: A view or its name, or a list of views of one entity, joins and dicts of expressions.
+            at: The moment; left out, now.
+            as_known: See `join`, as the other arguments.
+            reasons: Add the reasons.
+            out: Where it is written.
+            events: Parquet files instead of the history.
+            progress: Called with pieces of work done and in all.
+
+        Raises:
+            NotFound: There is no such view.
+            Misuse: Views of different entities, or a moment to come.
+        """
+        from trimtab.app.feature_tables import snapshot_features
+
+        moments = [self.clock.now_us() if at is None else moment_us(at)]
+        return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
+
+    def snapshots(
+        self,
+        of: Of,
+        *,
+        start: str | int | dt.datetime,
+        end: str | int | dt.datetime,
+        every: str | int,
+        as_known: AsKnown = "then",
+        reasons: bool = False,
+        out: str | Path | None = None,
+        events: Mapping[str, str | Path] | None = None,
+        progress: Meter | None = None,
+    ) -> FeatureTable | FeatureFile:
+        """Snapshots from `start` on, `every` so long, before `end`, one after the other; see `snapshot`."""
+        from trimtab.app.feature_tables import moments_between, snapshot_features
+
+        moments = moments_between(start, end, every)
+        return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -496,3 +591,21 @@ class Project:
         """Change something and write down who did so: both or neither."""
         row = Entry(at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor)
         return Ledger(self.state.catalog).write([row], [change])[0]
+
+
+def _how(
+    as_known: AsKnown,
+    reasons: bool,
+    out: str | Path | None,
+    events: Mapping[str, str | Path] | None,
+    progress: Meter | None,
+) -> How:
+    from trimtab.app.feature_tables import How
+
+    return How(
+        as_known=as_known,
+        reasons=reasons,
+        out=None if out is None else Path(out),
+        events={name: Path(path) for name, path in (events or {}).items()},
+        progress=progress,
+    )

@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "version": (_START, "starting", "Show the versions of trimtab and of what it stands on."),
     "ingest": (_DATA, "data", "Load a file of a source's history into the log."),
     "predict": (_DATA, "data", "Answer a file of requests, or single rows."),
+    "join": (_DATA, "join", "Add features to a file of requests, each as of its own moment."),
+    "snapshot": (_DATA, "join", "Write the features of every entity that is known at a moment, or at several."),
     "serve": (_DATA, "running", "Answer over HTTP until stopped."),
     "materialise": (_DATA, "loop", "Move new events from the log into one Delta table a source."),
     "forget": (_DATA, "erasing", "Erase whom a key names from all that the project keeps."),

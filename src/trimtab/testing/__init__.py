@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from trimtab.testing.contract_catalog import CatalogContract
     from trimtab.testing.contract_key_value import KeyValueContract
     from trimtab.testing.contract_log import LogContract
+    from trimtab.testing.contract_runtime import RuntimeContract
     from trimtab.testing.contract_table import TableContract
     from trimtab.testing.memory import MemoryKeyValue, MemoryLog
 
@@ -17,6 +18,7 @@ __all__ = [
     "LogContract",
     "MemoryKeyValue",
     "MemoryLog",
+    "RuntimeContract",
     "TableContract",
 ]
 
@@ -27,6 +29,7 @@ _MODULES = {
     "LogContract": "contract_log",
     "MemoryKeyValue": "memory",
     "MemoryLog": "memory",
+    "RuntimeContract": "contract_runtime",
     "TableContract": "contract_table",
 }
 

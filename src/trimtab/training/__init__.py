@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trimtab.training.fitting import fit
     from trimtab.training.online import OnlineLearner, fit_online
     from trimtab.training.runtimes import Runtime, Scorer, Trust
+    from trimtab.training.runtimes.estimators import onnx
     from trimtab.training.sets import (
         Manifest,
         TrainingSet,
@@ -51,6 +52,7 @@ __all__ = [
     "load_manifest",
     "load_training_set",
     "model",
+    "onnx",
     "save_evaluation",
     "save_training_set",
     "time_split",
@@ -80,6 +82,7 @@ _ROOM = {  # where each name lives whose module loads NumPy or more
     "load_evaluation": "evaluation",
     "load_manifest": "sets",
     "load_training_set": "sets",
+    "onnx": "runtimes.estimators",
     "save_evaluation": "evaluation",
     "save_training_set": "sets",
     "time_split": "splits",

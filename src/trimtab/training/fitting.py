@@ -13,6 +13,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.hashing import bytes_hash
 from trimtab.features.encoding import Encoding
 from trimtab.features.encoding import fit as fit_encoding
+from trimtab.features.stored import encode_features
 from trimtab.training.artifact import Artifact, Golden, encode_artifact, make_golden, scorer_for
 from trimtab.training.definitions import Model, Task
 from trimtab.training.fitted import Fitted
@@ -23,7 +24,6 @@ from trimtab.training.standardize import Standardize, fit_standardize
 
 _CHECKED = 4_096  # rows whose answers are checked after a fit
 _ALONE = 200  # rows that are also scored one by one
-_PARITY = 1e-9  # how far the stored model may be from the one in memory
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -64,13 +64,13 @@ def fit(
     estimator, runtime = new_estimator(model, trust, seed=seed, threads=threads)
     prepared = prepare(model, training_set, target, needs_step=not runtime.accepts_null(estimator))
     try:
-        estimator.fit(prepared.inputs, prepared.target)
+        fitted = runtime.fit(estimator, prepared.inputs, prepared.target, model.features.names)
     except Exception as error:  # whatever an estimator of the user's raises
         raise Misuse(
             f"model {model.name!r}: {type(estimator).__name__}.fit raised {type(error).__name__}: {error} "
             f"(on {prepared.inputs.shape[0]} rows x {prepared.inputs.shape[1]} features)"
         ) from error
-    return finish(model, training_set, prepared, estimator, runtime, trust=trust, seed=seed)
+    return finish(model, training_set, prepared, fitted, runtime, trust=trust, seed=seed)
 
 
 def training_target(
@@ -117,9 +117,10 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
         raise missing_library(getattr(error, "name", None) or "estimator", error) from error
     except Exception as error:  # whatever a function of the user's raises
         raise Misuse(f"model {model.name!r}: its estimator function raised {type(error).__name__}: {error}") from error
-    for needed in ("fit", "predict"):
-        if not callable(getattr(estimator, needed, None)):
-            raise Misuse(f"model {model.name!r}: its estimator {estimator!r} has no {needed} method.")
+    if not callable(getattr(estimator, "learn_one", None)):  # as River's have it
+        for needed in ("fit", "predict"):
+            if not callable(getattr(estimator, needed, None)):
+                raise Misuse(f"model {model.name!r}: its estimator {estimator!r} has no {needed} method.")
     runtime = runtime_for(estimator, trust=trust)
     runtime.configure(estimator, seed=seed, threads=threads)
     return estimator, runtime
@@ -162,11 +163,12 @@ def finish(
         row_exact=runtime.row_exact,
         row_tolerance=0.0,
         golden=Golden(b"", b""),
+        definitions=encode_features(model.features),
     )
     scorer = scorer_for(draft)
     sample = np.unique(np.linspace(0, len(prepared.matrix) - 1, _CHECKED).astype(np.int64))
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample])
-    _check_parity(model.name, scores, estimator, prepared.inputs[sample])
+    _check_parity(model.name, scores, estimator, prepared.inputs[sample], runtime.parity)
     tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
@@ -216,14 +218,14 @@ def checked_scores(name: str, task: Task, scorer: Scorer, matrix: NDArray[Any]) 
     return scores
 
 
-def _check_parity(name: str, scores: NDArray[np.float64], estimator: Any, inputs: NDArray[Any]) -> None:
+def _check_parity(name: str, scores: NDArray[np.float64], estimator: Any, inputs: NDArray[Any], allowed: float) -> None:
     if hasattr(estimator, "predict_proba"):
         own = np.asarray(estimator.predict_proba(inputs), np.float64)
         own = own[:, 1] if own.ndim == 2 else own
     else:
         own = np.asarray(estimator.predict(inputs), np.float64).reshape(-1)
     worst = float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
-    if not worst <= _PARITY:
+    if not worst <= allowed:
         raise Misuse(
             f"model {name!r}: {type(estimator).__name__} in memory and as stored differ by {worst:.3g}. "
             "A custom objective or a wrapper is lost on the way: use a built-in objective."

@@ -6,10 +6,12 @@ from importlib import import_module
 from typing import Any, Literal
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
+from trimtab.training.runtimes.estimators import OnnxEstimator
 from trimtab.training.runtimes.ports import Runtime, Trust
 
-RuntimeName = Literal["lightgbm", "sklearn", "pickle"]
-_LIBRARIES: tuple[RuntimeName, ...] = ("lightgbm", "sklearn")  # in the order in which they are asked
+RuntimeName = Literal["lightgbm", "xgboost", "catboost", "river", "onnx", "sklearn", "pickle"]
+# In the order in which they are asked: XGBoost's and LightGBM's estimators are scikit-learn's too.
+_LIBRARIES: tuple[RuntimeName, ...] = ("lightgbm", "xgboost", "catboost", "river", "onnx", "sklearn")
 
 
 def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
@@ -19,6 +21,8 @@ def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
         Misuse: None does without code that runs at load, and `trust` does not allow that.
     """
     tops = {kind.__module__.partition(".")[0] for kind in type(estimator).__mro__}
+    if isinstance(estimator, OnnxEstimator):
+        tops = {"onnx"}
     for name in _LIBRARIES:
         if name in tops:
             runtime = runtime_named(name)

@@ -17,6 +17,7 @@ class LightgbmRuntime:
 
     name = "lightgbm"
     row_exact = True
+    parity = 1e-9
 
     def handles(self, estimator: Any) -> bool:
         return isinstance(estimator, lightgbm.LGBMModel)
@@ -34,6 +35,10 @@ class LightgbmRuntime:
         if "verbose" not in given and "verbosity" not in given:
             chosen["verbosity"] = -1
         estimator.set_params(**chosen)
+
+    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
+        estimator.fit(inputs, target)
+        return estimator
 
     def save(self, fitted: Any) -> bytes:
         return str(fitted.booster_.model_to_string()).encode()

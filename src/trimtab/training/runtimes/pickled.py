@@ -17,6 +17,7 @@ class PickleRuntime:
 
     name = "pickle"
     row_exact = False
+    parity = 1e-9
 
     def handles(self, estimator: Any) -> bool:
         return hasattr(estimator, "fit") and (hasattr(estimator, "predict") or hasattr(estimator, "predict_proba"))
@@ -29,6 +30,10 @@ class PickleRuntime:
             estimator.random_state = seed
         if hasattr(estimator, "n_jobs"):
             estimator.n_jobs = threads
+
+    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
+        estimator.fit(inputs, target)
+        return estimator
 
     def save(self, fitted: Any) -> bytes:
         try:

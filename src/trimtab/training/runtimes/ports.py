@@ -33,6 +33,11 @@ class Runtime(Protocol):
         """Whether one row and a batch give the same bits."""
         ...
 
+    @property
+    def parity(self) -> float:
+        """How far a stored model may be from the one in memory, relative to scores above 1."""
+        ...
+
     def handles(self, estimator: Any) -> bool:
         """Whether this is the estimator's runtime."""
         ...
@@ -43,6 +48,10 @@ class Runtime(Protocol):
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
         """Set seed and threads on an unfitted estimator; a seed that the user chose stays."""
+        ...
+
+    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
+        """The fitted estimator: `inputs` of shape (rows, inputs), named by `names`."""
         ...
 
     def save(self, fitted: Any) -> bytes:

@@ -23,6 +23,7 @@ class SklearnRuntime:
 
     name = "sklearn"
     row_exact = False  # a batch goes through other BLAS kernels than one row
+    parity = 1e-9
 
     def handles(self, estimator: Any) -> bool:
         return isinstance(estimator, BaseEstimator) and type(estimator).__module__.partition(".")[0] == "sklearn"
@@ -44,6 +45,10 @@ class SklearnRuntime:
             elif name.rpartition("__")[2] == "n_jobs" and value != threads and (value is not None or threads != 1):
                 chosen[name] = threads
         estimator.set_params(**chosen)
+
+    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
+        estimator.fit(inputs, target)
+        return estimator
 
     def save(self, fitted: Any) -> bytes:
         return dumps(fitted)

@@ -24,32 +24,41 @@ ALLOWED = (
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest moment that a zip file can hold
 
 
-def dumps(fitted: Any) -> bytes:
+def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
     """A fitted estimator in the skops format.
 
+    Args:
+        fitted: The estimator.
+        also: Beginnings of names of types that may be in it besides the fixed list: those of its own library.
+
     Raises:
-        Misuse: It holds a type outside scikit-learn and the fixed list.
+        Misuse: It holds another type.
     """
     try:
         data = skops.io.dumps(fitted)
-        strange = sorted(set(skops.io.get_untrusted_types(data=data)) - set(ALLOWED))
+        strange = [name for name in skops.io.get_untrusted_types(data=data) if not _is_allowed(name, also)]
     except Exception as error:  # whatever a type of the user's raises when it is taken apart
         raise _refused(fitted, f"{type(error).__name__}: {error}") from error
     if strange:
-        raise _refused(fitted, f"it holds {', '.join(strange)}")
+        raise _refused(fitted, f"it holds {', '.join(sorted(strange))}")
     return _canonical(data)
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
     """The estimator again.
 
     Raises:
-        Corrupt: The bytes are damaged, or hold a type outside the fixed list.
+        Corrupt: The bytes are damaged, or hold a type that is not allowed.
     """
     try:
-        return skops.io.loads(data, trusted=list(ALLOWED))
+        trusted = [name for name in skops.io.get_untrusted_types(data=data) if _is_allowed(name, also)] if also else []
+        return skops.io.loads(data, trusted=[*ALLOWED, *trusted])
     except Exception as error:  # a zip file, JSON and NumPy files inside: many ways to be damaged
         raise Corrupt(f"skops: these {len(data)} bytes are no trusted estimator: {error}") from error
+
+
+def _is_allowed(name: str, also: tuple[str, ...]) -> bool:
+    return name in ALLOWED or (bool(also) and name.startswith(also))
 
 
 def _refused(fitted: Any, why: str) -> Misuse:

@@ -1,0 +1,128 @@
+"""What every `Runtime` must do, as tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trimtab.core.errors import Corrupt
+from trimtab.training.runtimes import runtime_for, runtime_named
+
+NAMES = ("a", "b", "c", "d", "e")
+_ELSEWHERE = """
+import sys, numpy as np
+from trimtab.training.runtimes import runtime_named
+scorer = runtime_named(sys.argv[1]).load(open(sys.argv[2], "rb").read())
+sys.stdout.buffer.write(np.asarray(scorer.predict(np.load(sys.argv[3]))).tobytes())
+"""
+
+
+class RuntimeContract:
+    """Subclass it, name the class `Test...` and give a fixture `make`: a function that makes an unfitted estimator.
+
+    `classes` says whether it answers with the probability of the positive class; else it answers with numbers.
+    """
+
+    classes = True
+
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        raise NotImplementedError("give a fixture `make` with a function that makes an unfitted estimator")
+
+    def data(self) -> tuple[Any, Any]:
+        """Inputs of shape (300, 5), and what is to be learnt."""
+        chance = np.random.default_rng(0)
+        inputs = chance.normal(size=(300, len(NAMES)))
+        numbers = inputs[:, 0] + 0.5 * chance.normal(size=300)
+        return inputs, (numbers > 0).astype(np.int64) if self.classes else numbers
+
+    def fitted(self, make: Callable[[], Any]) -> tuple[Any, Any, bytes]:
+        """A runtime, a fitted estimator and its bytes."""
+        estimator = make()
+        runtime = runtime_for(estimator)
+        runtime.configure(estimator, seed=3, threads=1)
+        found = runtime.fit(estimator, *self.data(), NAMES)
+        return runtime, found, runtime.save(found)
+
+    def test_equal_fits_give_equal_bytes(self, make: Callable[[], Any]) -> None:
+        assert self.fitted(make)[2] == self.fitted(make)[2]
+
+    def test_what_was_stored_answers_like_what_is_in_memory(self, make: Callable[[], Any]) -> None:
+        runtime, found, saved = self.fitted(make)
+        inputs, _ = self.data()
+        own = np.asarray(found.predict_proba(inputs) if hasattr(found, "predict_proba") else found.predict(inputs))
+        own = own[:, 1] if own.ndim == 2 else own
+        np.testing.assert_allclose(runtime.load(saved).predict(inputs), own, rtol=0, atol=runtime.parity)
+
+    def test_answers_are_one_finite_number_a_row(self, make: Callable[[], Any]) -> None:
+        runtime, _, saved = self.fitted(make)
+        scorer, (inputs, _) = runtime.load(saved), self.data()
+        scores = scorer.predict(inputs)
+        assert (scores.shape, scores.dtype) == ((len(inputs),), np.float64)
+        assert np.isfinite(scores).all()
+        assert not self.classes or ((scores >= 0) & (scores <= 1)).all()
+        assert scorer.predict(inputs[:0]).shape == (0,)
+
+    def test_one_row_is_a_batch_of_one(self, make: Callable[[], Any]) -> None:
+        runtime, _, saved = self.fitted(make)
+        scorer, (inputs, _) = runtime.load(saved), self.data()
+        together = scorer.predict(inputs)
+        alone = np.array([scorer.predict_row(row) for row in inputs.tolist()])
+        if runtime.row_exact:
+            assert alone.tobytes() == together.tobytes()
+        np.testing.assert_allclose(alone, together, rtol=0, atol=1e-6)
+
+    def test_answering_changes_neither_the_input_nor_the_next_answer(self, make: Callable[[], Any]) -> None:
+        runtime, _, saved = self.fitted(make)
+        scorer, (inputs, _) = runtime.load(saved), self.data()
+        before = inputs.copy()
+        first = scorer.predict(inputs)
+        scorer.predict_row([9.0] * len(NAMES))
+        assert scorer.predict(inputs).tobytes() == first.tobytes()
+        assert inputs.tobytes() == before.tobytes()
+
+    def test_threads_may_ask_at_once(self, make: Callable[[], Any]) -> None:
+        runtime, _, saved = self.fitted(make)
+        scorer, (inputs, _) = runtime.load(saved), self.data()
+        rows = inputs.tolist()
+        expected = [scorer.predict_row(row) for row in rows]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(scorer.predict_row, rows)) == expected
+
+    def test_a_fresh_process_gives_the_same_bits(self, make: Callable[[], Any], tmp_path: Path) -> None:
+        runtime, _, saved = self.fitted(make)
+        inputs, _ = self.data()
+        (tmp_path / "model").write_bytes(saved)
+        np.save(tmp_path / "inputs.npy", inputs)
+        command = [
+            sys.executable,
+            "-c",
+            _ELSEWHERE,
+            runtime.name,
+            str(tmp_path / "model"),
+            str(tmp_path / "inputs.npy"),
+        ]
+        out = subprocess.run(command, capture_output=True, check=True).stdout
+        assert out == runtime.load(saved).predict(inputs).tobytes()
+
+    def test_bytes_that_are_no_model_are_corrupt(self, make: Callable[[], Any]) -> None:
+        runtime = runtime_for(make())
+        for data in (b"", b"nothing"):  # damaged ones never get here: a version's bytes are checked by hash first
+            with pytest.raises(Corrupt):
+                runtime.load(data)
+
+    def test_a_missing_input_is_refused(self, make: Callable[[], Any]) -> None:
+        runtime, _, saved = self.fitted(make)
+        with pytest.raises(Exception, match=r"\w"):  # each library has its own
+            runtime.load(saved).predict(self.data()[0][:, :-1])
+
+    def test_its_name_finds_it_again(self, make: Callable[[], Any]) -> None:
+        runtime, _, _ = self.fitted(make)
+        assert runtime_named(runtime.name).name == runtime.name

@@ -15,11 +15,15 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
+from trimtab.app.state import note_truncated
 from trimtab.app.subjects import Subject
 from trimtab.app.training_data import LivingData
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US
+from trimtab.serving.prediction_log import encode
+from trimtab.serving.spool import Spool
+from trimtab.store.file_lock import FileLock
 
 TEXTS = ["cust-0001", "cust-00012", "cust-0001-x", "käse 'ü' \U0001f9c0%", "12", "x"]
 NUMBERS = [7, 77, -7, 2**40 + 7, 0, 300]
@@ -289,13 +293,50 @@ def test_a_service_that_runs_keeps_a_project_from_forgetting(texts: Path) -> Non
 
 
 def test_simulations_that_were_killed_leave_nothing(texts: Path) -> None:
-    left = texts / ".trimtab" / "trimtab-replay-abc" / "log" / "events"
-    left.mkdir(parents=True)
-    (left / "p0001.lock").touch()
-    (left / "p0001.db").write_bytes(TEXTS[2].encode())
+    state = texts / ".trimtab"
+    for name in ("trimtab-replay-abc", "trimtab-replay-alive", "backfill/0123"):
+        (state / name / "log").mkdir(parents=True)
+        (state / name / "log" / "p0001.lock").touch()
+        (state / name / "log" / "p0001.db").write_bytes(TEXTS[2].encode())
+    running = FileLock.take(state / "trimtab-replay-alive" / "log" / "p0001.lock")
+    assert running is not None
     with market.opened(texts) as project:
-        assert project.forget("customer", TEXTS[2]).workspaces == ["trimtab-replay-abc"]
-    assert not left.exists()
+        done = project.forget("customer", TEXTS[2])
+        assert done.workspaces == ["backfill/0123", "trimtab-replay-abc"]
+        assert done.residue == ["trimtab-replay-alive/log/p0001.db"]
+    running.release()
+
+
+def test_answers_that_a_killed_service_noted_are_found_too(texts: Path) -> None:
+    with market.opened(texts) as project:
+        given = project.predict("sale", [market.quote("noted", TEXTS[2], market.NOW_US)])[0]
+        lost = encode(project.predictions.find(given.id))
+    shutil.rmtree(texts / ".trimtab" / "log" / "predictions")
+    with market.opened(texts) as project:
+        with Spool(texts / ".trimtab" / "spool", project.predictions) as spool:
+            spool.add([lost])
+        assert project.forget("customer", TEXTS[2]).counts["predictions"] == 1
+    assert files_with(texts / ".trimtab", TEXTS[2].encode()) == []
+
+
+def test_the_log_may_have_been_truncated(texts: Path, tmp_path: Path) -> None:
+    key = TEXTS[2]
+    with market.opened(texts) as project:
+        use(project, TEXTS, tmp_path)
+        planned = project.forget("customer", key, dry_run=True)
+        note_truncated(project.state.catalog, project.definitions.sources, {"p0001": 2_000})
+        project.state.events.truncate("p0001", 2_000)
+        done = project.forget("customer", key)
+        assert (done.counts, done.sources) == (
+            {**planned.counts, "events": done.counts["events"]},
+            planned.sources,
+        )
+        assert done.counts["events"] < planned.counts["events"]
+        once = inputs(project, TEXTS)
+        shutil.rmtree(texts / ".trimtab" / "online")
+    with market.opened(texts) as project:
+        assert shown(inputs(project, TEXTS)) == shown(once)
+    assert files_with(texts / ".trimtab" / "log" / "events", key.encode()) == []
 
 
 def test_an_entity_of_several_columns_goes_alone(texts: Path) -> None:
@@ -314,12 +355,15 @@ def test_an_entity_of_several_columns_goes_alone(texts: Path) -> None:
 @pytest.mark.fast
 def test_columns_that_are_joined_are_one_entity(made_once: Made) -> None:
     with market.opened(made_once(NUMBERS)) as project:
-        assert Subject(project.definitions, "quote", ["q0001"]).places == {
+        assert Subject(project.definitions, project.sources, "quote", ["q0001"]).places == {
             "quote": [("quote",)],
             "results": [("quote_ref",)],
         }
-        assert Subject(project.definitions, "quote_ref", ["q0001"]).places.keys() == {"quote", "results"}
-        subject = Subject(project.definitions, "customer", ["7"])
+        assert Subject(project.definitions, project.sources, "quote_ref", ["q0001"]).places.keys() == {
+            "quote",
+            "results",
+        }
+        subject = Subject(project.definitions, project.sources, "customer", ["7"])
         assert subject.places.keys() == {"clicks", "orders", "quote"}
         assert subject.of_event("clicks")((7, "p", 1.0, 0))
         assert not subject.of_event("clicks")((77, "7", 7.0, 7))

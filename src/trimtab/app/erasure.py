@@ -25,6 +25,7 @@ from trimtab.core.errors import Conflict, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import format_moment
 from trimtab.features.online import OnlineStore
+from trimtab.serving.spool import Spool
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Log, Put, Remove
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 ACT = "forget"
 KIND = "forget"  # of the catalogue's records of runs that are not finished, by the key's hash
 _SALT = "forget_salt"
-_WORKSPACES = "trimtab-replay-*"
+_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo")  # what is made from the logs and can be made again
 _LEAST_BYTES = 6  # a shorter key is found in any file by chance
 _WORDS = {
     "events": "events",
@@ -61,7 +62,7 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, int]  # events by source
     training_sets: list[SeenSet]  # stored sets that have rows of it; their rows stay unless they are deleted
     learners: list[str]  # models whose online learner may have learnt from it
-    workspaces: list[str]  # left behind by simulations that were killed
+    workspaces: list[str]  # folders with copies, left behind by simulations, demos and joins
     residue: list[str]  # files of the state folder that have the key's bytes afterwards
     dry_run: bool
     key_hash: str
@@ -74,7 +75,7 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
         out = [f"{self.entity}: {verb}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())]
         out += [f"  {n:,} events of {source}" for source, n in sorted(self.sources.items())]
         out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
-        out += [f"  {verb}: {name}, left behind by a simulation" for name in self.workspaces]
+        out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
         for one in self.training_sets:
             fitted = f"; fitted on it: {', '.join(one.versions)}" if one.versions else ""
             out.append(f"  training set {one.blob[:12]} has {one.rows:,} rows of it{fitted}")
@@ -112,7 +113,7 @@ def forget(
     actor: str,
 ) -> Forgotten:
     """See `Project.forget`."""
-    subject = Subject(project.definitions, entity, keys)
+    subject = Subject(project.definitions, project.sources, entity, keys)
     if dry_run:
         digest = _digest(subject, _salt(project, make=False))
         run = _joined(_pending(project, digest), _planned(project, find_traces(project, subject)))
@@ -120,6 +121,7 @@ def forget(
         return _result(project, subject, run, digest, dry_run=True)
     with _alone(project):
         digest = _digest(subject, _salt(project, make=True))
+        _empty_spools(project)
         traces = find_traces(project, subject)
         run = _joined(_pending(project, digest), _planned(project, traces))
         _refuse_nothing(project, subject, run, digest, sets=training_sets)
@@ -149,6 +151,15 @@ def _erase(project: Project, traces: Traces, run: _Run) -> None:
         _rebuild(project, set(run.sources))
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
+
+
+def _empty_spools(project: Project) -> None:
+    """Bring answers that a killed service noted to the log, where they are found, and remove the notes."""
+    folder = project.state.folder / "spool"
+    if folder.is_dir():
+        Spool(folder, project.predictions).close()
+        for path in folder.glob("spool-????"):
+            path.unlink()
 
 
 def _rebuild(project: Project, sources: set[str]) -> None:
@@ -279,14 +290,15 @@ def _learners(project: Project, subject: Subject) -> list[str]:
 
 
 def _workspaces(folder: Path) -> Iterator[str]:
-    """What simulations left behind that do not run any more: none of their logs is written."""
-    for path in sorted(folder.glob(_WORKSPACES)):
-        locks = [FileLock.take(lock) for lock in sorted(path.rglob("*.lock")) if lock.name != "lock.mdb"]
+    """What simulations, demos and long joins left behind that do not run any more: nothing in them is locked."""
+    for path in sorted(path for pattern in _WORKSPACES for path in folder.glob(pattern)):
+        files = [lock for lock in sorted(path.rglob("*")) if lock.name == "lock" or lock.suffix == ".lock"]
+        locks = [FileLock.take(lock) for lock in files]
         for lock in locks:
             if lock is not None:
                 lock.release()
         if None not in locks:
-            yield path.name
+            yield str(path.relative_to(folder))
 
 
 def _residue(folder: Path, subject: Subject) -> Iterator[str]:

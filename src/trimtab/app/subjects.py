@@ -29,6 +29,7 @@ class Subject:
 
     Args:
         definitions: Of the project.
+        sources: The project's, their columns as recorded events have them.
         entity: An entity, or a column of any source.
         keys: Its key, one text for each of its columns.
 
@@ -37,27 +38,27 @@ class Subject:
         Misuse: The key has another number of parts, or none of the columns can hold it.
     """
 
-    def __init__(self, definitions: Definitions, entity: str, keys: Sequence[str]) -> None:
+    def __init__(self, definitions: Definitions, sources: Sequence[Source], entity: str, keys: Sequence[str]) -> None:
         self.entity = entity
         self.keys = tuple(keys)
-        self.columns = _columns(definitions, entity)
+        self.columns = _columns(definitions, sources, entity)
         if len(self.keys) != len(self.columns) or not all(self.keys):
             raise Misuse(
                 f"forget: {entity!r} is known by {', '.join(self.columns)}; the key has {len(self.keys)} parts. Give "
                 "one value for each, none of them empty."
             )
-        self._sources = definitions.sources
-        self._requests = {name: model.request.source for name, model in definitions.models.items()}
-        self._places = _places(definitions, self.columns)
+        self._sources = {source.name: source for source in sources}
+        self._requests = {name: model.request for name, model in definitions.models.items()}
+        self._places = _places(definitions, sources, self.columns)
         self.places = {
             source.name: sorted(
                 names for name, names in self._places if name == source.name and self._typed(source, names)
             )
-            for source in definitions.sources.values()
+            for source in sources
         }
         self.places = {name: places for name, places in self.places.items() if places}
         if not self.places:
-            found = ", ".join(f"{c} ({d})" for c, d in _dtypes(definitions, self.columns).items())
+            found = ", ".join(f"{c} ({d})" for c, d in _dtypes(sources, self.columns).items())
             raise Misuse(f"forget: {', '.join(self.keys)} cannot be a value of {found}. Give a whole number.")
         self._needles = [[key.encode(), *(_encode(n) for n in _whole(key))] for key in self.keys]
 
@@ -72,11 +73,15 @@ class Subject:
 
     def of_event(self, source: str) -> Fits:
         """The test for events of a source; of one that is not declared any more, any value may be the key."""
-        return self._fits(self._sources[source]) if source in self._sources else self._anywhere
+        if source not in self._sources:
+            return self._anywhere
+        return self._fits(source, self._sources[source].columns)
 
     def of_request(self, model: str, fits: bool) -> Fits:
         """The test for a model's requests; `fits`: their columns are those that are declared now."""
-        return self._fits(self._requests[model]) if fits and model in self._requests else self._anywhere
+        if not fits or model not in self._requests:
+            return self._anywhere
+        return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
         """The rows of a table that carry the key; without a source, any columns of the entity's names count."""
@@ -106,10 +111,10 @@ class Subject:
         text = " ".join(map(_said, values))
         return all(re.search(rf"(?<![\w-]){re.escape(key)}(?![\w-])", text) for key in self.keys)
 
-    def _fits(self, source: Source) -> Fits:
-        order = list(source.columns)
-        wanted = [(names, _wanted(source.columns, names, self.keys)) for names in self.places.get(source.name, [])]
-        tests = [(tuple(map(order.index, names)), values) for names, values in wanted]
+    def _fits(self, source: str, columns: Mapping[str, Dtype]) -> Fits:
+        order = list(columns)
+        wanted = [(names, _wanted(columns, names, self.keys)) for names in self.places.get(source, [])]
+        tests = [(tuple(map(order.index, names)), values) for names, values in wanted if values is not None]
         if not tests:
             return lambda row: False
 
@@ -128,11 +133,11 @@ class Subject:
         return _wanted(source.columns, names, self.keys) is not None
 
 
-def _columns(definitions: Definitions, entity: str) -> Names:
+def _columns(definitions: Definitions, sources: Sequence[Source], entity: str) -> Names:
     entities = {view.entity: tuple(view.by) for view in definitions.views.values()}
     if entity in entities:
         return entities[entity]
-    columns = {name: dtype for source in definitions.sources.values() for name, dtype in source.columns.items()}
+    columns = {name: dtype for source in sources for name, dtype in source.columns.items()}
     if entity not in columns:
         usual = sorted({n for n, d in columns.items() if d in _KEYS} - entities.keys())
         raise NotFound(
@@ -144,7 +149,7 @@ def _columns(definitions: Definitions, entity: str) -> Names:
     return (entity,)
 
 
-def _places(definitions: Definitions, columns: Names) -> set[tuple[str, Names]]:
+def _places(definitions: Definitions, sources: Sequence[Source], columns: Names) -> set[tuple[str, Names]]:
     """Every source and its columns that hold the entity: those of its names, and those that these are joined with."""
     links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
     for model in definitions.models.values():
@@ -156,7 +161,7 @@ def _places(definitions: Definitions, columns: Names) -> set[tuple[str, Names]]:
     names = {columns}
     while True:
         before = len(found)
-        for source in definitions.sources.values():
+        for source in sources:
             found |= {(source.name, some) for some in names if all(source.columns.get(n) in _KEYS for n in some)}
         for one, other in links:
             found |= {one, other} if {one, other} & found else set()
@@ -165,8 +170,8 @@ def _places(definitions: Definitions, columns: Names) -> set[tuple[str, Names]]:
             return found
 
 
-def _dtypes(definitions: Definitions, columns: Names) -> dict[str, Dtype]:
-    found = {name: dtype for source in definitions.sources.values() for name, dtype in source.columns.items()}
+def _dtypes(sources: Sequence[Source], columns: Names) -> dict[str, Dtype]:
+    found = {name: dtype for source in sources for name, dtype in source.columns.items()}
     return {name: found[name] for name in columns}
 
 

@@ -134,7 +134,7 @@ class _Events:
     def __init__(self, project: Project, subject: Subject) -> None:
         self._project = project
         self._subject = subject
-        self._sources = project.definitions.sources
+        self._sources = {source.name: source for source in project.sources}
         self._seen: dict[Place, _Seen] = {}
 
     def look(self, record: LogRecord) -> None:

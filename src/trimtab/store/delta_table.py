@@ -189,6 +189,7 @@ class DeltaTable:
                 if column.dtype != dtypes[name] or column.dtype not in ("str", "int"):
                     raise Misuse(f"{self.directory}: {name!r} is {dtypes[name]}. Erase by its texts or whole numbers.")
             if instead is not None:
+                delta = self._widened(delta, instead)
                 self._check_columns(delta, instead)
             return self._replace(delta, *same_as_one_of(rows), instead)
 

@@ -8,6 +8,7 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.records import Event, decode, encode, known_at_us
 
 if TYPE_CHECKING:
+    from trimtab.events.arriving import Arrivals, arrivals
     from trimtab.events.files import Rows, Table, read_file, read_rows
     from trimtab.events.fitting import BadRow, FileRows
     from trimtab.events.history import History
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEVER_US",
+    "Arrivals",
     "BadRow",
     "Event",
     "EventFrame",
@@ -35,6 +37,7 @@ __all__ = [
     "Source",
     "Table",
     "Time",
+    "arrivals",
     "decode",
     "encode",
     "known_at_us",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 _LAZY = {  # name -> its file; they load NumPy or DuckDB
+    "Arrivals": "arriving",
     "BadRow": "fitting",
     "FileRows": "fitting",
     "History": "history",
@@ -59,6 +63,7 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "Rows": "files",
     "SetAside": "quarantine",
     "Table": "files",
+    "arrivals": "arriving",
     "materialise": "tables",
     "read_file": "files",
     "read_rows": "files",

@@ -1,0 +1,143 @@
+"""What came of each source, how late, how long ago: counted from the log's records, so exact after any crash."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import DAY_US
+from trimtab.events.definitions import Source
+from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.events.history import History
+from trimtab.events.quarantine import Quarantine
+
+
+class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
+    """One source at one moment; times and ages in microseconds, None where there is nothing to tell."""
+
+    source: str
+    accepted: int  # records in the log: the five that follow
+    events: int  # distinct ones, deleted ones too
+    corrections: int  # versions that replaced another one
+    deletions: int  # of events that had come before; others are counted in `events`
+    duplicates: int  # records that repeat what was known
+    id_conflicts: int  # records that give an id another content although the source has no key: they do not count
+    live: int  # events that count now: the newest version of each, unless it is a deletion
+    quarantined: dict[str, int]  # rows that were refused and wait, by reason
+    recent: int  # versions that became known in the recent past
+    late_p50_us: int | None  # of these: known at - event time; half of them are not later,
+    late_p95_us: int | None  # 95 in a hundred,
+    late_max_us: int | None  # all
+    newest_event_us: int | None  # the greatest event time that is not to come
+    newest_arrival_us: int | None  # the greatest known at that is not to come; repetitions bring nothing new
+    event_age_us: int | None
+    arrival_age_us: int | None
+
+    @property
+    def future(self) -> int:
+        """Rows that were refused because they are dated too far ahead."""
+        return self.quarantined.get("future", 0)
+
+
+def arrivals(
+    history: History,
+    sources: Sequence[Source],
+    quarantine: Quarantine | None = None,
+    *,
+    now_us: int,
+    recent_us: int = 7 * DAY_US,
+) -> list[Arrivals]:
+    """What came of each source up to the history's last `refresh`, one Struct a source, in their order.
+
+    All of it is derived from the log (and, for what was refused, from the quarantine): no counter is kept, so none
+    can be wrong after a crash. Loaded history is as late as its source's `delay` says. Repetitions that were moved
+    into tables of record and truncated from the log are counted no more. A few passes over arrays: about 30 ms for a
+    million records.
+
+    Args:
+        history: The event log in columns; refresh it first.
+        sources: Of it.
+        quarantine: Rows that were refused; left out, none are counted.
+        now_us: Ages count up to it; what becomes known later is not there yet.
+        recent_us: How far back lateness is looked at.
+
+    Raises:
+        NotFound: The history does not keep one of the sources.
+    """
+    refused = quarantine.counts() if quarantine is not None else {}
+    duplicates, conflicts = history.duplicates, history.id_conflicts
+    return [
+        _of_source(
+            source,
+            history.frame(source.name),
+            {"duplicates": duplicates[source.name], "id_conflicts": conflicts[source.name]},
+            refused.get(source.name, {}),
+            (now_us - recent_us, now_us),
+        )
+        for source in sources
+    ]
+
+
+def _of_source(
+    source: Source,
+    frame: EventFrame,
+    repeated: Mapping[str, int],
+    quarantined: dict[str, int],
+    window_us: tuple[int, int],
+) -> Arrivals:
+    since_us, now_us = window_us
+    replaced = frame.superseded_at_us != NEVER_US
+    versions = int(replaced.sum())
+    deletions = _following_deletions(source, frame, replaced) if frame.deleted.any() else 0
+    known = frame.known_at_us <= now_us
+    newest_arrival = _greatest(frame.known_at_us[known])
+    newest_event = _greatest(frame.event_at_us[known & (frame.event_at_us <= now_us) & ~frame.deleted])
+    recent = known & (frame.known_at_us > since_us) & ~frame.deleted
+    late = np.sort(frame.known_at_us[recent] - frame.event_at_us[recent])
+    return Arrivals(
+        source=source.name,
+        accepted=frame.rows + repeated["duplicates"] + repeated["id_conflicts"],
+        events=frame.rows - versions,
+        corrections=versions - deletions,
+        deletions=deletions,
+        duplicates=repeated["duplicates"],
+        id_conflicts=repeated["id_conflicts"],
+        live=int((~replaced & ~frame.deleted).sum()),
+        quarantined=quarantined,
+        recent=len(late),
+        late_p50_us=_share(late, 50),
+        late_p95_us=_share(late, 95),
+        late_max_us=_share(late, 100),
+        newest_event_us=newest_event,
+        newest_arrival_us=newest_arrival,
+        event_age_us=None if newest_event is None else now_us - newest_event,
+        arrival_age_us=None if newest_arrival is None else now_us - newest_arrival,
+    )
+
+
+def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
+    """How many tombstones replaced another version: only rows that one may have replaced are looked at singly."""
+    if source.key is None:
+        return 0
+    gone, at = frame.deleted, frame.known_at_us
+    own_moment = gone & (frame.superseded_at_us == at)  # a tombstone replaced at once: by no tombstone
+    maybe = np.flatnonzero(replaced & ~own_moment)
+    maybe = maybe[np.isin(frame.superseded_at_us[maybe], np.unique(at[gone]))]
+    keys = frame.columns[source.key].values
+    tombstones = Counter(zip(keys[gone].tolist(), at[gone].tolist(), strict=True))
+    found = Counter(zip(keys[maybe].tolist(), frame.superseded_at_us[maybe].tolist(), strict=True))
+    return sum(min(count, found[which]) for which, count in tombstones.items())
+
+
+def _greatest(times: NDArray[Any]) -> int | None:
+    return int(times.max()) if len(times) else None
+
+
+def _share(ordered: NDArray[Any], percent: int) -> int | None:
+    """The smallest value that so many in a hundred do not exceed."""
+    return int(ordered[max(0, -(-len(ordered) * percent // 100) - 1)]) if len(ordered) else None

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.models import refuse_before
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -56,13 +57,15 @@ def answer_table(
     name = _batch_name(loaded.version.id, table, at_us, mode)
     begun = batch_manifest(project.state.catalog, name)
     made_at_us = project.clock.now_us() if begun is None else begun.made_at_us
+    moments = _moments(request, table, made_at_us) if at_us is None else at_us
+    refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from())
     try:
         if mode == "precomputed":
             project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
         manifest = score_table(
             served.served(loaded),
             table,
-            _moments(request, table, made_at_us) if at_us is None else at_us,
+            moments,
             inputs=served.offline(loaded),
             scorer=served.scorer(loaded),
             log=project.predictions,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from trimtab.app.retention_needs import labels_from_us
+from trimtab.app.state import kept_from
 from trimtab.app.training_data import request_shape
 from trimtab.core.errors import Corrupt
 from trimtab.core.records import Decision, GateRecord, Prediction
@@ -142,6 +144,8 @@ def _truth(project: Project, prediction: Prediction) -> tuple[float | None, str]
         return None, "unknown, the model is not declared any more"
     if model.request.key_dtype == "int" and not prediction.request_id.removeprefix("-").isdecimal():
         return None, "unknown, requests had keys of another type"
+    if prediction.at_us < labels_from_us(model, kept_from(project.state.catalog)):
+        return None, "unknown, the label events of its time are not kept any more"
     project.history.refresh()
     index = LabelIndex(model.label)
     index.update(project.history.frame(model.label.source.name))

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import NotFound
-from trimtab.core.time import HOUR_US
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.request_plan import RequestPlan
 from trimtab.registry import LoadedModel, Registry
-from trimtab.serving.answering import Answerer, RowScorer, ServedVersion
+from trimtab.serving.answering import Answerer, ModelInputs, RowScorer, ServedVersion
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.inputs import OfflineInputs, OnlineInputs, Snapshot
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.precomputed import Precomputed
 from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.request_rows import Row
 from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 from trimtab.training.online import OnlineLearner
+
+
+class KeptPast:
+    """A `PastReader` that refuses moments whose events are not all kept any more. # D23"""
+
+    def __init__(self, inputs: OfflineInputs, features_from: Callable[[], int]) -> None:
+        self._inputs = inputs
+        self._features_from = features_from
+
+    def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
+        """The inputs of checked rows as of `at_us`.
+
+        Raises:
+            Misuse: Events that they need were removed, as [retention] says.
+        """
+        refuse_before(at_us, self._features_from())
+        return self._inputs.read(rows, at_us)
+
+
+def refuse_before(at_us: int, from_us: int) -> None:
+    """Refuse a question about a moment from which not all events are left.
+
+    Raises:
+        Misuse: It is one.
+    """
+    if at_us < from_us:
+        raise Misuse(
+            f"as of {format_moment(at_us)}: events that the features need were removed ([retention]). Ask as of "
+            f"{format_moment(from_us)} or later."
+        )
 
 
 class ServedModel:
@@ -34,6 +65,7 @@ class ServedModel:
         snapshot: History for questions about the past.
         clock: The moment of asking.
         ids: Gives prediction identifiers.
+        features_from: The first moment as of which features can be computed from what is kept.
         max_age_us: How old a precomputed answer may be.
     """
 
@@ -49,6 +81,7 @@ class ServedModel:
         snapshot: Callable[[Mapping[str, int] | None], Snapshot],
         clock: Clock,
         ids: Callable[[], str],
+        features_from: Callable[[], int] = lambda: -(2**62),
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
         self.deployment = deployment
@@ -57,6 +90,7 @@ class ServedModel:
         self._log = log
         self._learners = learners
         self._snapshot = snapshot
+        self.features_from = features_from
         self._clock = clock
         self._ids = ids
         self._plan = RequestPlan(deployment.model.features, online)
@@ -112,5 +146,5 @@ class ServedModel:
             log=self._log,
             clock=self._clock,
             ids=self._ids,
-            past=self.offline(loaded),
+            past=KeptPast(self.offline(loaded), self.features_from),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -108,10 +108,23 @@ class State:
         return {source.name: self._tables[source.name] for source in sources if source.name in self._tables}
 
     def moved(self, sources: Sequence[Source]) -> Moved:
-        """What of the event log is in tables of record: what a history of these sources begins with."""
+        """What of the event log is in tables of record: what a history of these sources begins with.
+
+        Raises:
+            Corrupt: A table lacks rows that the log does not have any more.
+        """
         from trimtab.events.tables import Moved
 
-        return Moved(self.tables(sources, make=False), truncated_through(self.catalog))
+        tables, truncated = self.tables(sources, make=False), truncation(self.catalog)
+        for source in sources:
+            for partition, needed in truncated.sources.get(source.name, {}).items():
+                found = tables[source.name].position(partition) if source.name in tables else 0
+                if found < needed:
+                    raise Corrupt(
+                        f"{self.folder}/tables/{source.name}: the event log was truncated up to {needed} of "
+                        f"{partition}, and this table reaches {found}. Restore the state from a backup."
+                    )
+        return Moved(tables, truncated.through)
 
     def close(self) -> None:
         """Close whatever was opened."""
@@ -129,10 +142,17 @@ class State:
         return opened
 
 
-def truncated_through(catalog: Catalog) -> dict[str, int]:
-    """By partition, up to where the event log has been truncated, or is just being: written down before it is."""
+class Truncation(msgspec.Struct, frozen=True):
+    """Up to where the event log has been truncated, or is just being: written down before it is."""
+
+    through: dict[str, int] = {}  # by partition: up to here every record is in its source's table
+    sources: dict[str, dict[str, int]] = {}  # by source and partition: up to here its table has to reach
+
+
+def truncation(catalog: Catalog) -> Truncation:
+    """Up to where the event log is in tables of record alone."""
     record = catalog.get(KEPT, "log")
-    return {} if record is None else msgspec.json.decode(record.body, type=dict[str, int])
+    return Truncation() if record is None else msgspec.json.decode(record.body, type=Truncation)
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:
@@ -141,11 +161,13 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
 
-def note_truncated(catalog: Catalog, through: Mapping[str, int]) -> None:
-    """Write down up to where the log is about to be truncated."""
-    before = truncated_through(catalog)
-    higher = {name: max(position, before.get(name, 0)) for name, position in through.items()}
-    catalog.write([Put(KEPT, "log", msgspec.json.encode(before | higher))])
+def note_truncated(catalog: Catalog, sources: Iterable[str], through: Mapping[str, int]) -> None:
+    """Write down up to where the log is about to be truncated, and whose tables have what goes."""
+    before = truncation(catalog)
+    higher = {name: max(position, before.through.get(name, 0)) for name, position in through.items()}
+    moved = before.through | higher
+    noted = Truncation(moved, {**before.sources, **dict.fromkeys(sources, moved)})
+    catalog.write([Put(KEPT, "log", msgspec.json.encode(noted))])
 
 
 def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:

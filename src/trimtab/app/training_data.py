@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.history import SharedHistory
+from trimtab.app.retention_needs import features_from_us, labels_from_us
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
+from trimtab.core.time import format_moment
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
@@ -37,12 +39,21 @@ class LivingData:
     Args:
         history: Of all sources, the requests' own included.
         predictions: Where asked requests are.
+        kept_from: By source, the moment before which its events were removed: requests that would need them, for a
+            feature or for their label, are left out.
     """
 
-    def __init__(self, history: SharedHistory, predictions: PredictionLog) -> None:
+    def __init__(
+        self,
+        history: SharedHistory,
+        predictions: PredictionLog,
+        *,
+        kept_from: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
         self._history = history
         self._predictions = predictions
+        self._kept_from = kept_from
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """The set of all requests asked by `cut_us`.
@@ -57,6 +68,7 @@ class LivingData:
         fresh = ~np.isin(known[model.request.key].values, asked[model.request.key].values)
         requests = Columns.concat([known.take(fresh), asked])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], asked_at_us])
+        requests, at_us = self._of_what_is_kept(model, requests, at_us)
         if not requests.rows:
             raise NotFound(
                 f"model {model.name!r}: no request {model.request.name!r} is known. Load its history: "
@@ -75,6 +87,17 @@ class LivingData:
             cut_us=cut_us,
             positions=positions,
         )
+
+    def _of_what_is_kept(self, model: Model, requests: Columns, at_us: NDArray[Any]) -> tuple[Columns, NDArray[Any]]:
+        """The requests whose features and labels can still be told from the events that are kept. # D23"""
+        kept_from = self._kept_from()
+        from_us = max(features_from_us(model, kept_from), labels_from_us(model, kept_from))
+        whole = at_us >= from_us
+        if whole.all():
+            return requests, at_us
+        said = "%s: %d requests of before %s are left out of the training set: not all events they need are kept"
+        _logger.info(said, model.name, int((~whole).sum()), format_moment(from_us))
+        return requests.take(whole), at_us[whole]
 
     def _asked(self, model: Model, cut_us: int) -> tuple[Columns, NDArray[Any]]:
         """The first time each request was asked, from the prediction log."""

@@ -46,7 +46,7 @@ class Moved(msgspec.Struct, frozen=True):
     """What of the log is in tables of record: there whoever finds it truncated reads on."""
 
     tables: dict[str, Table]  # by source
-    through: dict[str, int]  # by partition: up to here the log has no record of a source without a table
+    through: dict[str, int]  # by partition: up to here every record of every source is in its table
 
 
 def materialise(
@@ -61,8 +61,8 @@ def materialise(
         log: The event log.
         sources: The sources to move.
         tables: Their tables, by source name.
-        through: Positions up to which the log had nothing of a source whose table is empty still: there the log may
-            have been truncated before the source was declared.
+        through: Positions up to which every record of every source is in its table: so those of a source that was
+            declared after the log was truncated are none.
 
     Raises:
         Misuse: A source has no table, or its table was made for other columns.
@@ -74,8 +74,8 @@ def materialise(
     unknown = 0
     ends = log.positions()
     for partition, end in sorted(ends.items()):
-        empty = (through or {}).get(partition, 0)
-        reached = {source.name: _reached(tables[source.name], partition, empty) for source in sources}
+        moved = (through or {}).get(partition, 0)
+        reached = {source.name: max(moved, tables[source.name].position(partition)) for source in sources}
         after = min(reached.values(), default=end)
         while after < end:
             groups: dict[str, list[tuple[LogRecord, Event]]] = {name: [] for name in reached}
@@ -144,11 +144,6 @@ def _records(source: str, rows: Columns, columns: Sequence[str]) -> Iterator[Log
         yield LogRecord(fields["_partition"][i], fields["_position"][i], fields["_append_at"][i], encode(event))
 
 
-def _reached(table: Table, partition: str, empty: int) -> int:
-    position = table.position(partition)
-    return empty if not position and table.version() < 0 else position
-
-
 def _read(
     log: Log, partition: str, after: int, end: int, groups: dict[str, list[tuple[LogRecord, Event]]]
 ) -> tuple[int, int]:
@@ -213,11 +208,13 @@ def read_table(
 ) -> Recorded:
     """The rows of a table of record, of the partitions and positions in `upto` when it is given.
 
-    Without a table, or before its first row, there is nothing of its source up to `through`.
+    Up to `through` it has every record of its source; there are none where there is no table.
     """
-    if table is None or table.version() < 0:
+    if table is None:
         return Recorded(None, dict(through))
-    reached = {name: table.position(name) for name in partitions}  # first, so that the rows are not older than this
+    reached = {
+        name: max(table.position(name), through.get(name, 0)) for name in {*partitions, *through}
+    }  # first, so that the rows are not older than this
     rows = table.scan()
     if not rows.rows:
         return Recorded(rows, reached)

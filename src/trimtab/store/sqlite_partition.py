@@ -47,6 +47,7 @@ _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n i
 _SELECT = "SELECT position, appended_at_us, crc, payload FROM record"
 _PREFIX = struct.Struct("<qq").pack
 _TRUNCATED = 20_000  # records that one transaction removes: appends get their turn in between
+_BUSY_MS = 5_000  # what `sqlite3.connect` sets
 _RETURNED = 2_000  # pages that one transaction gives back to the disk
 
 
@@ -130,7 +131,12 @@ class PartitionWriter:
             elif more:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if more:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            else:  # the write-ahead log's own room too, unless somebody reads just now
+                connection.execute("PRAGMA busy_timeout = 0")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             return more
 
     def erase(self, instead: Mapping[int, bytes]) -> int:

@@ -1,0 +1,362 @@
+"""`trimtab backup` and `trimtab restore`: the state folder as of one moment, whole and verified, or not at all. # D25
+
+What follows a log is copied before the log, and what names a blob before the blobs: so no copied position lies beyond
+the copied log, and no copied record names a blob that is not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab import store
+from trimtab.app.disk import taken
+from trimtab.app.lease import Lease
+from trimtab.app.retention import LEASE
+from trimtab.app.state import check_format
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.core.hashing import bytes_hash
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import format_moment
+from trimtab.core.urls import store_url
+from trimtab.store.durable_files import sync_directory, write_durably
+from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import Copyable
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+FORMAT = 1
+MANIFEST = "backup.json"
+_STATE = "state"
+_LOGS = ("quarantine", "predictions", "events")  # a prediction holds positions of the event log
+_STORES = ("online", "answers", "learners")
+_OWN = {"log", "tables", "blob", *_STORES}  # copied by their own means
+_OF_PROCESSES = (".lock", ".holder")
+_PATIENCE_S = 60.0  # for a retention that is under way
+_LOOK_S = 0.2
+_BLOCK = 1 << 20
+_HASH_DIGITS = 64
+
+
+class BackupFile(msgspec.Struct, frozen=True):
+    """One file of a backup."""
+
+    path: str  # relative to the state folder
+    size_bytes: int
+    sha256: str
+
+
+class Positions(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the copies of logs go, and the copies of what follows them."""
+
+    logs: dict[str, dict[str, int]]  # by log and partition
+    tables: dict[str, dict[str, int]]  # by source and partition
+    views: dict[str, dict[str, int]]  # by view's id and partition
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds: its manifest."""
+
+    format: int
+    project: str
+    made_at: str
+    trimtab: str
+    size_bytes: int
+    positions: Positions
+    files: list[BackupFile]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        logs = ", ".join(f"{sum(ends.values()):,} {name}" for name, ends in self.positions.logs.items())
+        return [
+            f"{self.project} as of {self.made_at}: {len(self.files):,} files, {format_bytes(self.size_bytes)}; {logs}"
+        ]
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    """The manifest's file."""
+
+    sha256: str
+    manifest: msgspec.Raw
+
+
+def back_up(project: Project, to: Path) -> Backup:
+    """See `Project.backup`."""
+    to = to.absolute()
+    if to.exists():
+        raise Conflict(f"backup: {to} exists, and no backup is written over another. Name a new folder.")
+    if to.is_relative_to(project.state_folder.absolute()):
+        raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder elsewhere.")
+    partial = to.with_name(f".{to.name}.partial")
+    with _alone(project), _whole_or_nothing(partial, to):
+        _room(project.state_folder, partial.parent)
+        positions = _copy_parts(project, partial / _STATE)
+        files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
+        manifest = Backup(
+            format=FORMAT,
+            project=project.config.project.name,
+            made_at=format_moment(project.clock.now_us()),
+            trimtab=_version(),
+            size_bytes=sum(file.size_bytes for file in files),
+            positions=positions,
+            files=files,
+        )
+        _refuse_ahead(positions)
+        raw = msgspec.json.encode(manifest)
+        write_durably(partial / MANIFEST, msgspec.json.encode(_Sealed(bytes_hash(raw), msgspec.Raw(raw))))
+    return manifest
+
+
+def read_manifest(backup: Path) -> Backup:
+    """What a backup says about itself.
+
+    Raises:
+        NotFound: There is no backup.
+        Misuse: It was made by a newer trimtab.
+        Corrupt: Its manifest is damaged.
+    """
+    path = backup / MANIFEST
+    if not path.is_file():
+        raise NotFound(f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab backup` wrote.")
+    try:
+        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        if bytes_hash(bytes(sealed.manifest)) != sealed.sha256:
+            raise Corrupt(f"{path}: damaged (wrong checksum). Use another backup.")
+        made = msgspec.json.decode(sealed.manifest, type=dict[str, object])
+        if made.get("format") != FORMAT:
+            raise Misuse(
+                f"{path}: format {made.get('format')}, this trimtab reads {FORMAT}. Use the one that wrote it."
+            )
+        return msgspec.json.decode(sealed.manifest, type=Backup)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"{path}: damaged ({error}). Use another backup.") from error
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be read ({error}). Check access and the disk.") from error
+
+
+def restore(
+    backup: Path, into: Path, *, force: bool = False, progress: Callable[[int, int], object] | None = None
+) -> Backup:
+    """Bring a backup's state to a folder, after every file's checksum was compared.
+
+    Args:
+        backup: What `back_up` wrote.
+        into: The state folder to be; a project's is `.trimtab`.
+        force: Replace the state that is there.
+        progress: Called with bytes done and bytes in all.
+
+    Raises:
+        NotFound: There is no backup.
+        Conflict: There is state already, or a process uses it.
+        Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
+        Unavailable: The disk is full or read-only; nothing was changed.
+    """
+    backup, into = backup.absolute(), into.absolute()
+    manifest = read_manifest(backup)
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        if not force:
+            raise Conflict(f"{into}: there is state already. Name another folder (--into), or replace it: --force")
+        _refuse_used(into)
+    partial = into.with_name(f".{into.name}.partial")
+    with _whole_or_nothing(partial, into, replace=True):
+        done = 0
+        for file in manifest.files:
+            _restore_file(backup / _STATE, partial, file)
+            done += file.size_bytes
+            if progress is not None:
+                progress(done, manifest.size_bytes)
+        check_format(partial)
+    return manifest
+
+
+def _copy_parts(project: Project, to: Path) -> Positions:
+    """Copy every part, followers first; how far the copies go."""
+    state, folder = project.state, project.state_folder
+    _copy_rest(folder, to)  # answers on their way to the prediction log among it
+    _copied(state.catalog, to / "catalog.db")
+    for name in _STORES:
+        if (folder / name).exists():
+            _copied(getattr(state, name), to / name)
+    for path in sorted((folder / "tables").glob("*/_delta_log")):
+        source = path.parent.name
+        with store.open(store_url("delta", path.parent), "table") as table:  # type: ignore[attr-defined]  # it can
+            _copied(table, to / "tables" / source)
+    _copy_tree(folder / "blob", to / "blob")
+    logs = {name: _copied(getattr(state, name), to / "log" / name) for name in _LOGS}
+    return _positions(to, {name: dict(ends) for name, ends in logs.items() if isinstance(ends, Mapping)})
+
+
+def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
+    """Where the copies of views and tables stand, as they themselves say."""
+    from trimtab.features.online import POSITIONS_KEY, cursors_of
+
+    tables: dict[str, dict[str, int]] = {}
+    for path in sorted((to / "tables").glob("*")):
+        table = store.open(store_url("delta", path), "table")
+        tables[path.name] = {partition: table.position(partition) for partition in logs["events"]}
+        table.close()
+    views: dict[str, dict[str, int]] = {}
+    if (to / "online").exists():
+        online = store.open(store_url("lmdb", to / "online"), "kv")
+        views = {view: cursor.positions for view, cursor in cursors_of(online.get(POSITIONS_KEY)).items()}
+        online.close()
+        (to / "online" / "lock.mdb").unlink()  # says who had it open
+    return Positions(logs=logs, tables=tables, views=views)
+
+
+def _refuse_ahead(positions: Positions) -> None:
+    ends = positions.logs["events"]
+    for name, reached in {**positions.tables, **positions.views}.items():
+        for partition, position in reached.items():
+            if position > ends.get(partition, position):  # a partition may have been moved away
+                raise Corrupt(
+                    f"backup: {name} has read {partition} up to {position}, and the log ends at {ends[partition]}. "
+                    "Was a file of the log replaced? Run: trimtab doctor"
+                )
+
+
+def _copied(part: object, to: Path) -> object:
+    if not isinstance(part, Copyable):
+        raise Misuse(
+            f"backup: {type(part).__name__} cannot be copied to a folder. Back its server up by its own means."
+        )
+    to.parent.mkdir(parents=True, exist_ok=True)
+    return part.copy_to(to)
+
+
+def _copy_rest(folder: Path, to: Path) -> None:
+    """Everything that has no means of its own, but locks and what is temporary."""
+    to.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", "trimtab-replay-")):
+            _copy_tree(path, to / path.name)
+        elif path.is_file() and not path.name.startswith((".", "catalog.db")) and path.suffix not in _OF_PROCESSES:
+            _copy_file(path, to / path.name)
+
+
+def _copy_tree(folder: Path, to: Path) -> None:
+    for path in _walk(folder):
+        if not path.name.startswith(".") and path.suffix not in _OF_PROCESSES:
+            _copy_file(path, to / path.relative_to(folder))
+
+
+def _copy_file(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(path, to)
+    except FileNotFoundError:  # removed since it was listed
+        to.unlink(missing_ok=True)
+
+
+def _hashed(path: Path, folder: Path) -> BackupFile:
+    """A file of the copy, synced; a file that is named by its hash is compared with it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    named = path.stem.rpartition("-")[2]
+    if len(named) == _HASH_DIGITS and named != digest:
+        raise Corrupt(f"{path.relative_to(folder)} in the state folder is damaged (wrong checksum). Restore it first.")
+    return BackupFile(str(path.relative_to(folder)), path.stat().st_size, digest)
+
+
+def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
+    path, target = source / file.path, to / file.path
+    if not target.is_relative_to(to) or ".." in Path(file.path).parts:
+        raise Corrupt(f"{source}: its manifest names {file.path}, which lies outside. Use another backup.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as read, target.open("wb") as write:
+            while block := read.read(_BLOCK):
+                digest.update(block)
+                write.write(block)
+            write.flush()
+            os.fsync(write.fileno())
+    except FileNotFoundError:
+        raise Corrupt(f"{path}: this file of the backup is gone. Use another backup.") from None
+    if digest.hexdigest() != file.sha256:
+        raise Corrupt(f"{path}: this file of the backup is damaged (wrong checksum). Use another backup.")
+
+
+def _refuse_used(folder: Path) -> None:
+    """Refuse to replace state that a process uses."""
+    for path in sorted(folder.rglob("*.lock")):
+        if path.name == "lock.mdb":
+            continue
+        lock = FileLock.take(path)
+        if lock is None:
+            raise Conflict(f"{folder}: process {FileLock.holder(path)} uses it ({path.name}). Stop it first.")
+        lock.release()
+
+
+@contextmanager
+def _alone(project: Project) -> Iterator[None]:
+    """While nothing is removed from the state: neither by retention nor by another backup's turn."""
+    lease = Lease(project.state.catalog, LEASE, project.state.folder)
+    end_s = time.monotonic() + _PATIENCE_S
+    while not lease.take():
+        if time.monotonic() > end_s:
+            raise Conflict(f"{project.state.folder}: another process retains it or backs it up. Try again later.")
+        time.sleep(_LOOK_S)
+    try:
+        yield
+    finally:
+        lease.let_go()
+
+
+@contextmanager
+def _whole_or_nothing(partial: Path, to: Path, *, replace: bool = False) -> Iterator[None]:
+    """Work in `partial`, which becomes `to` in one step at the end, or goes."""
+    old = to.with_name(f".{to.name}.before")
+    with ExitStack() as failed:
+        try:
+            shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+            partial.mkdir(parents=True)
+            failed.callback(shutil.rmtree, partial, ignore_errors=True)
+            yield
+            for folder, _, _ in os.walk(partial):
+                sync_directory(Path(folder))
+            if replace and to.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                to.rename(old)
+            partial.rename(to)
+            sync_directory(to.parent)
+        except TrimtabError:
+            raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            why = "the disk (or quota) is full" if full else str(error)
+            raise Unavailable(f"{to}: {why}. Nothing is left there; free some space or name another disk.") from error
+        failed.pop_all()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _room(folder: Path, to: Path) -> None:
+    """Refuse at once what cannot fit."""
+    needed, free = taken(folder).size_bytes, shutil.disk_usage(to).free
+    if needed > free:
+        raise Unavailable(
+            f"backup: about {format_bytes(needed)} are needed in {to}, {format_bytes(free)} are free. Free some, or "
+            "name another disk."
+        )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for at, _, names in sorted(os.walk(folder)):
+        yield from (path for name in sorted(names) if (path := Path(at, name)).is_file())
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trimtab")

@@ -1,0 +1,364 @@
+"""`trimtab retain`: the log moves into tables and is truncated, and what the settings do not keep goes. # D23
+
+The order makes a kill at any point harmless: what is in a table is durable before the log loses it; what is about to
+go is written down before it goes; and each step may be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.disk import Taken, log_growth, over_budget, record_bytes, taken
+from trimtab.app.lease import Lease
+from trimtab.app.retention_needs import lifetime_features, newest_features
+from trimtab.app.state import KEPT, kept_from, note_kept_from, note_truncated, truncation
+from trimtab.core.errors import Conflict
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.events.expiry import expired
+from trimtab.events.records import ERASED, decode_all
+from trimtab.store.log_places import positions_before
+from trimtab.store.ports import Catalog, Log, Prunable, Put, Table
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+LEASE = "retention"
+_BATCH = 10_000
+_SPARED_H = 1  # replaced files of a table stay so long for other tools that read it
+_LEARNT_WAITS = 2  # label waits for which a learner goes back to its predictions
+_IN_TABLE = 0.3  # of an event's bytes in the log, where no table says it better
+
+
+class Retained(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did, or (`dry_run`) about what it would do."""
+
+    at: str
+    dry_run: bool
+    truncated: dict[str, int]  # by partition of the event log: records that are in tables alone now
+    expired: dict[str, int]  # by source: events that are not kept any longer
+    predictions: int
+    quarantined: int
+    freed_bytes: int
+    size_bytes: int  # afterwards
+    budget_bytes: int | None
+    growth_bytes: dict[str, float]  # a day, by log, as measured before it was truncated
+    notes: list[str]  # what stayed, and why; what differs from now on
+    red: list[str]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        would = "would " if self.dry_run else ""
+        done = (
+            f"{would}truncate" if self.dry_run else "truncated",
+            f"{would}remove" if self.dry_run else "removed",
+            f"{would}give back about" if self.dry_run else "gave back",
+        )
+        out = [f"{done[0]} {sum(self.truncated.values()):,} records of the event log, which are in tables of record"]
+        out += [f"{done[1]} {rows:,} events of {source}" for source, rows in self.expired.items() if rows]
+        out += [f"{done[1]} {self.predictions:,} predictions"] if self.predictions else []
+        out += [f"{done[1]} {self.quarantined:,} quarantined rows"] if self.quarantined else []
+        of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
+        out.append(f"{done[2]} {format_bytes(self.freed_bytes)}; {format_bytes(self.size_bytes)}{of} are taken")
+        return out + self.notes + [f"RED  {line}" for line in self.red]
+
+
+def retain(project: Project, *, dry_run: bool = False) -> Retained:
+    """See `Project.retain`."""
+    if dry_run:
+        return plan_retention(project)
+    lease = Lease(project.state.catalog, LEASE, project.state.folder)
+    if not lease.take():
+        raise Conflict(
+            f"{project.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
+        )
+    try:
+        return _retain(project)
+    finally:
+        lease.let_go()
+
+
+def retain_when_due(project: Project) -> Retained | None:
+    """Once a day, where [retention] says anything; None when it is not time, or another process is at it."""
+    last = last_retained(project.state.catalog)
+    if not project.config.retention.is_set:
+        return None
+    if last is not None and project.clock.now_us() - last.at_us < DAY_US:
+        return None
+    try:
+        return retain(project)
+    except Conflict:
+        return None
+
+
+def plan_retention(project: Project) -> Retained:
+    """About what a run would do now; nothing is changed."""
+    size = taken(project.state_folder)
+    log, notes = project.state.events, _differences(project)
+    followed, held = _follower_positions(project) if project.views.followed() else ({}, [])  # else a run catches up
+    truncated, freed = {}, 0.0
+    through = truncation(project.state.catalog).through
+    for partition, last in log.positions().items():
+        begin = _begin(log, partition, last)
+        cut = min(last, followed.get(partition, last))
+        cut, strange = _before_strangers(log, partition, max(begin, through.get(partition, 0)), cut, project)
+        truncated[partition] = max(0, cut - begin)
+        of_file = size.parts["event log"].get(partition, 0)
+        share = truncated[partition] * record_bytes(log, partition, of_file)
+        freed += share * (1 - _IN_TABLE)
+        notes += strange
+    gone: dict[str, int] = {}
+    tables = project.state.tables(project.sources, make=False)
+    if any(project.config.retention.events_us(one.name) is not None for one in project.sources) and not tables:
+        notes.append("how many events are old enough to go is known once there are tables: after the first run")
+    for source, table in tables.items():
+        kept_us = project.config.retention.events_us(source)
+        if kept_us is not None and isinstance(table, Prunable):
+            condition = expired(project.clock.now_us() - kept_us, _entities(project)[source])
+            rows, gone[source] = table.count(), table.count(condition)
+            freed += size.parts["tables of record"].get(source, 0) * gone[source] / max(1, rows)
+    predictions, quarantined = _closed_before(project), _quarantined_before(project)
+    counts = {}
+    for part, one, cuts in (
+        ("prediction log", project.state.predictions, predictions),
+        ("quarantine", project.state.quarantine, quarantined),
+    ):
+        counts[part] = 0
+        for partition, cut in cuts.items():
+            rows = max(0, cut - _begin(one, partition, cut))
+            counts[part] += rows
+            freed += rows * record_bytes(one, partition, size.parts.get(part, {}).get(partition, 0))
+    return Retained(
+        at=format_moment(project.clock.now_us()),
+        dry_run=True,
+        truncated=truncated,
+        expired=gone,
+        predictions=counts["prediction log"],
+        quarantined=counts["quarantine"],
+        freed_bytes=round(freed),
+        size_bytes=size.size_bytes,
+        budget_bytes=project.config.retention.budget_bytes,
+        growth_bytes={},
+        notes=held + notes,
+        red=_over(project, size),
+    )
+
+
+def last_retained(catalog: Catalog) -> _Last | None:
+    """The newest run that ended."""
+    record = catalog.get(KEPT, "last")
+    return None if record is None else msgspec.json.decode(record.body, type=_Last)
+
+
+class _Last(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of a run."""
+
+    at_us: int
+    freed_bytes: int
+    growth_bytes: dict[str, float]
+    notes: list[str]
+
+    @property
+    def at(self) -> str:
+        return format_moment(self.at_us)
+
+
+def _retain(project: Project) -> Retained:
+    state = project.state
+    before = taken(project.state_folder)
+    growth = _growths(project, before)
+    project.materialise()
+    project.views.catch_up()
+    truncated, notes = _truncate_events(project)
+    tables = state.tables(project.sources, make=True)
+    gone = _expire(project, tables)
+    _vacuum(tables, _SPARED_H)
+    predictions = _truncate(state.predictions, _closed_before(project), notes)
+    quarantined = _truncate(state.quarantine, _quarantined_before(project), notes)
+    after = taken(project.state_folder)
+    if _over(project, after):
+        _vacuum(tables, 0)
+        after = taken(project.state_folder)
+    notes += _differences(project)
+    done = Retained(
+        at=format_moment(project.clock.now_us()),
+        dry_run=False,
+        truncated=truncated,
+        expired=gone,
+        predictions=predictions,
+        quarantined=quarantined,
+        freed_bytes=before.size_bytes - after.size_bytes,
+        size_bytes=after.size_bytes,
+        budget_bytes=project.config.retention.budget_bytes,
+        growth_bytes=growth,
+        notes=notes,
+        red=_over(project, after),
+    )
+    last = _Last(at_us=project.clock.now_us(), freed_bytes=done.freed_bytes, growth_bytes=growth, notes=notes)
+    state.catalog.write([Put(KEPT, "last", msgspec.json.encode(last))])
+    return done
+
+
+def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
+    """Truncate the event log up to where everything that follows it has come; records by partition, and what held."""
+    log, state = project.state.events, project.state
+    followed, notes = _follower_positions(project)
+    reached = [
+        {partition: table.position(partition) for partition in log.positions()}
+        for table in state.tables(project.sources, make=True).values()
+    ]
+    cuts = {}
+    for partition, last in log.positions().items():
+        cut = min([followed.get(partition, last), *(positions.get(partition, 0) for positions in reached)])
+        cut, strange = _before_strangers(log, partition, _begin(log, partition, last), cut, project)
+        cuts[partition] = cut
+        notes += strange
+    note_truncated(state.catalog, project.definitions.sources, cuts)  # first: where else could a reader learn of it?
+    truncated = {}
+    for partition, cut in cuts.items():
+        truncated[partition] = _truncate(log, {partition: cut}, notes)
+    return truncated, notes
+
+
+def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
+    """Truncate the partitions that no other process writes; how many records, and a note for each of the others."""
+    removed = 0
+    for partition, cut in cuts.items():
+        last = log.positions().get(partition, 0)
+        if cut <= _begin(log, partition, last):
+            continue
+        try:
+            removed += log.truncate(partition, cut)
+        except Conflict as error:
+            notes.append(f"not truncated now: {error} (`trimtab serve` truncates its own once a day)")
+    return removed
+
+
+def _follower_positions(project: Project) -> tuple[dict[str, int], list[str]]:
+    """Where the slowest of the online views is, by partition, and what to say of it. Tables follow by `materialise`.
+
+    Labels, outcomes, learners and training sets read histories, which begin with the tables; so they hold nothing.
+    """
+    if not project.views.views:
+        return {}, []
+    applied = project.views.store.positions()
+    lags = {name: last - applied.get(name, 0) for name, last in project.state.events.positions().items()}
+    lag = sum(max(0, n) for n in lags.values())
+    notes = [f"{lag:,} records of the log stay until they are in the online features"] if lag else []
+    return {name: applied.get(name, 0) for name in lags}, notes
+
+
+def _before_strangers(log: Log, partition: str, after: int, cut: int, project: Project) -> tuple[int, list[str]]:
+    """The cut, lowered to before the first record of a source that is not declared: no table has it."""
+    known = {ERASED, *project.definitions.sources}
+    while after < cut:
+        records = log.read(partition, after, limit=min(_BATCH, cut - after))
+        if not records:
+            break
+        for record, event in zip(records, decode_all([r.payload for r in records]), strict=True):
+            if event.source not in known and record.position <= cut:
+                return record.position - 1, [
+                    f"the log stays from {partition} at {record.position:,} on: source {event.source!r} is not "
+                    "declared any more, so its events have no table. Declare it again"
+                ]
+        after = records[-1].position
+    return cut, []
+
+
+def _expire(project: Project, tables: Mapping[str, Table]) -> dict[str, int]:
+    """Remove events that are not kept any longer; rows by source."""
+    gone, entities = {}, _entities(project)
+    already = kept_from(project.state.catalog)
+    for source, table in tables.items():
+        kept_us = project.config.retention.events_us(source)
+        if kept_us is None or not isinstance(table, Prunable):
+            continue
+        before_us = max((project.clock.now_us() - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
+        condition = expired(before_us, entities[source])
+        if table.count(condition):
+            note_kept_from(
+                project.state.catalog, source, before_us
+            )  # first: less may be there than this says, not more
+            gone[source] = table.prune(condition)
+    return gone
+
+
+def _entities(project: Project) -> dict[str, list[tuple[str, ...]]]:
+    """By source, the columns by which views name an entity."""
+    found: dict[str, list[tuple[str, ...]]] = {name: [] for name in project.definitions.sources}
+    for view in project.definitions.views.values():
+        found[view.source.name].append(view.by)
+    return found
+
+
+def _closed_before(project: Project) -> dict[str, int]:
+    """By partition of the prediction log, up to where it may go: old enough, its days closed, learnt from."""
+    from trimtab.steering.loop import KIND, Reached
+
+    kept_us = project.config.retention.predictions_us
+    if kept_us is None:
+        return {}
+    before_us = project.clock.now_us() - kept_us
+    for name, deployment in project.definitions.deployments.items():
+        record = project.state.catalog.get(KIND, name)
+        closed = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
+        learnt_us = project.clock.now_us() - _LEARNT_WAITS * deployment.model.label.wait_us
+        before_us = min(before_us, closed.closed_until_us, learnt_us)
+    return positions_before(project.state.predictions, before_us)
+
+
+def _quarantined_before(project: Project) -> dict[str, int]:
+    kept_us = project.config.retention.quarantine_us
+    return {} if kept_us is None else positions_before(project.state.quarantine, project.clock.now_us() - kept_us)
+
+
+def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:
+    return sum(table.vacuum(older_h) for table in tables.values() if isinstance(table, Prunable))
+
+
+def _differences(project: Project) -> list[str]:
+    """What retention makes different: features that saw more than is kept."""
+    settings, notes = project.config.retention, []
+    for source, names in lifetime_features(project.definitions).items():
+        if settings.events_us(source) is not None:
+            notes.append(
+                f"{', '.join(names)}: over the lifetime, and of {source} only a part is kept. Online they count all "
+                "that ever came; training, answers about the past and a rebuild count what is kept"
+            )
+    for source, names in newest_features(project.definitions).items():
+        if settings.events_us(source) is not None:
+            notes.append(
+                f"{', '.join(names)}: each entity's newest event stays, however old; if that one is corrected or "
+                "deleted later, there is none before it"
+            )
+    return notes
+
+
+def _growths(project: Project, size: Taken) -> dict[str, float]:
+    """Bytes a day of each log, while it still holds what says so; else as the run before found."""
+    last = last_retained(project.state.catalog)
+    growths = {} if last is None else dict(last.growth_bytes)
+    state, now_us = project.state, project.clock.now_us()
+    for part, log in (
+        ("event log", state.events),
+        ("prediction log", state.predictions),
+        ("quarantine", state.quarantine),
+    ):
+        found = log_growth(log, size.parts.get(part, {}), now_us, events=log is state.events)
+        if found is not None:
+            growths[part] = found
+    return growths
+
+
+def _over(project: Project, size: Taken) -> list[str]:
+    red = over_budget(size.size_bytes, project.config.retention.budget_bytes)
+    return [] if red is None else [red]
+
+
+def _begin(log: Log, partition: str, last: int) -> int:
+    """The position behind which a partition has records."""
+    first = log.read(partition, 0, limit=1)
+    return first[0].position - 1 if first else last

@@ -1,0 +1,85 @@
+"""Commands for what is kept: disk, retain, backup, restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project, project_config
+from trimtab.cli.output import progress, show_json, show_lines
+
+
+@command("disk")
+def disk() -> None:
+    """Show what takes how much disk, against the budget.
+
+    With it stand what the next `trimtab retain` would give back, and how fast the state grows.
+    """
+    with opened_project() as project, progress("measuring"):
+        found = project.disk()
+    if manner().json:
+        show_json(found)
+    else:
+        show_lines(found.lines())
+
+
+@command("retain", safe="Nothing is lost; run the same command again for the rest.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say about what would be done.")
+def retain(dry_run: bool) -> None:
+    """Truncate the log to what tables do not have, and remove what is kept no longer.
+
+    Events go to the tables of record first, so that nothing is lost which [retention] in trimtab.toml does not name.
+    A running `trimtab serve` does this once a day when [retention] says anything.
+
+    \b
+    Example:
+      trimtab retain --dry-run
+    """
+    with opened_project() as project, progress("retaining"):
+        done = project.retain(dry_run=dry_run)
+    if manner().json:
+        show_json(done)
+    else:
+        show_lines(done.lines())
+
+
+@command("backup", safe="No backup was left there.")
+@click.argument("to", metavar="DEST", type=click.Path(path_type=Path))
+def backup(to: Path) -> None:
+    """Copy the project's state to a new folder, while it is served and written to.
+
+    DEST must not exist. It appears when the backup is whole.
+
+    \b
+    Example:
+      trimtab backup /backups/flights-2026-03-01
+    """
+    with opened_project() as project, progress(f"backing up to {to}"):
+        made = project.backup(to)
+    if manner().json:
+        show_json(made)
+    else:
+        show_lines([f"{to}: whole", *made.lines()])
+
+
+@command("restore")
+@click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path), help="The state folder to be; left out, the project's.")
+@click.option("--force", is_flag=True, help="Replace the state that is there.")
+def restore(backup: Path, into: Path | None, force: bool) -> None:
+    """Bring a backup's state back, once every file's checksum was compared.
+
+    \b
+    Example:
+      trimtab restore /backups/flights-2026-03-01 --force
+    """
+    folder = project_config().state_folder if into is None else into
+    from trimtab.app.backup import restore as bring_back
+
+    with progress(f"restoring {backup}") as meter:
+        made = bring_back(backup, folder, force=force, progress=meter)
+    if manner().json:
+        show_json(made)
+    else:
+        show_lines([f"{folder}: restored", *made.lines()])

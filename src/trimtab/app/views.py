@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 from trimtab.app.history import SharedHistory
 from trimtab.app.lease import Lease
+from trimtab.app.rebuilding import Rebuilds
 from trimtab.app.state import State
+from trimtab.app.view_work import ViewWork
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Unavailable
+from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import View
 from trimtab.features.online import OnlineStore
+from trimtab.features.online_compaction import Compacted, Compaction
 from trimtab.serving.applier import Applier
 from trimtab.store.ports import LogRecord
 from trimtab.training.definitions import Model
@@ -38,19 +41,30 @@ class Views:
         self._clock = clock
         self.views: list[View] = list({v.hash: v for model in models for v in model.features.views}.values())
         self._sources = list({v.source.name: v.source for v in self.views}.values())
-        self._history = SharedHistory(state.events, self._sources)
+        self._moved = partial(state.moved, self._sources)
+        self._history = SharedHistory(state.events, self._sources, tables=self._moved)
         self._following: Lease | None = None
-        self.blocked: str | None = None  # why what is new cannot be applied now
+        self._conflict: str | None = None
+
+    @property
+    def blocked(self) -> str | None:
+        """Why what is new cannot be applied now, or a view that begins cannot be filled."""
+        return self._conflict or (self._work.failure if "_work" in self.__dict__ else None)
 
     @cached_property
     def store(self) -> OnlineStore:
         """The views' states."""
         return OnlineStore(self._state.online, self.views)
 
+    @cached_property
+    def _work(self) -> ViewWork:
+        return ViewWork(self._state, self.store, self._sources, clock=self._clock)
+
     def catch_up(self) -> bool:
         """Apply what is new in the log, unless somebody else does that; whether it was done here.
 
-        Afterwards another process may apply. A serving process does nothing here: its applier does.
+        Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
+        here: its applier does.
         """
         if not self.views or self._following is not None:
             return False
@@ -60,6 +74,8 @@ class Views:
         if not lease.take():
             return False
         try:
+            for _ in self._work.fill():
+                pass
             positions = dict(self.store.positions())
             while new := self._new(positions):
                 self.store.apply(new)
@@ -86,8 +102,15 @@ class Views:
             time.sleep(_LOOK_S)
         self._following = lease
         try:
-            store = self.store
-            return Applier(self._state.events, self._applying(store, lease), store.positions, clock=self._clock)
+            work = self._work
+            return Applier(
+                self._state.events,
+                self._applying(self.store, lease),
+                self.store.positions,
+                clock=self._clock,
+                reading=work.reading,
+                between=self._between,
+            )
         except BaseException:
             self.let_go()
             raise
@@ -96,6 +119,55 @@ class Views:
         """Let others apply, after `follow` and once its applier is closed."""
         lease, self._following = self._following, None
         if lease is not None:
+            self._state.online.release_writer()
+            lease.let_go()
+
+    def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
+        """Make a view's states anew from history, in all its definitions; what was there before is read meanwhile.
+
+        While another process applies the log it does the work, and this call waits for it.
+
+        Returns:
+            About how many records were read.
+
+        Raises:
+            NotFound: No deployed model uses such a view.
+            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Unavailable: The process that applies the log ended, or failed, before it was done.
+        """
+        names = [name for name, plan in self.store.plans.items() if plan.name == view]
+        if not names:
+            known = ", ".join(dict.fromkeys(plan.name for plan in self.store.plans.values())) or "none"
+            raise NotFound(f"view {view!r}: no deployed model uses one of that name. There are: {known}.")
+        lease = self._lease()
+        if self._following is not None or not lease.take():
+            return Rebuilds(self._state.catalog).wait(view, self.followed, progress)
+        rows = 0
+        try:
+            for filled in self._work.fill(names):
+                rows = max(rows, filled.rows)
+                if progress is not None:
+                    progress(filled.rows, filled.of)
+        finally:
+            self._state.online.release_writer()
+            lease.let_go()
+        return rows
+
+    def compact(self) -> Compacted:
+        """Give back the room of what no answer can depend on any more.
+
+        Raises:
+            Conflict: Another process applies the log; it does this by itself.
+        """
+        lease = self._lease()
+        if self._following is not None or not lease.take():
+            raise Conflict(
+                f"{self._state.folder}: another process applies events to this project's features, and compacts them "
+                "by itself every hour. There is nothing to do."
+            )
+        try:
+            return sum(Compaction(self.store).whole(), Compacted())
+        finally:
             self._state.online.release_writer()
             lease.let_go()
 
@@ -118,7 +190,9 @@ class Views:
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
         """Every source's events, all or up to some positions, and the positions they reach: all of one moment."""
-        history = self._history if upto is None else SharedHistory(self._state.events, self._sources, upto=upto)
+        history = self._history
+        if upto is not None:
+            history = SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
         return history.moment([source.name for source in self._sources])
 
     def _lease(self) -> Lease:
@@ -129,17 +203,23 @@ class Views:
 
         def apply(records: Sequence[LogRecord]) -> object:
             if not lease.held:
-                self.blocked = "the lease of the views was lost to another process"
-                raise Unavailable(f"{self._state.folder}: {self.blocked}.")
+                self._conflict = "the lease of the views was lost to another process"
+                raise Unavailable(f"{self._state.folder}: {self._conflict}.")
             try:
+                self._work.mark()
                 applied = store.apply(records)
             except Conflict as error:
-                self.blocked = str(error)
-                raise Unavailable(self.blocked) from error
-            self.blocked = None
+                self._conflict = str(error)
+                raise Unavailable(self._conflict) from error
+            self._conflict = None
             return applied
 
         return apply
+
+    def _between(self, busy: bool) -> bool:
+        """What the applier does between two looks at the log."""
+        lease = self._following
+        return lease is not None and lease.held and self._work.piece(busy)
 
     def _lags(self) -> dict[str, tuple[int, int]]:
         """Partitions that the views have not read to their end: the position applied, and the last one."""

@@ -184,8 +184,9 @@ def unfilled(store: OnlineStore) -> list[str]:
 
 
 def mark_unfilled(store: OnlineStore, log: Log) -> list[str]:
-    """Keep views that begin from being applied to before they are filled; their names in the store."""
-    names = unfilled(store)
+    """Keep views that begin from being applied to before they are filled; the names of those not marked before."""
+    cursors = store.cursors()
+    names = [name for name in unfilled(store) if FILLING + store.plans[name].id.hex() not in cursors]
     for name in names:
         Filling(store, name, log).begin()
     return names

@@ -226,7 +226,7 @@ def _lower(first: Row, again: Row) -> None:
 
 
 def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
-    """Events that may have been corrected: a part of the ids with all their versions; states, when it is all of them."""
+    """Events that may be corrected: a part of the ids with all their versions; states, when that is all of them."""
     versions: dict[str, list[Version]] = {}
     for chunk in rows:
         if part.is_first:

@@ -1,0 +1,78 @@
+"""Views that are to be made anew by the process that applies the log: asked for through the catalogue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from trimtab.core.errors import Unavailable
+from trimtab.store.ports import Catalog, Put, Remove
+
+KIND = "rebuild"
+_LOOK_S = 0.1
+
+
+class Rebuild(msgspec.Struct, frozen=True):
+    """What somebody asked for, and how far it is."""
+
+    rows: int = 0
+    of: int = 0
+    failure: str | None = None
+
+
+class Rebuilds:
+    """The rebuilds asked for: one record a view, gone when it is done."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def next(self) -> str | None:
+        """A view that is to be rebuilt."""
+        found = ((record.key, _decode(record.body)) for record in self._catalog.find(KIND))
+        return next((view for view, rebuild in found if rebuild.failure is None), None)
+
+    def note(self, view: str, rebuild: Rebuild) -> None:
+        """Say how far it is, or that it failed."""
+        self._catalog.write([Put(KIND, view, msgspec.json.encode(rebuild))])
+
+    def done(self, view: str) -> None:
+        """Say that it is done."""
+        self._catalog.write([Remove(KIND, view)])
+
+    def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> int:
+        """Ask the process that applies the log to rebuild a view, and wait until it has; how many records it read.
+
+        Args:
+            view: Which one.
+            followed: Whether there is such a process.
+            progress: Called with done and total.
+
+        Raises:
+            Unavailable: It failed, or the process ended before.
+        """
+        self.note(view, Rebuild())
+        rows = 0
+        while (record := self._catalog.get(KIND, view)) is not None:
+            rebuild = _decode(record.body)
+            if rebuild.failure is not None:
+                self.done(view)
+                raise Unavailable(
+                    f"view {view!r}: the process that applies events could not rebuild it: {rebuild.failure}"
+                )
+            if not followed():
+                self.done(view)
+                raise Unavailable(
+                    f"view {view!r}: the process that applies events ended before it was rebuilt. What was there "
+                    f"before is still read. Run again: trimtab rebuild {view}"
+                )
+            rows = max(rows, rebuild.rows)
+            if progress is not None and rebuild.of:
+                progress(rebuild.rows, rebuild.of)
+            time.sleep(_LOOK_S)
+        return rows
+
+
+def _decode(body: bytes) -> Rebuild:
+    return msgspec.json.decode(body, type=Rebuild)

@@ -1,0 +1,66 @@
+"""Commands for online features: rebuild, compact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.features.online_compaction import StateSize
+
+
+@command("rebuild", safe="What was there before is still read; run the same command again.")
+@click.argument("view")
+def rebuild(view: str) -> None:
+    """Make the online features of a view anew from history.
+
+    Those of before answer meanwhile, and the new ones take their place at once. A serving process does it when there
+    is one; this command waits for it.
+
+    \b
+    Example:
+      trimtab rebuild carrier
+    """
+    with opened_project() as project, progress(f"rebuilding {view}") as meter:
+        rows = project.views.rebuild(view, progress=meter)
+    if manner().json:
+        show_json({"view": view, "records": rows})
+    else:
+        show_lines([f"{view}: made anew from {rows:,} records"])
+
+
+@command("compact", safe="Every step is whole: run the same command again for the rest.")
+@click.option("--largest", type=click.IntRange(0, 1_000), default=0, metavar="N", help="Show the N largest states too.")
+def compact(largest: int) -> None:
+    """Give back the room of online features that nothing depends on any more.
+
+    No answer changes. A serving process does this by itself every hour.
+
+    \b
+    Example:
+      trimtab compact --largest 10
+    """
+    from trimtab.features.online_compaction import largest_states
+
+    with opened_project() as project, progress("compacting online features"):
+        done = project.views.compact()
+        states = largest_states(project.views.store, largest) if largest else []
+    if manner().json:
+        show_json({"compacted": done, "largest": states})
+    else:
+        show_lines(
+            [
+                f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {done.freed_bytes:,} bytes and "
+                f"{done.index_rows:,} index rows given back"
+            ]
+        )
+        show_lines(map(_line, states))
+
+
+def _line(state: StateSize) -> str:
+    entity = "(a long name)" if state.entity is None else repr(state.entity)
+    return f"{state.size_bytes:>12,} bytes  {state.view}  {entity}"

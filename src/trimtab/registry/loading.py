@@ -40,6 +40,15 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         """The features in the order of the matrix."""
         return self.artifact.inputs
 
+    def features(self) -> FeatureSet:
+        """The feature definitions that it was trained with, whatever the project file says by now.
+
+        Raises:
+            Corrupt: They cannot be read, or are others.
+            Misuse: It was stored without them, by an earlier trimtab.
+        """
+        return self.artifact.features(self.version.features)
+
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """The score of each matrix row."""
         return self.scorer.predict(matrix)

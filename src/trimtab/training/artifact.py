@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.stored import decode_features
 from trimtab.training.definitions import Metric, Task
 from trimtab.training.runtimes.choose import runtime_named
 from trimtab.training.runtimes.ports import Scorer, Trust
@@ -43,6 +45,24 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     row_exact: bool
     row_tolerance: float  # the largest difference seen between one row and a batch; 0 when `row_exact`
     golden: Golden
+    definitions: bytes = b""  # the document of its feature definitions (`features.stored`); empty: of before there were
+
+    def features(self, digest: str) -> FeatureSet:
+        """The feature definitions that it was trained with.
+
+        Args:
+            digest: Their address, from the version.
+
+        Raises:
+            Corrupt: They cannot be read, or are others.
+            Misuse: It was stored without them, by an earlier trimtab.
+        """
+        if not self.definitions:
+            raise Misuse(
+                f"model {self.model!r}: this version was stored without its feature definitions, by an earlier "
+                "trimtab. Bring the definitions back that it was trained with, or train a new one."
+            )
+        return decode_features(self.definitions, digest)
 
 
 def encode_artifact(artifact: Artifact) -> bytes:

@@ -1,0 +1,129 @@
+"""Definitions as documents: what a version was trained on outlives the project file that said it. # D35"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.about import NOTHING
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.expressions import Expression
+from trimtab.core.functions import function_of
+from trimtab.events.definitions import Source
+from trimtab.features.definitions import Join, Request, View
+from trimtab.features.feature_set import FeatureSet, Item, feature_set
+
+
+class StoredFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a feature set is made of; the rest of it follows."""
+
+    format: Literal[1] = 1
+    request: Request
+    joins: tuple[Join, ...]
+    transforms: dict[str, Expression]
+    names: tuple[str, ...]  # of the features that the model reads, in order
+
+
+def encode_features(features: FeatureSet) -> bytes:
+    """The document of a feature set: JSON, the same for equal definitions, without what is said for people.
+
+    >>> from trimtab.core.expressions import col
+    >>> from trimtab.features.definitions import request
+    >>> question = request("visit", key="id", time="at", columns={"id": str, "x": float})
+    >>> features = feature_set(question, [{"double": col("x") * 2}])
+    >>> decode_features(encode_features(features), features.hash) == features
+    True
+    """
+    bare = with_sources(features, _bare)
+    stored = StoredFeatures(
+        request=bare.request,
+        joins=tuple(msgspec.structs.replace(j, view=msgspec.structs.replace(j.view, about=NOTHING)) for j in bare.joins),
+        transforms=bare.transforms,
+        names=bare.names,
+    )
+    return msgspec.json.encode(stored)
+
+
+def decode_features(data: bytes, digest: str) -> FeatureSet:
+    """The feature set of a document.
+
+    Args:
+        data: The document.
+        digest: The address (`FeatureSet.hash`) of the definitions that it must hold.
+
+    Raises:
+        Corrupt: It is no such document, or holds other definitions.
+    """
+    what = f"feature definitions {digest[:12]}"
+    try:
+        stored = msgspec.json.decode(data, type=StoredFeatures)
+        found = feature_set(stored.request, _items(stored))
+    except (msgspec.MsgspecError, Misuse) as error:
+        raise Corrupt(
+            f"{what}: their document cannot be read ({error}). Restore it, or install the trimtab that wrote it."
+        ) from error
+    if found.hash != digest:
+        raise Corrupt(f"{what}: their document holds {found.hash[:12]}. Restore it.")
+    return found
+
+
+def with_sources(features: FeatureSet, change: Callable[[Source], Source]) -> FeatureSet:
+    """The same features over changed sources; their addresses must not depend on the change."""
+    views: dict[str, View] = {}
+
+    def of(join: Join) -> Join:
+        view = join.view
+        views.setdefault(view.hash, msgspec.structs.replace(view, source=change(view.source)))
+        return msgspec.structs.replace(join, view=views[view.hash])
+
+    request = msgspec.structs.replace(features.request, source=change(features.request.source))
+    joins = {join.name: of(join) for join in features.joins}
+    stages = tuple(
+        msgspec.structs.replace(stage, joins=tuple(joins[join.name] for join in stage.joins))
+        for stage in features.stages
+    )
+    return msgspec.structs.replace(features, request=request, joins=tuple(joins.values()), stages=stages)
+
+
+def check_functions(features: FeatureSet) -> None:
+    """Make sure that this process has the code of every plain function among the features.
+
+    Raises:
+        Misuse: One was changed or removed; the message names it and says what to do.
+    """
+    for expression in features.transforms.values():
+        _check_functions(expression)
+
+
+def _check_functions(expression: Expression) -> None:
+    if expression.op == "python":
+        try:
+            function_of(expression)
+        except Misuse as error:
+            raise Misuse(
+                f"{error} Until then the old function can stay in the project file under another name: it is known by "
+                "its code."
+            ) from None
+    for arg in expression.args:
+        _check_functions(arg)
+
+
+def _items(stored: StoredFeatures) -> list[Item]:
+    """Views and expressions in the order that gives the same names in the same order."""
+    joins = {f"{join.name}.{feature}": join for join in stored.joins for feature in join.view.features}
+    left = list(stored.joins)
+    items: list[Item] = []
+    for name in stored.names:
+        join = joins.get(name) if name not in stored.transforms else None
+        if join is None:
+            items.append({name: stored.transforms[name]})
+            continue
+        while join in left:  # those before it give no name
+            items.append(left.pop(0))
+    return [*items, *left]
+
+
+def _bare(source: Source) -> Source:
+    return msgspec.structs.replace(source, columns=source.declared, hidden=(), about=NOTHING)

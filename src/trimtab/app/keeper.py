@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from trimtab.app.skew import SkewWatch
 from trimtab.core.errors import NotFound, TrimtabError
 from trimtab.store.ports import Catalog, Put, Remove
 
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _ROUND_S = 2.0  # between two looks at aliases and labels
 _TICK_S = 60.0
+_SKEW_S = 5.0  # between two looks whether predictions are to be checked
 _GRACE_S = 5.0  # for the rounds under way at the end; what is kept survives being cut off at any point
 KIND = "service"  # of the record in the catalogue
 Work: TypeAlias = "Callable[[], object]"
 
 
 class Keeper:
-    """Two threads: one follows aliases and teaches, the other ticks the loop, which may train for a long time.
+    """Three threads: one follows aliases and teaches, one ticks the loop, which may train for a long time, and one
+    computes a sample of what was predicted again.
 
     A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
     its last round is in `failures` and in the catalogue, where `service_failures` finds it.
@@ -52,6 +55,11 @@ class Keeper:
                 target=self._run, args=(_TICK_S, {"tick": project.tick}), name="trimtab-loop", daemon=True
             ),
         ]
+        self.skew = SkewWatch(project)
+        checking: dict[str, Work] = {"skew": self.skew.check}
+        self._threads.append(
+            threading.Thread(target=self._run, args=(_SKEW_S, checking), name="trimtab-skew", daemon=True)
+        )
 
     def follow(self) -> None:
         """Let every deployment answer with the version its alias names."""

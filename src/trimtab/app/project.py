@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.erasure import Forgotten
     from trimtab.app.loading import Ingested
+    from trimtab.app.skew_report import SkewReport
     from trimtab.core.columns import Columns
     from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
@@ -333,6 +334,40 @@ class Project:
             NotFound: There is no such prediction.
         """
         return explain(self, prediction_id)
+
+    def skew(
+        self,
+        model: str | None = None,
+        *,
+        sample: int | None = 1_000,
+        since: str | int | dt.datetime | None = None,
+        seed: int | None = None,
+        scores: bool = False,
+    ) -> SkewReport:
+        """Compute logged predictions again as of their own (t, P), and hold them against what was used, bit for bit.
+
+        The check is kept; a difference that the one before did not show becomes a signal.
+
+        Args:
+            model: A deployed model's name; left out, all of them.
+            sample: How many predictions to draw; None: all.
+            since: Only those made at this moment or later.
+            seed: Draws the same sample again; left out, a new one.
+            scores: Let the stored versions answer again, too.
+
+        Raises:
+            NotFound: There is no such model.
+        """
+        from trimtab.app.skew import check_skew
+
+        since_us = None if since is None else moment_us(since)
+        return check_skew(self, model, sample=sample, since_us=since_us, seed=seed, scores=scores)
+
+    def skew_checks(self, *, last: int = 20) -> list[SkewReport]:
+        """The newest skew checks, oldest first; those of a running service too."""
+        from trimtab.app.skew import skew_checks
+
+        return skew_checks(self, last)
 
     def report(self, version: str, file: Path | None = None) -> Path:
         """Write a version's evaluation and card as a self-contained page; where it is.

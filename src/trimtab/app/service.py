@@ -63,6 +63,7 @@ def serve_project(
 def _show(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
+    keeper.skew.show(metrics)
     failing = "trimtab_keeper_failing", "Background work whose last round failed."
     metrics.gauge(*failing, ("work",), lambda: {(work,): 1 for work in keeper.failures})
     metrics.gauge(

@@ -8,6 +8,7 @@ import msgspec
 
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
+from trimtab.app.skew import SIGNAL, skew_lines
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.steering.controller import CHAMPION, FREEZE
 
@@ -54,6 +55,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     frozen: bool
     deployments: list[DeploymentStatus]
+    skew: dict[str, str]  # by model: what the newest check of its predictions found
     sources: list[SourceStatus]
     lag_records: int  # of the log, not yet in online features
     red: list[str]
@@ -71,6 +73,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             else:
                 out.append(f"{d.model}: {d.version} since {d.since}, trained on what was known at {d.trained_until}")
             out.append(f"  {d.watch}; {d.phase}")
+            out += [f"  {self.skew[d.model]}"] if d.model in self.skew else []
             if d.last_decision:
                 out.append(f"  last decision: {d.last_decision}")
         width = max((len(s.name) for s in self.sources), default=0)
@@ -97,7 +100,11 @@ def project_status(project: Project) -> Status:
     sources = [_source(project, name, quarantined.get(name, {})) for name in project.definitions.sources]
     labels = {d.model.label.source.name for d in project.definitions.deployments.values()}
     red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
+    skew, differing = skew_lines(project)
+    red += differing
     for signal in project.signals():
+        if signal.kind == SIGNAL:  # the newest check says how it is now
+            continue
         watch = project.loop(signal.model).monitor.watch if signal.model in project.definitions.deployments else None
         if signal.severity == "red" and watch is not None and signal.version == watch.version:
             red.append(f"{signal.model}: {signal.message}")
@@ -107,6 +114,7 @@ def project_status(project: Project) -> Status:
         at=format_moment(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,
         deployments=deployments,
+        skew=skew,
         sources=sources,
         lag_records=lag_records,
         red=red,

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "unfreeze": (_LOOP, "loop", "Let automation go on."),
     "status": (_ASK, "asking", "Show how the deployments and sources are."),
     "why": (_ASK, "asking", "Explain one prediction by its id."),
+    "skew": (_ASK, "skew", "Compute a sample of logged predictions again as of their own log positions."),
     "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
     "simulate": (_RUN, "running", "Replay history in virtual time under several policies."),
 }

@@ -224,6 +224,18 @@ class _Growing:
         return {name: versions.frame() for name, versions in self._versions.items()}
 
 
+def looked_up(features: FeatureSet, requests: Columns, at_us: Array, frames: Mapping[str, EventFrame]) -> Wanted:
+    """The entities that requests look up, by view hash; those that features lead to as they stand now."""
+    wanted: Wanted = {view.hash: set() for view in features.views}
+
+    def answer(join: Join, keys: Sequence[Column], at_us: Array) -> Mapping[str, tuple[Column, Array]]:
+        wanted[join.view.hash] |= _keys(keys)
+        return evaluate_view(join.view, keys, at_us, frames[join.view.source.name])
+
+    evaluate_by(answer, features, requests, at_us)
+    return wanted
+
+
 def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping[str, int], Array]]:
     """Requests of the same P together, by the length of the log they saw."""
     groups: dict[tuple[tuple[str, int], ...], list[int]] = {}

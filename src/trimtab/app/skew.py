@@ -1,0 +1,344 @@
+"""The skew check: logged predictions against what the log says they should have been made from."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.app.skew_causes import Diagnosis
+from trimtab.app.skew_report import (
+    SCORE,
+    CheckedModel,
+    Mismatch,
+    ModelSkew,
+    SkewReport,
+    checks,
+    keep,
+    newest_checks,
+    red_words,
+)
+from trimtab.app.skew_rows import Known, Past, Rows, Versions, compute, fits
+from trimtab.app.skew_sample import draw
+from trimtab.core.errors import Misuse, TrimtabError
+from trimtab.core.records import Prediction, Signal
+from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.features.frames import REASONS
+from trimtab.features.skew import Cause, differences
+from trimtab.serving.answering import NO_VIEW
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.serving.metrics import Metrics
+
+SIGNAL = "skew"  # the kind of its signals
+SIGNALS = "signals"  # the journal they go to
+_EXAMPLES = 3  # of each feature and cause
+_SERVICE_SAMPLE = 200
+_EVERY_S = 300.0  # between two checks of a service,
+_REST = 50.0  # and at least so many times as long as the last one took: under 2 % of one core
+
+
+def check_skew(
+    project: Project,
+    model: str | None,
+    *,
+    sample: int | None,
+    since_us: int | None,
+    seed: int | None,
+    scores: bool = False,
+    by: str = "a person",
+) -> SkewReport:
+    """See `Project.skew`."""
+    if sample is not None and sample < 1:
+        raise Misuse(f"skew: sample={sample}. Give at least 1, or None for all predictions.")
+    if model is not None:
+        project.definitions.deployment(model)
+    now_us = project.clock.now_us()
+    seed = now_us % 2**31 if seed is None else seed
+    names = list(project.definitions.deployments) if model is None else [model]
+    after = {} if since_us is None else project.predictions.positions_before(since_us)
+    drawn = draw(
+        project.predictions,
+        lambda p: (p.model in names) and (since_us is None or p.made_at_us >= since_us),
+        count=sample,
+        after=after,
+        seed=seed,
+    )
+    tallies = _compared(project, drawn, {name: _Tally(name) for name in names}, scores=scores)
+    report = SkewReport(
+        at_us=now_us,
+        by=by,
+        seed=seed,
+        since_us=since_us,
+        models=[tally.found() for tally in tallies.values()],
+        examples=[example for tally in tallies.values() for example in tally.examples],
+    )
+    before = newest_checks(project.state.catalog)
+    signals = [s for tally in tallies.values() for s in tally.signals(before.get(tally.name), now_us)]
+    keep(project.state.catalog, report, signals, SIGNALS)
+    return report
+
+
+def _compared(
+    project: Project, drawn: Sequence[Prediction], tallies: dict[str, _Tally], *, scores: bool
+) -> dict[str, _Tally]:
+    past, versions = Past(project), Versions(project)
+    groups: dict[str, tuple[Known, list[Prediction]]] = {}
+    for prediction in drawn:
+        tally = tallies[prediction.model]
+        known = versions.of(prediction)
+        why = past.failure or (known if isinstance(known, str) else fits(known, prediction))
+        if why is not None or isinstance(known, str):
+            tally.unchecked[str(why)] += 1
+        else:
+            groups.setdefault(prediction.version, (known, []))[1].append(prediction)
+    diagnosis = Diagnosis(project, past, versions)
+    for rows in compute(past, groups):
+        tally = tallies[rows.known.version.model]
+        tally.add(rows, diagnosis)
+        if scores:
+            tally.add_scores(project, rows)
+    return tallies
+
+
+class _Tally:
+    """What was found of one model."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.examples: list[Mismatch] = []
+        self.unchecked: Counter[str] = Counter()
+        self._count = Counter[str]()
+        self._causes: dict[str, Counter[str]] = {}
+        self._arms, self._versions, self._modes = Counter[str](), Counter[str](), Counter[str]()
+        self._red: dict[str, tuple[int, str]] = {}  # by version: the first moment, and what
+
+    def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
+        """Compare one version's rows."""
+        differ = differences(rows.used, rows.used_reasons, rows.again, rows.again_reasons)
+        self._count["rows"] += len(rows.predictions)
+        self._count["values"] += differ.size
+        self._count["rows_differing"] += int(differ.any(1).sum())
+        self._count["stale_rows"] += int((rows.stale & ~differ.any(1)).sum())
+        self._versions[rows.known.version.name] += len(rows.predictions)
+        self._arms.update(p.arm for p in rows.predictions)
+        self._modes.update(p.mode for p in rows.predictions)
+        names = rows.known.features.names
+        for (row, place), cause in sorted(diagnosis.causes(rows, differ).items()):
+            self._note(
+                rows,
+                row,
+                names[place],
+                cause,
+                (float(rows.used[row, place]), float(rows.again[row, place])),
+                (int(rows.used_reasons[row, place]), int(rows.again_reasons[row, place])),
+            )
+
+    def add_scores(self, project: Project, rows: Rows) -> None:
+        """Let the stored version answer again from the inputs that were used; learners have moved on and are left."""
+        places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
+        if not places:
+            return
+        try:
+            loaded = project.registry.load(rows.known.version)
+        except TrimtabError as error:
+            self.unchecked[f"answers of {rows.known.version.name}: {error}"] += len(places)
+            return
+        allowed = 0.0 if loaded.artifact.row_exact else max(loaded.artifact.row_tolerance, 1e-12)
+        self._count["scores"] += len(places)
+        self._count["values"] += len(places)
+        for row in places:
+            used, again = rows.predictions[row].score, loaded.predict_row(rows.used[row].tolist())
+            if not (used == again or abs(used - again) <= allowed):
+                self._note(rows, row, SCORE, "unknown", (used, again), (NO_VIEW, NO_VIEW))
+
+    def found(self) -> ModelSkew:
+        """The figures."""
+        return ModelSkew(
+            model=self.name,
+            rows=self._count["rows"],
+            values=self._count["values"],
+            rows_differing=self._count["rows_differing"],
+            causes={feature: dict(causes) for feature, causes in sorted(self._causes.items())},
+            stale_rows=self._count["stale_rows"],
+            arms=dict(self._arms),
+            versions=dict(self._versions),
+            modes=dict(self._modes),
+            scores=self._count["scores"],
+            unchecked=dict(self.unchecked),
+        )
+
+    def signals(self, before: CheckedModel | None, now_us: int) -> list[Signal]:
+        """What is to be made known: a difference that the check before did not show."""
+        found = self.found()
+        known = {} if before is None else before.found.red
+        if not found.red or {(f, c) for f, of in found.red.items() for c in of} <= {
+            (f, c) for f, of in known.items() for c in of
+        }:
+            return []
+        share = found.share
+        return [
+            Signal(
+                id=f"{SIGNAL}/{self.name}/{version[:12]}/{now_us}",
+                kind=SIGNAL,
+                model=self.name,
+                version=version,
+                raised_at_us=now_us,
+                onset_us=onset_us,
+                severity="red",
+                evidence={
+                    "values": float(share.values),
+                    "mismatches": float(share.mismatches),
+                    "share_low": share.low,
+                    "share_high": share.high,
+                },
+                message=f"{red_words(found)}. First: {what}",
+            )
+            for version, (onset_us, what) in sorted(self._red.items())
+        ]
+
+    def _note(
+        self, rows: Rows, row: int, feature: str, cause: Cause, values: tuple[float, float], codes: tuple[int, int]
+    ) -> None:
+        prediction = rows.predictions[row]
+        count = self._causes.setdefault(feature, Counter())
+        count[cause] += 1
+        used, again = (None if v != v else v for v in values)
+        used_reason, again_reason = (None if code == NO_VIEW else REASONS[code] for code in codes)
+        example = Mismatch(
+            prediction=prediction.id,
+            model=prediction.model,
+            version=rows.known.version.name,
+            arm=prediction.arm,
+            mode=prediction.mode,
+            made_at=format_moment(prediction.made_at_us),
+            at=format_moment(prediction.at_us),
+            positions=prediction.positions,
+            feature=feature,
+            cause=cause,
+            used=used,
+            again=again,
+            used_reason=used_reason,
+            again_reason=again_reason,
+        )
+        if count[cause] <= _EXAMPLES:
+            self.examples.append(example)
+        if cause not in ("platform", "history_changed"):
+            self._red.setdefault(prediction.version, (prediction.made_at_us, example.line()))
+
+
+def skew_lines(project: Project) -> tuple[dict[str, str], list[str]]:
+    """What `status` says: a line for each deployment, and what is red."""
+    said: dict[str, str] = {}
+    red: list[str] = []
+    newest = newest_checks(project.state.catalog)
+    now_us = project.clock.now_us()
+    for name in project.definitions.deployments:
+        check = newest.get(name)
+        waiting_us = _unchecked_us(project, check, now_us)
+        if check is None:
+            said[name] = "skew never checked"
+        else:
+            found, ago = check.found, format_duration(max(0, now_us - check.at_us) // 60_000_000 * 60_000_000)
+            said[name] = f"skew checked {ago} ago: {found.rows:,} predictions, {found.mismatches:,} values differ"
+            if not (found.rows or found.unchecked):
+                said[name] = f"skew checked {ago} ago: no prediction was there to check, which is no evidence"
+            if found.red:
+                red.append(f"{name}: skew: {red_words(found)}; run: trimtab skew {name}")
+            elif found.unchecked and not found.rows:
+                red.append(f"{name}: skew: no prediction could be checked ({'; '.join(found.unchecked)})")
+        if waiting_us > DAY_US:
+            waited = format_duration(waiting_us // DAY_US * DAY_US)
+            red.append(f"{name}: predictions have not been checked for skew for {waited}; run: trimtab skew {name}")
+    return said, red
+
+
+def _unchecked_us(project: Project, check: CheckedModel | None, now_us: int) -> int:
+    """How long ago the first prediction was logged that no check has had the chance to draw; 0 when there is none."""
+    predictions = project.predictions
+    after = {} if check is None else predictions.positions_before(check.looked_at_us)
+    first = [
+        records[0].appended_at_us
+        for name in predictions.log.positions()
+        if (records := predictions.log.read(name, after.get(name, 0), limit=1))
+    ]
+    return now_us - min(first) if first else 0
+
+
+class SkewWatch:
+    """Checks a sample of a service's newest predictions now and then, all the time.
+
+    Args:
+        project: What is served.
+        every_s: At least so long between two checks; a check that took long is followed by a longer rest.
+    """
+
+    def __init__(self, project: Project, *, every_s: float = _EVERY_S) -> None:
+        self.checked = 0
+        self.mismatches: Counter[tuple[str, str]] = Counter()  # by feature and cause
+        self.checked_at_us: int | None = None
+        self._project = project
+        self._every_s = every_s
+        self._due_s = time.monotonic() + min(every_s, 60.0)
+        self._since_us: int | None = None
+        self._reached: dict[str, int] | None = None
+
+    def check(self) -> SkewReport | None:
+        """Check what was predicted since the last time, when it is time to and there is something."""
+        began_s = time.monotonic()
+        ends = self._project.predictions.log.positions()
+        if began_s < self._due_s or ends == self._reached or not ends:
+            return None
+        try:
+            now_us = self._project.clock.now_us()
+            since_us = now_us - DAY_US if self._since_us is None else self._since_us
+            report = check_skew(self._project, None, sample=_SERVICE_SAMPLE, since_us=since_us, seed=None, by="service")
+            self._since_us, self._reached = now_us, ends
+            self._count(report)
+            return report
+        finally:
+            self._due_s = time.monotonic() + max(self._every_s, _REST * (time.monotonic() - began_s))
+
+    def show(self, metrics: Metrics) -> None:
+        """Let the figures be scraped."""
+        metrics.gauge(
+            "trimtab_skew_checked_total",
+            "Logged predictions whose features were computed again as of their own (t, P).",
+            (),
+            lambda: {(): self.checked},
+        )
+        metrics.gauge(
+            "trimtab_skew_mismatches_total",
+            "Values of checked predictions that differ when computed again.",
+            ("feature", "cause"),
+            lambda: {key: float(n) for key, n in self.mismatches.items()},
+        )
+        metrics.gauge(
+            "trimtab_skew_last_check_timestamp_seconds",
+            "When predictions were last checked for skew, seconds since 1970.",
+            (),
+            lambda: {} if self.checked_at_us is None else {(): self.checked_at_us / 1e6},
+        )
+
+    def _count(self, report: SkewReport) -> None:
+        self.checked += report.rows
+        self.checked_at_us = report.at_us
+        more: dict[tuple[str, str], int] = {
+            (f"{one.model}:{feature}", cause): n
+            for one in report.models
+            for feature, causes in one.causes.items()
+            for cause, n in causes.items()
+        }
+        self.mismatches = Counter({**self.mismatches, **{k: self.mismatches[k] + n for k, n in more.items()}})
+
+
+def skew_checks(project: Project, last: int) -> list[SkewReport]:
+    """The newest checks, oldest first."""
+    found: list[SkewReport] = []
+    after = 0
+    while block := checks(project.state.catalog, after=after):
+        found = (found + block)[-last:]
+        after += len(block)
+    return found

@@ -1,0 +1,198 @@
+"""What a skew check found, and where checks are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from trimtab.core.records import Signal
+from trimtab.core.time import format_moment
+from trimtab.features.skew import EXPLAINED, Cause, Share
+from trimtab.features.skew import share as share_of
+from trimtab.store.ports import Append, Catalog, Put
+
+KIND = "skew"  # of the newest check of each model in the catalogue
+JOURNAL = "skew"  # of all checks
+SCORE = "(score)"  # what stands for the model's answer among its inputs
+_SHOWN = 5
+
+
+class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
+    """One value that was used and is another when it is computed again."""
+
+    prediction: str  # its id: `trimtab why ID` shows the rest
+    model: str
+    version: str  # "late_flight@7"
+    arm: str
+    mode: str
+    made_at: str
+    at: str  # t
+    positions: dict[str, int]  # P
+    feature: str
+    cause: Cause
+    used: float | None  # as the model was shown it
+    again: float | None
+    used_reason: str | None  # None: computed, from no view
+    again_reason: str | None
+
+    def line(self) -> str:
+        """The same for people."""
+        used, again = (f"{_shown(v)}{f' ({r})' if r else ''}" for v, r in self._sides())
+        return f"{self.prediction} as of {self.at}: {self.feature} was {used}, is {again} ({self.cause})"
+
+    def _sides(self) -> tuple[tuple[float | None, str | None], tuple[float | None, str | None]]:
+        return (self.used, self.used_reason), (self.again, self.again_reason)
+
+
+class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's part in a check."""
+
+    model: str
+    rows: int = 0  # predictions that were computed again
+    values: int = 0
+    rows_differing: int = 0
+    causes: dict[str, dict[str, int]] = {}  # by feature and cause: values that differ
+    stale_rows: int = 0  # right as of P; with the whole log at t they would have been others
+    arms: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    modes: dict[str, int] = {}
+    scores: int = 0  # answers given again by the stored version
+    unchecked: dict[str, int] = {}  # by reason: predictions that could not be computed again
+
+    @property
+    def mismatches(self) -> int:
+        """Values that differ, whatever the cause."""
+        return sum(n for of_feature in self.causes.values() for n in of_feature.values())
+
+    @property
+    def red(self) -> dict[str, dict[str, int]]:
+        """The causes that somebody has to act on, by feature."""
+        kept = {f: {c: n for c, n in of.items() if c not in EXPLAINED} for f, of in self.causes.items()}
+        return {feature: of for feature, of in kept.items() if of}
+
+    @property
+    def share(self) -> Share:
+        """How many values differ, with a 95 % interval."""
+        return share_of(self.mismatches, self.values)
+
+
+class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of logged predictions found."""
+
+    format: int = 1
+    at_us: int
+    by: str  # who checked: "a person", "service"
+    seed: int
+    since_us: int | None
+    models: list[ModelSkew]
+    examples: list[Mismatch]  # the first ones of each feature and cause
+
+    @property
+    def rows(self) -> int:
+        """Predictions that were computed again."""
+        return sum(one.rows for one in self.models)
+
+    @property
+    def values(self) -> int:
+        """Values that were compared."""
+        return sum(one.values for one in self.models)
+
+    @property
+    def mismatches(self) -> int:
+        """Values that differ, whatever the cause."""
+        return sum(one.mismatches for one in self.models)
+
+    @property
+    def share(self) -> Share:
+        """How many values differ, with a 95 % interval."""
+        return share_of(self.mismatches, self.values)
+
+    @property
+    def is_red(self) -> bool:
+        """Whether a value differs that should not, or there was nothing to compare."""
+        return not self.rows or any(one.red for one in self.models)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        found = self.share
+        out = [
+            f"skew as of {format_moment(self.at_us)}: {self.rows:,} predictions, {self.values:,} values computed "
+            f"again, {self.mismatches:,} differ"
+            + (f" ({found.estimate:.2g}; 95 %: {found.low:.2g} to {found.high:.2g})" if self.values else "")
+        ]
+        for one in self.models:
+            out += _model_lines(one)
+        out += [f"  {one.line()}; trimtab why {one.prediction}" for one in self.examples]
+        if not self.rows:
+            out.append("RED  no prediction was checked: there is no evidence either way")
+        out += [f"RED  {one.model}: {red_words(one)}" for one in self.models if one.red]
+        return out if self.is_red else [*out, "no value differs that should not"]
+
+
+class CheckedModel(msgspec.Struct, frozen=True):
+    """The newest check of one model that found predictions, as the catalogue keeps it."""
+
+    looked_at_us: int  # when predictions were last drawn, whether there were any
+    at_us: int  # when some were checked
+    by: str
+    found: ModelSkew
+
+
+def red_words(found: ModelSkew) -> str:
+    """What is wrong, in a few words."""
+    values = sum(n for of in found.red.values() for n in of.values())
+    worst = sorted(found.red.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    said = "; ".join(f"{feature}: {', '.join(f'{n:,} {c}' for c, n in of.items())}" for feature, of in worst[:_SHOWN])
+    return f"{values:,} of {found.values:,} values that predictions were made from are others now ({said})"
+
+
+def newest_checks(catalog: Catalog) -> dict[str, CheckedModel]:
+    """The newest check of each model."""
+    return {r.key: msgspec.json.decode(r.body, type=CheckedModel) for r in catalog.find(KIND)}
+
+
+def checks(catalog: Catalog, *, after: int = 0, limit: int = 10_000) -> list[SkewReport]:
+    """Checks as they were made, oldest first."""
+    return [msgspec.json.decode(e.body, type=SkewReport) for e in catalog.journal(JOURNAL, after=after, limit=limit)]
+
+
+def keep(catalog: Catalog, report: SkewReport, signals: Sequence[Signal], journal: str) -> None:
+    """Store a check, and what it makes known, in one transaction."""
+    changes: list[Put | Append] = [Append(JOURNAL, report.at_us, msgspec.json.encode(report))]
+    before = newest_checks(catalog)
+    for one in report.models:
+        last = before.get(one.model)
+        if one.rows or one.unchecked or last is None:
+            last = CheckedModel(report.at_us, report.at_us, report.by, one)
+        changes.append(
+            Put(KIND, one.model, msgspec.json.encode(msgspec.structs.replace(last, looked_at_us=report.at_us)))
+        )
+    changes += [Append(journal, signal.raised_at_us, msgspec.json.encode(signal)) for signal in signals]
+    catalog.write(changes)
+
+
+def _model_lines(one: ModelSkew) -> list[str]:
+    head = f"  {one.model}: {one.rows:,} predictions"
+    for counts in (one.versions, one.arms, one.modes):
+        head += f"; {_counted(counts)}" if counts else ""
+    out = [head]
+    for feature, causes in sorted(one.causes.items()):
+        out.append(f"    {feature}: {_counted(causes)}")
+    if one.scores:
+        out.append(f"    {one.scores:,} answers were given again by their versions")
+    if one.stale_rows:
+        out.append(
+            f"    {one.stale_rows:,} predictions are right as of what was applied then; a record that was in the log "
+            "already would have changed them (late_view: staleness, no mismatch)"
+        )
+    out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]
+    return out
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _shown(value: float | None) -> str:
+    return "null" if value is None else repr(value)

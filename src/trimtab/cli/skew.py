@@ -1,0 +1,53 @@
+"""`trimtab skew`: were predictions made from what they should have been made from?"""
+
+from __future__ import annotations
+
+import click
+
+from trimtab.cli.exits import FAILED
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+
+
+@command("skew", safe="No prediction was changed; a check that was not finished is not kept.")
+@click.argument("model", required=False)
+@click.option("--sample", type=click.IntRange(min=1), default=1_000, show_default=True, metavar="N", help="How many.")
+@click.option("--all", "everything", is_flag=True, help="All of them, however long it takes.")
+@click.option("--since", metavar="T", help="Only predictions made at T or later.")
+@click.option("--seed", type=int, metavar="N", help="Draws the same sample again.")
+@click.option("--scores", is_flag=True, help="Let the stored versions give their answers again, too.")
+@click.option("--history", type=click.IntRange(min=1), metavar="N", help="Check nothing; show the newest N checks.")
+def skew(
+    model: str | None,
+    sample: int,
+    everything: bool,
+    since: str | None,
+    seed: int | None,
+    scores: bool,
+    history: int | None,
+) -> int:
+    """Compute a sample of logged predictions again as of their own log positions.
+
+    Exit status 1 when a value differs that should not, or when there was nothing to compare.
+
+    \b
+    Example:
+      trimtab skew --sample 200
+      trimtab skew late_flight --since 2024-05-01
+    """
+    with opened_project() as project:
+        if history is not None:
+            found = project.skew_checks(last=history)
+            if manner().json:
+                for one in found:
+                    show_json(one)
+            else:
+                show_lines([line for one in found for line in one.lines()] or ["No check yet."])
+            return 0
+        with progress("Computing predictions again"):
+            report = project.skew(model, sample=None if everything else sample, since=since, seed=seed, scores=scores)
+    if manner().json:
+        show_json(report)
+    else:
+        show_lines(report.lines())
+    return FAILED if report.is_red else 0

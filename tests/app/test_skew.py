@@ -1,0 +1,298 @@
+"""Skew checks: nothing differs in a healthy project, and each cause is found when it is planted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import shop
+
+from trimtab.app.project import Project, open_project
+from trimtab.app.skew import SkewWatch
+from trimtab.app.skew_report import SkewReport
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.records import Prediction
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.serving.metrics import Metrics
+from trimtab.store import Put
+
+
+def ask(project: Project, key: str, model: str = "buyer", **columns: Any) -> str:
+    """The id of a new answer."""
+    row = shop.visit(key, project.clock.now_us(), **columns)
+    return project.predict(model, [row])[0].id
+
+
+def push(project: Project, level: float, site: str = "north", *, back_us: int = 60_000_000) -> None:
+    project.push("readings", [{"site": site, "level": level, "read_at": project.clock.now_us() - back_us}])
+
+
+def again(project: Project, prediction_id: str, **changed: Any) -> Prediction:
+    """Log another prediction, like one that is there but for some fields."""
+    found = project.predictions.find(prediction_id)
+    other = msgspec.structs.replace(found, id=project._ids(), **changed)
+    project.predictions.append([other])
+    return other
+
+
+def changed_value(prediction: Prediction, place: int, value: float) -> bytes:
+    values = list(struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values))
+    values[place] = value
+    return struct.pack(f"<{len(values)}d", *values)
+
+
+def causes(report: SkewReport, model: str = "buyer") -> dict[str, dict[str, int]]:
+    return next(one.causes for one in report.models if one.model == model)
+
+
+@pytest.fixture
+def project(trained: Path) -> Any:
+    with shop.opened(trained) as project:
+        yield project
+
+
+@pytest.mark.fast
+def test_a_healthy_project_has_no_skew(project: Project) -> None:
+    for n in range(6):
+        push(project, 10.0 + n, back_us=n * HOUR_US)
+        ask(project, f"a{n}")
+        ask(project, f"b{n}", "learner", site="south")
+        shop.move(project, HOUR_US)
+    report = project.skew(sample=None)
+    assert (report.rows, report.mismatches, report.is_red) == (12, 0, False)
+    assert report.values == 12 * 4
+    assert "no value differs that should not" in report.lines()
+    assert [c.rows for c in project.skew_checks()] == [12]
+    assert project.signals() == []
+    status = project.status()
+    assert "0 values differ" in status.skew["buyer"]
+    assert not [line for line in status.red if "skew" in line]
+
+
+def test_no_prediction_is_no_evidence(project: Project) -> None:
+    report = project.skew()
+    assert report.is_red
+    assert report.lines()[-1].startswith("RED  no prediction was checked")
+    assert project.status().skew["buyer"].endswith("no prediction was there to check, which is no evidence")
+    with shop.opened(project.config.folder) as other:
+        ask(other, "a")
+    assert not project.skew().is_red
+    shop.move(project, HOUR_US)
+    assert project.skew(since=project.clock.now_us()).is_red
+    assert "1 predictions, 0 values differ" in project.status().skew["buyer"]  # what was found before still holds
+
+
+def test_answers_about_the_past_and_of_batches_are_checked_too(project: Project) -> None:
+    push(project, 50.0)
+    project.predict("buyer", [shop.visit("past", shop.NOW_US)], at=shop.NOW_US - 5 * DAY_US)
+    table = shop.Columns.of({
+        "visit_id": ("str", ["t1", "t2"]), "site": ("str", ["north", "south"]),
+        "at": ("time", [shop.NOW_US - DAY_US] * 2), "x": ("float", [0.1, None]),
+    })  # fmt: skip
+    project.predict_table("buyer", table)
+    project.predict_table("buyer", table, at=shop.NOW_US - HOUR_US, mode="precomputed")
+    push(project, 70.0)
+    report = project.skew("buyer", sample=None, scores=True)
+    assert report.models[0].modes == {"live": 1, "batch": 2, "precomputed": 2}
+    assert (report.mismatches, report.models[0].scores) == (0, 5)
+
+
+def test_a_sample_is_drawn_again_by_its_seed_and_has_some_of_every_model(project: Project) -> None:
+    for n in range(30):
+        ask(project, f"a{n}")
+    ask(project, "rare", "learner")
+    first, second = project.skew(sample=8, seed=3), project.skew(sample=8, seed=3)
+    assert first.rows == 8
+    assert {one.model: one.rows for one in first.models}["learner"] == 1
+    assert [m.arms for m in first.models] == [m.arms for m in second.models]
+    shop.move(project, DAY_US)
+    ask(project, "late")
+    assert project.skew(sample=None, since=project.clock.now_us() - HOUR_US).rows == 1
+
+
+def test_nonsense_is_refused(project: Project) -> None:
+    with pytest.raises(Misuse, match="sample=0"):
+        project.skew(sample=0)
+    with pytest.raises(NotFound, match="nobody"):
+        project.skew("nobody")
+
+
+def test_a_record_that_was_not_applied_yet_is_staleness_and_no_mismatch(project: Project) -> None:
+    push(project, 1.0)
+    first = ask(project, "a")
+    shop.move(project, 1_000)
+    push(project, 99.0, back_us=1_000_000)  # in the log, not applied
+    shop.move(project, 1_000)
+    again(project, first, at_us=project.clock.now_us(), made_at_us=project.clock.now_us())
+    report = project.skew("buyer", sample=None)
+    assert report.mismatches == 0
+    assert report.models[0].stale_rows == 1
+    assert any("late_view" in line for line in report.lines())
+
+
+def test_a_wrong_state_is_found_by_applying_the_log_afresh(project: Project) -> None:
+    push(project, 5.0)
+    ask(project, "right")
+    kv = project.state.online
+    for key, value in list(kv.scan(b"")):
+        if struct.pack(">d", 5.0) in value or struct.pack("<d", 5.0) in value:
+            bad = value.replace(struct.pack(">d", 5.0), struct.pack(">d", 6.0))
+            kv.write({key: bad.replace(struct.pack("<d", 5.0), struct.pack("<d", 6.0))})
+    wrong = ask(project, "wrong")
+    report = project.skew("buyer", sample=None)
+    assert {c for of in causes(report).values() for c in of} == {"online_state"}
+    assert "site.level" in causes(report)
+    assert report.is_red
+    assert report.examples[0].prediction == wrong
+    (signal,) = project.signals()
+    assert (signal.kind, signal.severity, signal.model) == ("skew", "red", "buyer")
+    project.skew("buyer", sample=None)
+    assert len(project.signals()) == 1  # nothing new
+    assert any("skew" in line and "online_state" in line for line in project.status().red)
+
+
+def test_a_moment_below_what_was_applied_is_the_clock(project: Project) -> None:
+    push(project, 5.0)
+    first = ask(project, "a")
+    again(project, first, at_us=shop.NOW_US - 2 * DAY_US)
+    assert {c for of in causes(project.skew("buyer", sample=None)).values() for c in of} == {"clock"}
+
+
+def test_a_value_that_nothing_explains_is_unknown_and_red(project: Project) -> None:
+    push(project, 5.0)
+    found = project.predictions.find(ask(project, "a"))
+    again(project, found.id, values=changed_value(found, 0, 123.0), reasons=found.reasons)
+    report = project.skew("buyer", sample=None)
+    assert report.is_red
+    assert sum(n for of in causes(report).values() for n in of.values()) == 1
+    (example,) = report.examples
+    assert (example.used, example.again) == (123.0, 0.5)
+    assert f"trimtab why {example.prediction}" in "\n".join(report.lines())
+
+
+def test_an_answer_that_its_version_does_not_give_again_is_found(project: Project) -> None:
+    found = project.predictions.find(ask(project, "a"))
+    again(project, found.id, score=found.score / 2)
+    assert causes(project.skew("buyer", sample=None)) == {}
+    assert causes(project.skew("buyer", sample=None, scores=True)) == {"(score)": {"unknown": 1}}
+
+
+def test_an_erased_event_is_history_that_changed_and_not_red(project: Project) -> None:
+    push(project, 5.0)
+    ask(project, "a")
+    log = project.state.events
+    from trimtab.events.records import erased
+
+    log.erase(log.partition, {log.positions()[log.partition]: erased("readings")})
+    with shop.opened(project.config.folder, project.clock.now_us() + 1) as fresh:
+        report = fresh.skew("buyer", sample=None)
+        assert {c for of in causes(report).values() for c in of} == {"history_changed"}
+        assert not report.is_red
+
+
+def test_another_platform_explains_the_last_bits_of_a_logarithm(tmp_path: Path) -> None:
+    with edited(tmp_path, 'tt.col("x")', '(tt.col("x") * tt.col("x")).log1p()') as project:
+        found = project.predictions.find(ask(project, "a", x=0.7))
+        value = struct.unpack("<d", found.values[:8])[0]
+        again(project, found.id, values=changed_value(found, 0, value * (1 + 2**-52)))
+        assert causes(project.skew("buyer", sample=None)) != {"x": {"platform": 1}}
+        as_if_made(project, found.version, lambda e: msgspec.structs.replace(e, cpu="quantum"))
+        report = project.skew("buyer", sample=None)
+        assert causes(report) == {"x": {"platform": 1}}
+        assert not report.is_red
+        again(project, found.id, values=changed_value(found, 0, value * 1.01))
+        assert "unknown" in causes(project.skew("buyer", sample=None))["x"] or project.skew(sample=None).is_red
+
+
+def test_a_function_that_is_none_of_its_arguments_alone_is_the_code(tmp_path: Path) -> None:
+    impure = "tt.transform(lambda x: x + time.perf_counter(), returns=float)(tt.col('x'))"
+    with edited(tmp_path, 'tt.col("x")', impure, before="import time\n") as project:
+        ask(project, "a")
+        ask(project, "b")
+        report = project.skew("buyer", sample=None)
+        assert causes(report) == {"x": {"code": 2}}
+        assert report.is_red
+
+
+def test_inputs_that_other_definitions_give_are_the_definition(tmp_path: Path) -> None:
+    more = """
+other = tt.model(
+    "other", request=visit, features=[{"x": tt.col("x") * 2, "site": tt.col("site").category()}, site],
+    label=tt.label(sales, key="visit_id", value="bought", wait="2d"), estimator=batch, metric="log_loss")
+"""
+    with edited(tmp_path, "", "", after=more) as project:
+        push(project, 5.0)
+        found = project.predictions.find(ask(project, "a", x=0.7))
+        again(project, found.id, values=changed_value(found, 0, 1.4))
+        assert causes(project.skew("buyer", sample=None)) == {"x": {"definition": 1}}
+
+
+def test_a_version_whose_definitions_are_gone_is_not_checked_and_said_so(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        ask(project, "a")
+    file = trained / "project.py"
+    file.write_text(file.read_text().replace('over="1d"', 'over="2d"'))
+    with shop.opened(trained) as project:
+        report = project.skew("buyer")
+        assert report.is_red
+        assert "not in the project any more" in "\n".join(report.lines())
+
+
+def test_predictions_that_no_check_looked_at_for_a_day_are_red(project: Project) -> None:
+    assert not [line for line in project.status().red if "skew" in line]
+    ask(project, "a")
+    assert not [line for line in project.status().red if "skew" in line]
+    shop.move(project, 2 * DAY_US)
+    assert any("not been checked for skew for 2d" in line for line in project.status().red)
+    project.skew()
+    assert not [line for line in project.status().red if "skew" in line]
+
+
+def test_a_service_checks_what_is_new_and_shows_it(project: Project) -> None:
+    watch, metrics = SkewWatch(project, every_s=0.0), Metrics()
+    watch.show(metrics)
+    watch._due_s = 0.0
+    assert watch.check() is None  # nothing was predicted
+    push(project, 5.0)
+    found = project.predictions.find(ask(project, "a"))
+    again(project, found.id, values=changed_value(found, 0, 9.0))
+    report = watch.check()
+    assert report is not None
+    assert (report.rows, report.by) == (2, "service")
+    watch._due_s = 0.0
+    assert watch.check() is None
+    text = metrics.text()
+    assert "trimtab_skew_checked_total 2" in text
+    assert 'trimtab_skew_mismatches_total{feature="buyer:x",cause="' in text
+    assert f"trimtab_skew_last_check_timestamp_seconds {report.at_us // 1_000_000}" in text
+
+
+class edited:  # noqa: N801  # reads as a word in `with`
+    """A trained project whose file was changed first."""
+
+    def __init__(self, folder: Path, old: str, new: str, *, before: str = "", after: str = "") -> None:
+        self._folder = shop.write_project(folder / "edited")
+        file = self._folder / "project.py"
+        text = file.read_text()
+        file.write_text(before + (text.replace(old, new, 1) if old else text) + after)
+
+    def __enter__(self) -> Project:
+        self._project = open_project(self._folder, clock=shop.VirtualClock(shop.NOW_US), environment={})
+        shop.load(self._project)
+        assert self._project.train("buyer")[-1].act == "promote"
+        return self._project
+
+    def __exit__(self, *_: object) -> None:
+        self._project.close()
+
+
+def as_if_made(project: Project, version: str, change: Callable[[Any], Any]) -> None:
+    """Write another environment into a version's record."""
+    found = project.registry.get(version)
+    other = msgspec.structs.replace(found, environment=change(found.environment))
+    project.state.catalog.write([Put("version", found.id, msgspec.json.encode(other))])
+    project.registry._versions.clear()

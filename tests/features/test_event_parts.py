@@ -19,10 +19,10 @@ from strategies import KEYED, KEYLESS, histories, request_keys, request_times, v
 from test_offline import bits
 
 from trimtab.core.columns import Column, column
-from trimtab.events.definitions import Source
-from trimtab.features.aggregates import count, latest, sum
+from trimtab.events.definitions import Source, source
+from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, view
-from trimtab.features.event_files import connected
+from trimtab.features.event_files import connected, table_events
 from trimtab.features.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.frames import REASONS
 from trimtab.features.hindsight import hindsight
@@ -80,7 +80,7 @@ def known_always(records: list[Record]) -> list[Record]:
 
 
 @pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data(), asked=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
 def test_parts_memory_and_oracle_agree_bit_for_bit(
     of: Source, data: st.DataObject, asked: Asked, parts: int, final: bool
@@ -99,7 +99,7 @@ def test_parts_memory_and_oracle_agree_bit_for_bit(
 @given(records=histories(), asked=asks, parts=st.sampled_from([1, 3]))
 def test_entities_of_several_columns_are_split_together(records: list[Record], asked: Asked, parts: int) -> None:
     declared = view(
-        "v", source=KEYED, by=["key", "n"], features={"n": count(), "x": sum("x"), "kind": latest("kind")}
+        "v", source=KEYED, by=["key", "n"], features={"n": count(), "x": mean("x"), "kind": latest("kind")}
     )  # fmt: skip
     numbers = [r.row["n"] for r in records] or [None]
     pairs = [(key, numbers[i % len(numbers)], t) for i, (key, t) in enumerate(asked)]
@@ -131,3 +131,17 @@ def test_the_entities_are_those_of_whom_a_version_is_known(records: list[Record]
         (found,) = entities_of(divided, moment, connection)
     expected = {key for key in "abc" if oracle(records, declared, key, moment)["n"][1] != "no_entity"}
     assert found.to_list() == sorted(expected)
+
+
+def test_a_column_that_was_added_later_is_null_in_files_of_before(tmp_path: Path) -> None:
+    before = source("readings", time="at", key="id", columns={"id": str, "key": str})
+    record = Record(id="i", row={"id": "i", "key": "a", "at": 5}, event_at_us=5, known_at_us=6, position=1)
+    recorded([record], before, tmp_path)
+    declared = view("v", source=KEYED, by="key", features={"n": count(), "x": latest("x")})
+    events = table_events(KEYED, sorted(tmp_path.glob("*.parquet")), ["p0"], {"p0": 1})
+    with connected(tmp_path / "overflow", 256 << 20) as connection:
+        settled = settle(events, tmp_path / "versions", connection)
+        divided = split(settled, events, ("key",), ["x"], 1, tmp_path / "parts", connection)
+        frame = frame_of_part(divided, 0, connection)
+    answers = listed(declared, evaluate_view(declared, [column("str", ["a"])], np.array([10]), frame))
+    assert answers == [{"n": (1, "found"), "x": (None, "null")}]

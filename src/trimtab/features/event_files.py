@@ -73,7 +73,11 @@ def table_events(
     limits = ", ".join(str(positions.get(name, 0)) for name in names)
     parts = f"[{', '.join(map(literal, names))}]"
     place = f'list_position({parts}, "_partition")'
-    columns = "".join(f", {value(dtype, quoted(name))} AS c{i}" for i, (name, dtype) in _numbered(source))
+    there = _described(files, files[0].parent) if files else {}  # a table from before a column was added lacks it
+    picked = {
+        name: value(d, quoted(name)) if name in there else f"NULL::{_SQL[d]}" for name, d in source.columns.items()
+    }
+    columns = "".join(f", {sql} AS c{i}" for i, sql in enumerate(picked.values()))
     where = f'"_position" <= list_extract([{limits}], {place})' if names else "false"
     select = (
         f'SELECT "_id" AS id, hash("_id") AS h, epoch_us("_event_at") AS event_at, epoch_us("_known_at") AS known_at, '
@@ -128,7 +132,7 @@ def folder_events(source: Source, path: Path) -> EventFiles:
 
 def parquet(files: Sequence[Path]) -> str:
     """SQL for the rows of Parquet files."""
-    return f"read_parquet([{', '.join(map(_pattern, files))}], hive_partitioning = false)"
+    return f"read_parquet([{', '.join(map(_pattern, files))}], hive_partitioning = false, union_by_name = true)"
 
 
 def value(dtype: Dtype, sql: str, kind: str = "TIMESTAMP WITH TIME ZONE") -> str:

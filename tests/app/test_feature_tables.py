@@ -1,0 +1,264 @@
+"""Requests joined with features, and snapshots: the same from anything, in memory and on disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shop
+
+import trimtab as tt
+from trimtab.app import feature_runs, feature_tables
+from trimtab.app.project import Project
+from trimtab.app.training_data import LivingData
+from trimtab.core.columns import Column, Columns
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features import parted_views
+from trimtab.features.parted_views import claimed
+from trimtab.training.parquet import write_parquet
+
+SITE = ["site.level", "site.level_1d"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+        shop.load(project)
+        yield project
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histories go to disk, in several parts."""
+    monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+    monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+
+
+def visits(count: int = 200, seed: int = 2) -> Columns:
+    chance = np.random.default_rng(seed)
+    at = shop.BEGIN_US + chance.integers(0, shop.DAYS * DAY_US, count)
+    return Columns.of(
+        {
+            "visit_id": ("str", [f"q{n}" for n in range(count)]),
+            "site": ("str", [["north", "south", "nowhere", None][n] for n in chance.integers(0, 4, count)]),
+            "at": ("time", at.tolist()),
+            "x": ("float", chance.normal(size=count).tolist()),
+            "note": ("str", ["a note"] * count),
+        }
+    )
+
+
+def same(one: Columns, other: Columns, names: Any = None) -> bool:
+    names = one.names if names is None else names
+    return all(repr(one[name].to_list()) == repr(other[name].to_list()) for name in names)
+
+
+def test_rows_and_columns_stay_and_features_follow(project: Project) -> None:
+    asked = visits()
+    found = project.join(asked, "buyer")
+    assert found.names == ("visit_id", "site", "at", "x", "note", *SITE)
+    assert same(asked, found)
+    assert found.positions == project.history.positions
+    assert found.let_in == {}
+    assert "site.level_1d" in repr(found)
+    assert Columns.from_arrow(found).names == found.names
+
+
+def test_the_features_are_those_of_the_training_set(project: Project) -> None:
+    data = LivingData(project.history, project.predictions)
+    made = data.training_set(project.definitions.models["buyer"], cut_us=shop.NOW_US)
+    found = project.join(made.requests)
+    assert same(made.features.values, found, SITE)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_files_and_rows_give_what_columns_give(project: Project, tmp_path: Path, ending: str) -> None:
+    asked = visits(30)
+    expected = project.join(asked)
+    out = tmp_path / f"out{ending}"
+    written = project.join(asked, out=out)
+    assert (written.rows, written.parts, written.features) == (30, 1, ("x", "site", *SITE))
+    again = project.join(out.rename(tmp_path / f"in{ending}"), of=project.definitions.views["site"], at="at")
+    assert same(expected, again, ["visit_id", "site", "at"])
+    assert again["feature.site.level"].to_list() == expected["site.level"].to_list()
+    rows = [{**row, "at": row["at"]} for row in asked.to_rows()]
+    assert same(project.join(rows), expected, SITE)
+
+
+def test_the_disk_gives_the_bytes_that_memory_gives(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, how = visits(3_000), {"reasons": True, "as_known": "final"}
+    project.join(asked, out=tmp_path / "memory.parquet", **how)
+    monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+    monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+    monkeypatch.setattr(feature_runs, "GROUP_ROWS", 1_000)
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(feature_tables, "_ROW_BYTES", 10**5)  # so that they are several blocks
+    made = project.join(asked, out=tmp_path / "disk.parquet", progress=lambda *s: steps.append(s), **how)
+    assert made.parts > 1
+    assert steps[-1][0] == steps[-1][1] == len(steps)
+    found, expected = (
+        project.join(tmp_path / f"{n}.parquet", [{"y": tt.col("x")}], at="at") for n in ("disk", "memory")
+    )
+    assert same(found, expected)
+    project.materialise()
+    project.join(asked, out=tmp_path / "tables.parquet", **how)
+    assert (tmp_path / "tables.parquet").read_bytes() == (tmp_path / "disk.parquet").read_bytes()
+    assert list((project.state_folder / "backfill").iterdir()) == []
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_parquet_files_can_stand_for_a_history(project: Project, tmp_path: Path) -> None:
+    frame = project.history.moment(["readings"])[0]["readings"]
+    folder = tmp_path / "readings"
+    folder.mkdir()
+    half = frame.rows // 2
+    (folder / "a.parquet").write_bytes(write_parquet(frame.columns.take(slice(half))))
+    (folder / "b.parquet").write_bytes(write_parquet(frame.columns.take(slice(half, None))))
+    found = project.join(visits(), "buyer", events={"readings": folder})
+    assert same(found, project.join(visits()), SITE)
+    wrong = frame.columns.replace({"level": Column("float", np.full(frame.rows, np.inf))})
+    (folder / "b.parquet").write_bytes(write_parquet(wrong))
+    with pytest.raises(Misuse, match=r"'level' is infinite or beyond 1e\+150 in 640 rows"):
+        project.join(visits(), "buyer", events={"readings": folder})
+    with pytest.raises(NotFound, match="no Parquet file"):
+        project.join(visits(), "buyer", events={"readings": tmp_path / "none"})
+    with pytest.raises(NotFound, match="none of these features is of that source, but of readings"):
+        project.join(visits(), "buyer", events={"sales": folder})
+    assert list((project.state_folder / "backfill").iterdir()) == []
+
+
+def test_final_counts_what_it_let_in(project: Project) -> None:
+    late = {"site": "north", "level": 99.0, "read_at": shop.NOW_US - 5 * HOUR_US}
+    project.push("readings", [late])
+    asked = [{"visit_id": "a", "site": site, "at": shop.NOW_US - HOUR_US, "x": 0.0} for site in ("north", "south")]
+    then, final = project.join(asked), project.join(asked, as_known="final")
+    assert then["site.level"].to_list()[0] != 99.0 or final["site.level"].to_list()[0] == 99.0
+    changed = {
+        name: sum(a != b for a, b in zip(then[name].to_list(), final[name].to_list(), strict=True)) for name in SITE
+    }
+    assert final.let_in == {"x": 0, "site": 0, **changed}
+    assert changed["site.level_1d"] == 1
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_a_snapshot_has_every_entity_that_was_known(
+    project: Project, disk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if disk:
+        monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+        monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+    at = shop.BEGIN_US + 3 * DAY_US + 1
+    found = project.snapshot("site", at=at)
+    assert found.names == ("site", "at", *SITE)
+    assert found["site"].to_list() == ["north", "south"]
+    assert same(found, project.join(Columns({"site": found["site"]}), "site", at=at), SITE)
+    assert project.snapshot("site", at=shop.BEGIN_US - 1).rows == 0
+    assert project.snapshot("site", at=shop.BEGIN_US - 1, as_known="final").rows == 2
+    several = project.snapshots("site", start=at - DAY_US, end=at + 1, every="1d")
+    assert several["site"].to_list() == ["north", "south"] * 2
+    assert same(several.take(slice(2, 4)), found, SITE)
+
+
+def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: Path) -> None:
+    asked = visits(5)
+    for given, of, how, words in (
+        (asked.select(["visit_id", "at", "x"]), None, {}, "no column 'site' of str"),
+        (asked.replace({"site": asked["x"]}), None, {}, "'site'"),
+        (asked, "site", {}, "as of when"),
+        (asked, "site", {"at": "noon"}, "neither a column"),
+        (asked, "site", {"at": "x"}, "must be a column of moments; it is float"),
+        (asked, None, {"at": shop.NOW_US + 1}, "is to come"),
+        (asked, [], {"at": "at"}, "empty"),
+        (asked, None, {"as_known": "now"}, "neither"),
+        (asked, None, {"out": tmp_path / "x.xlsx"}, "must end in"),
+        (tmp_path / "x.txt", None, {}, "none"),
+        ([{"site": 1}, {"site": "a"}], None, {}, "holds int and str"),
+        (5, None, {}, "a int"),
+    ):  # fmt: skip
+        with pytest.raises((Misuse, NotFound), match=words):
+            project.join(given, of, **how)
+    there = asked.replace({"at": Column("time", asked["at"].values, np.arange(5) != 3)})
+    with pytest.raises(Misuse, match="row 4 has no 'at'"):
+        project.join(there)
+    with pytest.raises(NotFound, match=r"no model or view 'sight'\. Models: buyer; views: site"):
+        project.join(asked, "sight")
+    with pytest.raises(Misuse, match="end"):
+        project.snapshots("site", start="2024-03-02", end="2024-03-01", every="1d")
+
+
+def test_no_rows_are_no_error(project: Project, on_disk: None) -> None:
+    found = project.join(visits().take(slice(0)), reasons=True)
+    assert (found.rows, found.names[-1]) == (0, "site.level_1d.reason")
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_two_at_once_on_the_same_is_a_conflict(project: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "held"
+    with claimed(folder), pytest.raises(Conflict, match="another process"), claimed(folder):
+        pass
+
+
+CHILD = """
+import os, signal, sys
+import shop, test_feature_tables as t
+from pathlib import Path
+from trimtab.app import feature_runs, feature_tables
+from trimtab.features import parted_views
+
+feature_runs._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7
+feature_runs.GROUP_ROWS, feature_tables._ROW_BYTES = 1_000, 10**5
+
+def stop(done, total):
+    if done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with shop.opened(Path(sys.argv[1])) as project:
+    project.join(t.visits(3_000), out=sys.argv[2], progress=stop)
+"""
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_killed_run_goes_on_where_it_was(
+    project: Project, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.close()
+    kill(project.config.folder, tmp_path / "a.parquet", steps)
+    calls: list[str] = []
+    settings = {"_EVENT_BYTES": (feature_runs, 10**9), "_PER_EVENT_BYTES": (parted_views, 2 * 10**7)}
+    settings |= {"GROUP_ROWS": (feature_runs, 1_000), "_ROW_BYTES": (feature_tables, 10**5)}
+    for name, (module, value) in settings.items():
+        monkeypatch.setattr(module, name, value)
+    real = parted_views.evaluate_view
+    monkeypatch.setattr(parted_views, "evaluate_view", lambda *a: calls.append("one") or real(*a))
+    with shop.opened(project.config.folder) as again:
+        again.push("readings", [{"site": "north", "level": 7.0, "read_at": shop.NOW_US - 40 * HOUR_US}])
+        first = again.join(visits(3_000), out=tmp_path / "a.parquet")
+        resumed = len(calls)
+        second = again.join(visits(3_000), out=tmp_path / "b.parquet")
+    assert first.positions != second.positions, "the resumed run keeps the positions that it began with"
+    whole = len(calls) - resumed
+    assert resumed == whole if steps == 1 else 0 < resumed < whole, "parts that were done are not done again"
+    assert (tmp_path / "a.parquet").exists()
+    assert not list((project.state_folder / "backfill").iterdir())
+
+
+def kill(folder: Path, out: Path, steps: int) -> None:
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**shop.environment(), "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder), str(out), str(steps)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -9, done.stderr
+    assert not out.exists()

@@ -16,6 +16,7 @@ import shop
 import trimtab as tt
 from trimtab.app import feature_runs, feature_tables
 from trimtab.app.project import Project
+from trimtab.app.state import note_kept_from
 from trimtab.app.training_data import LivingData
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -193,6 +194,16 @@ def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: 
         project.join(asked, "sight")
     with pytest.raises(Misuse, match="end"):
         project.snapshots("site", start="2024-03-02", end="2024-03-01", every="1d")
+
+
+def test_moments_whose_events_were_removed_are_refused(project: Project) -> None:
+    note_kept_from(project.state.catalog, "readings", shop.BEGIN_US + DAY_US)
+    late = shop.BEGIN_US + 3 * DAY_US
+    assert project.snapshot("site", at=late).rows == 2
+    with pytest.raises(Misuse, match=r"events of 'readings' before 2024-03-02.* were removed, as \[retention\] says"):
+        project.snapshot("site", at=shop.BEGIN_US + DAY_US)
+    with pytest.raises(Misuse, match="Leave out what is asked before 2024-03-03"):
+        project.join(visits())
 
 
 def test_no_rows_are_no_error(project: Project, on_disk: None) -> None:

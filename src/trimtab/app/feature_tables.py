@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from trimtab.app.feature_files import write_table
 from trimtab.app.feature_runs import Run, opened_run
 from trimtab.app.request_tables import request_table
+from trimtab.app.retention_needs import view_reach
+from trimtab.app.state import kept_from
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions import Expression, col
@@ -113,6 +115,7 @@ def snapshot_features(
         _refuse_future(project, t)
     dtypes = {name: first.source.columns[name] for name in first.by}
     features = _features(Columns({name: _nothing(dtype) for name, dtype in dtypes.items()}), items)
+    _refuse_removed(project, features, min(moments_us), how.events)
     with opened_run(project, features, ["snapshot", list(moments_us)], how.events, how.progress) as run:
         tables = [_entities(run, views, t, final=how.as_known == "final") for t in moments_us]
         at_us = np.repeat(np.array(moments_us, np.int64), [table.rows for table in tables])
@@ -237,6 +240,20 @@ def _refuse_future(project: Project, at_us: int) -> None:
         )
 
 
+def _refuse_removed(project: Project, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
+    """Refuse moments whose features need events that were removed."""
+    kept_from_us = kept_from(project.state.catalog)
+    for view in features.views:
+        if view.source.name in kept_from_us and view.source.name not in events:
+            removed_us, reach = kept_from_us[view.source.name], view_reach(view)
+            if first_us < removed_us + reach.us:
+                asked, removed, from_on = map(format_moment, (first_us, removed_us, removed_us + reach.us))
+                raise Misuse(
+                    f"as of {asked}: events of {view.source.name!r} before {removed} were removed, as [retention] says, "
+                    f"and {reach.why}. Leave out what is asked before {from_on}."
+                )
+
+
 def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Columns:
     """The entities of whom one of the views' sources says something by a moment, in order."""
     first = views[0]
@@ -249,6 +266,8 @@ def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Co
 
 
 def _made(project: Project, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
+    if asked.requests.rows:
+        _refuse_removed(project, asked.features, int(asked.at_us.min()), how.events)
     what = ["join", how.as_known, how.reasons, str(how.out), asked.at_us.tobytes(), asked.requests]
     with opened_run(project, asked.features, what, how.events, how.progress) as run:
         return _computed(run, asked, how)

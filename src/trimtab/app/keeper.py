@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from trimtab.app.retention import retain_when_due
 from trimtab.app.skew import SkewWatch
 from trimtab.core.errors import NotFound, TrimtabError
 from trimtab.store.ports import Catalog, Put, Remove
@@ -52,7 +53,10 @@ class Keeper:
         self._threads = [
             threading.Thread(target=self._run, args=(_ROUND_S, often), name="trimtab-keeper", daemon=True),
             threading.Thread(
-                target=self._run, args=(_TICK_S, {"tick": project.tick}), name="trimtab-loop", daemon=True
+                target=self._run,
+                args=(_TICK_S, {"tick": project.tick, "retention": partial(retain_when_due, project)}),
+                name="trimtab-loop",
+                daemon=True,
             ),
         ]
         self.skew = SkewWatch(project)

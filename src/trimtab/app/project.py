@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,8 @@ from trimtab.app.learning import Teacher
 from trimtab.app.lines import USUAL
 from trimtab.app.loop import DeploymentLoop
 from trimtab.app.models import ServedModel
-from trimtab.app.state import State
+from trimtab.app.retention_needs import check_retention, features_from_us
+from trimtab.app.state import State, kept_from
 from trimtab.app.status import Status, project_status
 from trimtab.app.training_data import LivingData
 from trimtab.app.views import Views
@@ -35,20 +36,25 @@ from trimtab.simulation.results import ReplayResult
 from trimtab.steering.controller import FREEZE
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
+from trimtab.training.definitions import Model
 from trimtab.training.environment import current_environment
 
 if TYPE_CHECKING:
     import datetime as dt
 
-    from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
+    from trimtab.app.backup import Backup
+    from trimtab.app.disk import Disk
     from trimtab.app.erasure import Forgotten
+    from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.loading import Ingested
+    from trimtab.app.retention import Retained
     from trimtab.app.skew_report import SkewReport
     from trimtab.core.columns import Columns
     from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
-    from trimtab.events.quarantine import Replayed
+    from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
+    from trimtab.features.online_compaction import Compacted
     from trimtab.serving.batch import Manifest
 
 Meter = Callable[[int, int], object]
@@ -74,7 +80,9 @@ def open_project(
         Misuse: Its settings or definitions are wrong, or its state was written by a newer trimtab.
     """
     config = load_config(Path(folder), os.environ if environment is None else environment)
-    return Project(config, load_definitions(config.project_file), clock=clock, state=state)
+    definitions = load_definitions(config.project_file)
+    check_retention(config.retention, definitions)
+    return Project(config, definitions, clock=clock, state=state)
 
 
 class Project:
@@ -144,9 +152,30 @@ class Project:
 
         return load_rows(self, source, file, history=history, absent_ok=absent_ok, progress=progress)
 
-    def replay_quarantine(self, source: str | None = None) -> Replayed:
-        """Try what is in quarantine again, after a fix."""
-        return self.quarantine.replay(self.ingestor, source)
+    def quarantined(self, source: str | None = None) -> list[SetAside]:
+        """What is in quarantine, by source and reason: how many rows, since when, the newest ones.
+
+        Raises:
+            NotFound: There is no such source.
+        """
+        return self.quarantine.summary(self._named(source))
+
+    def replay_quarantine(self, source: str | None = None, *, reason: str | None = None) -> Replayed:
+        """Try what is in quarantine again, after a fix; what fails again stays.
+
+        Raises:
+            NotFound: There is no such source, or it is declared no more.
+            Misuse: A row has a column that its source does not declare.
+        """
+        return self.quarantine.replay(self.ingestor, self._named(source), reason=reason)
+
+    def drop_quarantined(self, source: str | None = None, *, reason: str | None = None) -> int:
+        """Give up rows in quarantine for good; how many.
+
+        Raises:
+            NotFound: There is no such source.
+        """
+        return self.quarantine.drop(self._named(source), reason=reason)
 
     # -- models -------------------------------------------------------------------------------------------------
 
@@ -386,11 +415,69 @@ class Project:
     def materialise(self) -> Materialised:
         """Move what is new in the event log into one Delta table a source, every version and tombstone of it.
 
-        The log stays as it is. Histories then begin with the tables, and any tool that reads Delta can read them.
+        The log stays as it is: `retain` truncates it. Histories then begin with the tables, and any tool that reads
+        Delta can read them.
         """
         from trimtab.events.tables import materialise
 
-        return materialise(self.state.events, self.sources, self.state.tables(self.sources, make=True) or {})
+        moved = self.state.moved(self.sources)
+        tables = self.state.tables(self.sources, make=True)
+        return materialise(self.state.events, self.sources, tables, through=moved.through)
+
+    def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
+        """Make the online features of a view anew from history; those of before answer meanwhile.
+
+        A serving process does it when there is one. Asking for it again does no harm.
+
+        Returns:
+            About how many records were read.
+
+        Raises:
+            NotFound: No deployed model uses such a view.
+            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Unavailable: The serving process ended, or failed, before it was done.
+        """
+        return self.views.rebuild(view, progress=progress)
+
+    def compact(self) -> Compacted:
+        """Give back the room of online features that no answer can depend on any more; no value changes.
+
+        Raises:
+            Conflict: A process serves the project: it does this by itself every hour.
+        """
+        return self.views.compact()
+
+    def retain(self, *, dry_run: bool = False) -> Retained:
+        """Move the event log into tables and truncate it, and remove what [retention] does not keep.
+
+        Nothing that the settings do not name is lost: what leaves the log is in the tables.
+
+        Args:
+            dry_run: Change nothing, and say about what would be done.
+
+        Raises:
+            Conflict: Another process does so, or backs the project up.
+        """
+        from trimtab.app.retention import retain
+
+        return retain(self, dry_run=dry_run)
+
+    def disk(self) -> Disk:
+        """What each part takes on disk, how fast it grows, and what `retain` would give back."""
+        from trimtab.app.disk import disk_report
+
+        return disk_report(self)
+
+    def backup(self, to: Path) -> Backup:
+        """Copy the state to a new folder, consistent although others serve and write; there is no half backup.
+
+        Raises:
+            Conflict: `to` exists, or another process retains or backs up.
+            Unavailable: The disk there is full or read-only.
+        """
+        from trimtab.app.backup import back_up
+
+        return back_up(self, to)
 
     def status(self) -> Status:
         """What is deployed, how fresh it is, and what is red."""
@@ -531,7 +618,7 @@ class Project:
     @cached_property
     def history(self) -> SharedHistory:
         """The event log in columns, as of its last refresh; it begins with the tables of record where there are any."""
-        return SharedHistory(self.state.events, self.sources, tables=self.state.tables(self.sources, make=False))
+        return SharedHistory(self.state.events, self.sources, tables=partial(self.state.moved, self.sources))
 
     @cached_property
     def predictions(self) -> PredictionLog:
@@ -563,7 +650,7 @@ class Project:
                 deployment,
                 history=self.history,
                 predictions=self.predictions,
-                data=LivingData(self.history, self.predictions),
+                data=LivingData(self.history, self.predictions, kept_from=partial(kept_from, self.state.catalog)),
                 registry=self.registry,
                 catalog=self.state.catalog,
                 blob=self.state.blob,
@@ -586,10 +673,15 @@ class Project:
                 answers=self.state.answers,
                 learners=self.state.learners,
                 snapshot=self.views.snapshot,
+                features_from=partial(self.features_from_us, deployment.model),
                 clock=self.clock,
                 ids=self._ids,
             )
         return self._served[deployment.name]
+
+    def features_from_us(self, model: Model) -> int:
+        """The first moment as of which a model's features can be computed from the history that is kept."""
+        return features_from_us(model, kept_from(self.state.catalog))
 
     def teacher(self, model: str) -> Teacher:
         """What teaches the learner of one online deployment."""
@@ -621,6 +713,12 @@ class Project:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _named(self, source: str | None) -> str | None:
+        """A source that is declared, or that has rows in quarantine all the same."""
+        if source is not None and source not in self.quarantine.counts():
+            self.definitions.source(source)
+        return source
 
     def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
         """Change something and write down who did so: both or neither."""

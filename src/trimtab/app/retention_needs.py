@@ -122,6 +122,18 @@ def features_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
     return max(moments, default=ALWAYS_US)
 
 
+def sees_removed(definitions: Definitions, source: str, kept_from_us: Mapping[str, int], at_us: int) -> bool:
+    """Whether some feature over a source looks, from a moment, at events that were removed since."""
+    if source not in kept_from_us:
+        return False
+    views = [view for view in definitions.views.values() if view.source.name == source]
+    return bool(
+        lifetime_features(definitions).get(source)
+        or newest_features(definitions).get(source)
+        or any(at_us < kept_from_us[source] + view_reach(view).us for view in views)
+    )
+
+
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
     """The first moment of a request whose label can still be found."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)

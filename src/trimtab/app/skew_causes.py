@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab import store
+from trimtab.app.retention_needs import sees_removed
 from trimtab.app.skew_rows import Past, Rows, Versions
+from trimtab.app.state import kept_from
 from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
@@ -134,11 +136,19 @@ class Diagnosis:
             return True
         if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:
             return True
+        if any(
+            sees_removed(self._project.definitions, source, self._kept_from, prediction.at_us) for source in sources
+        ):
+            return True
         return any(
             position <= prediction.positions.get(partition, 0)
             for source in sources
             for partition, position in self._erased.get(source, ())
         )
+
+    @cached_property
+    def _kept_from(self) -> Mapping[str, int]:
+        return kept_from(self._project.state.catalog)
 
     @cached_property
     def _forgotten_at_us(self) -> list[int]:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.disk import over_budget, taken
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
 from trimtab.app.skew import SIGNAL, skew_lines
+from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.steering.controller import CHAMPION, FREEZE
 
@@ -58,6 +60,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     skew: dict[str, str]  # by model: what the newest check of its predictions found
     sources: list[SourceStatus]
     lag_records: int  # of the log, not yet in online features
+    disk_bytes: int  # what the state folder takes
     red: list[str]
 
     @property
@@ -85,6 +88,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             aside = f" (set aside: {', '.join(remarks)})" if remarks else ""
             out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
         out.append(f"online features: {self.lag_records:,} records behind the log")
+        out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
         return out
 
@@ -110,6 +114,9 @@ def project_status(project: Project) -> Status:
             red.append(f"{signal.model}: {signal.message}")
     lag_records = project.views.lag_records()
     red += _applying(project, lag_records)
+    disk_bytes = taken(project.state_folder).size_bytes
+    over = over_budget(disk_bytes, project.config.retention.budget_bytes)
+    red += [] if over is None else [over]
     return Status(
         at=format_moment(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,
@@ -117,6 +124,7 @@ def project_status(project: Project) -> Status:
         skew=skew,
         sources=sources,
         lag_records=lag_records,
+        disk_bytes=disk_bytes,
         red=red,
     )
 

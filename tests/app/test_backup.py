@@ -1,0 +1,222 @@
+"""Copies of a state that is in use: whole, verified, and nothing acknowledged is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+
+from trimtab.app.backup import MANIFEST, read_manifest, restore
+from trimtab.app.project import Project, open_project
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.time import DAY_US, HOUR_US, format_moment
+
+AS_OF = format_moment(shop.NOW_US)
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pathlib import Path
+from trimtab.app.project import open_project
+from trimtab.core.clock import VirtualClock
+with open_project(sys.argv[1], clock=VirtualClock(int(sys.argv[3])), environment={}) as project:
+    project.state.events, project.state.predictions, project.state.quarantine, project.state.catalog
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
+    try:
+        project.backup(Path(sys.argv[2]))
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def visit(key: str) -> dict[str, Any]:
+    return {**shop.visit(key, shop.NOW_US), "at": AS_OF}
+
+
+def online(project: Project) -> Any:
+    """All that the online features hold."""
+    project.views.catch_up()
+    return sorted(pair for kind in (b"v", b"i", b"r") for pair in project.state.online.scan(kind))
+
+
+def at(folder: Path, state: Path | None = None) -> Project:
+    return open_project(folder, clock=VirtualClock(shop.NOW_US), state=state, environment={})
+
+
+@pytest.mark.fast
+def test_a_backup_comes_back_as_it_was(trained: Path, tmp_path: Path) -> None:
+    with at(trained) as project:
+        given = project.predict("buyer", [shop.visit("q1", shop.NOW_US)])[0]
+        project.retain()
+        project.push("readings", [{"read_at": shop.NOW_US - HOUR_US, "site": "north", "level": 2.0}])
+        made = project.backup(tmp_path / "copy")
+        expected = online(project)
+    assert made == read_manifest(tmp_path / "copy")
+    assert made.size_bytes == sum(f.stat().st_size for f in (tmp_path / "copy" / "state").rglob("*") if f.is_file())
+    again = tmp_path / "restored"
+    assert restore(tmp_path / "copy", again) == made
+    with at(trained, again) as project:
+        assert project.verify_ledger() > 0
+        assert project.predictions.find(given.id).score == given.score
+        assert online(project) == expected
+        assert project.predict("buyer", [shop.visit("q2", shop.NOW_US)])[0].score is not None
+        assert not project.status().lag_records
+
+
+def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Path, tmp_path: Path) -> None:
+    answered: list[str] = []
+    pushed: list[int] = []
+    stop = threading.Event()
+
+    def work(url: str, what: int) -> None:
+        while not stop.is_set():
+            if what:
+                n = len(pushed)
+                row = {"site": "east", "level": float(n), "read_at": format_moment(shop.NOW_US - DAY_US + n)}
+                assert shop.call(f"{url}/v1/events/readings", row)[0] == 200
+                pushed.append(n)
+            else:
+                asked = {"request": visit(f"k{len(answered)}")}
+                status, body = shop.call(f"{url}/v1/models/buyer/predict", asked)
+                assert status == 200, body
+                answered.append(body["id"])
+
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        threads = [threading.Thread(target=work, args=(url, what)) for what in (0, 1)]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(1.0)
+            before = len(answered), len(pushed)
+            with at(trained) as project:
+                made = project.backup(tmp_path / "copy")
+            assert len(answered) > before[0]  # it went on meanwhile
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert min(before) > 3
+    restored = shop.write_project(tmp_path / "restored", online=True)
+    restore(tmp_path / "copy", restored / ".trimtab")
+    with shop.opened(restored, shop.NOW_US + DAY_US) as project:
+        assert project.verify_ledger() > 0
+        for prediction in answered[: before[0]]:
+            assert project.predictions.find(prediction).id == prediction
+        project.history.refresh()
+        levels = project.history.frame("readings").columns["level"].to_list()
+        assert set(map(float, range(before[1]))) <= set(levels)
+        assert before[1] <= len(levels)
+        for reached in (*made.positions.views.values(), *made.positions.tables.values()):
+            assert all(position <= made.positions.logs["events"][name] for name, position in reached.items())
+        expected = features_of(project)
+        project.views.store.reset()
+        assert features_of(project) == expected
+    with shop.serving(restored, "--as-of", AS_OF) as (_, url):
+        assert shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("z")})[0] == 200
+
+
+def features_of(project: Project) -> str:
+    from trimtab.features.request_plan import RequestPlan
+
+    project.views.catch_up()
+    now_us = project.clock.now_us()
+    plan = RequestPlan(project.definitions.models["buyer"].features, project.state.online)
+    asked = [shop.visit(f"v{site}", shop.NOW_US, 1.0, site) for site in ("north", "south")]
+    now_us = max(now_us, plan.read(asked, now_us).at_us)
+    found = plan.read(asked, now_us)
+    return repr((found.values[0][:1], [list(codes) for codes in found.reasons]))
+
+
+@pytest.mark.parametrize("name", ["state/log/events/p0001.db", "state/catalog.db", "blob", MANIFEST])
+def test_a_damaged_or_missing_file_is_named_and_nothing_is_restored(trained: Path, tmp_path: Path, name: str) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    if name == "blob":
+        path = next(p for p in (tmp_path / "copy" / "state" / "blob").rglob("*") if len(p.name) == 64)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(Corrupt, match=path.name):
+        restore(tmp_path / "copy", tmp_path / "again")
+    path.unlink()
+    with pytest.raises((Corrupt, NotFound), match=path.name):
+        restore(tmp_path / "copy", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_state_that_is_there_is_replaced_only_by_force_and_never_while_it_is_used(
+    trained: Path, tmp_path: Path
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        state = project.state_folder
+        project.push("readings", [{"read_at": shop.NOW_US - HOUR_US, "site": "north", "level": 2.0}])
+        with pytest.raises(Conflict, match="--force"):
+            restore(tmp_path / "copy", state)
+        with pytest.raises(Conflict, match="uses it"):
+            restore(tmp_path / "copy", state, force=True)
+    with at(trained) as project:
+        project.history.refresh()
+        rows = project.history.frame("readings").rows
+    restore(tmp_path / "copy", state, force=True)
+    with at(trained) as project:
+        project.history.refresh()
+        assert project.history.frame("readings").rows == rows - 1
+    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
+
+
+def test_a_destination_that_does_not_do_is_named(trained: Path, tmp_path: Path) -> None:
+    with at(trained) as project:
+        with pytest.raises(Conflict, match="exists"):
+            project.backup(tmp_path)
+        with pytest.raises(Misuse, match="lies in the state folder"):
+            project.backup(project.state_folder / "copy")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(Unavailable, match="file/copy"):
+            project.backup(tmp_path / "file" / "copy")
+        with pytest.raises(Unavailable, match="/proc/copy"):
+            project.backup(Path("/proc/copy"))
+        with pytest.raises(NotFound, match=MANIFEST):
+            restore(tmp_path, tmp_path / "again")
+
+
+@pytest.mark.parametrize("limit_bytes", [2_000, 30_000, 60_000])
+def test_a_full_disk_is_named_and_leaves_no_half_backup(trained: Path, tmp_path: Path, limit_bytes: int) -> None:
+    with at(trained) as project:
+        project.retain()
+    command = [sys.executable, "-c", FULL, str(trained), str(tmp_path / "copy"), str(shop.NOW_US), str(limit_bytes)]
+    said = subprocess.run(command, capture_output=True, text=True, env=shop.environment(), timeout=60)
+    assert said.stdout.startswith("Unavailable"), (said.stdout, said.stderr)
+    assert not list(tmp_path.glob("*copy*"))
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+
+
+def test_a_killed_backup_leaves_nothing_that_looks_like_one(trained: Path, tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from trimtab.app.project import open_project\n"
+    code += "with open_project(sys.argv[1], environment={}) as p: print('go', flush=True); p.backup(Path(sys.argv[2]))"
+    for pause_s in (0.02, 0.1, 0.2):
+        command = [sys.executable, "-c", code, str(trained), str(tmp_path / "copy")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(pause_s)
+            os.kill(process.pid, 9)
+        if (tmp_path / "copy").exists():
+            read_manifest(tmp_path / "copy")
+            shutil.rmtree(tmp_path / "copy")
+    with at(trained) as project:
+        made = project.backup(tmp_path / "copy")
+    assert json.loads((tmp_path / "copy" / MANIFEST).read_bytes())["manifest"]["size_bytes"] == made.size_bytes
+    assert not (tmp_path / ".copy.partial").exists()

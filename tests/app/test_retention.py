@@ -1,0 +1,321 @@
+"""What is truncated and removed, what that leaves, and that nobody can tell the difference."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shop
+
+from trimtab.app.project import Project, open_project
+from trimtab.app.retention import retain_when_due
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.time import DAY_US, HOUR_US
+
+KEEPER = Path(__file__).with_name("retaining_process.py")
+SITES = """
+import trimtab as tt
+
+readings = tt.source("readings", time="read_at", key="id", columns={"id": str, "site": str, "level": float})
+visit = tt.request("visit", key="visit_id", time="at", columns={"visit_id": str, "site": str, "at": tt.Time})
+site = tt.view("site", source=readings, by="site", features={
+    "level": tt.latest("level"), "mean_2d": tt.mean("level", over="2d"), "n_5d": tt.count(over="5d"),
+    "high": tt.max("level", where=tt.col("level") > 0, over="3d")})
+
+
+def batch():
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression()
+
+
+model = tt.model("m", request=visit, features=[site], label=tt.label(readings, key="id", value=tt.col("level") > 0,
+                 wait="1d"), estimator=batch, metric="log_loss")
+tt.deployment(model)
+"""
+
+
+def write(folder: Path, settings: str = "", definitions: str = SITES) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trimtab.toml").write_text(settings)
+    (folder / "project.py").write_text(definitions)
+    return folder
+
+
+def opened(folder: Path, now_us: int = shop.NOW_US) -> Project:
+    return open_project(folder, clock=VirtualClock(now_us), environment={})
+
+
+def row(key: str, at_us: int, level: float | None, site: str = "north") -> dict[str, Any]:
+    return {"id": key, "site": site, "level": level, "read_at": at_us}
+
+
+def same_frames(one: Project, other: Project, source: str = "readings") -> None:
+    for project in (one, other):
+        project.history.refresh()
+    a, b = one.history.frame(source), other.history.frame(source)
+    order_a, order_b = (np.lexsort((f.position, f.known_at_us)) for f in (a, b))
+    for field in ("event_at_us", "known_at_us", "superseded_at_us", "deleted", "position"):
+        assert getattr(a, field)[order_a].tolist() == getattr(b, field)[order_b].tolist(), field
+    for name in a.columns.names:
+        assert repr(a.columns[name].take(order_a).to_list()) == repr(b.columns[name].take(order_b).to_list())
+
+
+def features(project: Project, at_us: list[int], upto: dict[str, int] | None = None) -> tuple[Any, Any]:
+    from trimtab.core.columns import Columns
+    from trimtab.features.offline import evaluate
+
+    model = project.definitions.models["m"]
+    frames, _ = project.views.snapshot(upto)
+    rows = [(at, site) for at in at_us for site in ("north", "south", "nowhere")]
+    asked = Columns.of(
+        {
+            "visit_id": ("str", [f"v{n}" for n in range(len(rows))]),
+            "site": ("str", [site for _, site in rows]),
+            "at": ("time", [at for at, _ in rows]),
+        }
+    )
+    found = evaluate(model.features, asked, np.array([at for at, _ in rows]), frames)
+    values = [found.values[name].to_list() for name in found.values.names]
+    return values, {name: codes.tolist() for name, codes in found.reasons.items()}
+
+
+def online(project: Project) -> list[tuple[Any, ...]]:
+    from trimtab.features.request_plan import RequestPlan
+
+    project.views.catch_up()
+    plan = RequestPlan(project.definitions.models["m"].features, project.state.online)
+    asked = [{"visit_id": "v", "site": site, "at": project.clock.now_us()} for site in ("north", "south", "nowhere")]
+    found = plan.read(asked, project.clock.now_us())
+    return [tuple(values) for values in found.values] + [tuple(map(int, codes)) for codes in found.reasons]
+
+
+@pytest.mark.fast
+def test_after_a_truncation_histories_features_and_pinned_answers_are_those_of_an_untruncated_twin(
+    tmp_path: Path,
+) -> None:
+    chance = random.Random(1)
+    with opened(write(tmp_path / "a")) as cut, opened(write(tmp_path / "b")) as whole:
+        now_us, pins = shop.NOW_US, []
+        watching = opened(tmp_path / "a")  # another process that followed, and reads on much later
+        for turn in range(6):
+            rows = []
+            for n in range(40):  # late, future-known, corrected and repeated events, each in another order of times
+                key = f"r{chance.randrange(turn * 30 + 40)}"
+                at_us = now_us - chance.randrange(4 * DAY_US)
+                rows.append(row(key, at_us, chance.choice([None, 0.5, -1.0, n / 7]), chance.choice(["north", "south"])))
+            for project in (cut, whole):
+                project.push("readings", rows)
+                if turn:
+                    project.push("readings", [{"id": f"r{turn}", "_op": "delete"}])
+            pins.append((now_us, dict(cut.state.events.positions())))
+            if turn == 1:
+                watching.history.refresh()
+            if turn % 2 == 0:
+                done = cut.retain()
+                assert sum(done.truncated.values()) > 0
+                assert done.expired == {}
+                assert cut.state.events.read("p0001", 0) == []
+            for project in (cut, whole):
+                shop.move(project, 7 * HOUR_US)
+            now_us += 7 * HOUR_US
+            assert repr(online(cut)) == repr(online(whole))
+        same_frames(cut, whole)
+        watching.clock.advance_to(now_us)  # type: ignore[attr-defined]  # it is a virtual one
+        same_frames(watching, whole)
+        watching.close()
+        moments = [at for at, _ in pins] + [now_us]
+        assert repr(features(cut, moments)) == repr(features(whole, moments))
+        for at_us, positions in pins:
+            assert repr(features(cut, [at_us], positions)) == repr(features(whole, [at_us], positions))
+    with opened(tmp_path / "a", now_us) as again, opened(tmp_path / "b", now_us) as twin:
+        same_frames(again, twin)
+        again.views.store.reset()
+        assert repr(online(again)) == repr(online(twin))  # filled again from the tables
+
+
+def test_a_source_that_is_declared_after_a_truncation_begins_there(tmp_path: Path) -> None:
+    with opened(write(tmp_path)) as project:
+        project.push("readings", [row("a", shop.NOW_US - HOUR_US, 1.0)])
+        project.retain()
+    more = SITES.replace("visit = tt", 'extra = tt.source("extra", time="at", columns={"x": float})\nvisit = tt', 1)
+    with opened(write(tmp_path, definitions=more)) as project:
+        project.push("extra", [{"at": shop.NOW_US - HOUR_US, "x": 2.0}])
+        project.push("readings", [row("b", shop.NOW_US - HOUR_US, 1.0)])
+        project.history.refresh()
+        assert [project.history.frame(name).rows for name in ("extra", "readings")] == [1, 2]
+        assert project.retain().truncated == {"p0001": 2}
+    with opened(tmp_path) as project:
+        project.history.refresh()
+        assert [project.history.frame(name).rows for name in ("extra", "readings")] == [1, 2]
+
+
+def test_a_source_that_is_declared_no_more_holds_the_log_and_is_named(tmp_path: Path) -> None:
+    more = SITES.replace("visit = tt", 'extra = tt.source("extra", time="at", columns={"x": float})\nvisit = tt', 1)
+    with opened(write(tmp_path, definitions=more)) as project:
+        project.push("readings", [row("a", shop.NOW_US - HOUR_US, 1.0)])
+        project.push("extra", [{"at": shop.NOW_US - HOUR_US, "x": 2.0}])
+    with opened(write(tmp_path)) as project:
+        done = project.retain()
+        assert done.truncated == {"p0001": 1}
+        assert "source 'extra' is not declared any more" in done.notes[0]
+        assert len(project.state.events.read("p0001", 0)) == 1
+
+
+def test_a_table_that_is_gone_after_a_truncation_is_named(tmp_path: Path) -> None:
+    import shutil
+
+    with opened(write(tmp_path)) as project:
+        project.push("readings", [row("a", shop.NOW_US - HOUR_US, 1.0)])
+        project.retain()
+    shutil.rmtree(tmp_path / ".trimtab" / "tables" / "readings")
+    with opened(tmp_path) as project, pytest.raises(Corrupt, match="tables/readings: the event log was truncated up"):
+        project.history.refresh()
+
+
+def test_events_that_are_not_kept_go_and_what_can_be_asked_stays_the_same(tmp_path: Path) -> None:
+    kept = '[retention]\nevents = "30d"\n'
+    with opened(write(tmp_path / "a", kept)) as cut, opened(write(tmp_path / "b")) as whole:
+        rows = [row(f"r{n}", shop.NOW_US - 90 * DAY_US + n * 6 * HOUR_US, float(n % 5 - 2)) for n in range(356)]
+        rows += [
+            row("old", shop.NOW_US - 80 * DAY_US, 7.0, "south"),
+            row("older", shop.NOW_US - 85 * DAY_US, 6.0, "south"),
+        ]
+        for project in (cut, whole):
+            project.ingestor.push("readings", rows, history=True)
+        assert cut.retain(dry_run=True).expired == {}  # there are no tables yet
+        done = cut.retain()
+        assert done.expired == {"readings": 240}  # of each site the newest stayed
+        assert [note for note in done.notes if "site.level" in note]
+        cut.state.tables(cut.sources, make=False)
+    with opened(tmp_path / "a") as cut, opened(tmp_path / "b") as whole:
+        moments = [shop.NOW_US - n * 6 * HOUR_US for n in range(95)]
+        assert repr(features(cut, moments)) == repr(features(whole, moments))
+        values, _ = features(cut, [shop.NOW_US])
+        assert values[0][1] == 7.0  # the newest of the south, 80 days old
+        assert repr(online(cut)) == repr(online(whole))
+        assert cut.features_from_us(cut.definitions.models["m"]) > shop.NOW_US - 26 * DAY_US
+        cut.views.store.reset()
+        assert repr(online(cut)) == repr(online(whole))
+
+
+def test_lifetime_features_over_a_source_that_is_not_kept_are_named(tmp_path: Path) -> None:
+    counted = SITES.replace('"level": tt.latest("level")', '"level": tt.latest("level"), "ever": tt.count()')
+    with opened(write(tmp_path, '[retention]\nevents = "30d"\n', counted)) as project:
+        assert "site.ever: over the lifetime" in project.retain().notes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('events = "10d"', r'\[retention\] events = "10d" is too short for source .readings.: site.n_5d looks back 5d, '
+         r"and deployment .m.: its gate judges 14d"),
+        ('predictions = "10d"', r"\[retention\] predictions = .10d. is too short: deployment .m."),
+        ('sources = {reading = "30d"}', r"reading: no such source. There is: readings, visit"),
+    ],
+)  # fmt: skip
+def test_settings_that_keep_less_than_is_looked_at_are_refused(tmp_path: Path, settings: str, said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        opened(write(tmp_path, f"[retention]\n{settings}\n"))
+
+
+def test_questions_about_moments_that_are_not_kept_are_refused_and_sets_leave_them_out(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path, settings='[retention]\nevents = "25d"\npredictions = "60d"\n')
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+        before = project.loop("buyer")._loop.workshop._data.training_set(
+            project.definitions.models["buyer"], cut_us=shop.NOW_US
+        )
+        project.retain()
+    with shop.opened(folder) as project:
+        asked = [shop.visit("q", shop.NOW_US)]
+        assert project.predict("buyer", asked, at=shop.NOW_US - 20 * DAY_US)
+        with pytest.raises(Misuse, match=r"events that the features need were removed \(\[retention\]\). Ask as of"):
+            project.predict("buyer", asked, at=shop.NOW_US - 30 * DAY_US)
+        after = project.loop("buyer")._loop.workshop._data.training_set(
+            project.definitions.models["buyer"], cut_us=shop.NOW_US
+        )
+        kept = np.isin(before.at_us, after.at_us)
+        assert 0 < after.at_us.size < before.at_us.size
+        assert after.at_us.min() > shop.NOW_US - 25 * DAY_US
+        assert kept.sum() == after.at_us.size
+
+
+def test_predictions_go_once_they_are_old_and_their_days_are_closed(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path, settings='[retention]\npredictions = "20d"\nquarantine = "10d"\n')
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+        first = project.predict("buyer", [shop.visit("q1", shop.NOW_US)])[0]
+        project.push("readings", [{"read_at": "no time", "site": "north", "level": 1.0}])
+        shop.move(project, 30 * DAY_US)
+        assert project.retain().predictions == 0  # no tick has closed the day
+        assert project.quarantine.counts() == {}
+        project.tick()
+        second = project.predict("buyer", [shop.visit("q2", project.clock.now_us())])[0]
+        assert project.retain().predictions == 1
+        assert project.predictions.get(first.id) is None
+        assert project.predictions.find(second.id).request_id == "q2"
+        project.tick()
+
+
+def test_a_budget_turns_status_red_and_the_daily_run_keeps_it_while_it_can(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path, settings='[retention]\ndisk_budget = "1MB"\n')
+    with shop.opened(folder) as project:
+        shop.load(project)
+        shop.load(project, per_day=200)
+        assert any(line.startswith("disk: ") and "trimtab retain" in line for line in project.status().red)
+        assert project.disk().frees_bytes > 0
+        done = retain_when_due(project)
+        assert done is not None
+        assert done.freed_bytes > 0
+        assert retain_when_due(project) is None  # once a day
+        assert not any(line.startswith("disk: ") for line in project.status().red)
+        shop.move(project, DAY_US)
+        assert retain_when_due(project) is not None
+
+
+def kills(folder: Path, times: int) -> None:
+    """Kill -9 processes that push, truncate and read; every acknowledged event is there, once."""
+    chance = random.Random(times)
+    write(folder, '[retention]\nevents = "400d"\n')
+    acknowledged: list[int] = []
+    for _ in range(times):
+        command = [sys.executable, str(KEEPER), str(folder), str(max(acknowledged, default=-1) + 1000)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=shop.environment()) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline()]
+            time.sleep(chance.random() * 1.0)
+            os.kill(process.pid, signal.SIGKILL)
+            lines += process.stdout.readlines()
+        acknowledged += [int(line) for line in lines if line.endswith("\n")]
+        with open_project(folder, environment={}) as project:
+            project.history.refresh()
+            found = project.history.frame("readings").columns["id"].to_list()
+            assert len(found) == len(set(found))
+            assert {f"r{n}" for n in acknowledged} <= set(found)
+            project.views.catch_up()
+            assert project.views.lag_records() == 0
+    with open_project(folder, environment={}) as project:
+        at = online(project)
+        project.views.store.reset()
+        assert repr(online(project)) == repr(at)
+
+
+def test_a_process_killed_while_it_retains_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    kills(tmp_path, 4)
+
+
+@pytest.mark.soak
+def test_a_process_killed_forty_times_while_it_retains_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    kills(tmp_path, 40)

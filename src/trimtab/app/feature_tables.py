@@ -249,8 +249,8 @@ def _refuse_removed(project: Project, features: FeatureSet, first_us: int, event
             if first_us < removed_us + reach.us:
                 asked, removed, from_on = map(format_moment, (first_us, removed_us, removed_us + reach.us))
                 raise Misuse(
-                    f"as of {asked}: events of {view.source.name!r} before {removed} were removed, as [retention] says, "
-                    f"and {reach.why}. Leave out what is asked before {from_on}."
+                    f"as of {asked}: events of {view.source.name!r} before {removed} were removed, as [retention] "
+                    f"says, and {reach.why}. Leave out what is asked before {from_on}."
                 )
 
 

@@ -103,7 +103,10 @@ def in_parquet(folder: Path, key: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("key", [TEXTS[0], TEXTS[2], TEXTS[3], NUMBERS[0]])
+@pytest.mark.parametrize(
+    "key",
+    [TEXTS[0], TEXTS[3], NUMBERS[0], *(pytest.param(k, marks=pytest.mark.soak) for k in (*TEXTS, *NUMBERS))],
+)
 def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never_been(
     key: Any, made_once: Made, tmp_path: Path
 ) -> None:
@@ -117,10 +120,10 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
         done = project.forget("customer", key, why="asked to", training_sets=True)
         assert done.counts == dry.counts
         each = dry.sources["clicks"]
-        assert dry.sources == {"clicks": each, "orders": each - 1, "quote": each - 1}
+        assert dry.sources == {"clicks": each, "orders": each - 1, "quote": each - 1, "results": each - 1}
         assert dry.counts == {
-            "events": 3 * each - 2,
-            "table_rows": 3 * each - 3,
+            "events": 4 * each - 3,
+            "table_rows": 4 * each - 4,
             "predictions": 3,
             "quarantined": 3,
             "stored_answers": 1,
@@ -139,6 +142,7 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
             frame = project.history.frame(source)
             assert key not in frame.columns["customer"].to_list()
             assert set(others) <= set(frame.columns["customer"].to_list())
+        left_results = sorted(project.history.frame("results").columns["quote_ref"].to_list())
         place = customers.index(key)
         for n, prediction_id in enumerate(ids):
             if n == place:
@@ -176,6 +180,13 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
                 keep = np.ones(frame.rows, bool)
                 if "customer" in frame.columns:
                     keep = np.array([one != key for one in frame.columns["customer"].to_list()])
+                if source == "quote":
+                    asked = frame.columns["quote"].to_list()
+                    theirs = {quote for quote, kept in zip(asked, keep, strict=True) if kept}
+                if source == "results":
+                    keep = np.array([quote in theirs for quote in frame.columns["quote_ref"].to_list()])
+                    results = sorted(frame.columns["quote_ref"].take(keep).to_list())
+                    assert left_results == results
                 project.ingestor.load(source, frame.columns.take(keep))
         assert shown(inputs(project, others)) == shown([p for p in again if p not in gone])
 
@@ -236,6 +247,22 @@ def test_an_event_that_was_another_ones_before_does_not_come_back(texts: Path) -
         assert {"moved", "gone"}.isdisjoint(frame.columns["order"].to_list())
 
 
+def test_the_label_of_a_request_stays_while_another_ones_request_has_its_key(texts: Path) -> None:
+    at_us = market.NOW_US - HOUR_US
+    with market.opened(texts) as project:
+        project.push("quote", [market.quote("event of both", "a", at_us), market.quote("alone", "a", at_us)])
+        project.push("quote", [market.quote("event of both", "b", at_us)])
+        project.predict("sale", [market.quote("asked of both", one, market.NOW_US) for one in ("a", "b")])
+        project.predict("sale", [market.quote("event and asked", "b", market.NOW_US)])
+        project.push("quote", [market.quote("event and asked", "a", at_us)])
+        named = ["event of both", "alone", "asked of both", "event and asked"]
+        project.push("results", [{"quote_ref": n, "bought": True, "known_at": market.NOW_US} for n in named])
+        project.materialise()
+        assert project.forget("customer", "a").sources == {"quote": 3, "results": 1}
+        left = set(project.history.moment(["results"])[0]["results"].columns["quote_ref"].to_list())
+        assert left & set(named) == set(named) - {"alone"}
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -257,7 +284,7 @@ def test_a_run_that_was_killed_is_finished_by_the_next(texts: Path, tmp_path: Pa
         use(project, TEXTS, tmp_path)
         planned = project.forget("customer", key, dry_run=True)
     kills = 0
-    for delay_s in (0.06, 0.15, 0.3, 0.5, 5):
+    for delay_s in (0.06, 0.2, 0.4, 5):
         arguments = [str(Path(market.__file__).parent), str(texts), str(delay_s), key]
         done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=60, check=False)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr

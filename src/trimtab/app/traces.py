@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab import store
+from trimtab.app.event_traces import Asked, EventTraces, Instead, TableTraces
 from trimtab.app.subjects import Subject
 from trimtab.app.training_data import request_shape
 from trimtab.core.columns import Columns
@@ -20,20 +19,15 @@ from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.events.quarantine import Quarantined
-from trimtab.events.records import ERASED, Event, decode, encode, erased, known_at_us
-from trimtab.events.tables import table_rows
 from trimtab.registry.versions import Version
 from trimtab.serving.precomputed import stored_requests
-from trimtab.store.ports import Log, LogRecord, Table
+from trimtab.store.ports import Log, Table
 from trimtab.training.parquet import read_parquet
 from trimtab.training.sets import load_manifest
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
 
-Instead = dict[str, dict[int, bytes]]  # by partition and position: what stands there afterwards
-Place = tuple[str, int]  # partition, position
-_BATCH = 10_000
 _PARQUET = b"PAR1"
 
 
@@ -43,13 +37,6 @@ class SeenSet(msgspec.Struct, frozen=True, kw_only=True):
     blob: str  # of its rows
     rows: int
     versions: tuple[str, ...]  # fitted on it
-
-
-class TableTraces(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of one source's table of record."""
-
-    rows: list[tuple[str, int, str]]  # partition, position, op
-    instead: Columns | None  # rows to put in
 
 
 class Traces(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,18 +65,19 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
 def find_traces(project: Project, subject: Subject) -> Traces:
     """Look everywhere; nothing is changed."""
     state = project.state
-    found = _Events(project, subject)
-    for record in _records(state.events):
-        found.look(record)
+    found = EventTraces(project, subject)
+    found.look()
     with open_tables(project) as tables:
         for name, table in tables.items():
             found.look_at_table(name, table)
         found.follow_versions(tables)
+        predictions, asked = _predictions(project, subject, found.going)
+        found.follow_labels(tables, asked)
     return Traces(
         events=found.instead(),
         sources=dict(found.by_source()),
         tables=found.in_tables(),
-        predictions=_predictions(project, subject),
+        predictions=predictions,
         quarantine=project.quarantine.find(lambda row: _refused(subject, row)),
         answers=_answers(project, subject) if (state.folder / "answers").exists() else [],
         sets=list(_training_sets(project, subject)),
@@ -108,161 +96,31 @@ def open_tables(project: Project) -> Iterator[dict[str, Table]]:
         yield tables
 
 
-class _Seen(msgspec.Struct):
-    """One record of the event log or a table: whether it goes, and what its id's other records need to know."""
-
-    source: str
-    id: str
-    order: tuple[int, str, int]  # known at, partition, position: the order of an id's versions
-    deletes: bool
-    wanted: bool  # it carries the key itself
-    appended_at_us: int
-    event: Event
-    in_log: bool = False
-    in_table: bool = False
-    replaced: bool = False  # a deletion takes its place
-    goes: bool = True
-
-
-class _Events:
-    """Finds a subject's events, and the deletions that name them.
-
-    A source with a key may have corrections: where an event had been another entity's before it was the subject's, a
-    deletion takes the place of the subject's version, or the version before would count again. # D26
-    """
-
-    def __init__(self, project: Project, subject: Subject) -> None:
-        self._project = project
-        self._subject = subject
-        self._sources = {source.name: source for source in project.sources}
-        self._seen: dict[Place, _Seen] = {}
-
-    def look(self, record: LogRecord) -> None:
-        """Note a record of the log if it carries the key."""
-        if not self._subject.may_be_in(record.payload):
-            return
-        event = decode(record.payload)
-        if event.source != ERASED and self._subject.of_event(event.source)(event.values):
-            self._note(record, event, wanted=True)
-
-    def look_at_table(self, name: str, table: Table) -> None:
-        """Note the rows of a table that carry the key."""
-        rows = table.scan()
-        if rows.rows:
-            chosen = self._subject.of_table(name if name in self._sources else None, rows)
-            self._note_rows(name, rows, chosen, wanted=True)
-
-    def follow_versions(self, tables: dict[str, Table]) -> None:
-        """Note the other versions of the events that were found, and decide what becomes of each."""
-        ids = {(s.source, s.id) for s in self._seen.values() if self._keyed(s.source)}
-        if not ids:
-            return
-        names = [name.encode() for name in dict.fromkeys(source for source, _ in ids)]
-        for record in _records(self._project.state.events):
-            if any(name in record.payload for name in names):
-                event = decode(record.payload)
-                if (event.source, event.id) in ids:
-                    self._note(record, event, wanted=False)
-        for name in {source for source, _ in ids} & tables.keys():
-            rows = tables[name].scan()
-            if rows.rows:
-                chosen = [i for i, event_id in enumerate(rows["_id"].values.tolist()) if (name, event_id) in ids]
-                self._note_rows(name, rows, chosen, wanted=False)
-        versions = [s for s in self._seen.values() if (s.source, s.id) in ids]
-        versions.sort(key=lambda s: (s.source, s.id, s.order))
-        for _, group in groupby(versions, key=lambda s: (s.source, s.id)):
-            another = False  # an entity has had the event so far that is not the subject
-            for seen in group:
-                another |= not seen.wanted and not seen.deletes
-                seen.replaced = seen.wanted and another
-                seen.goes = seen.wanted or (seen.deletes and not another)
-
-    def instead(self) -> Instead:
-        """What the log is to say."""
-        found: Instead = {}
-        for (partition, position), seen in self._seen.items():
-            if seen.goes and seen.in_log:
-                payload = encode(self._deletion(seen)) if seen.replaced else erased(seen.source)
-                found.setdefault(partition, {})[position] = payload
-        return found
-
-    def in_tables(self) -> dict[str, TableTraces]:
-        """What goes from the tables."""
-        found: dict[str, TableTraces] = {}
-        going = sorted((s.source, place) for place, s in self._seen.items() if s.goes and s.in_table)
-        for name, group in groupby(going, key=lambda one: one[0]):
-            places = [place for _, place in group]
-            seen = [self._seen[place] for place in places]
-            rows = [(*place, "delete" if s.deletes else "upsert") for place, s in zip(places, seen, strict=True)]
-            put = [
-                (LogRecord(*place, s.appended_at_us, b""), self._deletion(s))
-                for place, s in zip(places, seen, strict=True)
-                if s.replaced
-            ]
-            found[name] = TableTraces(rows=rows, instead=table_rows(self._sources[name], put) if put else None)
-        return found
-
-    def by_source(self) -> Counter[str]:
-        """Events by source, each counted once wherever it lies."""
-        return Counter(seen.source for seen in self._seen.values() if seen.goes)
-
-    def _note(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
-        place = record.partition, record.position
-        seen = self._seen.get(place)
-        if seen is None:
-            order = known_at_us(event, record), *place
-            deletes = event.op == "delete"
-            seen = _Seen(event.source, event.id, order, deletes, wanted, record.appended_at_us, event)
-            self._seen[place] = seen
-        seen.in_log |= bool(record.payload)
-        seen.in_table |= not record.payload
-
-    def _note_rows(self, name: str, rows: Columns, chosen: list[int], *, wanted: bool) -> None:
-        import numpy as np
-
-        some = rows.take(np.array(chosen, np.int64))
-        columns = self._sources[name].columns if name in self._sources else {}
-        names = [column for column in columns if column in some]
-        for row in some.to_rows():
-            event = Event(
-                name,
-                row["_id"],
-                row["_event_at"],
-                row["_known_at"],
-                row["_op"],
-                bool(row["_history"]),
-                tuple(row[column] for column in names),
-            )
-            record = LogRecord(row["_partition"], row["_position"], row["_append_at"], b"")
-            self._note(record, event, wanted=wanted)
-
-    def _deletion(self, seen: _Seen) -> Event:
-        """A deletion of the event as the version that goes was: only key and time are left."""
-        source, event = self._sources[seen.source], seen.event
-        kept = {source.key, source.time}
-        values = [v if name in kept else None for name, v in zip(source.columns, event.values, strict=False)]
-        return msgspec.structs.replace(event, op="delete", values=tuple(values))
-
-    def _keyed(self, source: str) -> bool:
-        return source in self._sources and self._sources[source].key is not None
-
-
-def _records(log: Log) -> Iterator[LogRecord]:
-    for partition, last in log.positions().items():
-        after = 0
-        while after < last and (records := log.read(partition, after, limit=_BATCH)):
-            yield from records
-            after = records[-1].position
-
-
-def _predictions(project: Project, subject: Subject) -> Instead:
+def _predictions(project: Project, subject: Subject, going: Callable[[str], set[str]]) -> tuple[Instead, Asked]:
+    """The predictions that go; by model the keys of requests that go, and which of these others have asked with."""
     shapes = {name: request_shape(model.request) for name, model in project.definitions.models.items()}
 
     def wanted(prediction: Prediction) -> bool:
         fits = prediction.model in shapes and shapes[prediction.model](prediction.request)
         return subject.of_request(prediction.model, fits)(msgspec.msgpack.decode(prediction.request))
 
-    return project.predictions.find_all(wanted, may_be_in=subject.may_be_in)
+    models = project.definitions.models
+    asked: Asked = {name: (going(models[name].request.name), set()) for name in shapes}
+
+    def noted(prediction: Prediction) -> bool:
+        found = wanted(prediction)
+        if found and prediction.model in asked:
+            asked[prediction.model][0].add(prediction.request_id)
+        return found
+
+    instead = project.predictions.find_all(noted, may_be_in=subject.may_be_in)
+    if any(gone for gone, _ in asked.values()):
+        for block in project.predictions.scan():
+            for prediction in block:
+                gone, kept = asked.get(prediction.model, (set(), set()))
+                if prediction.request_id in gone and not wanted(prediction):
+                    kept.add(prediction.request_id)
+    return instead, asked
 
 
 def _refused(subject: Subject, row: Quarantined) -> bool:

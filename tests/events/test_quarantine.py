@@ -1,5 +1,6 @@
 import datetime as dt
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_what_is_in_quarantine_is_summed_up_by_source_and_reason(
     assert (other.source, wrong.reason, wrong.fields) == ("other", "wrong_type", {"x": 1})
     assert (missing.source, missing.reason, missing.rows) == ("plain", "missing", 3)
     assert (missing.since_us, missing.newest_us, missing.fields) == (0, HOUR_US, {"at": 3})
-    assert [row.raw() for row in missing.examples] == [{"x": 1.0}, {"who": "b"}]
+    assert [example.row for example in missing.examples] == [{"x": 1.0}, {"who": "b"}]
     assert quarantine.summary("other") == [quarantine.summary()[0]]
 
 
@@ -160,3 +161,34 @@ def test_rows_of_a_definition_that_was_mended_are_events_once_whatever_stops_the
     history.refresh()
     assert history.frame("sales").columns["id"].to_list() == [row["id"] for row in rows]
     assert history.duplicates == {"sales": 1_000}
+
+
+def test_what_does_not_fit_after_a_fix_stays_as_it_was(
+    ingestor: Ingestor, quarantine: Quarantine, clock: VirtualClock
+) -> None:
+    ingestor.push("plain", [{"who": "a", "at": 0, "x": math.inf}, {"who": "b"}])
+    before = quarantine.read()
+    clock.advance_to(HOUR_US)
+    assert quarantine.replay(ingestor) == Replayed(0, 2, 0)
+    assert quarantine.read() == before
+    assert quarantine.replay(ingestor, fix=lambda row: row | {"at": 0}) == Replayed(1, 1, 0)
+    assert [row.reason for row in quarantine.read()] == ["infinite"]
+
+
+def test_a_line_that_fits_no_header_is_not_guessed_at(tmp_path: Path, log: Any, quarantine: Quarantine) -> None:
+    texts = source("texts", time="at", columns={"a": str, "b": str})
+    ingestor = Ingestor(log, [texts], clock=VirtualClock(0), quarantine=quarantine)
+    file = tmp_path / "a.csv"
+    file.write_text("at,a,b\n1970-01-01,comma,here,too\n1970-01-01,short\n")
+    assert len(ingestor.load_file("texts", file, on_error="quarantine").bad) == 2
+    assert quarantine.replay(ingestor) == Replayed(0, 2, 0)
+    assert log.positions() == {}
+    assert quarantine.replay(ingestor, fix=lambda row: row) == Replayed(2, 0, 0)
+
+
+def test_every_text_that_could_not_be_read_is_kept(tmp_path: Path, log: Any, quarantine: Quarantine) -> None:
+    ingestor = Ingestor(log, [PLAIN], clock=VirtualClock(0), quarantine=quarantine)
+    file = tmp_path / "a.csv"
+    file.write_text('who,x,at\na,"1,5",31.12.1970\n')
+    ingestor.load_file("plain", file, on_error="quarantine")
+    assert [row.raw() for row in quarantine.read()] == [{"who": "a", "x": "1,5", "at": "31.12.1970"}]

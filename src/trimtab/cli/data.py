@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
 
 _NAMED = 5  # quarantined rows that are named
+_TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
 _INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."
 
@@ -43,16 +44,19 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> None:
     if manner().json:
         show_json(taken)
     else:
-        show_lines(_ingested(source, taken))
+        text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
+        show_lines(_ingested(source, taken, "line" if text else "row"))
 
 
-def _ingested(source: str, taken: Ingested) -> list[str]:
+def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
     lines = [f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined"]
     if taken.ignored:
         lines.append(f"  not declared, left out: {', '.join(taken.ignored)}")
     if taken.absent:
         lines.append(f"  not in the file, null: {', '.join(taken.absent)}")
-    lines += [f"  row {p.row + 1}: {p.field} = {p.found}: {p.reason}" for p in taken.problems[:_NAMED]]
+    for p in taken.problems[:_NAMED]:
+        what = p.found if p.reason == "bad_line" else f"{p.field} = {p.found}"
+        lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
         lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine {source}")
     return lines

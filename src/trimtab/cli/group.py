@@ -13,6 +13,7 @@ from trimtab.cli.exits import Manner, guarded
 from trimtab.cli.options import manner_options
 
 _START, _DATA, _LOOP, _ASK, _RUN = "Start", "Data in, answers out", "The loop", "What happened", "Long runs"
+_KEEP = "What is kept"
 
 # name: (heading, module, what it does); a test holds the texts against the commands' own.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -21,11 +22,14 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": (_START, "running", "Replay the project's history through the whole loop, and report."),
     "version": (_START, "starting", "Show the versions of trimtab and of what it stands on."),
     "ingest": (_DATA, "data", "Load a file of a source's history into the log."),
+    "quarantine": (_DATA, "quarantine", "Show the rows that could not become events, try them again, or drop them."),
     "predict": (_DATA, "data", "Answer a file of requests, or single rows."),
     "join": (_DATA, "join", "Add features to a file of requests, each as of its own moment."),
     "snapshot": (_DATA, "join", "Write the features of every entity that is known at a moment, or at several."),
     "serve": (_DATA, "running", "Answer over HTTP until stopped."),
     "materialise": (_DATA, "loop", "Move new events from the log into one Delta table a source."),
+    "rebuild": (_DATA, "views", "Make the online features of a view anew from history."),
+    "compact": (_DATA, "views", "Give back the room of online features that nothing depends on any more."),
     "forget": (_DATA, "erasing", "Erase whom a key names from all that the project keeps."),
     "train": (_LOOP, "loop", "Train a candidate now, judge it, promote or refuse it."),
     "tick": (_LOOP, "loop", "Look at every deployment once and do what is due."),
@@ -35,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "why": (_ASK, "asking", "Explain one prediction by its id."),
     "skew": (_ASK, "skew", "Compute a sample of logged predictions again as of their own log positions."),
     "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
+    "disk": (_KEEP, "keeping", "Show what takes how much disk, against the budget."),
+    "retain": (_KEEP, "keeping", "Truncate the log to what tables do not have, and remove what is kept no longer."),
+    "backup": (_KEEP, "keeping", "Copy the project's state to a new folder, while it is served and written to."),
+    "restore": (_KEEP, "keeping", "Bring a backup's state back, once every file's checksum was compared."),
     "simulate": (_RUN, "running", "Replay history in virtual time under several policies."),
 }
 
@@ -54,7 +62,7 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in the help, under headings, without importing a single command."""
-        for wanted in (_START, _DATA, _LOOP, _ASK, _RUN):
+        for wanted in (_START, _DATA, _LOOP, _ASK, _KEEP, _RUN):
             with formatter.section(wanted):
                 formatter.write_dl([(name, text) for name, (heading, _, text) in COMMANDS.items() if heading == wanted])
 

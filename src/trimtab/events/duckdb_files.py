@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import duckdb
 import numpy as np
@@ -23,6 +23,9 @@ _NULL_WORDS = "('', 'na', 'n/a', 'nan', 'nat', 'null', 'none')"  # in a column t
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
 _INTEGERS |= {"U" + name for name in _INTEGERS}
 _WIDE = {"HUGEINT", "UHUGEINT"}
+Misfit: TypeAlias = tuple[
+    int, str, dict[str, str]
+]  # row, the first column that does not fit, the text of all that do not
 
 
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
@@ -76,8 +79,8 @@ def read_parquet(path: Path, source: Source) -> FileRows:
 
 def _cast(
     connection: duckdb.DuckDBPyConnection, path: Path, table: str, wanted: Mapping[str, Dtype], types: Mapping[str, str]
-) -> tuple[dict[str, NDArray[Any]], list[tuple[int, str, str]]]:
-    """The wanted columns as arrays (masked where null), and (row, column, raw text) of values that do not fit."""
+) -> tuple[dict[str, NDArray[Any]], list[Misfit]]:
+    """The wanted columns as arrays (masked where null), and the rows that have values that do not fit."""
     names = list(wanted)
     casts, tests = [], []
     for name, dtype in wanted.items():
@@ -86,15 +89,20 @@ def _cast(
         tests.append(f"({there}) AND ({value}) IS NULL")
     values = ", ".join(f"{value} AS v{i}" for i, value in enumerate(casts))
     misfit = " ".join(f"WHEN {test} THEN {i}" for i, test in enumerate(tests))
-    raw = " ".join(f"WHEN {test} THEN {_name(names[i])}::VARCHAR" for i, test in enumerate(tests))
-    sql = f"SELECT {values}, CASE {misfit} ELSE -1 END AS misfit, CASE {raw} END AS raw FROM {table}"
+    raw = ", ".join(f"CASE WHEN {test} THEN {_name(names[i])}::VARCHAR END" for i, test in enumerate(tests))
+    raws = f"CASE WHEN {' OR '.join(f'({test})' for test in tests)} THEN [{raw}] END"
+    sql = f"SELECT {values}, CASE {misfit} ELSE -1 END AS misfit, {raws} AS raw FROM {table}"
     try:
         arrays = connection.execute(sql, [_no_glob(path)]).fetchnumpy()
     except duckdb.Error as error:
         _refuse(path, error)
     at_fault = arrays["misfit"]
-    rows = np.flatnonzero(at_fault >= 0).tolist()
-    found = [(row, names[at_fault[row]], str(arrays["raw"][row])) for row in rows]
+    found: list[Misfit] = []
+    for row in np.flatnonzero(at_fault >= 0).tolist():
+        texts = {
+            name: str(text) for name, text in zip(names, arrays["raw"][row].tolist(), strict=True) if text is not None
+        }
+        found.append((row, names[at_fault[row]], texts))
     return {name: arrays[f"v{i}"] for i, name in enumerate(names)}, found
 
 
@@ -148,7 +156,7 @@ def _assemble(
     names: Sequence[str],
     wanted: Mapping[str, Dtype],
     values: Mapping[str, NDArray[Any]],
-    raw: Sequence[tuple[int, str, str]],
+    raw: Sequence[Misfit],
     numbers: NDArray[Any],
     bad: list[BadRow],
     unit: Literal["line", "row"],
@@ -157,8 +165,9 @@ def _assemble(
     good = np.ones(columns.rows, bool)
     good[[row for row, _, _ in raw]] = False
     misfits = columns.take(~good).to_rows()
-    for (_, field, text), number, row in zip(raw, numbers[~good].tolist(), misfits, strict=True):
-        bad.append(BadRow(unit, number, row | {field: text}, field, _reason(wanted[field], text), text[:200]))
+    for (_, field, texts), number, row in zip(raw, numbers[~good].tolist(), misfits, strict=True):
+        text = texts[field]
+        bad.append(BadRow(unit, number, row | texts, field, _reason(wanted[field], text), text[:200]))
     kept = numbers[good] - 1 if raw or unit == "line" else None
     if raw:
         columns = columns.take(good)

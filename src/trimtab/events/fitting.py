@@ -21,7 +21,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
     unit: Literal["line", "row"]  # only text has lines
     number: int  # counts from 1
-    row: dict[str, Any]  # by declared column: what could be read as declared, and the raw text of `field`
+    row: dict[str, Any]  # by declared column: what could be read as declared, and the raw text of what could not
     field: str
     reason: Reason
     found: str

@@ -114,10 +114,21 @@ class Ingestor:
         if not isinstance(rows, list) and is_table(rows):
             return self._push_table(what, rows, op, history)
         rows = _checked_rows(what, rows)
-        names = set().union(*rows)
-        lists = {name: [row.get(name) for row in rows] for name in (*what.columns, *EXTRA) if name in names}
-        call = _Call(what, op, history, self._clock.now_us(), source in self._future_ok)
-        return self._append(call, lists, rows, None, 0)
+        return self._append(self._call(what, op, history), _lists(what, rows), rows, None, 0)
+
+    def fits(
+        self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = "upsert", history: bool = False
+    ) -> list[bool]:
+        """Whether each row would become an event; nothing is done.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A row is no mapping or has a column that the source does not declare.
+        """
+        what = self._source(source)
+        rows = _checked_rows(what, rows)
+        bad = _Batch(self._call(what, op, history), _lists(what, rows), len(rows), None).bad
+        return [row not in bad for row in range(len(rows))]
 
     def load(
         self,
@@ -144,7 +155,7 @@ class Ingestor:
         _check_columns(what, columns)
         if at_us is not None:
             _check_append_times(what, columns, at_us)
-        call = _Call(what, "upsert", history and at_us is None, self._clock.now_us(), source in self._future_ok)
+        call = self._call(what, "upsert", history and at_us is None)
         return self._load(call, columns, at_us, 0)
 
     def load_file(
@@ -197,7 +208,7 @@ class Ingestor:
         show(bad, good + bad)
         problems = tuple(Problem(b.number - 1, b.field, b.reason, b.found) for b in rows.bad[:_NAMED])
         done = Pushed(0, bad, self._log.partition, 0, problems)
-        call = _Call(what, op, history, self._clock.now_us(), source in self._future_ok)
+        call = self._call(what, op, history)
         for start in range(0, good, _SLICE):
             part = rows.columns.take(slice(start, start + _SLICE))
             more = self._load(call, part, None, start)
@@ -229,6 +240,9 @@ class Ingestor:
             at = None if at_us is None else at_us[chunk]
             done = _both(done, self._append(call, lists, None, at, offset + start))
         return done
+
+    def _call(self, source: Source, op: Op, history: bool) -> _Call:
+        return _Call(source, op, history, self._clock.now_us(), source.name in self._future_ok)
 
     def _source(self, name: str) -> Source:
         if name not in self._sources:
@@ -382,6 +396,12 @@ class _Batch:
         if "_known_at" not in self._lists:
             return usual
         return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]
+
+
+def _lists(source: Source, rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
+    """The values of each column that some row has."""
+    names = set().union(*rows)
+    return {name: [row.get(name) for row in rows] for name in (*source.columns, *EXTRA) if name in names}
 
 
 def _check_op(source: str, op: Op) -> None:

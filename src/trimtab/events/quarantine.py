@@ -18,6 +18,7 @@ from trimtab.store.ports import Log
 
 Row = dict[str, Any]
 Place: TypeAlias = tuple[str, int]  # partition and position
+_UNREADABLE = "bad_line"  # the reason of lines whose fields were counted from the left
 _TOGETHER = 1_000  # rows that are given back in one push
 
 
@@ -50,6 +51,14 @@ class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
     source: str
 
 
+class Example(msgspec.Struct, frozen=True):
+    """One row in quarantine, as it came."""
+
+    row: Row
+    field: str
+    at_us: int
+
+
 class SetAside(msgspec.Struct, frozen=True):
     """The rows of one source that are in quarantine for one reason."""
 
@@ -59,14 +68,14 @@ class SetAside(msgspec.Struct, frozen=True):
     since_us: int  # when the oldest of them came
     newest_us: int
     fields: dict[str, int]  # how many by the column at fault, most first
-    examples: tuple[Quarantined, ...]  # the newest ones, newest first
+    examples: tuple[Example, ...]  # the newest ones, newest first
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """What became of rows that were given back: those that failed again are in quarantine again."""
+    """What became of rows that were given back."""
 
     accepted: int
-    quarantined: int
+    quarantined: int  # do not fit: they stay
     left_out: int  # `fix` gave None: they are gone for good
 
 
@@ -74,6 +83,10 @@ class Pusher(Protocol):
     """What a replay needs of an ingestor."""
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...) -> Any: ...
+
+    def fits(
+        self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...
+    ) -> list[bool]: ...
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -120,7 +133,9 @@ class Quarantine:
         for (name, reason), rows in groups.items():
             rows.sort(key=lambda row: row.at_us)
             fields = Counter(row.field for row in rows)
-            newest = tuple(reversed(rows[-examples:])) if examples else ()
+            newest = tuple(
+                Example(row.raw(), row.field, row.at_us) for row in reversed(rows[-examples:] if examples else [])
+            )
             out.append(
                 SetAside(name, reason, len(rows), rows[0].at_us, rows[-1].at_us, dict(fields.most_common()), newest)
             )
@@ -142,8 +157,10 @@ class Quarantine:
     ) -> Replayed:
         """Push the rows in quarantine again, after `fix` has changed them; None from `fix` leaves a row out.
 
-        Rows go a thousand at a time. A crash between a push and the note that it was done pushes those rows twice:
-        they have the same ids and say the same, so the log's readers drop the repetition.
+        What does not fit stays as it was, with its first reason. Lines that did not fit their header stay too, unless
+        there is a `fix`: nobody knows which field is which. Rows go a thousand at a time. A crash between a push and
+        the note that it was done pushes those rows twice: they have the same ids and say the same, so the log's readers
+        drop the repetition.
 
         Args:
             ingestor: Takes the rows.
@@ -156,28 +173,37 @@ class Quarantine:
             Misuse: A row has a column that its source does not declare. Rows of the other sources were given back.
         """
         groups: dict[tuple[str, Op, bool], list[tuple[Place, Quarantined]]] = {}
+        accepted = stay = left_out = 0
         for place, kept in self._pending(source):
-            if reason in (None, kept.reason):
+            if reason not in (None, kept.reason):
+                continue
+            if fix is None and kept.reason == _UNREADABLE:
+                stay += 1
+            else:
                 groups.setdefault((kept.source, kept.op, kept.history), []).append((place, kept))
-        accepted = quarantined = left_out = 0
         failed: list[TrimtabError] = []
         for (name, op, history), pending in groups.items():
             for start in range(0, len(pending), _TOGETHER):
-                part = pending[start : start + _TOGETHER]
-                fixed = [kept.raw() if fix is None else fix(kept.raw()) for _, kept in part]
-                rows = [row for row in fixed if row is not None]
+                part = [
+                    (place, kept.raw() if fix is None else fix(kept.raw()))
+                    for place, kept in pending[start:][:_TOGETHER]
+                ]
+                rows = [row for _, row in part if row is not None]
                 try:
-                    pushed = ingestor.push(name, rows, op=op, history=history) if rows else None
+                    fits = ingestor.fits(name, rows, op=op, history=history)
+                    good = [row for row, ok in zip(rows, fits, strict=True) if ok]
+                    pushed = ingestor.push(name, good, op=op, history=history) if good else None
                 except (NotFound, Misuse) as error:
                     failed.append(error)
                     break
-                self._release([place for place, _ in part])
+                answers = iter(fits)
+                self._release([place for place, row in part if row is None or next(answers)])
                 accepted += pushed.accepted if pushed else 0
-                quarantined += pushed.quarantined if pushed else 0
+                stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
         if failed:
             raise failed[0]
-        return Replayed(accepted, quarantined, left_out)
+        return Replayed(accepted, stay, left_out)
 
     def _release(self, places: Sequence[Place]) -> None:
         if places:

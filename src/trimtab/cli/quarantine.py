@@ -1,0 +1,90 @@
+"""The command for rows that could not become events: quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.events.quarantine import SetAside
+
+_ACTIONS = ("show", "replay", "drop")
+_LONGEST = 160  # characters of a row that are shown
+
+
+@command("quarantine", safe="Rows that were given back or dropped stay so; run the same command again for the rest.")
+@click.argument("words", nargs=-1, metavar="[show|replay|drop] [SOURCE]")
+@click.option("--reason", metavar="REASON", help="Only rows with this reason.")
+@click.option("--yes", is_flag=True, help="Drop the rows: they cannot be had back.")
+def quarantine(words: tuple[str, ...], reason: str | None, yes: bool) -> None:
+    """Show the rows that could not become events, try them again, or drop them.
+
+    Each is kept as it came, with its reason. After a fix, of a definition in project.py say, replay gives them to the
+    log again; those that fail again stay.
+
+    \b
+    Example:
+      trimtab quarantine                          counts, reasons, examples
+      trimtab quarantine replay landings
+      trimtab quarantine drop landings --reason bad_time --yes
+    """
+    action, *rest = words if words and words[0] in _ACTIONS else ("show", *words)
+    if len(rest) > 1:
+        raise click.UsageError(f"found {' '.join(words)!r}, needed is [show|replay|drop] [SOURCE].")
+    source = rest[0] if rest else None
+    if action == "replay":
+        _replay(source, reason)
+    elif action == "drop":
+        _drop(source, reason, yes)
+    else:
+        _show(source, reason)
+
+
+def _show(source: str | None, reason: str | None) -> None:
+    with opened_project() as project:
+        found = [group for group in project.quarantined(source) if reason in (None, group.reason)]
+    if manner().json:
+        show_json(found)
+    else:
+        show_lines(_shown(found) or ["Nothing is in quarantine."])
+
+
+def _shown(groups: Sequence[SetAside]) -> list[str]:
+    from trimtab.core.time import format_moment
+
+    lines = []
+    for group in groups:
+        fields = ", ".join(f"{name} ({rows:,})" for name, rows in group.fields.items())
+        since, newest = format_moment(group.since_us)[:19], format_moment(group.newest_us)[:19]
+        lines.append(f"{group.source}  {group.reason}: {group.rows:,} row{'s' * (group.rows != 1)}, at fault: {fields}")
+        lines.append(f"  set aside from {since} to {newest}")
+        lines += [f"  {_cut(json.dumps(example.row, ensure_ascii=False))}" for example in group.examples]
+    return lines
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _replay(source: str | None, reason: str | None) -> None:
+    with opened_project() as project, progress("giving rows back"):
+        done = project.replay_quarantine(source, reason=reason)
+    if manner().json:
+        show_json(done)
+    else:
+        show_lines([f"{done.accepted:,} rows taken, {done.quarantined:,} do not fit and stay in quarantine"])
+
+
+def _drop(source: str | None, reason: str | None, yes: bool) -> None:
+    with opened_project() as project:
+        rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
+        if not yes:
+            raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
+        rows = project.drop_quarantined(source, reason=reason)
+    show_json({"dropped": rows}) if manner().json else show_lines([f"{rows:,} rows dropped"])

@@ -15,6 +15,10 @@ def disk() -> None:
     """Show what takes how much disk, against the budget.
 
     With it stand what the next `trimtab retain` would give back, and how fast the state grows.
+
+    \b
+    Example:
+      trimtab disk
     """
     with opened_project() as project, progress("measuring"):
         found = project.disk()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,11 +17,12 @@ import shop
 import trimtab as tt
 from trimtab.app import feature_runs, feature_tables
 from trimtab.app.project import Project
+from trimtab.app.request_tables import request_table
 from trimtab.app.state import note_kept_from
 from trimtab.app.training_data import LivingData
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.features import parted_views
 from trimtab.features.parted_views import claimed
 from trimtab.training.parquet import write_parquet
@@ -194,6 +196,45 @@ def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: 
         project.join(asked, "sight")
     with pytest.raises(Misuse, match="end"):
         project.snapshots("site", start="2024-03-02", end="2024-03-01", every="1d")
+
+
+def test_entities_of_several_columns_have_snapshots_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    sales = project.definitions.sources["sales"]
+    pair = tt.view("pair", source=sales, by=["site", "visit_id"], features={"n": tt.count()})
+    at = shop.BEGIN_US + DAY_US
+    found = project.snapshot(pair, at=at, reasons=True)
+    keys = list(zip(found["site"].to_list(), found["visit_id"].to_list(), strict=True))
+    assert len(keys) > 10
+    assert keys == sorted(set(keys))
+    assert found["pair.n"].to_list() == [1] * len(keys)
+    monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+    monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+    assert same(project.snapshot(pair, at=at, reasons=True), found)
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_runs_that_nobody_takes_up_are_removed(project: Project) -> None:
+    left = project.state_folder / "backfill" / "left"
+    with claimed(left):
+        os.utime(left / "lock", (0, 0))
+        project.join(visits(5))
+        assert left.exists(), "it is still at work"
+        os.utime(left / "lock", (0, 0))
+    project.join(visits(5))
+    assert not left.exists()
+
+
+def test_requests_come_as_lines_of_json_and_arrow_files(project: Project, tmp_path: Path) -> None:
+    asked = visits(5)
+    lines = [json.dumps(row | {"at": format_moment(row["at"])}) for row in asked.to_rows()]
+    (tmp_path / "asked.ndjson").write_text("\n".join(lines))
+    assert same(project.join(tmp_path / "asked.ndjson"), project.join(asked))
+    (tmp_path / "asked.ndjson").write_text("\n".join([*lines, "{"]))
+    with pytest.raises(Misuse, match="line 6"):
+        project.join(tmp_path / "asked.ndjson")
+    arrow = Path(__file__).parents[1] / "core" / "arrow_files" / "polars.arrow"
+    with pytest.raises(Misuse, match="column 'list' holds lists"):
+        request_table(arrow, {})
 
 
 def test_moments_whose_events_were_removed_are_refused(project: Project) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from trimtab import store
 from trimtab.app.feature_files import GROUP_ROWS
 from trimtab.core.columns import Column, Columns, column
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.hashing import content_hash
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Meter = Callable[[int, int], object]
 
+_LEFT_S = 7 * 86_400  # how long a stopped run is kept
 _EVENT_BYTES = 1_000  # of an event in a history in memory, its evaluation included, about
 
 
@@ -92,6 +94,7 @@ def opened_run(
         yield _InMemory(frames, positions, progress)
         return
     folder = project.state_folder / "backfill" / content_hash([features.hash, _plain(what), _files(events)])[:32]
+    _sweep(folder.parent)
     with claimed(folder):
         try:
             with _on_disk(project, features, sources, events, folder, progress) as run:
@@ -193,6 +196,14 @@ class _OnDisk:
         self._done += 1
         if self._progress is not None and self._steps:
             self._progress(min(self._done, self._steps), self._steps)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what runs left that were stopped long ago and that nobody took up."""
+    for lock in folder.glob("*/lock"):
+        if time.time() - lock.stat().st_mtime > _LEFT_S:
+            with suppress(Conflict), claimed(lock.parent):
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _pinned(project: Project, folder: Path) -> dict[str, int]:

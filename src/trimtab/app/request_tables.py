@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 
+from trimtab.core.arrow_ipc import read_ipc_file
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
-from trimtab.events.files import Rows, is_table, read_rows
-from trimtab.features.event_files import literal, parquet
+from trimtab.events.files import Rows, is_table, open_bytes, read_rows
+from trimtab.features.event_files import parquet
 
 _PARQUET: dict[str, Dtype] = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int"),
@@ -57,10 +61,14 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
             raise NotFound(f"file {path}: there is none. Give the path of one file.")
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
         if ending == ".parquet":
-            return path, _described(path, f"SELECT * FROM {parquet([path])}")
+            return path, _described(path)
         if ending in (".csv", ".tsv"):
-            return path, _described(path, f"SELECT * FROM read_csv({literal(path)}, header = true, all_varchar = true)")
-        raise Misuse(f"file {path}: requests come as .parquet, .csv or .tsv, as a table in memory, or a list of dicts.")
+            return path, dict.fromkeys(_header(path, "\t" if ending == ".tsv" else ","), "str")
+        if ending in (".ndjson", ".jsonl"):
+            return _with_columns(_lines(path))
+        if ending in (".arrow", ".arrows", ".feather", ".ipc"):
+            return _with_columns(read_ipc_file(path).columns)
+        raise Misuse(f"file {path}: needs a name that ends in .parquet, .csv, .tsv, .ndjson, .arrow or .feather.")
     if is_table(given):
         table = given if isinstance(given, Columns) else Columns.from_arrow(given)
         return table, {name: column.dtype for name, column in table.by_name.items()}
@@ -72,10 +80,30 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
     raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
 
 
-def _described(path: Path, query: str) -> dict[str, Dtype]:
+def _header(path: Path, delimiter: str) -> list[str]:
+    with open_bytes(path, "rb") as stream:
+        lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=delimiter)
+        try:
+            return next(lines, [])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise Misuse(f"file {path}: its header cannot be read: {error}.") from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    with open_bytes(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                rows += [msgspec.json.decode(line, type=dict[str, Any])] if line.strip() else []
+            except msgspec.DecodeError as error:
+                raise Misuse(f"file {path}, line {number}: {error}. Each line must be a JSON object.") from error
+    return rows
+
+
+def _described(path: Path) -> dict[str, Dtype]:
     try:
         with duckdb.connect() as connection:
-            described = connection.execute(f"DESCRIBE {query}").fetchall()
+            described = connection.execute(f"DESCRIBE SELECT * FROM {parquet([path])}").fetchall()
     except duckdb.Error as error:
         raise Misuse(f"file {path}: cannot be read: {str(error).splitlines()[0]}") from error
     out: dict[str, Dtype] = {}

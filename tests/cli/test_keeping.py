@@ -1,0 +1,75 @@
+"""disk, retain, backup and restore as people call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import Run
+
+PROJECT = """
+import trimtab as tt
+
+landings = tt.source("landings", time="at", key="id", columns={"id": str, "carrier": str, "delay": float})
+carrier = tt.view("carrier", source=landings, by="carrier", features={"mean_7d": tt.mean("delay", over="7d")})
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "project.py").write_text(PROJECT)
+    (folder / "trimtab.toml").write_text('[retention]\nevents = "30d"\ndisk_budget = "50MB"\n')
+    rows = "".join(f"f{n},UA,{n % 7},2020-01-{1 + n % 28:02d}T{n % 24:02d}:00:00Z\n" for n in range(500))
+    (folder / "landings.csv").write_text("id,carrier,delay,at\n" + rows)
+    return folder
+
+
+@pytest.mark.fast
+def test_from_disk_and_retain_to_a_backup_that_comes_back(call: Run, project: Path) -> None:
+    assert call("ingest", "landings", "landings.csv", cwd=project).returncode == 0
+    dry = call("retain", "--dry-run", cwd=project)
+    assert dry.stdout.startswith("would truncate 500 records of the event log")
+    done = call("retain", cwd=project)
+    assert "truncated 500 records of the event log" in done.stdout
+    assert "removed 499 events of landings" in done.stdout  # the newest one of UA stays
+    shown = call("disk", cwd=project).stdout
+    assert "event log" in shown
+    assert "budget 50 MB" in shown
+    assert json.loads(call("disk", "--json", cwd=project).stdout)["budget_bytes"] == 50_000_000
+    assert "\ndisk: " in call("status", cwd=project).stdout
+    made = call("backup", "../copy", cwd=project)
+    assert made.stdout.startswith("../copy: whole")
+    refused = call("restore", "../copy", cwd=project)
+    assert (refused.returncode, "--force" in refused.stderr) == (4, True)
+    assert call("restore", "../copy", "--force", cwd=project).stdout.splitlines()[0].endswith(".trimtab: restored")
+    assert "landings  1 events" in call("status", cwd=project).stdout
+    assert call("restore", "../copy", "--into", "../else", "--json", cwd=project).returncode == 0
+    assert (project.parent / "else" / "format.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["backup", "."], 4, "exists"),
+        (["backup", ".trimtab/copy"], 2, "lies in the state folder"),
+        (["restore", "nowhere"], 3, "no backup (it has no backup.json)"),
+        (["backup", "/proc/copy"], 5, "/proc/copy"),
+        (["retain", "--dryrun"], 2, "No such option"),
+    ],
+)
+def test_what_cannot_be_done_is_named(call: Run, project: Path, arguments: list[str], status: int, said: str) -> None:
+    done = call(*arguments, cwd=project)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+
+
+def test_a_retention_shorter_than_a_window_is_refused_by_every_command(call: Run, project: Path) -> None:
+    (project / "trimtab.toml").write_text('[retention]\nevents = "5d"\n')
+    done = call("status", cwd=project)
+    assert done.returncode == 2
+    assert (
+        "[retention] events = \"5d\" is too short for source 'landings': carrier.mean_7d looks back 7d" in done.stderr
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -14,11 +14,12 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.events.definitions import Source
-from trimtab.features.definitions import Request, View
+from trimtab.features.definitions import Entity, Request, View
+from trimtab.features.stored import with_sources
 from trimtab.steering.definitions import Deployment, collect_deployments
 from trimtab.training.definitions import Model
 
-Named = TypeVar("Named", Source, Request, View, Model, Deployment)
+Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment)
 
 
 class Definitions(msgspec.Struct, frozen=True):
@@ -29,6 +30,31 @@ class Definitions(msgspec.Struct, frozen=True):
     views: dict[str, View]
     models: dict[str, Model]
     deployments: dict[str, Deployment]  # by model name
+    entities: dict[str, Entity] = {}
+
+    def placed(self, place: Callable[[Source], Source]) -> Definitions:
+        """The same definitions over sources whose columns have been given their places."""
+        sources = {name: place(source) for name, source in self.sources.items()}
+
+        def of(source: Source) -> Source:
+            return msgspec.structs.replace(sources[source.name], about=source.about)
+
+        def model(one: Model) -> Model:
+            request = msgspec.structs.replace(one.request, source=of(one.request.source))
+            label = msgspec.structs.replace(one.label, source=of(one.label.source))
+            features = with_sources(one.features, of)
+            return msgspec.structs.replace(one, request=request, label=label, features=features)
+
+        models = {name: model(one) for name, one in self.models.items()}
+        replace = msgspec.structs.replace
+        return Definitions(
+            sources,
+            {name: replace(one, source=of(one.source)) for name, one in self.requests.items()},
+            {name: replace(one, source=of(one.source)) for name, one in self.views.items()},
+            models,
+            {name: replace(one, model=models[name]) for name, one in self.deployments.items()},
+            self.entities,
+        )
 
     def deployment(self, name: str | None) -> Deployment:
         """The deployment of model `name`, or the first one when there is no name.
@@ -98,7 +124,7 @@ def _line(error: Exception, file: Path) -> str:
 
 
 def _collect(values: Iterable[object], deployments: list[Deployment], file: Path) -> Definitions:
-    found = Definitions({}, {}, {}, {}, {})
+    found = Definitions({}, {}, {}, {}, {}, {})
 
     def add(into: dict[str, Named], item: Named, kind: str) -> None:
         if into.setdefault(item.name, item) is not item and into[item.name].hash != item.hash:
@@ -125,6 +151,8 @@ def _collect(values: Iterable[object], deployments: list[Deployment], file: Path
     for value in values:
         if isinstance(value, Source):
             add_source(value)
+        elif isinstance(value, Entity):
+            add(found.entities, value, "entity")
         elif isinstance(value, Request):
             add_request(value)
         elif isinstance(value, View):

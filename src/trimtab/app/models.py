@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US, format_moment
+from trimtab.features.feature_set import FeatureSet
 from trimtab.features.request_plan import RequestPlan
-from trimtab.registry import LoadedModel, Registry
+from trimtab.features.stored import check_functions
+from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.serving.answering import Answerer, ModelInputs, RowScorer, ServedVersion
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.inputs import OfflineInputs, OnlineInputs, Snapshot
@@ -20,6 +23,8 @@ from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 from trimtab.training.online import OnlineLearner
+
+_logger = logging.getLogger(__name__)
 
 
 class KeptPast:
@@ -65,6 +70,8 @@ class ServedModel:
         snapshot: History for questions about the past.
         clock: The moment of asking.
         ids: Gives prediction identifiers.
+        features_of: The feature definitions that a version was trained with.
+        holds: Whether the online features of definitions can be read; those that nobody keeps yet begin to be filled.
         features_from: The first moment as of which features can be computed from what is kept.
         max_age_us: How old a precomputed answer may be.
     """
@@ -81,6 +88,8 @@ class ServedModel:
         snapshot: Callable[[Mapping[str, int] | None], Snapshot],
         clock: Clock,
         ids: Callable[[], str],
+        features_of: Callable[[Version], FeatureSet],
+        holds: Callable[[FeatureSet], bool],
         features_from: Callable[[], int] = lambda: -(2**62),
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
@@ -90,20 +99,27 @@ class ServedModel:
         self._log = log
         self._learners = learners
         self._snapshot = snapshot
+        self._features_of = features_of
+        self._holds = holds
+        self._online = online
         self.features_from = features_from
         self._clock = clock
         self._ids = ids
-        self._plan = RequestPlan(deployment.model.features, online)
         self._loaded: LoadedModel | None = None
+        self._waiting: str | None = None  # the version that is waited for, once that was said
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         self.endpoint = Endpoint(deployment.name)
 
     def refresh(self) -> LoadedModel:
         """Follow the alias: load and swap when it has moved; the version that answers from now on.
 
+        A version answers with the feature definitions that it was trained with, whatever the project file says by
+        now. While their online features are being filled, the version before goes on answering.
+
         Raises:
             NotFound: No version was ever promoted.
             Corrupt: The version cannot be loaded; the one before goes on answering.
+            Misuse: Code that its features need is not there any more, or not on this machine; the same holds.
         """
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
@@ -111,12 +127,34 @@ class ServedModel:
             raise NotFound(f"model {name!r}: no version is in service. Train one: trimtab train {name}")
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
         if self._loaded is None or self._loaded.version.id != version.id:
-            loaded = self._registry.load(version, features=self.deployment.model.features)
-            self.endpoint.swap(self._answerer(loaded))
+            loaded = self._registry.load(version)
+            features = self._checked(loaded)
+            if not self._holds(features) and self._loaded is not None and self.endpoint.ready:
+                self._say_waiting(version, self._loaded.version)
+                return self._loaded
+            self.endpoint.swap(self._answerer(loaded, features))
             self._loaded = loaded
         elif self.learner is not None:
             self.learner.follow()
         return self._loaded
+
+    def features(self, loaded: LoadedModel) -> FeatureSet:
+        """The feature definitions that a version was trained with, each column of a source in its place."""
+        return self._features_of(loaded.version)
+
+    def _checked(self, loaded: LoadedModel) -> FeatureSet:
+        features = self.features(loaded)
+        try:
+            check_functions(features)
+        except Misuse as error:
+            raise Misuse(f"{loaded.version.name} cannot answer here: {error}") from error
+        return features
+
+    def _say_waiting(self, version: Version, before: Version) -> None:
+        if self._waiting != version.id:
+            self._waiting = version.id
+            said = "%s is in service once the online features of its definitions are filled; %s answers until then"
+            _logger.info(said, version.name, before.name)
 
     def served(self, loaded: LoadedModel) -> ServedVersion:
         """How answers name the version."""
@@ -126,7 +164,7 @@ class ServedModel:
 
     def offline(self, loaded: LoadedModel) -> OfflineInputs:
         """Model inputs from history."""
-        return OfflineInputs(self.deployment.model.features, loaded.encoding, self._snapshot)
+        return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
 
     def scorer(self, loaded: LoadedModel) -> RowScorer:
         """The fitted model; of an online deployment the learner, with all that it has learnt."""
@@ -137,11 +175,11 @@ class ServedModel:
             self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
         return self.learner
 
-    def _answerer(self, loaded: LoadedModel) -> Answerer:
+    def _answerer(self, loaded: LoadedModel, features: FeatureSet) -> Answerer:
         return Answerer(
             self.served(loaded),
-            self.deployment.model.request,
-            reader=OnlineInputs(self._plan, loaded.encoding),
+            features.request,
+            reader=OnlineInputs(RequestPlan(features, self._online), loaded.encoding),
             scorer=self.scorer(loaded),
             log=self._log,
             clock=self._clock,

@@ -14,8 +14,10 @@ import msgspec
 from trimtab.app.definitions import Definitions, load_definitions
 from trimtab.app.explain import Explanation, explain
 from trimtab.app.history import SharedHistory
+from trimtab.app.layouts import Layouts
 from trimtab.app.learning import Teacher
 from trimtab.app.lines import USUAL
+from trimtab.app.live_definitions import LiveDefinitions
 from trimtab.app.loop import DeploymentLoop
 from trimtab.app.models import ServedModel
 from trimtab.app.retention_needs import check_retention, features_from_us
@@ -96,14 +98,15 @@ class Project:
         self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: Path | None = None
     ) -> None:
         self.config = config
-        self.definitions = definitions
+        self.declared = definitions
         self.clock = clock or SystemClock()
         self.state_folder = state or config.state_folder
         self._begin()
 
     def _begin(self) -> None:
         """Nothing is open and nothing remembered."""
-        for part in ("ingestor", "quarantine", "history", "predictions", "registry", "views"):
+        parts = "ingestor", "quarantine", "history", "predictions", "registry", "views", "definitions", "layouts", "live"
+        for part in parts:
             self.__dict__.pop(part, None)
         self.state = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
         self._served: dict[str, ServedModel] = {}
@@ -595,6 +598,32 @@ class Project:
 
     # -- parts --------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def layouts(self) -> Layouts:
+        """Where the columns of sources lie in their events."""
+        return Layouts(self.state.catalog, self.state.events)
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """What the project file declares (`declared`), each column of a source in its place.
+
+        Raises:
+            Misuse: A column is declared as another type than recorded events hold it.
+        """
+        return self.declared.placed(self.layouts.place)
+
+    @cached_property
+    def live(self) -> LiveDefinitions:
+        """The feature definitions that are in use, those of versions trained before the project file changed too."""
+        return LiveDefinitions(
+            self.definitions,
+            registry=self.registry,
+            catalog=self.state.catalog,
+            blob=self.state.blob,
+            place=self.layouts.place,
+            clock=self.clock,
+        )
+
     @property
     def sources(self) -> list[Source]:
         return list(self.definitions.sources.values())
@@ -602,6 +631,7 @@ class Project:
     @cached_property
     def ingestor(self) -> Ingestor:
         """The way into the event log."""
+        self.layouts.keep(self.definitions.sources)
         return Ingestor(
             self.state.events,
             self.sources,
@@ -639,8 +669,7 @@ class Project:
     @cached_property
     def views(self) -> Views:
         """Online features and how they follow the log."""
-        models = [deployment.model for deployment in self.definitions.deployments.values()]
-        return Views(self.state, models, clock=self.clock)
+        return Views(self.state, self.live.views, clock=self.clock)
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
         """The loop of one deployment."""
@@ -674,6 +703,8 @@ class Project:
                 learners=self.state.learners,
                 snapshot=self.views.snapshot,
                 features_from=partial(self.features_from_us, deployment.model),
+                features_of=self.live.of,
+                holds=self.views.holds,
                 clock=self.clock,
                 ids=self._ids,
             )

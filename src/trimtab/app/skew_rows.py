@@ -18,6 +18,7 @@ from trimtab.events.tables import recorded
 from trimtab.features.as_of import AsOf, evaluate_as_of
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
+from trimtab.features.stored import check_functions
 from trimtab.features.frames import FeatureFrame
 from trimtab.registry.versions import Version
 from trimtab.serving.answering import NO_VIEW
@@ -159,10 +160,11 @@ class Versions:
             return f"version {prediction.version[:12]} is not in the registry any more"
         except Corrupt as error:
             return f"version {prediction.version[:12]} cannot be read: {error}"
-        sets = {model.features.hash: model.features for model in self._project.definitions.models.values()}
-        features = sets.get(version.features)
-        if features is None or features.names != artifact.inputs:
-            return f"the definitions that {version.name} was trained with are not in the project any more"
+        try:
+            features = self._project.live.of(version)
+            check_functions(features)
+        except (Misuse, Corrupt) as error:
+            return f"the definitions that {version.name} was trained with cannot be evaluated: {error}"
         return Known(version, artifact, features)
 
 

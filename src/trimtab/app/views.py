@@ -15,11 +15,12 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import View
-from trimtab.features.online import OnlineStore
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.online import POSITIONS_KEY, Cursor, OnlineStore, cursors_of
 from trimtab.features.online_compaction import Compacted, Compaction
+from trimtab.features.online_generations import id_of
 from trimtab.serving.applier import Applier
 from trimtab.store.ports import LogRecord
-from trimtab.training.definitions import Model
 
 LEASE = "views"
 _BATCH = 5_000
@@ -28,23 +29,32 @@ _LOOK_S = 0.05
 
 
 class Views:
-    """The views of all deployed models, kept as of the event log. Threads may share it.
+    """The views that versions in service need, kept as of the event log. Threads may share it.
+
+    Which views are needed changes while a project is open: those of a version that was promoted, or of definitions
+    that were applied, are filled beside the others; those that nothing needs any more go when `drop` says so.
 
     Args:
         state: Log, online state and leases.
-        models: Whose views they are.
+        needed: The views that are needed now, each definition once.
         clock: For the applier's lag.
     """
 
-    def __init__(self, state: State, models: Sequence[Model], *, clock: Clock) -> None:
+    def __init__(self, state: State, needed: Callable[[], Sequence[View]], *, clock: Clock) -> None:
         self._state = state
         self._clock = clock
-        self.views: list[View] = list({v.hash: v for model in models for v in model.features.views}.values())
-        self._sources = list({v.source.name: v.source for v in self.views}.values())
-        self._moved = partial(state.moved, self._sources)
-        self._history = SharedHistory(state.events, self._sources, tables=self._moved)
+        self._needed = needed
         self._following: Lease | None = None
         self._conflict: str | None = None
+        self._new: tuple[View, ...] = ()  # to be taken up by the applier
+        self._dropping = False
+        self._have(needed())
+
+    def _have(self, views: Sequence[View]) -> None:
+        self.views: list[View] = list(views)
+        self._sources = list({v.source.name: v.source for v in self.views}.values())
+        self._moved = partial(self._state.moved, self._sources)
+        self._history = SharedHistory(self._state.events, self._sources, tables=self._moved)
 
     @property
     def blocked(self) -> str | None:
@@ -60,26 +70,90 @@ class Views:
     def _work(self) -> ViewWork:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
+    def holds(self, features: FeatureSet) -> bool:
+        """Whether the features can be read: their views are filled, and as far as those that are kept up to date.
+
+        Views of which nobody knew are taken up, by whoever applies the log.
+        """
+        self.look()
+        return self.filled(features.views)
+
+    def filled(self, views: Sequence[View]) -> bool:
+        """Whether some views can be read as of now."""
+        if not any(self._state.events.positions().values()):
+            return True
+        cursors = cursors_of(self._state.online.get(POSITIONS_KEY))
+        found = [cursors.get(view.hash[:16]) for view in views]
+        front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
+        return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
+
+    def look(self) -> bool:
+        """See which views are needed now; whether some are new, to be filled by whoever applies the log."""
+        held = {view.hash for view in self.views}
+        self._new = tuple(view for view in self._needed() if view.hash not in held)
+        return bool(self._new)
+
+    def unneeded(self) -> list[str]:
+        """The views that online features are stored for and that nothing needs any more, as `name@hash`."""
+        needed = {view.hash[:16] for view in self._needed()}
+        names = {view.hash[:16]: view.name for view in self.views}
+        cursors = cursors_of(self._state.online.get(POSITIONS_KEY))
+        gone = {id_of(name) for name in cursors} - needed
+        return sorted(f"{names.get(one, 'view')}@{one[:8]}" for one in gone)
+
+    def drop(self) -> bool:
+        """Delete the online features that nothing needs; False while another process applies the log.
+
+        In a serving process its applier does it in a moment.
+        """
+        if self._following is not None:
+            self._dropping = True
+            return True
+        lease = self._lease()
+        if not lease.take():
+            return False
+        try:
+            self._take_up(self._needed())
+            self.store.drop_others()
+        finally:
+            self._state.online.release_writer()
+            lease.let_go()
+        return True
+
+    def _take_up(self, views: Sequence[View]) -> None:
+        """Keep exactly these views; only whoever applies the log may do so."""
+        known = {view.hash: view for view in self.views}
+        views = [known.get(view.hash, view) for view in views]
+        self._new = ()
+        if {view.hash for view in views} != known.keys():
+            self._have(views)
+            self.store.take_up(views)
+            self.__dict__.pop("_work", None)
+
     def catch_up(self) -> bool:
         """Apply what is new in the log, unless somebody else does that; whether it was done here.
 
         Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
         here: its applier does.
         """
-        if not self.views or self._following is not None:
+        if self._following is not None:
             return False
-        if not self._lags():
+        new = self.look()
+        if not self.views and not new:
+            return False
+        if not new and not self._lags():
             return True
         lease = self._lease()
         if not lease.take():
             return False
         try:
+            self._take_up([*self.views, *self._new])
             for _ in self._work.fill():
                 pass
             positions = dict(self.store.positions())
-            while new := self._new(positions):
-                self.store.apply(new)
-                positions.update({record.partition: record.position for record in new})
+            while records := self._unread(positions):
+                self.store.apply(records)
+                positions.update({record.partition: record.position for record in records})
         finally:
             self._state.online.release_writer()
             lease.let_go()
@@ -102,6 +176,9 @@ class Views:
             time.sleep(_LOOK_S)
         self._following = lease
         try:
+            self.look()
+            self.store.take_up([*self.views, *self._new])
+            self._take_up([*self.views, *self._new])
             work = self._work
             return Applier(
                 self._state.events,
@@ -219,7 +296,15 @@ class Views:
     def _between(self, busy: bool) -> bool:
         """What the applier does between two looks at the log."""
         lease = self._following
-        return lease is not None and lease.held and self._work.piece(busy)
+        if lease is None or not lease.held:
+            return False
+        if self._dropping:
+            self._dropping = False
+            self._take_up(self._needed())
+            self.store.drop_others()
+        elif self._new:
+            self._take_up([*self.views, *self._new])
+        return self._work.piece(busy)
 
     def _lags(self) -> dict[str, tuple[int, int]]:
         """Partitions that the views have not read to their end: the position applied, and the last one."""
@@ -229,7 +314,7 @@ class Views:
         lags = {name: (applied.get(name, 0), last) for name, last in self._state.events.positions().items()}
         return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
 
-    def _new(self, positions: Mapping[str, int]) -> list[LogRecord]:
+    def _unread(self, positions: Mapping[str, int]) -> list[LogRecord]:
         """The next records of all partitions, by append time; none that a later call would have to put before them."""
         new: list[LogRecord] = []
         ends = []  # of full batches
@@ -240,6 +325,10 @@ class Views:
                 ends.append(_order(records[-1]))
         new.sort(key=_order)
         return [record for record in new if _order(record) <= min(ends)] if ends else new
+
+
+def _reach(cursor: Cursor) -> tuple[int, int]:
+    return sum(cursor.positions.values()), cursor.s_us
 
 
 def _order(record: LogRecord) -> tuple[int, str, int]:

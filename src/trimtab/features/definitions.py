@@ -27,6 +27,11 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, Dtype]
     about: About = NOTHING
 
+    @property
+    def hash(self) -> str:
+        """The content address of this definition."""
+        return content_hash([self.name, self.columns])
+
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """Features of one entity from one source. Make one with `view()`."""

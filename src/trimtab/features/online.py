@@ -105,8 +105,7 @@ class OnlineStore:
     def __init__(self, kv: KeyValue, views: Sequence[View]) -> None:
         self.kv = kv
         self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of one name carry a part of their hash
-        for view in {view.hash: view for view in views}.values():
-            self.plans[f"{view.name}@{view.hash[:8]}" if view.name in self.plans else view.name] = ViewPlan(view)
+        self._have(views)
 
     def apply(self, records: Sequence[LogRecord], *, reached: Mapping[str, int] | None = None) -> Applied:
         """Take records into all views that have not read them yet.
@@ -199,6 +198,28 @@ class OnlineStore:
         """Delete the states of views and definitions that this store does not have; how many keys."""
         mine = {plan.id.hex() for plan in self.plans.values()}
         return self._drop({name for name in self.cursors() if id_of(name) not in mine})
+
+    def take_up(self, views: Sequence[View]) -> None:
+        """Keep exactly these views up to date from now on, while nothing is applied.
+
+        What is stored of one that stands behind the others, because nobody kept it for a while, is deleted: it is
+        filled again. What is stored of views that are kept no more stays, see `drop_others`.
+        """
+        self._have(views)
+        cursors = self.cursors()
+        mine = [plan.id.hex() for plan in self.plans.values() if plan.id.hex() in cursors]
+        front = max((cursors[name] for name in mine), key=lambda c: sum(c.positions.values()), default=BEGIN)
+        behind = {name for name in mine if cursors[name].place != front.place}
+        if behind:
+            self._drop(behind)
+
+    def _have(self, views: Sequence[View]) -> None:
+        before = {plan.view.hash: plan for plan in self.plans.values()}
+        plans: dict[str, ViewPlan] = {}
+        for digest, view in {view.hash: view for view in views}.items():
+            plan = before.get(digest) or ViewPlan(view)
+            plans[f"{view.name}@{digest[:8]}" if view.name in plans else view.name] = plan
+        self.plans = plans  # at once: others may be reading
 
     def _drop(self, ids: Set[str]) -> int:
         """Mark views as going, delete what they have, forget them: a crash in between leaves them marked."""

@@ -130,6 +130,9 @@ class RequestPlan:
         going = [plan.name for plan in self._plans if GOING + plan.id.hex() in cursors]
         if going:
             raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
+        unfilled = [plan.name for plan in self._plans if cursors and plan.id.hex() not in cursors]
+        if unfilled:
+            raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Ask again in a moment.")
         found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan in self._plans}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())

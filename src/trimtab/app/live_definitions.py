@@ -1,0 +1,132 @@
+"""Which feature definitions are in use: those of versions that an alias names, and those that were applied. # D35"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from trimtab.app.definitions import Definitions
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Source
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.stored import decode_features, with_sources
+from trimtab.registry import Registry, Version
+from trimtab.steering.controller import CHAMPION, LoopState
+from trimtab.steering.controller import KIND as LOOP
+from trimtab.store.ports import Blob, Catalog
+from trimtab.training.artifact import decode_artifact
+
+APPLIED = "applied_features"  # of the records in the catalogue: the definitions applied for each model, as a document
+
+
+class AppliedFeatures(msgspec.Struct, frozen=True):
+    """The feature definitions that were applied for a model."""
+
+    hash: str
+    document: str  # what `encode_features` gave
+
+
+class LiveDefinitions:
+    """The feature definitions that online features are kept for.
+
+    Args:
+        definitions: What the project file declares.
+        registry: Says which versions there are.
+        catalog: Says what was applied, and what is about to be promoted.
+        blob: Where the versions' definitions are.
+        place: Gives a source's columns their places in events.
+        clock: Says how long a version has not been in service.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        *,
+        registry: Registry,
+        catalog: Catalog,
+        blob: Blob,
+        place: Callable[[Source], Source],
+        clock: Clock,
+    ) -> None:
+        self._definitions = definitions
+        self._registry = registry
+        self._catalog = catalog
+        self._blob = blob
+        self._place = place
+        self._clock = clock
+        self._of_version: dict[str, FeatureSet] = {}
+        self._applied: dict[str, FeatureSet] = {}  # by address
+
+    def of(self, version: Version) -> FeatureSet:
+        """The definitions that a version was trained with: the project file's where they are the same ones.
+
+        Raises:
+            Misuse: It was stored without them, and the project file has others.
+            Corrupt: They cannot be read.
+        """
+        declared = self._definitions.models.get(version.model)
+        if declared is not None and declared.features.hash == version.features:
+            return declared.features
+        if version.id not in self._of_version:
+            artifact = decode_artifact(self._blob.get(version.artifact))
+            self._of_version[version.id] = with_sources(artifact.features(version.features), self._place)
+        return self._of_version[version.id]
+
+    def applied(self, model: str) -> FeatureSet | None:
+        """The definitions that were applied for a model; None before there were any."""
+        record = self._catalog.get(APPLIED, model)
+        if record is None:
+            return None
+        found = msgspec.json.decode(record.body, type=AppliedFeatures)
+        if found.hash not in self._applied:
+            features = decode_features(found.document.encode(), found.hash)
+            self._applied[found.hash] = with_sources(features, self._place)
+        return self._applied[found.hash]
+
+    def versions(self, model: str) -> list[Version]:
+        """The versions of a model whose definitions are needed: those that an alias names, the one about to be
+        promoted, and for as long as a new champion's quiet time lasts the one it replaced.
+        """
+        moves = self._registry.aliases(model)
+        needed = [move.version for move in moves.values()]
+        champion = moves.get(CHAMPION)
+        deployment = self._definitions.deployments.get(model)
+        if champion is not None and champion.previous is not None and deployment is not None:
+            if self._clock.now_us() < champion.at_us + deployment.cooldown_us:
+                needed.append(champion.previous)
+        record = self._catalog.get(LOOP, model)
+        repair = None if record is None else msgspec.json.decode(record.body, type=LoopState).repair
+        if repair is not None and repair.successor is not None:
+            needed.append(repair.successor)
+        return [self._registry.get(address) for address in dict.fromkeys(needed)]
+
+    def features(self) -> dict[str, list[FeatureSet]]:
+        """By model, the definitions that online features must be kept for."""
+        found: dict[str, list[FeatureSet]] = {}
+        for name in self._models():
+            sets: list[FeatureSet] = []
+            for version in self.versions(name):
+                try:
+                    sets.append(self.of(version))
+                except Misuse:  # of an earlier trimtab, and changed since: whoever asks it is told
+                    continue
+            applied = self.applied(name)
+            deployment = self._definitions.deployments.get(name)
+            if applied is not None:
+                sets.append(applied)
+            elif not sets and deployment is not None:
+                sets.append(deployment.model.features)
+            found[name] = list({one.hash: one for one in sets}.values())
+        return found
+
+    def views(self) -> list[View]:
+        """The views of all of them, each definition once."""
+        sets = [features for of_model in self.features().values() for features in of_model]
+        return list({view.hash: view for features in sets for view in features.views}.values())
+
+    def _models(self) -> list[str]:
+        applied = [record.key for record in self._catalog.find(APPLIED)]
+        return list(dict.fromkeys([*self._definitions.deployments, *applied]))

@@ -47,7 +47,7 @@ def answer_table(
         raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
     served = project.served(model)
     loaded = served.refresh()
-    request = served.deployment.model.request
+    request = served.features(loaded).request
     table = requests if isinstance(requests, Columns) else read_file(requests, request.source).columns
     absent = [name for name in request.columns if name not in table]
     if absent:

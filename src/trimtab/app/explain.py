@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.app.retention_needs import labels_from_us
 from trimtab.app.state import kept_from
 from trimtab.app.training_data import request_shape
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Decision, GateRecord, Prediction
 from trimtab.core.time import format_moment
 from trimtab.features.frames import REASONS
@@ -21,6 +21,7 @@ from trimtab.training.artifact import decode_artifact
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+    from trimtab.registry import Version
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -94,7 +95,7 @@ def explain(project: Project, prediction_id: str) -> Explanation:
             f"prediction {prediction_id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
             "Restore the prediction log or the version's blob."
         )
-    request, note = _request(project, prediction)
+    request, note = _request(project, prediction, version)
     return Explanation(
         prediction=prediction.id,
         request_id=prediction.request_id,
@@ -123,18 +124,20 @@ def explain(project: Project, prediction_id: str) -> Explanation:
     )
 
 
-def _request(project: Project, prediction: Prediction) -> tuple[dict[str, Any], str | None]:
-    """The request's columns by name; by number when they are not those that are declared now, with a remark."""
+def _request(project: Project, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
+    """The request's columns by name, as its version knew them; by number where that cannot be said, with a remark."""
     row = msgspec.msgpack.decode(prediction.request)
-    model = project.definitions.models.get(prediction.model)
-    if model is not None and request_shape(model.request)(prediction.request):
-        columns = model.request.columns
+    try:
+        asked = project.live.of(version).request
+        fits, why = request_shape(asked)(prediction.request), f"{version.name} takes {', '.join(asked.columns)}"
+    except Misuse as error:
+        fits, why = False, str(error)
+    if fits:
         return {
             name: format_moment(value) if dtype == "time" and value is not None else value
-            for (name, dtype), value in zip(columns.items(), row, strict=True)
+            for (name, dtype), value in zip(asked.columns.items(), row, strict=True)
         }, None
-    declared = "the model is not declared any more" if model is None else f"now {', '.join(model.request.columns)}"
-    note = f"its columns are numbered: the request was declared otherwise when it was asked ({declared})"
+    note = f"its columns are numbered: the request was declared otherwise when it was asked ({why})"
     return {str(place): value for place, value in enumerate(row, 1)}, note
 
 

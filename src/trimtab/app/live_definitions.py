@@ -94,9 +94,9 @@ class LiveDefinitions:
         needed = [move.version for move in moves.values()]
         champion = moves.get(CHAMPION)
         deployment = self._definitions.deployments.get(model)
-        if champion is not None and champion.previous is not None and deployment is not None:
-            if self._clock.now_us() < champion.at_us + deployment.cooldown_us:
-                needed.append(champion.previous)
+        quiet_us = 0 if deployment is None else deployment.cooldown_us
+        if champion is not None and champion.previous and self._clock.now_us() < champion.at_us + quiet_us:
+            needed.append(champion.previous)
         record = self._catalog.get(LOOP, model)
         repair = None if record is None else msgspec.json.decode(record.body, type=LoopState).repair
         if repair is not None and repair.successor is not None:

@@ -105,7 +105,17 @@ class Project:
 
     def _begin(self) -> None:
         """Nothing is open and nothing remembered."""
-        parts = "ingestor", "quarantine", "history", "predictions", "registry", "views", "definitions", "layouts", "live"
+        parts = (
+            "ingestor",
+            "quarantine",
+            "history",
+            "predictions",
+            "registry",
+            "views",
+            "definitions",
+            "layouts",
+            "live",
+        )
         for part in parts:
             self.__dict__.pop(part, None)
         self.state = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)

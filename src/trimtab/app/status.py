@@ -10,8 +10,10 @@ from trimtab.app.disk import over_budget, taken
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
 from trimtab.app.skew import SIGNAL, skew_lines
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
+from trimtab.features.stored import check_functions
 from trimtab.steering.controller import CHAMPION, FREEZE
 
 if TYPE_CHECKING:
@@ -153,10 +155,11 @@ def _deployment(
     decisions = [d for d in ledger if d.model == name]
     if version is None:
         red.append(f"{name}: no version is in service; run: trimtab train {name}")
-    elif version.features != loop.deployment.model.features.hash:
-        red.append(
-            f"{name}: {version.name} was trained with other features and cannot answer; run: trimtab train {name}"
-        )
+    else:
+        try:
+            check_functions(project.live.of(version))
+        except (Misuse, Corrupt) as error:
+            red.append(f"{name}: {version.name} cannot answer: {error} Or run: trimtab train {name}")
     unwatched = None if version is None else _unwatched(loop, version.id)
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")

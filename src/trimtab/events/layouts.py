@@ -33,7 +33,7 @@ def decode_layout(body: bytes, source: str) -> Layout:
     try:
         return msgspec.json.decode(body, type=Layout)
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"source {source!r}: the places of its columns cannot be read ({error}). Restore them.") from error
+        raise Corrupt(f"source {source!r}: the places of its columns cannot be read ({error}).") from error
 
 
 def layout_with(layout: Layout | None, source: Source) -> Layout:

@@ -36,10 +36,10 @@ def encode_features(features: FeatureSet) -> bytes:
     >>> decode_features(encode_features(features), features.hash) == features
     True
     """
-    bare = with_sources(features, _bare)
+    bare, replace = with_sources(features, _bare), msgspec.structs.replace
     stored = StoredFeatures(
         request=bare.request,
-        joins=tuple(msgspec.structs.replace(j, view=msgspec.structs.replace(j.view, about=NOTHING)) for j in bare.joins),
+        joins=tuple(replace(join, view=replace(join.view, about=NOTHING)) for join in bare.joins),
         transforms=bare.transforms,
         names=bare.names,
     )
@@ -103,8 +103,8 @@ def _check_functions(expression: Expression) -> None:
             function_of(expression)
         except Misuse as error:
             raise Misuse(
-                f"{error} Until then the old function can stay in the project file under another name: it is known by "
-                "its code."
+                f"{error} Until then keep the old function, as it was, in a file that the project file imports: it is "
+                "known by its code."
             ) from None
     for arg in expression.args:
         _check_functions(arg)

@@ -338,7 +338,8 @@ class DeltaTable:
             there = _dtypes(delta, self.directory)
             found = {name: column.dtype for name, column in rows.by_name.items()}
             new = {name: dtype for name, dtype in found.items() if name not in there}
-            if not new or {**new, **there} != found or {name.casefold() for name in new} & {n.casefold() for n in there}:
+            alike = {name.casefold() for name in new} & {name.casefold() for name in there}
+            if not new or {**new, **there} != found or alike:
                 return delta
             fields = [deltalake.Field(name, PrimitiveType(_TYPES[dtype]), nullable=True) for name, dtype in new.items()]
             before = delta.version()

@@ -1,0 +1,168 @@
+"""The project file changes while a version is in service: what answers, from what, and how the change arrives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import shop
+
+from trimtab.app.project import Project
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, HOUR_US
+
+PLAIN = """
+@tt.transform
+def doubled(x):
+    return 2 * x
+"""
+A = shop.PROJECT.replace(
+    'features=[{"x": tt.col("x"),', 'features=[{"x": tt.col("x"), "xx": doubled(tt.col("x")),'
+).replace("readings = tt.source", PLAIN + "\nreadings = tt.source")
+B = (
+    A.replace('columns={"site": str, "level": float}', 'columns={"mood": str, "site": str, "level": float}')
+    .replace('"level": tt.latest("level", max_age="9h"), ', "")
+    .replace('over="1d")})', 'over="2d"), "low": tt.min("level", over="6h")})')
+    .replace("def doubled(x):\n    return 2 * x", "def doubled(x):\n    return 2 * x + 0.0")
+)
+KEPT = "import before\n" + B  # where the old function still is
+
+
+def edited(folder: Path, text: str) -> None:
+    (folder / "project.py").write_text(text)
+    (folder / "before.py").write_text("import trimtab as tt\n" + PLAIN)
+
+
+@pytest.fixture(scope="session")
+def first_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shop.write_project(tmp_path_factory.mktemp("versions") / "first")
+    edited(folder, A)
+    with shop.opened(folder) as project:
+        shop.load(project)
+        assert [d.act for d in project.train("buyer")][-1] == "promote"
+    return folder
+
+
+@pytest.fixture
+def first(first_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first_once, tmp_path / "project"))
+
+
+def ask(project: Project, key: str, hours: int = 0) -> tuple[str, float]:
+    answer = project.predict("buyer", [shop.visit(key, shop.NOW_US + hours * HOUR_US)])[0]
+    return answer.version, answer.score
+
+
+def trimtab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: a function that is gone from the file is unknown there."""
+    command = [sys.executable, "-c", "from trimtab.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False)
+
+
+def push(project: Project, n: int, level: float, **more: object) -> None:
+    project.push("readings", [{"site": "north", "level": level, "read_at": shop.NOW_US - 100 + n, **more}])
+
+
+def test_the_champion_answers_the_same_bits_after_the_project_file_changed(first: Path) -> None:
+    with shop.opened(first) as project:
+        push(project, 1, 5.0)
+        before = ask(project, "a")
+    edited(first, KEPT)
+    with shop.opened(first) as project:
+        assert ask(project, "b") == before
+        push(project, 2, 50.0, mood="bright")
+        changed = ask(project, "c")
+        assert changed != before
+    edited(first, A)
+    with shop.opened(first) as project:
+        assert ask(project, "d") == changed
+
+
+def test_a_function_whose_code_is_gone_is_named_with_what_to_do(first: Path) -> None:
+    edited(first, B)
+    asked = trimtab(first, "predict", "buyer", "--row", json.dumps(shop.visit("a", shop.NOW_US)))
+    assert asked.returncode == 2
+    assert "buyer@2 cannot answer here: transform 'doubled'" in asked.stderr
+    assert "in a file that the project file imports" in asked.stderr
+    assert "RED  buyer: buyer@2 cannot answer: transform 'doubled'" in trimtab(first, "status").stdout
+    edited(first, KEPT)
+    assert trimtab(first, "predict", "buyer", "--row", json.dumps(shop.visit("a", shop.NOW_US))).returncode == 0
+
+
+def test_a_new_version_serves_on_the_new_definitions_and_the_old_one_again_after_a_roll_back(first: Path) -> None:
+    with shop.opened(first) as project:
+        push(project, 1, 5.0)
+        one = ask(project, "a")
+    edited(first, KEPT)
+    with shop.opened(first) as project:
+        assert [d.act for d in project.train("buyer")][-1] == "promote"
+        two = ask(project, "b")
+        assert two[0] != one[0]
+        assert [view.name for view in project.views.views] == ["site", "site"]
+        project.registry.roll_back("buyer", "champion", why="It was better.")
+        assert ask(project, "c") == one
+
+
+def test_the_online_features_of_a_version_that_is_out_of_service_go_after_its_quiet_time_and_come_back(
+    first: Path,
+) -> None:
+    with shop.opened(first) as project:
+        push(project, 1, 5.0)
+        one = ask(project, "a")
+    edited(first, KEPT)
+    with shop.opened(first) as project:
+        project.train("buyer")
+        ask(project, "b")
+        assert project.views.unneeded() == []
+        shop.move(project, 8 * DAY_US)
+        assert len(project.views.unneeded()) == 1
+        assert project.views.drop()
+        assert [view.name for view in project.views.views] == ["site"]
+        project.registry.roll_back("buyer", "champion", why="It was better.")
+        again = project.predict("buyer", [shop.visit("c", shop.NOW_US)], at=shop.NOW_US + HOUR_US)[0]
+        assert again.version == one[0]
+        assert ask(project, "d")[0] == one[0]
+        project.views.catch_up()
+        assert len(project.views.views) == 2
+
+
+def test_a_column_that_is_added_anywhere_and_one_that_is_removed_leave_recorded_events_what_they_were(
+    first: Path,
+) -> None:
+    with shop.opened(first) as project:
+        project.materialise()
+        before = project.history
+        before.refresh()
+        old = before.frame("readings").columns.to_rows()
+    edited(first, KEPT)
+    with shop.opened(first) as project:
+        push(project, 7, 3.0, mood="calm")
+        project.history.refresh()
+        rows = project.history.frame("readings").columns.to_rows()
+        assert [{**row, "mood": None} for row in old] == [{**row} for row in rows[:-1]]
+        assert (rows[-1]["mood"], rows[-1]["level"]) == ("calm", 3.0)
+        assert project.materialise().rows["readings"] == 1
+    edited(first, A)
+    with shop.opened(first) as project:
+        with pytest.raises(Misuse, match=r"unknown column 'mood'\. Declared are site, level, read_at"):
+            push(project, 8, 4.0, mood="calm")
+        push(project, 8, 4.0)
+        project.history.refresh()
+        assert project.history.frame("readings").columns.to_rows()[-2:] == [
+            rows[-1],
+            {**rows[-1], "read_at": shop.NOW_US - 92, "level": 4.0, "mood": None},
+        ]
+        assert project.materialise().rows["readings"] == 1
+
+
+def test_a_column_of_another_type_is_refused_once_something_is_recorded(first: Path) -> None:
+    edited(first, A.replace('"level": float}', '"level": int}'))
+    with (
+        shop.opened(first) as project,
+        pytest.raises(Misuse, match="'level' is declared int, and recorded events hold"),
+    ):
+        push(project, 1, 5)

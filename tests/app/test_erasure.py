@@ -306,6 +306,36 @@ def test_a_run_that_was_killed_is_finished_by_the_next(texts: Path, tmp_path: Pa
     }
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from trimtab.store.lmdb_kv import LmdbKeyValue
+
+with LmdbKeyValue(Path(sys.argv[1])) as store:
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_that_was_refused_half_way_is_red_until_it_is_finished(texts: Path) -> None:
+    with market.opened(texts) as project:
+        project.predict("sale", [market.quote("q", TEXTS[2], market.NOW_US)])
+        planned = project.forget("customer", TEXTS[2], dry_run=True)
+        command = [sys.executable, "-c", HOLDER, str(texts / ".trimtab" / "online")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "open\n"
+            with pytest.raises(Conflict, match="another process has it open"):
+                project.forget("customer", TEXTS[2], why="asked to")
+            holder.communicate()
+        assert [line for line in project.status().red if "not finished" in line]
+        assert TEXTS[2].encode() not in (texts / ".trimtab" / "catalog.db").read_bytes()
+        assert project.forget("customer", TEXTS[2]).counts == planned.counts
+        assert project.ledger()[-1].cause == "asked to"
+        assert [line for line in project.status().red if "not finished" in line] == []
+    assert files_with(texts / ".trimtab", TEXTS[2].encode()) == []
+
+
 def test_a_service_that_runs_keeps_a_project_from_forgetting(texts: Path) -> None:
     command = [sys.executable, "-c", "from trimtab.cli import main; main()", "forget", "customer", TEXTS[0]]
     with shop.serving(texts) as (_, url):

@@ -28,7 +28,7 @@ from trimtab.features.online import OnlineStore
 from trimtab.serving.spool import Spool
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
-from trimtab.store.ports import Log, Put, Remove
+from trimtab.store.ports import Catalog, Log, Put, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -100,6 +100,7 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
     rows: dict[str, list[tuple[str, int, str]]]  # by source: rows of its table
     sets: list[SeenSet]
     workspaces: list[str]
+    why: str = ""
 
 
 def forget(
@@ -125,13 +126,23 @@ def forget(
         traces = find_traces(project, subject)
         run = _joined(_pending(project, digest), _planned(project, traces))
         _refuse_nothing(project, subject, run, digest, sets=training_sets)
+        run = msgspec.structs.replace(run, why=why or run.why)
         project.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
         _erase(project, traces, run)
         if training_sets:
             for one in run.sets:
                 project.state.blob.delete(one.blob)
-        row = _write_down(project, subject, run, digest, why=why, actor=actor, deleted=training_sets)
+        row = _write_down(project, subject, run, digest, actor=actor, deleted=training_sets)
     return _result(project, subject, run, digest, dry_run=False, row=row)
+
+
+def unfinished(catalog: Catalog) -> list[str]:
+    """A line for each run that was begun and is not finished: what it was about only its key's hash says."""
+    return [
+        f"forget: a run of {format_moment(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
+        f"(key hash {record.key}); run the same command again"
+        for record in catalog.find(KIND)
+    ]
 
 
 def _erase(project: Project, traces: Traces, run: _Run) -> None:
@@ -177,15 +188,13 @@ def _rebuild(project: Project, sources: set[str]) -> None:
     kv.release_writer()
 
 
-def _write_down(
-    project: Project, subject: Subject, run: _Run, digest: str, *, why: str, actor: str, deleted: bool
-) -> Decision:
+def _write_down(project: Project, subject: Subject, run: _Run, digest: str, *, actor: str, deleted: bool) -> Decision:
     versions = sorted({version for one in run.sets for version in one.versions})
     entry = Entry(
         at_us=project.clock.now_us(),
         model="*",
         act=ACT,
-        cause=why or "No reason was given.",
+        cause=run.why or "No reason was given.",
         actor=actor,
         evidence={
             "entity": subject.entity,
@@ -226,6 +235,7 @@ def _joined(before: _Run | None, now: _Run) -> _Run:
         rows=_united(before.rows, now.rows),
         sets=list({one.blob: one for one in (*before.sets, *now.sets)}.values()),
         workspaces=sorted({*before.workspaces, *now.workspaces}),
+        why=before.why,
     )
 
 
@@ -258,7 +268,7 @@ def _refuse_nothing(project: Project, subject: Subject, run: _Run, digest: str, 
     if before:
         said += f" It was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
-        said += f" {len(run.sets)} training sets have rows of it: --training-sets deletes them."
+        said += f" Training sets with rows of it: {len(run.sets)}; --training-sets deletes those."
     raise NotFound(f"forget: nothing of {subject.shown} is there ({places}).{said} Nothing was changed.")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.disk import over_budget, taken
+from trimtab.app.erasure import unfinished
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
 from trimtab.app.skew import SIGNAL, skew_lines
@@ -119,6 +120,7 @@ def project_status(project: Project) -> Status:
     disk_bytes = taken(project.state_folder).size_bytes
     over = over_budget(disk_bytes, project.config.retention.budget_bytes)
     red += [] if over is None else [over]
+    red += unfinished(project.state.catalog)
     return Status(
         at=format_moment(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,

@@ -192,7 +192,8 @@ class OnlineStore:
 
     def reset(self) -> int:
         """Delete the states of this store's views, to be filled again from the start of the log; how many keys."""
-        return self._drop({plan.id.hex() for plan in self.plans.values()})
+        mine = {plan.id.hex() for plan in self.plans.values()}
+        return self._drop(mine.union(name for name in self.cursors() if id_of(name) in mine))
 
     def drop_others(self) -> int:
         """Delete the states of views and definitions that this store does not have; how many keys."""

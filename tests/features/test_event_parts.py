@@ -20,6 +20,7 @@ from test_offline import bits
 
 from trimtab.core.columns import Column, column
 from trimtab.events.definitions import Source, source
+from trimtab.features import event_parts
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, view
 from trimtab.features.event_files import connected, table_events
@@ -32,6 +33,14 @@ from trimtab.features.view_columns import evaluate_view
 
 Asked = list[tuple[Any, int]]
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_together() -> Iterator[None]:
+    """Versions are told apart a few records at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_parts, "_TOGETHER", 3)
+        yield
 
 
 @contextmanager

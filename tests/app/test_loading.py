@@ -60,3 +60,66 @@ def test_what_is_no_table_of_the_source_is_refused_whole(tmp_path: Path) -> None
         with pytest.raises(NotFound):
             project.ingest("nothing", file)
         assert project.state.events.positions() == {}
+
+
+def test_a_file_that_lacks_declared_columns_is_refused_unless_they_may_be_null(tmp_path: Path) -> None:
+    file = tmp_path / "readings.csv"
+    file.write_text("site,read_at,depth\nnorth,2024-03-01,3\n")
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+        with pytest.raises(Misuse, match=r"column level is missing. It has columns that are not declared: depth"):
+            project.ingest("readings", file)
+        assert project.state.events.positions() == {}
+        taken = project.ingest("readings", file, absent_ok=True)
+        assert (taken.accepted, taken.absent, taken.ignored) == (1, ("level",), ("depth",))
+
+
+def test_tables_of_other_libraries_are_pushed_and_ingested(tmp_path: Path) -> None:
+    query = "SELECT 'north' AS site, 1.5 AS level, TIMESTAMP '2024-03-01' + to_hours(i) AS read_at FROM range(3) t(i)"
+    with shop.opened(shop.write_project(tmp_path / "project")) as project, duckdb.connect() as connection:
+        assert project.push("readings", connection.sql(query)).accepted == 3
+        assert project.ingest("readings", connection.sql(query)).accepted == 3
+        with pytest.raises(Misuse, match="has an unknown column 'depth'"):
+            project.push("readings", connection.sql(query.replace("SELECT", "SELECT 1 AS depth,")))
+        with pytest.raises(Misuse, match=r"files go through `ingest`"):
+            project.push("readings", "readings.csv")  # type: ignore[arg-type]  # a mistake
+        with pytest.raises(Misuse, match="column 'level' holds str, needed is float"):
+            project.push("readings", connection.sql(query.replace("1.5", "'much'")))
+        project.history.refresh()
+        assert project.history.frame("readings").rows == 3
+
+
+def test_the_rows_of_a_table_that_do_not_fit_are_named_by_their_place(tmp_path: Path) -> None:
+    query = (
+        "SELECT 'north' AS site, CASE i WHEN 2 THEN 'inf'::DOUBLE ELSE i END AS level, "
+        "CASE WHEN i != 0 THEN '2024-03-0' || i ELSE 'never' END AS read_at FROM range(5) t(i)"
+    )
+    with shop.opened(shop.write_project(tmp_path / "project")) as project, duckdb.connect() as connection:
+        pushed = project.push("readings", connection.sql(query))
+        assert (pushed.accepted, pushed.quarantined) == (3, 2)
+        assert [(p.row, p.field, p.reason) for p in pushed.problems] == [
+            (0, "read_at", "bad_time"),
+            (2, "level", "infinite"),
+        ]
+
+
+def test_quarantine_is_shown_given_back_and_dropped(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path / "project")
+    with shop.opened(folder) as project:
+        project.push("readings", [{"site": 5, "level": 1.0, "read_at": 0}, {"site": "north", "level": 1.0}])
+        assert [(g.source, g.reason, g.rows) for g in project.quarantined()] == [
+            ("readings", "missing", 1),
+            ("readings", "wrong_type", 1),
+        ]
+        assert project.replay_quarantine("readings").quarantined == 2
+        with pytest.raises(NotFound):
+            project.quarantined("nothing")
+    (folder / "project.py").write_text(
+        (folder / "project.py").read_text().replace('"site": str, "level"', '"site": int, "level"')
+    )
+    mended = (folder / "project.py").read_text().split("visit =")[0]
+    (folder / "project.py").write_text(mended)
+    with shop.opened(folder) as project:
+        done = project.replay_quarantine(reason="wrong_type")
+        assert (done.accepted, done.quarantined) == (1, 0)
+        assert project.drop_quarantined("readings", reason="missing") == 1
+        assert project.quarantined() == []

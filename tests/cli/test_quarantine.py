@@ -1,0 +1,90 @@
+"""Files that do not fit, standard input, and the rows that were set aside, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import Run
+
+PROJECT = """
+import trimtab as tt
+weather = tt.source("weather", time="at", columns={"origin": str, "temp": float})
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    return tmp_path
+
+
+def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
+    (folder / "a.csv").write_text(
+        'origin,temp,at,dewp\nJFK,1.5,2025-01-01,3\nJFK,"1,5",2025-01-01,3\nJFK,1,5,2025-01-01,3\n'
+    )
+    done = call("ingest", "weather", "a.csv", cwd=folder)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "weather: 1 rows taken, 2 quarantined",
+        "  not declared, left out: dewp",
+        "  line 3: temp = 1,5: wrong_type",
+        "  line 4: JFK,1,5,2025-01-01,3: bad_line",
+    ]
+    (folder / "few.csv").write_text("origin,at\nJFK,2025-01-01\n")
+    refused = call("ingest", "weather", "few.csv", cwd=folder)
+    assert refused.returncode == 2
+    assert "--absent-as-null" in refused.stderr
+    taken = call("ingest", "weather", "few.csv", "--absent-as-null", cwd=folder)
+    assert "not in the file, null: temp" in taken.stdout
+    (folder / "semicolons.csv").write_text("origin;temp;at\nJFK;1,5;2025-01-01\n")
+    assert "separated by commas" in call("ingest", "weather", "semicolons.csv", cwd=folder).stderr
+
+
+def test_rows_are_shown_given_back_and_dropped(folder: Path, call: Run) -> None:
+    (folder / "a.ndjson").write_text(
+        '{"origin": 5, "temp": 1, "at": "2025-01-01"}\n{"origin": "JFK", "temp": 1}\nnot JSON\n'
+    )
+    call("ingest", "weather", "a.ndjson", cwd=folder)
+    shown = call("quarantine", cwd=folder).stdout
+    assert "weather  wrong_type: 1 row, at fault: origin (1)" in shown
+    assert '{"origin": 5, "temp": 1, "at": "2025-01-01"}' in shown
+    only = json.loads(call("quarantine", "weather", "--reason", "missing", "--json", cwd=folder).stdout)
+    assert [(group["reason"], group["examples"][0]["row"]) for group in only] == [
+        ("missing", {"origin": "JFK", "temp": 1.0, "at": None})
+    ]
+    (folder / "project.py").write_text(PROJECT.replace('"origin": str', '"origin": int'))
+    assert "1 rows taken, 2 do not fit" in call("quarantine", "replay", "weather", cwd=folder).stdout
+    unsure = call("quarantine", "drop", "weather", cwd=folder)
+    assert unsure.returncode == 2
+    assert "2 rows would be dropped" in unsure.stderr
+    assert "2 rows dropped" in call("quarantine", "drop", "weather", "--yes", cwd=folder).stdout
+    assert "Nothing is in quarantine." in call("quarantine", cwd=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [(["nothing"], 3), (["replay", "nothing"], 3), (["show", "a", "b"], 2), (["a", "b"], 2)]
+)
+def test_wrong_words_are_named(folder: Path, call: Run, words: list[str], status: int) -> None:
+    done = call("quarantine", *words, cwd=folder)
+    assert done.returncode == status
+    assert words[-1] in done.stderr
+
+
+def test_lines_of_json_come_from_standard_input(folder: Path) -> None:
+    import subprocess
+
+    from command import COMMAND, clean_environment
+
+    lines = b'{"origin": "JFK", "temp": 1, "at": "2025-01-01"}\n{"origin": "LGA", "temp": 2, "at": "2025-01-01"}\n'
+    done = subprocess.run(
+        [*COMMAND, "ingest", "weather", "-"],
+        cwd=folder,
+        env=clean_environment(),
+        input=lines,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"weather: 2 rows taken, 0 quarantined\n")

@@ -259,6 +259,8 @@ def test_predictions_go_once_they_are_old_and_their_days_are_closed(tmp_path: Pa
         first = project.predict("buyer", [shop.visit("q1", shop.NOW_US)])[0]
         project.push("readings", [{"read_at": "no time", "site": "north", "level": 1.0}])
         shop.move(project, 30 * DAY_US)
+        assert project.retain().quarantined == 0  # nothing came since: the clock alone removes nothing
+        project.push("readings", [{"read_at": project.clock.now_us() - 1, "site": "north", "level": 1.0}])
         assert project.retain().predictions == 0  # no tick has closed the day
         assert project.quarantine.counts() == {}
         project.tick()

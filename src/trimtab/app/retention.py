@@ -117,7 +117,7 @@ def plan_retention(project: Project) -> Retained:
     for source, table in tables.items():
         kept_us = project.config.retention.events_us(source)
         if kept_us is not None and isinstance(table, Prunable):
-            condition = expired(project.clock.now_us() - kept_us, _entities(project)[source])
+            condition = expired(_newest_us(project) - kept_us, _entities(project)[source])
             rows, gone[source] = table.count(), table.count(condition)
             freed += size.parts["tables of record"].get(source, 0) * gone[source] / max(1, rows)
     predictions, quarantined = _closed_before(project), _quarantined_before(project)
@@ -216,7 +216,9 @@ def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
         cut, strange = _before_strangers(log, partition, _begin(log, partition, last), cut, project)
         cuts[partition] = cut
         notes += strange
-    note_truncated(state.catalog, project.definitions.sources, cuts)  # first: where else could a reader learn of it?
+    note_truncated(
+        state.catalog, project.definitions.sources, cuts, _newest_us(project)
+    )  # first: where else could a reader learn of it?
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)
@@ -276,7 +278,7 @@ def _expire(project: Project, tables: Mapping[str, Table]) -> dict[str, int]:
         kept_us = project.config.retention.events_us(source)
         if kept_us is None or not isinstance(table, Prunable):
             continue
-        before_us = max((project.clock.now_us() - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
+        before_us = max((_newest_us(project) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
             note_kept_from(
@@ -301,7 +303,7 @@ def _closed_before(project: Project) -> dict[str, int]:
     kept_us = project.config.retention.predictions_us
     if kept_us is None:
         return {}
-    before_us = project.clock.now_us() - kept_us
+    before_us = _newest_us(project) - kept_us
     for name, deployment in project.definitions.deployments.items():
         record = project.state.catalog.get(KIND, name)
         closed = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
@@ -312,7 +314,21 @@ def _closed_before(project: Project) -> dict[str, int]:
 
 def _quarantined_before(project: Project) -> dict[str, int]:
     kept_us = project.config.retention.quarantine_us
-    return {} if kept_us is None else positions_before(project.state.quarantine, project.clock.now_us() - kept_us)
+    return {} if kept_us is None else positions_before(project.state.quarantine, _newest_us(project) - kept_us)
+
+
+def _newest_us(project: Project) -> int:
+    """The greatest append time of events and predictions: ages count from it, so that a clock ahead removes nothing.
+
+    Never later than now: the clock may have been ahead once.
+    """
+    newest = [
+        record.appended_at_us
+        for log in (project.state.events, project.state.predictions)
+        for partition, last in log.positions().items()
+        for record in log.read(partition, max(0, last - 1), limit=1)
+    ]
+    return min(project.clock.now_us(), max([truncation(project.state.catalog).newest_us, *newest]))
 
 
 def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:

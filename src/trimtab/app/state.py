@@ -147,6 +147,7 @@ class Truncation(msgspec.Struct, frozen=True):
 
     through: dict[str, int] = {}  # by partition: up to here every record is in its source's table
     sources: dict[str, dict[str, int]] = {}  # by source and partition: up to here its table has to reach
+    newest_us: int = 0  # the greatest append time that the log had then
 
 
 def truncation(catalog: Catalog) -> Truncation:
@@ -161,12 +162,12 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
 
-def note_truncated(catalog: Catalog, sources: Iterable[str], through: Mapping[str, int]) -> None:
+def note_truncated(catalog: Catalog, sources: Iterable[str], through: Mapping[str, int], newest_us: int) -> None:
     """Write down up to where the log is about to be truncated, and whose tables have what goes."""
     before = truncation(catalog)
     higher = {name: max(position, before.through.get(name, 0)) for name, position in through.items()}
     moved = before.through | higher
-    noted = Truncation(moved, {**before.sources, **dict.fromkeys(sources, moved)})
+    noted = Truncation(moved, {**before.sources, **dict.fromkeys(sources, moved)}, newest_us)
     catalog.write([Put(KEPT, "log", msgspec.json.encode(noted))])
 
 

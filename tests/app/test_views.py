@@ -12,8 +12,11 @@ import pytest
 import shop
 
 from trimtab.app.lease import Lease
-from trimtab.core.errors import Conflict, Unavailable
+from trimtab.app.project import Project
+from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.core.time import HOUR_US
+from trimtab.features.online import OnlineStore
+from trimtab.features.online_fill import unfilled
 
 
 def reading(n: int, level: float = 1.0) -> dict[str, object]:
@@ -147,3 +150,45 @@ def test_any_folder_name_will_do(name: str, tmp_path: Path) -> None:
     assert {"blob", "online", "log", "answers", "learners", "catalog.db"} <= {
         p.name for p in (folder / ".trimtab").iterdir()
     }
+
+
+def test_a_view_is_rebuilt_here_or_by_the_process_that_applies(trained: Path) -> None:
+    with shop.opened(trained) as serving, shop.opened(trained) as other:
+        serving.views.catch_up()
+        view = serving.views.views[0].name
+        before = generations(serving)
+        assert other.views.rebuild(view) > 0
+        assert generations(serving) != before
+        with serving.views.follow().start() as applier:
+            told: list[tuple[int, int]] = []
+            again = generations(serving)
+            pushed = serving.push("readings", [reading(0)])
+            other.views.rebuild(view, progress=lambda done, of: told.append((done, of)))
+            assert generations(serving) != again
+            applier.wait_applied({pushed.partition: pushed.position}, 10)
+            assert applier.failure is None
+            with pytest.raises(Conflict, match="by itself every hour"):
+                other.views.compact()
+        serving.views.let_go()
+        assert other.views.compact().done
+        with pytest.raises(NotFound, match="no deployed model uses one of that name"):
+            other.views.rebuild("nothing")
+
+
+def test_a_view_that_begins_is_filled_while_the_others_are_applied_to(trained: Path) -> None:
+    """Its states go, as those of a definition that was never kept: the others are read and followed on."""
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+        gone = project.views.store.plans[project.views.views[0].name]
+        OnlineStore(project.state.online, [gone.view]).reset()
+        with project.views.follow().start() as applier:
+            pushed = project.push("readings", [reading(0)])
+            applier.wait_applied({pushed.partition: pushed.position}, 10)
+            assert unfilled(project.views.store) == []
+            places = {str(cursor.place) for cursor in project.views.store.cursors().values()}
+            assert len(places) == 1
+        assert project.predict("buyer", [shop.visit("a", shop.NOW_US)])[0].reasons == {}
+
+
+def generations(project: Project) -> dict[str, int]:
+    return {name: cursor.generation for name, cursor in project.views.store.cursors().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from trimtab.app.rebuilding import Rebuild, Rebuilds
 from trimtab.app.state import State
@@ -15,6 +16,9 @@ from trimtab.events.definitions import Source
 from trimtab.features.online import OnlineStore
 from trimtab.features.online_compaction import Compaction
 from trimtab.features.online_fill import Filled, fill, live_positions, mark_unfilled, unfilled
+
+if TYPE_CHECKING:
+    from trimtab.events.tables import Moved
 
 _logger = logging.getLogger(__name__)
 _COMPACT_US = HOUR_US  # between two walks over all states
@@ -51,13 +55,35 @@ class ViewWork:
 
     def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
         """Fill views, those named or all that begin, from the log, and from tables of record where it is truncated."""
+        moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
+        return fill(self._store, self._state.events, views=names, moved=moved)
+
+    def read_tables(self) -> None:
+        """Bring views that are behind the begin of a truncated log up to it, from the tables of record."""
+        from trimtab.events.tables import recorded
+
+        live = live_positions(self._store)
+        truncated = self._truncated()
+        if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
+            return
+        moved = self._state.moved(self._sources)
+        for records in recorded(moved.tables, self._sources, live):
+            self._store.apply(records, reached={})
+        reached = {name: min(self._reached(moved, name), last) for name, last in self._state.events.positions().items()}
+        self._store.apply([], reached=reached)
+
+    def _truncated(self) -> dict[str, int]:
+        """Of each partition of the log, up to which position it was truncated."""
         from trimtab.events.tables import begins
 
         log = self._state.events
-        moved = None
-        if any(begins(log, name, last) for name, last in log.positions().items()):
-            moved = self._state.moved(self._sources)
-        return fill(self._store, log, views=names, moved=moved)
+        return {name: begins(log, name, last) for name, last in log.positions().items()}
+
+    def _reached(self, moved: Moved, partition: str) -> int:
+        """Up to where every source of the views has its records of a partition in a table."""
+        tables, through = moved.tables, moved.through.get(partition, 0)
+        found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
+        return min((max(position, through) for position in found), default=0)
 
     def mark(self) -> None:
         """Keep records from views that begin: they are filled, and join the others then."""

@@ -150,6 +150,7 @@ class Views:
             self._take_up([*self.views, *self._new])
             for _ in self._work.fill():
                 pass
+            self._work.read_tables()
             positions = dict(self.store.positions())
             while records := self._unread(positions):
                 self.store.apply(records)
@@ -180,6 +181,7 @@ class Views:
             self.store.take_up([*self.views, *self._new])
             self._take_up([*self.views, *self._new])
             work = self._work
+            work.read_tables()
             return Applier(
                 self._state.events,
                 self._applying(self.store, lease),

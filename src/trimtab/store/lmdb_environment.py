@@ -24,6 +24,7 @@ from trimtab.store.file_lock import FileLock
 FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
 _MAX_READERS = 1_024
+READERS_S = 30.0  # between two looks for readers that were killed
 _COPIED = 10_000  # pairs copied in one transaction
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -58,6 +59,7 @@ class LmdbEnvironment:
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
         self._threads_mutex = threading.Lock()
         self._writer: FileLock | None = None
+        self._check_s = 0.0  # monotonic: when to look for readers that were killed
         self._closed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,8 @@ class LmdbEnvironment:
             self._refuse_closed()
             if self._writer is None:
                 self._writer = self._take_writer()
+            if time.monotonic() >= self._check_s:
+                self._check_readers()
             while not self._written(what):
                 with self._alone():
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
@@ -242,12 +246,17 @@ class LmdbEnvironment:
         except lmdb.Error as error:
             raise named(error, self.path) from error
         self._begin = self._environment.begin
-        self._environment.reader_check()
+        self._check_readers()
         try:
             self._check_format()
         except BaseException:
             self._environment.close()
             raise
+
+    def _check_readers(self) -> None:
+        """Clear the slots of readers that were killed while they read: else no page they saw is ever used again."""
+        self._environment.reader_check()
+        self._check_s = time.monotonic() + READERS_S
 
     def _check_format(self) -> None:
         try:

@@ -135,3 +135,19 @@ with LmdbKeyValue(Path({str(store)!r})) as store:
     project.predict_table("buyer", table(2), mode="precomputed")
     with LmdbKeyValue(store) as free:
         free.write({b"y": b"1"})
+
+
+def test_the_same_requests_are_the_same_batch_whatever_holds_them(project: Project, tmp_path: Path) -> None:
+    asked = table(-5, -3)
+    first = project.predict_table("buyer", asked)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("asked", asked)
+        connection.sql("SELECT * FROM asked").write_parquet(str(tmp_path / "asked.parquet"))
+        again = project.predict_table("buyer", connection.sql("SELECT * FROM asked"))
+    for given in (asked.to_rows(), tmp_path / "asked.parquet", str(tmp_path / "asked.parquet")):
+        assert project.predict_table("buyer", given).id == first.id
+    assert again.id == first.id
+    assert logged(project) == 2
+    with pytest.raises(Misuse, match="the table: no column 'x', which request 'visit' declares"):
+        project.predict_table("buyer", asked.select(["visit_id", "site", "at"]))

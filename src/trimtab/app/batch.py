@@ -15,7 +15,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.hashing import bytes_hash, content_hash
-from trimtab.events import read_file
+from trimtab.events import Rows, read_rows
 from trimtab.features.definitions import Request
 from trimtab.serving.answering import Answerer
 from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
@@ -31,7 +31,7 @@ _NOBODY = b"\xff"  # a key that no answer has
 def answer_table(
     project: Project,
     model: str,
-    requests: Path | Columns,
+    requests: Rows,
     *,
     at_us: int | None,
     mode: Literal["batch", "precomputed"],
@@ -48,10 +48,10 @@ def answer_table(
     served = project.served(model)
     loaded = served.refresh()
     request = served.features(loaded).request
-    table = requests if isinstance(requests, Columns) else read_file(requests, request.source).columns
+    table = read_rows(requests, request.source).columns
     absent = [name for name in request.columns if name not in table]
     if absent:
-        where = "the table" if isinstance(requests, Columns) else str(requests)
+        where = str(requests) if isinstance(requests, str | Path) else "the table"
         raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
     name = _batch_name(loaded.version.id, table, at_us, mode)

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
     from trimtab.app.retention import Retained
     from trimtab.app.skew_report import SkewReport
-    from trimtab.core.columns import Columns
     from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
@@ -241,7 +240,7 @@ class Project:
     def predict_table(
         self,
         model: str,
-        requests: Path | Columns,
+        requests: Rows,
         *,
         at: str | int | dt.datetime | None = None,
         mode: Literal["batch", "precomputed"] = "batch",
@@ -255,7 +254,7 @@ class Project:
 
         Args:
             model: A deployed model's name.
-            requests: A file or columns.
+            requests: A file, a table of polars, pandas, pyarrow, DuckDB or `Columns`, or a list of dicts.
             at: One moment for all; left out, each request's time less its lead, but not later than the batch's begin.
             mode: "precomputed" also stores the answers, to be given by the service while they are fresh.
             out: Where the answers go as .csv or .parquet.

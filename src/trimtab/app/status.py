@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 QUALITY_LOSS, QUALITY_CALIBRATION = "quality_loss", "quality_calibration"  # the figures of a whole watch
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # between two ticks
+_ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes")
 _STUCK_US = MINUTE_US  # a record may wait so long while somebody applies the log,
 _UNFOLLOWED_US = HOUR_US  # and so long while nobody does: a question in process catches up by itself
 
@@ -63,6 +64,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     skew: dict[str, str]  # by model: what the newest check of its predictions found
     sources: list[SourceStatus]
     lag_records: int  # of the log, not yet in online features
+    views: dict[str, dict[str, int]]  # by view: what became of all records that it applied
     disk_bytes: int  # what the state folder takes
     red: list[str]
 
@@ -91,6 +93,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             aside = f" (set aside: {', '.join(remarks)})" if remarks else ""
             out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
         out.append(f"online features: {self.lag_records:,} records behind the log")
+        for name, counts in self.views.items():
+            asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
+            out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
         return out
@@ -128,6 +133,7 @@ def project_status(project: Project) -> Status:
         skew=skew,
         sources=sources,
         lag_records=lag_records,
+        views={name: msgspec.structs.asdict(counts) for name, counts in project.views.store.counts().items()},
         disk_bytes=disk_bytes,
         red=red,
     )

@@ -21,7 +21,7 @@ from trimtab.app.request_tables import request_table
 from trimtab.app.state import note_kept_from
 from trimtab.app.training_data import LivingData
 from trimtab.core.columns import Column, Columns
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.features import parted_views
 from trimtab.features.parted_views import claimed
@@ -131,6 +131,12 @@ def test_parquet_files_can_stand_for_a_history(project: Project, tmp_path: Path)
     wrong = frame.columns.replace({"level": Column("float", np.full(frame.rows, np.inf))})
     (folder / "b.parquet").write_bytes(write_parquet(wrong))
     with pytest.raises(Misuse, match=r"'level' is infinite or beyond 1e\+150 in 640 rows"):
+        project.join(visits(), "buyer", events={"readings": folder})
+    half_gone = bytearray((folder / "a.parquet").read_bytes())
+    half_gone[100 : len(half_gone) // 2] = bytes(len(half_gone) // 2 - 100)
+    (folder / "a.parquet").write_bytes(bytes(half_gone))
+    (folder / "b.parquet").unlink()
+    with pytest.raises(Corrupt, match="readings.*Restore that file"):
         project.join(visits(), "buyer", events={"readings": folder})
     with pytest.raises(NotFound, match="no Parquet file"):
         project.join(visits(), "buyer", events={"readings": tmp_path / "none"})
@@ -250,6 +256,14 @@ def test_moments_whose_events_were_removed_are_refused(project: Project) -> None
 def test_no_rows_are_no_error(project: Project, on_disk: None) -> None:
     found = project.join(visits().take(slice(0)), reasons=True)
     assert (found.rows, found.names[-1]) == (0, "site.level_1d.reason")
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_project_without_events_knows_nobody(tmp_path: Path) -> None:
+    with shop.opened(shop.write_project(tmp_path / "empty")) as project:
+        found = project.join(visits(3), reasons=True)
+        assert set(found["site.level.reason"].to_list()) == {"no_entity"}
+        assert project.snapshot("site").rows == 0
 
 
 @pytest.mark.usefixtures("on_disk")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trimtab import store
 from trimtab.app.feature_files import GROUP_ROWS
 from trimtab.core.columns import Column, Columns, column
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.hashing import content_hash
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
@@ -99,7 +99,7 @@ def opened_run(
         try:
             with _on_disk(project, features, sources, events, folder, progress) as run:
                 yield run
-        except (Misuse, NotFound):
+        except (Misuse, NotFound, Corrupt):
             shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
             raise
         shutil.rmtree(folder, ignore_errors=True)  # used up

@@ -268,7 +268,7 @@ def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Co
 def _made(project: Project, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
     if asked.requests.rows:
         _refuse_removed(project, asked.features, int(asked.at_us.min()), how.events)
-    what = ["join", how.as_known, how.reasons, str(how.out), asked.at_us.tobytes(), asked.requests]
+    what = ["join", how.as_known, how.reasons, asked.at_us.tobytes(), asked.requests]
     with opened_run(project, asked.features, what, how.events, how.progress) as run:
         return _computed(run, asked, how)
 

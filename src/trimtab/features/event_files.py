@@ -10,7 +10,7 @@ import duckdb
 import msgspec
 
 from trimtab.core.columns import Dtype
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.events.checks import LARGEST
 from trimtab.events.definitions import Source
 
@@ -179,8 +179,11 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
         if dtype == "time" and types[name] not in ("BIGINT", "DATE"):
             tests[f"{name!r} is infinite"] = f"NOT isfinite({quoted(name)})"
     counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests.values())
-    with duckdb.connect() as connection:
-        found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
+    try:
+        with duckdb.connect() as connection:
+            found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
+    except duckdb.Error as error:
+        raise Corrupt(f"{path}: {str(error).splitlines()[0]} Restore that file from a copy.") from error
     assert found is not None  # an aggregate gives one row
     for what, count in zip(tests, found, strict=True):
         if count:

@@ -6,6 +6,7 @@ another entity. So versions are told apart first, by id, and the split by entity
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.versions import Versions
 from trimtab.features.event_files import EventFiles, literal, parquet
+from trimtab.store.durable_files import sync_directory
 
 Array = NDArray[Any]
 
@@ -62,7 +64,7 @@ def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnecti
             f"TO {literal(fresh / 'recurring.parquet')} (FORMAT parquet)"
         )
         _settle_recurring(events, fresh, connection)
-        fresh.rename(folder)
+        _keep(fresh, folder)
     columns = _columns(range(len(events.source.columns)))
     own = ", ".join(name if name != "superseded_at" else f"{NEVER_US} AS superseded_at" for name in _OWN)
     single = f"SELECT {own}{columns} FROM ({events.select}) r"
@@ -99,7 +101,7 @@ def split(
             f"hash({', '.join(keys)}) % {parts} AS part FROM ({settled}) WHERE {there}) "
             f"TO {literal(fresh)} (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)"
         )
-        fresh.rename(folder)
+        _keep(fresh, folder)
     return Split(
         source=events.source, by=by, names=kept, parts=parts, partitions=events.partitions, folder=folder
     )  # fmt: skip
@@ -267,3 +269,16 @@ def _fresh(folder: Path) -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     return fresh
+
+
+def _keep(fresh: Path, folder: Path) -> None:
+    """Give a folder its name once all that is in it is on the disk."""
+    for path in fresh.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_directory(path)
+    sync_directory(fresh)
+    fresh.rename(folder)
+    sync_directory(folder.parent)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trimtab import store
 from trimtab.core.clock import Clock
 from trimtab.core.columns import Column
-from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.expressions import Expression
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.urls import store_url
@@ -90,7 +90,8 @@ class PartedViews:
         """How many parts the entities of a view are in."""
         name = view.source.name
         if name not in self._counts:
-            self._counts[name] = self._of(view).count(self._connection)
+            with _named(self.folder):
+                self._counts[name] = self._of(view).count(self._connection)
         return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
 
     def answer(self, join: Join, keys: Sequence[Column], at_us: Array, *, final: bool = False) -> Answers:
@@ -129,7 +130,9 @@ class PartedViews:
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
         """The columns that name the entities of whom a record is known at a moment (None: at any), in order."""
-        return entities_of(self._split(view), known_by_us, self._connection)
+        divided = self._split(view)
+        with _named(self.folder):
+            return entities_of(divided, known_by_us, self._connection)
 
     def prepare(self, views: Sequence[View]) -> None:
         """Split the events that views need."""
@@ -250,3 +253,5 @@ def _named(folder: Path) -> Iterator[None]:
             f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it goes on from "
             "here."
         ) from error
+    except duckdb.Error as error:  # whatever else it may find in a file that was sound when it was described
+        raise Corrupt(f"{str(error).splitlines()[0]} Restore that file from a copy.") from error

@@ -351,12 +351,43 @@ def test_a_service_that_runs_keeps_a_project_from_forgetting(texts: Path) -> Non
     assert (found["counts"], found["dry_run"], done.exit_code) == (planned.counts, False, 0)
 
 
+def test_every_partition_is_looked_at_once_nobody_writes_it(texts: Path) -> None:
+    click = {"customer": TEXTS[2], "clicked_at": market.NOW_US - 5, "page": "p", "seconds": 2.0}
+    with market.opened(texts) as one, market.opened(texts) as other:
+        for n, project in enumerate((one, other)):
+            project.push("clicks", [{**click, "seconds": float(n)}])
+            project.predict("sale", [market.quote(f"of {n}", TEXTS[2], market.NOW_US)])
+        before = one.forget("customer", TEXTS[2], dry_run=True)
+        with market.opened(texts) as third, pytest.raises(Conflict, match="writes it"):
+            third.forget("customer", TEXTS[2])
+    assert {p.stem for p in (texts / ".trimtab" / "log" / "events").glob("*.db")} >= {"p0001", "p0002"}
+    with market.opened(texts) as project:
+        assert project.forget("customer", TEXTS[2]).counts == before.counts
+    assert files_with(texts / ".trimtab", TEXTS[2].encode()) == []
+
+
+def test_lines_of_a_file_that_could_not_be_read_are_found(texts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "clicks.csv"
+    head = "customer,clicked_at,page,seconds"
+    bad = [f"{TEXTS[2]},2024-03-02,p,many", f"{TEXTS[3]},never,p,1", f"{TEXTS[2]}x,2024-03-02,p,many"]
+    file.write_text("\n".join([head, *bad]))
+    with market.opened(texts) as project:
+        project.ingest("clicks", file)
+        assert sum(project.quarantine.counts()["clicks"].values()) == 3
+        assert project.forget("customer", TEXTS[2]).counts["quarantined"] == 1
+        assert project.forget("customer", TEXTS[3]).counts["quarantined"] == 1
+        left = [row.raw()["customer"] for row in project.quarantine.read()]
+        assert left == [TEXTS[2] + "x"]
+
+
 def test_simulations_that_were_killed_leave_nothing(texts: Path) -> None:
     state = texts / ".trimtab"
     for name in ("trimtab-replay-abc", "trimtab-replay-alive", "backfill/0123"):
         (state / name / "log").mkdir(parents=True)
         (state / name / "log" / "p0001.lock").touch()
         (state / name / "log" / "p0001.db").write_bytes(TEXTS[2].encode())
+    (state / "blob" / "ab" / "cd").mkdir(parents=True, exist_ok=True)
+    (state / "blob" / "ab" / "cd" / ".x1.new").write_bytes(TEXTS[2].encode())
     running = FileLock.take(state / "trimtab-replay-alive" / "log" / "p0001.lock")
     assert running is not None
     with market.opened(texts) as project:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from trimtab.app.lease import Lease
+from trimtab.app.retention import LEASE as RETENTION
 from trimtab.app.subjects import Subject
 from trimtab.app.traces import SeenSet, Traces, find_traces, open_tables, partitions_of
 from trimtab.app.views import LEASE
@@ -160,6 +161,8 @@ def _erase(project: Project, traces: Traces, run: _Run) -> None:
         state.answers.erase(traces.answers)
     if run.sources:
         _rebuild(project, set(run.sources))
+    for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: nobody trains now
+        leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
 
@@ -328,9 +331,9 @@ def _residue(folder: Path, subject: Subject) -> Iterator[str]:
 
 @contextmanager
 def _alone(project: Project) -> Iterator[None]:
-    """While no other process serves, trains or applies events; those that only append are refused by the logs."""
+    """While no other process serves, trains, retains or backs up; those that only append are refused by the logs."""
     state = project.state
-    names = [LEASE, *(f"loop.{name}" for name in project.definitions.deployments)]
+    names = [LEASE, RETENTION, *(f"loop.{name}" for name in project.definitions.deployments)]
     with ExitStack() as held:
         for name in names:
             lease = Lease(state.catalog, name, state.folder)

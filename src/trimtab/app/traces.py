@@ -169,7 +169,7 @@ def _rows_of(project: Project, subject: Subject, blob: str, model: str | None) -
 
 def _parquet_blobs(folder: Path) -> Iterator[str]:
     """Blobs that are tables, also those that no version knows of."""
-    for path in folder.glob("??/??/*"):
+    for path in folder.glob("??/??/[0-9a-f]*"):
         with path.open("rb") as file:
             if file.read(len(_PARQUET)) == _PARQUET:
                 yield path.name

@@ -56,8 +56,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         width = max(len(part.name) for part in self.parts)
         out = []
         for part in self.parts:
-            several = len(part.of) > 1 or part.name == "tables of record"
-            aside = ", ".join(f"{name} {format_bytes(size)}" for name, size in part.of.items()) if several else ""
+            shown = part.name in (*_LOGS.values(), "tables of record")
+            aside = ", ".join(f"{name} {format_bytes(size)}" for name, size in part.of.items()) if shown else ""
             out.append(f"{part.name:{width}}  {format_bytes(part.size_bytes):>9}" + (f"  ({aside})" if aside else ""))
         of = "no budget" if self.budget_bytes is None else f"budget {format_bytes(self.budget_bytes)}"
         out.append(
@@ -141,7 +141,6 @@ def growth_bytes(project: Project, now: Taken) -> int:
     logs = {
         "event log": project.state.events,
         "prediction log": project.state.predictions,
-        "quarantine": project.state.quarantine,
     }
     for part, log in logs.items():
         bytes_a_day = log_growth(log, now.parts.get(part, {}), project.clock.now_us(), events=part == "event log")

@@ -51,18 +51,17 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """The same for people."""
-        would = "would " if self.dry_run else ""
-        done = (
-            f"{would}truncate" if self.dry_run else "truncated",
-            f"{would}remove" if self.dry_run else "removed",
-            f"{would}give back about" if self.dry_run else "gave back",
-        )
-        out = [f"{done[0]} {sum(self.truncated.values()):,} records of the event log, which are in tables of record"]
-        out += [f"{done[1]} {rows:,} events of {source}" for source, rows in self.expired.items() if rows]
-        out += [f"{done[1]} {self.predictions:,} predictions"] if self.predictions else []
-        out += [f"{done[1]} {self.quarantined:,} quarantined rows"] if self.quarantined else []
+        truncated, removed = ("would truncate", "would remove") if self.dry_run else ("truncated", "removed")
+        out = [f"{truncated} {sum(self.truncated.values()):,} records of the event log, which are in tables of record"]
+        out += [f"{removed} {rows:,} events of {source}" for source, rows in self.expired.items() if rows]
+        out += [f"{removed} {self.predictions:,} predictions"] if self.predictions else []
+        out += [f"{removed} {self.quarantined:,} quarantined rows"] if self.quarantined else []
         of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
-        out.append(f"{done[2]} {format_bytes(self.freed_bytes)}; {format_bytes(self.size_bytes)}{of} are taken")
+        gave = "would give back about" if self.dry_run else "gave back"
+        room = f"{gave} {format_bytes(self.freed_bytes)}"
+        if self.freed_bytes < 0:
+            room = f"took {format_bytes(-self.freed_bytes)} more, as online features were filled or tables begun"
+        out.append(f"{room}; {format_bytes(self.size_bytes)}{of} are taken")
         return out + self.notes + [f"RED  {line}" for line in self.red]
 
 
@@ -358,11 +357,7 @@ def _growths(project: Project, size: Taken) -> dict[str, float]:
     last = last_retained(project.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = project.state, project.clock.now_us()
-    for part, log in (
-        ("event log", state.events),
-        ("prediction log", state.predictions),
-        ("quarantine", state.quarantine),
-    ):
+    for part, log in (("event log", state.events), ("prediction log", state.predictions)):
         found = log_growth(log, size.parts.get(part, {}), now_us, events=log is state.events)
         if found is not None:
             growths[part] = found

@@ -10,7 +10,23 @@ if TYPE_CHECKING:
     from trimtab.core.expressions import col, lit, when
     from trimtab.core.functions import transform
     from trimtab.events.definitions import Time, source
-    from trimtab.features.aggregates import count, latest, max, mean, min, sum
+    from trimtab.features.aggregates import (
+        count,
+        count_distinct,
+        decayed_mean,
+        decayed_sum,
+        first,
+        last,
+        last_n,
+        latest,
+        max,
+        mean,
+        min,
+        std,
+        sum,
+        top_k,
+        var,
+    )
     from trimtab.features.definitions import entity, label, request, view
     from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
     from trimtab.training.definitions import model
@@ -29,10 +45,16 @@ __all__ = [
     "beats_champion",
     "col",
     "count",
+    "count_distinct",
+    "decayed_mean",
+    "decayed_sum",
     "deployment",
     "entity",
     "every",
+    "first",
     "label",
+    "last",
+    "last_n",
     "latest",
     "lit",
     "max",
@@ -43,8 +65,11 @@ __all__ = [
     "open",
     "request",
     "source",
+    "std",
     "sum",
+    "top_k",
     "transform",
+    "var",
     "view",
     "when",
 ]
@@ -55,7 +80,23 @@ _HOMES = {
     "trimtab.core.expressions": ("col", "lit", "when"),
     "trimtab.core.functions": ("transform",),
     "trimtab.events.definitions": ("Time", "source"),
-    "trimtab.features.aggregates": ("count", "latest", "max", "mean", "min", "sum"),
+    "trimtab.features.aggregates": (
+        "count",
+        "count_distinct",
+        "decayed_mean",
+        "decayed_sum",
+        "first",
+        "last",
+        "last_n",
+        "latest",
+        "max",
+        "mean",
+        "min",
+        "std",
+        "sum",
+        "top_k",
+        "var",
+    ),
     "trimtab.features.definitions": ("entity", "label", "request", "view"),
     "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
     "trimtab.training.definitions": ("model",),

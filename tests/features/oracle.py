@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Context, Decimal
 from typing import Any
 
 import msgspec
@@ -132,10 +136,16 @@ def _happened(record: Record, view: View, at_us: int) -> bool:
 
 
 def _nothing(aggregate: Aggregate, source: Source, reason: Reason) -> Answer:
-    if aggregate.kind not in ("count", "sum"):
-        return None, reason
-    real = aggregate.kind == "sum" and aggregate.of is not None and aggregate.of.dtype(source.columns, "") == "float"
-    return (0.0 if real else 0), reason
+    match aggregate.kind:
+        case "count" | "count_distinct":
+            return 0, reason
+        case "decayed_sum":
+            return 0.0, reason
+        case "sum":
+            assert aggregate.of is not None
+            return (0.0 if aggregate.of.dtype(source.columns, "") == "float" else 0), reason
+        case _:
+            return None, reason
 
 
 def _value(aggregate: Aggregate, source: Source, record: Record) -> Any:
@@ -157,26 +167,110 @@ def _latest(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int
 
 def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int) -> Answer:
     if aggregate.over_us is not None:
-        start = at_us - aggregate.over_us
-        if aggregate.hop_us:
-            start = start // aggregate.hop_us * aggregate.hop_us
+        start = _floor(at_us - aggregate.over_us, aggregate)
         rows = [r for r in rows if r.event_at_us >= start]
+    if aggregate.until_us:
+        end = _floor(at_us - aggregate.until_us, aggregate)
+        rows = [r for r in rows if r.event_at_us < end]
     if not rows:
         return _nothing(aggregate, source, "outside_window")
-    values = [v for v in (_value(aggregate, source, r) for r in rows) if v is not None]
-    if not values:
+    rows = sorted(rows, key=lambda r: (r.event_at_us, r.known_at_us, r.partition, r.position))
+    given = [(r, v) for r, v in ((r, _value(aggregate, source, r)) for r in rows) if v is not None]
+    if not given:
         return _nothing(aggregate, source, "null")
+    value = _figure(aggregate, [v for _, v in given], [r for r, _ in given], at_us)
+    return value, "null" if value is None else "found"
+
+
+def _figure(aggregate: Aggregate, values: list[Any], rows: list[Record], at_us: int) -> Any:
+    """The aggregate of the values of some rows, the oldest first; at least one."""
     match aggregate.kind:
         case "count":
-            return len(values), "found"
+            return len(values)
         case "sum":
-            return total(values), "found"
+            return total(values)
         case "mean":
-            return float(total(values)) / len(values) + 0.0, "found"
+            return float(total(values)) / len(values) + 0.0
         case "min":
-            return min(values), "found"
+            return min(values)
+        case "max":
+            return max(values)
+        case "var":
+            return variance(values)
+        case "std":
+            found = variance(values)
+            return None if found is None else math.sqrt(found)
+        case "first":
+            return values[0]
+        case "last":
+            return values[-aggregate.place] if len(values) >= aggregate.place else None
+        case "count_distinct":
+            return distinct(values, aggregate.keep)
+        case "top":
+            return top(values, aggregate.place)
+        case "decayed_sum":
+            return _decayed(aggregate, values, rows, at_us)[0]
+        case "decayed_mean":
+            weighted, weight = _decayed(aggregate, values, rows, at_us)
+            return weighted / weight + 0.0
         case _:
-            return max(values), "found"
+            raise AssertionError(aggregate)
+
+
+def _floor(at_us: int, aggregate: Aggregate) -> int:
+    return at_us // aggregate.hop_us * aggregate.hop_us if aggregate.hop_us else at_us
+
+
+def variance(values: Sequence[Any]) -> float | None:
+    """The sample variance, by the fixed sequence of float operations that it is defined by."""
+    if len(values) < 2:
+        return None
+    floats = [float(v) for v in values]
+    s1, s2 = math.fsum(floats), math.fsum([v * v for v in floats])
+    deviations = s2 - s1 / len(floats) * s1
+    return (deviations if deviations > 0 else 0.0) / (len(floats) - 1)
+
+
+def distinct(values: Sequence[Any], keep: int) -> int:
+    """The number of different values, or its estimate from the k-th least hash."""
+    hashes = sorted({hashed(v) for v in values})
+    if len(hashes) < keep:
+        return len(hashes)
+    return min(max((keep - 1) * 2**64 // (hashes[keep - 1] + 1), keep), 2**63 - 1)
+
+
+def top(values: Sequence[Any], place: int) -> Any:
+    """The value at a place by count, of the 1,024 values of least hash."""
+    kept = set(sorted({hashed(v) for v in values})[:1_024])
+    counts = Counter(v for v in values if hashed(v) in kept)
+    ranked = sorted(counts, key=lambda v: (-counts[v], v))
+    return ranked[place - 1] if place <= len(ranked) else None
+
+
+def hashed(value: Any) -> int:
+    """Sixty-four bits of a value: of a text blake2b, of a number its eight bytes mixed (splitmix64)."""
+    if isinstance(value, str):
+        raw = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(raw, "little")
+    z = int.from_bytes(struct.pack("<d", value), "little") if isinstance(value, float) else int(value) % 2**64
+    z = (z + 0x9E3779B97F4A7C15) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return z ^ (z >> 31)
+
+
+def _decayed(aggregate: Aggregate, values: list[Any], rows: list[Record], at_us: int) -> tuple[float, float]:
+    """Weighted sum and weight: exact and rounded in each tile, then folded from the oldest tile on."""
+    tiles: dict[int, list[float]] = {}
+    for record, value in zip(rows, values, strict=True):
+        tiles.setdefault(_floor(record.event_at_us, aggregate), []).append(float(value))
+    weighted, weight = 0.0, 0.0
+    for start in sorted(tiles):
+        age_us = _floor(at_us, aggregate) - start
+        w = float(Context(prec=60).power(Decimal(2), Decimal(-age_us) / Decimal(aggregate.half_life_us)))
+        weighted = weighted + w * math.fsum(tiles[start])
+        weight = weight + w * len(tiles[start])
+    return weighted + 0.0, weight
 
 
 def total(values: Sequence[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from oracle import Record
 from trimtab import features
 from trimtab.core.expressions import Expression, col, when
 from trimtab.events.definitions import Source, Time, source
-from trimtab.features.aggregates import Aggregate, count, latest
+from trimtab.features.aggregates import Aggregate, Several, count, latest
 from trimtab.features.definitions import View, view
 
 COLUMNS: dict[str, type] = {
@@ -91,25 +92,59 @@ VALUES: list[Expression] = [
 WHERE: list[Expression | None] = [None, None, col("ok"), ~col("ok"), col("x") > 0, col("kind") == "u"]
 
 
+NUMERIC = ["sum", "mean", "min", "max", "var", "std", "decayed_sum", "decayed_mean"]
+KINDS = ["latest", "count", *NUMERIC, "first", "last", "last_n", "count_distinct", "top_k"]
+
+
 @st.composite
-def aggregates(draw: st.DrawFn) -> Aggregate:
-    kind = draw(st.sampled_from(["latest", "count", "sum", "mean", "min", "max"]))
+def aggregates(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Aggregate | Several:
+    kind = draw(st.sampled_from(kinds))
+    anything = [*VALUES, col("kind"), col("kind"), col("at"), col("id"), col("id")]
     if kind == "latest":
         value = draw(st.sampled_from([*VALUES, col("kind").category(), col("at")]))
         return latest(value, max_age=draw(st.sampled_from([None, 0, 1, UNIT_US, 5 * UNIT_US, 20 * UNIT_US])))
-    where = draw(st.sampled_from(WHERE))
-    over = draw(st.sampled_from([None, 1, UNIT_US, 3 * UNIT_US, 25, 10 * UNIT_US, 40 * UNIT_US, 10**9]))
-    hop = draw(st.sampled_from([None, 0, 1, 7, UNIT_US, 3 * UNIT_US]))
-    hop = None if over is None or (hop or 0) > over else hop
+    how = draw(windows(kind.startswith("decayed")))
     if kind == "count":
-        column = draw(st.sampled_from([None, None, col("x"), col("kind"), col("ok")]))
-        return count(column, over=over, where=where, hop=hop)
-    return getattr(features, kind)(draw(st.sampled_from(VALUES)), over=over, where=where, hop=hop)
+        return count(draw(st.sampled_from([None, None, col("x"), col("kind"), col("ok")])), **how)
+    make = getattr(features, kind)
+    if kind in NUMERIC:
+        return make(draw(st.sampled_from(VALUES)), **how)
+    value = draw(st.sampled_from(anything))
+    if value.op == "col" and value.params[0] in ("kind", "id") and kind != "count_distinct":
+        value = value.category()  # so that a model may read it
+    match kind:
+        case "count_distinct":
+            return make(value, k=draw(st.sampled_from([3, 3, 4, 256])), **how)
+        case "last_n" | "top_k":
+            return make(value, draw(st.integers(1, 4)), **how)
+        case _:
+            return make(value, **how)
 
 
 @st.composite
-def views(draw: st.DrawFn, of: Source = KEYED) -> View:
-    declared = {f"f{i}": draw(aggregates()) for i in range(draw(st.integers(1, 5)))}
+def windows(draw: st.DrawFn, decays: bool) -> dict[str, Any]:
+    """Of an aggregate: over, until, hop, where, and a half-life where values decay."""
+    how: dict[str, Any] = {"where": draw(st.sampled_from(WHERE))}
+    over = draw(st.sampled_from([None, 1, UNIT_US, 3 * UNIT_US, 25, 10 * UNIT_US, 40 * UNIT_US, 10**9]))
+    if decays:
+        how["half_life"] = draw(st.sampled_from([1, 7, 2 * UNIT_US, 25, 20 * UNIT_US, 10**6]))
+        over = None if over == 10**9 else over
+    if over is None and not decays:
+        return how
+    until = draw(st.sampled_from([0, 0, 0, 1, 3, UNIT_US, 2 * UNIT_US, 7 * UNIT_US]))
+    length = 10 * how["half_life"] if over is None else over
+    until = until if until < length else 0
+    hop = draw(st.sampled_from([None, 1, 7, UNIT_US, 3 * UNIT_US, *([] if decays else [0, 0])]))
+    if hop is not None and hop > length - until:
+        hop = 1 if decays else 0
+    if decays and hop is not None and length > 1_000 * hop:
+        hop = None
+    return how | {"over": over, "until": until, "hop": hop}
+
+
+@st.composite
+def views(draw: st.DrawFn, of: Source = KEYED, kinds: Sequence[str] = KINDS) -> View:
+    declared = {f"f{i}": draw(aggregates(kinds)) for i in range(draw(st.integers(1, 5)))}
     return view("v", source=of, by="key", features=declared, boundary=draw(st.sampled_from(["before", "inclusive"])))
 
 

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trimtab.features.aggregates import (
         Aggregate,
+        Several,
         count,
+        count_distinct,
+        decayed_mean,
+        decayed_sum,
+        first,
+        last,
+        last_n,
         latest,
         max,  # noqa: A004  # the field's word for it
         mean,
         min,  # noqa: A004  # the field's word for it
+        std,
         sum,  # noqa: A004  # the field's word for it
+        top_k,
+        var,
     )
     from trimtab.features.definitions import Entity, Join, Label, Request, View, entity, label, request, view
     from trimtab.features.encoding import Encoding, fit
@@ -25,7 +35,10 @@ if TYPE_CHECKING:
     from trimtab.features.request_plan import OnlineRows, RequestPlan
 
 _MODULES = {  # loaded on first use, so that `import trimtab` stays light
-    "aggregates": ["Aggregate", "count", "latest", "max", "mean", "min", "sum"],
+    "aggregates": [
+        "Aggregate", "Several", "count", "count_distinct", "decayed_mean", "decayed_sum", "first", "last", "last_n",
+        "latest", "max", "mean", "min", "std", "sum", "top_k", "var",
+    ],
     "definitions": ["Entity", "Join", "Label", "Request", "View", "entity", "label", "request", "view"],
     "encoding": ["Encoding", "fit"],
     "feature_set": ["FeatureSet"],
@@ -55,19 +68,29 @@ __all__ = [
     "Reason",
     "Request",
     "RequestPlan",
+    "Several",
     "View",
     "ViewApplied",
     "count",
+    "count_distinct",
+    "decayed_mean",
+    "decayed_sum",
     "entity",
     "evaluate",
+    "first",
     "fit",
     "label",
+    "last",
+    "last_n",
     "latest",
     "max",
     "mean",
     "min",
     "request",
+    "std",
     "sum",
+    "top_k",
+    "var",
     "view",
 ]
 

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import builtins
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import Expression, col
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_us
+from trimtab.core.shown import shown
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_us, format_duration
 from trimtab.events.definitions import Source
 
-AggregateKind = Literal["latest", "count", "sum", "mean", "min", "max"]
+AggregateKind = Literal[
+    "latest", "count", "sum", "mean", "min", "max", "var", "std", "first", "last", "count_distinct", "top",
+    "decayed_sum", "decayed_mean",
+]  # fmt: skip
+Duration: TypeAlias = str | int
+
+NUMERIC = frozenset({"sum", "mean", "min", "max", "var", "std", "decayed_sum", "decayed_mean"})
+SPREADS = frozenset({"var", "std"})
+DECAYED = frozenset({"decayed_sum", "decayed_mean"})
+COUNTS = frozenset({"count", "count_distinct"})
+ZERO_WHEN_EMPTY = frozenset({"count", "count_distinct", "sum", "decayed_sum"})
+
+MOST_PLACES = 100  # of `last_n` and `top_k`
+MOST_KEPT = 4_096  # hashes of `count_distinct`
+MOST_STEPS = 10_000  # hops of a decayed window: each has a weight
+MOST_HALF_LIVES = 1_000  # of a decayed window: all weights are floats
 
 _HOPS_US = [
     *(n * unit for unit in (SECOND_US, MINUTE_US) for n in (1, 2, 5, 10, 15, 30)),
     *(n * HOUR_US for n in (1, 2, 3, 4, 6, 12)),
     DAY_US,
 ]
+_STEPS = 32  # in a half-life
+_HALF_LIVES = 10
 
 
-class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):  # so addresses outlive new fields
     """One figure over an entity's events: what, of which value, over which window."""
 
     kind: AggregateKind
@@ -29,9 +49,20 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
     over_us: int | None = None  # None: lifetime (and always for `latest`)
     hop_us: int = 0
     max_age_us: int | None = None  # `latest` only
+    until_us: int = 0  # the window ends so long before the moment asked about, rounded down to a hop; 0: at it
+    place: int = 1  # of `last` and `top`: 1 is the newest, the most frequent
+    keep: int = 0  # of `count_distinct`: how many hashes tell the number of distinct values
+    half_life_us: int = 0  # of `decayed_sum` and `decayed_mean`
 
 
-def latest(column: str | Expression, *, max_age: str | int | None = None) -> Aggregate:
+class Several(msgspec.Struct, frozen=True, kw_only=True):
+    """Aggregates by place: under the name `x` a view has the features `x_1` to `x_n`."""
+
+    of: Aggregate
+    n: int
+
+
+def latest(column: str | Expression, *, max_age: Duration | None = None) -> Aggregate:
     """The value of an entity's newest event; older than `max_age` is null with reason `expired`."""
     return Aggregate(kind="latest", of=value_of(column), max_age_us=None if max_age is None else duration_us(max_age))
 
@@ -39,56 +70,194 @@ def latest(column: str | Expression, *, max_age: str | int | None = None) -> Agg
 def count(
     column: str | Expression | None = None,
     *,
-    over: str | int | None = None,
+    over: Duration | None = None,
     where: Expression | None = None,
-    hop: str | int | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
 ) -> Aggregate:
     """How many events (or how many with a value in `column`) fell in the window."""
-    return _windowed("count", column, over, where, hop)
+    return _windowed("count", column, over, where, hop, until)
 
 
 def sum(  # the field's word for it, used as tt.sum
     column: str | Expression,
     *,
-    over: str | int | None = None,
+    over: Duration | None = None,
     where: Expression | None = None,
-    hop: str | int | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
 ) -> Aggregate:
     """The exact sum over the window, rounded once; 0 for an empty one."""
-    return _windowed("sum", column, over, where, hop)
+    return _windowed("sum", column, over, where, hop, until)
 
 
 def mean(
     column: str | Expression,
     *,
-    over: str | int | None = None,
+    over: Duration | None = None,
     where: Expression | None = None,
-    hop: str | int | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
 ) -> Aggregate:
     """The exact sum divided by the number of values; null for an empty window."""
-    return _windowed("mean", column, over, where, hop)
+    return _windowed("mean", column, over, where, hop, until)
+
+
+def var(
+    column: str | Expression,
+    *,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """The sample variance (divided by n - 1) over the window; null below 2 values.
+
+    Its relative error is about 1e-16 * (mean / std)**2: of values far from 0 that hardly differ, take the variance of
+    their distance from a constant, `tt.var(tt.col("x") - 1e6)`.
+    """
+    return _windowed("var", column, over, where, hop, until)
+
+
+def std(
+    column: str | Expression,
+    *,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """The sample standard deviation over the window, the root of `var`; null below 2 values."""
+    return _windowed("std", column, over, where, hop, until)
 
 
 def min(
     column: str | Expression,
     *,
-    over: str | int | None = None,
+    over: Duration | None = None,
     where: Expression | None = None,
-    hop: str | int | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
 ) -> Aggregate:
     """The smallest value in the window; null for an empty one."""
-    return _windowed("min", column, over, where, hop)
+    return _windowed("min", column, over, where, hop, until)
 
 
 def max(
     column: str | Expression,
     *,
-    over: str | int | None = None,
+    over: Duration | None = None,
     where: Expression | None = None,
-    hop: str | int | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
 ) -> Aggregate:
     """The greatest value in the window; null for an empty one."""
-    return _windowed("max", column, over, where, hop)
+    return _windowed("max", column, over, where, hop, until)
+
+
+def first(
+    column: str | Expression,
+    *,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """The oldest value in the window, of any type, nulls left out; null when there is none."""
+    return _windowed("first", column, over, where, hop, until)
+
+
+def last(
+    column: str | Expression,
+    *,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """The newest value in the window, of any type, nulls left out; null when there is none.
+
+    `latest` is the value of the newest event, null or not.
+    """
+    return _windowed("last", column, over, where, hop, until)
+
+
+def last_n(
+    column: str | Expression,
+    n: int,
+    *,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Several:
+    """The n newest values in the window, 1 to 100: under the name `x` the features `x_1` (the newest) to `x_n`."""
+    return Several(of=_windowed("last", column, over, where, hop, until), n=n)
+
+
+def count_distinct(
+    column: str | Expression,
+    *,
+    over: Duration | None = None,
+    k: int = 256,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """How many different values the window holds: exact below k (3 to 4,096), else an estimate.
+
+    The estimate is that of the k least 64-bit hashes of the values; its standard error is about 1 / sqrt(k - 2) of
+    the number, 6.3 % for k=256.
+    """
+    found = _windowed("count_distinct", column, over, where, hop, until)
+    return msgspec.structs.replace(found, keep=k)
+
+
+def top_k(
+    column: str | Expression,
+    k: int,
+    *,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Several:
+    """The k most frequent values in the window, 1 to 100: under the name `x` the features `x_1` to `x_k`.
+
+    Values of equal count come in their own order. It is exact up to 1,024 different values in the window; of more it
+    finds the most frequent among the 1,024 of least hash.
+    """
+    return Several(of=_windowed("top", column, over, where, hop, until), n=k)
+
+
+def decayed_sum(
+    column: str | Expression,
+    *,
+    half_life: Duration,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """The sum of values that weigh half as much with every `half_life` of age; 0 for an empty window.
+
+    Ages are counted in whole hops, by default the largest usual step that is not above 1/32 of the half-life. Values
+    older than `over`, by default 10 half-lives (a weight of 0.001), are left out.
+    """
+    return _decayed("decayed_sum", column, half_life, over, where, hop, until)
+
+
+def decayed_mean(
+    column: str | Expression,
+    *,
+    half_life: Duration,
+    over: Duration | None = None,
+    where: Expression | None = None,
+    hop: Duration | None = None,
+    until: Duration = 0,
+) -> Aggregate:
+    """The mean of values that weigh half as much with every `half_life` of age; null for an empty window."""
+    return _decayed("decayed_mean", column, half_life, over, where, hop, until)
 
 
 def default_hop_us(over_us: int) -> int:
@@ -97,12 +266,36 @@ def default_hop_us(over_us: int) -> int:
     >>> default_hop_us(duration_us("7d")) == duration_us("1h")
     True
     """
-    return next((hop for hop in reversed(_HOPS_US) if hop * 128 <= over_us), 0)
+    return _usual_step_us(over_us // 128)
 
 
 def value_of(column: str | Expression) -> Expression:
     """The expression that a column's name, or an expression, stands for."""
     return col(column) if isinstance(column, str) else column
+
+
+def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str, Aggregate]:
+    """The features of a view, those by place each under a name of its own.
+
+    Raises:
+        Misuse: Too many or too few places, or two features of one name; `what` names the view.
+
+    >>> sorted(expanded("example", {"x": last_n("x", 2)}))
+    ['x_1', 'x_2']
+    """
+    out: dict[str, Aggregate] = {}
+    for name, given in features.items():
+        several = {name: given}
+        if isinstance(given, Several):
+            n, kind = given.n, "last_n" if given.of.kind == "last" else "top_k"
+            if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_PLACES:
+                raise Misuse(f"{what}, feature {name!r}: {kind} of {shown(n)} values. Give 1 to {MOST_PLACES}.")
+            several = {f"{name}_{i}": msgspec.structs.replace(given.of, place=i) for i in range(1, n + 1)}
+        for one, aggregate in several.items():
+            if one in out:
+                raise Misuse(f"{what}: two features are called {one!r}; {name!r} stands for several. Rename one.")
+            out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses what is no aggregate
+    return out
 
 
 def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
@@ -112,26 +305,88 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
         Misuse: A column that does not exist or has the wrong type, an impossible window.
     """
     if not isinstance(aggregate, Aggregate):
-        raise Misuse(f"{what}: {aggregate!r} is no aggregate. Use tt.latest, tt.count, tt.mean, ...")
-    if aggregate.over_us == 0:
-        raise Misuse(f"{what}: over=0 is an empty window. Give a duration, or none for the whole lifetime.")
-    if aggregate.over_us is not None and aggregate.hop_us > aggregate.over_us:
-        raise Misuse(f"{what}: hop={aggregate.hop_us} us is longer than its window of {aggregate.over_us} us.")
+        raise Misuse(f"{what}: {shown(aggregate)} is no aggregate. Use tt.latest, tt.count, tt.mean, ...")
+    _check_window(what, aggregate)
     if aggregate.where is not None and aggregate.where.dtype(source.columns, what) != "bool":
         raise Misuse(f"{what}: where= is not a truth value. Write a comparison.")
     dtype = "int" if aggregate.of is None else aggregate.of.dtype(source.columns, what)
-    if aggregate.kind in ("sum", "mean", "min", "max") and dtype not in ("float", "int", "bool"):
+    if aggregate.kind in NUMERIC and dtype not in ("float", "int", "bool"):
         raise Misuse(f"{what}: {aggregate.kind} of a {dtype}. Give a number or a comparison.")
+    keep: Any = aggregate.keep
+    if aggregate.kind == "count_distinct" and not (type(keep) is int and 3 <= keep <= MOST_KEPT):
+        raise Misuse(f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; the more, the more exact.")
+
+
+def _check_window(what: str, aggregate: Aggregate) -> None:
+    over_us, until_us, hop_us = aggregate.over_us, aggregate.until_us, aggregate.hop_us
+    if aggregate.kind in DECAYED and not aggregate.half_life_us:
+        raise Misuse(f"{what}: half_life=0 leaves no value any weight. Give a duration.")
+    if over_us == 0:
+        raise Misuse(f"{what}: over=0 is an empty window. Give a duration, or none for the whole lifetime.")
+    if over_us is None:
+        if until_us:
+            raise Misuse(f"{what}: until= needs over=: say where the window begins.")
+        return
+    if until_us >= over_us:
+        raise Misuse(
+            f"{what}: until={format_duration(until_us)} is not before the window's beginning, "
+            f"over={format_duration(over_us)}. The window is what lies between them."
+        )
+    if hop_us > over_us - until_us:
+        between = "its window" if not until_us else "what lies between until and over,"
+        raise Misuse(f"{what}: hop={hop_us} us is longer than {between} of {over_us - until_us} us.")
+    if aggregate.kind in DECAYED:
+        _check_decay(what, over_us, hop_us, aggregate.half_life_us)
+
+
+def _check_decay(what: str, over_us: int, hop_us: int, half_life_us: int) -> None:
+    if not hop_us:
+        raise Misuse(f"{what}: hop=0, but values decay in steps of a hop. Leave it out, or give a duration.")
+    if over_us > MOST_STEPS * hop_us or over_us > MOST_HALF_LIVES * half_life_us:
+        raise Misuse(
+            f"{what}: over={format_duration(over_us)} is {over_us // hop_us} hops and {over_us // half_life_us} "
+            f"half-lives; at most {MOST_STEPS} and {MOST_HALF_LIVES}. Give a shorter window or a longer hop."
+        )
 
 
 def _windowed(
     kind: AggregateKind,
     column: str | Expression | None,
-    over: str | int | None,
+    over: Duration | None,
     where: Expression | None,
-    hop: str | int | None,
+    hop: Duration | None,
+    until: Duration,
 ) -> Aggregate:
     over_us = None if over is None else duration_us(over)
-    hop_us = 0 if over_us is None else default_hop_us(over_us) if hop is None else duration_us(hop)
+    until_us = duration_us(until)
+    hop_us = 0
+    if over_us is not None:
+        hop_us = default_hop_us(over_us - until_us) if hop is None else duration_us(hop)
     of = None if column is None else value_of(column)
-    return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us)
+    if of is not None and of.is_category and kind in COUNTS:
+        of = of.args[0]  # what is counted is no category
+    return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
+
+
+def _decayed(
+    kind: AggregateKind,
+    column: str | Expression,
+    half_life: Duration,
+    over: Duration | None,
+    where: Expression | None,
+    hop: Duration | None,
+    until: Duration,
+) -> Aggregate:
+    half_life_us = duration_us(half_life)
+    span_us = half_life_us if over is None else builtins.min(half_life_us, duration_us(over) - duration_us(until))
+    step_us = span_us // _STEPS
+    hop_us = (_usual_step_us(step_us) or builtins.max(step_us, 1)) if hop is None else duration_us(hop)
+    unit_us = builtins.max(hop_us, 1)
+    over_us = -(-half_life_us * _HALF_LIVES // unit_us) * unit_us if over is None else duration_us(over)
+    found = _windowed(kind, column, over_us, where, hop_us, until)
+    return msgspec.structs.replace(found, half_life_us=half_life_us)
+
+
+def _usual_step_us(most_us: int) -> int:
+    """The largest usual step that is not above `most_us`; 0 when all are."""
+    return next((hop for hop in reversed(_HOPS_US) if hop <= most_us), 0)

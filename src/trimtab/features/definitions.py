@@ -14,7 +14,7 @@ from trimtab.core.expressions import Expression, col
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import duration_us
 from trimtab.events.definitions import Source, check_name, declared_columns, source
-from trimtab.features.aggregates import Aggregate, check_aggregate, value_of
+from trimtab.features.aggregates import Aggregate, Several, check_aggregate, expanded, value_of
 
 Boundary = Literal["before", "inclusive"]
 KEYS: tuple[Dtype, ...] = ("str", "int")  # what a column that names an entity may hold
@@ -194,7 +194,7 @@ def view(
     *,
     source: Source,
     by: By,
-    features: Mapping[str, Aggregate],
+    features: Mapping[str, Aggregate | Several],
     boundary: Boundary = "before",
     description: str = "",
     owner: str = "",
@@ -225,14 +225,15 @@ def view(
         raise Misuse(f"{what}: no features. Give at least one aggregate.")
     if boundary not in ("before", "inclusive"):
         raise Misuse(f'{what}: boundary={boundary!r} is neither "before" nor "inclusive".')
-    for feature, aggregate in features.items():
+    declared = expanded(what, features)
+    for feature, aggregate in declared.items():
         check_name(feature, f"{what}: feature")
         check_aggregate(f"{what}, feature {feature!r}", aggregate, source)
     return View(
         name=name,
         source=source,
         by=columns,
-        features=dict(features),
+        features=declared,
         boundary=boundary,
         entity=by.name if isinstance(by, Entity) else "_".join(columns),
         about=about(description, owner, tags, what),

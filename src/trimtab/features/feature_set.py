@@ -14,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.expressions import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.events.definitions import check_name
-from trimtab.features.aggregates import Aggregate
+from trimtab.features.aggregates import COUNTS, DECAYED, SPREADS, Aggregate
 from trimtab.features.definitions import Join, Request, View
 
 Item: TypeAlias = View | Join | Mapping[str, Expression]
@@ -126,9 +126,9 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
 
 def aggregate_dtype(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> Dtype:
     """The type of an aggregate's value over a source with these columns."""
-    if aggregate.kind == "count" or aggregate.of is None:
+    if aggregate.kind in COUNTS or aggregate.of is None:
         return "int"
-    if aggregate.kind == "mean":
+    if aggregate.kind == "mean" or aggregate.kind in SPREADS or aggregate.kind in DECAYED:
         return "float"
     dtype = aggregate.of.dtype(columns, aggregate.kind)
     return "int" if aggregate.kind == "sum" and dtype == "bool" else dtype

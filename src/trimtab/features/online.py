@@ -425,8 +425,10 @@ def _withdraw(state: EntityState, row: Row) -> None:
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:
         state.opens.remove(found)
-    elif row[UNTIL] == NEVER_US and row[GIVES] is not None and row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us:
-        state.unseal(row)
+    elif row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us:
+        state.known -= 1
+        if row[UNTIL] == NEVER_US and row[GIVES] is not None:
+            state.unseal(row)
 
 
 def earliest_us(plan: ViewPlan, s_us: int) -> int:

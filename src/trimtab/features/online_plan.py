@@ -13,14 +13,17 @@ from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import GREATEST, Expression
 from trimtab.core.hashing import content_hash
-from trimtab.features.aggregates import Aggregate
+from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
+from trimtab.features.figures import steps_of, weights
 
 Contribution: TypeAlias = float | int | bool | str | None
 Row: TypeAlias = list[Any]  # what a view keeps of an event, by the places below
 EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: one a series; None in a tombstone
 Name: TypeAlias = str | int | tuple[str | int, ...]  # of an entity or an event
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
+
+FOLDED = frozenset({"first", "last", "count_distinct", "top"})
 
 _LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones go by their hash
 
@@ -39,31 +42,74 @@ class Series:
         self.column = _plain_column(aggregate, columns)  # the place of the column, when it is no more than that
 
 
+class DerivedSeries:
+    """The values of another series as floats, or the squares of these, for their sums."""
+
+    def __init__(self, index: int, of: Series, squared: bool) -> None:
+        self.index = index
+        self.of = of.index
+        self.squared = squared
+        self.dtype: Dtype = "float"
+        self.real = self.summed = True
+        self.sum_place = 0
+        self.every = False
+        self.column: int | None = None
+
+
+class FoldPlan:
+    """What the tiles of a group keep of one series beside sums; see `online_folds`."""
+
+    def __init__(self, index: int, kind: str, series: int, hop_us: int, keyed: bool) -> None:
+        self.index = index
+        self.kind = kind
+        self.series = series
+        self.hop_us = hop_us  # 0: one fold for the whole lifetime
+        self.keyed = keyed
+        self.over_us = 0  # of the longest window
+        self.keep = 1
+
+    def start_of(self, at_us: int) -> int:
+        """The start of the tile of a moment."""
+        return at_us - at_us % self.hop_us if self.hop_us else 0
+
+
 class Feature:
     """Where the figures of one feature lie."""
 
-    def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series) -> None:
+    def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
         self.name = name
         self.kind = aggregate.kind
         self.max_age_us = aggregate.max_age_us
         self.series = series.index
         self.real = series.real
+        self.sums = sums  # the series whose sums it needs
+        self.place = aggregate.place
         self.count_at = 0  # places in a tile's fields
         self.sum_at = 0
+        self.square_at = 0
         self.sum_place = 0
+        self.square_place = 0
         self.stack = 0  # place among the stacks of extremes
-        self.empty: int | float | None = 0 if aggregate.kind == "count" else None
-        if aggregate.kind == "sum":
-            self.empty = 0.0 if self.real else 0
+        self.fold: FoldPlan | None = None
+        self.weights: tuple[float, ...] = ()  # of tiles by their age in hops
+        if aggregate.kind in DECAYED:
+            assert aggregate.over_us is not None  # `decayed_sum()` gives a window
+            steps = steps_of(aggregate.over_us, aggregate.hop_us)
+            self.weights = weights(aggregate.hop_us, aggregate.half_life_us, steps)
+        self.empty: int | float | None = 0 if aggregate.kind in ZERO_WHEN_EMPTY else None
+        if aggregate.kind == "decayed_sum" or (aggregate.kind == "sum" and self.real):
+            self.empty = 0.0
 
 
 class Window:
-    """The features over one length of time."""
+    """The features over one stretch of time."""
 
-    def __init__(self, over_us: int) -> None:
+    def __init__(self, over_us: int, until_us: int) -> None:
         self.over_us = over_us
+        self.until_us = until_us
         self.features: list[Feature] = []
+        self.decayed: list[Feature] = []
 
 
 class Group:
@@ -83,17 +129,18 @@ class Group:
     def over_us(self) -> int:
         return self.windows[0].over_us
 
-    def add(self, feature: Feature, over_us: int, series: Series) -> None:
-        window = next((w for w in self.windows if w.over_us == over_us), None)
+    def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
+        window = next((w for w in self.windows if (w.over_us, w.until_us) == (over_us, until_us)), None)
         if window is None:
-            window = Window(over_us)
+            window = Window(over_us, until_us)
             self.windows.append(window)
             self.windows.sort(key=lambda w: -w.over_us)
-        window.features.append(feature)
+        (window.decayed if feature.weights else window.features).append(feature)
         feature.count_at = 0 if series.every else self._field(series.index, False)
-        if feature.kind in ("sum", "mean"):
-            feature.sum_at = self._field(series.index, True)
-        elif feature.kind == "min" or feature.kind == "max":
+        if feature.sums:
+            feature.sum_at = self._field(feature.sums[0], True)
+            feature.square_at = self._field(feature.sums[-1], True)
+        elif (feature.kind == "min" or feature.kind == "max") and feature.fold is None:
             extreme: Extreme = (series.index, feature.kind)
             if extreme not in self.extremes:
                 self.extremes.append(extreme)
@@ -129,20 +176,23 @@ class ViewPlan:
         self.keyed = view.source.key is not None
         self.columns = tuple(view.source.columns)
         self.entity_of = _entity_of([self.columns.index(name) for name in view.by])
-        self.series: list[Series] = []
+        self.series: list[Series | DerivedSeries] = []
+        self.derived: list[tuple[int, bool]] = []  # of the last series: from which one, whether squared
+        self.folds: list[FoldPlan] = []
         self.groups: list[Group] = []
         self.life: Group | None = None
         self.latest: list[Feature] = []
         self.features: list[Feature] = []
         self._compile(view)
         self.real_sums = [s.index for s in self.series if s.summed and s.real]
-        for place, series in enumerate(self.real_sums):
-            self.series[series].sum_place = place
+        for place, index in enumerate(self.real_sums):
+            self.series[index].sum_place = place
         for feature in self.features:
-            feature.sum_place = self.series[feature.series].sum_place
+            if feature.sums:
+                feature.sum_place = self.series[feature.sums[0]].sum_place
+                feature.square_place = self.series[feature.sums[-1]].sum_place
         ranked = {index for group in [*self.groups, *filter(None, [self.life])] for index, _ in group.extremes}
         self.uses = tuple((s.index, s.summed, s.index in ranked) for s in self.series)  # of series: summed, ranked
-        self.plain = all(s.every or s.column is not None for s in self.series)
         self.windowed = bool(self.groups or self.life)
         self.forever = bool(self.latest) or self.life is not None
         self.longest_us = max([group.over_us for group in self.groups], default=0)
@@ -159,32 +209,87 @@ class ViewPlan:
     def contributions(self, values: Sequence[Any]) -> list[Contribution]:
         """What an event's values give to each series, None for nothing."""
         if self.plain:
-            return [True if s.column is None else _as_read(values[s.column], s.real) for s in self.series]
-        row = dict(zip(self.columns, values, strict=True))
-        return [True if s.value is None else s.value(row) for s in self.series]
+            given = [True if s.column is None else _as_read(values[s.column], s.real) for s in self._stated]
+        else:
+            row = dict(zip(self.columns, values, strict=True))
+            given = [True if s.value is None else s.value(row) for s in self._stated]
+        for of, squared in self.derived:
+            value: Any = given[of]
+            if value is not None:
+                value = float(value)
+                value = value * value if squared else value
+            given.append(value)
+        return given
 
     def _compile(self, view: View) -> None:
-        by_content: dict[str, Series] = {}
-        groups: dict[int, Group] = {}
-        for index, (name, aggregate) in enumerate(view.features.items()):
+        stated: dict[str, Series] = {}
+        of_feature: list[Series] = []
+        for name, aggregate in view.features.items():
             what = f"view {view.name!r}, feature {name!r}"
             content = content_hash((aggregate.of, aggregate.where))
-            if content not in by_content:
-                by_content[content] = Series(len(self.series), aggregate, view.source.columns, what)
-                self.series.append(by_content[content])
-            series = by_content[content]
-            series.summed |= aggregate.kind in ("sum", "mean")
-            feature = Feature(index, f"{view.name}.{name}", aggregate, series)
+            if content not in stated:
+                stated[content] = Series(len(stated), aggregate, view.source.columns, what)
+            of_feature.append(stated[content])
+        self._stated = list(stated.values())
+        self.series = list(self._stated)
+        self.plain = all(s.every or s.column is not None for s in self._stated)
+        groups: dict[int, Group] = {}
+        for index, ((name, aggregate), series) in enumerate(zip(view.features.items(), of_feature, strict=True)):
+            sums = self._sums(aggregate, series)
+            feature = Feature(index, f"{view.name}.{name}", aggregate, series, sums)
             self.features.append(feature)
             if aggregate.kind == "latest":
                 self.latest.append(feature)
-            elif aggregate.over_us is None:
+                continue
+            feature.fold = self._fold(aggregate, series)
+            if aggregate.over_us is None:
                 self.life = self.life or Group(0)
-                self.life.add(feature, 0, series)
+                self.life.add(feature, 0, 0, series)
             else:
                 hop_us = aggregate.hop_us or 1  # exact: every microsecond is a tile
-                groups.setdefault(hop_us, Group(hop_us)).add(feature, aggregate.over_us, series)
+                group = groups.setdefault(hop_us, Group(hop_us))
+                group.add(feature, aggregate.over_us, aggregate.until_us, series)
         self.groups = [groups[hop] for hop in sorted(groups)]
+
+    def _sums(self, aggregate: Aggregate, series: Series) -> tuple[int, ...]:
+        """The series whose sums an aggregate needs."""
+        if aggregate.kind in ("sum", "mean"):
+            series.summed = True
+            return (series.index,)
+        if aggregate.kind in SPREADS:
+            return self._float_sum(series), self._derived(series, True)
+        return (self._float_sum(series),) if aggregate.kind in DECAYED else ()
+
+    def _float_sum(self, series: Series) -> int:
+        """The series whose sum is that of the values as floats."""
+        if series.real:
+            series.summed = True
+            return series.index
+        return self._derived(series, False)
+
+    def _derived(self, series: Series, squared: bool) -> int:
+        if (series.index, squared) not in self.derived:
+            self.derived.append((series.index, squared))
+            self.series.append(DerivedSeries(len(self.series), series, squared))
+        return len(self._stated) + self.derived.index((series.index, squared))
+
+    def _fold(self, aggregate: Aggregate, series: Series) -> FoldPlan | None:
+        """What tiles keep for an aggregate beside sums; aggregates of one series share it."""
+        extreme = aggregate.kind in ("min", "max") and aggregate.until_us
+        if aggregate.kind not in FOLDED and not extreme:
+            return None
+        hop_us = 0 if aggregate.over_us is None else aggregate.hop_us or 1
+        like = aggregate.kind, series.index, hop_us
+        for fold in self.folds:
+            same = aggregate.kind != "count_distinct" or fold.keep == aggregate.keep
+            if (fold.kind, fold.series, fold.hop_us) == like and same:
+                break
+        else:
+            fold = FoldPlan(len(self.folds), *like, self.keyed)
+            self.folds.append(fold)
+        fold.keep = max(fold.keep, aggregate.place, aggregate.keep)
+        fold.over_us = max(fold.over_us, aggregate.over_us or 0)
+        return fold
 
 
 def floor(at_us: int, hop_us: int) -> int:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from operator import add
 from typing import Any
 
+from trimtab.features import online_folds
 from trimtab.features.exact_rows import checked, split
+from trimtab.features.figures import deviation, variance
 from trimtab.features.frames import REASONS
-from trimtab.features.online_plan import EVENT_AT, GIVES, KNOWN_AT, UNTIL, Feature, Group, Row, ViewPlan, Window
-from trimtab.features.online_state import unpack
-from trimtab.features.online_tiles import less_expired
+from trimtab.features.online_plan import EVENT_AT, GIVES, KNOWN_AT, UNTIL, Feature, Group, Row, ViewPlan, Window, floor
+from trimtab.features.online_state import FOLDS, unpack
+from trimtab.features.online_tiles import Tiles, fields_between, less_expired, tiles_between
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
+_NEVER_US = 2**62  # behind all events
 
 
 def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any], reasons: list[int], at: int) -> None:
@@ -23,7 +26,9 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
     if packed is None:
         unknown(plan, NO_ENTITY, values, reasons, at)
         return
-    _, _, _, s_us, known, opens, winners, exponents, groups, life = unpack(plan, packed)
+    state = unpack(plan, packed)
+    _, _, _, s_us, known, opens, winners, exponents, groups, life = state[:FOLDS]
+    folds = state[FOLDS] if plan.folds else []
     visible: list[Row] = []
     if opens:
         some, dated = False, False
@@ -62,19 +67,29 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
                     if since < low:
                         total = less_expired(group, tiles, total, since, low)
                     fields = list(map(add, total, current))
-            scale, inside = exponents, visible
+            high = _NEVER_US
+            if window.until_us:
+                high = t_us - window.until_us
+                high -= high % hop_us
+                if fields is not None:
+                    fields = fields_between(group, tiles, fields, low, high)
+            scale, inside, given = exponents, visible, numbers
             if visible:
-                given = [n for row, n in zip(visible, numbers, strict=True) if row[EVENT_AT] >= low]
-                inside = [row for row in visible if row[EVENT_AT] >= low]
+                given = [n for row, n in zip(visible, numbers, strict=True) if low <= row[EVENT_AT] < high]
+                inside = [row for row in visible if low <= row[EVENT_AT] < high]
                 if inside:
                     fields, scale = _with_open(plan, group, fields, exponents, finer, inside, given), finer
-            _finish(window, fields, stacks, low, inside, scale, values, reasons, at)
+            _finish(window, fields, stacks, folds, low, high, inside, scale, values, reasons, at)
+            if window.decayed:
+                opened = list(zip(inside, given, strict=True))
+                weighed = _tiles_as_read(plan, group, tiles, low, high, opened, exponents, finer)
+                _finish_decayed(window, fields, weighed, t_us // hop_us, hop_us, values, reasons, at)
     if plan.life is not None:
         fields = life[0]
         if visible:
             fields = _with_open(plan, plan.life, fields, exponents, finer, visible, numbers)
         extremes = [[] if value is None else [0, value] for value in life[1]]
-        _finish(plan.life.windows[0], fields, extremes, 0, visible, finer, values, reasons, at)
+        _finish(plan.life.windows[0], fields, extremes, folds, 0, _NEVER_US, visible, finer, values, reasons, at)
 
 
 def unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:
@@ -108,7 +123,9 @@ def _finish(
     window: Window,
     fields: list[int] | None,
     stacks: list[list[Any]],
+    folds: list[online_folds.Fold],
     low: int,
+    high: int,
     visible: Sequence[Row],
     exponents: list[int],
     values: list[Any],
@@ -121,6 +138,7 @@ def _finish(
             values[at + feature.index] = feature.empty
             reasons[at + feature.index] = OUTSIDE
         return
+    merged: dict[int, list[Any]] = {}  # the figures of folds, which several features may share
     for feature in window.features:
         place = at + feature.index
         count = fields[feature.count_at]
@@ -129,12 +147,77 @@ def _finish(
             reasons[place] = NULL if fields[0] else OUTSIDE
         elif feature.sum_at:
             total: Any = fields[feature.sum_at]
-            total = total / (1 << exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
-            values[place] = total if feature.kind == "sum" else float(total) / count + 0.0
+            if feature.kind == "sum" or feature.kind == "mean":
+                total = total / (1 << exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
+                values[place] = total if feature.kind == "sum" else float(total) / count + 0.0
+            elif count > 1:
+                squares = fields[feature.square_at] / (1 << exponents[feature.square_place])
+                spread = variance if feature.kind == "var" else deviation
+                values[place] = spread(count, total / (1 << exponents[feature.sum_place]), squares)
+            else:
+                values[place] = None
+                reasons[place] = NULL
         elif feature.kind == "count":
             values[place] = count
-        else:
+        elif feature.fold is None:
             values[place] = _extreme(feature, stacks[feature.stack], low, visible)
+        else:
+            index = feature.fold.index
+            if index not in merged:
+                merged[index] = online_folds.read(feature.fold, folds[index], low, high, visible)
+            figures = merged[index]
+            if feature.place <= len(figures):
+                values[place] = figures[feature.place - 1]
+            else:
+                values[place] = None
+                reasons[place] = NULL
+
+
+def _tiles_as_read(
+    plan: ViewPlan,
+    group: Group,
+    tiles: Tiles,
+    low: int,
+    high: int,
+    opened: list[tuple[Row, list[Any]]],
+    exponents: list[int],
+    finer: list[int],
+) -> list[tuple[int, list[int], list[int]]]:
+    """Start, fields and exponents of each tile of a window, the oldest first; open rows are added to their tiles."""
+    found = {start: (fields, exponents) for start, *fields in tiles_between(group, tiles, low, high)}
+    by_tile: dict[int, list[tuple[Row, list[Any]]]] = {}
+    for row, given in opened:
+        by_tile.setdefault(floor(row[EVENT_AT], group.hop_us), []).append((row, given))
+    for start, some in by_tile.items():
+        fields = found[start][0] if start in found else None
+        rows, numbers = [row for row, _ in some], [given for _, given in some]
+        found[start] = _with_open(plan, group, fields, exponents, finer, rows, numbers), finer
+    return [(start, fields, scale) for start, (fields, scale) in sorted(found.items())]
+
+
+def _finish_decayed(
+    window: Window,
+    fields: list[int] | None,
+    tiles: list[tuple[int, list[int], list[int]]],
+    now: int,
+    hop_us: int,
+    values: list[Any],
+    reasons: list[int],
+    at: int,
+) -> None:
+    """Write the features of a window whose tiles weigh less with every hop, the last of them being `now`. # D15"""
+    for feature in window.decayed:
+        place = at + feature.index
+        if fields is None or not fields[feature.count_at]:
+            values[place] = feature.empty
+            reasons[place] = NULL if fields and fields[0] else OUTSIDE
+            continue
+        weighted = weight = 0.0
+        for start, of_tile, scale in tiles:
+            w = feature.weights[now - start // hop_us]
+            weighted += w * (of_tile[feature.sum_at] / (1 << scale[feature.sum_place]))
+            weight += w * of_tile[feature.count_at]
+        values[place] = (weighted if feature.kind == "decayed_sum" else weighted / weight) + 0.0
 
 
 def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row]) -> Any:

@@ -15,6 +15,7 @@ import msgspec
 
 from trimtab.core.errors import Corrupt
 from trimtab.events.frames import NEVER_US
+from trimtab.features import online_folds
 from trimtab.features.online_plan import (
     EVENT_AT,
     GIVES,
@@ -48,6 +49,7 @@ from trimtab.features.online_tiles import (
 )
 
 FORMAT = 1
+FOLDS = 10  # their place in the list
 _WORD = 2**63
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -58,19 +60,21 @@ class EntityState:
     """One entity of one view, unpacked for writing.
 
     The packed value is a list: format, tag of the definition, whether sums beyond 64 bits lie in it as bytes, S,
-    whether a record was ever sealed, open rows, the greatest sealed rows (several only when they share the event
+    how many records were ever sealed, open rows, the greatest sealed rows (several only when they share the event
     time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
     that never end. Tiles are: start and fields of the newest tile, the older tiles packed, their totals in each
-    window at S, the words that a sum takes there, and a stack for each extreme.
+    window at S, the words that a sum takes there, and a stack for each extreme. Where some feature needs more than
+    sums and extremes, its folds follow (`online_folds`).
     """
 
     def __init__(self, plan: ViewPlan, packed: bytes | None = None) -> None:
         self.plan = plan
         self.dirty: list[tuple[int, int, int, int]] = []  # tiles of a group's stack to read again: from, to
+        self.dirty_folds: dict[tuple[int, int], None] = {}  # a fold's tiles to make again
         self.winner_lost = False
         self.lowest_lost: set[int] = set()  # lifetime extremes to find again
         if packed is None:
-            self.wide, self.s_us, self.known = False, BEGIN_US, False
+            self.wide, self.s_us, self.known = False, BEGIN_US, 0
             self.opens: list[Row] = []
             self.winners: list[Row] = []
             self.exponents = [0] * len(plan.real_sums)
@@ -78,22 +82,25 @@ class EntityState:
             self.life: list[Any] = (
                 [] if plan.life is None else [[0] * plan.life.width, [None] * len(plan.life.extremes)]
             )
+            self.folds = [online_folds.nothing() for _ in plan.folds]
         else:
             state = unpack(plan, packed)
             _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, self.tiles, self.life = (
-                state
+                state[:FOLDS]
             )
+            self.folds = state[FOLDS] if plan.folds else []
 
     def pack(self) -> bytes:
         """The bytes to store."""
         state = [FORMAT, self.plan.tag, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents]
+        folds = [self.folds] if self.plan.folds else []
         if not self.wide:
             try:
-                return _encode([*state, self.tiles, self.life])
+                return _encode([*state, self.tiles, self.life, *folds])
             except OverflowError:
                 self.wide = state[2] = True
         tiles = [[t[TILE], _wide_out(t[CURRENT]), [*map(_wide_out, t[TOTALS])], *t[PAST:]] for t in self.tiles]
-        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else []])
+        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *folds])
 
     def find_open(self, partition: str, position: int) -> Row | None:
         """The open row that came from a record."""
@@ -102,16 +109,19 @@ class EntityState:
     def repeat(self, row: Row) -> bool:
         """Take a repetition of an event that has only one content: the first record of it counts.
 
-        False when no such event is open or among the greatest; then nothing depends on which record counts.
+        False when no such event is open, among the greatest or in a fold; then nothing depends on which counts.
         """
+        found = False
         for rows in (self.opens, self.winners):
             for other in rows:
                 if other[ID] == row[ID] and other[EVENT_AT] == row[EVENT_AT]:
                     if row[KNOWN_AT : POSITION + 1] < other[KNOWN_AT : POSITION + 1]:
                         other[KNOWN_AT : POSITION + 1] = row[KNOWN_AT : POSITION + 1]
                         self.winners.sort(key=_order)
-                    return True
-        return False
+                    found = True
+        for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
+            found |= online_folds.repeat(fold_plan, kept, row)
+        return found
 
     def seal(self, s_us: int) -> None:
         """Move the append time on, and seal all that it has passed."""
@@ -126,13 +136,14 @@ class EntityState:
                     live.append(row)
             elif row[UNTIL] > s_us:
                 still.append(row)
-        if len(still) < len(self.opens):
-            self.known = True
+        self.known += len(self.opens) - len(still)
         self.opens = still
         if live:
             self._fold(live)
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
+        for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
+            online_folds.drop(fold_plan, kept, s_us)
         self.s_us = s_us
 
     def unseal(self, row: Row) -> None:
@@ -150,6 +161,10 @@ class EntityState:
                 if extremes[place] is not None and extremes[place] == row[GIVES][series]:
                     extremes[place] = None
                     self.lowest_lost.add(place)
+        for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
+            start = online_folds.holds(fold_plan, kept, row)
+            if start is not None:
+                self.dirty_folds[fold_plan.index, start] = None
         if plan.latest:
             place_of = [r[PARTITION : POSITION + 1] for r in self.winners]
             if row[PARTITION : POSITION + 1] in place_of:
@@ -183,7 +198,14 @@ class EntityState:
                 if self.winners and row[EVENT_AT] < self.winners[-1][EVENT_AT]:
                     break
                 self._contend(row)
-        self.dirty, self.lowest_lost, self.winner_lost = [], set(), False
+        for index, start in self.dirty_folds:
+            of = self.plan.folds[index]
+            if not of.hop_us:
+                read += online_folds.remake(of, self.folds[index], start, rows(BEGIN_US, newest))
+            elif start >= floor(self.s_us - of.over_us, of.hop_us):
+                last = min(start + of.hop_us - 1, newest)
+                read += online_folds.remake(of, self.folds[index], start, rows(start, last))
+        self.dirty, self.dirty_folds, self.lowest_lost, self.winner_lost = [], {}, set(), False
         return read
 
     def _fold(self, rows: list[Row]) -> None:
@@ -206,6 +228,9 @@ class EntityState:
             if plan.life is not None:
                 add_block(self.life[0], plan.life, whole)
                 self._live_extremes(whole, range(len(plan.life.extremes)))
+        for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
+            for row in rows:
+                online_folds.put(fold_plan, kept, row)
         if plan.latest:
             for row in rows:
                 self._contend(row)

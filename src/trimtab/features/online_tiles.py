@@ -226,6 +226,43 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
     return _sum(rest, words) if rest else [0] * group.width
 
 
+def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[int]]:
+    """The tiles from one moment on that begin before another: start, count of rows, fields; the oldest first."""
+    words, past = tiles[WORDS], tiles[PAST]
+    size = group.packing(words).size
+    found: list[list[int]] = []
+    if past:
+        begin, end = first_at(past, size, low), first_at(past, size, high)
+        some = group.packing(words).iter_unpack(past[begin * size : end * size])
+        found = [list(t) if words == 1 else [t[0], *_narrow(t)] for t in some]
+    if tiles[TILE] is not None and low <= tiles[TILE] < high:
+        found.append([tiles[TILE], *tiles[CURRENT]])
+    return found
+
+
+def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
+    """The fields of a window that ends before `high`, given those of the one that goes on: without what lies behind.
+
+    Whatever is fewer is added up: the tiles in it, or those behind it.
+    """
+    past, words = tiles[PAST], tiles[WORDS]
+    size = group.packing(words).size
+    begin, end, count = first_at(past, size, low), first_at(past, size, high), len(past) // size
+    newest = [] if tiles[TILE] is None else [(tiles[TILE], tiles[CURRENT])]
+    if end - begin <= count - end:
+        out = [0] * group.width
+        inside = [fields for start, fields in newest if low <= start < high]
+        some, op = past[begin * size : end * size], add
+    else:
+        out, inside = fields, [fields for start, fields in newest if start >= high]
+        some, op = past[end * size :], sub
+    if some:
+        out = list(map(op, out, _sum(group.packing(words).iter_unpack(some), words)))
+    for current in inside:
+        out = list(map(op, out, current))
+    return out
+
+
 def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
     """The older tiles, unpacked: start, count of rows, fields."""
     words = tiles[WORDS]

@@ -64,6 +64,7 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     places: Places
     asked: Asked
     rows: Array  # in the frame
+    row_place: Array  # of each of them
     orderly: Array | slice  # those that became known in order
     other: Array  # those that did not, or were superseded
     other_entity: Array
@@ -76,6 +77,11 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     def since(self, start_us: Array) -> Array:
         """For each request the first orderly event that is not dated before `start_us`."""
         return np.searchsorted(self.event_place, self.places.of_moments(self.asked.entity, start_us))
+
+    def from_(self, enters_us: Array) -> Array:
+        """For each of the others the first request that it counts for, if it enters a window at `enters_us`."""
+        reached = np.searchsorted(self.asked.place, self.places.of_moments(self.other_entity, enters_us))
+        return np.maximum(reached, self.other_from)
 
     def until(self, leaves_us: Array | int) -> Array:
         """For each of the others the first request that it no longer counts for, if it leaves at `leaves_us`."""
@@ -111,12 +117,13 @@ def timeline(
     everyone = bool(orderly.all())
     chosen = slice(None) if everyone else np.flatnonzero(orderly)
     other = np.flatnonzero(~orderly)
-    place = place[chosen]
+    everywhere, place = place, place[chosen]
     starts = np.searchsorted(place, np.arange(entities) * places.span)
     return Timeline(
         places=places,
         asked=requests,
         rows=rows,
+        row_place=everywhere,
         orderly=chosen,
         other=other,
         other_entity=entity[order[other]],

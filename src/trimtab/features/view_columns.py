@@ -14,13 +14,17 @@ from trimtab.core.evaluate_columns import evaluate_columns
 from trimtab.core.expressions import Expression
 from trimtab.events.frame_index import Entities
 from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.features.aggregates import Aggregate
+from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import aggregate_dtype
+from trimtab.features.figure_columns import hashes, variances
 from trimtab.features.frames import REASONS
 from trimtab.features.keys import match_keys
 from trimtab.features.ranges import over_covers
 from trimtab.features.timeline import Timeline, timeline
+from trimtab.features.window_decay import decayed
+from trimtab.features.window_orders import Orders
+from trimtab.features.window_values import distinct_counts, most_frequent
 from trimtab.features.windows import Series, Span, Window
 
 Array = NDArray[Any]
@@ -64,7 +68,7 @@ def _dtype(view: View, aggregate: Aggregate) -> Dtype:
 
 def _is_zero(aggregate: Aggregate) -> bool:
     """Whether an empty window gives 0 instead of null."""
-    return aggregate.kind in ("count", "sum")
+    return aggregate.kind in ZERO_WHEN_EMPTY
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
@@ -185,6 +189,10 @@ class _Answers:
         self._windows: dict[Span, Window] = {}
         self._codes: dict[tuple[str, Span], Array] = {}
         self._extremes: dict[tuple[str, str], dict[Span, Array]] = {}
+        self._orders: dict[tuple[str, Span], Orders] = {}
+        self._hashes: dict[str, Array] = {}
+        self._frequent: dict[tuple[str, Span], tuple[Array, Array]] = {}
+        self._decayed: dict[tuple[str, Span, int], tuple[Array, Array]] = {}
 
     def all(self) -> dict[str, tuple[Column, Array]]:
         """Each feature's column and the codes of its reasons, in the order of all requests."""
@@ -254,10 +262,61 @@ class _Answers:
             return count, codes
         if aggregate.kind in ("min", "max"):
             return self._extreme(aggregate, series), codes
-        total = window.total(series, what)
-        if aggregate.kind == "mean":
-            return total.astype(np.float64) / np.maximum(count, 1) + 0.0, codes
-        return total, codes
+        if aggregate.kind in ("sum", "mean"):
+            total = window.total(series, what)
+            return (total.astype(np.float64) / np.maximum(count, 1) + 0.0 if aggregate.kind == "mean" else total), codes
+        if aggregate.kind in SPREADS:
+            spread = variances(count, window.float_total(series), window.square_total(series))
+            found = spread if aggregate.kind == "var" else np.sqrt(spread)
+            return found, np.where((codes == FOUND) & (count < 2), np.uint8(NULL), codes)
+        if aggregate.kind in DECAYED:
+            return self._decay(aggregate, series), codes
+        if aggregate.kind == "count_distinct":
+            return distinct_counts(series, window, aggregate.keep, self._hashed(aggregate, series)), codes
+        values, there = self._chosen(aggregate, series, window)
+        return values, np.where((codes == FOUND) & ~there, np.uint8(NULL), codes)
+
+    def _chosen(self, aggregate: Aggregate, series: Series, window: Window) -> tuple[Array, Array]:
+        """One of the window's values for each request, and where there is one."""
+        key = _key(aggregate), _span(aggregate)
+        assert series.column is not None  # `first()` and its like require it
+        if aggregate.kind == "top":
+            if key not in self._frequent:
+                self._frequent[key] = most_frequent(series, window, self._places(aggregate))
+            values, places = self._frequent[key][0], self._frequent[key][1][:, aggregate.place - 1]
+        else:
+            if key not in self._orders:
+                self._orders[key] = Orders(series, window, self._places(aggregate))
+            values, orders = series.column.values, self._orders[key]
+            places = orders.first() if aggregate.kind == "first" else orders.last(aggregate.place)
+        there = places >= 0
+        if len(values) == 0:
+            return np.full(len(places), None if series.column.dtype == "str" else 0, values.dtype), there
+        return values[np.where(there, places, 0)], there
+
+    def _places(self, aggregate: Aggregate) -> int:
+        """How many places of the same series and window the view asks for."""
+        key = _key(aggregate), _span(aggregate)
+        kind = "top" if aggregate.kind == "top" else "last"
+        alike = [a.place for a in self.view.features.values() if a.kind == kind and (_key(a), _span(a)) == key]
+        return max(alike, default=1)
+
+    def _hashed(self, aggregate: Aggregate, series: Series) -> Array:
+        if _key(aggregate) not in self._hashes:
+            assert series.column is not None  # `count_distinct()` requires it
+            self._hashes[_key(aggregate)] = hashes(series.column)
+        return self._hashes[_key(aggregate)]
+
+    def _decay(self, aggregate: Aggregate, series: Series) -> Array:
+        key = _key(aggregate), _span(aggregate), aggregate.half_life_us
+        if key not in self._decayed:
+            event_at_us = self.frame.event_at_us[self.events.rows]
+            self._decayed[key] = decayed(series, self.events, event_at_us, key[1], aggregate.half_life_us)
+        weighted, weight = self._decayed[key]
+        if aggregate.kind == "decayed_sum":
+            return weighted
+        mean: Array = weighted / np.where(weight > 0.0, weight, 1.0) + 0.0
+        return mean
 
     def _codes_of(self, aggregate: Aggregate, window: Window, count: Array) -> Array:
         key = (_key(aggregate), _span(aggregate))
@@ -268,7 +327,7 @@ class _Answers:
 
     def _window(self, span: Span) -> Window:
         if span not in self._windows:
-            self._windows[span] = Window(self.events, self.frame.event_at_us[self._other_rows], *span)
+            self._windows[span] = Window(self.events, self.frame.event_at_us[self._other_rows], span)
         return self._windows[span]
 
     def _of(self, aggregate: Aggregate, what: str) -> Series:
@@ -301,7 +360,7 @@ class _Answers:
 
 
 def _span(aggregate: Aggregate) -> Span:
-    return aggregate.over_us, aggregate.hop_us
+    return aggregate.over_us, aggregate.hop_us, aggregate.until_us
 
 
 def _key(aggregate: Aggregate) -> str:

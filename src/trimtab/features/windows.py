@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from trimtab.features.ranges import over_covers, over_ranges
 from trimtab.features.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]
-Span: TypeAlias = tuple[int | None, int]  # how long (None: a lifetime), and the hop
+Span: TypeAlias = tuple[int | None, int, int]  # how long (None: a lifetime), the hop, and until how long ago
 
 
 class Series:
@@ -34,6 +34,7 @@ class Series:
         self.orderly = orderly
         self.other = other
         valid = None if column is None else column.valid
+        self.is_float = column is not None and column.dtype == "float"
         self.gives = mask if valid is None else valid if mask is None else valid & mask  # None: every event does
 
     @cached_property
@@ -48,6 +49,33 @@ class Series:
         assert self.column is not None  # `sum()` and `mean()` require it
         values = self.column.values
         return ExactSums(values if self.gives is None else np.where(self.gives, values, 0), self.column.dtype)
+
+    @cached_property
+    def floats(self) -> Array:
+        """The values as float64; 0 where there is none."""
+        assert self.column is not None  # `var()` and its like require it
+        values = self.column.values.astype(np.float64, copy=False)
+        return values if self.gives is None else np.where(self.gives, values, 0.0)
+
+    @cached_property
+    def float_sums(self) -> ExactSums:
+        """The values as floats, for sums."""
+        return self.sums if self.is_float else ExactSums(self.floats, "float")
+
+    @cached_property
+    def square_sums(self) -> ExactSums:
+        """Their squares, each rounded."""
+        return ExactSums(self.floats * self.floats, "float")
+
+    @cached_property
+    def prefix_floats(self) -> Limbs:
+        """Prefix sums of `float_sums` over the orderly events."""
+        return self.prefix_sums if self.is_float else self.float_sums.prefix(self.orderly)
+
+    @cached_property
+    def prefix_squares(self) -> Limbs:
+        """Prefix sums of `square_sums` over the orderly events."""
+        return self.square_sums.prefix(self.orderly)
 
     @cached_property
     def prefix_counts(self) -> Limbs:
@@ -81,16 +109,22 @@ class Window:
     Args:
         events: The events and the requests.
         other_at_us: The event times of the others.
-        over_us: How long it is; None: from the beginning.
-        hop_us: To what its tail is rounded down; 0: exact.
+        span: Its length, hop and end.
     """
 
-    def __init__(self, events: Timeline, other_at_us: Array, over_us: int | None, hop_us: int) -> None:
+    def __init__(self, events: Timeline, other_at_us: Array, span: Span) -> None:
         asked = events.asked
+        over_us, hop_us, until_us = span
+        self.events = events
+        self.span = span
         self.low = events.first if over_us is None else events.since(starts_us(asked.at_us, over_us, hop_us))
-        self.high = np.maximum(events.entered, self.low)
-        leaves = NEVER_US if over_us is None else leaves_us(other_at_us, over_us, hop_us)
+        high = events.entered
         self._start = events.other_from
+        if until_us:
+            high = np.minimum(high, events.since(starts_us(asked.at_us, until_us, hop_us)))
+            self._start = events.from_(leaves_us(other_at_us, until_us, hop_us))
+        self.high = np.maximum(high, self.low)
+        leaves = NEVER_US if over_us is None else leaves_us(other_at_us, over_us, hop_us)
         self._stop = np.maximum(events.until(leaves), self._start)
         self._size = len(asked.rows)
         self._counts: dict[int, Array] = {}
@@ -112,14 +146,42 @@ class Window:
 
     def total(self, series: Series, what: str) -> Array:
         """The exact sum of their values; `what` names it in errors."""
-        if id(series) not in self._sums:
-            totals = self._totals(series.prefix_sums, series.sums.limbs(series.other))
-            self._sums[id(series)] = series.sums.rounded(totals, what)
-        return self._sums[id(series)]
+        return self._sum(series, series.sums, lambda: series.prefix_sums, what)
+
+    def float_total(self, series: Series) -> Array:
+        """The exact sum of their values as floats, rounded once."""
+        return self._sum(series, series.float_sums, lambda: series.prefix_floats, "")
+
+    def square_total(self, series: Series) -> Array:
+        """The exact sum of the squares of their values, rounded once."""
+        return self._sum(series, series.square_sums, lambda: series.prefix_squares, "")
 
     def cover_extreme(self, op: np.ufunc, values: Array, empty: Any) -> Array:
         """The smallest or greatest of the others' values."""
         return over_covers(op, self._start, self._stop, values, self._size, empty)
+
+    def others(self) -> tuple[Array, Array, Array]:
+        """Of the others: place in the timeline, and from which request on up to which other one they are in it."""
+        seen = self._start < self._stop
+        return self.events.other[seen], self._start[seen], self._stop[seen]
+
+    def covers(self, series: Series) -> tuple[Array, Array, Array]:
+        """The same of all events that give a value and are in some request's window."""
+        events = len(self.events.event_place)
+        start, stop = (_passed(edge, events) for edge in (self.high, self.low))
+        orderly = np.arange(events) if isinstance(self.events.orderly, slice) else self.events.orderly
+        others = self.others()
+        place = np.concatenate([orderly, others[0]])
+        start, stop = np.concatenate([start, others[1]]), np.concatenate([stop, others[2]])
+        seen = start < stop
+        if series.gives is not None:
+            seen &= series.gives[place]
+        return place[seen], start[seen], stop[seen]
+
+    def _sum(self, series: Series, sums: ExactSums, prefix: Callable[[], Limbs], what: str) -> Array:
+        if id(sums) not in self._sums:
+            self._sums[id(sums)] = sums.rounded(self._totals(prefix(), sums.limbs(series.other)), what)
+        return self._sums[id(sums)]
 
     def _totals(self, prefix: Limbs, others: Limbs) -> Limbs:
         return [p[self.high] - p[self.low] + self._cover_sum(o) for p, o in zip(prefix, others, strict=True)]
@@ -132,3 +194,9 @@ class Window:
         np.add.at(steps, self._start, values)
         np.subtract.at(steps, self._stop, values)
         return np.cumsum(steps[:-1])
+
+
+def _passed(edge: Array, events: int) -> Array:
+    """Of each event how many requests have their window's edge, which only moves on, at or before it."""
+    out: Array = np.cumsum(np.bincount(edge, minlength=events + 1))[:events]
+    return out

@@ -1,0 +1,127 @@
+"""The first and the last values of windows, found by their places in the timeline."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.features.ranges import over_covers
+from trimtab.features.windows import Series, Window
+
+Array = NDArray[Any]
+
+
+class Orders:
+    """Where the first and the last values of one series lie in one window of every request.
+
+    Places are those of the timeline's events; -1 where there is none. Of orderly events they follow from how many
+    values lie before the window's edges. The others that give a value are few and mostly lie further back; only where
+    one of them is among the last few they are merged in row by row.
+    """
+
+    def __init__(self, series: Series, window: Window, most: int) -> None:
+        events = window.events
+        self._window = window
+        self._most = most  # how many last ones will be asked for
+        self._places: Array | None = None if isinstance(events.orderly, slice) else events.orderly
+        gives = None if series.gives is None else series.gives[events.orderly]
+        self._given = None if gives is None else np.flatnonzero(gives)  # among the orderly
+        counts = None if gives is None else np.concatenate([[0], np.cumsum(gives)])
+        self._low, self._high = (edge if counts is None else counts[edge] for edge in (window.low, window.high))
+        other, start, stop = window.others()
+        there = slice(None) if series.gives is None else series.gives[other]
+        self._other, self._start, self._stop = other[there], start[there], stop[there]
+        self._merged: Array | None = None
+        self._rows = np.zeros(0, np.int64)  # those that are merged
+
+    def first(self) -> Array:
+        """The first value of each window."""
+        found = self._at(self._low)
+        if len(self._other) == 0:
+            return found
+        never = np.iinfo(np.int64).max
+        other = over_covers(np.minimum, self._start, self._stop, self._other, len(found), never)
+        found = np.minimum(np.where(found < 0, never, found), other)
+        return np.where(found == never, -1, found)
+
+    def last(self, place: int) -> Array:
+        """The value at a place from the end: 1 is the last."""
+        found = self._at(self._high - place)
+        if len(self._other):
+            if self._merged is None:
+                self._merged = self._merge()
+            found[self._rows] = self._merged[:, place - 1]
+        return found
+
+    def _at(self, index: Array) -> Array:
+        """The places of values by their number among those of the orderly."""
+        there = (index >= self._low) & (index < self._high)
+        found = np.where(there, index, 0)
+        if self._given is not None:
+            found = np.append(self._given, 0)[found]
+        if self._places is not None:
+            found = np.append(self._places, 0)[found]
+        return np.where(there, found, -1)
+
+    def _merge(self) -> Array:
+        """For rows where one of the others may be among the last: these, the last first, shape (rows, most)."""
+        least = self._at(self._high - self._most)
+        greatest = over_covers(np.maximum, self._start, self._stop, self._other, len(least), np.int64(-1))
+        self._rows = np.flatnonzero((greatest >= 0) & (greatest > least))
+        out = np.full((len(self._rows), 2 * self._most), -1, np.int64)
+        for place in range(1, self._most + 1):
+            out[:, place - 1] = self._at(self._high - place)[self._rows]
+        if self._most == 1:
+            out[:, 1] = greatest[self._rows]
+        else:
+            alive: list[int] = []
+            replayed = replay(self._start, self._stop, self._other, self._rows, *sorted_list(alive))
+            for row, _ in enumerate(replayed):
+                some = alive[-self._most :]
+                out[row, self._most : self._most + len(some)] = some
+        out.sort(axis=1)
+        return out[:, ::-1][:, : self._most]
+
+
+def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
+    """How to put something into a sorted list, and take it out."""
+
+    def add(item: Any) -> None:
+        insort(alive, item)
+
+    def remove(item: Any) -> None:
+        del alive[bisect_left(alive, item)]
+
+    return add, remove
+
+
+def replay(
+    start: Array, stop: Array, items: Array, rows: Array, add: Callable[[Any], None], remove: Callable[[Any], None]
+) -> Iterator[int]:
+    """Go through rows in order, while items come and go; gives each row when all that it sees is there.
+
+    Args:
+        start: The first row that sees each item.
+        stop: The first one after it that does not see it any more.
+        items: What comes and goes.
+        rows: Which rows to stop at, rising.
+        add: Takes an item.
+        remove: Takes one that is there out.
+    """
+    order = np.argsort(start, kind="stable")
+    coming, comes = items[order].tolist(), start[order].tolist()
+    order = np.argsort(stop, kind="stable")
+    going, goes = items[order].tolist(), stop[order].tolist()
+    i, j, end = 0, 0, len(coming)
+    for row in rows.tolist():
+        while i < end and comes[i] <= row:
+            add(coming[i])
+            i += 1
+        while j < end and goes[j] <= row:
+            remove(going[j])
+            j += 1
+        yield row

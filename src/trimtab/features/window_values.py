@@ -1,0 +1,128 @@
+"""How many different values windows hold, and which are the most frequent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column
+from trimtab.features.figure_columns import hashes
+from trimtab.features.figures import RANKED, estimated
+from trimtab.features.window_orders import replay, sorted_list
+from trimtab.features.windows import Series, Window
+
+Array = NDArray[Any]
+
+
+def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) -> Array:
+    """How many different values each request's window holds: exact below `keep`, else estimated.
+
+    Every value is there for some stretches of requests: the union of those of its events.
+
+    Args:
+        series: The values.
+        window: The windows.
+        keep: How many hashes tell the number.
+        hashed: Of each event of the timeline the hash of its value.
+    """
+    place, start, stop = window.covers(series)
+    start, stop, value = _stretches(start, stop, hashed[place])
+    rows = len(window.low)
+    steps = np.bincount(start, minlength=rows + 1) - np.bincount(stop, minlength=rows + 1)
+    counts = np.cumsum(steps[:rows])
+    many = counts >= keep
+    if not many.any():
+        return counts
+    before = np.concatenate([[0], np.cumsum(many)])
+    needed = before[stop] > before[start]  # some row with many values sees it
+    alive: list[int] = []
+    replayed = replay(start[needed], stop[needed], value[needed], np.flatnonzero(many), *sorted_list(alive))
+    counts[many] = [estimated(alive[keep - 1], keep) for _ in replayed]
+    return counts
+
+
+def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Array]:
+    """The values of each request's window by falling count, those of equal count by their order.
+
+    Returns:
+        The different values that there are, in order; and which of them come first to last in each window, shape
+        (requests, most), -1 for none.
+    """
+    place, start, stop = window.covers(series)
+    assert series.column is not None  # `top_k()` requires it
+    distinct, code = np.unique(series.column.values[place], return_inverse=True)
+    ranking = _Ranking(hashes(Column(series.column.dtype, distinct)).tolist())
+    out = np.full((len(window.low), most), -1, np.int64)
+    for row in replay(start, stop, code, np.arange(len(out)), ranking.add, ranking.remove):
+        first = ranking.first(most)
+        if first:
+            out[row, : len(first)] = first
+    return distinct, out
+
+
+class _Ranking:
+    """Counts of values by their codes, in falling order: a sorted list of code - count * number of codes."""
+
+    def __init__(self, hashed: list[int]) -> None:
+        self._hashed = hashed
+        self._width = max(1, len(hashed))
+        self._counts: dict[int, int] = {}
+        self._alive: list[int] = []
+        self._put, self._take = sorted_list(self._alive)
+        self._bounded = len(hashed) > RANKED
+        self._hashes: list[int] = []  # of the values that are there, in order
+        self._put_hash, self._take_hash = sorted_list(self._hashes)
+        self._first: list[int] | None = None
+
+    def add(self, code: int) -> None:
+        self._count(code, 1)
+
+    def remove(self, code: int) -> None:
+        self._count(code, -1)
+
+    def first(self, most: int) -> list[int]:
+        """The codes that come first."""
+        if self._first is None:
+            if len(self._counts) <= RANKED:
+                self._first = [key % self._width for key in self._alive[:most]]
+            else:
+                greatest, hashed = self._hashes[RANKED - 1], self._hashed
+                ranked = (key % self._width for key in self._alive)
+                kept = (code for code in ranked if hashed[code] <= greatest)
+                self._first = [code for code, _ in zip(kept, range(most), strict=False)]
+        return self._first
+
+    def _count(self, code: int, more: int) -> None:
+        before = self._counts.get(code, 0)
+        after = before + more
+        if before:
+            self._take(code - before * self._width)
+        elif self._bounded:
+            self._put_hash(self._hashed[code])
+        if after:
+            self._counts[code] = after
+            self._put(code - after * self._width)
+        else:
+            del self._counts[code]
+            if self._bounded:
+                self._take_hash(self._hashed[code])
+        self._first = None
+
+
+def _stretches(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Stretches of requests in which each value is there, from those of its events, which may overlap."""
+    if len(start) == 0:
+        return start, stop, value
+    order = np.lexsort((start, value))
+    start, stop, value = start[order], stop[order], value[order]
+    new = np.concatenate([[True], value[1:] != value[:-1]])
+    width = int(stop.max()) + 1
+    offset = np.cumsum(new) * width  # so that a value's stops exceed those of the values before it
+    reached = np.maximum.accumulate(stop + offset) - offset
+    first = new.copy()
+    first[1:] |= start[1:] > reached[:-1]
+    begins = np.flatnonzero(first)
+    ends = np.append(begins[1:], len(start)) - 1
+    return start[begins], reached[ends], value[begins]

@@ -136,7 +136,7 @@ def test_parquet_files_can_stand_for_a_history(project: Project, tmp_path: Path)
     half_gone[100 : len(half_gone) // 2] = bytes(len(half_gone) // 2 - 100)
     (folder / "a.parquet").write_bytes(bytes(half_gone))
     (folder / "b.parquet").unlink()
-    with pytest.raises(Corrupt, match="readings.*Restore that file"):
+    with pytest.raises(Corrupt, match=r"readings.*Restore that file"):
         project.join(visits(), "buyer", events={"readings": folder})
     with pytest.raises(NotFound, match="no Parquet file"):
         project.join(visits(), "buyer", events={"readings": tmp_path / "none"})

@@ -9,6 +9,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, NotFound
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import source
+from trimtab.events.frames import NEVER_US
 from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine, Replayed
@@ -155,12 +156,17 @@ def test_rows_of_a_definition_that_was_mended_are_events_once_whatever_stops_the
         Quarantine(kept).replay(mended)
     assert log.positions() == {"p1": 2_000}  # pushed twice a thousand, noted once
     kept.left = 100
-    assert Quarantine(kept).replay(mended) == Replayed(1_500, 0, 0)
+    mended.push("sales", [{"id": "s1500", "n": "corrected", "at": 1_500}])
+    assert Quarantine(kept).replay(mended) == Replayed(1_500, 0, 0)  # a thousand of them had come
+    assert log.positions() == {"p1": 2_501}
     assert Quarantine(kept).counts() == {}
     history = History(log, [right])
     history.refresh()
-    assert history.frame("sales").columns["id"].to_list() == [row["id"] for row in rows]
-    assert history.duplicates == {"sales": 1_000}
+    frame = history.frame("sales")
+    newest = frame.take(frame.superseded_at_us == NEVER_US)
+    assert sorted(newest.columns["id"].to_list()) == sorted(row["id"] for row in rows)
+    assert newest.take(newest.columns["id"].values == "s1500").columns["n"].to_list() == ["corrected"]
+    assert history.duplicates == {"sales": 0}
 
 
 def test_what_does_not_fit_after_a_fix_stays_as_it_was(

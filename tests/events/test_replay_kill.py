@@ -66,8 +66,7 @@ def _run(folder: Path, kills: int, seed: int) -> int:
         history = History(log, [RIGHT])
         history.refresh()
         assert sorted(history.frame("sales").columns["id"].to_list()) == sorted(f"s{i}" for i in range(ROWS))
-        records = sum(log.positions().values())
-        assert history.duplicates["sales"] == records - ROWS <= 50 * early
+        assert sum(log.positions().values()) == ROWS  # none came twice
     return early
 
 

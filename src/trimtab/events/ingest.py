@@ -19,7 +19,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
 from trimtab.events.fitting import BadRow, FileRows
 from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
-from trimtab.events.records import Op, Value
+from trimtab.events.records import Event, Op, Value, decode, decode_all
 from trimtab.store.ports import Log
 
 if TYPE_CHECKING:
@@ -129,6 +129,31 @@ class Ingestor:
         rows = _checked_rows(what, rows)
         bad = _Batch(self._call(what, op, history), _lists(what, rows), len(rows), None).bad
         return [row not in bad for row in range(len(rows))]
+
+    def positions(self) -> dict[str, int]:
+        """The last position of every partition of the log."""
+        return self._log.positions()
+
+    def came_since(
+        self,
+        source: str,
+        rows: Sequence[Mapping[str, object]],
+        positions: Mapping[str, int],
+        *,
+        op: Op = "upsert",
+        history: bool = False,
+    ) -> list[bool]:
+        """Whether each row's event, as it would be now, was appended behind these positions of the log."""
+        what = self._source(source)
+        batch = _Batch(self._call(what, op, history), _lists(what, rows), len(rows), None)
+        wanted = [_said(decode(payload)) for payload in batch.payloads()]
+        found: set[object] = set()
+        for partition, last in self._log.positions().items():
+            after = positions.get(partition, 0)
+            while after < last and (records := self._log.read(partition, after)):
+                found.update(_said(event) for event in decode_all([r.payload for r in records]))
+                after = records[-1].position
+        return [said in found for said in wanted]
 
     def load(
         self,
@@ -396,6 +421,12 @@ class _Batch:
         if "_known_at" not in self._lists:
             return usual
         return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]
+
+
+def _said(event: Event) -> object:
+    """What makes an event the same one again; a deletion may have been dated by the moment it came."""
+    content = None if event.op == "delete" else (event.event_at_us, event.values)
+    return event.source, event.id, event.op, event.history, content
 
 
 def _lists(source: Source, rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:

@@ -45,6 +45,13 @@ class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     places: tuple[Place, ...]
 
 
+class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
+    """Rows that are about to be given back. Unless they are released, the event log tells whether they were."""
+
+    places: tuple[Place, ...]
+    positions: dict[str, int]  # of the event log, before
+
+
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
     """A row that was forgotten: it counts no longer, and nobody can say what it was. # D26"""
 
@@ -88,9 +95,21 @@ class Pusher(Protocol):
         self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...
     ) -> list[bool]: ...
 
+    def positions(self) -> dict[str, int]: ...
+
+    def came_since(
+        self,
+        source: str,
+        rows: Sequence[Mapping[str, object]],
+        positions: Mapping[str, int],
+        *,
+        op: Op = ...,
+        history: bool = ...,
+    ) -> list[bool]: ...
+
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Quarantined | _Released | _Erased)
+_decoder = msgspec.msgpack.Decoder(Quarantined | _Released | _Begun | _Erased)
 
 
 class Quarantine:
@@ -158,9 +177,8 @@ class Quarantine:
         """Push the rows in quarantine again, after `fix` has changed them; None from `fix` leaves a row out.
 
         What does not fit stays as it was, with its first reason. Lines that did not fit their header stay too, unless
-        there is a `fix`: nobody knows which field is which. Rows go a thousand at a time. A crash between a push and
-        the note that it was done pushes those rows twice: they have the same ids and say the same, so the log's readers
-        drop the repetition.
+        there is a `fix`: nobody knows which field is which. Rows go a thousand at a time, with a note before and one
+        after: when a crash came in between, the next replay looks into the log for what had arrived.
 
         Args:
             ingestor: Takes the rows.
@@ -182,28 +200,58 @@ class Quarantine:
             else:
                 groups.setdefault((kept.source, kept.op, kept.history), []).append((place, kept))
         failed: list[TrimtabError] = []
+        begun = self._begun()
         for (name, op, history), pending in groups.items():
             for start in range(0, len(pending), _TOGETHER):
                 part = [
                     (place, kept.raw() if fix is None else fix(kept.raw()))
                     for place, kept in pending[start:][:_TOGETHER]
                 ]
-                rows = [row for _, row in part if row is not None]
+                rows = [(place, row) for place, row in part if row is not None]
                 try:
-                    fits = ingestor.fits(name, rows, op=op, history=history)
-                    good = [row for row, ok in zip(rows, fits, strict=True) if ok]
-                    pushed = ingestor.push(name, good, op=op, history=history) if good else None
+                    good = self._give_back(ingestor, name, rows, begun, op=op, history=history)
                 except (NotFound, Misuse) as error:
                     failed.append(error)
                     break
-                answers = iter(fits)
-                self._release([place for place, row in part if row is None or next(answers)])
-                accepted += pushed.accepted if pushed else 0
+                self._release([place for place, row in part if row is None or place in good])
+                accepted += len(good)
                 stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
         if failed:
             raise failed[0]
         return Replayed(accepted, stay, left_out)
+
+    def _give_back(
+        self,
+        ingestor: Pusher,
+        source: str,
+        rows: Sequence[tuple[Place, Row]],
+        begun: Mapping[Place, Mapping[str, int]],
+        *,
+        op: Op,
+        history: bool,
+    ) -> set[Place]:
+        """Push the rows that fit and have not come already; those that are events now."""
+        fits = ingestor.fits(source, [row for _, row in rows], op=op, history=history)
+        good = [each for each, ok in zip(rows, fits, strict=True) if ok]
+        doubtful = [each for each in good if each[0] in begun]
+        came: set[Place] = set()
+        if doubtful:
+            since = [begun[place] for place, _ in doubtful]
+            least = {name: min(one.get(name, 0) for one in since) for one in since for name in one}
+            found = ingestor.came_since(source, [row for _, row in doubtful], least, op=op, history=history)
+            came = {place for (place, _), ok in zip(doubtful, found, strict=True) if ok}
+        left = [each for each in good if each[0] not in came]
+        if left:
+            note = _Begun(tuple(place for place, _ in left), ingestor.positions())
+            self._log.append([_encoder.encode(note)])
+            ingestor.push(source, [row for _, row in left], op=op, history=history)
+        return {place for place, _ in good}
+
+    def _begun(self) -> dict[Place, dict[str, int]]:
+        """The rows that were about to be given back, and where the event log stood then."""
+        notes = [record for _, record in self._records() if isinstance(record, _Begun)]
+        return {place: note.positions for note in notes for place in note.places}
 
     def _release(self, places: Sequence[Place]) -> None:
         if places:
@@ -219,7 +267,7 @@ class Quarantine:
                 rows[place] = record
         return [(place, row) for place, row in rows.items() if place not in released]
 
-    def _records(self) -> Iterator[tuple[tuple[str, int], Quarantined | _Released | _Erased]]:
+    def _records(self) -> Iterator[tuple[Place, Quarantined | _Released | _Begun | _Erased]]:
         for partition, last in sorted(self._log.positions().items()):
             after = 0
             while after < last:

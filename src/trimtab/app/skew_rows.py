@@ -19,7 +19,7 @@ from trimtab.features.as_of import AsOf, evaluate_as_of
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.stored import check_functions
+from trimtab.features.stored import check_functions, with_sources
 from trimtab.registry.versions import Version
 from trimtab.serving.answering import NO_VIEW
 from trimtab.store.ports import LogRecord
@@ -143,12 +143,13 @@ class Versions:
 
     def others(self, known: Known) -> list[FeatureSet]:
         """Other definitions that give inputs of the same names and types."""
+        seen = [one.features for one in self._known.values() if isinstance(one, Known)]
         same = {
-            model.features.hash: model.features
-            for model in self._project.definitions.models.values()
-            if dict(model.features.dtypes) == dict(known.encoding.dtypes)
-            and model.features.hash != known.version.features
-            and model.features.request.columns == known.features.request.columns
+            features.hash: features
+            for features in [*seen, *(model.features for model in self._project.definitions.models.values())]
+            if dict(features.dtypes) == dict(known.encoding.dtypes)
+            and features.hash != known.version.features
+            and features.request.columns == known.features.request.columns
         }
         return list(same.values())
 
@@ -161,11 +162,25 @@ class Versions:
         except Corrupt as error:
             return f"version {prediction.version[:12]} cannot be read: {error}"
         try:
-            features = self._project.live.of(version)
+            features = self._definitions(version, artifact)
             check_functions(features)
         except (Misuse, Corrupt) as error:
-            return f"the definitions that {version.name} was trained with cannot be evaluated: {error}"
+            return f"the definitions that {version.name} was trained with are not here any more: {error}"
+        gone = {view.source.name for view in features.views} - self._project.definitions.sources.keys()
+        if gone:
+            return (
+                f"{version.name} was trained with events of {', '.join(sorted(gone))}, which are not declared any more"
+            )
         return Known(version, artifact, features)
+
+    def _definitions(self, version: Version, artifact: Artifact) -> FeatureSet:
+        """Those of the project where they are the same, else those that were stored with the version."""
+        for model in self._project.definitions.models.values():
+            if model.features.hash == version.features and model.features.names == artifact.inputs:
+                return model.features
+        stored = artifact.features(version.features)
+        found = with_sources(stored, lambda source: self._project.definitions.sources.get(source.name, source))
+        return msgspec.structs.replace(found, request=stored.request)  # the log has its columns as they were declared
 
 
 def fits(known: Known, prediction: Prediction) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import subprocess
@@ -282,32 +283,53 @@ with market.opened(Path(sys.argv[2])) as project:
 """
 
 
-def test_a_run_that_was_killed_is_finished_by_the_next(texts: Path, tmp_path: Path) -> None:
-    key = TEXTS[2]
-    with market.opened(texts) as project:
+def killed_and_finished(project_folder: Path, tmp_path: Path, key: str, delays_s: list[float]) -> int:
+    """Forget in processes that are killed after each of these times, then in one that is not; how many were killed."""
+    with market.opened(project_folder) as project:
         use(project, TEXTS, tmp_path)
         planned = project.forget("customer", key, dry_run=True)
     kills = 0
-    for delay_s in (0.06, 0.2, 0.4, 5):
-        arguments = [str(Path(market.__file__).parent), str(texts), str(delay_s), key]
+    for delay_s in [*delays_s, 60.0]:
+        arguments = [str(Path(market.__file__).parent), str(project_folder), str(delay_s), key]
         done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=60, check=False)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        if done.returncode == 0:
+        if done.returncode == 0 or b"It was forgotten" in done.stderr:  # killed behind the end
             break
+        assert done.returncode == -signal.SIGKILL, done.stderr
         kills += 1
-    assert kills > 1
-    with market.opened(texts) as project:
-        if done.returncode:
-            project.forget("customer", key)
+    state = project_folder / ".trimtab"
+    with market.opened(project_folder) as project:
         rows = [d for d in project.ledger() if d.act == "forget"]
         assert len(rows) == 1
         assert {name: rows[0].evidence[name] for name in planned.counts} == planned.counts
         with pytest.raises(NotFound, match=r"nothing of customer .* It was forgotten"):
             project.forget("customer", key)
-    assert files_with(texts / ".trimtab", key.encode()) == []
-    assert set(in_parquet(texts / ".trimtab", key)) == {
-        f"blob/{one.blob[:2]}/{one.blob[2:4]}/{one.blob}" for one in planned.training_sets
-    }
+        assert project.verify_ledger() == len(project.ledger())
+        assert files_with(state, key.encode()) == []
+        once = shown(inputs(project, TEXTS))
+    blobs = {f"blob/{one.blob[:2]}/{one.blob[2:4]}/{one.blob}" for one in planned.training_sets}
+    assert set(in_parquet(state, key)) == blobs
+    shutil.rmtree(state / "online")
+    with market.opened(project_folder) as project:
+        assert shown(inputs(project, TEXTS)) == once
+    return kills
+
+
+def test_a_run_that_was_killed_is_finished_by_the_next(texts: Path, tmp_path: Path) -> None:
+    assert killed_and_finished(texts, tmp_path, TEXTS[2], [0.06, 0.2]) == 2
+
+
+@pytest.mark.soak
+def test_runs_that_are_killed_anywhere_are_finished(
+    made_once: Made, tmp_path: Path, soak_report: Callable[..., None]
+) -> None:
+    chance = random.Random(1)
+    kills = 0
+    for run in range(12):
+        folder = Path(shutil.copytree(made_once(TEXTS), tmp_path / str(run)))
+        kills += killed_and_finished(folder, tmp_path, TEXTS[2], [chance.uniform(0, 0.7) for _ in range(4)])
+        shutil.rmtree(folder)
+    soak_report("kill_forget", runs=12, failures=0, kills=kills)
+    assert kills > 12
 
 
 HOLDER = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,47 @@ def test_no_damage_does_more_than_raise() -> None:
             del body[chance.randrange(len(body)) :]
         with suppress(Misuse):
             read_ipc_stream(bytes(body), dict(WRITTEN)[name], most_rows=10_000)
+
+
+def many_in_few_bytes(levels: int) -> bytes:
+    """A schema whose columns name the same two columns below them, level after level: twice as many at each."""
+    tables = bytearray()
+
+    def table(fields: dict[int, bytes | int], inline: int) -> int:
+        """A table with fields of four bytes; where a value is an int it is a place that comes later."""
+        places = {field: 4 + 4 * i for i, field in enumerate(fields)}
+        vtable = struct.pack("<HH", 4 + 2 * inline, 4 + 4 * len(fields))
+        vtable += b"".join(struct.pack("<H", places.get(field, 0)) for field in range(inline))
+        start = len(tables) + len(vtable)
+        tables.extend(vtable + struct.pack("<i", len(vtable)) + b"\0" * 4 * len(fields))
+        for field, value in fields.items():
+            at = start + places[field]
+            later.append((at, value)) if isinstance(value, int) else tables.__setitem__(slice(at, at + 4), value)
+        return start
+
+    later: list[tuple[int, int]] = []
+    marks: dict[int, int] = {}
+    tables.extend(b"\0" * 4)
+    message = table({1: struct.pack("<I", 1), 2: 1}, 3)
+    marks[1] = table({1: 2}, 2)  # the schema
+    for level in range(levels):
+        marks[2 + 2 * level] = len(tables)
+        later += [(len(tables) + 4, 3 + 2 * level), (len(tables) + 8, 3 + 2 * level)]
+        tables.extend(struct.pack("<III", 2, 0, 0))
+        below = {} if level == levels - 1 else {5: 4 + 2 * level}
+        marks[3 + 2 * level] = table({2: struct.pack("<I", 13), 3: 0, **below}, 6)  # a struct
+    marks[0] = table({}, 0)
+    for at, mark in later:
+        tables[at : at + 4] = struct.pack("<I", marks[mark] - at)
+    tables[:4] = struct.pack("<I", message)
+    return b"\xff" * 4 + struct.pack("<i", len(tables)) + bytes(tables)
+
+
+def test_few_bytes_cannot_name_columns_without_end() -> None:
+    with pytest.raises(Misuse, match="comes twice"):
+        read_ipc_stream(many_in_few_bytes(2), only=())
+    with pytest.raises(Misuse, match="more than 10000 columns"):
+        read_ipc_stream(many_in_few_bytes(40))
 
 
 def test_a_table_goes_out_and_comes_back() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -82,8 +83,8 @@ def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTa
         Misuse: Two columns have one name.
     """
     kept = [name for name in names if not _INDEX.fullmatch(name)]
-    twice = next((name for name in kept if kept.count(name) > 1), None)
-    if twice is not None:
+    twice, times = next(iter(Counter(kept).most_common(1)), ("", 0))
+    if times > 1:
         raise WrongColumn(f"table: column {twice!r} comes twice. Rename or remove one.", column=twice)
     found = {n: join_columns(p) for n, p in zip(names, parts, strict=True) if p and not _INDEX.fullmatch(n)}
     return ArrowTable(tuple(kept), Columns(found))

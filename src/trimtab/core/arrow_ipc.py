@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -29,6 +29,7 @@ _INT = 2
 _PLAIN = {1: "n", 4: "z", 5: "u", 6: "b", 9: "tt", 11: "ti", 12: "+l", 13: "+s", 14: "+u", 15: "w:", 16: "+w", 17: "+m"}
 _PLAIN |= {18: "tD", 19: "Z", 20: "U", 21: "+L", 22: "+r", 23: "vz", 24: "vu", 25: "+vl", 26: "+vL"}
 _BUFFERS = {"n": 0, "u": 3, "U": 3, "z": 3, "Z": 3, "+s": 1, "+w": 1, "+r": 0, "+vl": 3, "+vL": 3}  # others: 2
+_MOST_FIELDS = 10_000  # columns, those inside of others too
 _LZ4 = 0
 _BLOCK = "<qi4xq"  # where a message begins, how long it and its body are
 _T = TypeVar("_T")
@@ -97,7 +98,7 @@ def _read(data: bytes, what: str, only: Collection[str] | None, most_rows: int |
         return reader.read(reader.file_messages() if is_file else reader.stream_messages())
     except TrimtabError:
         raise
-    except (ValueError, struct.error, OverflowError, MemoryError) as error:  # what damage does to the reading
+    except (ValueError, struct.error, OverflowError, MemoryError, RecursionError) as error:  # what damage leads to
         raise Misuse(f"{what}: the Arrow data is damaged ({error}). Write it anew.") from error
 
 
@@ -120,7 +121,8 @@ class _Reader:
             raise ValueError("it does not begin with a schema")
         if header.number(0, "<h") != 0:
             raise Misuse(f"{self._what}: the Arrow data is big-endian. Write it on a little-endian machine.")
-        fields = [_field(table) for table in header.tables(1)]
+        left = count(_MOST_FIELDS, -1)
+        fields = [_field(table, left) for table in header.tables(1)]
         parts: list[list[Column]] = [[] for _ in fields]
         for kind, header, body in messages:
             if kind == _DICTIONARY:
@@ -252,9 +254,12 @@ def _spans(
     return node, spans
 
 
-def _field(table: FlatTable) -> _Field:
+def _field(table: FlatTable, left: Iterator[int]) -> _Field:
+    """A column; `left` counts how many more there may be, since a few bytes could name one child many times."""
+    if next(left) <= 0:
+        raise ValueError(f"it has more than {_MOST_FIELDS} columns")
     kind = _format(table.number(2, "<B"), table.table(3))
-    children = tuple(map(_field, table.tables(5)))
+    children = tuple(_field(child, left) for child in table.tables(5))
     dictionary = table.table(4)
     if dictionary is None:
         return _Field(table.text(0), kind, children=children)

@@ -136,7 +136,8 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         Takes what has `__arrow_c_stream__` or `__arrow_c_array__`: tables and record batches of pyarrow, polars,
         arro3 and DuckDB, pandas frames (pandas 2.2 and pyarrow; the numbers of the rows are left out). Numbers of any
         width become int or float, also unsigned ones and decimals: those beyond 64 bits the nearest float. Dates and
-        timestamps become times, without a zone in UTC and rounded down to a microsecond; categories become texts.
+        timestamps become times, without a zone in UTC and rounded down to a microsecond (those that 64 bits cannot
+        hold, the first or last one that they can); categories become texts.
 
         Raises:
             Misuse: It gives no table, or a column holds something else, such as lists; the message names it.

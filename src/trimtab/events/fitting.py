@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
     Raises:
         Misuse: A name comes twice, or the source's time or key is missing.
     """
-    twice = {name for name in found if found.count(name) > 1}
+    twice = {name for name, times in Counter(found).items() if times > 1}
     if twice:
         raise Misuse(f"{what}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
     for name in filter(None, (source.time, source.key)):

@@ -63,8 +63,9 @@ def same_frames(one: Project, other: Project, source: str = "readings") -> None:
     for project in (one, other):
         project.history.refresh()
     a, b = one.history.frame(source), other.history.frame(source)
-    order_a, order_b = (np.lexsort((f.position, f.known_at_us)) for f in (a, b))
-    for field in ("event_at_us", "known_at_us", "superseded_at_us", "deleted", "position"):
+    orders = (np.lexsort((f.position, f.partition.astype(str), f.known_at_us)) for f in (a, b))
+    order_a, order_b = orders
+    for field in ("event_at_us", "known_at_us", "superseded_at_us", "deleted", "partition", "position"):
         assert getattr(a, field)[order_a].tolist() == getattr(b, field)[order_b].tolist(), field
     for name in a.columns.names:
         assert repr(a.columns[name].take(order_a).to_list()) == repr(b.columns[name].take(order_b).to_list())
@@ -104,40 +105,47 @@ def test_after_a_truncation_histories_features_and_pinned_answers_are_those_of_a
     tmp_path: Path,
 ) -> None:
     chance = random.Random(1)
-    with opened(write(tmp_path / "a")) as cut, opened(write(tmp_path / "b")) as whole:
-        now_us, pins = shop.NOW_US, []
-        watching = opened(tmp_path / "a")  # another process that followed, and reads on much later
+    write(tmp_path / "a"), write(tmp_path / "b")
+    now_us, pins = shop.NOW_US, []
+    with (
+        opened(tmp_path / "a") as cut,
+        opened(tmp_path / "a") as beside,  # appends to a partition of its own, which stays, and reads on much later
+        opened(tmp_path / "b") as whole,
+        opened(tmp_path / "b") as whole_beside,
+    ):
         for turn in range(6):
             rows = []
-            for n in range(40):  # late, future-known, corrected and repeated events, each in another order of times
+            for n in range(40):  # late, corrected and repeated events, each in another order of times
                 key = f"r{chance.randrange(turn * 30 + 40)}"
                 at_us = now_us - chance.randrange(4 * DAY_US)
                 rows.append(row(key, at_us, chance.choice([None, 0.5, -1.0, n / 7]), chance.choice(["north", "south"])))
-            for project in (cut, whole):
-                project.push("readings", rows)
+            for project, second in ((cut, beside), (whole, whole_beside)):
+                project.push("readings", rows[:25])
+                second.push("readings", rows[25:])
                 if turn:
                     project.push("readings", [{"id": f"r{turn}", "_op": "delete"}])
             pins.append((now_us, dict(cut.state.events.positions())))
             if turn == 1:
-                watching.history.refresh()
+                beside.history.refresh()
             if turn % 2 == 0:
                 done = cut.retain()
-                assert sum(done.truncated.values()) > 0
+                assert done.truncated["p0001"] > 0
+                assert done.truncated["p0002"] == 0
+                assert "p0002.db: process" in done.notes[0]
                 assert done.expired == {}
                 assert cut.state.events.read("p0001", 0) == []
-            for project in (cut, whole):
+            for project in (cut, beside, whole, whole_beside):
                 shop.move(project, 7 * HOUR_US)
             now_us += 7 * HOUR_US
             assert repr(online(cut)) == repr(online(whole))
         same_frames(cut, whole)
-        watching.clock.advance_to(now_us)  # type: ignore[attr-defined]  # it is a virtual one
-        same_frames(watching, whole)
-        watching.close()
+        same_frames(beside, whole)
         moments = [at for at, _ in pins] + [now_us]
         assert repr(features(cut, moments)) == repr(features(whole, moments))
         for at_us, positions in pins:
             assert repr(features(cut, [at_us], positions)) == repr(features(whole, [at_us], positions))
     with opened(tmp_path / "a", now_us) as again, opened(tmp_path / "b", now_us) as twin:
+        assert again.retain().truncated == {"p0001": 26, "p0002": 90}
         same_frames(again, twin)
         again.views.store.reset()
         assert repr(online(again)) == repr(online(twin))  # filled again from the tables
@@ -315,9 +323,23 @@ def kills(folder: Path, times: int) -> None:
 
 
 def test_a_process_killed_while_it_retains_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    kills(tmp_path, 4)
+    kills(tmp_path, 2)
 
 
 @pytest.mark.soak
 def test_a_process_killed_forty_times_while_it_retains_loses_and_doubles_nothing(tmp_path: Path) -> None:
     kills(tmp_path, 40)
+
+
+def test_a_truncated_log_leaves_skew_checks_and_why_as_they_were(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path, settings='[retention]\nevents = "38d"\n')
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+        given = [project.predict("buyer", [shop.visit(f"q{n}", shop.NOW_US)])[0] for n in range(5)]
+        before = project.why(given[0].id)
+        project.retain()
+    with shop.opened(folder, shop.NOW_US + HOUR_US) as project:
+        assert project.why(given[0].id) == before
+        (checked,) = project.skew("buyer", sample=None).models
+        assert (checked.rows, checked.mismatches, checked.unchecked) == (5, 0, {})

@@ -41,6 +41,7 @@ _STATE = "state"
 _LOGS = ("quarantine", "predictions", "events")  # a prediction holds positions of the event log
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # copied by their own means
+_PASSING = ("trimtab-replay-", "backfill")  # what runs keep while they run
 _OF_PROCESSES = (".lock", ".holder")
 _PATIENCE_S = 60.0  # for a retention that is under way
 _LOOK_S = 0.2
@@ -238,7 +239,7 @@ def _copy_rest(folder: Path, to: Path) -> None:
     """Everything that has no means of its own, but locks and what is temporary."""
     to.mkdir(parents=True)
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", "trimtab-replay-")):
+        if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
             _copy_tree(path, to / path.name)
         elif path.is_file() and not path.name.startswith((".", "catalog.db")) and path.suffix not in _OF_PROCESSES:
             _copy_file(path, to / path.name)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LEASE = "retention"
 _BATCH = 10_000
 _SPARED_H = 1  # replaced files of a table stay so long for other tools that read it
+_FILES = 32  # that a table may consist of before small ones are merged
 _LEARNT_WAITS = 2  # label waits for which a learner goes back to its predictions
 _IN_TABLE = 0.3  # of an event's bytes in the log, where no table says it better
 
@@ -175,6 +176,7 @@ def _retain(project: Project) -> Retained:
     tables = state.tables(project.sources, make=True)
     gone = _expire(project, tables)
     _vacuum(tables, _SPARED_H)
+    _compact(project, tables)
     predictions = _truncate(state.predictions, _closed_before(project), notes)
     quarantined = _truncate(state.quarantine, _quarantined_before(project), notes)
     after = taken(project.state_folder)
@@ -332,6 +334,13 @@ def _newest_us(project: Project) -> int:
 
 def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:
     return sum(table.vacuum(older_h) for table in tables.values() if isinstance(table, Prunable))
+
+
+def _compact(project: Project, tables: Mapping[str, Table]) -> None:
+    """Merge the files of tables that have many: each run adds one."""
+    for source, table in tables.items():
+        if sum(1 for _ in (project.state_folder / "tables" / source).glob("*.parquet")) > _FILES:
+            table.compact()
 
 
 def _differences(project: Project) -> list[str]:

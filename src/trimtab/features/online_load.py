@@ -150,7 +150,8 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
             at = end
         state.opens.extend(rows[first:at])
         state.seal(s_us)
-    state.known |= known
+    if known and not state.known:
+        state.known = 1
     return state
 
 

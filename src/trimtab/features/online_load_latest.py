@@ -73,7 +73,7 @@ class LatestLoad:
         """Take some rows, of the part's entities."""
         import numpy as np
 
-        live = np.array([op != "delete" for op in chunk["_op"].values.tolist()], bool)
+        live = chunk["_op"].values != "delete"
         named = live & chunk[self._by].present()
         if part.is_first:
             self._count["applied"] += chunk.rows
@@ -138,20 +138,23 @@ class LatestLoad:
         odd = np.logical_or.reduceat(odd_rows[order], starts) | tied[ends]
         return order, starts, odd
 
-    def _keys(self, prefix: bytes, rows: Columns, raw: Mapping[str, Bytes], some: Array) -> Iterator[bytes]:
+    def _keys(self, prefix: bytes, rows: Columns, raw: Mapping[str, Bytes], some: Array) -> list[bytes]:
         if self._by not in raw:
-            return (prefix + name_bytes(entity) for entity in rows[self._by].values[some].tolist())
+            return [prefix + name_bytes(entity) for entity in rows[self._by].values[some].tolist()]
         names = raw[self._by]
         return _cut([_constant(prefix + b"s", len(some)), _texts(names.values[some], names.lengths[some])])
 
     def _packed(
         self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]
-    ) -> Iterator[bytes]:
+    ) -> list[bytes]:
         """The packed states of entities, each of the one row that wins."""
         n = len(some)
         head, tail = frame
 
         def texts(name: str) -> list[Piece]:
+            constant = raw[name].constant
+            if constant is not None:
+                return [_constant(_encode(constant), n)]
             return _headed(raw[name].take(some), rows[name].present()[some])
 
         return _cut(
@@ -183,11 +186,12 @@ class LatestLoad:
 
 
 class Bytes(msgspec.Struct, frozen=True, eq=False):
-    """Texts in UTF-8. An odd one is too long for a matrix, or holds a zero byte, and only serves to order by."""
+    """Texts in UTF-8. An odd one is too long for a matrix, or ends in a zero byte, and only serves to order by."""
 
     values: Array  # bytes, of fixed width, or objects
     lengths: Array
     odd: Array  # bool
+    constant: str | None = None  # all of them are this
 
     def take(self, rows: Array) -> Bytes:
         return Bytes(self.values[rows], self.lengths[rows], self.odd[rows])
@@ -197,7 +201,7 @@ def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
     """What stands before and behind the one greatest row in a packed state at S."""
     state = EntityState(plan)
     state.seal(s_us)
-    state.known = True
+    state.known = 1  # how many more there were, nothing asks
     mark: Any = "\x00here\x00"
     state.winners = [mark]
     head, tail = state.pack().split(_encode(mark))
@@ -211,17 +215,20 @@ def _as_bytes(texts: Column) -> Bytes:
     values: list[Any] = texts.values.tolist()
     if texts.valid is not None:
         values = ["" if value is None else value for value in values]
+    elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:  # such as the partition
+        one, n = _as_bytes(texts.take(slice(1))), len(values)
+        same, lengths, odd = (np.broadcast_to(array, n) for array in (one.values, one.lengths, one.odd))
+        return Bytes(same, lengths, odd, values[0])
     try:
         found = np.array(values, "S")
-        zero = "\x00" in "".join(values)
     except UnicodeEncodeError:
         values = [value.encode("utf-8", "surrogatepass") for value in values]
-        found, zero = np.array(values, "S"), b"\x00" in b"".join(values)
+        found = np.array(values, "S")
     lengths = np.char.str_len(found)
-    if not zero and found.dtype.itemsize <= _LONGEST:
+    if found.dtype.itemsize <= _LONGEST and int(lengths.sum()) == sum(map(len, values)):  # none ends in zero bytes
         return Bytes(found, lengths, np.zeros(len(found), bool))
     raw = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass") for value in values]
-    odd = np.array([len(value) > _LONGEST or b"\x00" in value for value in raw], bool)
+    odd = np.array([len(value) > _LONGEST or value.endswith(b"\x00") for value in raw], bool)
     whole = np.empty(len(raw), object)
     whole[:] = raw
     return Bytes(whole, np.array(list(map(len, raw)), np.int64), odd)
@@ -239,7 +246,7 @@ def _codes(names: Array) -> Array:
 Piece: TypeAlias = "tuple[Array, Array | None]"  # bytes, a row an entity; which of them are there, None: all
 
 
-def _cut(pieces: Sequence[Piece]) -> Iterator[bytes]:
+def _cut(pieces: Sequence[Piece]) -> list[bytes]:
     """The bytes of each row."""
     import numpy as np
 
@@ -247,11 +254,11 @@ def _cut(pieces: Sequence[Piece]) -> Iterator[bytes]:
     n, width = matrix.shape
     if all(there is None for _, there in pieces):
         whole = matrix.tobytes()
-        return (whole[at : at + width] for at in range(0, n * width, width))
+        return [whole[at : at + width] for at in range(0, n * width, width)]
     there = np.concatenate([np.ones(p.shape, bool) if mask is None else mask for p, mask in pieces], axis=1)
     ends: list[int] = np.cumsum(there.sum(1)).tolist()
     whole = matrix[there].tobytes()
-    return (whole[start:end] for start, end in zip([0, *ends], ends, strict=False))
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _constant(raw: bytes, n: int) -> Piece:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,8 +88,8 @@ class LmdbKeyValue:
         crc32 = _crc32
         pairs = [(key, value + crc32(value, crc32(key)).to_bytes(4, "little")) for key, value in puts.items()]
         pairs.sort()  # neighbours share pages
-        self._check_keys([key for key, _ in pairs])
-        self._check_keys(sorted(removed))
+        self._check_keys(puts)
+        self._check_keys(removed)
 
         def change(transaction: Any) -> None:
             for key in removed:
@@ -161,10 +161,9 @@ class LmdbKeyValue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _check_keys(self, keys: list[bytes]) -> None:
-        """Refuse what LMDB cannot hold, in keys that are in order."""
-        longest = max(map(len, keys), default=1)
-        if longest <= _LONGEST_KEY_BYTES and (not keys or keys[0][:1] > b"\0"):  # the least one says it for all
+    def _check_keys(self, keys: Collection[bytes]) -> None:
+        """Refuse what LMDB cannot hold."""
+        if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and min(keys)[:1] > b"\0"):
             return
         wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
         raise Misuse(f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511, the first not zero.")

@@ -178,11 +178,14 @@ def test_state_that_is_there_is_replaced_only_by_force_and_never_while_it_is_use
 
 def test_a_destination_that_does_not_do_is_named(trained: Path, tmp_path: Path) -> None:
     with at(trained) as project:
+        project.backup(tmp_path / "copy")
         with pytest.raises(Conflict, match="exists"):
             project.backup(tmp_path)
         with pytest.raises(Misuse, match="lies in the state folder"):
             project.backup(project.state_folder / "copy")
         (tmp_path / "file").write_text("")
+        with pytest.raises(Misuse, match="is a file"):
+            restore(tmp_path / "copy", tmp_path / "file", force=True)
         with pytest.raises(Unavailable, match="file/copy"):
             project.backup(tmp_path / "file" / "copy")
         with pytest.raises(Unavailable, match="/proc/copy"):

@@ -158,13 +158,16 @@ def restore(
 
     Raises:
         NotFound: There is no backup.
+        Misuse: `into` is a file.
         Conflict: There is state already, or a process uses it.
         Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
         Unavailable: The disk is full or read-only; nothing was changed.
     """
     backup, into = backup.absolute(), into.absolute()
     manifest = read_manifest(backup)
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+    if into.exists() and not into.is_dir():
+        raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")
+    if into.exists() and any(into.iterdir()):
         if not force:
             raise Conflict(f"{into}: there is state already. Name another folder (--into), or replace it: --force")
         _refuse_used(into)

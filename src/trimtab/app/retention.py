@@ -183,6 +183,11 @@ def _retain(project: Project) -> Retained:
     if _over(project, after):
         _vacuum(tables, 0)
         after = taken(project.state_folder)
+    elif gone:
+        notes.append(
+            "the room of removed events comes back with the first run in an hour or later: until then other tools may "
+            "be reading the files"
+        )
     notes += _differences(project)
     done = Retained(
         at=format_moment(project.clock.now_us()),

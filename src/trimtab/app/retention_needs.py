@@ -97,13 +97,13 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
             kept = settings.sources.get(name, settings.events)
             raise Misuse(
                 f'{key} = "{kept}" is too short for source {name!r}: {need.why}, which needs '
-                f"{format_duration(need.us)}. Keep its events longer, or shorten what looks at them."
+                f"{_days(need.us)}. Keep its events longer, or shorten what looks at them."
             )
     predictions, need = settings.predictions_us, prediction_need(definitions)
     if predictions is not None and predictions < need.us:
         raise Misuse(
             f'[retention] predictions = "{settings.predictions}" is too short: {need.why}, which needs '
-            f"{format_duration(need.us)}. Keep predictions longer, or shorten that."
+            f"{_days(need.us)}. Keep predictions longer, or shorten that."
         )
 
 
@@ -154,6 +154,11 @@ def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
             )
     for model in definitions.models.values():
         yield model.label.source.name, Need(model.label.wait_us + DAY_US, f"model {model.name!r} waits for its labels")
+
+
+def _days(us: int) -> str:
+    """A duration in whole days, rounded up."""
+    return f"{-(-us // DAY_US)}d"
 
 
 def _judged_us(deployment: Deployment) -> int:

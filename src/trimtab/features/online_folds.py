@@ -10,7 +10,8 @@ state of a fold is two lists, the starts of its tiles and what each keeps:
 - `min`, `max`: the extreme, for windows that end before the moment asked about.
 
 So a state is bounded by the number of tiles times what one keeps. A row is taken out by making its tile's fold again
-from the others. # D14
+from the others. Where no row can be taken out and all windows end at the moment asked about, older tiles are freed of
+what newer ones make superfluous: then a state holds about `keep` last rows, and `keep` hashes times a logarithm. # D14
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ Entry: TypeAlias = list[Any]  # the first four places of a row, id (None: the ro
 STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5
 _HASH_BYTES = 8
+_NO_HASH = 2**64  # above all
+_ROOM = 8  # times as many hashes as are kept of one tile: then superfluous ones are looked for
 
 
 def nothing() -> Fold:
@@ -47,6 +50,12 @@ def put(plan: FoldPlan, fold: Fold, row: Row) -> None:
     if at == len(starts) or starts[at] != start:
         starts.insert(at, start)
         kept.insert(at, None)
+        if plan.prunes:
+            _PRUNE[plan.kind](plan, fold)
+            starts, kept = fold
+            at = bisect_left(starts, start)
+            if at == len(starts) or starts[at] != start:  # it lies before all that matters
+                return
     kept[at] = _ADD[plan.kind](plan, kept[at], row, value)
 
 
@@ -180,6 +189,40 @@ def _add_max(plan: FoldPlan, greatest: Any, row: Row, value: Any) -> Any:
     return value if greatest is None or value > greatest else greatest
 
 
+def _prune_last(plan: FoldPlan, fold: Fold) -> None:
+    """Let go the tiles before the last `keep` rows."""
+    starts, kept = fold
+    enough = 0
+    for at in range(len(starts) - 1, -1, -1):
+        if enough >= plan.keep:
+            del starts[: at + 1], kept[: at + 1]
+            return
+        enough += len(kept[at] or ())
+
+
+def _prune_distinct(plan: FoldPlan, fold: Fold) -> None:
+    """Let go the hashes that newer tiles have too, or that are not among the least with those of newer tiles."""
+    kept = fold[KEPT]
+    if sum([len(packed) for packed in kept if packed]) < _ROOM * plan.keep * _HASH_BYTES:
+        return
+    newer: set[int] = set()
+    least: list[int] = []  # of them, in order
+    for at in range(len(kept) - 1, -1, -1):
+        packed = kept[at]
+        if packed:
+            hashes = struct.unpack(f">{len(packed) // _HASH_BYTES}Q", packed)
+            greatest = least[-1] if len(least) == plan.keep else _NO_HASH
+            still = [h for h in hashes if h < greatest and h not in newer]
+            if len(still) < len(hashes):
+                kept[at] = struct.pack(f">{len(still)}Q", *still)
+            newer.update(still)
+            for h in still:
+                insort(least, h)
+            del least[plan.keep :]
+    left = [at for at, packed in enumerate(kept) if packed != b""]  # None: the one that is being added
+    fold[:] = [[fold[STARTS][at] for at in left], [kept[at] for at in left]]
+
+
 def _read_first(plan: FoldPlan, tiles: list[list[Entry]], rows: list[Row]) -> list[Any]:
     found = [_entry(plan, row, row[GIVES][plan.series]) for row in rows]
     if tiles:
@@ -238,6 +281,7 @@ _ADD: dict[str, Any] = {
     "first": _add_first, "last": _add_last, "count_distinct": _add_distinct, "top": _add_top, "min": _add_min,
     "max": _add_max,
 }  # fmt: skip
+_PRUNE: dict[str, Any] = {"last": _prune_last, "count_distinct": _prune_distinct}
 _READ: dict[str, Any] = {
     "first": _read_first, "last": _read_last, "count_distinct": _read_distinct, "top": _read_top, "min": _read_min,
     "max": _read_max,

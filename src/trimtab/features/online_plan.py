@@ -67,6 +67,7 @@ class FoldPlan:
         self.keyed = keyed
         self.over_us = 0  # of the longest window
         self.keep = 1
+        self.prunes = not keyed and hop_us > 0 and kind in ("last", "count_distinct")
 
     def start_of(self, at_us: int) -> int:
         """The start of the tile of a moment."""
@@ -289,6 +290,7 @@ class ViewPlan:
             self.folds.append(fold)
         fold.keep = max(fold.keep, aggregate.place, aggregate.keep)
         fold.over_us = max(fold.over_us, aggregate.over_us or 0)
+        fold.prunes &= not aggregate.until_us
         return fold
 
 

@@ -184,7 +184,10 @@ def _tiles_as_read(
     finer: list[int],
 ) -> list[tuple[int, list[int], list[int]]]:
     """Start, fields and exponents of each tile of a window, the oldest first; open rows are added to their tiles."""
-    found = {start: (fields, exponents) for start, *fields in tiles_between(group, tiles, low, high)}
+    sealed = [(start, fields, exponents) for start, *fields in tiles_between(group, tiles, low, high)]
+    if not opened:
+        return sealed
+    found = {start: (fields, scale) for start, fields, scale in sealed}
     by_tile: dict[int, list[tuple[Row, list[Any]]]] = {}
     for row, given in opened:
         by_tile.setdefault(floor(row[EVENT_AT], group.hop_us), []).append((row, given))
@@ -213,10 +216,11 @@ def _finish_decayed(
             reasons[place] = NULL if fields and fields[0] else OUTSIDE
             continue
         weighted = weight = 0.0
+        weights, count_at, sum_at, sum_place = feature.weights, feature.count_at, feature.sum_at, feature.sum_place
         for start, of_tile, scale in tiles:
-            w = feature.weights[now - start // hop_us]
-            weighted += w * (of_tile[feature.sum_at] / (1 << scale[feature.sum_place]))
-            weight += w * of_tile[feature.count_at]
+            w = weights[now - start // hop_us]
+            weighted += w * (of_tile[sum_at] / (1 << scale[sum_place]))
+            weight += w * of_tile[count_at]
         values[place] = (weighted if feature.kind == "decayed_sum" else weighted / weight) + 0.0
 
 

@@ -56,6 +56,9 @@ def model() -> FeatureSet:
     rolling = {
         "late_7d": f.mean(late, over="7d"), "late_3h": f.mean(late, over="3h"), "landings_1d": f.count(over="1d"),
         "delay_1d": f.sum("arr_delay", over="1d"), "worst_3h": f.max("arr_delay", over="3h"),
+        "spread_3d": f.std("arr_delay", over="3d"), "last_3": f.last_n("arr_delay", 3, over="1d"),
+        "planes_2d": f.count_distinct("flight_id", over="2d", k=64), "aged": f.decayed_mean(late, half_life="6h"),
+        "usual": f.top_k("arr_delay", 2, over="1d"), "yesterday": f.mean(late, over="2d", until="1d"),
         "newest": f.latest("arr_delay", max_age="6h"), "early": f.count(where=col("arr_delay") < 0, over="12h"),
     }  # fmt: skip
     carrier = view("carrier", source=LANDINGS, by="carrier", features=rolling)

@@ -47,17 +47,26 @@ EVENTS = 40
 
 def features_of(of: Source) -> FeatureSet:
     """Every aggregate, by one column and by two, both boundaries."""
-    window, hop = 12 * STEP_US, 4 * STEP_US
+    hop = 4 * STEP_US
+    span: dict[str, Any] = {"over": 12 * STEP_US, "hop": hop}
     many = {
         "newest": f.latest("x"), "fresh": f.latest("n", max_age=5 * STEP_US), "kind": f.latest("kind"),
-        "rows": f.count(over=window, hop=hop), "values": f.count("x", over=window, hop=0), "ever": f.count(),
-        "sum": f.sum("x", over=window, hop=hop), "sum_n": f.sum("n"), "sum_ok": f.sum("ok", over=3 * STEP_US),
-        "mean": f.mean("x", over=window, hop=hop, where=col("ok")), "mean_n": f.mean("n", over=2 * window),
-        "low": f.min("x", over=window, hop=hop), "high": f.max("n"), "high_x": f.max("x", over=window, hop=0),
+        "rows": f.count(**span), "values": f.count("x", over=12 * STEP_US, hop=0), "ever": f.count(),
+        "sum": f.sum("x", **span), "sum_n": f.sum("n"), "sum_ok": f.sum("ok", over=3 * STEP_US),
+        "mean": f.mean("x", where=col("ok"), **span), "mean_n": f.mean("n", over=24 * STEP_US),
+        "var": f.var("x", **span), "std": f.std("n", over=12 * STEP_US), "std_ever": f.std("x"),
+        "first": f.first("x", **span), "first_at": f.first("at"), "last": f.last("n", **span),
+        "last_x": f.last_n("x", 3, **span), "last_ever": f.last_n("n", 2),
+        "kinds": f.count_distinct("kind", **span), "some": f.count_distinct("n", k=3, **span),
+        "numbers": f.count_distinct("x"), "top": f.top_k("n", 3, **span), "top_ever": f.top_k("n", 2),
+        "decayed": f.decayed_sum("x", half_life=4 * STEP_US), "aged": f.decayed_mean("x", half_life=2 * STEP_US),
+        "before": f.count(until=hop, **span), "sum_before": f.sum("x", until=2 * hop, **span),
+        "low_before": f.min("x", until=hop, **span), "last_before": f.last("x", over=12 * STEP_US, until=hop),
+        "low": f.min("x", **span), "high": f.max("n"), "high_x": f.max("x", over=12 * STEP_US, hop=0),
     }  # fmt: skip
     by_key = view("by_key", source=of, by="key", features=many)
     by_pair = view("by_pair", source=of, by=["key", "kind"], features=many, boundary="inclusive")
-    numbers = [name for name in many if name != "kind"]  # text would have to be a category
+    numbers = [name for name in by_key.features if name != "kind"]  # text would have to be a category
     return feature_set(ASK, [by_key.join(select=numbers), by_pair.join(select=numbers)])
 
 

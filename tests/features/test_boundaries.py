@@ -178,6 +178,51 @@ def test_an_integer_sum_beyond_64_bits_is_an_error() -> None:
         world.ask(DAY + "10:00")
 
 
+def test_an_offset_window_has_both_ends_on_hops() -> None:
+    world = World(f.count(over="4h", until="1h", hop="1h"))
+    for at in ("06:00", "06:59", "08:30", "09:00"):
+        world.push(DAY + "09:00", {"id": at, "at": DAY + at})
+    assert world.ask(DAY + "10:30") == (3, "found")  # [06:00, 09:00)
+    assert world.ask(DAY + "11:00") == (2, "found")  # [07:00, 10:00)
+    assert world.ask(DAY + "10:59:59.999999") == (3, "found")
+
+
+def test_a_spread_needs_two_values() -> None:
+    for aggregate, expected in ((f.var("x", over="1d"), 2.0), (f.std("x", over="1d"), 2.0**0.5)):
+        world = World(aggregate)
+        world.push(DAY + "09:00", {"id": "a", "at": DAY + "08:00", "x": 1.0})
+        assert world.ask(DAY + "09:30") == (None, "null")
+        world.push(DAY + "10:00", {"id": "b", "at": DAY + "09:00", "x": 3.0})
+        assert world.ask(DAY + "10:30") == (expected, "found")
+
+
+def test_first_and_last_skip_nulls() -> None:
+    rows = [("a", "06:00", None), ("b", "07:00", 1.0), ("c", "08:00", 2.0), ("d", "08:30", None)]
+    for aggregate, expected in ((f.first("x", over="1d"), 1.0), (f.last("x", over="1d"), 2.0)):
+        world = World(aggregate)
+        world.push(DAY + "09:00", *({"id": i, "at": DAY + at, "x": x} for i, at, x in rows))
+        assert world.ask(DAY + "10:00") == (expected, "found")
+
+
+def test_distinct_values_are_counted_exactly_below_the_bound_and_estimated_above_it() -> None:
+    world = World(f.count_distinct("n", k=16))
+    world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": i % 15} for i in range(60)))
+    assert world.ask(DAY + "10:00") == (15, "found")
+    world.push(DAY + "11:00", *({"id": f"more{i}", "at": DAY + "10:00", "n": i} for i in range(400)))
+    estimate, reason = world.ask(DAY + "12:00")
+    assert reason == "found"
+    assert 150 < estimate < 1_000  # 400, give or take a standard error of 27 %
+
+
+def test_decayed_values_lose_half_their_weight_in_a_half_life() -> None:
+    world = World(f.decayed_sum("x", half_life="1d", hop="1h"))
+    world.push(DAY + "09:30", {"at": DAY + "09:00", "x": 8.0})
+    assert world.ask(DAY + "09:59") == (8.0, "found")
+    assert world.ask("2013-03-02T09:00") == (4.0, "found")
+    assert world.ask("2013-03-03T09:30") == (2.0, "found")
+    assert world.ask("2014-03-03T09:30") == (0.0, "outside_window")
+
+
 # -- values -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -26,6 +27,9 @@ from trimtab.store.ports import LogRecord
 Array: TypeAlias = NDArray[Any]
 Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # all records of the log, in any order, in blocks
 Wanted: TypeAlias = "dict[str, set[Any]]"  # keys by view hash
+Asked: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # what was looked up
+
+_SINGLE = 4  # so few rows are evaluated one by one
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
@@ -65,9 +69,35 @@ def evaluate_as_of(
         Misuse: A column or a source is missing or of the wrong type.
     """
     at_us = np.asarray(at_us, np.int64)
+    asked: Asked = []
+    newest, apart = _at_once(features, requests, at_us, positions, frames, conflicts, asked)
+    rows = np.flatnonzero(apart)
+    if not len(rows):
+        return AsOf(newest, newest, apart)
+    wanted: Wanted = {}
+    for join, keys in asked:
+        wanted.setdefault(join.view.hash, set()).update(_keys([key.take(rows) for key in keys]))
+    exact = _Anew(features, wanted, conflicts, reread).evaluate(
+        requests.take(rows), at_us[rows], [positions[row] for row in rows.tolist()]
+    )
+    return AsOf(_replaced(newest, rows, exact), newest, apart)
+
+
+def _at_once(
+    features: FeatureSet,
+    requests: Columns,
+    at_us: Array,
+    positions: Sequence[Mapping[str, int]],
+    frames: Mapping[str, EventFrame],
+    conflicts: Collection[str],
+    asked: Asked,
+) -> tuple[FeatureFrame, NDArray[np.bool_]]:
+    """The features with all the events of some frames, and for which rows that need not be what (t, P) gives.
+
+    What is looked up is added to `asked`.
+    """
     behind = {name: _Behind(frame, at_us, positions) for name, frame in frames.items()}
     apart = np.zeros(len(at_us), bool)
-    asked: list[tuple[Join, Sequence[Column]]] = []
 
     def answer(join: Join, keys: Sequence[Column], at_us: Array) -> Mapping[str, tuple[Column, Array]]:
         source = join.view.source.name
@@ -75,17 +105,7 @@ def evaluate_as_of(
         apart[behind[source].touched(join.view, keys, everything=source in conflicts)] = True
         return evaluate_view(join.view, keys, at_us, frames[source])
 
-    newest = evaluate_by(answer, features, requests, at_us)
-    rows = np.flatnonzero(apart)
-    if not len(rows):
-        return AsOf(newest, newest, apart)
-    wanted: Wanted = {}
-    for join, keys in asked:
-        wanted.setdefault(join.view.hash, set()).update(_keys([key.take(rows) for key in keys]))
-    exact = _Anew(features, wanted, reread).evaluate(
-        requests.take(rows), at_us[rows], [positions[row] for row in rows.tolist()]
-    )
-    return AsOf(_replaced(newest, rows, exact), newest, apart)
+    return evaluate_by(answer, features, requests, at_us), apart
 
 
 class _Behind:
@@ -152,24 +172,28 @@ class _Anew:
     Args:
         features: What to compute.
         wanted: The entities, by view; it grows when a view is looked up by what another one gives.
+        conflicts: Sources of which any record may change any row.
         reread: Gives the log's records.
     """
 
-    def __init__(self, features: FeatureSet, wanted: Wanted, reread: Reread) -> None:
+    def __init__(self, features: FeatureSet, wanted: Wanted, conflicts: Collection[str], reread: Reread) -> None:
         self._features = features
         self._wanted = wanted
+        self._conflicts = conflicts
         self._reread = reread
+        self._sources = {view.source.name: view.source for view in features.views}
 
     def evaluate(self, requests: Columns, at_us: Array, positions: Sequence[Mapping[str, int]]) -> FeatureFrame:
         """The features of the requests, in their order."""
         while True:
             records = entity_records(self._features.views, self._wanted, self._reread)
-            missing: Wanted = {}
-            found = self._pass(records, requests, at_us, positions, missing)
-            if not missing:
+            asked: Asked = []
+            found = self._pass(records, requests, at_us, positions, asked)
+            missing = {join.view.hash: _keys(keys) - self._wanted[join.view.hash] for join, keys in asked}
+            for join, keys in asked:  # a key that only these records give
+                self._wanted[join.view.hash] |= _keys(keys)
+            if not any(missing.values()):
                 return found
-            for view, keys in missing.items():  # a key that only these records give
-                self._wanted[view] |= keys
 
     def _pass(
         self,
@@ -177,25 +201,42 @@ class _Anew:
         requests: Columns,
         at_us: Array,
         positions: Sequence[Mapping[str, int]],
-        missing: Wanted,
+        asked: Asked,
     ) -> FeatureFrame:
-        sources = {view.source.name: view.source for view in self._features.views}
-        growing = _Growing(sources, records)
-        parts, order = [], []
-        for upto, rows in same_positions(positions):
-            frames = growing.upto(upto)
+        """Many at once as long as that pays, from the greatest P down; then P by P upward."""
+        parts: list[FeatureFrame] = []
+        order: list[Array] = []
+        left = np.arange(len(at_us))
 
-            def answer(
-                join: Join, keys: Sequence[Column], at_us: Array, frames: Mapping[str, EventFrame] = frames
-            ) -> Mapping[str, tuple[Column, Array]]:
-                new = _keys(keys) - self._wanted[join.view.hash]
-                if new:
-                    missing.setdefault(join.view.hash, set()).update(new)
-                return evaluate_view(join.view, keys, at_us, frames[join.view.source.name])
+        def at_once(rows: Array, frames: Mapping[str, EventFrame]) -> NDArray[np.bool_]:
+            found, apart = _at_once(
+                self._features,
+                requests.take(rows),
+                at_us[rows],
+                [positions[row] for row in rows.tolist()],
+                frames,
+                self._conflicts,
+                asked,
+            )
+            parts.append(_taken(found, np.flatnonzero(~apart)))
+            order.append(rows[~apart])
+            return apart
 
-            parts.append(evaluate_by(answer, self._features, requests.take(rows), at_us[rows]))
-            order.append(rows)
+        pays = True
+        while pays and len(left) > _SINGLE:
+            upto = max((positions[row] for row in left.tolist()), key=lambda of_row: sum(of_row.values()))
+            under = np.array([_within(positions[row], upto) for row in left.tolist()])
+            apart = at_once(left[under], _Growing(self._sources, records).upto(upto))
+            pays = np.count_nonzero(~apart) * 4 >= len(left)
+            left = np.concatenate([left[under][apart], left[~under]])
+        growing = _Growing(self._sources, records)
+        for upto, places in same_positions([positions[row] for row in left.tolist()]):
+            at_once(left[places], growing.upto(upto))
         return _taken(_joined(parts), np.argsort(np.concatenate(order)))
+
+
+def _within(positions: Mapping[str, int], upto: Mapping[str, int]) -> bool:
+    return all(position <= upto.get(name, 0) for name, position in positions.items())
 
 
 class _Growing:
@@ -203,25 +244,30 @@ class _Growing:
 
     def __init__(self, sources: Mapping[str, Source], records: Mapping[str, Sequence[tuple[LogRecord, Event]]]) -> None:
         self._sources = sources
-        self._records = records
-        self._names = sorted({record.partition for of_source in records.values() for record, _ in of_source})
-        self._reached: Mapping[str, int] = {}
+        self._records: dict[tuple[str, str], list[tuple[LogRecord, Event]]] = {}  # by source and partition
+        for source, of_source in records.items():
+            for one in of_source:
+                self._records.setdefault((source, one[0].partition), []).append(one)
+        self._names = sorted({partition for _, partition in self._records})
+        self._reached: dict[str, int] = {}
         self._versions: dict[str, Versions] = {}
 
     def upto(self, positions: Mapping[str, int]) -> dict[str, EventFrame]:
         if not self._versions or any(positions.get(name, 0) < self._reached.get(name, 0) for name in self._names):
             self._reached = {}
             self._versions = {name: Versions(source, self._names) for name, source in self._sources.items()}
-        for name, versions in self._versions.items():
-            new = [
-                (record, event)
-                for record, event in self._records.get(name, ())
-                if self._reached.get(record.partition, 0) < record.position <= positions.get(record.partition, 0)
-            ]
-            if new:
-                versions.add([record for record, _ in new], [event for _, event in new])
+        for (source, partition), records in self._records.items():
+            first = bisect_right(records, self._reached.get(partition, 0), key=_position)
+            last = bisect_right(records, positions.get(partition, 0), key=_position)
+            if last > first:
+                new = records[first:last]
+                self._versions[source].add([record for record, _ in new], [event for _, event in new])
         self._reached = dict(positions)
         return {name: versions.frame() for name, versions in self._versions.items()}
+
+
+def _position(one: tuple[LogRecord, Event]) -> int:
+    return one[0].position
 
 
 def looked_up(features: FeatureSet, requests: Columns, at_us: Array, frames: Mapping[str, EventFrame]) -> Wanted:

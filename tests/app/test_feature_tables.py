@@ -15,7 +15,7 @@ import pytest
 import shop
 
 import trimtab as tt
-from trimtab.app import feature_runs, feature_tables
+from trimtab.app import feature_files, feature_runs, feature_tables
 from trimtab.app.project import Project
 from trimtab.app.request_tables import request_table
 from trimtab.app.state import note_kept_from
@@ -218,6 +218,38 @@ def test_entities_of_several_columns_have_snapshots_too(project: Project, monkey
     assert same(project.snapshot(pair, at=at, reasons=True), found)
 
 
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_stopped_run_is_taken_up_by_the_same_and_by_no_other(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_runs, "GROUP_ROWS", 10)
+    monkeypatch.setattr(feature_files, "GROUP_ROWS", 10)
+    monkeypatch.setattr(feature_tables, "_ROW_BYTES", 10**9)
+    span = {"start": shop.BEGIN_US + DAY_US, "end": shop.BEGIN_US + 21 * DAY_US, "every": "1d"}
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        project.snapshots("site", **span, out=tmp_path / "a.csv", progress=stop)
+    (left,) = (project.state_folder / "backfill").iterdir()
+    assert len(list((left / "blocks").glob("*.json"))) in (1, 2)
+    others = ({"reasons": True}, {"as_known": "final"}, {})
+    for n, how in enumerate(others):
+        made = project.snapshots("site", **span, **how, out=tmp_path / f"{n}.csv")
+        monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 0)
+        again = project.snapshots("site", **span, **how, out=tmp_path / f"memory-{n}.csv")
+        monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+        assert (made.rows, made.let_in) == (again.rows, again.let_in) == (40, again.let_in)
+        assert (tmp_path / f"{n}.csv").read_bytes() == (tmp_path / f"memory-{n}.csv").read_bytes()
+        assert left.exists() == (how != {})
+
+
 @pytest.mark.usefixtures("on_disk")
 def test_runs_that_nobody_takes_up_are_removed(project: Project) -> None:
     left = project.state_folder / "backfill" / "left"
@@ -277,7 +309,7 @@ CHILD = """
 import os, signal, sys
 import shop, test_feature_tables as t
 from pathlib import Path
-from trimtab.app import feature_runs, feature_tables
+from trimtab.app import feature_files, feature_runs, feature_tables
 from trimtab.features import parted_views
 
 feature_runs._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7

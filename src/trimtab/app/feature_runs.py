@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+import trimtab
 from trimtab import store
 from trimtab.app.feature_files import GROUP_ROWS
 from trimtab.core.columns import Column, Columns, column
@@ -93,7 +94,9 @@ def opened_run(
         frames, positions = project.history.moment(sources)
         yield _InMemory(frames, positions, progress)
         return
-    folder = project.state_folder / "backfill" / content_hash([features.hash, _plain(what), _files(events)])[:32]
+    made_by = [limit_bytes, trimtab.__version__, duckdb.__version__, np.__version__]
+    asked = content_hash([features.hash, _plain(what), _files(events), made_by])
+    folder = project.state_folder / "backfill" / asked[:32]
     _sweep(folder.parent)
     with claimed(folder):
         try:

@@ -38,7 +38,6 @@ Of: TypeAlias = Model | Item | Sequence[Item]
 When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
-_AT = "at"  # the column of moments in a snapshot
 _ROW_BYTES = 48  # of a value of a request in memory, about: texts are the most
 
 
@@ -116,10 +115,11 @@ def snapshot_features(
     dtypes = {name: first.source.columns[name] for name in first.by}
     features = _features(Columns({name: _nothing(dtype) for name, dtype in dtypes.items()}), items)
     _refuse_removed(project, features, min(moments_us), how.events)
-    with opened_run(project, features, ["snapshot", list(moments_us)], how.events, how.progress) as run:
+    what = ["snapshot", how.as_known, how.reasons, list(moments_us)]
+    with opened_run(project, features, what, how.events, how.progress) as run:
         tables = [_entities(run, views, t, final=how.as_known == "final") for t in moments_us]
         at_us = np.repeat(np.array(moments_us, np.int64), [table.rows for table in tables])
-        requests = Columns.concat(tables).replace({_AT: Column("time", at_us)})
+        requests = Columns.concat(tables).replace({"at" if "at" not in first.by else "as_of": Column("time", at_us)})
         return _computed(run, _Asked(features, requests, at_us), how)
 
 

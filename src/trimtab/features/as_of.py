@@ -227,7 +227,7 @@ class _Anew:
             upto = max((positions[row] for row in left.tolist()), key=lambda of_row: sum(of_row.values()))
             under = np.array([_within(positions[row], upto) for row in left.tolist()])
             apart = at_once(left[under], _Growing(self._sources, records).upto(upto))
-            pays = np.count_nonzero(~apart) * 4 >= len(left)
+            pays = bool(np.count_nonzero(~apart) * 4 >= len(left))
             left = np.concatenate([left[under][apart], left[~under]])
         growing = _Growing(self._sources, records)
         for upto, places in same_positions([positions[row] for row in left.tolist()]):

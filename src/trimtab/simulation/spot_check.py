@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Unavailable
+from trimtab.core.functions import files_of
 from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.rows import Block
 
@@ -31,6 +32,8 @@ class Setup(msgspec.Struct, frozen=True):
 
     folder: str
     features: FeatureSet
+    code: dict[str, str] = {}  # files that define plain functions among the features, and the modules they were
+    path: list[str] = []  # where modules are found
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -142,7 +145,17 @@ class SpotCheck:
         assert self._process.stdin is not None  # it was started with a pipe
         self._writer = threading.Thread(target=_write, args=(self._outbox, self._process.stdin), daemon=True)
         self._writer.start()
-        self._outbox.put(packed(Setup(str(folder), self._features)))
+        self._outbox.put(packed(Setup(str(folder), self._features, code_of(self._features), list(sys.path))))
+
+
+def code_of(features: FeatureSet) -> dict[str, str]:
+    """The files that define the plain functions among features, each with the name of its module here."""
+    expressions = [*features.transforms.values()]
+    for view in features.views:
+        for aggregate in view.features.values():
+            expressions += [e for e in (aggregate.of, aggregate.where) if e is not None]
+    modules = {getattr(module, "__file__", None): name for name, module in list(sys.modules.items())}
+    return {file: modules.get(file, "") for file in files_of(expressions)}
 
 
 def packed(message: msgspec.Struct) -> bytes:

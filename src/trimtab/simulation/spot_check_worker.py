@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 from bisect import bisect_right
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from trimtab import store
+from trimtab.core.errors import Misuse
 from trimtab.core.urls import store_url
 from trimtab.features.frames import REASONS
 from trimtab.features.online import OnlineStore
@@ -55,8 +58,33 @@ class Follower:
         return due
 
 
+def load_code(setup: Setup) -> None:
+    """Run the files that define plain functions: from then on they are known here, by their code."""
+    sys.path[:] = [*setup.path, *(place for place in sys.path if place not in setup.path)]
+    for file, name in setup.code.items():
+        found = None if name in ("", "__main__") or name in sys.modules else importlib.util.find_spec(name)
+        if found is not None and found.origin == file:
+            importlib.import_module(name)
+        else:  # a project file, which is no module that could be imported
+            _run(Path(file))
+
+
+def _run(file: Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"trimtab_project_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise Misuse(f"{file}: is no Python file, and features need the functions that it defines.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+
+
 def check(setup: Setup) -> Verdict:
     """Answer questions from standard input until it ends; what was found."""
+    load_code(setup)
     rows = values = mismatches = 0
     first = ""
     kv = store.open(store_url("lmdb", Path(setup.folder) / "online"), "kv")
@@ -72,7 +100,7 @@ def check(setup: Setup) -> Verdict:
             read.names, read.values[0], read.reasons[0], question.values, question.reasons, strict=True
         ):
             values += 1
-            same = type(online) is type(expected) and online == expected and reason in (None, code)
+            same = type(online) is type(expected) and repr(online) == repr(expected) and reason in (None, code)
             if not same:
                 mismatches += 1
                 first = (

@@ -41,8 +41,8 @@ class Rebuilds:
         """Say that it is done."""
         self._catalog.write([Remove(KIND, view)])
 
-    def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> int:
-        """Ask the process that applies the log to rebuild a view, and wait until it has; how many records it read.
+    def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> None:
+        """Ask the process that applies the log to rebuild a view, and wait until it has.
 
         Args:
             view: Which one.
@@ -53,7 +53,6 @@ class Rebuilds:
             Unavailable: It failed, or the process ended before.
         """
         self.note(view, Rebuild())
-        rows = 0
         while (record := self._catalog.get(KIND, view)) is not None:
             rebuild = _decode(record.body)
             if rebuild.failure is not None:
@@ -67,11 +66,9 @@ class Rebuilds:
                     f"view {view!r}: the process that applies events ended before it was rebuilt. What was there "
                     f"before is still read. Run again: trimtab rebuild {view}"
                 )
-            rows = max(rows, rebuild.rows)
             if progress is not None and rebuild.of:
                 progress(rebuild.rows, rebuild.of)
             time.sleep(_LOOK_S)
-        return rows
 
 
 def _decode(body: bytes) -> Rebuild:

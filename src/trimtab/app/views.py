@@ -207,7 +207,7 @@ class Views:
         While another process applies the log it does the work, and this call waits for it.
 
         Returns:
-            About how many records were read.
+            How many records of its source it has.
 
         Raises:
             NotFound: No deployed model uses such a view.
@@ -220,17 +220,17 @@ class Views:
             raise NotFound(f"view {view!r}: no deployed model uses one of that name. There are: {known}.")
         lease = self._lease()
         if self._following is not None or not lease.take():
-            return Rebuilds(self._state.catalog).wait(view, self.followed, progress)
-        rows = 0
-        try:
-            for filled in self._work.fill(names):
-                rows = max(rows, filled.rows)
-                if progress is not None:
-                    progress(filled.rows, filled.of)
-        finally:
-            self._state.online.release_writer()
-            lease.let_go()
-        return rows
+            Rebuilds(self._state.catalog).wait(view, self.followed, progress)
+        else:
+            try:
+                for filled in self._work.fill(names):
+                    if progress is not None:
+                        progress(filled.rows, filled.of)
+            finally:
+                self._state.online.release_writer()
+                lease.let_go()
+        counts = self.store.counts()
+        return max(counts[name].applied for name in names)
 
     def compact(self) -> Compacted:
         """Give back the room of what no answer can depend on any more.

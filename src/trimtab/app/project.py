@@ -442,7 +442,7 @@ class Project:
         A serving process does it when there is one. Asking for it again does no harm.
 
         Returns:
-            About how many records were read.
+            How many records of its source it has.
 
         Raises:
             NotFound: No deployed model uses such a view.

@@ -22,6 +22,7 @@ def data(windows: Sequence[str], *, zipf: bool) -> dict[str, Any]:
     from trimtab.core.time import duration_us
     from trimtab.events.definitions import source
     from trimtab.events.frames import NEVER_US, EventFrame
+    from trimtab.features.aggregates import default_hop_us
     from trimtab.features.feature_set import feature_set
 
     rng = np.random.default_rng(11)
@@ -35,7 +36,6 @@ def data(windows: Sequence[str], *, zipf: bool) -> dict[str, Any]:
             "key": Column("int", names[:EVENTS]),
             "at": Column("time", at),
             "x": Column("float", rng.normal(50.0, 10.0, EVENTS)),
-            "n": Column("int", rng.integers(0, 100, EVENTS)),
         }
     )
     frame = EventFrame(
@@ -50,17 +50,17 @@ def data(windows: Sequence[str], *, zipf: bool) -> dict[str, Any]:
             f"mean_{over}": tt.mean("x", over=over),
             f"min_{over}": tt.min("x", over=over),
             f"max_{over}": tt.max("x", over=over),
-            f"total_{over}": tt.sum("n", over=over),
+            f"std_{over}": tt.std("x", over=over),
             f"high_{over}": tt.count(over=over, where=col("x") > 60.0),
         }
-    events = source("events", time="at", columns={"key": int, "x": float, "n": int})
+    events = source("events", time="at", columns={"key": int, "x": float})
     ask = tt.request("ask", key="id", time="asked_at", columns={"id": str, "key": int})
     return {
         "features": feature_set(ask, [tt.view("busy", source=events, by="key", features=features)]),
         "frame": frame,
         "requests": Columns({"key": Column("int", names[EVENTS:])}),
         "asked_at": asked_at,
-        "windows": [(duration_us(over), tt.default_hop_us(duration_us(over))) for over in windows],
+        "windows": [(duration_us(over), default_hop_us(duration_us(over))) for over in windows],
     }
 
 
@@ -77,16 +77,16 @@ def timed(state: dict[str, Any]) -> float:
 def bare(state: dict[str, Any]) -> float:
     key, asked_key = state["frame"].columns["key"].values, state["requests"]["key"].values
     at, asked_at = state["frame"].event_at_us, state["asked_at"]
-    x, n = state["frame"].columns["x"].values, state["frame"].columns["n"].values
+    x = state["frame"].columns["x"].values
     start = time.perf_counter()
     span = DAYS * DAY_US + 1
     place = key * span + at
     order = np.argsort(place)
-    place, x, n = place[order], x[order], n[order].astype(np.float64)
+    place, x = place[order], x[order]
     asked = asked_key * span + asked_at
     asked_order = np.argsort(asked)
     asked = asked[asked_order]
-    prefixes = [np.concatenate([[0.0], np.cumsum(v)]) for v in (x, n, x > 60.0)]
+    prefixes = [np.concatenate([[0.0], np.cumsum(v)]) for v in (x, x * x, x > 60.0)]
     high = np.searchsorted(place, asked)
     lows = []
     for over, hop in state["windows"]:
@@ -95,8 +95,10 @@ def bare(state: dict[str, Any]) -> float:
     results = []
     for low in lows:
         count = high - low
-        sums = [p[high] - p[low] for p in prefixes]
-        results += [count, sums[0], sums[0] / np.maximum(count, 1), *sums[1:]]
+        total, squares, large = (p[high] - p[low] for p in prefixes)
+        mean = total / np.maximum(count, 1)
+        spread = np.sqrt(np.maximum(squares - mean * total, 0.0) / np.maximum(count - 1, 1))
+        results += [count, total, mean, spread, large]
     low, ends = np.concatenate(lows), np.tile(high, len(lows))
     for op, empty in ((np.minimum, np.inf), (np.maximum, -np.inf)):
         results += np.split(_doubling(op, x, low, ends, empty), len(lows))

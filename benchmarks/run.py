@@ -1,6 +1,7 @@
 """Run all benchmarks, or those named, print the table and write `build/bench.json`.
 
     python benchmarks/run.py [--repeats N] [NAME ...]
+    python benchmarks/run.py --profile NAME ...    where our side of it spends its time, function by function
 
 Each benchmark runs in a process of its own, one after the other, so that none meets the threads, caches or memory that
 another left behind. The file holds the results of this run only. Exit status 1: a benchmark did not finish.
@@ -24,10 +25,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Speed as a ratio to the floor.")
     parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of ours and floor (at least 3)")
+    parser.add_argument("--profile", action="store_true", help="print a Python profile of our side instead")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)  # the child: one name, its result to this file
     args = parser.parse_args()
     if args.into:
         args.into.write_bytes(msgspec.json.encode(harness.measure(harness.load(args.names[0]), repeats=args.repeats)))
+        return 0
+    if args.profile:
+        for name in args.names or harness.names():
+            print(harness.profile(harness.load(name)))
         return 0
     return run(args.names or harness.names(), args.repeats)
 

@@ -185,7 +185,7 @@ class Views:
             return Applier(
                 self._state.events,
                 self._applying(self.store, lease),
-                self.store.positions,
+                self._reached,
                 clock=self._clock,
                 reading=work.reading,
                 between=self._between,
@@ -307,6 +307,10 @@ class Views:
         elif self._new:
             self._take_up([*self.views, *self._new])
         return self._work.piece(busy)
+
+    def _reached(self) -> dict[str, int]:
+        """How far the views have read; where there is none, nothing waits for them."""
+        return self.store.positions() if self.views else self._state.events.positions()
 
     def _lags(self) -> dict[str, tuple[int, int]]:
         """Partitions that the views have not read to their end: the position applied, and the last one."""

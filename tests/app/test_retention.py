@@ -343,3 +343,12 @@ def test_a_truncated_log_leaves_skew_checks_and_why_as_they_were(tmp_path: Path)
         assert project.why(given[0].id) == before
         (checked,) = project.skew("buyer", sample=None).models
         assert (checked.rows, checked.mismatches, checked.unchecked) == (5, 0, {})
+
+
+def test_a_simulation_begins_where_all_events_are_kept(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path, settings='[retention]\nevents = "25d"\n')
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.retain()
+        with pytest.raises(Misuse, match="simulate: from 2024-03-10T00:00:00Z on not all events are kept"):
+            project.simulate(lines=["never"], start="2024-03-10")

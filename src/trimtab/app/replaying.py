@@ -12,7 +12,7 @@ import numpy as np
 from trimtab.app.lines import lines_of
 from trimtab.app.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
 from trimtab.core.columns import Column, Columns, column
-from trimtab.core.errors import NotFound
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_moment, moment_us
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
@@ -39,6 +39,9 @@ def simulate_project(
     frames, _ = project.history.moment(project.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in project.definitions.sources.items()}
     tables[request.name] = _asked(project, request, frames[request.name])
+    from_us = max(project.features_from_us(line.deployment.model) for line in chosen)
+    whole = tables[request.name]["_known_at"].values >= from_us
+    tables[request.name] = tables[request.name].take(whole)  # earlier ones need events that are not kept. # D23
     asked = np.sort(tables[request.name]["_known_at"].values)
     if not len(asked):
         raise NotFound(
@@ -47,6 +50,11 @@ def simulate_project(
     demo = project.config.demo
     start_us = moment_us(start if start is not None else demo.start if demo else int(asked[len(asked) // 4]))
     until_us = moment_us(until if until is not None else demo.until if demo else int(asked[-1]) + 1)
+    if start_us < from_us:
+        raise Misuse(
+            f"simulate: from {format_moment(start_us)} on not all events are kept that features need ([retention]). "
+            f"Start at {format_moment(from_us)} or later (--start)."
+        )
     if not start_us < until_us:
         raise NotFound(f"simulate: nothing lies between {format_moment(start_us)} and {format_moment(until_us)}.")
 

@@ -81,6 +81,8 @@ def abuse(folder: Path, seed: int, kills: int, seconds: float) -> int:
 
 def test_a_service_that_is_killed_leaves_no_skew(trained: Path) -> None:
     answers = abuse(trained, 1, 2, 1.0)
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        assert "trimtab_skew_checked_total 0" in shop.call(f"{url}/metrics")[1]  # the first check comes after a minute
     with open_project(trained, clock=bad.VirtualClock(bad.BEGIN_US + bad.DAY_US), environment={}) as project:
         report = project.skew(sample=None, scores=True)
     assert bad.differing(report) == []

@@ -23,7 +23,7 @@ from trimtab.app.skew_rows import Known, Past, Rows, Versions, compute, fits
 from trimtab.app.skew_sample import draw
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction, Signal
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.frames import REASONS
 from trimtab.features.skew import Cause, differences
 from trimtab.serving.answering import NO_VIEW
@@ -241,10 +241,10 @@ def skew_lines(project: Project) -> tuple[dict[str, str], list[str]]:
         if check is None:
             said[name] = "skew never checked"
         else:
-            found, ago = check.found, format_duration(max(0, now_us - check.at_us) // 60_000_000 * 60_000_000)
-            said[name] = f"skew checked {ago} ago: {found.rows:,} predictions, {found.mismatches:,} values differ"
+            found, ago = check.found, _ago(now_us - check.at_us)
+            said[name] = f"skew checked {ago}: {found.rows:,} predictions, {found.mismatches:,} values differ"
             if not (found.rows or found.unchecked):
-                said[name] = f"skew checked {ago} ago: no prediction was there to check, which is no evidence"
+                said[name] = f"skew checked {ago}: no prediction was there to check, which is no evidence"
             if found.red:
                 red.append(f"{name}: skew: {red_words(found)}; run: trimtab skew {name}")
             elif found.unchecked and not found.rows:
@@ -253,6 +253,10 @@ def skew_lines(project: Project) -> tuple[dict[str, str], list[str]]:
             waited = format_duration(waiting_us // DAY_US * DAY_US)
             red.append(f"{name}: predictions have not been checked for skew for {waited}; run: trimtab skew {name}")
     return said, red
+
+
+def _ago(us: int) -> str:
+    return "just now" if us < MINUTE_US else f"{format_duration(us // MINUTE_US * MINUTE_US)} ago"
 
 
 def _unchecked_us(project: Project, check: CheckedModel | None, now_us: int) -> int:

@@ -17,6 +17,7 @@ from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.core.time import HOUR_US
 from trimtab.features.online import OnlineStore
 from trimtab.features.online_fill import unfilled
+from trimtab.features.request_plan import RequestPlan
 
 
 def reading(n: int, level: float = 1.0) -> dict[str, object]:
@@ -192,3 +193,21 @@ def test_a_view_that_begins_is_filled_while_the_others_are_applied_to(trained: P
 
 def generations(project: Project) -> dict[str, int]:
     return {name: cursor.generation for name, cursor in project.views.store.cursors().items()}
+
+
+def test_a_view_is_rebuilt_from_tables_where_the_log_was_truncated(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+        plan = RequestPlan(project.definitions.models["buyer"].features, project.state.online)
+        asked = [shop.visit("a", shop.NOW_US, site=site) for site in ("north", "south", "nowhere")]
+        before = plan.read(asked, shop.NOW_US)
+        counts = project.views.store.counts()
+        assert sum(project.retain().truncated.values()) > 0
+        for view in {v.name for v in project.views.views}:
+            assert project.rebuild(view) == counts[view].applied
+        after = plan.read(asked, shop.NOW_US)
+        assert (after.values, after.reasons, after.at_us) == (before.values, before.reasons, before.at_us)
+        assert project.views.store.counts() == counts
+        project.push("readings", [reading(0)])
+        assert project.views.catch_up()
+        assert project.views.lag_records() == 0

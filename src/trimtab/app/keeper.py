@@ -49,7 +49,11 @@ class Keeper:
         deployments = project.definitions.deployments
         self._follow = {f"follow {name}": partial(self._refresh, name) for name in deployments}
         teachers = {name: project.teacher(name) for name, one in deployments.items() if one.learn == "online"}
-        often: dict[str, Work] = {**self._follow, **{f"teach {n}": t.teach for n, t in teachers.items()}}
+        often: dict[str, Work] = {
+            "look for views": project.views.look,
+            **self._follow,
+            **{f"teach {n}": t.teach for n, t in teachers.items()},
+        }
         self._threads = [
             threading.Thread(target=self._run, args=(_ROUND_S, often), name="trimtab-keeper", daemon=True),
             threading.Thread(

@@ -30,7 +30,7 @@ from trimtab.core.config import Config, LineSettings, load_config
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Signal
-from trimtab.core.time import moment_us
+from trimtab.core.time import duration_us, moment_us
 from trimtab.events import Ingestor, Quarantine, Source
 from trimtab.registry import Registry
 from trimtab.serving import Answer, PredictionIds, PredictionLog
@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from trimtab.app.backup import Backup
     from trimtab.app.disk import Disk
     from trimtab.app.erasure import Forgotten
+    from trimtab.app.feature_catalogue import Catalogue
     from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.loading import Ingested
+    from trimtab.app.planning import AppliedPlan, Plan
     from trimtab.app.retention import Retained
     from trimtab.app.skew_report import SkewReport
     from trimtab.events.files import Rows, Table
@@ -200,7 +202,48 @@ class Project:
             Unavailable: Nothing can be judged yet.
             Conflict: Another process is at work on it, or automation is frozen.
         """
-        return self.loop(model).train(actor)
+        loop = self.loop(model)
+        self.apply_first()
+        return loop.train(actor)
+
+    def plan(self) -> Plan:
+        """What the project file changes against what is applied, and what that means: nothing is done."""
+        from trimtab.app.planning import plan_project
+
+        return plan_project(self)
+
+    def apply(
+        self, *, actor: str = "a person", progress: Meter | None = None, patience: str | int = "1h"
+    ) -> AppliedPlan:
+        """Apply the project file's definitions: note them with version numbers, fill the views that are new, drop
+        online features that nothing needs any more.
+
+        What is served goes on meanwhile, with the definitions that it was trained on. A run that was stopped is
+        finished by the next one.
+
+        Args:
+            actor: Who asked, for the ledger.
+            progress: Called with views filled and to be filled.
+            patience: How long to wait for a process that applies the log to fill them.
+
+        Raises:
+            Misuse: A recorded column is declared as another type.
+            Conflict: Another process applied definitions meanwhile.
+            Unavailable: The views are not filled within `patience`.
+        """
+        from trimtab.app.planning import apply_plan
+
+        return apply_plan(self, actor=actor, progress=progress, patience_s=duration_us(patience) / 1e6)
+
+    def apply_first(self) -> Decision | None:
+        """Apply the definitions of a project of which nothing was applied yet: `train` and `serve` do so by themselves.
+
+        Returns:
+            The row of the ledger that says so; None when something was applied before.
+        """
+        from trimtab.app.planning import apply_first
+
+        return apply_first(self)
 
     def tick(self) -> list[Decision]:
         """Look at every deployment once and do what is due.
@@ -216,6 +259,10 @@ class Project:
                 decisions += self.loop(name).tick()
             except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
                 failed.append(error)
+        if not failed:
+            from trimtab.app.planning import drop_unneeded
+
+            drop_unneeded(self)
         if failed:
             for other in failed[1:]:
                 failed[0].add_note(f"Another deployment failed too: {other}")
@@ -365,6 +412,19 @@ class Project:
 
         moments = moments_between(start, end, every)
         return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
+
+    def catalogue(self, *, search: str | None = None) -> Catalogue:
+        """Every source, entity, view and feature: what it means, how fresh it is, its values, who uses it.
+
+        Values are those of the newest predictions of the version in service, or of its training set when there are
+        few; each says which.
+
+        Args:
+            search: Only what has this text in its name, description, tags, owner or columns.
+        """
+        from trimtab.app.feature_catalogue import feature_catalogue
+
+        return feature_catalogue(self, search=search)
 
     # -- questions ----------------------------------------------------------------------------------------------
 

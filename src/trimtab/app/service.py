@@ -27,6 +27,7 @@ def serve_project(
     settings = project.config.serve
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
     models = [project.served(name) for name in project.definitions.deployments]
+    project.apply_first()
     begun = project.state.events.positions()
     with ExitStack() as opened:
         applier = project.views.follow()

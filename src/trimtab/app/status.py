@@ -10,6 +10,7 @@ from trimtab.app.disk import over_budget, taken
 from trimtab.app.erasure import unfinished
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
+from trimtab.app.planning import unapplied
 from trimtab.app.skew import SIGNAL, skew_lines
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.sizes import format_bytes
@@ -63,6 +64,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     deployments: list[DeploymentStatus]
     skew: dict[str, str]  # by model: what the newest check of its predictions found
     sources: list[SourceStatus]
+    unapplied: list[str]  # definitions of the project file that are not what is applied: "view carrier"
     lag_records: int  # of the log, not yet in online features
     views: dict[str, dict[str, int]]  # by view: what became of all records that it applied
     disk_bytes: int  # what the state folder takes
@@ -92,6 +94,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             newest = f", newest {s.newest}" if s.newest else ""
             aside = f" (set aside: {', '.join(remarks)})" if remarks else ""
             out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
+        if self.unapplied:
+            out.append(f"not applied: {', '.join(self.unapplied)} (changed in the project file; see: trimtab plan)")
         out.append(f"online features: {self.lag_records:,} records behind the log")
         for name, counts in self.views.items():
             asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
@@ -132,6 +136,7 @@ def project_status(project: Project) -> Status:
         deployments=deployments,
         skew=skew,
         sources=sources,
+        unapplied=unapplied(project),
         lag_records=lag_records,
         views={name: msgspec.structs.asdict(counts) for name, counts in project.views.store.counts().items()},
         disk_bytes=disk_bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 
 from trimtab.app.history import SharedHistory
@@ -93,12 +93,22 @@ class Views:
         self._new = tuple(view for view in self._needed() if view.hash not in held)
         return bool(self._new)
 
-    def unneeded(self) -> list[str]:
-        """The views that online features are stored for and that nothing needs any more, as `name@hash`."""
-        needed = {view.hash[:16] for view in self._needed()}
+    @property
+    def follows(self) -> bool:
+        """Whether it is this object that applies the log."""
+        return self._following is not None
+
+    def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
+        """The views that online features are stored for and that nothing needs any more, as `name@hash`.
+
+        Args:
+            needed: The addresses of views that are needed; left out, those that are needed now.
+        """
+        addresses = [view.hash for view in self._needed()] if needed is None else needed
+        kept = {address[:16] for address in addresses}
         names = {view.hash[:16]: view.name for view in self.views}
         cursors = cursors_of(self._state.online.get(POSITIONS_KEY))
-        gone = {id_of(name) for name in cursors} - needed
+        gone = {id_of(name) for name in cursors} - kept
         return sorted(f"{names.get(one, 'view')}@{one[:8]}" for one in gone)
 
     def drop(self) -> bool:

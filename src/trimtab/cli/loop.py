@@ -8,6 +8,7 @@ from trimtab.cli.asking import shown_decisions
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.planning import say_first
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 
@@ -25,6 +26,7 @@ def train(model: str | None) -> int:
       trimtab train late_flight
     """
     with opened_project() as project, progress("training"):
+        say_first(project)
         decisions = project.train(model)
         made = [d.version for d in decisions if d.act == "train" and d.version is not None]
         reports = [project.report(version) for version in made]

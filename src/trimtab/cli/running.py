@@ -10,6 +10,7 @@ import click
 
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.planning import say_first
 
 if TYPE_CHECKING:
     from trimtab.simulation.results import ReplayResult
@@ -34,6 +35,7 @@ def serve(host: str | None, port: int | None, as_of: str | None) -> None:
         show_json({"url": url}) if json else show_lines([f"Serving on {url} (Ctrl-C stops)"])
 
     with opened_project(as_of=as_of) as project:
+        say_first(project)
         project.serve(host=host, port=port, ready=ready)
 
 

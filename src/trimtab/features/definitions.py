@@ -47,9 +47,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         """The content address of this definition, of its source as much included as it reads. # D34"""
-        read = {*self.by}.union(*(_columns_read(aggregate) for aggregate in self.features.values()))
-        content = self.source.content_of(sorted(read))
+        content = self.source.content_of(sorted(self.columns_read))
         return content_hash([self.name, content, self.by, self.features, self.boundary])
+
+    @property
+    def columns_read(self) -> set[str]:
+        """The source's columns that its features are computed from, and those that name the entity."""
+        return {*self.by}.union(*(_columns_read(aggregate) for aggregate in self.features.values()))
 
     def __getitem__(self, feature: str) -> Expression:
         """One of its features, to compute with or to look another view up by.

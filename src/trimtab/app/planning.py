@@ -1,0 +1,389 @@
+"""What a changed project file means before it is carried out, and carrying it out. # D36"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from trimtab.app.applied import Applied, AppliedDefinitions
+from trimtab.app.documents import Document, Kind, differences, documents, note_differences
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.records import Decision
+from trimtab.core.time import format_duration, format_moment
+from trimtab.events.layouts import retyped
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.steering.controller import CHAMPION
+from trimtab.steering.ledger import Ledger
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+What = Literal["new", "changed", "removed", "noted", "unchanged"]
+_PER_S = {True: 40_000, False: 120_000}  # events a second that fill a view of windows, of latest values alone
+_LOOK_S = 0.1
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one definition."""
+
+    kind: Kind
+    name: str
+    what: What
+    version: int | None  # the number that is applied now
+    changes: list[str]  # field by field, in words
+    notes: list[str]  # changes of description, owner and tags: they change no meaning
+
+
+class Backfill(msgspec.Struct, frozen=True, kw_only=True):
+    """A view whose online features are to be filled from history."""
+
+    view: str
+    source: str
+    events: int
+    since: str | None  # the first of them
+    about_s: float
+
+
+class Affected(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to a model's version in service."""
+
+    model: str
+    version: str | None
+    what: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The project file against what is applied."""
+
+    first: bool  # nothing was ever applied
+    changes: list[Change]
+    backfills: list[Backfill]
+    affected: list[Affected]
+    dropped: list[str]  # views whose online features nothing needs any more
+    dangers: list[str]
+    refused: list[str]  # what cannot be applied
+
+    @property
+    def changed(self) -> list[Change]:
+        """The changes of meaning."""
+        return [change for change in self.changes if change.what not in ("unchanged", "noted")]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        noted = any(change.what == "noted" for change in self.changes)
+        return not (self.changed or noted or self.backfills or self.dropped or self.refused)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = ["Nothing was applied yet: all of it is new."] if self.first else []
+        for sign, what in (("+", "new"), ("~", "changed"), ("-", "removed"), (" ", "noted")):
+            for change in self.changes:
+                if change.what == what:
+                    version = f" (version {change.version})" if change.version is not None else ""
+                    out.append(f"{sign} {change.kind} {change.name}{version}")
+                    if what != "new":
+                        out += [f"    {line}" for line in change.changes]
+                    out += [f"    note: {line}" for line in change.notes] if what != "new" else []
+        same = sum(change.what == "unchanged" for change in self.changes)
+        out += [f"  {same} unchanged"] if same else []
+        for fill in self.backfills:
+            since = f" since {fill.since[:10]}" if fill.since else ""
+            about = format_duration(max(1, round(fill.about_s)) * 1_000_000)
+            out.append(
+                f"fill      view {fill.view}: {fill.events:,} events of {fill.source}{since}, about {about}; what is "
+                "served goes on meanwhile"
+            )
+        out += [f"affected  {one.version or one.model}: {one.what}" for one in self.affected]
+        out += [f"drop      online features of view {name}: nothing uses them" for name in self.dropped]
+        out += [f"DANGER    {line}" for line in self.dangers]
+        out += [f"REFUSED   {line}" for line in self.refused]
+        return out if out and not self.is_empty else [*out, "Nothing to do: the project file is what is applied."]
+
+
+class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What applying a plan did."""
+
+    decision: Decision | None  # None: the documents were applied already
+    filled: list[str]  # views whose online features are there now
+    dropped: list[str]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = [] if self.decision is None else [f"applied: {self.decision.cause} (ledger row {self.decision.sequence})"]
+        out += [f"filled: view {name}" for name in self.filled]
+        out += [f"dropped: online features of view {name}" for name in self.dropped]
+        return out or ["Nothing to do: the project file is what is applied."]
+
+
+def plan_project(project: Project) -> Plan:
+    """See `Project.plan`."""
+    now, before = documents(project.declared), AppliedDefinitions(project.state.catalog).now()
+    changes = [_change(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
+    refused = _refused(project)
+    dangers = [*_dangers(project, before), *_renames(now, before)]
+    if refused:
+        return _plan(before, changes, dangers=dangers, refused=refused)
+    wanted = {name: one.model.features for name, one in project.definitions.deployments.items()}
+    return _plan(
+        before,
+        changes,
+        backfills=list(_backfills(project, wanted)),
+        affected=list(_affected(project, wanted, before)),
+        dropped=_dropped(project, wanted),
+        dangers=dangers,
+        refused=[],
+    )
+
+
+def apply_plan(
+    project: Project, *, actor: str, progress: Callable[[int, int], object] | None, patience_s: float
+) -> AppliedPlan:
+    """See `Project.apply`."""
+    refused = _refused(project)
+    if refused:
+        raise Misuse(f"apply: {' '.join(refused)}")
+    decision = _write(project, actor)
+    models = [one.model for one in project.definitions.deployments.values()]
+    filled = _fill(project, [view for model in models for view in model.features.views], progress, patience_s)
+    return AppliedPlan(decision=decision, filled=filled, dropped=drop_unneeded(project, actor))
+
+
+def apply_first(project: Project) -> Decision | None:
+    """Apply the definitions of a project of which nothing was applied yet; None when something was."""
+    if AppliedDefinitions(project.state.catalog).now() or _refused(project):
+        return None
+    return _write(project, "policy", "First use of the project: ")
+
+
+def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:
+    """Delete online features that nothing needs any more, and say so in the ledger; which views' they were."""
+    views = project.views
+    gone = views.unneeded()
+    if not gone or (views.followed() and not views.follows):
+        return []  # the process that applies the log does it at its own tick
+    cause = (
+        f"No version in service, nor what is applied, uses view {', '.join(gone)} any more: online features dropped."
+    )
+    Ledger(project.state.catalog).record(
+        at_us=project.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
+    )
+    return gone if views.drop() else []
+
+
+def unapplied(project: Project) -> list[str]:
+    """What of the project file differs from what is applied, `view site` and so on; nothing before the first time."""
+    before = AppliedDefinitions(project.state.catalog).now()
+    now = documents(project.declared)
+    changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
+    return [key.replace("/", " ") for key in [*changed, *(before.keys() - now.keys())]] if before else []
+
+
+def _write(project: Project, actor: str, prefix: str = "") -> Decision | None:
+    applied = AppliedDefinitions(project.state.catalog)
+    before, now = applied.now(), documents(project.declared)
+    models = [one.model for one in project.definitions.deployments.values()]
+    if {key: one.document for key, one in before.items()} == now:
+        return None
+    kept = [name for name in project.definitions.sources if project.layouts.kept(name) is not None]
+    project.layouts.keep(kept)
+    changes = [_change(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
+    counts = {what: sum(change.what == what for change in changes) for what in ("new", "changed", "removed", "noted")}
+    cause = f"{prefix}definitions applied: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."
+    return applied.write(before, now, models, at_us=project.clock.now_us(), cause=cause, actor=actor)
+
+
+def _fill(
+    project: Project, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
+) -> list[str]:
+    """Fill what is not there yet, here or by the process that applies the log; the names of the views filled."""
+    held = project.views
+    lacking = {view.hash: view for view in views if not held.filled([view])}
+    total = len(lacking)
+    end_s = time.monotonic() + patience_s
+    while any(not held.filled([view]) for view in lacking.values()):
+        held.catch_up()
+        done = sum(held.filled([view]) for view in lacking.values())
+        if progress is not None:
+            progress(done, total)
+        if done < total:
+            if time.monotonic() > end_s:
+                raise Unavailable(
+                    f"apply: the definitions are applied; {total - done} of {total} views are not filled after "
+                    f"{patience_s:.0f} s. The process that applies events goes on with them: look again later."
+                )
+            time.sleep(_LOOK_S)
+    return [view.name for view in lacking.values()]
+
+
+def _plan(
+    before: Mapping[str, Applied],
+    changes: list[Change],
+    *,
+    backfills: list[Backfill] | None = None,
+    affected: list[Affected] | None = None,
+    dropped: list[str] | None = None,
+    dangers: list[str],
+    refused: list[str],
+) -> Plan:
+    return Plan(
+        first=not before,
+        changes=changes,
+        backfills=backfills or [],
+        affected=affected or [],
+        dropped=dropped or [],
+        dangers=dangers,
+        refused=refused,
+    )
+
+
+def _change(key: str, before: Applied | None, now: Document | None) -> Change:
+    document = now or (before.document if before is not None else None)
+    assert document is not None  # the key is of one of the two
+    what: What = "new" if before is None else "removed" if now is None else "unchanged"
+    changes: list[str] = []
+    notes: list[str] = []
+    if before is not None and now is not None and before.document != now:
+        changes, notes = differences(before.document, now), note_differences(before.document, now)
+        what = "changed" if before.document.hash != now.hash else "noted"
+    version = None if before is None else before.version
+    return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
+
+
+def _refused(project: Project) -> list[str]:
+    found = []
+    for source in project.declared.sources.values():
+        layout = project.layouts.kept(source.name)
+        wrong = {} if layout is None else retyped(layout, source)
+        if wrong and project.layouts.has_events(source.name):
+            found += [
+                f"source {source.name!r}: column {name!r} is declared {now}, and recorded events hold it as {old}. "
+                f"Declare it {old} and convert it in features, or send the new values as a column of another name."
+                for name, (old, now) in wrong.items()
+            ]
+    return found
+
+
+def _dangers(project: Project, before: Mapping[str, Applied]) -> Iterator[str]:
+    read = _columns_in_use(project)
+    for name, source in project.declared.sources.items():
+        layout = project.layouts.kept(name)
+        if layout is None:
+            continue  # nothing was recorded
+        removed = [c for c in layout.columns if c not in source.declared]
+        old = before.get(f"source/{name}") or before.get(f"request/{name}")
+        known = removed if old is None else [c for c in removed if f"column {c}" in old.document.parts]
+        for column in known:
+            users = read.get((name, column), [])
+            said = f", and {', '.join(users)} reads it" if users else ""
+            yield f"column {name}.{column} is removed: recorded events keep it, new ones have null there{said}."
+        if old is None:
+            continue
+        itself = old.document.parts[""]
+        if itself["key"] != (source.key or "none"):
+            yield (
+                f"source {name}: its key is {source.key or 'none'} instead of {itself['key']}. Events recorded before "
+                "were told apart by the old one: corrections will not find them. Record them again under another name."
+            )
+        if itself["time"] != source.time:
+            yield (
+                f"source {name}: its time is {source.time} instead of {itself['time']}. Events recorded before stay "
+                "dated by the old one."
+            )
+
+
+def _columns_in_use(project: Project) -> dict[tuple[str, str], list[str]]:
+    """Which versions in service read a column of a source."""
+    found: dict[tuple[str, str], list[str]] = {}
+    try:
+        models = list(project.definitions.deployments)
+    except Misuse:  # a column of another type, which is said elsewhere
+        return found
+    for model in models:
+        version = project.registry.alias(model, CHAMPION)
+        if version is None:
+            continue
+        for view in project.live.of(version).views:
+            for column in view.columns_read:
+                users = found.setdefault((view.source.name, column), [])
+                if version.name not in users:
+                    users.append(version.name)
+    return found
+
+
+def _renames(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iterator[str]:
+    gone = {key: one.document for key, one in before.items() if key not in now}
+    for key, document in now.items():
+        if key in before:
+            continue
+        for old in gone.values():
+            if old.kind == document.kind and old.kind != "model" and old.parts == document.parts:
+                yield (
+                    f"{old.kind} {old.name} -> {document.name} looks like a rename: it is a removal and a new "
+                    f"{old.kind}. A model can call a view otherwise without that: {old.name}.join({document.name!r})."
+                    if old.kind == "view"
+                    else f"{old.kind} {old.name} -> {document.name} looks like a rename: it is a removal and a new "
+                    f"{old.kind}, and what was recorded stays under the old name."
+                )
+
+
+def _backfills(project: Project, wanted: Mapping[str, FeatureSet]) -> Iterator[Backfill]:
+    views = {view.hash: view for features in wanted.values() for view in features.views}
+    lacking = [view for view in views.values() if not project.views.filled([view])]
+    if lacking:
+        project.history.refresh()
+    for view in lacking:
+        frame = project.history.frame(view.source.name)
+        if not frame.rows:
+            continue
+        windowed = any(one.kind != "latest" for one in view.features.values())
+        yield Backfill(
+            view=view.name,
+            source=view.source.name,
+            events=frame.rows,
+            since=format_moment(int(frame.event_at_us.min())),
+            about_s=frame.rows / _PER_S[windowed],
+        )
+
+
+def _affected(project: Project, wanted: Mapping[str, FeatureSet], before: Mapping[str, Applied]) -> Iterator[Affected]:
+    for model in dict.fromkeys([*wanted, *(one.document.name for one in before.values() if _deployed(one))]):
+        version = project.registry.alias(model, CHAMPION)
+        if version is None:
+            continue
+        if model not in wanted:
+            what = "its deployment is removed; a service that is started from now on does not answer for it"
+            yield Affected(model=model, version=version.name, what=what)
+        elif version.features != wanted[model].hash:
+            changed = _changed_views(project.live.of(version), wanted[model])
+            what = (
+                f"goes on with the definitions that it was trained on{changed} until a version of the new ones is "
+                f"promoted; run: trimtab train {model}"
+            )
+            yield Affected(model=model, version=version.name, what=what)
+
+
+def _deployed(one: Applied) -> bool:
+    return one.document.kind == "deployment"
+
+
+def _changed_views(old: FeatureSet, new: FeatureSet) -> str:
+    now = {view.hash for view in new.views}
+    names = [view.name for view in old.views if view.hash not in now]
+    return f" (view {', '.join(names)} as it was)" if names else ""
+
+
+def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
+    """What nothing needs once the plan is applied."""
+    needed = {view.hash for features in wanted.values() for view in features.views}
+    for model in wanted:
+        for version in project.live.versions(model):
+            try:
+                needed |= {view.hash for view in project.live.of(version).views}
+            except Misuse:  # of an earlier trimtab, and changed since: it cannot answer
+                continue
+    return project.views.unneeded(needed)

@@ -1,0 +1,88 @@
+"""Commands about definitions: plan, apply, features."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.exits import FAILED, printable
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.core.errors import Misuse
+
+if TYPE_CHECKING:
+    from trimtab.app import Project
+
+
+@command("plan")
+def plan() -> int:
+    """Compare the project file with what is applied, and say what a change means.
+
+    What is new, changed (field by field) and removed; which views would be filled from how many events; what happens
+    to the versions in service; what is dropped; what is dangerous. Nothing is done. Exit status 0: there is nothing
+    to do; 1: there is.
+
+    \b
+    Example:
+      trimtab plan
+    """
+    with opened_project() as project, progress("comparing"):
+        found = project.plan()
+    show_json(found) if manner().json else show_lines(found.lines())
+    return 0 if found.is_empty else FAILED
+
+
+@command("apply", safe="Run `trimtab apply` again: it finishes what was begun. What is served goes on meanwhile.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def apply(yes: bool) -> None:
+    """Apply the project file: fill new views, drop what nothing uses.
+
+    Versions in service go on with the definitions that they were trained on, until one that was trained on the new
+    ones is promoted.
+
+    \b
+    Example:
+      trimtab apply --yes
+    """
+    with opened_project() as project:
+        found = project.plan()
+        if not found.is_empty and not found.refused and not yes:
+            if not sys.stdin.isatty():
+                raise Misuse("apply: nobody is there to be asked. Look at `trimtab plan`, then: trimtab apply --yes")
+            show_lines(found.lines())
+            click.confirm("Apply this?", abort=True, err=True)
+        with progress("filling views") as meter:
+            done = project.apply(progress=meter)
+    show_json(done) if manner().json else show_lines(done.lines())
+
+
+@command("features")
+@click.argument("name", required=False)
+@click.option("--search", metavar="TEXT", help="Only what has TEXT in its name, description, tags, owner or columns.")
+def features(name: str | None, search: str | None) -> None:
+    """List sources, views and features: meaning, freshness, values, use.
+
+    NAME (a source, an entity, a view such as carrier, or a feature such as carrier.late_rate_7d) shows one in full.
+
+    \b
+    Example:
+      trimtab features
+      trimtab features carrier.late_rate_7d
+      trimtab features --search delay
+    """
+    with opened_project() as project, progress("looking at values"):
+        found = project.catalogue(search=search)
+        one = found.find(name) if name is not None else None
+    if manner().json:
+        show_json(one or found)
+    else:
+        show_lines(one.lines() if one is not None else found.lines())
+
+
+def say_first(project: Project) -> None:
+    """Apply what was never applied, and say so in one line."""
+    first = project.apply_first()
+    if first is not None:
+        print(printable(f"trimtab: {first.cause}"), file=sys.stderr)

@@ -1,0 +1,243 @@
+"""`plan` says what a changed project file means, `apply` does it, the catalogue shows what there is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import shop
+
+from trimtab.app.applied import AppliedDefinitions
+from trimtab.app.documents import documents
+from trimtab.app.project import Project
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.time import DAY_US
+
+A = shop.PROJECT
+B = (
+    A.replace(
+        'columns={"site": str, "level": float})', 'columns={"mood": str, "site": str, "level": float}, owner="ops")'
+    )
+    .replace('"level": tt.latest("level", max_age="9h"), ', "")
+    .replace('over="1d")})', 'over="2d"), "low": tt.min("level", over="6h")})')
+)
+
+
+@pytest.fixture(scope="session")
+def applied_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shop.write_project(tmp_path_factory.mktemp("planning") / "first")
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+        project.apply()
+    return folder
+
+
+@pytest.fixture
+def applied(applied_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(applied_once, tmp_path / "project"))
+
+
+def edited(folder: Path, text: str) -> Path:
+    (folder / "project.py").write_text(text)
+    return folder
+
+
+def ask(project: Project, key: str = "a") -> tuple[str, float]:
+    answer = project.predict("buyer", [shop.visit(key, shop.NOW_US)])[0]
+    return answer.version, answer.score
+
+
+def test_the_first_train_applies_a_project_and_says_so(applied: Path) -> None:
+    with shop.opened(applied) as project:
+        first = project.ledger()[0]
+        assert (first.act, first.actor) == ("apply", "policy")
+        assert first.cause == "First use of the project: definitions applied: 6 new."
+        assert project.apply_first() is None
+        plan = project.plan()
+        assert plan.is_empty
+        assert plan.lines()[-1] == "Nothing to do: the project file is what is applied."
+        assert project.status().unapplied == []
+
+
+def test_a_plan_says_field_by_field_what_changes_and_what_that_means(applied: Path) -> None:
+    with shop.opened(edited(applied, B)) as project:
+        plan = project.plan()
+        found = {(change.kind, change.name): change for change in plan.changes}
+        assert found["source", "readings"].changes == ["column mood: new, str"]
+        assert found["source", "readings"].notes == ["owner none -> ops"]
+        assert found["view", "site"].changes == [
+            "feature level: kind latest, of col('level'), max age 9h -> removed",
+            "feature level_1d: over 1d -> 2d, hop 10min -> 15min",
+            "feature low: new, kind min, of col('level'), over 6h, hop 2min",
+        ]
+        assert {change.what for key, change in found.items() if key[0] in ("request", "deployment")} == {"unchanged"}
+        assert [(fill.view, fill.events) for fill in plan.backfills] == [("site", 640)]
+        assert "goes on with the definitions that it was trained on (view site as it was)" in plan.affected[0].what
+        assert (plan.dropped, plan.dangers, plan.refused) == ([], [], [])
+        assert project.status().unapplied == ["source readings", "view site", "model buyer"]
+
+
+def test_what_is_said_for_people_is_a_note(applied: Path) -> None:
+    with shop.opened(edited(applied, A.replace('"level": float})', '"level": float}, tags=["raw"])'))) as project:
+        plan = project.plan()
+        assert [(c.name, c.what, c.notes) for c in plan.changes if c.what != "unchanged"] == [
+            ("readings", "noted", ["tags none -> raw"])
+        ]
+        assert not plan.is_empty
+        assert project.apply().decision is not None
+        assert project.plan().is_empty
+
+
+def test_applying_fills_new_views_beside_the_old_and_gives_numbers(applied: Path) -> None:
+    with shop.opened(applied) as project:
+        before = ask(project)
+    with shop.opened(edited(applied, B)) as project:
+        done = project.apply(actor="anna")
+        assert done.filled == ["site"]
+        assert done.decision is not None
+        assert (done.decision.act, done.decision.actor) == ("apply", "anna")
+        assert done.decision.evidence == dict.fromkeys(("source/readings", "view/site", "model/buyer"), "version 1 -> 2")
+        assert ask(project, "b") == before
+        assert project.plan().is_empty
+        assert [d.act for d in project.train("buyer")][-1] == "promote"
+        assert ask(project, "c")[0] != before[0]
+    with shop.opened(edited(applied, A)) as project:  # back: the old content has its old number again
+        back = project.apply().decision
+        assert back is not None
+        assert back.evidence["view/site"] == "version 2 -> 1"
+        assert project.verify_ledger() == len(project.ledger())
+
+
+def test_what_nothing_uses_any_more_is_dropped_by_a_tick_and_written_down(applied: Path) -> None:
+    with shop.opened(edited(applied, B)) as project:
+        project.apply()
+        project.train("buyer")
+        ask(project)
+        shop.move(project, 6 * DAY_US)
+        project.tick()
+        assert "drop" not in [d.act for d in project.ledger()]  # the champion of before is kept for a while
+        shop.move(project, 2 * DAY_US)
+        project.tick()
+        (row,) = [d for d in project.ledger() if d.act == "drop"]
+        assert "uses view site@" in row.cause
+        assert project.views.unneeded() == []
+
+
+def test_a_removed_column_that_a_version_reads_and_a_key_that_changes_are_dangers(applied: Path) -> None:
+    text = A.replace('"level": float})', '"depth": float}, key="site")').replace('"level"', '"depth"')
+    with shop.opened(edited(applied, text)) as project:
+        plan = project.plan()
+        assert any("column readings.level is removed" in line and "buyer@2 reads it" in line for line in plan.dangers)
+        assert any("its key is site instead of none" in line for line in plan.dangers)
+
+
+def test_a_renamed_view_is_suggested_to_be_joined_under_the_name(applied: Path) -> None:
+    with shop.opened(edited(applied, A.replace('tt.view("site"', 'tt.view("place"'))) as project:
+        assert any("view site -> place looks like a rename" in line for line in project.plan().dangers)
+
+
+def test_another_type_of_a_recorded_column_is_refused(applied: Path) -> None:
+    with shop.opened(edited(applied, A.replace('"level": float', '"level": int'))) as project:
+        assert "'level' is declared int, and recorded events hold it as float" in project.plan().refused[0]
+        with pytest.raises(Misuse, match="Declare it float and convert it in features"):
+            project.apply()
+
+
+@pytest.mark.fast
+def test_of_two_that_apply_at_once_one_wins(applied: Path) -> None:
+    with shop.opened(edited(applied, B)) as one:
+        stores = AppliedDefinitions(one.state.catalog), AppliedDefinitions(one.state.catalog)
+        befores = [store.now() for store in stores]
+        how = {"at_us": 0, "cause": "x.", "actor": "x"}
+        models = list(one.definitions.models.values())
+        stores[0].write(befores[0], documents(one.declared), models, **how)  # type: ignore[arg-type]  # of a dict
+        with pytest.raises(Conflict, match="another process applied"):
+            stores[1].write(befores[1], documents(one.declared), models, **how)  # type: ignore[arg-type]  # of a dict
+
+
+def test_an_apply_that_is_killed_is_finished_by_the_next_one(applied: Path) -> None:
+    edited(applied, B)
+    killed = f"""
+import os, pathlib, shop
+from trimtab.features import online_load
+written = online_load._written
+def kill(kv, pairs):
+    yield next(iter(written(kv, pairs)))
+    os._exit(9)
+online_load._written = kill
+with shop.opened(pathlib.Path({str(applied)!r})) as project:
+    project.apply()
+"""
+    process = multiprocessing.get_context("spawn").Process(target=exec, args=(killed, {}))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 9
+    with shop.opened(applied) as project:
+        before = ask(project)[0]
+        assert [fill.view for fill in project.plan().backfills] == []  # asking has filled it
+        assert project.apply().decision is None
+        assert [d.act for d in project.ledger()].count("apply") == 2
+        project.train("buyer")
+        assert ask(project, "b")[0] != before
+
+
+def test_a_serving_process_fills_what_was_applied_and_swaps_without_a_failed_request(applied: Path) -> None:
+    with shop.opened(applied) as project:  # events that are as new as the wall clock
+        shop.load(project, end_us=time.time_ns() // 1_000 // DAY_US * DAY_US)
+    edited(applied, B)
+    with shop.serving(applied) as (_, url):
+        answers = []
+
+        def asked(n: int) -> None:
+            row = {"visit_id": f"k{n}", "site": "north", "at": "2024-04-10T00:00:00Z", "x": 0.5}
+            answers.append(shop.call(f"{url}/v1/models/buyer/predict", {"request": row}))
+
+        asked(0)
+        from trimtab.app.project import open_project
+
+        with open_project(applied, environment={}) as other:
+            assert other.apply(patience="30s").filled == ["site"]
+            asked(1)
+            other.train("buyer")
+        for n in range(2, 60):
+            asked(n)
+            if answers[-1][1].get("version") != answers[0][1].get("version"):
+                break
+            time.sleep(0.1)
+        assert {status for status, _ in answers} == {200}
+        assert answers[-1][1]["version"] != answers[0][1]["version"]
+        assert "site.low" in answers[-1][1]["reasons"] or answers[-1][1]["score"] > 0
+
+
+def test_the_catalogue_shows_meaning_lineage_values_and_use(applied: Path) -> None:
+    with shop.opened(applied) as project:
+        found = project.catalogue()
+        entry = found.find("site.level_1d")
+        assert (entry.dtype, entry.version, entry.lineage) == ("float", 1, ("readings.level",))
+        assert entry.used_by == ("buyer", "buyer@2")
+        assert entry.meaning["over"] == "1d"
+        (values,) = entry.values.values()
+        assert values.sample == "the newest 1,200 rows that buyer@2 was trained on"
+        assert values.rows == 1_200
+        assert values.std is not None
+        assert abs(sum(found.find("buyer:site").values["buyer@2, as site"].top.values()) - 1) < 1e-9
+        project.predict("buyer", [shop.visit(f"k{n}", shop.NOW_US, x=n / 100) for n in range(150)])
+        x = project.catalogue().find("x").values["buyer@2, as x"]
+        assert (x.sample, x.greatest) == ("the newest 150 predictions of buyer@2", 1.49)
+        level = project.catalogue().find("site.level").values["buyer@2, as site.level"]
+        assert level.null_share == sum(level.nulls.values())
+        assert any("used by buyer" in line for line in entry.lines())
+
+
+def test_the_catalogue_is_searched_by_name_owner_tag_and_column_and_says_what_there_is(applied: Path) -> None:
+    text = A.replace('"level": float})', '"level": float}, owner="Ops", tags=["raw"], description="Hourly.")')
+    with shop.opened(edited(applied, text)) as project:
+        for text, names in (("ops", {"readings"}), ("RAW", {"readings"}), ("hourly", {"readings"}), ("zzz", set())):
+            assert {entry.name for entry in project.catalogue(search=text).entries} == names
+        assert "site.level_1d" in {entry.name for entry in project.catalogue(search="readings.level").entries}
+        with pytest.raises(NotFound, match="There are: readings, sales"):
+            project.catalogue().find("nothing")

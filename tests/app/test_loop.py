@@ -365,7 +365,7 @@ def test_a_fit_that_fails_leaves_no_training_set_behind(tmp_path: Path) -> None:
         load(project, label=lambda x, luck: 1.0)
         with pytest.raises(Misuse, match=r"all \d+ labels are 1"):
             project.train("one")
-        assert acts(project.ledger()) == ["failed"]
+        assert acts(project.ledger()) == ["apply", "failed"]
         kept = {path.name for path in (project.state_folder / "blob").rglob("*") if path.is_file()}
         assert kept <= {"format"}
         assert acts(project.loop("one").tick()) == []  # the quiet time holds
@@ -413,7 +413,7 @@ def test_a_freeze_during_a_fit_stops_before_the_gate(project: Project) -> None:
     assert len(said) == 1
     assert "frozen (a test)" in said[0]
     assert project.registry.versions("one") == []
-    assert acts(project.ledger()) == ["freeze"]
+    assert acts(project.ledger()) == ["apply", "freeze"]
     project.unfreeze("enough")
     assert acts(project.loop("one").tick()) == ["train", "gate", "promote"]
 

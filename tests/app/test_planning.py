@@ -100,7 +100,8 @@ def test_applying_fills_new_views_beside_the_old_and_gives_numbers(applied: Path
         assert done.filled == ["site"]
         assert done.decision is not None
         assert (done.decision.act, done.decision.actor) == ("apply", "anna")
-        assert done.decision.evidence == dict.fromkeys(("source/readings", "view/site", "model/buyer"), "version 1 -> 2")
+        changed = ("source/readings", "view/site", "model/buyer")
+        assert done.decision.evidence == dict.fromkeys(changed, "version 1 -> 2")
         assert ask(project, "b") == before
         assert project.plan().is_empty
         assert [d.act for d in project.train("buyer")][-1] == "promote"

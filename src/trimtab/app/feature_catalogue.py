@@ -11,7 +11,7 @@ from trimtab.app.applied import AppliedDefinitions
 from trimtab.app.documents import documents, expression_words, words_of
 from trimtab.app.feature_values import Values, sample_of, values_of
 from trimtab.core.about import NOTHING, About
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import MINUTE_US, format_duration, format_moment
 from trimtab.events.arriving import Arrivals, arrivals
 from trimtab.features.definitions import Join, View
@@ -218,7 +218,7 @@ class _Entries:
                 continue
             try:
                 features = self._project.live.of(version)
-            except Misuse:  # of an earlier trimtab, and changed since: what it used is not known
+            except (Misuse, Corrupt):  # of an earlier trimtab, and changed since: what it used is not known
                 continue
             of_view = [join for join in features.joins if join.view.name == view.name]
             other = "" if all(join.view.hash == view.hash for join in of_view) else " (another definition of it)"

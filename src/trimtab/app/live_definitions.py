@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.app.definitions import Definitions
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
@@ -111,9 +111,12 @@ class LiveDefinitions:
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except Misuse:  # of an earlier trimtab, and changed since: whoever asks it is told
+                except (Misuse, Corrupt):  # of an earlier trimtab, and changed since: whoever asks it is told
                     continue
-            applied = self.applied(name)
+            try:
+                applied = self.applied(name)
+            except Corrupt:  # the same; what the project file says is then filled when a version of it is promoted
+                applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:
                 sets.append(applied)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from trimtab.app.applied import Applied, AppliedDefinitions
 from trimtab.app.documents import Document, Kind, differences, documents, note_differences
-from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.records import Decision
 from trimtab.core.time import format_duration, format_moment
 from trimtab.events.layouts import retyped
@@ -21,6 +21,7 @@ from trimtab.steering.ledger import Ledger
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+    from trimtab.registry import Version
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
 _PER_S = {True: 40_000, False: 120_000}  # events a second that fill a view of windows, of latest values alone
@@ -307,7 +308,7 @@ def _columns_in_use(project: Project) -> dict[tuple[str, str], list[str]]:
         version = project.registry.alias(model, CHAMPION)
         if version is None:
             continue
-        for view in project.live.of(version).views:
+        for view in _views_of(project, version):
             for column in view.columns_read:
                 users = found.setdefault((view.source.name, column), [])
                 if version.name not in users:
@@ -359,7 +360,7 @@ def _affected(project: Project, wanted: Mapping[str, FeatureSet], before: Mappin
             what = "its deployment is removed; a service that is started from now on does not answer for it"
             yield Affected(model=model, version=version.name, what=what)
         elif version.features != wanted[model].hash:
-            changed = _changed_views(project.live.of(version), wanted[model])
+            changed = _changed_views(_views_of(project, version), wanted[model])
             what = (
                 f"goes on with the definitions that it was trained on{changed} until a version of the new ones is "
                 f"promoted; run: trimtab train {model}"
@@ -371,9 +372,16 @@ def _deployed(one: Applied) -> bool:
     return one.document.kind == "deployment"
 
 
-def _changed_views(old: FeatureSet, new: FeatureSet) -> str:
+def _views_of(project: Project, version: Version) -> tuple[View, ...]:
+    try:
+        return project.live.of(version).views
+    except (Misuse, Corrupt):  # of an earlier trimtab, and changed since
+        return ()
+
+
+def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
     now = {view.hash for view in new.views}
-    names = [view.name for view in old.views if view.hash not in now]
+    names = [view.name for view in old if view.hash not in now]
     return f" (view {', '.join(names)} as it was)" if names else ""
 
 
@@ -382,8 +390,5 @@ def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
     needed = {view.hash for features in wanted.values() for view in features.views}
     for model in wanted:
         for version in project.live.versions(model):
-            try:
-                needed |= {view.hash for view in project.live.of(version).views}
-            except Misuse:  # of an earlier trimtab, and changed since: it cannot answer
-                continue
+            needed |= {view.hash for view in _views_of(project, version)}
     return project.views.unneeded(needed)

@@ -115,6 +115,7 @@ def test_the_online_features_of_a_version_that_is_out_of_service_go_after_its_qu
         one = ask(project, "a")
     edited(first, KEPT)
     with shop.opened(first) as project:
+        project.apply()
         project.train("buyer")
         ask(project, "b")
         assert project.views.unneeded() == []

@@ -131,7 +131,7 @@ def test_a_key_that_recurs_becomes_an_entity_with_its_past_labels(tmp_path: Path
     made = make(tmp_path, ["customer_id", "at", "fee", "y"], rows)
     definitions = load_definitions(made.folder / "project.py")
     assert definitions.requests["data"].key == "row_id"
-    assert definitions.views["history"].by == "customer_id"
+    assert definitions.views["history"].by == ("customer_id",)
     assert read_back(made) == {"data": 60, "data_labels": 60}
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         var,
     )
     from trimtab.features.definitions import entity, label, request, view
+    from trimtab.stats.loss_names import pinball
     from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
     from trimtab.training.definitions import model
 
@@ -63,6 +64,7 @@ __all__ = [
     "model",
     "on_quality_drop",
     "open",
+    "pinball",
     "request",
     "source",
     "std",
@@ -98,6 +100,7 @@ _HOMES = {
         "var",
     ),
     "trimtab.features.definitions": ("entity", "label", "request", "view"),
+    "trimtab.stats.loss_names": ("pinball",),
     "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
     "trimtab.training.definitions": ("model",),
 }

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import auc, block_bootstrap, brier, log_loss, metric_interval, paired_difference
-from trimtab.stats.bootstrap import _draws, _redrawn
+from trimtab.stats.bootstrap import _redrawn, block_draws
 
 METRICS = {"auc": auc, "log_loss": log_loss, "brier": brier}
 
@@ -24,7 +24,7 @@ def sample(seed, rows=300, blocks=12, digits=2):
 def test_each_draw_is_the_metric_of_its_rows_taken_together(seed, rows, blocks, metric):
     labels, scores, _, ids = sample(seed, rows, blocks, digits=1)
     ids[:2] = [0, 1]
-    place, counts = _draws(ids, 5, seed)
+    place, counts = block_draws(ids, 5, seed)
     for found, count in zip(_redrawn(metric, labels, scores, place, counts), counts, strict=True):
         drawn = np.concatenate([np.repeat(np.flatnonzero(place == b), m) for b, m in enumerate(count)])
         expected = METRICS[metric](labels[drawn], scores[drawn])

@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trimtab.stats.interval import Interval
+from trimtab.stats.loss_names import LOSSES, Loss, loss_kind, pinball, quantile_of
 
 if TYPE_CHECKING:
-    from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference
+    from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference, resampled
     from trimtab.stats.drift import js_distance, ks_distance, psi
     from trimtab.stats.edetector import (
         AlarmSide,
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
         learn_alarm,
         update_alarm,
     )
-    from trimtab.stats.losses import Loss, row_losses
+    from trimtab.stats.figures import Better, Figure, figure_of, score_figures
+    from trimtab.stats.losses import row_losses
+    from trimtab.stats.multiclass import class_figures
     from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
+    from trimtab.stats.ranking import ranking_figures
+    from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration
     from trimtab.stats.scores import (
         CalibrationBin,
         Confusion,
@@ -32,19 +37,27 @@ if TYPE_CHECKING:
         log_loss,
         log_loss_rows,
     )
+    from trimtab.stats.thresholds import ThresholdCost, Thresholds, choose_threshold
 
 __all__ = [
+    "LOSSES",
     "AlarmSide",
     "AlarmSpec",
     "AlarmState",
+    "Better",
     "CalibrationBin",
     "Confusion",
     "Direction",
+    "Figure",
     "Interval",
     "Loss",
     "Metric",
     "Onset",
+    "Recalibration",
+    "RecalibrationKind",
     "Side",
+    "ThresholdCost",
+    "Thresholds",
     "alarm_onset",
     "auc",
     "block_bootstrap",
@@ -52,23 +65,36 @@ __all__ = [
     "bounded_losses",
     "brier",
     "calibration_curve",
+    "choose_threshold",
+    "class_figures",
     "confusion",
     "expected_calibration_error",
+    "figure_of",
+    "fit_recalibration",
     "js_distance",
     "ks_distance",
     "learn_alarm",
     "log_loss",
     "log_loss_rows",
+    "loss_kind",
     "metric_interval",
     "paired_difference",
     "paired_mean_bound",
+    "pinball",
     "psi",
+    "quantile_of",
+    "ranking_figures",
+    "resampled",
     "row_losses",
+    "score_figures",
     "update_alarm",
 ]
 
 # NumPy loads with the first name asked for, not with `import trimtab`.
-_MODULES = ("scores", "losses", "bootstrap", "paired", "edetector", "drift")
+_MODULES = (
+    *("scores", "losses", "bootstrap", "paired", "edetector", "drift", "recalibration", "thresholds"),
+    *("figures", "multiclass", "ranking"),  # they load scikit-learn
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -40,11 +40,48 @@ def block_bootstrap(
     >>> block_bootstrap(lambda rows: values[rows].mean(), [0, 0, 1, 1], repeats=200).estimate
     2.0
     """
-    place, counts = _draws(blocks, repeats, seed)
+    place, counts = block_draws(blocks, repeats, seed)
     order = np.argsort(place, kind="stable")
     rows_of = np.split(order, np.cumsum(np.bincount(place))[:-1])
     found = [statistic(np.concatenate([rows_of[b] for b in np.repeat(np.arange(row.size), row)])) for row in counts]
-    return _percentiles(np.array([np.nan if value is None else value for value in found]), level)
+    return percentiles(np.array([np.nan if value is None else value for value in found]), level)
+
+
+def resampled(
+    statistic: Callable[[FloatArray], float | None],
+    blocks: ArrayLike,
+    *,
+    repeats: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval | None:
+    """Percentile interval of a statistic that takes a weight for each row, as scikit-learn's metrics do.
+
+    Args:
+        statistic: Takes weights of shape (rows,), 0 for rows that a draw left out, and gives a figure, or None where
+            it is undefined.
+        blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
+        repeats: How many times to draw.
+        seed: Seed of the draws.
+        level: Share of the draws inside the interval.
+
+    Returns:
+        None where there is no interval to be had: fewer than 2 blocks, or a statistic that is undefined for all rows
+        or in more than half of the draws.
+
+    >>> values = np.array([1.0, 1.0, 3.0, 3.0])
+    >>> found = resampled(lambda weights: float(np.average(values, weights=weights)), [0, 0, 1, 1])
+    >>> found.low, found.estimate, found.high
+    (1.0, 2.0, 3.0)
+    """
+    if np.unique(np.asarray(blocks)).size < 2:
+        return None
+    place, counts = block_draws(blocks, repeats, seed)
+    found = [statistic(row[place].astype(np.float64)) for row in counts]
+    values = np.array([np.nan if value is None else value for value in found], np.float64)
+    if np.isnan(values[0]) or 2 * int((~np.isnan(values[1:])).sum()) < repeats:
+        return None
+    return percentiles(values, level)
 
 
 def metric_interval(
@@ -62,8 +99,8 @@ def metric_interval(
     >>> metric_interval("auc", [0, 1, 0, 1], [0.2, 0.7, 0.4, 0.3], [0, 0, 1, 1], repeats=100).estimate
     0.75
     """
-    place, counts = _draws(blocks, repeats, seed)
-    return _percentiles(_redrawn(metric, labels, scores, place, counts), level)
+    place, counts = block_draws(blocks, repeats, seed)
+    return percentiles(_redrawn(metric, labels, scores, place, counts), level)
 
 
 def paired_difference(
@@ -93,12 +130,12 @@ def paired_difference(
     Raises:
         Misuse: As `block_bootstrap`, or unfit labels or scores.
     """
-    place, counts = _draws(blocks, repeats, seed)
+    place, counts = block_draws(blocks, repeats, seed)
     a, b = (_redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))
-    return _percentiles(a - b, level)
+    return percentiles(a - b, level)
 
 
-def _draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
+def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
     """Block number of each row, and how often each draw holds each block; the first "draw" is the data themselves."""
     ids, place = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < 2 or repeats < 1:
@@ -142,7 +179,8 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
     return shares
 
 
-def _percentiles(found: FloatArray, level: float) -> Interval:
+def percentiles(found: FloatArray, level: float) -> Interval:
+    """The estimate, which comes first, between the percentiles of the draws after it; NaN where one is undefined."""
     check_level(level)
     estimate, draws = found[0], found[1:]
     defined = draws[~np.isnan(draws)]

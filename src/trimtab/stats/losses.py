@@ -1,25 +1,54 @@
 """What one row costs, by metric: the currency of gates, alarms and tables."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import xlogy
 
+from trimtab.core.errors import Misuse
+from trimtab.stats.loss_names import Loss as Loss
+from trimtab.stats.loss_names import loss_kind, quantile_of
 from trimtab.stats.scores import FloatArray, log_loss_rows
 
-Loss = Literal["log_loss", "brier", "squared_error", "absolute_error"]
+LEAST_RATE = 1e-9  # a foretold count of 0 costs what this one does: finite, and no estimator's idea of a good answer
 
 
 def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
     """The loss of each row, shape (rows,); smaller is better, the mean is the metric.
 
+    Args:
+        metric: A name from `LOSSES`, or `pinball(q)`.
+        labels: Shape (rows,): 0 and 1 for log loss, at least 0 for the Poisson deviance.
+        scores: Shape (rows,). A foretold count below 1e-9 is taken for 1e-9.
+
     Raises:
-        Misuse: Shapes that differ, or (for log loss) labels other than 0 and 1.
+        Misuse: Shapes that differ, labels outside their range, a metric that does not exist.
 
     >>> row_losses("absolute_error", [1.0, 2.0], [1.5, 2.0]).tolist()
     [0.5, 0.0]
+    >>> row_losses("pinball(0.75)", [2.0, 0.0], [1.0, 1.0]).tolist()
+    [0.75, 0.25]
     """
     if metric == "log_loss":
         return log_loss_rows(labels, scores)
-    gap: FloatArray = np.asarray(labels, np.float64) - np.asarray(scores, np.float64)
+    y, p = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
+    if metric == "poisson_deviance":
+        return _poisson_deviance(y, p)
+    gap: FloatArray = y - p
+    quantile = quantile_of(metric)
+    if quantile is not None:
+        return np.maximum(quantile * gap, (quantile - 1.0) * gap)
+    loss_kind(metric)  # refuses a name that does not exist
     return np.abs(gap) if metric == "absolute_error" else gap * gap
+
+
+def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
+    """Twice the log likelihood that is lost against foretelling each count itself."""
+    bad = np.flatnonzero(y < 0.0)
+    if bad.size:
+        raise Misuse(
+            f"poisson_deviance: labels must be counts of at least 0; row {bad[0]} of {y.size} holds {y[bad[0]]}. "
+            "Mend the label, or choose squared_error or absolute_error."
+        )
+    rate = np.maximum(p, LEAST_RATE)
+    losses: FloatArray = 2.0 * (xlogy(y, y / rate) - y + rate)
+    return np.maximum(losses, 0.0)  # rounding may leave -1e-16 where both are equal

@@ -13,7 +13,7 @@ from trimtab.core.time import DAY_US
 from trimtab.stats.losses import Loss, row_losses
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import BeatsChampion
-from trimtab.steering.scales import label_unit
+from trimtab.steering.scales import calibration_gap, gap_unit
 
 Floats = NDArray[np.float64]
 
@@ -57,15 +57,15 @@ def judge(
         loads: Whether the stored candidate was read back and gave the same scores.
     """
     losses = row_losses(metric, window.labels, candidate_scores)
-    allowed = rule.calibration * label_unit(metric, window.labels)
-    gap = abs(float(candidate_scores.mean() - window.labels.mean()))
+    allowed = rule.calibration * gap_unit(metric, window.labels)
+    gap = calibration_gap(metric, window.labels, candidate_scores)
     checks = {"loads": loads, "finite": bool(np.isfinite(candidate_scores).all())}
     champion_metric = difference = bound = None
     if champion_scores is None:
         checks["calibrated"] = gap <= allowed
     else:
         rival = row_losses(metric, window.labels, champion_scores)
-        rival_gap = abs(float(champion_scores.mean() - window.labels.mean()))
+        rival_gap = calibration_gap(metric, window.labels, champion_scores)
         interval = paired_mean_bound(losses - rival, window.at_us // DAY_US, level=rule.level, side="upper")
         champion_metric, difference, bound = float(rival.mean()), interval.estimate, interval.high
         checks["better_by_margin"] = difference <= -rule.margin

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.stats.edetector import LOSS_CAP
-from trimtab.stats.losses import Loss
+from trimtab.stats.loss_names import PROBABILITIES, Loss, quantile_of
 
 Floats = NDArray[np.float64]
 
-PROBABILITIES: tuple[Loss, ...] = ("log_loss", "brier")
 _FAR = 3.0  # an error of three times the median error is the most that one row may count for
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
@@ -38,7 +37,8 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     """The most that one row may cost a day, from the losses of a healthy reference.
 
     Three times the loss of a coin for probabilities. For a number: the loss of an error of three times the median
-    error, so nine times the median squared error.
+    error, so nine times the median squared error; of a quantile, of such an error on its costlier side. For a count
+    nine times the usual deviance, the mean where most rows are none and cost next to nothing.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
@@ -46,6 +46,34 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     if metric in PROBABILITIES:
         return LOSS_CAP
     usual = float(np.median(losses)) if losses.size else 0.0
-    usual = usual or (float(losses.mean()) if losses.size else 0.0)  # most rows are hit exactly
-    far = _FAR if metric == "absolute_error" else _FAR * _FAR
-    return far * usual if usual > 0.0 and np.isfinite(usual) else LOSS_CAP
+    mean = float(losses.mean()) if losses.size else 0.0
+    usual = max(usual, mean) if metric == "poisson_deviance" else usual or mean  # 0: most rows are hit exactly
+    cap = _far(metric) * usual
+    return cap if usual > 0.0 and np.isfinite(cap) else LOSS_CAP
+
+
+def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
+    """How far the answers are off as a whole, 0 or above: of a quantile the share of labels up to it against its own.
+
+    Of all others the mean score against the mean label, in their unit.
+
+    >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
+    0.25
+    """
+    quantile = quantile_of(metric)
+    if quantile is not None:
+        return abs(float((labels <= scores).mean()) - quantile)
+    return abs(float(scores.mean() - labels.mean()))
+
+
+def gap_unit(metric: Loss, labels: Floats) -> float:
+    """What an allowed calibration gap is a share of: 1 for probabilities and shares, else as `label_unit`."""
+    return 1.0 if quantile_of(metric) is not None else label_unit(metric, labels)
+
+
+def _far(metric: Loss) -> float:
+    """The loss of an error three times the usual one, in usual losses."""
+    quantile = quantile_of(metric)
+    if quantile is not None:
+        return _FAR * max(quantile, 1.0 - quantile) / min(quantile, 1.0 - quantile)
+    return _FAR if metric == "absolute_error" else _FAR * _FAR

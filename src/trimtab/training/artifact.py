@@ -1,4 +1,4 @@
-"""All that scoring needs in one blob: encoding, impute-and-scale step, fitted estimator, golden predictions."""
+"""All that scoring needs in one blob: encoding, impute-and-scale step, estimator, calibration, golden predictions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features
+from trimtab.stats.recalibration import Recalibration
+from trimtab.training.calibrated import CalibratedScorer
 from trimtab.training.definitions import Metric, Task
 from trimtab.training.runtimes.choose import runtime_named
 from trimtab.training.runtimes.ports import Scorer, Trust
@@ -46,6 +48,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     row_tolerance: float  # the largest difference seen between one row and a batch; 0 when `row_exact`
     golden: Golden
     definitions: bytes = b""  # the document of its feature definitions (`features.stored`); empty: of before there were
+    recalibration: Recalibration | None = None  # what its scores are corrected by
 
     def features(self, digest: str) -> FeatureSet:
         """The feature definitions that it was trained with.
@@ -86,12 +89,18 @@ def decode_artifact(data: bytes) -> Artifact:
 
 
 def scorer_for(artifact: Artifact) -> Scorer:
-    """What scores matrix rows with an artifact.
+    """What scores matrix rows with an artifact, calibration included.
 
     Raises:
         Misuse: The artifact's runtime is not installed.
         Corrupt: Its estimator is damaged.
     """
+    scorer = uncalibrated_scorer(artifact)
+    return scorer if artifact.recalibration is None else CalibratedScorer(artifact.recalibration, scorer)
+
+
+def uncalibrated_scorer(artifact: Artifact) -> Scorer:
+    """What scores matrix rows as the estimator alone would; see `scorer_for`."""
     scorer = runtime_named(artifact.runtime).load(artifact.estimator)
     return scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
-from trimtab.stats.bootstrap import block_bootstrap, metric_interval
+from trimtab.stats.bootstrap import metric_interval, resampled
 from trimtab.stats.interval import Interval
 from trimtab.stats.losses import row_losses
 from trimtab.stats.scores import CalibrationBin, auc, calibration_curve, expected_calibration_error
@@ -138,9 +138,7 @@ def _interval(
 ) -> Interval | None:
     if np.unique(blocks).size < 2:
         return None
-    if model.metric == "log_loss" or model.metric == "brier":
-        return metric_interval(model.metric, labels, scores, blocks, seed=seed)
-    return block_bootstrap(lambda rows: float(losses[rows].mean()), blocks, repeats=200, seed=seed)
+    return resampled(lambda weights: float(np.average(losses, weights=weights)), blocks, seed=seed)
 
 
 def _auc_interval(labels: NDArray[Any], scores: NDArray[Any], blocks: NDArray[Any], seed: int) -> Interval | None:

@@ -14,9 +14,12 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.features.encoding import Encoding
 from trimtab.features.encoding import fit as fit_encoding
 from trimtab.features.stored import encode_features
-from trimtab.training.artifact import Artifact, Golden, encode_artifact, make_golden, scorer_for
+from trimtab.stats.recalibration import Recalibration, fit_recalibration
+from trimtab.training.artifact import Artifact, Golden, encode_artifact, make_golden, uncalibrated_scorer
+from trimtab.training.calibrated import CalibratedScorer
 from trimtab.training.definitions import Model, Task
 from trimtab.training.fitted import Fitted
+from trimtab.training.folds import predict_forward
 from trimtab.training.runtimes.choose import missing_library, runtime_for
 from trimtab.training.runtimes.ports import Runtime, Scorer, Trust
 from trimtab.training.sets import TrainingSet
@@ -24,6 +27,7 @@ from trimtab.training.standardize import Standardize, fit_standardize
 
 _CHECKED = 4_096  # rows whose answers are checked after a fit
 _ALONE = 200  # rows that are also scored one by one
+_CALIBRATION_FOLDS = 3  # over the newer half of the rows, so that calibration costs about two fits more  # D0040
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -61,6 +65,7 @@ def fit(
         Unavailable: A system library is missing.
     """
     target = training_target(model, training_set, rows)
+    recalibration = _recalibration(model, training_set, rows, seed=seed, threads=threads, trust=trust)
     estimator, runtime = new_estimator(model, trust, seed=seed, threads=threads)
     prepared = prepare(model, training_set, target, needs_step=not runtime.accepts_null(estimator))
     try:
@@ -70,7 +75,37 @@ def fit(
             f"model {model.name!r}: {type(estimator).__name__}.fit raised {type(error).__name__}: {error} "
             f"(on {prepared.inputs.shape[0]} rows x {prepared.inputs.shape[1]} features)"
         ) from error
-    return finish(model, training_set, prepared, fitted, runtime, trust=trust, seed=seed)
+    return finish(model, training_set, prepared, fitted, runtime, trust=trust, seed=seed, recalibration=recalibration)
+
+
+def _recalibration(
+    model: Model,
+    training_set: TrainingSet,
+    rows: NDArray[np.bool_] | None,
+    *,
+    seed: int,
+    threads: int,
+    trust: Trust | None,
+) -> Recalibration | None:
+    """What the model's scores are to be corrected by, learnt from rows that were scored before they were fitted on."""
+    if model.calibration is None:
+        return None
+    plain = msgspec.structs.replace(model, calibration=None)
+    what = f"model {model.name!r}, calibration={model.calibration!r}"
+    found = predict_forward(
+        lambda past: fit(plain, training_set, rows=past, seed=seed, threads=threads, trust=trust),
+        fitted_values,
+        training_set,
+        training_set.usable if rows is None else training_set.usable & rows,
+        folds=_CALIBRATION_FOLDS,
+        first=0.5,
+        what=what,
+    )
+    there = np.flatnonzero(found.fold >= 0)
+    try:
+        return fit_recalibration(model.calibration, training_set.target[there], found.scores[there])
+    except Misuse as error:
+        raise Misuse(f"model {model.name!r}: {error}") from error
 
 
 def training_target(
@@ -106,6 +141,8 @@ def training_target(
         if values.size < 2:
             raise Misuse(f"{what}: all {chosen.size} labels are {values[0]:g}. Widen the window until both occur.")
         target = target.astype(np.int64)
+    elif model.task == "count" and target.min() < 0.0:
+        raise Misuse(f"{what}: metric {model.metric!r} needs counts of at least 0, found a label of {target.min():g}.")
     return chosen, target
 
 
@@ -147,6 +184,7 @@ def finish(
     *,
     trust: Trust | None,
     seed: int,
+    recalibration: Recalibration | None = None,
 ) -> Fitted:
     """The fitted model as it will be stored: saved, read back, and compared with the one in memory."""
     draft = Artifact(
@@ -164,11 +202,14 @@ def finish(
         row_tolerance=0.0,
         golden=Golden(b"", b""),
         definitions=encode_features(model.features),
+        recalibration=recalibration,
     )
-    scorer = scorer_for(draft)
+    plain = uncalibrated_scorer(draft)
+    scorer = plain if recalibration is None else CalibratedScorer(recalibration, plain)
     sample = np.unique(np.linspace(0, len(prepared.matrix) - 1, _CHECKED).astype(np.int64))
+    own = checked_scores(model.name, model.task, plain, prepared.matrix[sample])
+    _check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity)
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample])
-    _check_parity(model.name, scores, estimator, prepared.inputs[sample], runtime.parity)
     tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
@@ -214,6 +255,11 @@ def checked_scores(name: str, task: Task, scorer: Scorer, matrix: NDArray[Any]) 
         raise Misuse(
             f"model {name!r}: {bad.size} of {len(matrix)} predictions lie outside [0, 1], e.g. {scores[bad[0]]:.4g}. "
             "A probability is needed: give the estimator predict_proba, or choose a metric for numbers."
+        )
+    if task == "count" and scores.min(initial=0.0) < 0.0:
+        raise Misuse(
+            f"model {name!r}: {int((scores < 0.0).sum())} of {len(matrix)} predictions are below 0, e.g. "
+            f'{scores.min():.4g}. A count is needed: give the estimator a Poisson objective (objective="poisson").'
         )
     return scores
 

@@ -50,6 +50,8 @@ class OnlineLearner:
                 f"online learning of {artifact.model!r}: its runtime is {artifact.runtime}. Use an estimator of "
                 'scikit-learn with partial_fit: SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.001).'
             )
+        if artifact.recalibration is not None:
+            raise Misuse(_no_calibration(artifact.model, artifact.recalibration.kind))
         self.artifact = artifact
         self.learned = 0  # rows since the artifact
         self._base = bytes_hash(artifact.estimator)
@@ -129,6 +131,8 @@ def fit_online(
     Raises:
         Misuse: As `fit`, or the estimator has no `partial_fit`.
     """
+    if model.calibration is not None:
+        raise Misuse(_no_calibration(model.name, model.calibration))
     chosen, labels = training_target(model, training_set, rows)
     order = np.argsort(training_set.at_us[chosen], kind="stable")
     estimator, runtime = new_estimator(model, None, seed=seed, threads=1)
@@ -150,3 +154,10 @@ def partial_fit(estimator: Any, inputs: NDArray[Any], target: NDArray[Any]) -> N
         estimator.partial_fit(inputs, target.astype(np.int64))
     else:
         estimator.partial_fit(inputs, target.astype(np.int64), classes=np.array([0, 1]))
+
+
+def _no_calibration(model: str, kind: str) -> str:
+    return (
+        f"online learning of {model!r}: calibration={kind!r} is fitted once and would not follow what is learnt. "
+        'Leave calibration out, or use learn="batch".'
+    )

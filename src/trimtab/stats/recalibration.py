@@ -1,0 +1,148 @@
+"""Recalibration: a map that never turns the order of scores around, so that what they promise is what comes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+RecalibrationKind = Literal["platt", "isotonic", "beta"]
+LEAST_ROWS = 50
+_EDGE = 1e-15  # scores are taken for at least this far from 0 and 1
+_STEEPEST = 35.0  # of the log odds that a map gives
+
+
+class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
+    """Platt's and the beta map: log odds = rise * log(p) - fall * log(1 - p) + offset; rise = fall is Platt's."""
+
+    kind: Literal["platt", "beta"]
+    rise: float
+    fall: float
+    offset: float
+
+    def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """What corrects an array of scores."""
+        import numpy as np
+
+        def corrected(scores: NDArray[Any]) -> NDArray[Any]:
+            p = np.clip(scores, _EDGE, 1.0 - _EDGE)
+            odds = self.rise * np.log(p) - self.fall * np.log1p(-p) + self.offset
+            out: NDArray[Any] = 1.0 / (1.0 + np.exp(-np.clip(odds, -_STEEPEST, _STEEPEST)))
+            return out
+
+        return corrected
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
+    """The isotonic map: straight between its points, level beyond them."""
+
+    scores: tuple[float, ...]  # ascending
+    chances: tuple[float, ...]
+
+    @property
+    def kind(self) -> Literal["isotonic"]:
+        return "isotonic"
+
+    def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """What corrects an array of scores."""
+        import numpy as np
+
+        at, to = np.array(self.scores), np.array(self.chances)
+
+        def corrected(scores: NDArray[Any]) -> NDArray[Any]:
+            out: NDArray[Any] = np.interp(scores, at, to)
+            return out
+
+        return corrected
+
+
+Recalibration = LogOdds | Steps
+
+
+def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
+    """The map that fits scores to the labels that came; for scores of rows that their model had not seen.
+
+    A map that would turn the order around is level instead: the rows say that the scores tell nothing.
+
+    Args:
+        kind: "platt" for two numbers that a few hundred rows can fix, "beta" for three (it can also leave the scores
+            as they are), "isotonic" for any shape, from some thousands of rows on.
+        labels: 0 or 1, shape (rows,).
+        scores: Probabilities, shape (rows,).
+
+    Raises:
+        Misuse: Fewer than 50 rows, one class only, or unfit labels or scores.
+
+    Source: Platt (1999), with its softened labels; Kull, Silva Filho & Flach (2017); Zadrozny & Elkan (2002).
+
+    >>> import numpy as np
+    >>> certain = np.where(np.arange(400) % 4 < 2, 0.999, 0.001)  # says so, and is right three times in four
+    >>> truth = np.arange(400) % 8 < 4
+    >>> [round(float(p), 2) for p in fit_recalibration("platt", truth, certain).mapping()(np.array([0.001, 0.999]))]
+    [0.5, 0.5]
+    """
+    import numpy as np
+
+    from trimtab.stats.scores import checked
+
+    y, p = checked(labels, scores, f"{kind} calibration")
+    if y.size < LEAST_ROWS or y.all() or not y.any():
+        raise Misuse(
+            f"{kind} calibration: needs at least {LEAST_ROWS} rows with labels of both classes, found {y.size} rows, "
+            f"{int(y.sum())} of them positive. Widen the window, or leave calibration out."
+        )
+    if kind == "isotonic":
+        return _isotonic(y, p)
+    p = np.clip(p, _EDGE, 1.0 - _EDGE)
+    logs = np.column_stack([np.log(p), -np.log1p(-p)])
+    if kind == "platt":
+        rise, offset = _logistic(y, logs.sum(axis=1, keepdims=True))
+        return LogOdds(kind="platt", rise=rise[0], fall=rise[0], offset=offset)
+    weights, offset = _logistic(y, logs)
+    return LogOdds(kind="beta", rise=weights[0], fall=weights[1], offset=offset)
+
+
+def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
+    """Pool adjacent violators; no chance is nearer to 0 or 1 than one row more of the other class would leave it."""
+    from sklearn.isotonic import IsotonicRegression
+
+    edge = 1.0 / (y.size + 2.0)
+    fitted = IsotonicRegression(y_min=edge, y_max=1.0 - edge, out_of_bounds="clip").fit(p, y)
+    return Steps(scores=tuple(fitted.X_thresholds_.tolist()), chances=tuple(fitted.y_thresholds_.tolist()))
+
+
+def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], float]:
+    """Weights of at least 0 and the offset; labels softened by one row of either class, so that nothing diverges."""
+    import numpy as np
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    ups = int(y.sum())
+    soft = np.where(y, (ups + 1.0) / (ups + 2.0), 1.0 / (y.size - ups + 2.0))
+    used = [number for number in range(columns.shape[1]) if np.ptp(columns[:, number]) > 0.0]
+    while used:
+        spread = columns[:, used].std(axis=0)
+        inputs = columns[:, used] / spread
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last bits of a weight do not matter
+            fitted = LogisticRegression(C=1e6, tol=1e-8, max_iter=500).fit(
+                np.vstack([inputs, inputs]),
+                np.repeat([True, False], y.size),
+                sample_weight=np.concatenate([soft, 1.0 - soft]),
+            )
+        found = (fitted.coef_[0] / spread).tolist()
+        if min(found) >= 0.0:
+            weights = [0.0] * columns.shape[1]
+            for number, weight in zip(used, found, strict=True):
+                weights[number] = weight
+            return weights, float(fitted.intercept_[0])
+        used.pop(found.index(min(found)))
+    share = float(soft.mean())
+    return [0.0] * columns.shape[1], float(np.log(share / (1.0 - share)))

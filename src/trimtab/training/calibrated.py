@@ -1,0 +1,27 @@
+"""A scorer whose answers are corrected before they leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trimtab.stats.recalibration import Recalibration
+from trimtab.training.runtimes.ports import Scorer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class CalibratedScorer:
+    """Scores, and corrects with the same operations for one row and for many."""
+
+    def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
+        self._corrected = recalibration.mapping()
+        self._scorer = scorer
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return self._corrected(self._scorer.predict(matrix))
+
+    def predict_row(self, row: list[float]) -> float:
+        import numpy as np
+
+        return float(self._corrected(np.array([self._scorer.predict_row(row)]))[0])

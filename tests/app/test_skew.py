@@ -14,6 +14,7 @@ import shop
 from trimtab.app.project import Project, open_project
 from trimtab.app.skew import SkewWatch
 from trimtab.app.skew_report import SkewReport
+from trimtab.core import functions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US
@@ -194,6 +195,37 @@ def test_an_erased_event_is_history_that_changed_and_not_red(project: Project) -
         assert not report.is_red
 
 
+def test_a_log_that_is_in_tables_alone_is_read_from_them(project: Project) -> None:
+    push(project, 1.0)
+    first = ask(project, "a")
+    shop.move(project, 1_000)
+    push(project, 99.0, back_us=1_000_000)  # in the log, not applied
+    shop.move(project, 1_000)
+    found = again(project, first, at_us=project.clock.now_us())
+    again(project, found.id, values=changed_value(found, 2, 7.0), at_us=project.clock.now_us())
+    ask(project, "b")
+    assert sum(project.retain().truncated.values()) > 0
+    with shop.opened(project.config.folder, project.clock.now_us() + 1) as fresh:
+        (partition, last), *_ = fresh.state.events.positions().items()
+        assert fresh.state.events.read(partition, 0) == []
+        report = fresh.skew("buyer", sample=None)
+    assert (report.rows, report.mismatches, report.models[0].stale_rows) == (4, 1, 1)
+    assert last > 0
+
+
+def test_somebody_who_was_forgotten_leaves_no_red_skew(project: Project) -> None:
+    push(project, 5.0)
+    push(project, 6.0, "south")
+    ask(project, "a")
+    ask(project, "b", site="south")
+    shop.move(project, HOUR_US)
+    project.forget("site", "north", why="asked to")
+    report = project.skew("buyer", sample=None)
+    assert not report.is_red
+    assert {c for of in causes(report).values() for c in of} <= {"history_changed"}
+    assert report.rows >= 1
+
+
 def test_another_platform_explains_the_last_bits_of_a_logarithm(tmp_path: Path) -> None:
     with edited(tmp_path, 'tt.col("x")', '(tt.col("x") * tt.col("x")).log1p()') as project:
         found = project.predictions.find(ask(project, "a", x=0.7))
@@ -216,6 +248,24 @@ def test_a_function_that_is_none_of_its_arguments_alone_is_the_code(tmp_path: Pa
         report = project.skew("buyer", sample=None)
         assert causes(report) == {"x": {"code": 2}}
         assert report.is_red
+
+
+def test_a_function_that_fails_now_is_named_and_checks_nothing(tmp_path: Path) -> None:
+    plain = "tt.transform(lambda x: x + 1.5, returns=float)(tt.col('x'))"
+    with edited(tmp_path, 'tt.col("x")', plain) as project:
+        ask(project, "a")
+        known = dict(functions._KNOWN)
+        functions._KNOWN.update(dict.fromkeys(known, _failing))  # as if it read a file that is gone
+        try:
+            report = project.skew("buyer", sample=None)
+        finally:
+            functions._KNOWN.update(known)
+    assert report.is_red
+    assert "failed on" in "\n".join(report.lines())
+
+
+def _failing(x: float) -> float:
+    raise ValueError(x)
 
 
 def test_inputs_that_other_definitions_give_are_the_definition(tmp_path: Path) -> None:

@@ -95,7 +95,12 @@ def _compared(
         else:
             groups.setdefault(prediction.version, (known, []))[1].append(prediction)
     diagnosis = Diagnosis(project, past, versions)
-    for rows in compute(past, groups):
+
+    def failed(predictions: Sequence[Prediction], why: str) -> None:
+        for prediction in predictions:
+            tallies[prediction.model].unchecked[why] += 1
+
+    for rows in compute(past, groups, failed):
         tally = tallies[rows.known.version.model]
         tally.add(rows, diagnosis)
         if scores:

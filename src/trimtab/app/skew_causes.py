@@ -107,9 +107,11 @@ class Diagnosis:
         """Where definitions that are not the version's own give what was used."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
-            values, reasons = part.known.matrix(
-                self._past.as_of(features, part.requests, part.at_us, part.positions).features
-            )
+            try:
+                others = self._past.as_of(features, part.requests, part.at_us, part.positions).features
+            except TrimtabError:  # they cannot be computed here, so they speak for nothing
+                continue
+            values, reasons = part.known.matrix(others)
             found |= ~differences(part.used, part.used_reasons, values, reasons)
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.app.training_data import decode_requests, request_shape
 from trimtab.core.columns import Columns
-from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.events.frames import EventFrame
 from trimtab.events.tables import recorded
@@ -193,8 +193,18 @@ def fits(known: Known, prediction: Prediction) -> str | None:
     return None
 
 
-def compute(past: Past, groups: Mapping[str, tuple[Known, list[Prediction]]]) -> Iterator[Rows]:
-    """Compute predictions again, those of equal definitions together; one `Rows` a version."""
+def compute(
+    past: Past,
+    groups: Mapping[str, tuple[Known, list[Prediction]]],
+    failed: Callable[[Sequence[Prediction], str], object],
+) -> Iterator[Rows]:
+    """Compute predictions again, those of equal definitions together; one `Rows` a version.
+
+    Args:
+        past: The log as it is now.
+        groups: Predictions by version.
+        failed: Told of predictions that cannot be computed, and why: a plain function that fails, say.
+    """
     by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
     for known, predictions in groups.values():
         by_features.setdefault(known.features.hash, []).append((known, predictions))
@@ -203,7 +213,11 @@ def compute(past: Past, groups: Mapping[str, tuple[Known, list[Prediction]]]) ->
         together = [p for _, predictions in alike for p in predictions]
         requests = decode_requests(features.request, [p.request for p in together])
         at_us = np.array([p.at_us for p in together], np.int64)
-        found = past.as_of(features, requests, at_us, [p.positions for p in together])
+        try:
+            found = past.as_of(features, requests, at_us, [p.positions for p in together])
+        except TrimtabError as error:
+            failed(together, f"its features cannot be computed: {error}")
+            continue
         start = 0
         for known, predictions in alike:
             part = slice(start, start + len(predictions))

@@ -12,8 +12,11 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
+from trimtab.app.training_data import LivingData
+from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.serving.batch import batch_predictions
 
 PLAIN = """
 @tt.transform
@@ -167,3 +170,46 @@ def test_a_column_of_another_type_is_refused_once_something_is_recorded(first: P
         pytest.raises(Misuse, match="'level' is declared int, and recorded events hold"),
     ):
         push(project, 1, 5)
+
+
+def test_requests_that_were_asked_with_other_columns_are_learnt_from_by_the_names_of_their_columns(first: Path) -> None:
+    with shop.opened(first) as project:
+        project.predict("buyer", [shop.visit(f"new{n}", shop.NOW_US, x=n / 10) for n in range(3)])
+    edited(
+        first,
+        "import before\n"
+        + A.replace('"visit_id": str, "site": str, "at"', '"age": int, "site": str, "visit_id": str, "at"'),
+    )
+    with shop.opened(first) as project:
+        again = project.predict("buyer", [shop.visit("same", shop.NOW_US)])[0]  # in the columns that its version knows
+        assert again.version == "buyer@2"
+        loop = project.loop("buyer")
+        assert loop.deployment.model.request.columns["age"] == "int"
+        data = LivingData(project.history, project.predictions, asked_as=project.live.request_of)
+        found = data.training_set(loop.deployment.model, cut_us=shop.NOW_US)
+        rows = {row["visit_id"]: row for row in found.requests.to_rows()}
+        assert data.other_shapes == 0
+        assert [rows[f"new{n}"]["x"] for n in range(3)] == [0.0, 0.1, 0.2]
+        assert rows["new1"]["age"] is None
+        assert rows["new1"]["site"] == "north"
+
+
+def test_a_table_is_answered_with_the_definitions_and_columns_of_the_version_in_service(first: Path) -> None:
+    rows = [shop.visit(f"t{n}", shop.NOW_US - HOUR_US, x=n / 10) for n in range(3)]
+    table = Columns.of(
+        {
+            "visit_id": ("str", [r["visit_id"] for r in rows]),
+            "site": ("str", ["north"] * 3),
+            "at": ("time", [r["at"] for r in rows]),
+            "x": ("float", [r["x"] for r in rows]),
+        }
+    )
+    with shop.opened(first) as project:
+        before = project.predict_table("buyer", table, at=shop.NOW_US - HOUR_US)
+        scores = [p.score for part in batch_predictions(before, project.predictions) for p in part]
+    edited(
+        first, "import before\n" + B.replace('"visit_id": str, "site": str', '"visit_id": str, "age": int, "site": str')
+    )
+    with shop.opened(first) as project:
+        after = project.predict_table("buyer", table, at=shop.NOW_US - HOUR_US + 1)
+        assert [p.score for part in batch_predictions(after, project.predictions) for p in part] == scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,12 +68,18 @@ class Teacher:
         assert learner is not None  # `refresh` makes one for an online deployment
         now_us = project.clock.now_us()
         until_us = now_us - _GRACE_US
-        if self._asked is None:
-            oldest_us = now_us - _WAITS * model.label.wait_us
-            self._asked = AskedRequests(model, project.predictions, since_us=oldest_us, inputs=True)
         if loaded.version.id != self._version:
             self._version = loaded.version.id
             self._taught.clear()
+            self._asked = None
+        if self._asked is None:
+            self._asked = AskedRequests(
+                msgspec.structs.replace(model, request=served.features(loaded).request),  # as this version knows it
+                project.predictions,
+                since_us=now_us - _WAITS * model.label.wait_us,
+                inputs=True,
+                asked_as=project.live.request_of,
+            )
         self._asked.read()
         begun_us = max(learner.learnt_until_us, loaded.version.cut_us)
         ends_us = _block_ends(learner, begun_us, until_us)
@@ -118,10 +125,11 @@ class Teacher:
         return {key: inputs[key] for key in keys}
 
     def _encoded_anew(self, predictions: list[AskedRequest], loaded: LoadedModel) -> dict[str, bytes]:
-        model = self._deployment.model
-        requests = decode_requests(model.request, [p.request for p in predictions])
-        frames, _ = self._project.history.moment({view.source.name for view in model.features.views})
-        offline = self._project.served(model.name).offline(loaded)
+        offline = self._project.served(self._deployment.name).offline(loaded)
+        requests = decode_requests(offline.features.request, [p.request for p in predictions])
+        names = {view.source.name for view in offline.features.views}
+        declared = names <= self._project.definitions.sources.keys()
+        frames, _ = self._project.history.moment(names) if declared else self._project.views.snapshot(None)
         matrix, _ = offline.compute(requests, np.array([p.at_us for p in predictions], np.int64), frames)
         return {p.request_id: row.astype("<f8").tobytes() for p, row in zip(predictions, matrix, strict=True)}
 

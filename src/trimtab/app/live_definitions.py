@@ -8,9 +8,9 @@ import msgspec
 
 from trimtab.app.definitions import Definitions
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.events.definitions import Source
-from trimtab.features.definitions import View
+from trimtab.features.definitions import Request, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features, with_sources
 from trimtab.registry import Registry, Version
@@ -74,6 +74,13 @@ class LiveDefinitions:
             artifact = decode_artifact(self._blob.get(version.artifact))
             self._of_version[version.id] = with_sources(artifact.features(version.features), self._place)
         return self._of_version[version.id]
+
+    def request_of(self, version: str) -> Request | None:
+        """The request as a version, by its address, knew it; None where that is not known."""
+        try:
+            return self.of(self._registry.get(version)).request
+        except (NotFound, Misuse, Corrupt):  # erased, or of an earlier trimtab and changed since
+            return None
 
     def applied(self, model: str) -> FeatureSet | None:
         """The definitions that were applied for a model; None before there were any."""

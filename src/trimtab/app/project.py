@@ -748,7 +748,12 @@ class Project:
                 deployment,
                 history=self.history,
                 predictions=self.predictions,
-                data=LivingData(self.history, self.predictions, kept_from=partial(kept_from, self.state.catalog)),
+                data=LivingData(
+                    self.history,
+                    self.predictions,
+                    kept_from=partial(kept_from, self.state.catalog),
+                    asked_as=self.live.request_of,
+                ),
                 registry=self.registry,
                 catalog=self.state.catalog,
                 blob=self.state.blob,

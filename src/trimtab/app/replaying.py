@@ -100,7 +100,7 @@ def _asked(project: Project, request: Request, frame: EventFrame) -> Columns:
     logged: dict[str, AskedRequest] = {}
     for model in project.definitions.models.values():
         if model.request.name == request.name:
-            asked = AskedRequests(model, project.predictions)
+            asked = AskedRequests(model, project.predictions, asked_as=project.live.request_of)
             asked.read()
             for key, p in asked.first.items():
                 if key not in logged or p.at_us < logged[key].at_us:

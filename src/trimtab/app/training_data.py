@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 _ASKED = frozenset({"live", "online", "replay"})
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
+AskedAs: TypeAlias = "Callable[[str], Request | None]"
 
 
 class LivingData:
@@ -41,6 +42,7 @@ class LivingData:
         predictions: Where asked requests are.
         kept_from: By source, the moment before which its events were removed: requests that would need them, for a
             feature or for their label, are left out.
+        asked_as: Gives the request as a version (by its address) knew it, None where that is not known.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class LivingData:
         predictions: PredictionLog,
         *,
         kept_from: Callable[[], Mapping[str, int]] = dict,
+        asked_as: AskedAs | None = None,
     ) -> None:
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
         self._history = history
         self._predictions = predictions
         self._kept_from = kept_from
+        self._asked_as = asked_as
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """The set of all requests asked by `cut_us`.
@@ -101,7 +105,7 @@ class LivingData:
 
     def _asked(self, model: Model, cut_us: int) -> tuple[Columns, NDArray[Any]]:
         """The first time each request was asked, from the prediction log."""
-        asked = AskedRequests(model, self._predictions)
+        asked = AskedRequests(model, self._predictions, asked_as=self._asked_as)
         asked.read()
         self.other_shapes = asked.other_shapes
         if asked.other_shapes:
@@ -129,17 +133,25 @@ class AskedRequests:
     """Requests as they were first asked, from the prediction log.
 
     Only questions of their own moment count: not answers made ahead or in batches, nor questions about the past.
-    Predictions whose request has other columns than are declared now are passed over and counted.
+    A request that was asked of a version which knew it with other columns is taken by the names of its columns, null
+    where it had none. Predictions whose request cannot be taken so are passed over and counted.
 
     Args:
         model: Whose requests.
         predictions: The log.
         since_us: Pass over what was asked before.
         inputs: Keep what the model was shown, too.
+        asked_as: Gives the request as a version (by its address) knew it; left out, as it is declared now.
     """
 
     def __init__(
-        self, model: Model, predictions: PredictionLog, *, since_us: int | None = None, inputs: bool = False
+        self,
+        model: Model,
+        predictions: PredictionLog,
+        *,
+        since_us: int | None = None,
+        inputs: bool = False,
+        asked_as: AskedAs | None = None,
     ) -> None:
         self.first: dict[str, AskedRequest] = {}  # by request key, in the order asked
         self.other_shapes = 0
@@ -147,7 +159,8 @@ class AskedRequests:
         self._predictions = predictions
         self._since_us = since_us
         self._inputs = inputs
-        self._fits = request_shape(model.request)
+        self._asked_as = asked_as
+        self._taken: dict[str, Callable[[bytes], bytes | None]] = {}  # by version
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
 
     def read(self) -> None:
@@ -170,13 +183,36 @@ class AskedRequests:
     def _take(self, p: Prediction) -> None:
         if self._since_us is not None and p.at_us < self._since_us:
             return
-        if not self._fits(p.request):
+        if p.version not in self._taken:
+            known = None if self._asked_as is None else self._asked_as(p.version)
+            self._taken[p.version] = _taken_as(known or self._model.request, self._model.request)
+        request = self._taken[p.version](p.request)
+        if request is None:
             self.other_shapes += 1
             return
         before = self.first.get(p.request_id)
         if before is None or p.at_us < before.at_us:
             values = p.values if self._inputs else b""
-            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, p.request, values)
+            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, request, values)
+
+
+def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
+    """From a request as the prediction log keeps it to the columns that are declared now; None where that cannot be."""
+    fits = request_shape(known)
+    if list(known.columns.items()) == list(now.columns.items()):
+        return lambda packed: packed if fits(packed) else None
+    names, same = list(known.columns), known.columns.items() & now.columns.items()
+    places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
+    retyped = any((name, dtype) not in same and name in known.columns for name, dtype in now.columns.items())
+    lost = {(now.key, now.columns[now.key]), (now.time, "time")} - same
+
+    def take(packed: bytes) -> bytes | None:
+        if retyped or lost or not fits(packed):
+            return None
+        row = msgspec.msgpack.decode(packed)
+        return msgspec.msgpack.encode([None if place is None else row[place] for place in places])
+
+    return take
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:

@@ -74,6 +74,9 @@ class FoldPlan:
         return at_us - at_us % self.hop_us if self.hop_us else 0
 
 
+COUNT, SUM, MEAN, WHOLE_SUM, WHOLE_MEAN, EXTREME, SPREAD, FOLDED_VALUE, NO_WINDOW = range(9)  # how a value is read
+
+
 class Feature:
     """Where the figures of one feature lie."""
 
@@ -94,6 +97,7 @@ class Feature:
         self.stack = 0  # place among the stacks of extremes
         self.fold: FoldPlan | None = None
         self.weights: tuple[float, ...] = ()  # of tiles by their age in hops
+        self.how = NO_WINDOW
         if aggregate.kind in DECAYED:
             assert aggregate.over_us is not None  # `decayed_sum()` gives a window
             steps = steps_of(aggregate.over_us, aggregate.hop_us)
@@ -101,6 +105,24 @@ class Feature:
         self.empty: int | float | None = 0 if aggregate.kind in ZERO_WHEN_EMPTY else None
         if aggregate.kind == "decayed_sum" or (aggregate.kind == "sum" and self.real):
             self.empty = 0.0
+
+    def read(self) -> FeatureRead:
+        """What a read needs of it first, side by side."""
+        match self.kind:
+            case "count":
+                self.how = COUNT
+            case "sum":
+                self.how = SUM if self.real else WHOLE_SUM
+            case "mean":
+                self.how = MEAN if self.real else WHOLE_MEAN
+            case "var" | "std":
+                self.how = SPREAD
+            case _:
+                self.how = EXTREME if self.fold is None else FOLDED_VALUE
+        return self.index, self.how, self.count_at, self.sum_at, self.sum_place, self
+
+
+FeatureRead: TypeAlias = tuple[int, int, int, int, int, Feature]  # index, how; places of count, sum, exponent
 
 
 class Window:
@@ -111,6 +133,8 @@ class Window:
         self.until_us = until_us
         self.features: list[Feature] = []
         self.decayed: list[Feature] = []
+        self.reads: list[FeatureRead] = []  # of `features`
+        self.is_plain = True  # nothing but a stretch of tiles up to the newest one is read
 
 
 class Group:
@@ -119,6 +143,7 @@ class Group:
     def __init__(self, hop_us: int) -> None:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # the longest first
+        self.reads: list[tuple[int, int, bool, list[FeatureRead], Window]] = []  # of them, side by side for speed
         self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
         self.adds: tuple[tuple[int, int, int], ...] = ()  # of each series: places of its count and sum, 0 for none
         self.sum_places: tuple[int, ...] = ()
@@ -192,6 +217,11 @@ class ViewPlan:
             if feature.sums:
                 feature.sum_place = self.series[feature.sums[0]].sum_place
                 feature.square_place = self.series[feature.sums[-1]].sum_place
+        for group in [*self.groups, *filter(None, [self.life])]:
+            for window in group.windows:
+                window.reads = [feature.read() for feature in window.features]
+                window.is_plain = not window.until_us and not window.decayed
+            group.reads = [(i, w.over_us, w.is_plain, w.reads, w) for i, w in enumerate(group.windows)]
         ranked = {index for group in [*self.groups, *filter(None, [self.life])] for index, _ in group.extremes}
         self.uses = tuple((s.index, s.summed, s.index in ranked) for s in self.series)  # of series: summed, ranked
         self.windowed = bool(self.groups or self.life)
@@ -301,16 +331,16 @@ def floor(at_us: int, hop_us: int) -> int:
 
 def name_bytes(value: Name) -> bytes:
     """An entity or an id as part of a key: short, and never that of another one."""
-    if isinstance(value, tuple):
-        parts = [name_bytes(part) for part in value]
-        raw = b"t" + b"".join(len(part).to_bytes(1, "big") + part for part in parts)
-        return raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
+    if isinstance(value, str):
+        raw = value.encode("utf-8", "surrogatepass")
+        return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise Misuse(f"key {value}: it does not fit 64 bits. Give an integer from -2**63 to 2**63 - 1.")
         return b"i" + (value + 2**63).to_bytes(8, "big")
-    raw = value.encode("utf-8", "surrogatepass")
-    return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
+    parts = [name_bytes(part) for part in value]
+    raw = b"t" + b"".join(len(part).to_bytes(1, "big") + part for part in parts)
+    return raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
 
 
 def _entity_of(places: Sequence[int]) -> Callable[[Sequence[Any]], Any]:

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import add
-from typing import Any
+from typing import Any, TypeAlias
 
 from trimtab.features import online_folds
 from trimtab.features.exact_rows import checked, split
 from trimtab.features.figures import deviation, variance
 from trimtab.features.frames import REASONS
-from trimtab.features.online_plan import EVENT_AT, GIVES, KNOWN_AT, UNTIL, Feature, Group, Row, ViewPlan, Window, floor
-from trimtab.features.online_state import FOLDS, unpack
-from trimtab.features.online_tiles import Tiles, fields_between, less_expired, tiles_between
+from trimtab.features.online_plan import (
+    COUNT,
+    EVENT_AT,
+    EXTREME,
+    GIVES,
+    KNOWN_AT,
+    MEAN,
+    SPREAD,
+    SUM,
+    UNTIL,
+    WHOLE_MEAN,
+    WHOLE_SUM,
+    Feature,
+    FeatureRead,
+    Group,
+    Row,
+    ViewPlan,
+    Window,
+    floor,
+)
+from trimtab.features.online_state import FORMAT, decode, fitting
+from trimtab.features.online_tiles import STACKS, Tiles, fields_between, less_expired, tiles_between
+
+ReadTile: TypeAlias = tuple[int, list[int], list[int]]  # start, fields, exponents of their sums
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
 _NEVER_US = 2**62  # behind all events
+_NO_FOLDS: list[online_folds.Fold] = []
 
 
 def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any], reasons: list[int], at: int) -> None:
@@ -26,9 +48,11 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
     if packed is None:
         unknown(plan, NO_ENTITY, values, reasons, at)
         return
-    state = unpack(plan, packed)
-    _, _, _, s_us, known, opens, winners, exponents, groups, life = state[:FOLDS]
-    folds = state[FOLDS] if plan.folds else []
+    state = decode(packed)
+    if state[0] != FORMAT or state[1] != plan.tag or state[2]:
+        state = fitting(plan, state)
+    folds = state.pop() if plan.folds else _NO_FOLDS
+    _, _, _, s_us, known, opens, winners, exponents, groups, life = state
     visible: list[Row] = []
     if opens:
         some, dated = False, False
@@ -50,46 +74,36 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
         _read_latest(plan, winners, visible, t_us, values, reasons, at)
     if not plan.windowed:
         return
-    finer, numbers = _over_finer(plan, exponents, visible) if visible else (exponents, [])
-    for group, tiles in zip(plan.groups, groups, strict=True):
+    opened = _Opened(plan, visible, exponents) if visible else None
+    for group, tiles in zip(plan.groups, groups):  # noqa: B905  # as many: a state of this plan; it is quicker
         hop_us = group.hop_us
         newest, current, totals, past, _, stacks = tiles
-        for place, window in enumerate(group.windows):
-            low = t_us - window.over_us
+        for place, over_us, is_plain, reads, window in group.reads:
+            low = t_us - over_us
             low -= low % hop_us
             fields: list[int] | None = None
             if newest is not None and newest >= low:
                 fields = current
                 if past:
                     total = totals[place]
-                    since = s_us - window.over_us
-                    since -= since % hop_us
+                    since = s_us - over_us
                     if since < low:
-                        total = less_expired(group, tiles, total, since, low)
+                        total = less_expired(group, tiles, total, since - since % hop_us, low)
                     fields = list(map(add, total, current))
-            high = _NEVER_US
-            if window.until_us:
-                high = t_us - window.until_us
-                high -= high % hop_us
-                if fields is not None:
-                    fields = fields_between(group, tiles, fields, low, high)
-            scale, inside, given = exponents, visible, numbers
-            if visible:
-                given = [n for row, n in zip(visible, numbers, strict=True) if low <= row[EVENT_AT] < high]
-                inside = [row for row in visible if low <= row[EVENT_AT] < high]
-                if inside:
-                    fields, scale = _with_open(plan, group, fields, exponents, finer, inside, given), finer
-            _finish(window, fields, stacks, folds, low, high, inside, scale, values, reasons, at)
-            if window.decayed:
-                opened = list(zip(inside, given, strict=True))
-                weighed = _tiles_as_read(plan, group, tiles, low, high, opened, exponents, finer)
-                _finish_decayed(window, fields, weighed, t_us // hop_us, hop_us, values, reasons, at)
+            if opened is not None or not is_plain:
+                more = _Reading(plan, group, tiles, folds, exponents, opened)
+                more.finish(window, fields, low, t_us, values, reasons, at)
+            elif fields is None:
+                _outside(window.features, values, reasons, at)
+            else:
+                _finish(reads, fields, exponents, stacks, low, folds, values, reasons, at)
     if plan.life is not None:
-        fields = life[0]
-        if visible:
-            fields = _with_open(plan, plan.life, fields, exponents, finer, visible, numbers)
+        fields, scale = life[0], exponents
+        if opened is not None:
+            fields, scale = opened.added(plan.life, fields, opened.rows), opened.finer
         extremes = [[] if value is None else [0, value] for value in life[1]]
-        _finish(plan.life.windows[0], fields, extremes, folds, 0, _NEVER_US, visible, finer, values, reasons, at)
+        reads = plan.life.windows[0].reads
+        _finish(reads, fields, scale, extremes, 0, folds, values, reasons, at, visible=visible)
 
 
 def unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:
@@ -119,109 +133,69 @@ def _read_latest(
         values[place] = value
 
 
+def _outside(features: Sequence[Feature], values: list[Any], reasons: list[int], at: int) -> None:
+    """Write the features of a window that holds no row."""
+    for feature in features:
+        values[at + feature.index] = feature.empty
+        reasons[at + feature.index] = OUTSIDE
+
+
 def _finish(
-    window: Window,
-    fields: list[int] | None,
-    stacks: list[list[Any]],
-    folds: list[online_folds.Fold],
-    low: int,
-    high: int,
-    visible: Sequence[Row],
+    reads: Sequence[FeatureRead],
+    fields: list[int],
     exponents: list[int],
+    stacks: list[list[Any]],
+    low: int,
+    folds: list[online_folds.Fold],
     values: list[Any],
     reasons: list[int],
     at: int,
+    high: int = _NEVER_US,
+    visible: Sequence[Row] = (),
 ) -> None:
-    """Write the features of one window that holds these fields; None: it holds no row."""
-    if fields is None:
-        for feature in window.features:
-            values[at + feature.index] = feature.empty
-            reasons[at + feature.index] = OUTSIDE
-        return
-    merged: dict[int, list[Any]] = {}  # the figures of folds, which several features may share
-    for feature in window.features:
-        place = at + feature.index
-        count = fields[feature.count_at]
+    """Write the features of one window that holds these fields."""
+    merged: dict[int, list[Any]] | None = None  # the figures of folds, which several features may share
+    for index, how, count_at, sum_at, sum_place, feature in reads:
+        place = at + index
+        count = fields[count_at]
         if not count:
             values[place] = feature.empty
             reasons[place] = NULL if fields[0] else OUTSIDE
-        elif feature.sum_at:
-            total: Any = fields[feature.sum_at]
-            if feature.kind == "sum" or feature.kind == "mean":
-                total = total / (1 << exponents[feature.sum_place]) if feature.real else checked(total, feature.name)
-                values[place] = total if feature.kind == "sum" else float(total) / count + 0.0
-            elif count > 1:
-                squares = fields[feature.square_at] / (1 << exponents[feature.square_place])
-                spread = variance if feature.kind == "var" else deviation
-                values[place] = spread(count, total / (1 << exponents[feature.sum_place]), squares)
-            else:
-                values[place] = None
-                reasons[place] = NULL
-        elif feature.kind == "count":
+        elif how == COUNT:
             values[place] = count
-        elif feature.fold is None:
+        elif how == MEAN:
+            values[place] = fields[sum_at] / (1 << exponents[sum_place]) / count + 0.0
+        elif how == SUM:
+            values[place] = fields[sum_at] / (1 << exponents[sum_place])
+        elif how == EXTREME:
             values[place] = _extreme(feature, stacks[feature.stack], low, visible)
+        elif how == WHOLE_MEAN:
+            values[place] = float(checked(fields[sum_at], feature.name)) / count + 0.0
+        elif how == WHOLE_SUM:
+            values[place] = checked(fields[sum_at], feature.name)
+        elif how == SPREAD:
+            value = _spread(feature, count, fields, exponents)
+            values[place] = value
+            if value is None:
+                reasons[place] = NULL
         else:
-            index = feature.fold.index
-            if index not in merged:
-                merged[index] = online_folds.read(feature.fold, folds[index], low, high, visible)
-            figures = merged[index]
-            if feature.place <= len(figures):
-                values[place] = figures[feature.place - 1]
-            else:
-                values[place] = None
+            assert feature.fold is not None  # `how` says so
+            merged = {} if merged is None else merged
+            of = feature.fold.index
+            if of not in merged:
+                merged[of] = online_folds.read(feature.fold, folds[of], low, high, visible)
+            there = feature.place <= len(merged[of])
+            values[place] = merged[of][feature.place - 1] if there else None
+            if not there:
                 reasons[place] = NULL
 
 
-def _tiles_as_read(
-    plan: ViewPlan,
-    group: Group,
-    tiles: Tiles,
-    low: int,
-    high: int,
-    opened: list[tuple[Row, list[Any]]],
-    exponents: list[int],
-    finer: list[int],
-) -> list[tuple[int, list[int], list[int]]]:
-    """Start, fields and exponents of each tile of a window, the oldest first; open rows are added to their tiles."""
-    sealed = [(start, fields, exponents) for start, *fields in tiles_between(group, tiles, low, high)]
-    if not opened:
-        return sealed
-    found = {start: (fields, scale) for start, fields, scale in sealed}
-    by_tile: dict[int, list[tuple[Row, list[Any]]]] = {}
-    for row, given in opened:
-        by_tile.setdefault(floor(row[EVENT_AT], group.hop_us), []).append((row, given))
-    for start, some in by_tile.items():
-        fields = found[start][0] if start in found else None
-        rows, numbers = [row for row, _ in some], [given for _, given in some]
-        found[start] = _with_open(plan, group, fields, exponents, finer, rows, numbers), finer
-    return [(start, fields, scale) for start, (fields, scale) in sorted(found.items())]
-
-
-def _finish_decayed(
-    window: Window,
-    fields: list[int] | None,
-    tiles: list[tuple[int, list[int], list[int]]],
-    now: int,
-    hop_us: int,
-    values: list[Any],
-    reasons: list[int],
-    at: int,
-) -> None:
-    """Write the features of a window whose tiles weigh less with every hop, the last of them being `now`. # D15"""
-    for feature in window.decayed:
-        place = at + feature.index
-        if fields is None or not fields[feature.count_at]:
-            values[place] = feature.empty
-            reasons[place] = NULL if fields and fields[0] else OUTSIDE
-            continue
-        weighted = weight = 0.0
-        weights, count_at, sum_at, sum_place = feature.weights, feature.count_at, feature.sum_at, feature.sum_place
-        for start, of_tile, scale in tiles:
-            w = weights[now - start // hop_us]
-            weighted += w * (of_tile[sum_at] / (1 << scale[sum_place]))
-            weight += w * of_tile[count_at]
-        values[place] = (weighted if feature.kind == "decayed_sum" else weighted / weight) + 0.0
+def _spread(feature: Feature, count: int, fields: list[int], exponents: list[int]) -> float | None:
+    if count < 2:
+        return None
+    total = fields[feature.sum_at] / (1 << exponents[feature.sum_place])
+    squares = fields[feature.square_at] / (1 << exponents[feature.square_place])
+    return (variance if feature.kind == "var" else deviation)(count, total, squares)
 
 
 def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row]) -> Any:
@@ -240,28 +214,114 @@ def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row
     return best
 
 
-def _with_open(
-    plan: ViewPlan,
-    group: Group,
-    fields: list[int] | None,
-    exponents: list[int],
-    finer: list[int],
-    rows: list[Row],
-    numbers: list[list[Any]],
-) -> list[int]:
-    """The fields of a window with open rows added, sums over the finer exponents."""
-    out = [0] * group.width if fields is None else list(fields)
-    if finer is not exponents:
-        for i, (series, is_sum) in enumerate(group.fields, 1):
-            if is_sum and plan.series[series].real:
-                place = plan.series[series].sum_place
-                out[i] <<= finer[place] - exponents[place]
-    out[0] += len(rows)
-    for row, given in zip(rows, numbers, strict=True):
-        for i, (series, is_sum) in enumerate(group.fields, 1):
-            if row[GIVES][series] is not None:
-                out[i] += given[series] if is_sum else 1
-    return out
+class _Opened:
+    """The open rows that a read sees, and exponents fine enough for them too."""
+
+    def __init__(self, plan: ViewPlan, rows: list[Row], exponents: list[int]) -> None:
+        self._plan = plan
+        self._exponents = exponents
+        self.finer, numbers = _over_finer(plan, exponents, rows)
+        self.rows = list(zip(rows, numbers, strict=True))  # each with what it adds to the sums over them
+
+    def added(self, group: Group, fields: list[int] | None, rows: Sequence[tuple[Row, list[Any]]]) -> list[int]:
+        """Fields with some of the rows added, sums over the finer exponents."""
+        series_of = self._plan.series
+        out = [0] * group.width if fields is None else list(fields)
+        if self.finer is not self._exponents:
+            for i, (series, is_sum) in enumerate(group.fields, 1):
+                if is_sum and series_of[series].real:
+                    place = series_of[series].sum_place
+                    out[i] <<= self.finer[place] - self._exponents[place]
+        out[0] += len(rows)
+        for row, given in rows:
+            for i, (series, is_sum) in enumerate(group.fields, 1):
+                if row[GIVES][series] is not None:
+                    out[i] += given[series] if is_sum else 1
+        return out
+
+
+class _Reading:
+    """What the windows of one group come to that see open rows, end earlier, or weigh their tiles."""
+
+    def __init__(
+        self,
+        plan: ViewPlan,
+        group: Group,
+        tiles: Tiles,
+        folds: list[online_folds.Fold],
+        exponents: list[int],
+        opened: _Opened | None,
+    ) -> None:
+        self._plan = plan
+        self._group = group
+        self._tiles = tiles
+        self._folds = folds
+        self._exponents = exponents
+        self._opened = opened
+
+    def finish(
+        self,
+        window: Window,
+        fields: list[int] | None,
+        low: int,
+        t_us: int,
+        values: list[Any],
+        reasons: list[int],
+        at: int,
+    ) -> None:
+        """Write the features of a window that begins at `low`, given the fields of its sealed rows up to the newest."""
+        high, hop_us, scale = _NEVER_US, self._group.hop_us, self._exponents
+        if window.until_us:
+            high = floor(t_us - window.until_us, hop_us)
+            if fields is not None:
+                fields = fields_between(self._group, self._tiles, fields, low, high)
+        inside: list[tuple[Row, list[Any]]] = []
+        if self._opened is not None:
+            inside = [pair for pair in self._opened.rows if low <= pair[0][EVENT_AT] < high]
+            if inside:
+                fields, scale = self._opened.added(self._group, fields, inside), self._opened.finer
+        if fields is None:
+            _outside(window.features, values, reasons, at)
+            _outside(window.decayed, values, reasons, at)
+            return
+        visible = [row for row, _ in inside]
+        stacks = self._tiles[STACKS]
+        _finish(window.reads, fields, scale, stacks, low, self._folds, values, reasons, at, high, visible)
+        if window.decayed:
+            tiles = self._as_read(low, high, inside)
+            for feature in window.decayed:
+                place = at + feature.index
+                values[place] = feature.empty
+                if fields[feature.count_at]:
+                    values[place] = _decayed(feature, tiles, t_us // hop_us, hop_us)
+                else:
+                    reasons[place] = NULL if fields[0] else OUTSIDE
+
+    def _as_read(self, low: int, high: int, inside: list[tuple[Row, list[Any]]]) -> list[ReadTile]:
+        """The tiles of a window, the oldest first; open rows are added to their tiles."""
+        between = tiles_between(self._group, self._tiles, low, high)
+        sealed = [(start, fields, self._exponents) for start, *fields in between]
+        if not inside or self._opened is None:
+            return sealed
+        found = {start: (fields, scale) for start, fields, scale in sealed}
+        by_tile: dict[int, list[tuple[Row, list[Any]]]] = {}
+        for pair in inside:
+            by_tile.setdefault(floor(pair[0][EVENT_AT], self._group.hop_us), []).append(pair)
+        for start, some in by_tile.items():
+            before = found[start][0] if start in found else None
+            found[start] = self._opened.added(self._group, before, some), self._opened.finer
+        return [(start, fields, scale) for start, (fields, scale) in sorted(found.items())]
+
+
+def _decayed(feature: Feature, tiles: list[ReadTile], now: int, hop_us: int) -> float:
+    """The figure of tiles that weigh less with every hop, where `now` is the number of the last one. # D15"""
+    weighted = weight = 0.0
+    weights, count_at, sum_at, sum_place = feature.weights, feature.count_at, feature.sum_at, feature.sum_place
+    for start, fields, scale in tiles:
+        w = weights[now - start // hop_us]
+        weighted += w * (fields[sum_at] / (1 << scale[sum_place]))
+        weight += w * fields[count_at]
+    return (weighted if feature.kind == "decayed_sum" else weighted / weight) + 0.0
 
 
 def _over_finer(plan: ViewPlan, exponents: list[int], rows: list[Row]) -> tuple[list[int], list[list[Any]]]:

@@ -53,7 +53,7 @@ FOLDS = 10  # their place in the list
 _WORD = 2**63
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list).decode
+decode = msgspec.msgpack.Decoder(list).decode
 
 
 class EntityState:
@@ -85,10 +85,8 @@ class EntityState:
             self.folds = [online_folds.nothing() for _ in plan.folds]
         else:
             state = unpack(plan, packed)
-            _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, self.tiles, self.life = (
-                state[:FOLDS]
-            )
-            self.folds = state[FOLDS] if plan.folds else []
+            _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, *rest = state
+            self.tiles, self.life, self.folds = rest
 
     def pack(self) -> bytes:
         """The bytes to store."""
@@ -296,7 +294,18 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
     Raises:
         Corrupt: The bytes are of another format or definition.
     """
-    state = _decode(packed)
+    state: list[Any] = decode(packed)
+    if len(state) == FOLDS:
+        state.append([])
+    return fitting(plan, state)
+
+
+def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
+    """The stored list, with sums beyond 64 bits as integers.
+
+    Raises:
+        Corrupt: It is of another format or definition.
+    """
     if state[0] != FORMAT or state[1] != plan.tag:
         raise Corrupt(
             f"view {plan.name!r}: a state of format {state[0]} and definition {state[1]:08x}; needed {FORMAT} and "
@@ -305,11 +314,9 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
     if state[2]:
         for group, tiles in zip(plan.groups, state[8], strict=True):
             if group.sum_places and tiles[CURRENT]:
-                _wide_in(tiles[CURRENT], group)
-                for total in tiles[TOTALS]:
-                    _wide_in(total, group)
+                _wide_in(group, tiles[CURRENT], *tiles[TOTALS])
         if plan.life is not None:
-            _wide_in(state[9][0], plan.life)
+            _wide_in(plan.life, state[9][0])
     return state
 
 
@@ -322,7 +329,10 @@ def _wide_out(fields: list[int]) -> list[Any]:
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]
 
 
-def _wide_in(fields: list[Any], group: Group) -> None:
-    for place in group.sum_places:
-        if type(fields[place]) is bytes:
-            fields[place] = int.from_bytes(fields[place], "little", signed=True)
+def _wide_in(group: Group, *of_fields: list[Any]) -> None:
+    places, from_bytes = group.sum_places, int.from_bytes
+    for fields in of_fields:
+        for place in places:
+            value = fields[place]
+            if type(value) is bytes:
+                fields[place] = from_bytes(value, "little", signed=True)

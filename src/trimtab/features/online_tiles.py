@@ -209,14 +209,23 @@ def start_of(past: bytes, at: int = 0) -> int:
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
     """The total of the older tiles of a window that began at `since` when it begins at `low`."""
     past, words = tiles[PAST], tiles[WORDS]
-    first = start_of(past)
+    first = int.from_bytes(past[:8], "little", signed=True)
     if first >= low or since >= low:
         return total
-    packing = group.packing(words)
+    packing = group.tiles.get(words) or group.packing(words)
     size = packing.size
     if first >= since and (len(past) <= _FEW * size or start_of(past, _FEW * size) >= low):
-        gone = [tile for tile in packing.iter_unpack(past[: _FEW * size]) if tile[0] < low]
-        return list(map(sub, total, _sum(gone, words)))
+        gone = []
+        for tile in packing.iter_unpack(past[: _FEW * size]):
+            if tile[0] >= low:
+                break
+            gone.append(tile)
+        if words != 1:
+            return list(map(sub, total, _sum(gone, words)))
+        if len(gone) == 1:
+            return list(map(sub, total, gone[0][1:]))
+        _, *fields = map(sum, zip(*gone))  # noqa: B905  # tiles of one length; it is quicker
+        return list(map(sub, total, fields))
     begin, end = 0 if first >= since else first_at(past, size, since), first_at(past, size, low)
     if begin == end:
         return total

@@ -112,11 +112,12 @@ class VersionWorkshop:
         candidate = recipe.fit(training_set, stretch.before)
         go_on()
         manifest = self._save(training_set, self._blob)
+        rival = self._rival_scores(champion, training_set, stretch)
         judged = self._registry.register(
-            candidate, training_set=manifest, evaluation=self._evaluation(candidate, training_set, stretch)
+            candidate, training_set=manifest, evaluation=self._evaluation(candidate, training_set, stretch, rival)
         )
         scores = _finite(recipe.candidate_scores(candidate, training_set, stretch.rows), judged)
-        gate = self._judge(judged, scores, training_set, stretch, champion)
+        gate = self._judge(judged, scores, training_set, stretch, rival)
         self._registry.put_gate(gate)
         successor, reason = None, gate.reason
         if gate.passed:
@@ -143,7 +144,9 @@ class VersionWorkshop:
             self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why
         ).previous
 
-    def _evaluation(self, candidate: Fitted, training_set: TrainingSet, stretch: _Stretch) -> str | None:
+    def _evaluation(
+        self, candidate: Fitted, training_set: TrainingSet, stretch: _Stretch, rival: Floats | None
+    ) -> str | None:
         """The candidate's evaluation on the window, stored; None where nobody asks for it (a replay)."""
         if not self._evaluates:
             return None
@@ -154,6 +157,8 @@ class VersionWorkshop:
             rows=stretch.rows,
             train=stretch.before,
             seed=candidate.seed,
+            champion_scores=rival,
+            refit=lambda rows: self._recipe.fit(training_set, rows),
         )
         return save_evaluation(found, self._blob)
 
@@ -228,13 +233,17 @@ class VersionWorkshop:
             )
         return None
 
+    def _rival_scores(self, champion: Version | None, training_set: TrainingSet, stretch: _Stretch) -> Floats | None:
+        """What the version in service answered on the window; None where there is none to compare with."""
+        if champion is None:
+            return None
+        loaded = self._registry.load(champion)
+        return _finite(self._recipe.champion_scores(loaded, training_set, stretch.rows), champion)
+
     def _judge(
-        self, judged: Version, scores: Floats, training_set: TrainingSet, stretch: _Stretch, champion: Version | None
+        self, judged: Version, scores: Floats, training_set: TrainingSet, stretch: _Stretch, rival: Floats | None
     ) -> GateRecord:
         model, rows = self._deployment.model, stretch.rows
-        rival = None
-        if champion is not None:
-            rival = _finite(self._recipe.champion_scores(self._registry.load(champion), training_set, rows), champion)
         return judge(
             self._deployment.gate,
             Window(stretch.start_us, stretch.end_us, training_set.at_us[rows], training_set.target[rows]),

@@ -3,15 +3,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trimtab.training.definitions import Metric, Model, Task, model
+from trimtab.training.definitions import Costs, Metric, Model, Task, model
 
 if TYPE_CHECKING:
     from trimtab.training.artifact import Artifact
+    from trimtab.training.contributions import Contributions
     from trimtab.training.environment import Environment, current_environment
-    from trimtab.training.evaluation import Evaluation, Month, evaluate, load_evaluation, save_evaluation
+    from trimtab.training.evaluation import Evaluation, evaluate, load_evaluation, save_evaluation
     from trimtab.training.fitted import Fitted
     from trimtab.training.fitting import fit
+    from trimtab.training.folds import OutOfFold
+    from trimtab.training.importance import Permuted
+    from trimtab.training.learning_curve import CurvePoint
     from trimtab.training.online import OnlineLearner, fit_online
+    from trimtab.training.parts import Month, Slice, Week
     from trimtab.training.runtimes import Runtime, Scorer, Trust
     from trimtab.training.runtimes.estimators import onnx
     from trimtab.training.sets import (
@@ -23,10 +28,13 @@ if TYPE_CHECKING:
         load_training_set,
         save_training_set,
     )
-    from trimtab.training.splits import OutOfFold, TimeSplit, time_split, walk_forward
+    from trimtab.training.splits import TimeSplit, time_split, walk_forward
 
 __all__ = [
     "Artifact",
+    "Contributions",
+    "Costs",
+    "CurvePoint",
     "Environment",
     "Evaluation",
     "Fitted",
@@ -36,12 +44,15 @@ __all__ = [
     "Month",
     "OnlineLearner",
     "OutOfFold",
+    "Permuted",
     "Runtime",
     "Scorer",
+    "Slice",
     "Task",
     "TimeSplit",
     "TrainingSet",
     "Trust",
+    "Week",
     "assemble",
     "build_training_set",
     "current_environment",
@@ -61,18 +72,23 @@ __all__ = [
 
 _ROOM = {  # where each name lives whose module loads NumPy or more
     "Artifact": "artifact",
+    "Contributions": "contributions",
+    "CurvePoint": "learning_curve",
     "Environment": "environment",
     "Evaluation": "evaluation",
     "Fitted": "fitted",
     "Manifest": "sets",
-    "Month": "evaluation",
+    "Month": "parts",
     "OnlineLearner": "online",
-    "OutOfFold": "splits",
+    "OutOfFold": "folds",
+    "Permuted": "importance",
     "Runtime": "runtimes",
     "Scorer": "runtimes",
+    "Slice": "parts",
     "TimeSplit": "splits",
     "TrainingSet": "sets",
     "Trust": "runtimes",
+    "Week": "parts",
     "assemble": "sets",
     "build_training_set": "sets",
     "current_environment": "environment",

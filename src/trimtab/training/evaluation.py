@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -11,34 +11,30 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
-from trimtab.stats.bootstrap import metric_interval, resampled
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING
+from trimtab.stats.figures import Figure, score_figures
 from trimtab.stats.interval import Interval
 from trimtab.stats.losses import row_losses
-from trimtab.stats.scores import CalibrationBin, auc, calibration_curve, expected_calibration_error
+from trimtab.stats.recalibration import RecalibrationKind
+from trimtab.stats.scores import CalibrationBin, calibration_curve, expected_calibration_error
+from trimtab.stats.thresholds import Thresholds, choose_threshold
 from trimtab.store.ports import Blob
-from trimtab.training.definitions import Metric, Model
+from trimtab.training.artifact import uncalibrated_scorer
+from trimtab.training.baselines import baselines
+from trimtab.training.definitions import Metric, Model, checked_costs, checked_slices
 from trimtab.training.fitted import Fitted
-from trimtab.training.fitting import fit, fitted_values
+from trimtab.training.fitting import checked_scores, fitted_values
+from trimtab.training.importance import Permuted, permuted
+from trimtab.training.learning_curve import CurvePoint, learning_curve
+from trimtab.training.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
 from trimtab.training.sets import TrainingSet
-
-_LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
-_LAST_LABELS = 100  # labels that the "last value" of a class is the mean of
-_PERMUTED_ROWS = 2_000
-
-
-class Month(msgspec.Struct, frozen=True, kw_only=True):
-    """One calendar month (UTC) of the holdout."""
-
-    month: str  # "2013-07"
-    rows: int
-    value: float  # of the model's metric
-    auc: float | None  # None for numbers, or with one class only
-    mean_score: float
-    mean_label: float
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model did on a holdout. `value` is the model's own metric; smaller is better."""
+    """What a model did on a holdout. `value` is the model's own metric; smaller is better.
+
+    What an earlier trimtab did not compute is empty.
+    """
 
     format: Literal[1] = 1
     model: str
@@ -58,6 +54,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     baselines: dict[str, float | None]  # the metric of "constant", "last_value" and "linear"; None: could not be had
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
+    figures: tuple[Figure, ...] = ()  # all of the model's kind, its metric first
+    weeks: tuple[Week, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    recalibration: RecalibrationKind | None = None  # what the scores are corrected by
+    raw_calibration: tuple[CalibrationBin, ...] = ()  # before that
+    raw_calibration_error: float | None = None
+    permuted: tuple[Permuted, ...] = ()  # on the holdout, by feature and by view
+    learning_curve: tuple[CurvePoint, ...] = ()  # the last one is the model itself
+    thresholds: Thresholds | None = None  # where the model or the caller names costs
+    left_out: dict[str, int] = {}  # rows of the holdout that could not be judged, by why
 
 
 def evaluate(
@@ -69,6 +75,10 @@ def evaluate(
     train: NDArray[np.bool_],
     seed: int = 0,
     block: Literal["day", "week"] = "day",
+    slices: Sequence[str] | None = None,
+    costs: Mapping[str, float] | None = None,
+    champion_scores: NDArray[np.float64] | None = None,
+    refit: Callable[[NDArray[np.bool_]], Fitted] | None = None,
 ) -> Evaluation:
     """Judge a fitted model on `rows` of a training set.
 
@@ -76,24 +86,36 @@ def evaluate(
         model: The recipe; the linear baseline uses its features.
         fitted: What is judged.
         training_set: Holds both sides.
-        rows: The holdout, a mask; rows without a final label are left out.
+        rows: The holdout, a mask; rows without a final label, or with one that is no number, are counted and left out.
         train: What the baselines may learn from, a mask.
         seed: For the bootstrap and for permutations.
         block: Rows of one block stand or fall together in the intervals.
+        slices: Columns and features to look at value by value; left out, the model's own.
+        costs: {"false_positive": 1, "false_negative": 5} to look for the best threshold; left out, the model's own.
+        champion_scores: What the version in service answered to the usable rows of the holdout, in order.
+        refit: Fits the recipe on the rows of a mask; given, there is a learning curve.
 
     Raises:
-        Misuse: The holdout has no labelled row, or a prediction is unfit.
+        Misuse: The holdout has no labelled row, a prediction is unfit, or a slice or a cost makes no sense.
     """
-    chosen = np.flatnonzero(training_set.usable & rows)
+    usable = np.flatnonzero(training_set.usable & rows)
+    finite = np.isfinite(training_set.target[usable])
+    chosen = usable[finite]
+    left_out = _left_out(training_set, rows, int((~finite).sum()))
     if not chosen.size:
-        raise Misuse(f"evaluate {model.name!r}: no labelled row in the holdout. Widen it, or wait for labels.")
-    labels, at_us = training_set.target[chosen], training_set.at_us[chosen]
-    scores = fitted_values(fitted, training_set.features.values.take(chosen))
-    blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it has no rows"
+        raise Misuse(f"evaluate {model.name!r}: no labelled row in the holdout ({why}). Widen it, or wait for labels.")
+    columns = model.slices if slices is None else checked_slices(model.name, model.request, model.features, slices)
     binary = model.task == "binary"
-    losses = row_losses(model.metric, labels, scores)
-    area = auc(labels, scores) if binary else None
-    importance, kind = _importance(model, fitted, training_set, chosen, seed)
+    priced = model.costs if costs is None else checked_costs(model.name, costs, binary=binary)
+    values = training_set.features.values.take(chosen)
+    judged = _judged(model, training_set, chosen, fitted)
+    labels, scores, at_us = judged.labels, judged.scores, judged.at_us
+    blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
+    figures = score_figures(model.metric, labels, scores, blocks, seed=seed)
+    area = next((figure for figure in figures if figure.name == "auc"), None)
+    shuffled = permuted(model, fitted, training_set, chosen, seed=seed)
+    raw = _uncalibrated(fitted, values) if fitted.artifact.recalibration is not None else None
     return Evaluation(
         model=model.name,
         artifact=fitted.digest,
@@ -101,17 +123,43 @@ def evaluate(
         rows=int(chosen.size),
         start_us=int(at_us.min()),
         end_us=int(at_us.max()),
-        value=float(losses.mean()),
-        interval=_interval(model, labels, scores, losses, blocks, seed),
+        value=float(row_losses(model.metric, labels, scores).mean()),
+        interval=figures[0].interval,
         block=block,
-        auc=area,
-        auc_interval=_auc_interval(labels, scores, blocks, seed) if area is not None else None,
+        auc=None if area is None else area.value,
+        auc_interval=None if area is None else area.interval,
         calibration_error=expected_calibration_error(labels, scores) if binary else None,
         calibration=tuple(calibration_curve(labels, scores)) if binary else (),
-        months=_months(model, labels, scores, at_us),
-        baselines=_baselines(model, training_set, chosen, train, seed),
-        importance=importance,
-        importance_kind=kind,
+        months=months_of(judged),
+        baselines=baselines(
+            model,
+            training_set,
+            chosen,
+            train,
+            champion_scores=None if champion_scores is None else champion_scores[finite],
+            seed=seed,
+        ),
+        importance=_importance(fitted, shuffled),
+        importance_kind="permutation" if fitted.importance is None else "library",
+        figures=figures,
+        weeks=weeks_of(judged),
+        slices=slices_of(judged, model, training_set, chosen, columns),
+        recalibration=None if fitted.artifact.recalibration is None else fitted.artifact.recalibration.kind,
+        raw_calibration=() if raw is None else tuple(calibration_curve(labels, raw)),
+        raw_calibration_error=None if raw is None else expected_calibration_error(labels, raw),
+        permuted=shuffled,
+        learning_curve=() if refit is None else _curve(model, training_set, chosen, train, refit, judged, fitted.rows),
+        thresholds=None
+        if priced is None
+        else choose_threshold(
+            labels,
+            scores,
+            blocks,
+            false_positive=priced.false_positive,
+            false_negative=priced.false_negative,
+            seed=seed,
+        ),
+        left_out=left_out,
     )
 
 
@@ -133,107 +181,64 @@ def load_evaluation(digest: str, blob: Blob) -> Evaluation:
         raise Corrupt(f"evaluation {digest}: its blob holds none: {error}") from error
 
 
-def _interval(
-    model: Model, labels: NDArray[Any], scores: NDArray[Any], losses: NDArray[Any], blocks: NDArray[Any], seed: int
-) -> Interval | None:
-    if np.unique(blocks).size < 2:
-        return None
-    return resampled(lambda weights: float(np.average(losses, weights=weights)), blocks, seed=seed)
+def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitted: Fitted) -> Judged:
+    return Judged(
+        metric=model.metric,
+        binary=model.task == "binary",
+        labels=training_set.target[chosen],
+        scores=fitted_values(fitted, training_set.features.values.take(chosen)),
+        at_us=training_set.at_us[chosen],
+    )
 
 
-def _auc_interval(labels: NDArray[Any], scores: NDArray[Any], blocks: NDArray[Any], seed: int) -> Interval | None:
-    if np.unique(blocks).size < 2:
-        return None
-    try:
-        return metric_interval("auc", labels, scores, blocks, seed=seed)
-    except Misuse:  # most draws hold one class only: there is no interval to be had
-        return None
-
-
-def _months(model: Model, labels: NDArray[Any], scores: NDArray[Any], at_us: NDArray[Any]) -> tuple[Month, ...]:
-    names = at_us.astype("datetime64[us]").astype("datetime64[M]")
-    out = []
-    for month in np.unique(names):
-        here = names == month
-        y, p = labels[here], scores[here]
-        out.append(
-            Month(
-                month=str(month),
-                rows=int(here.sum()),
-                value=float(row_losses(model.metric, y, p).mean()),
-                auc=auc(y, p) if model.task == "binary" else None,
-                mean_score=float(p.mean()),
-                mean_label=float(y.mean()),
-            )
-        )
-    return tuple(out)
-
-
-def _baselines(
-    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], seed: int
-) -> dict[str, float | None]:
-    labels = training_set.target[chosen]
-    learnt = training_set.target[training_set.usable & train]
-    if not learnt.size:
-        return {"constant": None, "last_value": None, "linear": None}
-    middle = float(np.median(learnt)) if model.metric == "absolute_error" else float(learnt.mean())
-    last = _last_values(model, training_set, training_set.at_us[chosen], middle)
-    linear = _linear(model, training_set, chosen, train, seed)
-    figures = {"constant": np.full(labels.size, middle), "last_value": last, "linear": linear}
-    return {
-        name: None if scores is None else float(row_losses(model.metric, labels, scores).mean())
-        for name, scores in figures.items()
+def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int) -> dict[str, int]:
+    """Rows of the holdout that have no final label, by the state of their label, and those whose label is no number."""
+    states = training_set.labels.state[rows & ~training_set.usable]
+    counts: dict[str, int] = {
+        "not final": int(np.isin(states, (LABELLED, LATE)).sum()),
+        "pending": int((states == PENDING).sum()),
+        "missing": int((states == MISSING).sum()),
+        "no number": no_number,
     }
+    return {reason: count for reason, count in counts.items() if count}
 
 
-def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], start: float) -> NDArray[np.float64]:
-    """For each moment the newest label known by then; of a class the mean of the newest hundred, pulled to `start`."""
-    there = training_set.usable
-    order = np.argsort(training_set.label_known_at_us[there], kind="stable")
-    known_us = training_set.label_known_at_us[there][order]
-    labels = training_set.target[there][order]
-    seen = np.searchsorted(known_us, at_us, side="right")
-    if model.task == "regression":
-        return np.where(seen > 0, labels[np.maximum(seen, 1) - 1], start)
-    sums = np.concatenate([[0.0], np.cumsum(labels)])
-    first = np.maximum(seen - _LAST_LABELS, 0)
-    mean: NDArray[np.float64] = (sums[seen] - sums[first] + start) / (seen - first + 1)
-    return mean
+def _uncalibrated(fitted: Fitted, values: Any) -> NDArray[np.float64]:
+    scorer = uncalibrated_scorer(fitted.artifact)
+    return checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values))
 
 
-def _linear(
-    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], seed: int
-) -> NDArray[np.float64] | None:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    make: Any = (lambda: LogisticRegression(max_iter=200)) if model.task == "binary" else Ridge
-    numbers = np.flatnonzero(training_set.usable & train)
-    newest = numbers[np.argsort(training_set.at_us[numbers], kind="stable")[-_LINEAR_ROWS:]]
-    mask = np.zeros(training_set.rows, np.bool_)
-    mask[newest] = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may stop short of its optimum
-            fitted = fit(msgspec.structs.replace(model, estimator=make), training_set, rows=mask, seed=seed)
-    except Misuse:  # one class only, or fewer rows than features: the table says that there is none
-        return None
-    return fitted_values(fitted, training_set.features.values.take(chosen))
+def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
+    """The library's view, as shares of all; where it has none, the rise of the metric."""
+    if fitted.importance is None:
+        return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
+    total = sum(fitted.importance.values()) or 1.0
+    return {name: weight / total for name, weight in fitted.importance.items()}
 
 
-def _importance(
-    model: Model, fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], seed: int
-) -> tuple[dict[str, float], Literal["library", "permutation"]]:
-    if fitted.importance is not None:
-        total = sum(fitted.importance.values()) or 1.0
-        return {name: weight / total for name, weight in fitted.importance.items()}, "library"
-    generator = np.random.default_rng(seed)
-    sample = chosen[np.sort(generator.permutation(chosen.size)[:_PERMUTED_ROWS])]
-    matrix, labels = fitted.matrix(training_set.features.values.take(sample)), training_set.target[sample]
-    base = row_losses(model.metric, labels, fitted.scorer.predict(matrix)).mean()
-    out: dict[str, float] = {}
-    for at, name in enumerate(fitted.artifact.inputs):
-        shuffled = matrix.copy()
-        shuffled[:, at] = generator.permutation(shuffled[:, at])
-        out[name] = float(row_losses(model.metric, labels, fitted.scorer.predict(shuffled)).mean() - base)
-    return out, "permutation"
+def _curve(
+    model: Model,
+    training_set: TrainingSet,
+    chosen: NDArray[Any],
+    train: NDArray[np.bool_],
+    refit: Callable[[NDArray[np.bool_]], Fitted],
+    judged: Judged,
+    fitted_rows: int,
+) -> tuple[CurvePoint, ...]:
+    def losses(of: Judged) -> NDArray[np.float64]:
+        return row_losses(model.metric, of.labels, of.scores)
+
+    points = learning_curve(
+        refit, lambda fitted: _judged(model, training_set, chosen, fitted), losses, training_set, train
+    )
+    own = losses(judged)
+    oldest = training_set.at_us[training_set.usable & train]
+    return (
+        *points,
+        CurvePoint(
+            rows=fitted_rows,
+            since_us=int(oldest.min()) if oldest.size else int(training_set.at_us.min()),
+            value=float(own.mean()),
+            interval=mean_interval(own, judged.at_us),
+        ),
+    )

@@ -13,6 +13,8 @@ from trimtab.training.runtimes.ports import Scorer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trimtab.training.contributions import Contributions
+
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What `fit` gives: the artifact, its bytes, and what it was fitted on."""
@@ -37,3 +39,13 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def predict(self, values: Columns) -> NDArray[Any]:
         """The score of each row of feature values."""
         return self.scorer.predict(self.matrix(values))
+
+    def contributions(self, values: Columns) -> Contributions:
+        """What each feature adds to the raw score of each row of feature values (SHAP values of trees).
+
+        Raises:
+            Misuse: The model's library computes none: LightGBM, XGBoost and CatBoost do.
+        """
+        from trimtab.training.contributions import contributions
+
+        return contributions(self.artifact, self.matrix(values))

@@ -10,8 +10,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration, format_moment
 from trimtab.training.definitions import Model
 from trimtab.training.fitting import fit, fitted_values
-from trimtab.training.folds import OutOfFold as OutOfFold
-from trimtab.training.folds import known_before, predict_forward
+from trimtab.training.folds import OutOfFold, known_before, predict_forward
 from trimtab.training.sets import TrainingSet
 
 

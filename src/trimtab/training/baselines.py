@@ -1,0 +1,123 @@
+"""What anybody could have answered: the constant, the last value, a linear model, the version in service."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.loss_names import quantile_of
+from trimtab.stats.losses import row_losses
+from trimtab.training.definitions import Model, Task
+from trimtab.training.fitting import fit, fitted_values
+from trimtab.training.sets import TrainingSet
+
+_LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
+_QUANTILE_ROWS = 2_000  # of a quantile: its linear programme grows with the square
+_LAST_LABELS = 100  # labels that the "last value" of a class or a count is the mean of
+
+Scores = NDArray[np.float64]
+
+
+def baselines(
+    model: Model,
+    training_set: TrainingSet,
+    chosen: NDArray[Any],
+    train: NDArray[np.bool_],
+    *,
+    champion_scores: Scores | None,
+    seed: int,
+) -> dict[str, float | None]:
+    """The metric of each baseline on the rows `chosen`; None for one that could not be had.
+
+    Args:
+        model: Its metric and features.
+        training_set: Where the rows are.
+        chosen: The numbers of the rows that are judged.
+        train: What may be learnt from.
+        champion_scores: What the version in service answered to `chosen`; left out, it is no baseline.
+        seed: Of the linear model.
+    """
+    labels = training_set.target[chosen]
+    learnt = training_set.target[training_set.usable & train]
+    found: dict[str, Scores | None] = {"constant": None, "last_value": None, "linear": None}
+    if learnt.size:
+        middle = _middle(model, learnt)
+        found["constant"] = np.full(labels.size, middle)
+        found["last_value"] = _last_values(model, training_set, training_set.at_us[chosen], middle)
+        found["linear"] = _linear(model, training_set, chosen, train, seed)
+    if champion_scores is not None:
+        if champion_scores.shape != labels.shape:
+            raise Misuse(
+                f"evaluate {model.name!r}: {champion_scores.size} scores of the champion for {labels.size} rows."
+            )
+        found["champion"] = champion_scores
+    return {
+        name: None if scores is None else float(row_losses(model.metric, labels, scores).mean())
+        for name, scores in found.items()
+    }
+
+
+def _middle(model: Model, learnt: Scores) -> float:
+    """The best constant."""
+    quantile = quantile_of(model.metric)
+    if quantile is not None:
+        return float(np.quantile(learnt, quantile))
+    return float(np.median(learnt)) if model.metric == "absolute_error" else float(learnt.mean())
+
+
+def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], start: float) -> Scores | None:
+    """For each moment the newest label known by then; of classes and counts the mean of the newest hundred.
+
+    None for a quantile, of which no single label tells anything.
+    """
+    if model.task == "quantile":
+        return None
+    there = training_set.usable
+    order = np.argsort(training_set.label_known_at_us[there], kind="stable")
+    known_us = training_set.label_known_at_us[there][order]
+    labels = training_set.target[there][order]
+    seen = np.searchsorted(known_us, at_us, side="right")
+    if model.task == "regression":
+        return np.where(seen > 0, labels[np.maximum(seen, 1) - 1], start)
+    sums = np.concatenate([[0.0], np.cumsum(labels)])
+    first = np.maximum(seen - _LAST_LABELS, 0)
+    mean: Scores = (sums[seen] - sums[first] + start) / (seen - first + 1)
+    return mean
+
+
+def _linear(
+    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], seed: int
+) -> Scores | None:
+    from sklearn.exceptions import ConvergenceWarning
+
+    most = _QUANTILE_ROWS if model.task == "quantile" else _LINEAR_ROWS
+    numbers = np.flatnonzero(training_set.usable & train)
+    newest = numbers[np.argsort(training_set.at_us[numbers], kind="stable")[-most:]]
+    mask = np.zeros(training_set.rows, np.bool_)
+    mask[newest] = True
+    plain = msgspec.structs.replace(
+        model, estimator=partial(_linear_estimator, model.task, quantile_of(model.metric)), calibration=None
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may stop short of its optimum
+            fitted = fit(plain, training_set, rows=mask, seed=seed)
+        return fitted_values(fitted, training_set.features.values.take(chosen))
+    except Misuse:  # one class only, or fewer rows than features: the table says that there is none
+        return None
+
+
+def _linear_estimator(task: Task, quantile: float | None) -> Any:
+    from sklearn.linear_model import LogisticRegression, PoissonRegressor, QuantileRegressor, Ridge
+
+    if quantile is not None:
+        return QuantileRegressor(quantile=quantile, alpha=0.0, solver="highs")
+    if task == "count":
+        return PoissonRegressor(max_iter=200)
+    return LogisticRegression(max_iter=200) if task == "binary" else Ridge()

@@ -1,0 +1,171 @@
+"""The parts of a holdout: months, weeks, and the values of a column, each with the interval that its days allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.stats.interval import Interval
+from trimtab.stats.losses import row_losses
+from trimtab.stats.paired import paired_mean_bound
+from trimtab.stats.scores import auc
+from trimtab.training.definitions import Metric, Model
+from trimtab.training.sets import TrainingSet
+
+_MOST_VALUES = 12  # of a column; the rarer ones are judged together
+_BUCKETS = 4  # of a column of numbers
+_LEAST_DAYS = 3  # fewer say nothing about how far days differ
+_MONDAY = 3  # 1970-01-01 was a Thursday
+
+
+class Month(msgspec.Struct, frozen=True, kw_only=True):
+    """One calendar month (UTC) of the holdout."""
+
+    month: str  # "2013-07"
+    rows: int
+    value: float  # of the model's metric
+    auc: float | None  # None for numbers, or with one class only
+    mean_score: float
+    mean_label: float
+    interval: Interval | None = None  # of `value`; None: fewer than three days
+
+
+class Week(msgspec.Struct, frozen=True, kw_only=True):
+    """One week (UTC, from Monday) of the holdout."""
+
+    week: str  # its Monday: "2013-07-01"
+    rows: int
+    value: float
+    auc: float | None
+    mean_score: float
+    mean_label: float
+    interval: Interval | None
+
+
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of the holdout that hold one value, or one range of values, of a column or feature."""
+
+    column: str
+    holds: str  # "UA", "12 to 40", "null", "9 others"
+    rows: int
+    value: float
+    auc: float | None
+    mean_score: float
+    mean_label: float
+    interval: Interval | None
+
+
+class Judged(msgspec.Struct, frozen=True, eq=False):
+    """The rows of a holdout that have a label, and what was answered."""
+
+    metric: Metric
+    binary: bool
+    labels: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    at_us: NDArray[np.int64]
+
+
+def months_of(judged: Judged) -> tuple[Month, ...]:
+    """The months that have rows, oldest first."""
+    names = judged.at_us.astype("datetime64[us]").astype("datetime64[M]")
+    return tuple(Month(month=str(month), **_figures(judged, names == month)) for month in np.unique(names))
+
+
+def weeks_of(judged: Judged) -> tuple[Week, ...]:
+    """The weeks that have rows, oldest first."""
+    mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
+    return tuple(
+        Week(week=format_moment(int(monday) * DAY_US)[:10], **_figures(judged, mondays == monday))
+        for monday in np.unique(mondays)
+    )
+
+
+def slices_of(
+    judged: Judged, model: Model, training_set: TrainingSet, chosen: NDArray[Any], columns: tuple[str, ...]
+) -> tuple[Slice, ...]:
+    """The values of each column, in the order of the columns; `chosen` are the rows that were judged."""
+    return tuple(
+        Slice(column=name, holds=holds, **_figures(judged, here))
+        for name in columns
+        for holds, here in _values(_column(model, training_set, name).take(chosen))
+    )
+
+
+def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
+    """The closed-form interval of a mean loss over days that resemble their neighbours; None below three days.
+
+    Student's t over days: three days of rows give a wide interval, as they should.
+    """
+    days = at_us // DAY_US
+    if np.unique(days).size < _LEAST_DAYS:
+        return None
+    found = paired_mean_bound(losses, days)
+    return msgspec.structs.replace(found, low=max(0.0, found.low))  # no loss is below 0
+
+
+def _figures(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
+    y, p = judged.labels[here], judged.scores[here]
+    losses = row_losses(judged.metric, y, p)
+    return {
+        "rows": int(here.sum()),
+        "value": float(losses.mean()),
+        "auc": auc(y, p) if judged.binary else None,
+        "mean_score": float(p.mean()),
+        "mean_label": float(y.mean()),
+        "interval": mean_interval(losses, judged.at_us[here]),
+    }
+
+
+def _column(model: Model, training_set: TrainingSet, name: str) -> Column:
+    for table in (training_set.features.values, training_set.requests):
+        if name in table:
+            return table[name]
+    raise Misuse(f"evaluate {model.name!r}: the training set has no column or feature {name!r} to slice by.")
+
+
+def _values(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The parts of a column with their names, each with at least one row, null last."""
+    there = column.present()
+    values = column.values[there]
+    kinds, counts = np.unique(values.astype(str) if column.dtype == "str" else values, return_counts=True)
+    if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
+        yield from _ranges(column, there)
+    else:
+        yield from _kinds(column, there, kinds[np.argsort(-counts, kind="stable")])
+    if not there.all():
+        yield "null", ~there
+
+
+def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    rest = there.copy()
+    most = kinds if kinds.size <= _MOST_VALUES + 1 else kinds[:_MOST_VALUES]
+    for kind in most.tolist():
+        here = there & (column.values == kind)
+        rest &= ~here
+        yield _named(column, kind), here
+    if rest.any():
+        yield f"{kinds.size - most.size} others", rest
+
+
+def _ranges(column: Column, there: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Ranges of about equally many rows; the values that part them go to the lower one."""
+    edges = np.unique(np.quantile(column.values[there], np.linspace(0.0, 1.0, _BUCKETS + 1), method="inverted_cdf"))
+    place = np.searchsorted(edges[1:-1], column.values, side="left")
+    for number in range(max(1, edges.size - 1)):
+        here = there & (place == number)
+        if here.any():
+            low, high = edges[number], edges[min(number + 1, edges.size - 1)]
+            yield f"{_named(column, low.item())} to {_named(column, high.item())}", here
+
+
+def _named(column: Column, value: Any) -> str:
+    if column.dtype == "time":
+        return format_moment(int(value))[:16]
+    return f"{value:.4g}" if column.dtype == "float" else str(value)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,30 @@ def test_a_table_is_answered_with_the_definitions_and_columns_of_the_version_in_
     with shop.opened(first) as project:
         after = project.predict_table("buyer", table, at=shop.NOW_US - HOUR_US + 1)
         assert [p.score for part in batch_predictions(after, project.predictions) for p in part] == scores
+
+
+def test_after_a_roll_back_the_version_in_service_answers_until_the_other_ones_features_are_there(first: Path) -> None:
+    with shop.opened(first) as project:
+        push(project, 1, 5.0)
+        one = ask(project, "a")
+    edited(first, KEPT)
+    with shop.opened(first) as project:
+        project.apply()
+        project.train("buyer")
+        two = ask(project, "b")
+        shop.move(project, 8 * DAY_US)
+        assert project.views.drop()
+        served = project.served("buyer")
+        project.registry.roll_back("buyer", "champion", why="It was better.")
+        assert served.refresh().version.name == two[0]  # nobody has filled what the other one needs
+        with project.views.follow().start():
+            answered = set()
+            for _ in range(600):
+                answered.add(served.refresh().version.name)
+                assert served.endpoint.answer([shop.visit("c", shop.NOW_US)])[0].score > 0
+                if one[0] in answered:
+                    break
+                time.sleep(0.02)
+            project.views.let_go()
+        assert answered <= {one[0], two[0]}
+        assert one[0] in answered

@@ -160,6 +160,19 @@ def test_of_two_that_apply_at_once_one_wins(applied: Path) -> None:
             stores[1].write(befores[1], documents(one.declared), models, **how)  # type: ignore[arg-type]  # of a dict
 
 
+def test_a_process_that_has_read_the_project_file_before_others_applied_another_one_does_not_train(
+    applied: Path,
+) -> None:
+    with shop.opened(applied) as serving:
+        serving.loop("buyer")
+        with shop.opened(edited(applied, B)) as other:
+            other.apply()
+            assert [d.act for d in other.train("buyer")][-1] == "promote"
+        with pytest.raises(Conflict, match="after this process had read the project file"):
+            serving.train("buyer")
+        assert ask(serving)[0] == "buyer@4"
+
+
 def test_an_apply_that_is_killed_is_finished_by_the_next_one(applied: Path) -> None:
     edited(applied, B)
     killed = f"""

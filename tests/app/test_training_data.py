@@ -91,27 +91,37 @@ def test_batches_and_questions_about_the_past_are_no_training_requests(project: 
     assert rows(project, HOURS[2]) == []
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        ('"at": tt.Time, "x": float', '"at": tt.Time, "x": float, "age": int'),
-        ('"at": tt.Time, "x": float', '"x": float, "at": tt.Time'),
-    ],
-    ids=["one more", "another order"],
-)
-def test_predictions_of_another_request_shape_are_passed_over_and_counted(
-    trained: Path, change: tuple[str, str], caplog: pytest.LogCaptureFixture
+def test_predictions_of_another_request_shape_are_passed_over_and_counted_where_their_version_is_not_known(
+    trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with shop.opened(trained) as project:
-        project.predict("buyer", [shop.visit("before", HOURS[0]), shop.visit("too", HOURS[0])])
-    file = trained / "project.py"
-    file.write_text(file.read_text().replace(*change))
-    with shop.opened(trained, HOURS[2]) as project:
+    project = changed_after_two_predictions(trained, '"at": tt.Time, "x": float, "age": int')
+    with project:
         data = LivingData(project.history, project.predictions)
         found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
         assert "before" not in found.requests["visit_id"].to_list()
         assert data.other_shapes == 2
         assert "2 predictions are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "columns", ['"x": float, "at": tt.Time', '"at": tt.Time, "age": int, "x": float'], ids=["another order", "one more"]
+)
+def test_predictions_of_a_request_that_was_declared_otherwise_are_taken_by_the_names_of_its_columns(
+    trained: Path, columns: str
+) -> None:
+    with changed_after_two_predictions(trained, columns) as project:
+        data = LivingData(project.history, project.predictions, asked_as=project.live.request_of)
+        found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
+        (row,) = [row for row in found.requests.to_rows() if row["visit_id"] == "before"]
+        assert (row["x"], row["site"], row["at"], data.other_shapes) == (0.5, "north", HOURS[0], 0)
+
+
+def changed_after_two_predictions(trained: Path, columns: str) -> Project:
+    with shop.opened(trained) as project:
+        project.predict("buyer", [shop.visit("before", HOURS[0]), shop.visit("too", HOURS[0])])
+    file = trained / "project.py"
+    file.write_text(file.read_text().replace('"at": tt.Time, "x": float', columns))
+    return shop.opened(trained, HOURS[2])
 
 
 def test_without_any_request_the_way_out_is_told(tmp_path: Path) -> None:

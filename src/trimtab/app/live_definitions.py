@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.app.definitions import Definitions
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Request, View
 from trimtab.features.feature_set import FeatureSet
@@ -57,6 +57,7 @@ class LiveDefinitions:
         self._blob = blob
         self._place = place
         self._clock = clock
+        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # when the project file was read
         self._of_version: dict[str, FeatureSet] = {}
         self._applied: dict[str, FeatureSet] = {}  # by address
 
@@ -92,6 +93,21 @@ class LiveDefinitions:
             features = decode_features(found.document.encode(), found.hash)
             self._applied[found.hash] = with_sources(features, self._place)
         return self._applied[found.hash]
+
+    def check_newest(self, model: str) -> None:
+        """Refuse to train definitions of which others have been applied since the project file was read.
+
+        Raises:
+            Conflict: They have.
+        """
+        record, declared = self._catalog.get(APPLIED, model), self._definitions.models.get(model)
+        if record is None or declared is None or record.body == self._begun.get(model):
+            return
+        if msgspec.json.decode(record.body, type=AppliedFeatures).hash != declared.features.hash:
+            raise Conflict(
+                f"train {model!r}: other definitions of it were applied after this process had read the project file. "
+                "Open the project again (restart `trimtab serve`), so that it trains those."
+            )
 
     def versions(self, model: str) -> list[Version]:
         """The versions of a model whose definitions are needed: those that an alias names, the one about to be

@@ -251,6 +251,8 @@ def _change(key: str, before: Applied | None, now: Document | None) -> Change:
     if before is not None and now is not None and before.document != now:
         changes, notes = differences(before.document, now), note_differences(before.document, now)
         what = "changed" if before.document.hash != now.hash else "noted"
+        if what == "changed" and not changes:
+            changes = ["what it reads of its source changed"]
     version = None if before is None else before.version
     return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
 

@@ -753,6 +753,7 @@ class Project:
                     self.predictions,
                     kept_from=partial(kept_from, self.state.catalog),
                     asked_as=self.live.request_of,
+                    check=self.live.check_newest,
                 ),
                 registry=self.registry,
                 catalog=self.state.catalog,

@@ -43,6 +43,7 @@ class LivingData:
         kept_from: By source, the moment before which its events were removed: requests that would need them, for a
             feature or for their label, are left out.
         asked_as: Gives the request as a version (by its address) knew it, None where that is not known.
+        check: Refuses a model, by its name, whose definitions are not to be trained here.
     """
 
     def __init__(
@@ -52,19 +53,23 @@ class LivingData:
         *,
         kept_from: Callable[[], Mapping[str, int]] = dict,
         asked_as: AskedAs | None = None,
+        check: Callable[[str], object] = lambda model: None,
     ) -> None:
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
         self._history = history
         self._predictions = predictions
         self._kept_from = kept_from
         self._asked_as = asked_as
+        self._check = check
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """The set of all requests asked by `cut_us`.
 
         Raises:
             NotFound: There is none.
+            Conflict: Other definitions of the model were applied meanwhile.
         """
+        self._check(model.name)
         names = {model.request.name, model.label.source.name, *(view.source.name for view in model.features.views)}
         frames, positions = self._history.moment(names)
         asked, asked_at_us = self._asked(model, cut_us)

@@ -244,6 +244,9 @@ class ViewPlan:
         else:
             row = dict(zip(self.columns, values, strict=True))
             given = [True if s.value is None else s.value(row) for s in self._stated]
+        return self._with_derived(given) if self.derived else given
+
+    def _with_derived(self, given: list[Contribution]) -> list[Contribution]:
         for of, squared in self.derived:
             value: Any = given[of]
             if value is not None:

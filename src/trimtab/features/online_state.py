@@ -140,8 +140,9 @@ class EntityState:
             self._fold(live)
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
-        for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
-            online_folds.drop(fold_plan, kept, s_us)
+        if self.folds:
+            for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
+                online_folds.drop(fold_plan, kept, s_us)
         self.s_us = s_us
 
     def unseal(self, row: Row) -> None:
@@ -226,9 +227,10 @@ class EntityState:
             if plan.life is not None:
                 add_block(self.life[0], plan.life, whole)
                 self._live_extremes(whole, range(len(plan.life.extremes)))
-        for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
-            for row in rows:
-                online_folds.put(fold_plan, kept, row)
+        if self.folds:
+            for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
+                for row in rows:
+                    online_folds.put(fold_plan, kept, row)
         if plan.latest:
             for row in rows:
                 self._contend(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import shutil
 import time
 from pathlib import Path
@@ -197,6 +198,29 @@ with shop.opened(pathlib.Path({str(applied)!r})) as project:
         assert [d.act for d in project.ledger()].count("apply") == 2
         project.train("buyer")
         assert ask(project, "b")[0] != before
+
+
+@pytest.mark.soak
+def test_an_apply_that_is_killed_at_any_moment_again_and_again_is_finished_in_the_end(applied: Path) -> None:
+    chance = random.Random(7)
+    with shop.opened(applied) as project:
+        before = ask(project)
+    command = f"import pathlib, shop; shop.opened(pathlib.Path({str(applied)!r})).apply()"
+    for n in range(25):
+        edited(applied, (B, A)[n % 2])
+        process = multiprocessing.get_context("spawn").Process(target=exec, args=(command, {}))
+        process.start()
+        time.sleep(chance.uniform(0.8, 2.5))  # it takes most of a second to start
+        process.kill()
+        process.join()
+        with shop.opened(applied) as project:
+            assert ask(project, f"k{n}") == before
+    with shop.opened(edited(applied, B)) as project:
+        project.apply()
+        assert project.plan().is_empty
+        assert project.verify_ledger() == len(project.ledger())
+        project.train("buyer")
+        assert ask(project, "end")[0] != before[0]
 
 
 def test_a_serving_process_fills_what_was_applied_and_swaps_without_a_failed_request(applied: Path) -> None:

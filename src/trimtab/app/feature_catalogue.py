@@ -93,8 +93,9 @@ class Catalogue(msgspec.Struct, frozen=True):
         width = max((len(one.name) for one in self.entries), default=0)
         out = []
         for one in self.entries:
-            meaning = [f"{field} {words}".strip() for field, words in one.meaning.items() if one.kind == "feature"]
-            said = [*([one.dtype] if one.dtype else []), *meaning]
+            named = {"kind": "", "is": ""}  # what needs no name in a line
+            meaning = " ".join(f"{named.get(field, field)} {words}".strip() for field, words in one.meaning.items())
+            said = [*([one.dtype] if one.dtype else []), *([meaning] if one.kind == "feature" else [])]
             if one.kind in ("source", "view") and one.events is not None:
                 said.append(f"{one.events:,} events" + (f", newest {one.newest[:16]}" if one.newest else ""))
             nulls = [values.null_share for values in one.values.values()]

@@ -1,14 +1,25 @@
-"""An evaluation as a page: figures with intervals, baselines, calibration, months, importance."""
+"""An evaluation as a page: figures with intervals, baselines, calibration, parts, importance, thresholds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
+from trimtab.app.evaluation_text import (
+    figure_table,
+    higher_slices,
+    period_table,
+    ranked_features,
+    shown,
+    slice_table,
+    threshold_table,
+)
 from trimtab.core.errors import NotFound
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_moment, moment_us
 from trimtab.registry import Registry, Version
-from trimtab.report import Bar, CalibrationPoint, Page, Table, bar_chart, calibration_plot
-from trimtab.stats.interval import Interval
+from trimtab.report import Bar, CalibrationPoint, Page, Series, bar_chart, calibration_plot, curve_chart, line_chart
+from trimtab.stats.scores import CalibrationBin
 from trimtab.store.ports import Blob
 from trimtab.training.evaluation import Evaluation, load_evaluation
 
@@ -16,59 +27,48 @@ _MOST_FEATURES = 20
 
 
 def write_evaluation(registry: Registry, blob: Blob, reference: str, to: Path) -> Path:
-    """Write a version's page into the file or folder `to`, its card as Markdown beside it; see `Project.report`."""
+    """Write a version's page into the file or folder `to`; its card as Markdown and its figures as JSON beside it."""
     version = registry.get(reference)
+    evaluation = evaluation_of(registry, blob, version)
+    judged = version if version.refit_of is None else registry.get(version.refit_of)
+    file = to if to.suffix == ".html" else to / f"{version.name.replace('@', '-')}.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(evaluation_page(judged, evaluation), "utf-8")
+    file.with_suffix(".md").write_text(registry.card(version), "utf-8")
+    document = {"version": version.name, "address": version.id, "judged": judged.name, "evaluation": evaluation}
+    file.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(document)))
+    return file
+
+
+def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluation:
+    """The evaluation of a version, or of the candidate that it is a refit of.
+
+    Raises:
+        NotFound: Neither was evaluated.
+    """
     judged = version if version.refit_of is None else registry.get(version.refit_of)
     if judged.evaluation is None:
         raise NotFound(
             f"report of {version.name}: it was not evaluated. Train a version: trimtab train {version.model}"
         )
-    file = to if to.suffix == ".html" else to / f"{version.name.replace('@', '-')}.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(evaluation_page(judged, load_evaluation(judged.evaluation, blob)), "utf-8")
-    file.with_suffix(".md").write_text(registry.card(version), "utf-8")
-    return file
+    return load_evaluation(judged.evaluation, blob)
 
 
 def evaluation_page(version: Version, evaluation: Evaluation) -> str:
     """A self-contained HTML page about the evaluation of one version."""
-    window = f"{format_moment(evaluation.start_us)} to {format_moment(evaluation.end_us)}"
+    window = f"{format_moment(evaluation.start_us)[:16]} to {format_moment(evaluation.end_us)[:16]} UTC"
     page = Page(f"{version.name}: evaluation", f"{evaluation.rows:,} labelled rows it had not seen, {window}")
-    page.heading("How good")
-    figures: dict[str, str] = {evaluation.metric: _with_interval(evaluation.value, evaluation.interval)}
-    if evaluation.auc is not None:
-        figures["AUC"] = _with_interval(evaluation.auc, evaluation.auc_interval)
-    if evaluation.calibration_error is not None:
-        figures["calibration error"] = f"{evaluation.calibration_error:.4f}"
-    page.facts(figures)
-    page.heading("Against baselines")
-    page.paragraph(f"The same metric ({evaluation.metric}, lower is better) on the same rows.")
-    baselines = [Bar(label=name, value=value) for name, value in evaluation.baselines.items() if value is not None]
-    interval = evaluation.interval
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
-    own = Bar(label=version.name, value=evaluation.value, low=low, high=high)
-    page.figure(bar_chart([own, *baselines], title=evaluation.metric))
+    _how_good(page, version, evaluation)
     if evaluation.calibration:
-        page.heading("Calibration")
-        points = [
-            CalibrationPoint(mean_score=one.mean_score, label_share=one.label_share, rows=one.rows)
-            for one in evaluation.calibration
-        ]
-        page.figure(calibration_plot([(version.name, points)], title="Predicted and true rate"))
-    page.heading("By month")
-    page.table(
-        Table(
-            headers=("month", "rows", evaluation.metric, "AUC", "mean score", "mean label"),
-            rows=tuple(
-                (m.month, f"{m.rows:,}", _figure(m.value), _figure(m.auc), _figure(m.mean_score), _figure(m.mean_label))
-                for m in evaluation.months
-            ),
-        )
-    )
-    page.heading("What it looks at")
-    page.paragraph(f"Importance by {evaluation.importance_kind}.")
-    ranked = sorted(evaluation.importance.items(), key=lambda item: -item[1])[:_MOST_FEATURES]
-    page.figure(bar_chart([Bar(label=name, value=value) for name, value in ranked], title="importance"))
+        _calibration(page, version, evaluation)
+    if evaluation.thresholds is not None:
+        _thresholds(page, evaluation)
+    if evaluation.slices:
+        _slices(page, evaluation)
+    _periods(page, evaluation)
+    _importance(page, evaluation)
+    if len(evaluation.learning_curve) > 1:
+        _learning(page, evaluation)
     page.heading("What it is")
     page.facts(
         {
@@ -78,16 +78,133 @@ def evaluation_page(version: Version, evaluation: Evaluation) -> str:
             "training set": version.training_set[:16],
             "recipe": version.recipe[:16],
             "runtime": version.runtime,
+            "calibration": evaluation.recalibration or "none",
         }
     )
     return page.render()
 
 
-def _with_interval(value: float, interval: Interval | None) -> str:
-    if interval is None:
-        return _figure(value)
-    return f"{value:.4f} ({interval.low:.4f} to {interval.high:.4f} at {interval.level:.0%})"
+def _how_good(page: Page, version: Version, evaluation: Evaluation) -> None:
+    page.heading("How good")
+    page.table(figure_table(evaluation))
+    if evaluation.left_out:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in evaluation.left_out.items())
+        page.note(f"Rows of the window that could not be judged: {why}.")
+    page.heading("Against baselines")
+    page.paragraph(f"The same metric ({evaluation.metric}, lower is better) on the same rows.")
+    others = [Bar(label=name, value=value) for name, value in evaluation.baselines.items() if value is not None]
+    interval = evaluation.interval
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    own = Bar(label=version.name, value=evaluation.value, low=low, high=high)
+    page.figure(bar_chart([own, *others], title=evaluation.metric))
+    if missing := [name for name, value in evaluation.baselines.items() if value is None]:
+        page.paragraph(f"Could not be had: {', '.join(missing)}.")
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _calibration(page: Page, version: Version, evaluation: Evaluation) -> None:
+    page.heading("Calibration")
+    curves = [(version.name, _points(evaluation.calibration))]
+    if evaluation.raw_calibration:
+        curves.append(("before calibration", _points(evaluation.raw_calibration)))
+        page.paragraph(
+            f"Scores are corrected by {evaluation.recalibration} calibration, fitted in training on rows that their "
+            f"model had not seen. Mean distance of promised and true share: "
+            f"{shown(evaluation.raw_calibration_error)} before, {shown(evaluation.calibration_error)} after."
+        )
+    page.figure(calibration_plot(curves, title="Predicted and true rate"))
+
+
+def _points(bins: tuple[CalibrationBin, ...]) -> list[CalibrationPoint]:
+    return [CalibrationPoint(mean_score=b.mean_score, label_share=b.label_share, rows=b.rows) for b in bins]
+
+
+def _thresholds(page: Page, evaluation: Evaluation) -> None:
+    found = evaluation.thresholds
+    assert found is not None  # the caller asked
+    page.heading("Where to say yes")
+    page.paragraph(
+        f"A wrong yes costs {found.false_positive:g}, a wrong no {found.false_negative:g}. The threshold of least cost "
+        "was chosen on the rows that it is judged on, so its cost is a little too good."
+    )
+    page.table(threshold_table(evaluation))
+    if len(found.curve) > 1:
+        places = [(found.best.threshold, "least cost"), (found.half.threshold, "one half")]
+        page.figure(
+            curve_chart(found.curve, title="Cost a row by threshold", x_label="yes from this score on", places=places)
+        )
+
+
+def _slices(page: Page, evaluation: Evaluation) -> None:
+    page.heading("By slice")
+    higher = higher_slices(evaluation)
+    if higher:
+        said = "; ".join(f"{one.column} = {one.holds}" for one in higher)
+        page.note(
+            f"{evaluation.metric} is higher than of the whole ({shown(evaluation.value)}), beyond chance: {said}."
+        )
+    page.paragraph(
+        f"{evaluation.metric} of each slice, its interval from the days that it has; a dash where these are fewer than "
+        "three. A slice may be harder by nature; of many slices one in forty lies above the whole by chance."
+    )
+    page.table(slice_table(evaluation))
+
+
+def _periods(page: Page, evaluation: Evaluation) -> None:
+    page.heading("By month")
+    page.table(period_table(evaluation, evaluation.months, "month"))
+    if len(evaluation.weeks) < 2:
+        return
+    page.heading("By week", 3)
+    if len(evaluation.weeks) > 8:
+        weeks = evaluation.weeks
+        line = Series(
+            name=evaluation.metric,
+            x=[moment_us(one.week) for one in weeks],
+            y=[one.value for one in weeks],
+            low=[None if one.interval is None else one.interval.low for one in weeks],
+            high=[None if one.interval is None else one.interval.high for one in weeks],
+        )
+        page.figure(line_chart([line], title=f"{evaluation.metric} by week", x_label="UTC"))
+    else:
+        page.table(period_table(evaluation, evaluation.weeks, "week from"))
+
+
+def _importance(page: Page, evaluation: Evaluation) -> None:
+    page.heading("What it looks at")
+    if evaluation.permuted:
+        ranked = ranked_features(evaluation)
+        page.paragraph(
+            f"How much {evaluation.metric} rises on these rows once a feature is shuffled, the mean of "
+            f"{ranked[0].repeats} times with two standard deviations; (all): the features of a view together."
+        )
+        bars = [
+            Bar(label=one.name, value=one.rise, low=one.rise - 2 * one.spread, high=one.rise + 2 * one.spread)
+            for one in ranked[:_MOST_FEATURES]
+        ]
+        page.figure(bar_chart(bars, title=f"rise of {evaluation.metric}"))
+        if len(ranked) > _MOST_FEATURES:
+            page.paragraph(f"And {len(ranked) - _MOST_FEATURES} more, each below the last.")
+    if evaluation.importance_kind == "library" or not evaluation.permuted:
+        page.paragraph(f"Importance by {evaluation.importance_kind}, on the rows that it was fitted on.")
+        shares = sorted(evaluation.importance.items(), key=lambda item: -item[1])[:_MOST_FEATURES]
+        page.figure(bar_chart([Bar(label=name, value=value) for name, value in shares], title="importance"))
+
+
+def _learning(page: Page, evaluation: Evaluation) -> None:
+    page.heading("Would more history help")
+    page.paragraph(
+        f"{evaluation.metric} on these rows of the same recipe fitted on the newest rows only; the last is the model."
+    )
+    bars = [
+        Bar(
+            label=f"{one.rows:,} rows, since {format_moment(one.since_us)[:10]}",
+            value=one.value,
+            low=None if one.interval is None else one.interval.low,
+            high=None if one.interval is None else one.interval.high,
+        )
+        for one in evaluation.learning_curve
+        if one.value is not None
+    ]
+    page.figure(bar_chart(bars, title=f"{evaluation.metric} by rows to learn from"))
+    if failed := [f"{one.rows:,}" for one in evaluation.learning_curve if one.value is None]:
+        page.paragraph(f"Too few to be fitted: {', '.join(failed)} rows.")

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from trimtab.events.tables import Materialised
     from trimtab.features.online_compaction import Compacted
     from trimtab.serving.batch import Manifest
+    from trimtab.training.evaluation import Evaluation
 
 Meter = Callable[[int, int], object]
 
@@ -471,7 +472,7 @@ class Project:
         return skew_checks(self, last)
 
     def report(self, version: str, file: Path | None = None) -> Path:
-        """Write a version's evaluation and card as a self-contained page; where it is.
+        """Write a version's evaluation as a self-contained page, its card and its figures beside it; where it is.
 
         Args:
             version: "late_flight@7", "late_flight@champion" or the beginning of its address.
@@ -483,6 +484,16 @@ class Project:
         from trimtab.app.evaluation_page import write_evaluation
 
         return write_evaluation(self.registry, self.state.blob, version, file or self.state_folder / "reports")
+
+    def evaluation(self, version: str) -> Evaluation:
+        """A version's evaluation, or that of the candidate which it is a refit of, as numbers.
+
+        Raises:
+            NotFound: There is no such version, or it was not evaluated.
+        """
+        from trimtab.app.evaluation_page import evaluation_of
+
+        return evaluation_of(self.registry, self.state.blob, self.registry.get(version))
 
     def materialise(self) -> Materialised:
         """Move what is new in the event log into one Delta table a source, every version and tombstone of it.

@@ -30,11 +30,15 @@ def train(model: str | None) -> int:
         decisions = project.train(model)
         made = [d.version for d in decisions if d.act == "train" and d.version is not None]
         reports = [project.report(version) for version in made]
+        judged = [project.evaluation(version) for version in made]
     if manner().json:
         show_json(decisions)
     else:
         show_lines(shown_decisions(decisions) or ["Nothing was decided."])
-        show_lines(f"evaluation: {report}" for report in reports)
+        from trimtab.app.evaluation_text import evaluation_text
+
+        show_lines(f"\n{evaluation_text(evaluation)}" for evaluation in judged)
+        show_lines(f"\nevaluation: {report}" for report in reports)
     return FAILED if decisions and decisions[-1].act == "refuse" else 0
 
 

@@ -1,5 +1,6 @@
 """Self-contained HTML with SVG plots of its own, and terminal tables: from figures to pages."""
 
+from trimtab.report.curves import curve_chart
 from trimtab.report.page import Page, Tone
 from trimtab.report.plots import Bar, CalibrationPoint, Mark, MarkKind, Series, bar_chart, calibration_plot, line_chart
 from trimtab.report.tables import Align, Cell, Table, html_table, text_table
@@ -17,6 +18,7 @@ __all__ = [
     "Tone",
     "bar_chart",
     "calibration_plot",
+    "curve_chart",
     "html_table",
     "line_chart",
     "text_table",

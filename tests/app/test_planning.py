@@ -122,7 +122,8 @@ def test_what_nothing_uses_any_more_is_dropped_by_a_tick_and_written_down(applie
         shop.move(project, 6 * DAY_US)
         project.tick()
         assert "drop" not in [d.act for d in project.ledger()]  # the champion of before is kept for a while
-        shop.move(project, 2 * DAY_US)
+    with shop.opened(applied, shop.NOW_US + 8 * DAY_US) as project:  # which has never had the old one
+        assert project.plan().dropped == [f"site@{one[:8]}" for one in project.views.unneeded()]
         project.tick()
         (row,) = [d for d in project.ledger() if d.act == "drop"]
         assert "uses view site@" in row.cause

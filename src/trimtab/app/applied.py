@@ -45,6 +45,11 @@ class AppliedDefinitions:
         """Every version of one definition, oldest first."""
         return [_decoded(record.body, key) for record in self._catalog.find(_EVERY, f"{key}/")]
 
+    def view_names(self) -> dict[str, str]:
+        """The names of all views that were ever applied, by the address of each definition."""
+        found = (_decoded(record.body, record.key).document for record in self._catalog.find(_EVERY, "view/"))
+        return {document.hash: document.name for document in found}
+
     def write(
         self,
         before: Mapping[str, Applied],

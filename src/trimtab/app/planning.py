@@ -167,13 +167,13 @@ def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
         return []  # the process that applies the log does it at its own tick
-    cause = (
-        f"No version in service, nor what is applied, uses view {', '.join(gone)} any more: online features dropped."
-    )
+    names = _named(project, gone)
+    said = ", ".join(names)
+    cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
     Ledger(project.state.catalog).record(
         at_us=project.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
     )
-    return gone if views.drop() else []
+    return names if views.drop() else []
 
 
 def unapplied(project: Project) -> list[str]:
@@ -393,4 +393,11 @@ def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
     for model in wanted:
         for version in project.live.versions(model):
             needed |= {view.hash for view in _views_of(project, version)}
-    return project.views.unneeded(needed)
+    return _named(project, project.views.unneeded(needed))
+
+
+def _named(project: Project, gone: Sequence[str]) -> list[str]:
+    """Views by name and address, given how their addresses begin."""
+    known = {digest[:16]: name for digest, name in AppliedDefinitions(project.state.catalog).view_names().items()}
+    known |= {view.hash[:16]: view.name for view in project.views.views}
+    return [f"{known.get(one, 'of before')}@{one[:8]}" for one in gone]

@@ -99,17 +99,16 @@ class Views:
         return self._following is not None
 
     def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
-        """The views that online features are stored for and that nothing needs any more, as `name@hash`.
+        """The views that online features are stored for and that nothing needs any more, by the beginning of their
+        addresses.
 
         Args:
             needed: The addresses of views that are needed; left out, those that are needed now.
         """
         addresses = [view.hash for view in self._needed()] if needed is None else needed
         kept = {address[:16] for address in addresses}
-        names = {view.hash[:16]: view.name for view in self.views}
         cursors = cursors_of(self._state.online.get(POSITIONS_KEY))
-        gone = {id_of(name) for name in cursors} - kept
-        return sorted(f"{names.get(one, 'view')}@{one[:8]}" for one in gone)
+        return sorted({id_of(name) for name in cursors} - kept)
 
     def drop(self) -> bool:
         """Delete the online features that nothing needs; False while another process applies the log.

@@ -45,6 +45,7 @@ def baselines(
     """
     labels = training_set.target[chosen]
     learnt = training_set.target[training_set.usable & train]
+    learnt = learnt[np.isfinite(learnt)]
     found: dict[str, Scores | None] = {"constant": None, "last_value": None, "linear": None}
     if learnt.size:
         middle = _middle(model, learnt)
@@ -52,10 +53,6 @@ def baselines(
         found["last_value"] = _last_values(model, training_set, training_set.at_us[chosen], middle)
         found["linear"] = _linear(model, training_set, chosen, train, seed)
     if champion_scores is not None:
-        if champion_scores.shape != labels.shape:
-            raise Misuse(
-                f"evaluate {model.name!r}: {champion_scores.size} scores of the champion for {labels.size} rows."
-            )
         found["champion"] = champion_scores
     return {
         name: None if scores is None else float(row_losses(model.metric, labels, scores).mean())
@@ -78,7 +75,7 @@ def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], s
     """
     if model.task == "quantile":
         return None
-    there = training_set.usable
+    there = training_set.usable & np.isfinite(training_set.target)
     order = np.argsort(training_set.label_known_at_us[there], kind="stable")
     known_us = training_set.label_known_at_us[there][order]
     labels = training_set.target[there][order]

@@ -105,6 +105,10 @@ def evaluate(
     if not chosen.size:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it has no rows"
         raise Misuse(f"evaluate {model.name!r}: no labelled row in the holdout ({why}). Widen it, or wait for labels.")
+    if champion_scores is not None and champion_scores.shape != usable.shape:
+        raise Misuse(
+            f"evaluate {model.name!r}: {champion_scores.size} scores of the champion for {usable.size} usable rows."
+        )
     columns = model.slices if slices is None else checked_slices(model.name, model.request, model.features, slices)
     binary = model.task == "binary"
     priced = model.costs if costs is None else checked_costs(model.name, costs, binary=binary)

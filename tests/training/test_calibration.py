@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from lightgbm import LGBMClassifier
+from sklearn.linear_model import SGDClassifier
+
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions import col
+from trimtab.stats.recalibration import LogOdds
+from trimtab.training import OnlineLearner, TrainingSet, evaluate, fit, fit_online, time_split
+from trimtab.training.artifact import decode_artifact, encode_artifact, golden_difference, scorer_for
+
+
+def overfitted() -> Any:
+    return LGBMClassifier(n_estimators=80, min_child_samples=3)
+
+
+def calibrated(world: Any, kind: str, estimator: Callable[[], Any] = overfitted) -> Any:
+    return msgspec.structs.replace(world.model, calibration=kind, estimator=estimator)
+
+
+@pytest.mark.parametrize("kind", ["platt", "beta", "isotonic"])
+def test_a_calibrated_model_promises_what_comes(world: Any, training_set: TrainingSet, kind: str) -> None:
+    model, split = calibrated(world, kind), time_split(training_set)
+    fitted = fit(model, training_set, rows=split.train)
+    found = evaluate(model, fitted, training_set, rows=split.holdout, train=split.train)
+    assert found.recalibration == kind
+    assert found.raw_calibration_error is not None
+    assert found.calibration_error is not None
+    assert found.calibration_error < found.raw_calibration_error
+    assert sum(one.rows for one in found.raw_calibration) == found.rows
+
+
+def test_it_is_part_of_the_artifact_and_of_the_recipe_and_repeats_its_golden_predictions(
+    world: Any, training_set: TrainingSet
+) -> None:
+    model = calibrated(world, "beta")
+    first, again = fit(model, training_set), fit(model, world.training_set())
+    assert first.data == again.data
+    assert model.hash != calibrated(world, "platt").hash
+    artifact = decode_artifact(first.data)
+    assert artifact == first.artifact
+    assert golden_difference(artifact, scorer_for(artifact)) == 0.0
+    scorer, matrix = scorer_for(artifact), first.matrix(training_set.features.values)
+    assert [scorer.predict_row(row) for row in matrix[:300].tolist()] == scorer.predict(matrix)[:300].tolist()
+
+
+def test_the_map_comes_from_rows_that_the_trees_had_not_seen(world: Any, training_set: TrainingSet) -> None:
+    """Trees that know their rows by heart score them 0 and 1; a map from those would believe them."""
+    fitted = fit(calibrated(world, "platt"), training_set)
+    found = fitted.artifact.recalibration
+    assert isinstance(found, LogOdds)
+    assert 0.0 < found.rise < 0.6
+
+
+def test_labels_after_the_rows_to_fit_on_change_nothing(world: Any, training_set: TrainingSet) -> None:
+    split = time_split(training_set)
+    turned = np.where(split.train, training_set.target, 1.0 - training_set.target)
+    other = msgspec.structs.replace(training_set, labels=msgspec.structs.replace(training_set.labels, values=turned))
+    model = calibrated(world, "isotonic")
+    assert fit(model, training_set, rows=split.train).data == fit(model, other, rows=split.train).data
+
+
+def test_an_artifact_of_before_there_was_calibration_is_read(world: Any, training_set: TrainingSet) -> None:
+    fields = msgspec.msgpack.decode(encode_artifact(fit(world.model, training_set).artifact))
+    del fields["recalibration"]
+    assert decode_artifact(msgspec.msgpack.encode(fields)).recalibration is None
+
+
+def test_a_recipe_without_calibration_keeps_its_hash(world: Any) -> None:
+    from trimtab.core.code import code_hash
+    from trimtab.core.hashing import content_hash
+
+    model = world.model
+    assert model.hash == content_hash(
+        [model.name, model.features.hash, model.label.hash, model.metric, code_hash(model.estimator)]
+    )
+    assert msgspec.structs.replace(model, slices=("carrier",)).hash == model.hash
+
+
+def test_too_few_rows_or_one_class_to_calibrate_on_are_named(world: Any, training_set: TrainingSet) -> None:
+    few = np.zeros(training_set.rows, bool)
+    few[np.flatnonzero(training_set.usable)[:80]] = True
+    with pytest.raises(Misuse, match=r"'late_flight': platt calibration: needs at least 50 rows.*found 4\d rows"):
+        fit(calibrated(world, "platt"), training_set, rows=few)
+    few[np.flatnonzero(few)[6:]] = False
+    with pytest.raises(Misuse, match=r"'late_flight', calibration='platt', fold 1 from 2013"):
+        fit(calibrated(world, "platt"), training_set, rows=few)
+
+
+def test_what_learns_online_is_not_calibrated(world: Any, training_set: TrainingSet) -> None:
+    model = calibrated(world, "platt", lambda: SGDClassifier(loss="log_loss"))
+    with pytest.raises(Misuse, match="would not follow what is learnt"):
+        fit_online(model, training_set)
+    with pytest.raises(Misuse, match="would not follow what is learnt"):
+        OnlineLearner(fit(model, training_set).artifact)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calibration": "temperature"}, "calibration='temperature'.*platt, isotonic, beta"),
+        ({"calibration": "platt", "metric": "squared_error"}, "a metric of probabilities"),
+        ({"metric": "auc"}, "metric='auc' is none of.*tt.pinball"),
+        ({"metric": None}, "metric=None is none of"),
+        ({"metric": "pinball(2)"}, "is none of"),
+        ({"slices": ["wind"]}, r"slices=\['wind'\].*one of flight_id, carrier"),
+        ({"slices": "carrier"}, "Give a list of names"),
+        ({"costs": {"false_positive": 1}}, "under these two names"),
+        ({"costs": 5}, "under these two names"),
+        ({"costs": {"false_positive": 1, "false_negative": -1}}, "at least 0"),
+        ({"costs": {"false_positive": 1, "false_negative": "5"}}, "at least 0"),
+        ({"costs": {"false_positive": 0, "false_negative": 0}}, "not both of them 0"),
+        ({"costs": {"false_positive": 1, "false_negative": 5}, "metric": "absolute_error"}, "metric of probabilities"),
+    ],
+)
+def test_a_definition_that_makes_no_sense_is_refused(world: Any, changes: dict[str, Any], message: str) -> None:
+    from trimtab.training import model
+
+    made = world.model
+    given = {"metric": "log_loss", **changes}
+    with pytest.raises(Misuse, match=message):
+        model(
+            "late",
+            request=made.request,
+            features=[{"km": col("distance")}],
+            label=made.label,
+            estimator=overfitted,
+            **given,
+        )

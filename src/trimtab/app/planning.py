@@ -1,23 +1,20 @@
-"""What a changed project file means before it is carried out, and carrying it out. # D36"""
+"""What a changed project file means before it is carried out. # D36"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from trimtab.app.applied import Applied, AppliedDefinitions
 from trimtab.app.documents import Document, Kind, differences, documents, note_differences
-from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.core.records import Decision
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import format_duration, format_moment
 from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.steering.controller import CHAMPION
-from trimtab.steering.ledger import Ledger
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
 _PER_S = {True: 40_000, False: 120_000}  # events a second that fill a view of windows, of latest values alone
-_LOOK_S = 0.1
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,26 +102,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return out if out and not self.is_empty else [*out, "Nothing to do: the project file is what is applied."]
 
 
-class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What applying a plan did."""
-
-    decision: Decision | None  # None: the documents were applied already
-    filled: list[str]  # views whose online features are there now
-    dropped: list[str]
-
-    def lines(self) -> list[str]:
-        """The same for people."""
-        out = [] if self.decision is None else [f"applied: {self.decision.cause} (ledger row {self.decision.sequence})"]
-        out += [f"filled: view {name}" for name in self.filled]
-        out += [f"dropped: online features of view {name}" for name in self.dropped]
-        return out or ["Nothing to do: the project file is what is applied."]
-
-
 def plan_project(project: Project) -> Plan:
     """See `Project.plan`."""
     now, before = documents(project.declared), AppliedDefinitions(project.state.catalog).now()
-    changes = [_change(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
-    refused = _refused(project)
+    changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
+    refused = refusals(project)
     dangers = [*_dangers(project, before), *_renames(now, before)]
     if refused:
         return _plan(before, changes, dangers=dangers, refused=refused)
@@ -141,84 +122,12 @@ def plan_project(project: Project) -> Plan:
     )
 
 
-def apply_plan(
-    project: Project, *, actor: str, progress: Callable[[int, int], object] | None, patience_s: float
-) -> AppliedPlan:
-    """See `Project.apply`."""
-    refused = _refused(project)
-    if refused:
-        raise Misuse(f"apply: {' '.join(refused)}")
-    decision = _write(project, actor)
-    models = [one.model for one in project.definitions.deployments.values()]
-    filled = _fill(project, [view for model in models for view in model.features.views], progress, patience_s)
-    return AppliedPlan(decision=decision, filled=filled, dropped=drop_unneeded(project, actor))
-
-
-def apply_first(project: Project) -> Decision | None:
-    """Apply the definitions of a project of which nothing was applied yet; None when something was."""
-    if AppliedDefinitions(project.state.catalog).now() or _refused(project):
-        return None
-    return _write(project, "policy", "First use of the project: ")
-
-
-def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:
-    """Delete online features that nothing needs any more, and say so in the ledger; which views' they were."""
-    views = project.views
-    gone = views.unneeded()
-    if not gone or (views.followed() and not views.follows):
-        return []  # the process that applies the log does it at its own tick
-    names = _named(project, gone)
-    said = ", ".join(names)
-    cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
-    Ledger(project.state.catalog).record(
-        at_us=project.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
-    )
-    return names if views.drop() else []
-
-
 def unapplied(project: Project) -> list[str]:
     """What of the project file differs from what is applied, `view site` and so on; nothing before the first time."""
     before = AppliedDefinitions(project.state.catalog).now()
     now = documents(project.declared)
     changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
     return [key.replace("/", " ") for key in [*changed, *(before.keys() - now.keys())]] if before else []
-
-
-def _write(project: Project, actor: str, prefix: str = "") -> Decision | None:
-    applied = AppliedDefinitions(project.state.catalog)
-    before, now = applied.now(), documents(project.declared)
-    models = [one.model for one in project.definitions.deployments.values()]
-    if {key: one.document for key, one in before.items()} == now:
-        return None
-    kept = [name for name in project.definitions.sources if project.layouts.kept(name) is not None]
-    project.layouts.keep(kept)
-    changes = [_change(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
-    counts = {what: sum(change.what == what for change in changes) for what in ("new", "changed", "removed", "noted")}
-    cause = f"{prefix}definitions applied: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."
-    return applied.write(before, now, models, at_us=project.clock.now_us(), cause=cause, actor=actor)
-
-
-def _fill(
-    project: Project, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
-) -> list[str]:
-    """Fill what is not there yet, here or by the process that applies the log; the names of the views filled."""
-    held = project.views
-    lacking = {view.hash: view for view in views if not held.filled([view])}
-    total = len(lacking)
-    end_s = time.monotonic() + patience_s
-    while any(not held.filled([view]) for view in lacking.values()):
-        held.catch_up()
-        done = sum(held.filled([view]) for view in lacking.values())
-        if progress is not None:
-            progress(done, total)
-        if done < total:
-            if time.monotonic() > end_s:
-                raise Unavailable(
-                    f"apply: the definitions are applied; {total - done} of {total} views are not filled after "
-                    f"{patience_s:.0f} s. The process that applies events goes on with them: look again later."
-                )
-            time.sleep(_LOOK_S)
-    return [view.name for view in lacking.values()]
 
 
 def _plan(
@@ -242,7 +151,8 @@ def _plan(
     )
 
 
-def _change(key: str, before: Applied | None, now: Document | None) -> Change:
+def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
+    """What becomes of one definition."""
     document = now or (before.document if before is not None else None)
     assert document is not None  # the key is of one of the two
     what: What = "new" if before is None else "removed" if now is None else "unchanged"
@@ -257,7 +167,8 @@ def _change(key: str, before: Applied | None, now: Document | None) -> Change:
     return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
 
 
-def _refused(project: Project) -> list[str]:
+def refusals(project: Project) -> list[str]:
+    """What of the project file cannot be applied, and what to do instead."""
     found = []
     for source in project.declared.sources.values():
         layout = project.layouts.kept(source.name)
@@ -393,10 +304,10 @@ def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
     for model in wanted:
         for version in project.live.versions(model):
             needed |= {view.hash for view in _views_of(project, version)}
-    return _named(project, project.views.unneeded(needed))
+    return named_views(project, project.views.unneeded(needed))
 
 
-def _named(project: Project, gone: Sequence[str]) -> list[str]:
+def named_views(project: Project, gone: Sequence[str]) -> list[str]:
     """Views by name and address, given how their addresses begin."""
     known = {digest[:16]: name for digest, name in AppliedDefinitions(project.state.catalog).view_names().items()}
     known |= {view.hash[:16]: view.name for view in project.views.views}

@@ -44,13 +44,14 @@ from trimtab.training.environment import current_environment
 if TYPE_CHECKING:
     import datetime as dt
 
+    from trimtab.app.applying import AppliedPlan
     from trimtab.app.backup import Backup
     from trimtab.app.disk import Disk
     from trimtab.app.erasure import Forgotten
     from trimtab.app.feature_catalogue import Catalogue
     from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.loading import Ingested
-    from trimtab.app.planning import AppliedPlan, Plan
+    from trimtab.app.planning import Plan
     from trimtab.app.retention import Retained
     from trimtab.app.skew_report import SkewReport
     from trimtab.events.files import Rows, Table
@@ -232,7 +233,7 @@ class Project:
             Conflict: Another process applied definitions meanwhile.
             Unavailable: The views are not filled within `patience`.
         """
-        from trimtab.app.planning import apply_plan
+        from trimtab.app.applying import apply_plan
 
         return apply_plan(self, actor=actor, progress=progress, patience_s=duration_us(patience) / 1e6)
 
@@ -242,7 +243,7 @@ class Project:
         Returns:
             The row of the ledger that says so; None when something was applied before.
         """
-        from trimtab.app.planning import apply_first
+        from trimtab.app.applying import apply_first
 
         return apply_first(self)
 
@@ -261,7 +262,7 @@ class Project:
             except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
                 failed.append(error)
         if not failed:
-            from trimtab.app.planning import drop_unneeded
+            from trimtab.app.applying import drop_unneeded
 
             drop_unneeded(self)
         if failed:

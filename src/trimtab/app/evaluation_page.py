@@ -144,7 +144,8 @@ def _slices(page: Page, evaluation: Evaluation) -> None:
         )
     page.paragraph(
         f"{evaluation.metric} of each slice, its interval from the days that it has; a dash where these are fewer than "
-        "three. A slice may be harder by nature; of many slices one in forty lies above the whole by chance."
+        "three. \u25b2 marks those above the whole beyond chance: a slice may be harder by nature, and of many slices "
+        "one in forty is marked by chance alone."
     )
     page.table(slice_table(evaluation))
 

@@ -14,6 +14,7 @@ from trimtab.training.importance import Permuted
 from trimtab.training.parts import Month, Slice, Week
 
 _UNBROKEN = "\u00a0"  # a space that a page breaks no line at
+_HIGHER = "\u00a0\u25b2"
 _BETTER = {"lower": "lower is better", "higher": "higher is better"}
 
 
@@ -70,15 +71,20 @@ def period_table(evaluation: Evaluation, periods: Iterable[Month | Week], name: 
 
 
 def slice_table(evaluation: Evaluation) -> Table:
-    """The slices, column by column, and what can be said of each against the whole."""
+    """The slices, column by column; a mark where the metric is higher than of the whole, beyond chance."""
     higher = higher_slices(evaluation)
     return Table(
-        headers=("column", "holds", "rows", evaluation.metric, "interval", "AUC", "mean score", "mean label", ""),
+        headers=("column", "holds", "rows", evaluation.metric, "interval", "AUC", "mean score", "mean label"),
         rows=tuple(
-            (one.column, one.holds.replace(" ", _UNBROKEN), one.rows, *_part(one), "higher" if one in higher else "")
+            (
+                one.column,
+                one.holds.replace(" ", _UNBROKEN) + (_HIGHER if one in higher else ""),
+                one.rows,
+                *_part(one),
+            )
             for one in evaluation.slices
         ),
-        align=("left", "left", "right", "right", "right", "right", "right", "right", "left"),
+        align=("left", "left", "right", "right", "right", "right", "right", "right"),
     )
 
 

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import shop
+
+from trimtab.app.evaluation_page import evaluation_page
+from trimtab.app.evaluation_text import evaluation_text
+from trimtab.core.errors import NotFound
+from trimtab.registry import Version
+from trimtab.stats import CalibrationBin, Figure, Interval, choose_threshold
+from trimtab.training import CurvePoint, Environment, Evaluation, Month, Permuted, Slice, Week
+
+JULY_US = 1_372_636_800_000_000  # 2013-07-01
+WIDE = Interval(estimate=0.4, low=0.3, high=0.5, level=0.95)
+ABOVE = Interval(estimate=0.6, low=0.55, high=0.65, level=0.95)
+PART: dict[str, Any] = {"rows": 600, "value": 0.4, "auc": 0.7, "mean_score": 0.2, "mean_label": 0.21}
+BINS = (CalibrationBin(low=0.1, high=0.2, rows=900, mean_score=0.15, label_share=0.2),)
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    plain: dict[str, Any] = {
+        "model": "late",
+        "artifact": "a" * 64,
+        "metric": "log_loss",
+        "rows": 1200,
+        "start_us": JULY_US,
+        "end_us": JULY_US + 14 * 86_400_000_000,
+        "value": 0.4,
+        "interval": WIDE,
+        "block": "day",
+        "auc": 0.7,
+        "auc_interval": None,
+        "calibration_error": 0.02,
+        "calibration": BINS,
+        "months": (Month(month="2013-07", interval=WIDE, **PART),),
+        "baselines": {"constant": 0.5, "linear": None},
+        "importance": {"hour": 1.0},
+        "importance_kind": "library",
+    }
+    return Evaluation(**{**plain, **changes})
+
+
+def full() -> Evaluation:
+    return evaluation(
+        figures=(
+            Figure(name="log_loss", value=0.4, interval=WIDE, better="lower"),
+            Figure(name="bias", value=-0.01, interval=None, better="near", goal=0.0),
+        ),
+        weeks=tuple(Week(week=f"2013-07-{d:02}", interval=WIDE if d > 1 else None, **PART) for d in range(1, 29, 3)),
+        slices=(
+            Slice(column="carrier", holds="UA", interval=WIDE, **PART),
+            Slice(column="carrier", holds="<b>EV", interval=ABOVE, **PART),
+            Slice(column="carrier", holds="null", interval=None, **PART),
+        ),
+        recalibration="beta",
+        raw_calibration=BINS,
+        raw_calibration_error=0.05,
+        permuted=(
+            Permuted(name="hour", features=("hour",), rise=0.1, spread=0.01, repeats=5),
+            Permuted(name="sky (all)", features=("sky.temp", "sky.wind"), rise=0.2, spread=0.01, repeats=5),
+        ),
+        learning_curve=(
+            CurvePoint(rows=100, since_us=JULY_US, value=None, interval=None),
+            CurvePoint(rows=1000, since_us=JULY_US, value=0.4, interval=WIDE),
+        ),
+        thresholds=choose_threshold(
+            [0, 1, 0, 1], [0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1], false_positive=1, false_negative=5
+        ),
+        left_out={"missing": 7},
+    )
+
+
+def version() -> Version:
+    return Version(
+        id="b" * 64,
+        model="late",
+        number=7,
+        artifact="a" * 64,
+        recipe="c" * 64,
+        features="d" * 64,
+        runtime="lightgbm",
+        trust=None,
+        training_set="e" * 64,
+        refit_of=None,
+        metric="log_loss",
+        cut_us=JULY_US,
+        positions={},
+        rows=1000,
+        evaluation=None,
+        decision=None,
+        made_at_us=JULY_US,
+        actor="a person",
+        environment=Environment(python="3.11", packages={}, cpu="x86", commit=None),
+    )
+
+
+def test_a_page_shows_every_part_of_an_evaluation_and_fetches_nothing():
+    page = evaluation_page(version(), full())
+    headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", page)
+    assert headings == [
+        "How good",
+        "Against baselines",
+        "Calibration",
+        "Where to say yes",
+        "By slice",
+        "By month",
+        "By week",
+        "What it looks at",
+        "Would more history help",
+        "What it is",
+    ]
+    assert "could not be judged: 7 missing" in page
+    assert "Could not be had: linear" in page
+    assert "0.0500 before, 0.0200 after" in page
+    assert "carrier = &lt;b&gt;EV" in page
+    assert "<b>EV" not in page
+    assert not re.search(r"""(?:src|href)=["']http""", page)
+
+
+@pytest.mark.fast
+def test_an_evaluation_of_an_earlier_trimtab_has_its_page_and_its_summary_too():
+    old = msgspec.json.decode(msgspec.json.encode(evaluation()), type=Evaluation)
+    page = evaluation_page(version(), old)
+    assert "By slice" not in page
+    assert "Would more history help" not in page
+    assert "Importance by library" in page
+    assert "log loss  0.4000  0.3000 to 0.5000" in evaluation_text(old)
+
+
+@pytest.mark.fast
+def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
+    text = evaluation_text(full())
+    assert text.startswith("late: 1,200 labelled rows it had not seen, 2013-07-01 to 2013-07-15 (left out: 7 missing)")
+    assert "log_loss is higher than of the whole, beyond chance: carrier = <b>EV." in text
+    assert text.index("sky (all)") < text.index("hour")
+    assert "Least cost a row: 0.0000 from 0.4 on; 1.2500 from 0.5 on." in text
+    assert len(text.splitlines()) < 30
+    assert max(map(len, text.splitlines())) < 100
+
+
+def test_a_project_writes_page_card_and_figures_and_gives_them_as_numbers(trained: Path, tmp_path: Path):
+    with shop.opened(trained) as project:
+        page = project.report("buyer@champion", tmp_path / "out.html")
+        document = json.loads((tmp_path / "out.json").read_text("utf-8"))
+        assert document["version"] == "buyer@2"
+        assert document["judged"] == "buyer@1"
+        found = project.evaluation("buyer@champion")
+        assert document["evaluation"]["value"] == found.value
+        assert found == project.evaluation("buyer@1")
+        assert found.learning_curve[-1].value == found.value
+        assert (tmp_path / "out.md").is_file()
+        assert page.read_text("utf-8").startswith("<!doctype html>")
+        with pytest.raises(NotFound):
+            project.evaluation("buyer@99")

@@ -58,6 +58,41 @@ def test_the_map_comes_from_rows_that_the_trees_had_not_seen(world: Any, trainin
     assert 0.0 < found.rise < 0.6
 
 
+def test_a_level_that_moved_in_the_past_is_not_foretold_to_move_again(world: Any, training_set: TrainingSet) -> None:
+    """Late flights become twice as frequent after the first half; scores of the whole are right about the newest."""
+    generator = np.random.default_rng(3)
+    split = time_split(training_set)
+    early = training_set.at_us < np.quantile(training_set.at_us, 0.4)
+    rarer = np.where(early & (generator.random(training_set.rows) < 0.6), 0.0, training_set.target)
+    moved = msgspec.structs.replace(
+        training_set,
+        labels=msgspec.structs.replace(
+            training_set.labels, values=np.where(np.isnan(training_set.target), np.nan, rarer)
+        ),
+    )
+    trees = lambda: LGBMClassifier(n_estimators=15, min_child_samples=30)  # noqa: E731
+    rows = training_set.usable & split.train
+    plain, corrected = (
+        fit(msgspec.structs.replace(world.model, calibration=kind, estimator=trees), moved, rows=split.train)
+        for kind in (None, "platt")
+    )
+    values = training_set.features.values.take(rows)
+    assert corrected.predict(values).mean() == pytest.approx(plain.predict(values).mean(), abs=0.03)
+
+
+def test_the_level_of_balanced_classes_is_brought_back(world: Any, training_set: TrainingSet) -> None:
+    split = time_split(training_set)
+    trees = lambda: LGBMClassifier(n_estimators=30, min_child_samples=30, class_weight={0: 1, 1: 8})  # noqa: E731
+    rows = training_set.usable & split.holdout
+    values, share = training_set.features.values.take(rows), training_set.target[rows].mean()
+    off = {}
+    for kind in (None, "platt", "beta", "isotonic"):
+        model = msgspec.structs.replace(world.model, calibration=kind, estimator=trees)
+        off[kind] = abs(fit(model, training_set, rows=split.train).predict(values).mean() - share)
+    assert off[None] > 0.15
+    assert max(off["platt"], off["beta"], off["isotonic"]) < 0.06
+
+
 def test_labels_after_the_rows_to_fit_on_change_nothing(world: Any, training_set: TrainingSet) -> None:
     split = time_split(training_set)
     turned = np.where(split.train, training_set.target, 1.0 - training_set.target)

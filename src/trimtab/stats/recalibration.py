@@ -109,6 +109,29 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
     return LogOdds(kind="beta", rise=weights[0], fall=weights[1], offset=offset)
 
 
+def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
+    """The scores, all moved by one distance in log odds, so that their mean is `mean` (above 0 and below 1).
+
+    >>> import numpy as np
+    >>> [round(float(p), 3) for p in shift_level(np.array([0.2, 0.5]), 0.5)]
+    [0.333, 0.667]
+    """
+    import numpy as np
+
+    p = np.clip(scores, _EDGE, 1.0 - _EDGE)
+    odds = np.log(p) - np.log1p(-p)
+
+    def moved(by: float) -> NDArray[Any]:
+        out: NDArray[Any] = 1.0 / (1.0 + np.exp(-np.clip(odds + by, -_STEEPEST, _STEEPEST)))
+        return out
+
+    low, high = -2.0 * _STEEPEST, 2.0 * _STEEPEST
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if moved(middle).mean() < mean else (low, middle)
+    return moved(high)
+
+
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
     """Pool adjacent violators; no chance is nearer to 0 or 1 than one row more of the other class would leave it."""
     from sklearn.isotonic import IsotonicRegression

@@ -14,12 +14,12 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.features.encoding import Encoding
 from trimtab.features.encoding import fit as fit_encoding
 from trimtab.features.stored import encode_features
-from trimtab.stats.recalibration import Recalibration, fit_recalibration
+from trimtab.stats.recalibration import Recalibration
 from trimtab.training.artifact import Artifact, Golden, encode_artifact, make_golden, uncalibrated_scorer
 from trimtab.training.calibrated import CalibratedScorer
 from trimtab.training.definitions import Model, Task
 from trimtab.training.fitted import Fitted
-from trimtab.training.folds import predict_forward
+from trimtab.training.recalibrating import recalibrate
 from trimtab.training.runtimes.choose import missing_library, runtime_for
 from trimtab.training.runtimes.ports import Runtime, Scorer, Trust
 from trimtab.training.sets import TrainingSet
@@ -27,7 +27,6 @@ from trimtab.training.standardize import Standardize, fit_standardize
 
 _CHECKED = 4_096  # rows whose answers are checked after a fit
 _ALONE = 200  # rows that are also scored one by one
-_CALIBRATION_FOLDS = 3  # over the newer half of the rows, so that calibration costs about two fits more  # D0040
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -65,7 +64,17 @@ def fit(
         Unavailable: A system library is missing.
     """
     target = training_target(model, training_set, rows)
-    recalibration = _recalibration(model, training_set, rows, seed=seed, threads=threads, trust=trust)
+    recalibration = None
+    if model.calibration is not None:
+        plain = msgspec.structs.replace(model, calibration=None)
+        recalibration = recalibrate(
+            model.name,
+            model.calibration,
+            training_set,
+            training_set.usable if rows is None else rows,
+            lambda past: fit(plain, training_set, rows=past, seed=seed, threads=threads, trust=trust),
+            fitted_values,
+        )
     estimator, runtime = new_estimator(model, trust, seed=seed, threads=threads)
     prepared = prepare(model, training_set, target, needs_step=not runtime.accepts_null(estimator))
     try:
@@ -76,36 +85,6 @@ def fit(
             f"(on {prepared.inputs.shape[0]} rows x {prepared.inputs.shape[1]} features)"
         ) from error
     return finish(model, training_set, prepared, fitted, runtime, trust=trust, seed=seed, recalibration=recalibration)
-
-
-def _recalibration(
-    model: Model,
-    training_set: TrainingSet,
-    rows: NDArray[np.bool_] | None,
-    *,
-    seed: int,
-    threads: int,
-    trust: Trust | None,
-) -> Recalibration | None:
-    """What the model's scores are to be corrected by, learnt from rows that were scored before they were fitted on."""
-    if model.calibration is None:
-        return None
-    plain = msgspec.structs.replace(model, calibration=None)
-    what = f"model {model.name!r}, calibration={model.calibration!r}"
-    found = predict_forward(
-        lambda past: fit(plain, training_set, rows=past, seed=seed, threads=threads, trust=trust),
-        fitted_values,
-        training_set,
-        training_set.usable if rows is None else training_set.usable & rows,
-        folds=_CALIBRATION_FOLDS,
-        first=0.5,
-        what=what,
-    )
-    there = np.flatnonzero(found.fold >= 0)
-    try:
-        return fit_recalibration(model.calibration, training_set.target[there], found.scores[there])
-    except Misuse as error:
-        raise Misuse(f"model {model.name!r}: {error}") from error
 
 
 def training_target(

@@ -20,7 +20,7 @@ from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import decode, known_at_us
-from trimtab.features.definitions import View, request, view
+from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline import evaluate
@@ -67,7 +67,9 @@ def features_of(of: Source) -> FeatureSet:
     by_key = view("by_key", source=of, by="key", features=many)
     by_pair = view("by_pair", source=of, by=["key", "kind"], features=many, boundary="inclusive")
     numbers = [name for name in by_key.features if name != "kind"]  # text would have to be a category
-    return feature_set(ASK, [by_key.join(select=numbers), by_pair.join(select=numbers)])
+    by_kind = view("by_kind", source=of, by="kind", features={"n": f.count(), "x": f.sum("x", **span)})
+    own = by_kind.join("own_kind", by=by_key["kind"])  # the same view twice, once by what another one gives
+    return feature_set(ASK, [by_key.join(select=numbers), by_pair.join(select=numbers), by_kind, own])
 
 
 class Stream:
@@ -271,12 +273,12 @@ def answers(
     features: FeatureSet, records: Sequence[Record], row: dict[str, Any], at_us: int, positions: Any
 ) -> dict[str, Any]:
     """What each feature means."""
-    out: dict[str, Any] = {}
-    for join in features.joins:
-        key: Any = tuple(row[name] for name in join.by)
+    known, out = dict(row), {}
+    for join in (join for stage in features.stages for join in stage.joins):
+        key: Any = tuple(known[name] for name in join.by)
         key = key[0] if len(key) == 1 else None if None in key else key
-        v: View = join.view
-        for name, (value, reason) in oracle(records, v, key, at_us, positions).items():
+        for name, (value, reason) in oracle(records, join.view, key, at_us, positions).items():
+            known[f"{join.name}.{name}"] = value
             out[f"{join.name}.{name}"] = bits(value, reason)
     return out
 

@@ -10,14 +10,18 @@ import pytest
 from hazards import HAZARDS, KEYED, KEYED_ONLY, PLAIN, Given, Stream, features_of
 
 from trimtab import features as f
+from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.events.definitions import Source, Time, source
 from trimtab.events.history import History
+from trimtab.events.ingest import Ingestor
+from trimtab.events.quarantine import Quarantine
 from trimtab.features.as_of import AsOf, evaluate_as_of
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.offline import evaluate
 from trimtab.features.skew import differences
+from trimtab.testing import MemoryLog
 
 
 def history_of(log: Any, sources: Sequence[Source], upto: dict[str, int] | None) -> History:
@@ -142,11 +146,6 @@ def test_a_view_that_another_one_leads_to_is_looked_up_as_of_the_same_positions(
     model = view("model", source=models, by="model", features={"seats": f.latest("seats")})
     ask = request("ask", key="id", time="when", columns={"id": str, "tail": str, "when": Time})
     features = feature_set(ask, [plane.join(select=[]), model.join(by=plane["model"])])
-    from trimtab.core.clock import VirtualClock
-    from trimtab.events.ingest import Ingestor
-    from trimtab.events.quarantine import Quarantine
-    from trimtab.testing import MemoryLog
-
     clock = VirtualClock(1_000_000)
     log = MemoryLog(clock=clock)
     ingest = Ingestor(log, [planes, models], clock=clock, quarantine=Quarantine(MemoryLog(clock=clock)))
@@ -160,6 +159,31 @@ def test_a_view_that_another_one_leads_to_is_looked_up_as_of_the_same_positions(
     assert found.features.values["model.seats"].to_list() == [100, 200]
     assert found.newest.values["model.seats"].to_list() == [200, 200]
     assert found.apart.tolist() == [True, False]
+
+
+def test_a_view_under_two_names_is_looked_up_for_the_keys_of_both() -> None:
+    planes = source("planes", time="at", key="tail", columns={"tail": str, "model": str, "at": Time}, delay=0)
+    models = source("models", time="at", key="model", columns={"model": str, "seats": int, "at": Time}, delay=0)
+    plane = view("plane", source=planes, by="tail", features={"model": f.latest("model")})
+    model = view("model", source=models, by="model", features={"seats": f.latest("seats")})
+    columns = {"id": str, "tail": str, "model": str, "when": Time}
+    ask = request("ask", key="id", time="when", columns=columns)
+    features = feature_set(ask, [plane.join(select=[]), model.join("asked"), model.join("own", by=plane["model"])])
+    clock = VirtualClock(1_000_000)
+    log = MemoryLog(clock=clock)
+    ingest = Ingestor(log, [planes, models], clock=clock, quarantine=Quarantine(MemoryLog(clock=clock)))
+    ingest.push("models", [{"model": name, "seats": n, "at": 5} for n, name in enumerate("ABC")])
+    ingest.push("planes", [{"tail": "x", "model": "A", "at": 5}, {"tail": "y", "model": "B", "at": 5}])
+    first = dict(log.positions())
+    ingest.push("planes", [{"tail": "x", "model": "B", "at": 6}])  # A is then nobody's model any more
+    second = dict(log.positions())
+    ingest.push("models", [{"model": "B", "seats": 7, "at": 6}])
+    rows = {"id": ["1", "2"], "tail": ["x", "y"], "model": ["C", "C"]}
+    asked = Columns.of({**{n: ("str", v) for n, v in rows.items()}, "when": ("time", [9, 9])})
+    found, _ = together(features, log, asked, [2_000_000] * 2, [first, second])
+    assert found.apart.tolist() == [True, True]
+    assert found.features.values["own.seats"].to_list() == [0, 1]
+    assert found.newest.values["own.seats"].to_list() == [7, 7]
 
 
 def test_differences_are_of_bits_and_reasons() -> None:

@@ -19,7 +19,7 @@ from trimtab.features.as_of import AsOf, evaluate_as_of
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.stored import check_functions, with_sources
+from trimtab.features.stored import check_functions
 from trimtab.registry.versions import Version
 from trimtab.serving.answering import NO_VIEW
 from trimtab.store.ports import LogRecord
@@ -162,7 +162,7 @@ class Versions:
         except Corrupt as error:
             return f"version {prediction.version[:12]} cannot be read: {error}"
         try:
-            features = self._definitions(version, artifact)
+            features = self._project.live.of(version)
             check_functions(features)
         except (Misuse, Corrupt) as error:
             return f"the definitions that {version.name} was trained with are not here any more: {error}"
@@ -172,15 +172,6 @@ class Versions:
                 f"{version.name} was trained with events of {', '.join(sorted(gone))}, which are not declared any more"
             )
         return Known(version, artifact, features)
-
-    def _definitions(self, version: Version, artifact: Artifact) -> FeatureSet:
-        """Those of the project where they are the same, else those that were stored with the version."""
-        for model in self._project.definitions.models.values():
-            if model.features.hash == version.features and model.features.names == artifact.inputs:
-                return model.features
-        stored = artifact.features(version.features)
-        found = with_sources(stored, lambda source: self._project.definitions.sources.get(source.name, source))
-        return msgspec.structs.replace(found, request=stored.request)  # the log has its columns as they were declared
 
 
 def fits(known: Known, prediction: Prediction) -> str | None:

@@ -189,10 +189,12 @@ class _Anew:
             records = entity_records(self._features.views, self._wanted, self._reread)
             asked: Asked = []
             found = self._pass(records, requests, at_us, positions, asked)
-            missing = {join.view.hash: _keys(keys) - self._wanted[join.view.hash] for join, keys in asked}
-            for join, keys in asked:  # a key that only these records give
-                self._wanted[join.view.hash] |= _keys(keys)
-            if not any(missing.values()):
+            complete = True
+            for join, keys in asked:  # a view may be asked several times, under several names
+                new = _keys(keys) - self._wanted[join.view.hash]  # keys that only these records give
+                self._wanted[join.view.hash] |= new
+                complete = complete and not new
+            if complete:
                 return found
 
     def _pass(

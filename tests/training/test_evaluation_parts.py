@@ -201,6 +201,13 @@ def test_labels_that_are_no_number_and_rows_without_one_are_counted_and_left_out
         evaluate(world.model, fitted, training_set, rows=pending, train=split.train)
 
 
+def test_labels_in_the_holdout_that_the_metric_is_not_made_for_are_named(world: Any, training_set: TrainingSet) -> None:
+    split = time_split(training_set)
+    halves = with_target(training_set, np.where(split.holdout, 0.5, training_set.target))
+    with pytest.raises(Misuse, match=r"evaluate 'late_flight': metric 'log_loss' needs labels 0 and 1; .* e\.g\. 0\.5"):
+        judged(world, halves)
+
+
 def test_one_class_in_a_slice_a_month_or_the_whole_holdout_is_no_error(world: Any, training_set: TrainingSet) -> None:
     split = time_split(training_set)
     fitted = fit(world.model, training_set, rows=split.train)

@@ -29,6 +29,9 @@ from trimtab.training.learning_curve import CurvePoint, learning_curve
 from trimtab.training.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
 from trimtab.training.sets import TrainingSet
 
+_REPEATS = (50, 200)  # draws of the bootstrap, at least and at most
+_DRAWN = 40_000_000  # rows in all draws: above 200,000 rows there are fewer draws, and a million takes some 10 s
+
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What a model did on a holdout. `value` is the model's own metric; smaller is better.
@@ -109,6 +112,7 @@ def evaluate(
         raise Misuse(
             f"evaluate {model.name!r}: {champion_scores.size} scores of the champion for {usable.size} usable rows."
         )
+    _check_labels(model, training_set.target[chosen])
     columns = model.slices if slices is None else checked_slices(model.name, model.request, model.features, slices)
     binary = model.task == "binary"
     priced = model.costs if costs is None else checked_costs(model.name, costs, binary=binary)
@@ -116,7 +120,8 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    figures = score_figures(model.metric, labels, scores, blocks, seed=seed)
+    repeats = min(max(_DRAWN // chosen.size, _REPEATS[0]), _REPEATS[1])
+    figures = score_figures(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
     area = next((figure for figure in figures if figure.name == "auc"), None)
     shuffled = permuted(model, fitted, training_set, chosen, seed=seed)
     raw = _uncalibrated(fitted, values) if fitted.artifact.recalibration is not None else None
@@ -183,6 +188,21 @@ def load_evaluation(digest: str, blob: Blob) -> Evaluation:
         return msgspec.json.decode(blob.get(digest), type=Evaluation)
     except msgspec.DecodeError as error:
         raise Corrupt(f"evaluation {digest}: its blob holds none: {error}") from error
+
+
+def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
+    """Refuse labels that the metric is not made for.
+
+    Raises:
+        Misuse: Others than 0 and 1 for a class, or a count below 0.
+    """
+    unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0}.get(model.task)
+    if unfit is not None and unfit.any():
+        needed = "labels 0 and 1" if model.task == "binary" else "counts of at least 0"
+        raise Misuse(
+            f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} in "
+            f"the holdout are none, e.g. {labels[unfit][0]:g}. Mend the label's expression."
+        )
 
 
 def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitted: Fitted) -> Judged:

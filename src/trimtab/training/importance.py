@@ -13,9 +13,10 @@ from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet
 
-_ROWS = 2_000
-_SLOW_ROWS = 300  # of runtimes that answer row by row
 _REPEATS = 5
+_ROWS = (200, 2_000)  # at least and at most, of the holdout
+_ANSWERS = 500_000  # that are asked for in all: with hundreds of features the rows become fewer
+_SLOW_ANSWERS = 60_000  # of runtimes that answer row by row
 
 
 class Permuted(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,13 +40,15 @@ def permuted(
     Source: Breiman (2001); Fisher, Rudin & Dominici (2019).
     """
     generator = np.random.default_rng(seed)
-    most = _SLOW_ROWS if fitted.artifact.runtime in ("river", "pickle") else _ROWS
+    inputs = fitted.artifact.inputs
+    lines = [*((name, (name,)) for name in inputs), *_views(inputs).items()]
+    answers = _SLOW_ANSWERS if fitted.artifact.runtime in ("river", "pickle") else _ANSWERS
+    most = min(max(answers // (_REPEATS * len(lines)), _ROWS[0]), _ROWS[1])
     sample = chosen[np.sort(generator.permutation(chosen.size)[:most])]
     matrix, labels = fitted.matrix(training_set.features.values.take(sample)), training_set.target[sample]
     base = float(row_losses(model.metric, labels, fitted.scorer.predict(matrix)).mean())
-    inputs = fitted.artifact.inputs
     found = []
-    for name, features in [*((name, (name,)) for name in inputs), *_views(inputs).items()]:
+    for name, features in lines:
         places = [inputs.index(feature) for feature in features]
         rises = []
         for _ in range(_REPEATS):

@@ -41,6 +41,9 @@ def test_a_map_never_turns_the_order_around_and_gives_one_row_the_bits_of_a_batc
     mapping = found.mapping()
     together = again.mapping()(asked)
     assert [float(mapping(np.array([score]))[0]) for score in asked] == together.tolist()
+    alone = found.row_mapping()
+    assert [alone(score) for score in asked.tolist()] == together.tolist()
+    assert np.isnan(alone(float("nan")))
     assert (np.diff(together[:101]) >= -1e-15).all()
     assert ((together > 0.0) & (together < 1.0)).all()
 

@@ -39,6 +39,19 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
 
         return corrected
 
+    def row_mapping(self) -> Callable[[float], float]:
+        """What corrects one score, to the same bits: the same operations, without arrays."""
+        import numpy as np
+
+        rise, fall, offset = self.rise, self.fall, self.offset
+
+        def corrected(score: float) -> float:
+            p = min(max(score, _EDGE), 1.0 - _EDGE)
+            odds = rise * float(np.log(p)) - fall * float(np.log1p(-p)) + offset
+            return 1.0 / (1.0 + float(np.exp(-min(max(odds, -_STEEPEST), _STEEPEST))))
+
+        return corrected
+
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
     """The isotonic map: straight between its points, level beyond them."""
@@ -61,6 +74,13 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
             return out
 
         return corrected
+
+    def row_mapping(self) -> Callable[[float], float]:
+        """What corrects one score, to the same bits."""
+        import numpy as np
+
+        at, to = np.array(self.scores), np.array(self.chances)
+        return lambda score: float(np.interp(score, at, to))
 
 
 Recalibration = LogOdds | Steps

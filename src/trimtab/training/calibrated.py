@@ -16,12 +16,11 @@ class CalibratedScorer:
 
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()
+        self._corrected_row = recalibration.row_mapping()
         self._scorer = scorer
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         return self._corrected(self._scorer.predict(matrix))
 
     def predict_row(self, row: list[float]) -> float:
-        import numpy as np
-
-        return float(self._corrected(np.array([self._scorer.predict_row(row)]))[0])
+        return self._corrected_row(self._scorer.predict_row(row))

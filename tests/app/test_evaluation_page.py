@@ -134,6 +134,13 @@ def test_an_evaluation_of_an_earlier_trimtab_has_its_page_and_its_summary_too():
 
 
 @pytest.mark.fast
+def test_a_model_of_numbers_has_no_column_for_what_only_chances_have():
+    page = evaluation_page(version(), evaluation(metric="squared_error", calibration=(), auc=None))
+    assert "AUC" not in page
+    assert ">AUC<" in evaluation_page(version(), evaluation())
+
+
+@pytest.mark.fast
 def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
     text = evaluation_text(full())
     assert text.startswith("late: 1,200 labelled rows it had not seen, 2013-07-01 to 2013-07-15 (left out: 7 missing)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trimtab.core.time import format_moment
-from trimtab.report import Table, text_table
+from trimtab.report import Align, Table, text_table
 from trimtab.stats.figures import Figure
 from trimtab.stats.interval import Interval
 from trimtab.stats.thresholds import ThresholdCost
@@ -63,29 +63,27 @@ def figure_table(evaluation: Evaluation) -> Table:
 
 def period_table(evaluation: Evaluation, periods: Iterable[Month | Week], name: str) -> Table:
     """Months or weeks."""
-    return Table(
-        headers=(name, "rows", evaluation.metric, "interval", "AUC", "mean score", "mean label"),
-        rows=tuple((one.month if isinstance(one, Month) else one.week, one.rows, *_part(one)) for one in periods),
-        align=("left", "right", "right", "right", "right", "right", "right"),
+    rows = tuple(
+        (one.month if isinstance(one, Month) else one.week, one.rows, *_part(evaluation, one)) for one in periods
     )
+    headers = (name, "rows", *_part_headers(evaluation))
+    return Table(headers=headers, rows=rows, align=("left", *_rights(len(headers) - 1)))
 
 
 def slice_table(evaluation: Evaluation) -> Table:
     """The slices, column by column; a mark where the metric is higher than of the whole, beyond chance."""
     higher = higher_slices(evaluation)
-    return Table(
-        headers=("column", "holds", "rows", evaluation.metric, "interval", "AUC", "mean score", "mean label"),
-        rows=tuple(
-            (
-                one.column,
-                one.holds.replace(" ", _UNBROKEN) + (_HIGHER if one in higher else ""),
-                one.rows,
-                *_part(one),
-            )
-            for one in evaluation.slices
-        ),
-        align=("left", "left", "right", "right", "right", "right", "right", "right"),
+    rows = tuple(
+        (
+            one.column,
+            one.holds.replace(" ", _UNBROKEN) + (_HIGHER if one in higher else ""),
+            one.rows,
+            *_part(evaluation, one),
+        )
+        for one in evaluation.slices
     )
+    headers = ("column", "holds", "rows", *_part_headers(evaluation))
+    return Table(headers=headers, rows=rows, align=("left", "left", *_rights(len(headers) - 2)))
 
 
 def threshold_table(evaluation: Evaluation) -> Table:
@@ -129,14 +127,18 @@ def interval_shown(interval: Interval | None) -> str:
     return "–" if interval is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
-def _part(one: Month | Week | Slice) -> tuple[str, str, str, str, str]:
-    return (
-        shown(one.value),
-        interval_shown(one.interval),
-        shown(one.auc),
-        shown(one.mean_score),
-        shown(one.mean_label),
-    )
+def _part_headers(evaluation: Evaluation) -> tuple[str, ...]:
+    area = ("AUC",) if evaluation.calibration else ()  # of chances only
+    return (evaluation.metric, "interval", *area, "mean score", "mean label")
+
+
+def _part(evaluation: Evaluation, one: Month | Week | Slice) -> tuple[str, ...]:
+    area = (shown(one.auc),) if evaluation.calibration else ()
+    return (shown(one.value), interval_shown(one.interval), *area, shown(one.mean_score), shown(one.mean_label))
+
+
+def _rights(columns: int) -> tuple[Align, ...]:
+    return ("right",) * columns
 
 
 def _direction(figure: Figure) -> str:

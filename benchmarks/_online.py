@@ -22,9 +22,9 @@ from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import POSITIONS_KEY, OnlineStore
-from trimtab.features.online_plan import name_bytes
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.plan import name_bytes
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 
 KEYS = 100_000
 BATCH = 1_000

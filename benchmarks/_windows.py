@@ -65,7 +65,7 @@ def data(windows: Sequence[str], *, zipf: bool) -> dict[str, Any]:
 
 
 def timed(state: dict[str, Any]) -> float:
-    from trimtab.features.offline import evaluate
+    from trimtab.features.offline.evaluation import evaluate
 
     start = time.perf_counter()
     found = evaluate(state["features"], state["requests"], state["asked_at"], {"events": state["frame"]})

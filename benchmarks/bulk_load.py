@@ -21,9 +21,9 @@ from trimtab.core.columns import Column, Columns
 from trimtab.events.definitions import source
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import view
-from trimtab.features.online_generations import place
-from trimtab.features.online_load import load
-from trimtab.features.online_plan import ViewPlan
+from trimtab.features.online.generations import place
+from trimtab.features.online.load import load
+from trimtab.features.online.plan import ViewPlan
 
 NAME = "bulk_load"
 TARGET = "ours >= 500000"

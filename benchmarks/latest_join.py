@@ -51,7 +51,7 @@ def setup(folder: Path) -> dict[str, Any]:
 def ours(state: dict[str, Any]) -> float:
     from trimtab.core.columns import Column, Columns, float_column
     from trimtab.events.frames import NEVER_US, EventFrame
-    from trimtab.features.offline import evaluate
+    from trimtab.features.offline.evaluation import evaluate
 
     start = time.perf_counter()
     read = state["connection"].execute(f"SELECT * FROM '{state['folder']}/events.parquet'").fetchnumpy()

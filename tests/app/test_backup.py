@@ -125,7 +125,7 @@ def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Pat
 
 
 def features_of(project: Project) -> str:
-    from trimtab.features.request_plan import RequestPlan
+    from trimtab.features.online.request_plan import RequestPlan
 
     project.views.catch_up()
     now_us = project.clock.now_us()

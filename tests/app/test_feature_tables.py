@@ -23,8 +23,8 @@ from trimtab.app.training_data import LivingData
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
-from trimtab.features import parted_views
-from trimtab.features.parted_views import claimed
+from trimtab.features.parts import parted_views
+from trimtab.features.parts.parted_views import claimed
 from trimtab.training.parquet import write_parquet
 
 SITE = ["site.level", "site.level_1d"]
@@ -310,7 +310,7 @@ import os, signal, sys
 import shop, test_feature_tables as t
 from pathlib import Path
 from trimtab.app import feature_files, feature_runs, feature_tables
-from trimtab.features import parted_views
+from trimtab.features.parts import parted_views
 
 feature_runs._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7
 feature_runs.GROUP_ROWS, feature_tables._ROW_BYTES = 1_000, 10**5

@@ -179,7 +179,7 @@ def test_an_apply_that_is_killed_is_finished_by_the_next_one(applied: Path) -> N
     edited(applied, B)
     killed = f"""
 import os, pathlib, shop
-from trimtab.features import online_load
+from trimtab.features.online import load as online_load
 written = online_load._written
 def kill(kv, pairs):
     yield next(iter(written(kv, pairs)))

@@ -73,7 +73,7 @@ def same_frames(one: Project, other: Project, source: str = "readings") -> None:
 
 def features(project: Project, at_us: list[int], upto: dict[str, int] | None = None) -> tuple[Any, Any]:
     from trimtab.core.columns import Columns
-    from trimtab.features.offline import evaluate
+    from trimtab.features.offline.evaluation import evaluate
 
     model = project.definitions.models["m"]
     frames, _ = project.views.snapshot(upto)
@@ -91,7 +91,7 @@ def features(project: Project, at_us: list[int], upto: dict[str, int] | None = N
 
 
 def online(project: Project) -> list[tuple[Any, ...]]:
-    from trimtab.features.request_plan import RequestPlan
+    from trimtab.features.online.request_plan import RequestPlan
 
     project.views.catch_up()
     plan = RequestPlan(project.definitions.models["m"].features, project.state.online)

@@ -15,9 +15,9 @@ from trimtab.app.lease import Lease
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.core.time import HOUR_US
-from trimtab.features.online import OnlineStore
-from trimtab.features.online_fill import unfilled
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.fill import unfilled
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 
 
 def reading(n: int, level: float = 1.0) -> dict[str, object]:

@@ -19,8 +19,8 @@ from trimtab.events.tables import materialise
 from trimtab.features import aggregates
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.store.delta_table import DeltaTable
 from trimtab.testing import MemoryKeyValue, MemoryLog
 

@@ -21,8 +21,8 @@ from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, moment_us
 from trimtab.events import EventFrame, History, Quarantine, read_file
 from trimtab.features.frames import REASONS
-from trimtab.features.offline import evaluate
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.offline.evaluation import evaluate
+from trimtab.features.online.request_plan import RequestPlan
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult

@@ -7,9 +7,9 @@ import sys
 from online_follower import BATCH, VIEWS
 
 from trimtab import store
-from trimtab.features.online import OnlineStore
-from trimtab.features.online_compaction import Compaction
-from trimtab.features.online_fill import Filling, fill, live_positions, unfilled
+from trimtab.features.online.compaction import Compaction
+from trimtab.features.online.fill import Filling, fill, live_positions, unfilled
+from trimtab.features.online.store import OnlineStore
 
 
 def work(log_folder: str, online_folder: str) -> None:

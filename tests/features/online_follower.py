@@ -10,7 +10,7 @@ from trimtab import store
 from trimtab.core.expressions import col
 from trimtab.events.definitions import source
 from trimtab.features.definitions import view
-from trimtab.features.online import OnlineStore
+from trimtab.features.online.store import OnlineStore
 
 COLUMNS: dict[str, Any] = {"id": str, "who": str, "x": float}
 KEYED = source("keyed", time="at", key="id", columns=COLUMNS)

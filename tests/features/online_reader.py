@@ -11,7 +11,7 @@ from trimtab import features as d
 from trimtab.events.definitions import source
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.request_plan import RequestPlan
 from trimtab.store.lmdb_kv import LmdbKeyValue
 
 COLUMNS: dict[str, Any] = {"id": str, "who": str, "x": float}

@@ -20,9 +20,9 @@ from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Boundary, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
-from trimtab.features.offline import evaluate
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.offline.evaluation import evaluate
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue, MemoryLog
 
 COLUMNS: dict[str, type] = {"id": str, "who": str, "at": Time, "x": float, "n": int, "ok": bool, "kind": str}

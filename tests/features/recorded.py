@@ -10,7 +10,7 @@ from oracle import Record
 from trimtab.core.columns import Columns, column
 from trimtab.events.definitions import Source
 from trimtab.events.tables import FIELDS
-from trimtab.features.event_files import EventFiles, table_events
+from trimtab.features.parts.event_files import EventFiles, table_events
 from trimtab.store.delta_files import ParquetFiles
 
 PARTITIONS = ("p0", "p1")

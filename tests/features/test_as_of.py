@@ -16,10 +16,10 @@ from trimtab.events.definitions import Source, Time, source
 from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
-from trimtab.features.as_of import AsOf, evaluate_as_of
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.as_of import AsOf, evaluate_as_of
+from trimtab.features.offline.evaluation import evaluate
 from trimtab.features.skew import differences
 from trimtab.testing import MemoryLog
 

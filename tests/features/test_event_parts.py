@@ -20,16 +20,16 @@ from test_offline import bits
 
 from trimtab.core.columns import Column, column
 from trimtab.events.definitions import Source, source
-from trimtab.features import event_parts
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, view
-from trimtab.features.event_files import connected, table_events
-from trimtab.features.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.frames import REASONS
-from trimtab.features.hindsight import hindsight
-from trimtab.features.part_answers import packed, scattered, unpacked
-from trimtab.features.parted_views import in_slices, needed_columns
-from trimtab.features.view_columns import evaluate_view
+from trimtab.features.offline.hindsight import hindsight
+from trimtab.features.offline.view_columns import evaluate_view
+from trimtab.features.parts import event_parts
+from trimtab.features.parts.event_files import connected, table_events
+from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
+from trimtab.features.parts.part_answers import packed, scattered, unpacked
+from trimtab.features.parts.parted_views import in_slices, needed_columns
 
 Asked = list[tuple[Any, int]]
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.columns import Dtype, column
-from trimtab.features.figure_columns import hashes, variances
 from trimtab.features.figures import deviation, estimated, hash_of, steps_of, variance, weights
+from trimtab.features.offline.figure_columns import hashes, variances
 
 numbers = st.floats(-1e150, 1e150)
 

@@ -24,9 +24,9 @@ from trimtab.features.aggregates import sum as total
 from trimtab.features.definitions import Join, View, entity, request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS
-from trimtab.features.offline import evaluate
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.offline.evaluation import evaluate
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue
 
 COLUMNS: dict[str, Any] = {"ask_id": str, "key": str, "other": str, "kind": str, "n": int}

@@ -16,9 +16,9 @@ from trimtab.features.aggregates import Aggregate, Several
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
-from trimtab.features.offline import evaluate
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.offline.evaluation import evaluate
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue
 

@@ -16,7 +16,7 @@ from trimtab.events.definitions import Source
 from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.evaluation import evaluate
 
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str})
 Asked = list[tuple[Any, int]]

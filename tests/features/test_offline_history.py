@@ -19,7 +19,7 @@ from trimtab.events.history import History
 from trimtab.events.records import Event, encode
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.evaluation import evaluate
 from trimtab.store.ports import LogRecord
 
 PARTITIONS = ("p0", "p1")

@@ -22,7 +22,7 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.evaluation import evaluate
 
 pytestmark = pytest.mark.fast
 

@@ -10,8 +10,8 @@ from test_online_store import ASK, FIXED, KEYED, PLAIN, WINDOW, event, read, val
 from trimtab import features as d
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, view
-from trimtab.features.online import OnlineStore
-from trimtab.features.online_compaction import Compacted, Compaction, largest_states
+from trimtab.features.online.compaction import Compacted, Compaction, largest_states
+from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue
 

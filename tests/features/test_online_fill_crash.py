@@ -17,10 +17,10 @@ from test_online_crash import write_log
 from trimtab import store
 from trimtab.features.definitions import request
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import POSITIONS_KEY, OnlineStore, ViewApplied, cursors_of
-from trimtab.features.online_fill import fill, sweep
-from trimtab.features.online_generations import id_of, prefixes
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.fill import fill, sweep
+from trimtab.features.online.generations import id_of, prefixes
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import POSITIONS_KEY, OnlineStore, ViewApplied, cursors_of
 
 FILLER = Path(__file__).with_name("online_filler.py")
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who": str})

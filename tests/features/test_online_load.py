@@ -11,9 +11,9 @@ from test_online import ASK, GivenLog, check, check_offline, feeds, pushed
 
 from trimtab.events.definitions import Source
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import OnlineStore
-from trimtab.features.online_fill import fill
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.fill import fill
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue
 
 

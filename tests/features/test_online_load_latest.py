@@ -14,9 +14,9 @@ from trimtab.core.columns import Columns, column
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import view
-from trimtab.features.online_load import _entity_states, _Part, load
-from trimtab.features.online_load_latest import LatestLoad, loads_columns
-from trimtab.features.online_plan import ViewPlan, name_bytes
+from trimtab.features.online.load import _entity_states, _Part, load
+from trimtab.features.online.load_latest import LatestLoad, loads_columns
+from trimtab.features.online.plan import ViewPlan, name_bytes
 from trimtab.testing import MemoryKeyValue
 
 COLUMNS: dict[str, Any] = {"who": str, "number": int, "x": float, "n": int, "ok": bool, "kind": str, "at": Time}

@@ -22,11 +22,11 @@ from test_online import ASK, ENTITIES, check, feeds, pushed
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import POSITIONS_KEY, OnlineStore
-from trimtab.features.online_compaction import Compaction
-from trimtab.features.online_fill import Filled, Filling, live_positions, mark_unfilled, sweep, unfilled
-from trimtab.features.online_generations import id_of, prefixes
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.compaction import Compaction
+from trimtab.features.online.fill import Filled, Filling, live_positions, mark_unfilled, sweep, unfilled
+from trimtab.features.online.generations import id_of, prefixes
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue
 

@@ -11,8 +11,8 @@ import pytest
 from online_reader import MAP_BYTES, ONES, VIEWS
 
 from trimtab.events.records import Event, encode
-from trimtab.features.online import OnlineStore
-from trimtab.features.online_fill import Filling
+from trimtab.features.online.fill import Filling
+from trimtab.features.online.store import OnlineStore
 from trimtab.store import lmdb_environment
 from trimtab.store.lmdb_kv import LmdbKeyValue
 from trimtab.store.ports import LogRecord

@@ -13,8 +13,8 @@ from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import POSITIONS_KEY, OnlineStore
-from trimtab.features.request_plan import OnlineRows, RequestPlan
+from trimtab.features.online.request_plan import OnlineRows, RequestPlan
+from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue
 

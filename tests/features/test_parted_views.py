@@ -20,14 +20,14 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions import col
-from trimtab.features import parted_views
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.hindsight import hindsight, let_in
-from trimtab.features.offline import evaluate, evaluate_by
-from trimtab.features.parted_views import PartedViews, claimed
+from trimtab.features.offline.evaluation import evaluate, evaluate_by
+from trimtab.features.offline.hindsight import hindsight, let_in
+from trimtab.features.parts import parted_views
+from trimtab.features.parts.parted_views import PartedViews, claimed
 
 ASK = request("ask", key="id", time="at", columns={"id": str, "key": str, "other": str})
 BY_KEY = view("by_key", source=KEYED, by="key", features={"kind": latest("kind"), "n": count(over=30)})

@@ -21,8 +21,8 @@ from trimtab.events import History, Ingestor, source
 from trimtab.events.quarantine import Quarantine
 from trimtab.features.encoding import fit
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.serving import (
     Answerer,
     Endpoint,

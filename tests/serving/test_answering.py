@@ -168,7 +168,7 @@ def test_a_version_that_fails_its_golden_rows_does_not_serve(shop: Shop) -> None
 
 
 def test_an_encoding_of_other_features_is_refused(shop: Shop) -> None:
-    from trimtab.features.request_plan import RequestPlan
+    from trimtab.features.online.request_plan import RequestPlan
 
     other = Encoding(dtypes={"x": "float"}, vocabularies={})
     with pytest.raises(Misuse, match="trained on x"):

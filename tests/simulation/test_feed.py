@@ -15,7 +15,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Column, Columns, column
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events import Event, Quarantine, decode
-from trimtab.features.online import OnlineStore
+from trimtab.features.online.store import OnlineStore
 from trimtab.simulation.feed import Entered, Feed
 from trimtab.simulation.spot_check_worker import Follower
 from trimtab.store.ports import Log

@@ -23,8 +23,8 @@ from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.frames import NEVER_US
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.prediction_log import PredictionLog, input_matrix
 from trimtab.simulation import rows as simulated_rows

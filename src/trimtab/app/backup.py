@@ -202,7 +202,7 @@ def _copy_parts(project: Project, to: Path) -> Positions:
 
 def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
     """Where the copies of views and tables stand, as they themselves say."""
-    from trimtab.features.online import POSITIONS_KEY, cursors_of
+    from trimtab.features.online.store import POSITIONS_KEY, cursors_of
 
     tables: dict[str, dict[str, int]] = {}
     for path in sorted((to / "tables").glob("*")):

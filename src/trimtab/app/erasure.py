@@ -25,7 +25,7 @@ from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import format_moment
-from trimtab.features.online import OnlineStore
+from trimtab.features.online.store import OnlineStore
 from trimtab.serving.spool import Spool
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock

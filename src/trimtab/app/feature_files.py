@@ -14,7 +14,7 @@ import numpy as np
 
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.features.event_files import literal, parquet, quoted
+from trimtab.features.parts.event_files import literal, parquet, quoted
 from trimtab.store.durable_files import publish
 
 GROUP_ROWS = 122_880  # of a row group: blocks are multiples of it, so that a file's bytes do not depend on their size

@@ -27,12 +27,12 @@ from trimtab.events.frame_index import key_values
 from trimtab.events.frames import EventFrame
 from trimtab.events.tables import materialise
 from trimtab.features.definitions import View
-from trimtab.features.event_files import EventFiles, folder_events, parquet, table_events
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.hindsight import hindsight
-from trimtab.features.offline import evaluate, evaluate_by
-from trimtab.features.parted_views import PartedViews, claimed
+from trimtab.features.offline.evaluation import evaluate, evaluate_by
+from trimtab.features.offline.hindsight import hindsight
+from trimtab.features.parts.event_files import EventFiles, folder_events, parquet, table_events
+from trimtab.features.parts.parted_views import PartedViews, claimed
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
 

@@ -25,8 +25,8 @@ from trimtab.events.files import Rows
 from trimtab.features.definitions import Join, Request, View
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS, FeatureFrame
-from trimtab.features.hindsight import let_in
-from trimtab.features.offline import check_requests
+from trimtab.features.offline.evaluation import check_requests
+from trimtab.features.offline.hindsight import let_in
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:

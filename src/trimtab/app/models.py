@@ -9,7 +9,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.serving.answering import Answerer, ModelInputs, RowScorer, ServedVersion

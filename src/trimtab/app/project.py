@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
-    from trimtab.features.online_compaction import Compacted
+    from trimtab.features.online.compaction import Compacted
     from trimtab.serving.batch import Manifest
     from trimtab.training.evaluation import Evaluation
 

@@ -17,7 +17,7 @@ from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.files import Rows, is_table, open_bytes, read_rows
-from trimtab.features.event_files import parquet
+from trimtab.features.parts.event_files import parquet
 
 _PARQUET: dict[str, Dtype] = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int"),

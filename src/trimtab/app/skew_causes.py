@@ -19,10 +19,10 @@ from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.records import ERASED, decode
-from trimtab.features.as_of import entity_records, looked_up, same_positions
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.offline.as_of import entity_records, looked_up, same_positions
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, differences
 from trimtab.serving.answering import NO_VIEW, PAST
 from trimtab.store.ports import LogRecord

@@ -15,10 +15,10 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.events.frames import EventFrame
 from trimtab.events.tables import recorded
-from trimtab.features.as_of import AsOf, evaluate_as_of
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
+from trimtab.features.offline.as_of import AsOf, evaluate_as_of
 from trimtab.features.stored import check_functions
 from trimtab.registry.versions import Version
 from trimtab.serving.answering import NO_VIEW

@@ -19,7 +19,7 @@ from trimtab.core.time import format_moment
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.evaluation import evaluate
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.training.definitions import Model

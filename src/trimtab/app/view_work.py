@@ -13,9 +13,9 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, TrimtabError, Unavailable
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import Source
-from trimtab.features.online import OnlineStore
-from trimtab.features.online_compaction import Compaction
-from trimtab.features.online_fill import Filled, fill, live_positions, mark_unfilled, unfilled
+from trimtab.features.online.compaction import Compaction
+from trimtab.features.online.fill import Filled, fill, live_positions, mark_unfilled, unfilled
+from trimtab.features.online.store import OnlineStore
 
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved

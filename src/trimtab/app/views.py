@@ -16,9 +16,9 @@ from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.online import POSITIONS_KEY, Cursor, OnlineStore, cursors_of
-from trimtab.features.online_compaction import Compacted, Compaction
-from trimtab.features.online_generations import id_of
+from trimtab.features.online.compaction import Compacted, Compaction
+from trimtab.features.online.generations import id_of
+from trimtab.features.online.store import POSITIONS_KEY, Cursor, OnlineStore, cursors_of
 from trimtab.serving.applier import Applier
 from trimtab.store.ports import LogRecord
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from trimtab.features.feature_set import FeatureSet
     from trimtab.features.frames import REASONS, FeatureFrame, Reason
     from trimtab.features.labels import LABEL_STATES, LabelFrame, LabelIndex, LabelState
-    from trimtab.features.offline import evaluate
-    from trimtab.features.online import Applied, OnlineStore, ViewApplied
-    from trimtab.features.request_plan import OnlineRows, RequestPlan
+    from trimtab.features.offline.evaluation import evaluate
+    from trimtab.features.online.request_plan import OnlineRows, RequestPlan
+    from trimtab.features.online.store import Applied, OnlineStore, ViewApplied
 
 _MODULES = {  # loaded on first use, so that `import trimtab` stays light
     "aggregates": [
@@ -44,9 +44,9 @@ _MODULES = {  # loaded on first use, so that `import trimtab` stays light
     "feature_set": ["FeatureSet"],
     "frames": ["REASONS", "FeatureFrame", "Reason"],
     "labels": ["LABEL_STATES", "LabelFrame", "LabelIndex", "LabelState"],
-    "offline": ["evaluate"],
-    "online": ["Applied", "OnlineStore", "ViewApplied"],
-    "request_plan": ["OnlineRows", "RequestPlan"],
+    "offline.evaluation": ["evaluate"],
+    "online.store": ["Applied", "OnlineStore", "ViewApplied"],
+    "online.request_plan": ["OnlineRows", "RequestPlan"],
 }  # fmt: skip
 
 __all__ = [

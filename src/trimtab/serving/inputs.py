@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trimtab.events.frames import EventFrame
-    from trimtab.features.request_plan import RequestPlan
+    from trimtab.features.online.request_plan import RequestPlan
 
 Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # events by source, and P
 
@@ -75,7 +75,7 @@ class OfflineInputs:
         """The model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
         import numpy as np
 
-        from trimtab.features.offline import evaluate
+        from trimtab.features.offline.evaluation import evaluate
 
         found = evaluate(self.features, requests, at_us, frames)
         reasons = np.full((requests.rows, len(self.features.names)), NO_VIEW, np.uint8)

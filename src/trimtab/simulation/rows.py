@@ -18,7 +18,7 @@ from trimtab.features.definitions import Label, Request
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.labels import LabelIndex
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.evaluation import evaluate
 from trimtab.feedback import KnownLabels, LabelReader
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, assemble

@@ -14,8 +14,8 @@ from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.urls import store_url
 from trimtab.features.frames import REASONS
-from trimtab.features.online import OnlineStore
-from trimtab.features.request_plan import RequestPlan
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
 from trimtab.simulation.spot_check import Question, Setup, Verdict, packed, read_packed
 from trimtab.store.ports import Log, LogRecord
 

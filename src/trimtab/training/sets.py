@@ -15,7 +15,7 @@ from trimtab.core.time import format_moment
 from trimtab.events.frames import EventFrame
 from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
-from trimtab.features.offline import evaluate
+from trimtab.features.offline.evaluation import evaluate
 from trimtab.store.ports import Blob
 from trimtab.training.definitions import Model
 from trimtab.training.parquet import columns_hash, read_parquet, write_parquet

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from operator import add
 from typing import Any, TypeAlias
 
-from trimtab.features import online_folds
 from trimtab.features.exact_rows import checked, split
 from trimtab.features.figures import deviation, variance
 from trimtab.features.frames import REASONS
-from trimtab.features.online_plan import (
+from trimtab.features.online import folds as online_folds
+from trimtab.features.online.plan import (
     COUNT,
     EVENT_AT,
     EXTREME,
@@ -30,8 +30,8 @@ from trimtab.features.online_plan import (
     Window,
     floor,
 )
-from trimtab.features.online_state import FORMAT, decode, fitting
-from trimtab.features.online_tiles import STACKS, Tiles, fields_between, less_expired, tiles_between
+from trimtab.features.online.state import FORMAT, decode, fitting
+from trimtab.features.online.tiles import STACKS, Tiles, fields_between, less_expired, tiles_between
 
 ReadTile: TypeAlias = tuple[int, list[int], list[int]]  # start, fields, exponents of their sums
 

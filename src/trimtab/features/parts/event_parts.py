@@ -21,7 +21,7 @@ from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.versions import Versions
-from trimtab.features.event_files import EventFiles, literal, parquet
+from trimtab.features.parts.event_files import EventFiles, literal, parquet
 from trimtab.store.durable_files import sync_directory
 
 Array = NDArray[Any]

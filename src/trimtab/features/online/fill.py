@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import NotFound
-from trimtab.features.online import BEGIN, POSITIONS_KEY, Cursor, OnlineStore, encode_cursors
-from trimtab.features.online_generations import (
+from trimtab.features.online.generations import (
     FILLING,
     LEFT,
     id_of,
@@ -19,9 +18,10 @@ from trimtab.features.online_generations import (
     place,
     prefixes,
 )
-from trimtab.features.online_history import SourceRows, log_batches
-from trimtab.features.online_load import MOST_ROWS, History, load
-from trimtab.features.online_plan import ViewPlan
+from trimtab.features.online.history import SourceRows, log_batches
+from trimtab.features.online.load import MOST_ROWS, History, load
+from trimtab.features.online.plan import ViewPlan
+from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, OnlineStore, encode_cursors
 from trimtab.store.ports import KeyValue, Log
 
 if TYPE_CHECKING:

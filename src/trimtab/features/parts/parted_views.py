@@ -27,11 +27,11 @@ from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.urls import store_url
 from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import Join, View
-from trimtab.features.event_files import EventFiles, connected
-from trimtab.features.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
-from trimtab.features.hindsight import hindsight
-from trimtab.features.part_answers import Answers, packed, scattered, unpacked
-from trimtab.features.view_columns import evaluate_view
+from trimtab.features.offline.hindsight import hindsight
+from trimtab.features.offline.view_columns import evaluate_view
+from trimtab.features.parts.event_files import EventFiles, connected
+from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
+from trimtab.features.parts.part_answers import Answers, packed, scattered, unpacked
 from trimtab.run.steps import Retry, step
 
 Array = NDArray[Any]

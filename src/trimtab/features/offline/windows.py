@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column
 from trimtab.events.frames import NEVER_US
-from trimtab.features.exact_columns import ExactSums, Limbs
-from trimtab.features.ranges import over_covers, over_ranges
-from trimtab.features.timeline import Timeline, leaves_us, starts_us
+from trimtab.features.offline.exact_columns import ExactSums, Limbs
+from trimtab.features.offline.ranges import over_covers, over_ranges
+from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]
 Span: TypeAlias = tuple[int | None, int, int]  # how long (None: a lifetime), the hop, and until how long ago

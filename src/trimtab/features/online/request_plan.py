@@ -14,10 +14,10 @@ from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
-from trimtab.features.online import BEGIN, POSITIONS_KEY, Cursor, cursors_of
-from trimtab.features.online_generations import GOING, place
-from trimtab.features.online_plan import ViewPlan, name_bytes
-from trimtab.features.online_read import FOUND, NULL, read_state
+from trimtab.features.online.generations import GOING, place
+from trimtab.features.online.plan import ViewPlan, name_bytes
+from trimtab.features.online.read import FOUND, NULL, read_state
+from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
 
 NOWHERE = b"-"  # a key that nothing has

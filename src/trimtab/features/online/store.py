@@ -14,8 +14,8 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.frames import NEVER_US
 from trimtab.events.records import Event, decode, known_at_us
 from trimtab.features.definitions import View
-from trimtab.features.online_generations import FILLING, GOING, id_of, place, prefixes
-from trimtab.features.online_plan import (
+from trimtab.features.online.generations import FILLING, GOING, id_of, place, prefixes
+from trimtab.features.online.plan import (
     EVENT_AT,
     GIVES,
     ID,
@@ -29,8 +29,8 @@ from trimtab.features.online_plan import (
     floor,
     name_bytes,
 )
-from trimtab.features.online_state import EntityState
-from trimtab.features.online_versions import VersionIndex
+from trimtab.features.online.state import EntityState
+from trimtab.features.online.versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"

@@ -16,9 +16,8 @@ import msgspec
 
 from trimtab.core.columns import Columns
 from trimtab.events.frames import NEVER_US
-from trimtab.features.online import earliest_us
-from trimtab.features.online_load_latest import LatestLoad, loads_columns
-from trimtab.features.online_plan import (
+from trimtab.features.online.load_latest import LatestLoad, loads_columns
+from trimtab.features.online.plan import (
     EVENT_AT,
     GIVES,
     ID,
@@ -30,8 +29,9 @@ from trimtab.features.online_plan import (
     floor,
     name_bytes,
 )
-from trimtab.features.online_state import EntityState
-from trimtab.features.online_versions import Version, VersionIndex
+from trimtab.features.online.state import EntityState
+from trimtab.features.online.store import earliest_us
+from trimtab.features.online.versions import Version, VersionIndex
 from trimtab.store.ports import KeyValue
 
 MOST_ROWS = 1_000_000  # that lie in memory at once

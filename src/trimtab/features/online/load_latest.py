@@ -15,8 +15,8 @@ import msgspec
 from trimtab.core.columns import Column, Columns
 from trimtab.core.expressions import GREATEST
 from trimtab.events.frames import NEVER_US
-from trimtab.features.online_plan import Row, ViewPlan, name_bytes
-from trimtab.features.online_state import EntityState
+from trimtab.features.online.plan import Row, ViewPlan, name_bytes
+from trimtab.features.online.state import EntityState
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -144,9 +144,7 @@ class LatestLoad:
         names = raw[self._by]
         return _cut([_constant(prefix + b"s", len(some)), _texts(names.values[some], names.lengths[some])])
 
-    def _packed(
-        self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]
-    ) -> list[bytes]:
+    def _packed(self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]) -> list[bytes]:
         """The packed states of entities, each of the one row that wins."""
         n = len(some)
         head, tail = frame

@@ -17,15 +17,15 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import aggregate_dtype
-from trimtab.features.figure_columns import hashes, variances
 from trimtab.features.frames import REASONS
-from trimtab.features.keys import match_keys
-from trimtab.features.ranges import over_covers
-from trimtab.features.timeline import Timeline, timeline
-from trimtab.features.window_decay import decayed
-from trimtab.features.window_orders import Orders
-from trimtab.features.window_values import distinct_counts, most_frequent
-from trimtab.features.windows import Series, Span, Window
+from trimtab.features.offline.figure_columns import hashes, variances
+from trimtab.features.offline.keys import match_keys
+from trimtab.features.offline.ranges import over_covers
+from trimtab.features.offline.timeline import Timeline, timeline
+from trimtab.features.offline.window_decay import decayed
+from trimtab.features.offline.window_orders import Orders
+from trimtab.features.offline.window_values import distinct_counts, most_frequent
+from trimtab.features.offline.windows import Series, Span, Window
 
 Array = NDArray[Any]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from operator import add, sub
 from typing import Any, TypeAlias
 
-from trimtab.features.online_plan import EVENT_AT, GIVES, Contribution, Group, Row, ViewPlan, floor
+from trimtab.features.online.plan import EVENT_AT, GIVES, Contribution, Group, Row, ViewPlan, floor
 
 Block: TypeAlias = tuple[int, list[int], list[Any], list[Any], list[Any]]
 # rows, and of each series how many values, their sum, the least and the greatest

@@ -19,9 +19,9 @@ from trimtab.events.versions import Versions
 from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.keys import match_keys
-from trimtab.features.offline import evaluate_by
-from trimtab.features.view_columns import evaluate_view
+from trimtab.features.offline.evaluation import evaluate_by
+from trimtab.features.offline.keys import match_keys
+from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.store.ports import LogRecord
 
 Array: TypeAlias = NDArray[Any]

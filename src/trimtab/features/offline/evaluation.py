@@ -15,7 +15,7 @@ from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.view_columns import evaluate_view
+from trimtab.features.offline.view_columns import evaluate_view
 
 # The value and the reason's code of each feature of a joined view, for the entities that columns name, at moments.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from trimtab.events.frames import NEVER_US
-from trimtab.features.online_plan import EVENT_AT, GIVES, KNOWN_AT, Row, ViewPlan, name_bytes
+from trimtab.features.online.plan import EVENT_AT, GIVES, KNOWN_AT, Row, ViewPlan, name_bytes
 from trimtab.store.ports import KeyValue
 
 Version: TypeAlias = list[Any]  # known at, partition, position, event at, is a tombstone, values

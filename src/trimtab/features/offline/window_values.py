@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns import Column
-from trimtab.features.figure_columns import hashes
 from trimtab.features.figures import RANKED, estimated
-from trimtab.features.window_orders import replay, sorted_list
-from trimtab.features.windows import Series, Window
+from trimtab.features.offline.figure_columns import hashes
+from trimtab.features.offline.window_orders import replay, sorted_list
+from trimtab.features.offline.windows import Series, Window
 
 Array = NDArray[Any]
 

@@ -15,8 +15,8 @@ import msgspec
 
 from trimtab.core.errors import Corrupt
 from trimtab.events.frames import NEVER_US
-from trimtab.features import online_folds
-from trimtab.features.online_plan import (
+from trimtab.features.online import folds as online_folds
+from trimtab.features.online.plan import (
     EVENT_AT,
     GIVES,
     ID,
@@ -29,7 +29,7 @@ from trimtab.features.online_plan import (
     ViewPlan,
     floor,
 )
-from trimtab.features.online_tiles import (
+from trimtab.features.online.tiles import (
     BEGIN_US,
     CURRENT,
     PAST,
@@ -64,7 +64,7 @@ class EntityState:
     time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
     that never end. Tiles are: start and fields of the newest tile, the older tiles packed, their totals in each
     window at S, the words that a sum takes there, and a stack for each extreme. Where some feature needs more than
-    sums and extremes, its folds follow (`online_folds`).
+    sums and extremes, its folds follow (`folds.py`).
     """
 
     def __init__(self, plan: ViewPlan, packed: bytes | None = None) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from trimtab.features.figures import RANKED, estimated, hash_of
-from trimtab.features.online_plan import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, FoldPlan, Row, floor
+from trimtab.features.online.plan import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, FoldPlan, Row, floor
 
 Fold: TypeAlias = list[list[Any]]  # starts of tiles, rising; what each keeps
 Entry: TypeAlias = list[Any]  # the first four places of a row, id (None: the row can be found by its place), value

@@ -1,0 +1,1 @@
+"""Features of many requests at once: columns, prefix sums, no state."""

@@ -1,0 +1,1 @@
+"""Features of more events than memory holds: split by entity on disk, part by part."""

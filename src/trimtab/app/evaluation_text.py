@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trimtab.core.time import format_moment
-from trimtab.report import Align, Table, text_table
+from trimtab.report import Align, Cell, Table, text_table
 from trimtab.stats.figures import Figure
 from trimtab.stats.interval import Interval
 from trimtab.stats.thresholds import ThresholdCost
@@ -63,7 +63,7 @@ def figure_table(evaluation: Evaluation) -> Table:
 
 def period_table(evaluation: Evaluation, periods: Iterable[Month | Week], name: str) -> Table:
     """Months or weeks."""
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (one.month if isinstance(one, Month) else one.week, one.rows, *_part(evaluation, one)) for one in periods
     )
     headers = (name, "rows", *_part_headers(evaluation))
@@ -73,7 +73,7 @@ def period_table(evaluation: Evaluation, periods: Iterable[Month | Week], name: 
 def slice_table(evaluation: Evaluation) -> Table:
     """The slices, column by column; a mark where the metric is higher than of the whole, beyond chance."""
     higher = higher_slices(evaluation)
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             one.column,
             one.holds.replace(" ", _UNBROKEN) + (_HIGHER if one in higher else ""),
@@ -138,7 +138,8 @@ def _part(evaluation: Evaluation, one: Month | Week | Slice) -> tuple[str, ...]:
 
 
 def _rights(columns: int) -> tuple[Align, ...]:
-    return ("right",) * columns
+    side: Align = "right"
+    return (side,) * columns
 
 
 def _direction(figure: Figure) -> str:

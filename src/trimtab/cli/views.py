@@ -10,7 +10,7 @@ from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 
 if TYPE_CHECKING:
-    from trimtab.features.online_compaction import StateSize
+    from trimtab.features.online.compaction import StateSize
 
 
 @command("rebuild", safe="What was there before is still read; run the same command again.")
@@ -44,7 +44,7 @@ def compact(largest: int) -> None:
     Example:
       trimtab compact --largest 10
     """
-    from trimtab.features.online_compaction import largest_states
+    from trimtab.features.online.compaction import largest_states
 
     with opened_project() as project, progress("compacting online features"):
         done = project.views.compact()

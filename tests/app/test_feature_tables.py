@@ -360,3 +360,19 @@ def kill(folder: Path, out: Path, steps: int) -> None:
     )
     assert done.returncode == -9, done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("every", "end", "said"),
+    [
+        ("1us", "2024-02-01", "2,678,400,000,000 moments; at most 100,000"),
+        ("0d", "2024-02-01", "every='0d' gives no next moment"),
+        ("daily", "2024-02-01", "every: duration: 'daily' is not one"),
+        ("1d", "2024-01-01", "Give a later end"),
+        ("1d", "tomorrow", "end: time: 'tomorrow' is not ISO 8601"),
+    ],
+)
+def test_moments_that_cannot_be_taken_are_refused_before_any_work(every: str, end: str, said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        feature_tables.moments_between("2024-01-01", end, every)
+    assert len(feature_tables.moments_between("2024-01-01", "2024-01-02T00:00:00.000001", "1d")) == 2

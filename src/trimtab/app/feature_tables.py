@@ -38,6 +38,7 @@ Of: TypeAlias = Model | Item | Sequence[Item]
 When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
+_MOST_MOMENTS = 100_000  # of one call of snapshots: every hour of eleven years
 _ROW_BYTES = 48  # of a value of a request in memory, about: texts are the most
 
 
@@ -125,11 +126,33 @@ def snapshot_features(
 
 def moments_between(start: When, end: When, every: str | int) -> list[int]:
     """The moments from `start` on, `every` so long, before `end`."""
-    step = duration_us(every)
-    first, last = moment_us(start), moment_us(end)
-    if step <= 0 or last <= first:
-        raise Misuse(f"snapshots: from {start} to {end} every {every}: nothing lies in it. Give a later end.")
+    step, first, last = _step_us(every), _moment("start", start), _moment("end", end)
+    if last <= first:
+        raise Misuse(f"snapshots: end {end} is not after start {start}: nothing lies between. Give a later end.")
+    count = -((first - last) // step)
+    if count > _MOST_MOMENTS:
+        raise Misuse(
+            f"snapshots: every {every} from {start} to {end} are {count:,} moments; at most {_MOST_MOMENTS:,} are "
+            "taken at once. Give a longer every, or a shorter time."
+        )
     return list(range(first, last, step))
+
+
+def _step_us(every: str | int) -> int:
+    try:
+        step = duration_us(every)
+    except Misuse as error:
+        raise Misuse(f"snapshots: every: {error}") from None
+    if step == 0:
+        raise Misuse(f'snapshots: every={every!r} gives no next moment. Give a longer every, such as "1d".')
+    return step
+
+
+def _moment(name: str, value: When) -> int:
+    try:
+        return moment_us(value)
+    except Misuse as error:
+        raise Misuse(f"snapshots: {name}: {error}") from None
 
 
 def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> _Asked:

@@ -12,7 +12,9 @@ import duckdb
 import pytest
 import shop
 
-from trimtab.app.project import Project
+from trimtab.app.backup import read_manifest, restore
+from trimtab.app.project import Project, open_project
+from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
@@ -151,3 +153,18 @@ def test_the_same_requests_are_the_same_batch_whatever_holds_them(project: Proje
     assert logged(project) == 2
     with pytest.raises(Misuse, match="the table: no column 'x', which request 'visit' declares"):
         project.predict_table("buyer", asked.select(["visit_id", "site", "at"]))
+
+
+def test_paths_may_be_texts(trained: Path, tmp_path: Path) -> None:
+    with open_project(trained, clock=VirtualClock(shop.NOW_US), state=str(trained / ".trimtab")) as project:
+        project.predict_table("buyer", table(-5), out=str(tmp_path / "answers.csv"))
+        assert (tmp_path / "answers.csv").is_file()
+        version = project.registry.alias("buyer", "champion")
+        page = project.report(version.name, str(tmp_path / "page.html"))
+        assert page == tmp_path / "page.html"
+        assert page.is_file()
+        project.backup(str(tmp_path / "backup"))
+    restore(str(tmp_path / "backup"), str(tmp_path / "again"))
+    assert read_manifest(str(tmp_path / "backup")).files
+    with pytest.raises(Misuse, match="Give a text or a Path"):
+        project.backup(3)

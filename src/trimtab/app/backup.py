@@ -118,7 +118,7 @@ def back_up(project: Project, to: Path) -> Backup:
     return manifest
 
 
-def read_manifest(backup: Path) -> Backup:
+def read_manifest(backup: str | Path) -> Backup:
     """What a backup says about itself.
 
     Raises:
@@ -126,6 +126,7 @@ def read_manifest(backup: Path) -> Backup:
         Misuse: It was made by a newer trimtab.
         Corrupt: Its manifest is damaged.
     """
+    backup = Path(backup)
     path = backup / MANIFEST
     if not path.is_file():
         raise NotFound(f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab backup` wrote.")
@@ -146,7 +147,7 @@ def read_manifest(backup: Path) -> Backup:
 
 
 def restore(
-    backup: Path, into: Path, *, force: bool = False, progress: Callable[[int, int], object] | None = None
+    backup: str | Path, into: str | Path, *, force: bool = False, progress: Callable[[int, int], object] | None = None
 ) -> Backup:
     """Bring a backup's state to a folder, after every file's checksum was compared.
 
@@ -163,7 +164,7 @@ def restore(
         Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
         Unavailable: The disk is full or read-only; nothing was changed.
     """
-    backup, into = backup.absolute(), into.absolute()
+    backup, into = Path(backup).absolute(), Path(into).absolute()
     manifest = read_manifest(backup)
     if into.exists() and not into.is_dir():
         raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")

@@ -69,7 +69,7 @@ def open_project(
     folder: str | Path = ".",
     *,
     clock: Clock | None = None,
-    state: Path | None = None,
+    state: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Project:
     """Open the project in `folder`.
@@ -84,7 +84,7 @@ def open_project(
         NotFound: There is no project.
         Misuse: Its settings or definitions are wrong, or its state was written by a newer trimtab.
     """
-    config = load_config(Path(folder), os.environ if environment is None else environment)
+    config = load_config(_path("folder", folder), os.environ if environment is None else environment)
     definitions = load_definitions(config.project_file)
     check_retention(config.retention, definitions)
     return Project(config, definitions, clock=clock, state=state)
@@ -98,12 +98,12 @@ class Project:
     """
 
     def __init__(
-        self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: Path | None = None
+        self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: str | Path | None = None
     ) -> None:
         self.config = config
         self.declared = definitions
         self.clock = clock or SystemClock()
-        self.state_folder = state or config.state_folder
+        self.state_folder = config.state_folder if state is None else _path("state", state)
         self._begin()
 
     def _begin(self) -> None:
@@ -293,7 +293,7 @@ class Project:
         *,
         at: str | int | dt.datetime | None = None,
         mode: Literal["batch", "precomputed"] = "batch",
-        out: Path | None = None,
+        out: str | Path | None = None,
         progress: Meter | None = None,
     ) -> Manifest:
         """Answer a table of requests, each as of its own time or all as of one; resumable, each answer logged once.
@@ -317,7 +317,7 @@ class Project:
             requests,
             at_us=None if at is None else moment_us(at),
             mode=mode,
-            out=out,
+            out=None if out is None else _path("out", out),
             progress=progress,
         )
 
@@ -472,7 +472,7 @@ class Project:
 
         return skew_checks(self, last)
 
-    def report(self, version: str, file: Path | None = None) -> Path:
+    def report(self, version: str, file: str | Path | None = None) -> Path:
         """Write a version's evaluation as a self-contained page, its card and its figures beside it; where it is.
 
         Args:
@@ -484,7 +484,8 @@ class Project:
         """
         from trimtab.app.evaluation_page import write_evaluation
 
-        return write_evaluation(self.registry, self.state.blob, version, file or self.state_folder / "reports")
+        to = self.state_folder / "reports" if file is None else _path("file", file)
+        return write_evaluation(self.registry, self.state.blob, version, to)
 
     def evaluation(self, version: str) -> Evaluation:
         """A version's evaluation, or that of the candidate which it is a refit of, as numbers.
@@ -552,7 +553,7 @@ class Project:
 
         return disk_report(self)
 
-    def backup(self, to: Path) -> Backup:
+    def backup(self, to: str | Path) -> Backup:
         """Copy the state to a new folder, consistent although others serve and write; there is no half backup.
 
         Raises:
@@ -561,7 +562,7 @@ class Project:
         """
         from trimtab.app.backup import back_up
 
-        return back_up(self, to)
+        return back_up(self, _path("to", to))
 
     def status(self) -> Status:
         """What is deployed, how fresh it is, and what is red."""
@@ -844,6 +845,13 @@ class Project:
         return Ledger(self.state.catalog).write([row], [change])[0]
 
 
+def _path(name: str, given: str | Path) -> Path:
+    try:
+        return Path(given)
+    except TypeError:
+        raise Misuse(f"{name}: {given!r} is a {type(given).__name__}. Give a text or a Path.") from None
+
+
 def _how(
     as_known: AsKnown,
     reasons: bool,
@@ -856,7 +864,7 @@ def _how(
     return How(
         as_known=as_known,
         reasons=reasons,
-        out=None if out is None else Path(out),
-        events={name: Path(path) for name, path in (events or {}).items()},
+        out=None if out is None else _path("out", out),
+        events={name: _path(f"events of {name!r}", path) for name, path in (events or {}).items()},
         progress=progress,
     )

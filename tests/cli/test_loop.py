@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 import random
+import re
 import shlex
 import signal
 import socket

@@ -1,4 +1,6 @@
+import base64
 import datetime as dt
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -198,3 +200,43 @@ def test_every_text_that_could_not_be_read_is_kept(tmp_path: Path, log: Any, qua
     file.write_text('who,x,at\na,"1,5",31.12.1970\n')
     ingestor.load_file("plain", file, on_error="quarantine")
     assert [row.raw() for row in quarantine.read()] == [{"who": "a", "x": "1,5", "at": "31.12.1970"}]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_line_that_fits_no_header_is_kept_byte_by_byte(
+    tmp_path: Path, log: Any, quarantine: Quarantine, end: bytes
+) -> None:
+    ingestor = Ingestor(log, [PLAIN], clock=VirtualClock(0), quarantine=quarantine)
+    (tmp_path / "a.csv").write_bytes(
+        b'who,x,at\nZo\xeb,1,1970-01-01\na,1,2,3,4\n"two\nlines",1,2,3,4\nb,"1,5",1970-01-01\n'.replace(b"\n", end)
+    )
+    assert len(ingestor.load_file("plain", tmp_path / "a.csv", on_error="quarantine").bad) == 4
+    latin, many, two, wrong = (row.raw() for row in quarantine.read())
+    assert base64.b64decode(latin["_line_base64"]) == b"Zo\xeb,1,1970-01-01"
+    assert (latin["_line"], latin["_line_number"]) == ("Zo\ufffd,1,1970-01-01", 2)
+    assert (many["_line"], many["_line_number"], many["_file"]) == ("a,1,2,3,4", 3, str(tmp_path / "a.csv"))
+    assert "_line_base64" not in many
+    assert two["_line"] == f'"two{end.decode()}lines",1,2,3,4'
+    assert wrong == {"who": "b", "x": "1,5", "at": 0}
+
+    def fix(row: dict[str, Any]) -> dict[str, Any] | None:
+        if "_line_base64" not in row:
+            return None
+        who, x, at = base64.b64decode(row["_line_base64"]).decode("latin-1").split(",")
+        return row | {"who": who, "x": float(x), "at": at}
+
+    assert quarantine.replay(ingestor, reason="bad_line", fix=fix) == Replayed(1, 0, 2)
+    assert decode(log.records["p1"][0].payload).values == ("Zoë", 1.0, 0)
+
+
+def test_a_line_that_is_no_json_is_kept_and_can_be_mended(tmp_path: Path, log: Any, quarantine: Quarantine) -> None:
+    ingestor = Ingestor(log, [PLAIN], clock=VirtualClock(0), quarantine=quarantine)
+    (tmp_path / "a.ndjson").write_bytes(b'{"who": "a", "at": 0}\n{"who": "b", "at": 0,}\n{"who": "\xe9", "at": 0}\n')
+    ingestor.load_file("plain", tmp_path / "a.ndjson", on_error="quarantine")
+    comma, latin = (row.raw() for row in quarantine.read())
+    assert (comma["_line"], comma["_line_number"]) == ('{"who": "b", "at": 0,}', 2)
+    assert base64.b64decode(latin["_line_base64"]) == b'{"who": "\xe9", "at": 0}'
+    assert quarantine.replay(ingestor) == Replayed(0, 2, 0)
+    mended = quarantine.replay(ingestor, fix=lambda row: json.loads(row["_line"].replace(",}", "}")))
+    assert mended == Replayed(2, 0, 0)

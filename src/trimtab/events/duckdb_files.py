@@ -44,11 +44,13 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
         rejects = connection.execute(
             "SELECT line_byte_position, min(column_name), any_value(csv_line) FROM reject_errors GROUP BY 1 ORDER BY 1"
         ).fetchall()
-    numbers = _lines_at(path, [byte for byte, _, _ in rejects])
-    bad = [
-        BadRow("line", number, _fields(text, delimiter, names, wanted), field or names[-1], "bad_line", text[:200])
-        for number, (_, field, text) in zip(numbers, rejects, strict=True)
-    ]
+    found = _lines_at(path, [(byte, text.encode()) for byte, _, text in rejects])
+    numbers = [number for number, _ in found]
+    bad = []
+    for (number, line), (_, field, _) in zip(found, rejects, strict=True):
+        text = line.decode(errors="replace")
+        fields = _fields(text, delimiter, names, wanted)
+        bad.append(BadRow("line", number, fields, field or names[-1], "bad_line", text[:200], line, str(path)))
     records = next((len(array) for array in values.values()), 0)
     lines = _record_lines(path, delimiter, len(names), records, numbers)
     return _assemble(source, names, wanted, values, raw, lines, bad, "line")
@@ -265,13 +267,13 @@ def _record_lines(path: Path, delimiter: str, fields: int, records: int, rejecte
     plain = np.delete(np.arange(2, lines + 1), np.array(rejected, np.int64) - 2)
     if len(plain) == records:
         return plain
-    found = []
+    found, refused = [], set(rejected)
     reader = csv.reader(_lines(path), delimiter=delimiter)
     next(reader)
     begins = reader.line_num + 1
     try:
         for values in reader:
-            if len(values) == fields:
+            if len(values) == fields and begins not in refused:
                 found.append(begins)
             begins = reader.line_num + 1
     except csv.Error:
@@ -279,15 +281,22 @@ def _record_lines(path: Path, delimiter: str, fields: int, records: int, rejecte
     return np.array(found) if len(found) == records else np.arange(2, records + 2)
 
 
-def _lines_at(path: Path, positions: Sequence[int]) -> list[int]:
-    """The lines in which the bytes at `positions`, in ascending order, lie."""
-    out: list[int] = []
+def _lines_at(path: Path, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The number of the line at each place, and its bytes.
+
+    DuckDB counts a line's first byte from 1, says a line with ? for every byte that is no UTF-8, and may begin it with
+    the end of the line before.
+    """
+    out: list[tuple[int, bytes]] = []
     line, at = 1, 0
     with open_bytes(path, "rb") as stream:
-        for position in positions:
-            line += stream.read(position - at).count(b"\n")
-            at = position
-            out.append(line)
+        for first, said in places:
+            line += stream.read(first - 1 - at).count(b"\n")
+            text = stream.read(len(said))
+            same = len(text) == len(said) and all(a == b or b == ord("?") for a, b in zip(text, said, strict=True))
+            bare = (text if same else said).strip(b"\r\n")
+            out.append((line + text[: text.find(bare[:1])].count(b"\n"), bare))
+            line, at = line + text.count(b"\n"), first - 1 + len(text)
     return out
 
 

@@ -136,7 +136,7 @@ def _fit_arrow(what: str, source: Source, table: ArrowTable) -> FileRows:
 def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> FileRows:
     if kind == "ndjson":
         with open_bytes(path, "rb") as stream:
-            return _fit_lines(f"file {path}", source, stream)
+            return _fit_lines(f"file {path}", source, stream, str(path))
     if kind == "arrow":
         from trimtab.core.arrow_ipc import read_ipc_file
 
@@ -162,7 +162,7 @@ def _format(path: Path) -> Format:
     return found
 
 
-def _fit_lines(what: str, source: Source, text: Iterable[bytes]) -> FileRows:
+def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | None = None) -> FileRows:
     """Newline-delimited JSON: the rules of `push`, line by line."""
     lines: list[int] = []
     rows: list[dict[str, Any]] = []
@@ -177,7 +177,8 @@ def _fit_lines(what: str, source: Source, text: Iterable[bytes]) -> FileRows:
             lines.append(number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found = plain.decode(errors="replace").strip()
-            bad.append(BadRow("line", number, {}, source.time, "bad_line", found[:200]))
+            raw = plain.rstrip(b"\r\n")
+            bad.append(BadRow("line", number, {}, source.time, "bad_line", found[:200], raw, file))
     return fit_rows(what, source, rows, lines=lines, bad=bad)
 
 

@@ -26,6 +26,8 @@ class BadRow(msgspec.Struct, frozen=True):
     field: str
     reason: Reason
     found: str
+    line: bytes | None = None  # the line as it came, when it could not be told apart
+    file: str | None = None  # that the line is of
 
     @property
     def place(self) -> str:

@@ -18,7 +18,7 @@ from trimtab.events.checks import EXTRA, Reason, Report, check
 from trimtab.events.definitions import Source
 from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
 from trimtab.events.fitting import BadRow, FileRows
-from trimtab.events.quarantine import Quarantine, Quarantined, raw_json
+from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
 from trimtab.events.records import Event, Op, Value, decode, decode_all
 from trimtab.store.ports import Log
 
@@ -253,8 +253,12 @@ class Ingestor:
 
     def _set_aside(self, source: Source, rows: FileRows, op: Op, history: bool) -> None:
         now_us = self._clock.now_us()
+        kept = [b.row if b.line is None else b.row | line_fields(b.line, b.number, b.file) for b in rows.bad]
         self._quarantine.add(
-            [Quarantined(source.name, raw_json(b.row), b.reason, b.field, now_us, op, history) for b in rows.bad]
+            [
+                Quarantined(source.name, raw_json(raw), b.reason, b.field, now_us, op, history)
+                for b, raw in zip(rows.bad, kept, strict=True)
+            ]
         )
 
     def _load(self, call: _Call, columns: Columns, at_us: NDArray[Any] | None, offset: int) -> Pushed:

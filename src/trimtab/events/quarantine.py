@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import math
@@ -19,6 +20,7 @@ from trimtab.store.ports import Log
 Row = dict[str, Any]
 Place: TypeAlias = tuple[str, int]  # partition and position
 _UNREADABLE = "bad_line"  # the reason of lines whose fields were counted from the left
+_LINE = ("_line", "_line_base64", "_line_number", "_file")  # what is kept of such a line beside its fields
 _TOGETHER = 1_000  # rows that are given back in one push
 
 
@@ -34,7 +36,11 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     history: bool = False  # it came with a load of history
 
     def raw(self) -> Row:
-        """The row as it came; moments are ISO 8601 text, infinities the texts "inf" and "-inf"."""
+        """The row as it came; moments are ISO 8601 text, infinities the texts "inf" and "-inf".
+
+        Of a line that could not be told apart, it has `_line`, the text, `_line_number`, `_file`, and, when it is no
+        UTF-8, `_line_base64`, the bytes.
+        """
         row: Row = json.loads(self.row)
         return row
 
@@ -184,7 +190,7 @@ class Quarantine:
             ingestor: Takes the rows.
             source: Of one source; left out, of all.
             reason: With one reason; left out, with any.
-            fix: Changes a row, for good.
+            fix: Changes a row, for good. What it leaves of `_line` and the like (see `Quarantined.raw`) is not pushed.
 
         Raises:
             NotFound: A row's source is declared no more. Rows of the others were given back.
@@ -207,7 +213,7 @@ class Quarantine:
                     (place, kept.raw() if fix is None else fix(kept.raw()))
                     for place, kept in pending[start:][:_TOGETHER]
                 ]
-                rows = [(place, row) for place, row in part if row is not None]
+                rows = [(place, _without_line(row)) for place, row in part if row is not None]
                 try:
                     good = self._give_back(ingestor, name, rows, begun, op=op, history=history)
                 except (NotFound, Misuse) as error:
@@ -283,6 +289,26 @@ class Quarantine:
                             "Was another log opened?"
                         ) from error
                 after = records[-1].position
+
+
+def line_fields(line: bytes, number: int, file: str | None) -> Row:
+    """What is kept of a line that could not be told apart.
+
+    >>> line_fields(b"a,\\xe9", 7, "a.csv")
+    {'_line': 'a,\ufffd', '_line_number': 7, '_file': 'a.csv', '_line_base64': 'YSzp'}
+    """
+    fields: Row = {"_line": line.decode(errors="replace"), "_line_number": number}
+    if file is not None:
+        fields["_file"] = file
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        fields["_line_base64"] = base64.b64encode(line).decode()
+    return fields
+
+
+def _without_line(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in _LINE} if "_line" in row else row
 
 
 def raw_json(row: Mapping[str, object]) -> str:

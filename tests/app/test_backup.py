@@ -223,3 +223,14 @@ def test_a_killed_backup_leaves_nothing_that_looks_like_one(trained: Path, tmp_p
         made = project.backup(tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / MANIFEST).read_bytes())["manifest"]["size_bytes"] == made.size_bytes
     assert not (tmp_path / ".copy.partial").exists()
+
+
+def test_a_full_disk_can_still_be_looked_at(trained: Path) -> None:
+    look = FULL.replace("project.state.events, project.state.predictions, project.state.quarantine, ", "")
+    look = look.replace("project.backup(Path(sys.argv[2]))", "print('\\n'.join(project.disk().lines()))")
+    command = [sys.executable, "-c", look, str(trained), "", str(shop.NOW_US), "1"]
+    said = subprocess.run(command, capture_output=True, text=True, env=shop.environment(), check=True).stdout
+    assert "event log" in said
+    assert "free)" in said
+    assert "cannot be read now" in said
+    assert "a day" not in said

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.core.errors import Unavailable
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US
 from trimtab.store.log_places import positions_before
@@ -46,8 +47,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     free_bytes: int  # on the disk that it lies on
     budget_bytes: int | None
-    frees_bytes: int  # about what the next `trimtab retain` would give back
-    growth_bytes: int  # about, a day
+    frees_bytes: int | None  # about what the next `trimtab retain` would give back; None: the state cannot be read
+    growth_bytes: int | None  # about, a day
     notes: list[str]
     red: list[str]
 
@@ -63,14 +64,16 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         out.append(
             f"{'in all':{width}}  {format_bytes(self.size_bytes):>9}  ({of}; {format_bytes(self.free_bytes)} free)"
         )
-        out.append(f"the next `trimtab retain` gives back about {format_bytes(self.frees_bytes)}")
-        out.append(f"it grows by about {format_bytes(self.growth_bytes)} a day" + self._lasts())
+        if self.frees_bytes is not None:
+            out.append(f"the next `trimtab retain` gives back about {format_bytes(self.frees_bytes)}")
+        if self.growth_bytes is not None:
+            out.append(f"it grows by about {format_bytes(self.growth_bytes)} a day" + self._lasts())
         return out + self.notes + [f"RED  {line}" for line in self.red]
 
     def _lasts(self) -> str:
-        if self.budget_bytes is None or self.growth_bytes <= 0 or self.size_bytes >= self.budget_bytes:
+        if self.budget_bytes is None or not self.growth_bytes or self.size_bytes >= self.budget_bytes:
             return ""
-        days = (self.budget_bytes - self.size_bytes + self.frees_bytes) / self.growth_bytes
+        days = (self.budget_bytes - self.size_bytes + (self.frees_bytes or 0)) / self.growth_bytes
         return f": within the budget for {days:,.0f} days" if days < 10_000 else ""
 
 
@@ -109,15 +112,11 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
 
 
 def disk_report(project: Project) -> Disk:
-    """See `Project.disk`."""
-    from trimtab.app.retention import last_retained, plan_retention
-
+    """See `Project.disk`. What needs no more than sizes of files is said of a full disk, too."""
     now = taken(project.state_folder)
-    plan = plan_retention(project)
     budget = project.config.retention.budget_bytes
     red = over_budget(now.size_bytes, budget)
-    last = last_retained(project.state.catalog)
-    notes = [] if last is None else [f"last retain: {last.at}, gave back {format_bytes(last.freed_bytes)}"]
+    frees_bytes, growth, notes = _outlook(project, now)
     free = os.statvfs(project.state_folder)
     return Disk(
         folder=str(project.state_folder),
@@ -125,11 +124,24 @@ def disk_report(project: Project) -> Disk:
         size_bytes=now.size_bytes,
         free_bytes=free.f_bavail * free.f_frsize,
         budget_bytes=budget,
-        frees_bytes=max(0, plan.freed_bytes),
-        growth_bytes=growth_bytes(project, now),
-        notes=notes + plan.notes,
+        frees_bytes=frees_bytes,
+        growth_bytes=growth,
+        notes=notes,
         red=[] if red is None else [red],
     )
+
+
+def _outlook(project: Project, now: Taken) -> tuple[int | None, int | None, list[str]]:
+    """What `retain` would give back, what a day adds, and what is to be said of it."""
+    from trimtab.app.retention import last_retained, plan_retention
+
+    try:
+        last = last_retained(project.state.catalog)
+        notes = [] if last is None else [f"last retain: {last.at}, gave back {format_bytes(last.freed_bytes)}"]
+        plan, growth = plan_retention(project), growth_bytes(project, now)
+    except Unavailable as error:  # a full disk, where these figures are wanted most; or one that is read-only
+        return None, None, [f"what `trimtab retain` gives back, and how fast it grows, cannot be read now: {error}"]
+    return max(0, plan.freed_bytes), growth, notes + plan.notes
 
 
 def growth_bytes(project: Project, now: Taken) -> int:

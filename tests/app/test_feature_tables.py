@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -376,3 +377,39 @@ def test_moments_that_cannot_be_taken_are_refused_before_any_work(every: str, en
     with pytest.raises(Misuse, match=said):
         feature_tables.moments_between("2024-01-01", end, every)
     assert len(feature_tables.moments_between("2024-01-01", "2024-01-02T00:00:00.000001", "1d")) == 2
+
+
+def test_a_table_has_a_length_and_what_the_reference_says_of_results_is_there(project: Project, tmp_path: Path) -> None:
+    found = project.join(visits(3))
+    assert len(found) == found.rows == 3
+    assert project.join(visits(0))  # without rows, and a table all the same
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    results = {
+        "FeatureTable": found,
+        "FeatureFile": project.join(visits(3), out=tmp_path / "out.csv"),
+        "Columns": visits(3),
+        "Status": project.status(),
+        "Disk": project.disk(),
+        "Plan": project.plan(),
+        "Catalogue": project.catalogue(),
+    }
+    for name, result in results.items():
+        fields = [*getattr(type(result), "__struct_fields__", ()), *(n for n in dir(result) if n[:1] != "_")]
+        told = re.findall(r"`(\w+)", rows[name].split("|", 3)[2])
+        assert type(result).__name__ == name
+        assert set(told) & set(fields), name
+        missing = [n for n in told if n.islower() and n not in fields and hasattr(result, n) is False]
+        assert set(missing) <= {
+            "table",
+            "len",
+            "dtype",
+            "values",
+            "to_list",
+            "polars",
+            "pyarrow",
+            "as_known",
+            "name",
+            "size_bytes",
+            "of",
+        }, name

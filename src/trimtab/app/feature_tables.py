@@ -48,6 +48,12 @@ class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
     positions: dict[str, int]  # P: up to here the log was read
     let_in: dict[str, int]  # as_known="final": how many values of each feature are not those known then
 
+    def __len__(self) -> int:
+        return self.rows
+
+    def __bool__(self) -> bool:
+        return True  # as of other tables: one without rows is a table all the same
+
 
 class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
     """The same, written to a file."""

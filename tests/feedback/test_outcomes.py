@@ -157,6 +157,29 @@ def test_a_prediction_about_a_closed_day_is_counted_and_left_out() -> None:
     assert [day.day_us for day in days.close(9 * DAY_US)] == [DAY_US]
 
 
+@pytest.mark.fast
+def test_answers_about_the_past_are_no_part_of_a_day() -> None:
+    now_us = 5 * DAY_US
+    asked = prediction(0, "a", now_us)
+    what_if = [
+        msgspec.structs.replace(asked, id="p_1", at_us=2 * DAY_US, flags=("past",)),
+        msgspec.structs.replace(asked, id="p_2", flags=("past",)),  # as of the moment of asking itself
+        msgspec.structs.replace(asked, id="p_3", at_us=now_us - 1, mode="batch"),
+        msgspec.structs.replace(asked, id="p_4", at_us=now_us - 2 * DAY_US, mode="precomputed"),
+    ]
+    counted = [
+        asked,
+        msgspec.structs.replace(asked, id="p_5", mode="batch"),
+        msgspec.structs.replace(asked, id="p_6", at_us=now_us - 30 * HOUR_US, mode="precomputed"),
+    ]
+    days = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"))
+    days.add([*what_if, *counted])
+    assert [(day.day_us // DAY_US, day.predictions) for day in days.close(9 * DAY_US)] == [(3, 1), (5, 2)]
+    late = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"), closed_until_us=now_us)
+    late.add(what_if)
+    assert (late.too_late, late.close(9 * DAY_US)) == (0, [])
+
+
 def test_days_are_the_same_after_a_restart_in_the_middle() -> None:
     labels = [Label(k, n * HOUR_US, n * HOUR_US + HOUR_US, n % 2) for n, k in enumerate("abcdabcd" * 9)]
     join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")

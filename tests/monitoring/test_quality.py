@@ -88,6 +88,20 @@ def test_days_given_again_and_days_of_other_versions_change_nothing(catalog: Cat
     assert monitor.watch == before
 
 
+@pytest.mark.fast
+def test_days_before_the_promotion_do_not_count_for_a_version(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "click", run_length_days=200)
+    _, put = monitor.anchor("v1", healthy(), at_us=30 * DAY_US + 1)
+    catalog.write([put])
+    monitor.reload()
+    before = monitor.watch
+    assert monitor.observe([day(n, 9.0, labelled=0) for n in range(20, 30)], now_us=1) == []
+    assert monitor.watch == before
+    monitor.observe([day(30, 0.3)], now_us=1)  # the day of the promotion itself
+    assert monitor.watch is not None
+    assert (monitor.watch.first_day_us, monitor.watch.silent_days) == (30 * DAY_US, 0)
+
+
 def test_one_look_at_many_days_is_as_good_as_many_looks(catalog: Catalog, tmp_path: Path) -> None:
     days = [day(20 + n, 0.3 + 0.012 * n) for n in range(25)]
     at_once = anchored(catalog, healthy())

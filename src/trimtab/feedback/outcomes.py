@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Outcome, Prediction
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.frames import NEVER_US
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, LabelIndex, LabelState
 from trimtab.feedback.days import day_quality
+from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import prediction_columns
 from trimtab.stats.edetector import LOSS_CAP
 from trimtab.stats.losses import Loss
+
+AHEAD_US = 36 * HOUR_US  # how old an answer made ahead may be when it is given, as in `ServedModel`
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
@@ -155,6 +158,9 @@ class OpenDays:
     `too_late` and left out. All of it can be rebuilt from the logs: start from `closed_until_us` and give the
     predictions that were logged since.
 
+    Only answers that were made when they were asked for count (`made_for_its_moment`): what a version says afterwards
+    about the past tells nothing about its service.
+
     Args:
         model: The model's name; predictions of other models are passed over.
         metric: The loss that is summed.
@@ -181,9 +187,11 @@ class OpenDays:
         self._parts: list[Columns] = []
 
     def add(self, predictions: Sequence[Prediction] | Columns) -> None:
-        """Take in predictions as they were logged."""
+        """Take in predictions as they were logged; a table of them must hold no what-if answers, it has no flags."""
+        if not isinstance(predictions, Columns):
+            predictions = [p for p in predictions if PAST not in p.flags]
         table = _table(predictions)
-        mine = table["model"].values == self.model
+        mine = (table["model"].values == self.model) & made_for_its_moment(table)
         late = mine & (table["at"].values < self.closed_until_us)
         self.too_late += int(late.sum())
         kept = mine & ~late
@@ -213,6 +221,16 @@ class OpenDays:
                 self.model, self.metric, version, at_us, scores, found.labels[rows], cap=self._cap(version)
             )
         return sorted(days, key=lambda day: (day.day_us, day.version))
+
+
+def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
+    """Which predictions were made no later than the moment they are about; shape (rows,).
+
+    A row of a batch that is about an earlier moment was not. A stored answer (`precomputed`) is given for a while.
+    """
+    ahead = predictions["mode"].values == "precomputed"
+    found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
+    return found
 
 
 def _table(predictions: Sequence[Prediction] | Columns) -> Columns:

@@ -92,7 +92,7 @@ class QualityMonitor:
         Args:
             version: What will be watched.
             reference: Its days on the gate's window.
-            at_us: Now.
+            at_us: The moment that it was made for service; days that were over by then are not its own.
             loss_cap: What the losses of `reference` were capped at; those of live days will be too.
         """
         usable = [day for day in reference if day.labelled]
@@ -123,8 +123,8 @@ class QualityMonitor:
         """Take in closed days, oldest first; what rang because of them.
 
         The watch, the signals and the changes in `also` are stored in one write, so a crash keeps all or none. Days of
-        other versions than the watched one, and days that are not newer than the last, change nothing. Days without
-        predictions in between pass without evidence.
+        other versions than the watched one, days that were over when the watch was anchored, and days that are not
+        newer than the last, change nothing. Days without predictions in between pass without evidence.
 
         Raises:
             Conflict: Another process moved the watch meanwhile. Nothing was stored; `reload` before the next try.
@@ -132,7 +132,7 @@ class QualityMonitor:
         before = after = self._watch
         signals: list[Signal] = []
         for day in days:
-            if after is None or day.version != after.version:
+            if after is None or day.version != after.version or day.day_us + DAY_US <= after.anchored_at_us:
                 continue
             if after.last_day_us is not None and day.day_us <= after.last_day_us:
                 continue

@@ -133,7 +133,9 @@ class Controller:
             replaced = self._workshop.promote(repair, repair.reason)
         except Conflict as error:
             return self._refuse(now_us, [self._entry("refuse", str(error), gate, version=repair.candidate)])
-        _, anchored = self._monitor.anchor(repair.successor, repair.reference, at_us=now_us, loss_cap=repair.loss_cap)
+        _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
+            repair.successor, repair.reference, at_us=repair.cut_us, loss_cap=repair.loss_cap
+        )
         decisions = self._write(
             [self._entry("promote", self._state.cause, gate, version=repair.successor, replaced=replaced)],
             [anchored],

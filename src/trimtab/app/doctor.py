@@ -27,6 +27,7 @@ PYTHON = (3, 11)  # least version
 # distribution: (module, least version); a test holds them against pyproject.toml
 NEEDED: dict[str, tuple[str, str]] = {
     "alembic": ("alembic", "1.16"),
+    "arro3-core": ("arro3.core", "0.9"),
     "click": ("click", "8.2"),
     "deltalake": ("deltalake", "1.6"),
     "duckdb": ("duckdb", "2.0"),

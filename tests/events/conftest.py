@@ -1,8 +1,9 @@
 """A log in a list, and what a history must hold according to a naive reading of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from trimtab.store.ports import LogRecord
 
@@ -40,6 +41,11 @@ class ListLog:
         before = self.records.get(partition, [])
         self.records[partition] = [r for r in before if r.position > through]
         return len(before) - len(self.records[partition])
+
+    def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
+        before = self.records.get(partition, [])
+        self.records[partition] = [replace(r, payload=instead.get(r.position, r.payload)) for r in before]
+        return sum(r.position in instead for r in before)
 
     def close(self) -> None:
         pass

@@ -7,12 +7,13 @@ import datetime as dt
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.shown import shown
 from trimtab.events.records import Op
 from trimtab.store.ports import Log
@@ -46,7 +47,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
 
 
 class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
-    """Rows that were given to the ingestor again: they count no longer."""
+    """Rows that were given to the ingestor again, or up: they count no longer. It stands until they are erased."""
 
     places: tuple[Place, ...]
 
@@ -59,7 +60,7 @@ class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
-    """A row that was forgotten: it counts no longer, and nobody can say what it was. # D26"""
+    """A row or note that is gone: it counts no longer, and nobody can say what it was. # D26"""
 
     source: str
 
@@ -142,7 +143,10 @@ class Quarantine:
         return out
 
     def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
-        """The rows that are `wanted`, replayed ones too: by partition and position, what `Log.erase` puts instead."""
+        """The rows that are `wanted`: by partition and position, what `Log.erase` puts instead.
+
+        Rows that were replayed or dropped are among them while their content is still there.
+        """
         found: dict[str, dict[int, bytes]] = {}
         for (partition, position), record in self._records():
             if isinstance(record, Quarantined) and wanted(record):
@@ -167,9 +171,23 @@ class Quarantine:
         return sorted(out, key=lambda group: (group.source, -group.rows, group.reason))
 
     def drop(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Give up rows, of one source or of all, with one reason or with any; how many. They count no longer."""
+        """Give up rows, of one source or of all, with one reason or with any; how many.
+
+        They count no longer, and their content leaves the disk, also that of rows which an earlier call could not
+        erase. Who is stopped in between does it again.
+
+        Raises:
+            Conflict: Another process writes their file: they count no longer, but their content is still there.
+            Unavailable: Another process reads it just now, with the same result.
+        """
         places = [place for place, row in self._pending(source) if reason in (None, row.reason)]
         self._release(places)
+        refused = self._erase_released()
+        if refused:
+            raise type(refused[0])(
+                f"quarantine: {len(places):,} rows are dropped and count no longer, but the content of some is still "
+                f"on the disk: {refused[0]} Then drop again, which erases it."
+            )
         return len(places)
 
     def replay(
@@ -223,6 +241,7 @@ class Quarantine:
                 accepted += len(good)
                 stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
+        self._erase_released()  # what is refused goes the next time
         if failed:
             raise failed[0]
         return Replayed(accepted, stay, left_out)
@@ -262,6 +281,52 @@ class Quarantine:
     def _release(self, places: Sequence[Place]) -> None:
         if places:
             self._log.append([_encoder.encode(_Released(tuple(places)))])
+
+    def _erase_released(self) -> list[Conflict | Unavailable]:
+        """Erase the rows that are released, then the notes that nobody needs any more; what was refused. # D26"""
+        rows: dict[Place, str] = {}
+        notes: dict[Place, tuple[Place, ...]] = {}
+        released: set[Place] = set()
+        for place, record in self._records():
+            if isinstance(record, Quarantined):
+                rows[place] = record.source
+            elif isinstance(record, _Released | _Begun):
+                notes[place] = record.places
+                released.update(record.places if isinstance(record, _Released) else ())
+        instead: dict[str, dict[int, bytes]] = {partition: {} for partition, _ in released}  # written anew, rows or not
+        for partition, position in released & rows.keys():
+            instead[partition][position] = _encoder.encode(_Erased(rows[partition, position]))
+        refused: list[Conflict | Unavailable] = []
+        kept = set()
+        for partition, payloads in sorted(instead.items()):
+            try:
+                self._log.erase(partition, payloads)
+            except (Conflict, Unavailable) as error:
+                refused.append(error)
+                kept.add(partition)
+        pending = rows.keys() - released
+        over = {at for at, places in notes.items() if not any(p in pending or p[0] in kept for p in places)}
+        self._remove_notes(over)
+        return refused
+
+    def _remove_notes(self, over: Iterable[Place]) -> None:
+        """Remove notes, and whatever says nothing any more at the head of a partition."""
+        over = set(over)
+        heads: dict[str, int] = {}
+        ended: set[str] = set()
+        for (partition, position), record in self._records():
+            if partition not in ended and (isinstance(record, _Erased) or (partition, position) in over):
+                heads[partition] = position
+            else:
+                ended.add(partition)
+        behind = {place for place in over if place[1] > heads.get(place[0], 0)}
+        for partition in sorted({partition for partition, _ in over}):
+            with suppress(Conflict, Unavailable):  # notes name nobody: they go the next time
+                if partition in heads:
+                    self._log.truncate(partition, heads[partition])
+                gone = {position: _encoder.encode(_Erased("")) for name, position in behind if name == partition}
+                if gone:
+                    self._log.erase(partition, gone)
 
     def _pending(self, source: str | None) -> list[tuple[Place, Quarantined]]:
         rows: dict[Place, Quarantined] = {}

@@ -136,6 +136,9 @@ def fit_rows(
         if not isinstance(row, Mapping):
             raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
     names = list(dict.fromkeys(name for row in rows for name in row))
+    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # they need no more than the key
+    if bare and source.time not in names:
+        names.append(source.time)
     wanted = wanted_columns(what, source, names) if rows else source.declared
     problems = _Problems()
     values = {name: check(dtype, [row.get(name) for row in rows], problems.of(name)) for name, dtype in wanted.items()}
@@ -147,7 +150,8 @@ def fit_rows(
     good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
     columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
     kept = good if lines is None else np.array(lines, np.int64)[good] - 1
-    return file_rows(source, names, wanted, columns, [*bad, *more], kept)
+    fitted = file_rows(source, names, wanted, columns, [*bad, *more], kept)
+    return msgspec.structs.replace(fitted, absent=()) if bare else fitted
 
 
 class _Problems:

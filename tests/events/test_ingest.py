@@ -182,6 +182,34 @@ def test_an_id_is_the_key_or_the_content_with_the_given_one(bench: Bench) -> Non
     assert len(set(ids)) == 6  # another time or content under `mine` is another event
 
 
+@pytest.mark.fast
+def test_columns_that_a_row_with_a_key_lacks_are_named_for_it_replaces_the_whole_row(bench: Bench) -> None:
+    full = {"k": "a", "at": 0, "x": 1.0, "n": 1, "ok": True, "seen": 0}
+    assert bench.ingestor.push("keyed", [full]).absent == ()
+    assert bench.ingestor.push("keyed", [full, {"k": "a", "at": 0, "x": 2.0}]).absent == ("n", "ok", "seen")
+    assert bench.ingestor.push("keyed", [full | {"n": None}, {"k": "a", "_op": "delete"}]).absent == ()
+    assert bench.ingestor.push("keyed", [{"k": "a"}], op="delete").absent == ()
+    assert bench.ingestor.push("plain", [{"who": "a", "at": 0}]).absent == ()  # nothing is replaced
+    table = Columns.of({"k": ("str", ["a"]), "at": ("time", [0]), "n": ("int", [None])})
+    assert bench.ingestor.push("keyed", table).absent == ("x", "ok", "seen")
+
+
+def test_a_wrong_op_names_those_there_are(bench: Bench) -> None:
+    (problem,) = bench.ingestor.push("keyed", [{"k": "a", "at": 0, "_op": "remove"}]).problems
+    assert (problem.reason, problem.found) == ("wrong_type", "'remove'; needed is 'upsert' or 'delete'")
+
+
+def test_lines_of_deletions_need_no_more_than_the_key(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"k": "a", "_op": "delete"}\n{"k": "b", "_op": "delete"}\n')
+    for history in (False, True):
+        loaded = bench.ingestor.load_file("keyed", tmp_path / "a.ndjson", history=history)
+        assert (loaded.pushed.accepted, loaded.pushed.quarantined, loaded.absent) == (2, 0, ())
+    assert [(e.op, e.event_at_us) for e in bench.events()] == [("delete", NOW)] * 4
+    (tmp_path / "b.ndjson").write_text('{"k": "a", "_op": "delete"}\n{"k": "b"}\n')
+    with pytest.raises(Misuse, match="needs column 'at'"):
+        bench.ingestor.load_file("keyed", tmp_path / "b.ndjson")
+
+
 def test_a_declared_known_at_is_kept(bench: Bench) -> None:
     bench.ingestor.push("plain", [{"who": "a", "at": 0, "_known_at": 77}, {"who": "a", "at": 0}])
     assert [e.known_at_us for e in bench.events()] == [77, 0]
@@ -212,7 +240,7 @@ def test_a_deletion_in_a_source_without_a_key_is_quarantined(bench: Bench, row: 
 
 def test_loaded_history_is_known_after_the_sources_delay(bench: Bench) -> None:
     table = Columns.of({"k": ("str", ["a", "b"]), "at": ("time", [0, 5]), "x": ("int", [1, None])})
-    assert bench.ingestor.load("keyed", table) == Pushed(2, 0, "p1", 2)
+    assert bench.ingestor.load("keyed", table) == Pushed(2, 0, "p1", 2, absent=("n", "ok", "seen"))
     assert [(e.known_at_us, e.history, e.values[1]) for e in bench.events()] == [
         (HOUR_US, True, 1.0),
         (HOUR_US + 5, True, None),

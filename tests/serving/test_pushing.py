@@ -70,7 +70,7 @@ def test_every_form_of_the_same_events_gets_the_same_answer(client: httpx.Client
     for answer in answers:
         assert answer.status_code == 200
         pushed = answer.json()
-        assert set(pushed) == {"accepted", "quarantined", "partition", "position", "problems"}
+        assert set(pushed) == {"accepted", "quarantined", "partition", "position", "problems", "absent"}
         assert (pushed["accepted"], pushed["quarantined"]) == (2, 1)
         assert (pushed["problems"][0]["row"], pushed["problems"][0]["field"]) == (1, "amount")
     assert [a.json()["problems"][0]["reason"] for a in answers] == ["too_large", "too_large", "infinite"]

@@ -17,7 +17,6 @@ class Ingested(Pushed, frozen=True):
     """What became of the rows of a file, and how its columns differ from those that the source declares."""
 
     ignored: tuple[str, ...] = ()  # its columns that the source does not declare: not kept
-    absent: tuple[str, ...] = ()  # declared columns that it does not have: null
 
 
 def load_rows(
@@ -40,11 +39,11 @@ def load_rows(
         )
     pushed = project.ingestor.take(source, rows, history=history, progress=progress)
     return Ingested(
-        pushed.accepted,
-        pushed.quarantined,
-        pushed.partition,
-        pushed.position,
-        pushed.problems,
-        rows.ignored,
-        rows.absent,
+        accepted=pushed.accepted,
+        quarantined=pushed.quarantined,
+        partition=pushed.partition,
+        position=pushed.position,
+        problems=pushed.problems,
+        ignored=rows.ignored,
+        absent=rows.absent + tuple(name for name in pushed.absent if name not in rows.absent),
     )

@@ -50,6 +50,9 @@ class Pushed(msgspec.Struct, frozen=True):
     partition: str
     position: int  # of the last accepted row; 0 when there was none
     problems: tuple[Problem, ...] = ()  # the first hundred
+    absent: tuple[
+        str, ...
+    ] = ()  # declared columns that some row of a source with a key lacks: null, whatever they were
 
 
 class LoadedFile(msgspec.Struct, frozen=True):
@@ -95,6 +98,7 @@ class Ingestor:
         A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
         event's id is its key. In a source without one it is what the event says (its time and every value) and its
         `_id`, so that an exact repetition is dropped, and events that say the same can be told apart.
+        In a source with a key a row replaces the whole row of before: `absent` names the columns that became null.
         A deletion needs a source with a key, and no more than the key: other columns are not kept, and without a
         time it is dated now.
 
@@ -300,7 +304,7 @@ class Ingestor:
             positions = self._log.append(payloads, at_us=None if at_us is None else at_us.tolist())
         problems = [batch.problem(row, offset) for row in sorted(batch.bad)[:_NAMED]]
         last = positions[-1] if payloads else 0
-        return Pushed(len(payloads), len(batch.bad), self._log.partition, last, tuple(problems))
+        return Pushed(len(payloads), len(batch.bad), self._log.partition, last, tuple(problems), batch.absent(rows))
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -339,7 +343,19 @@ class _Batch:
 
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
-        return Problem(row + offset, field, reason, shown(found)[:200])
+        needed = f"; needed is {' or '.join(map(repr, _OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
+        return Problem(row + offset, field, reason, shown(found)[:200] + needed)
+
+    def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
+        """The declared columns that some row lacks which replaces another."""
+        ops = [self._call.op] * self._count if self._ops is None else self._ops
+        replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
+        if self._call.source.key is None or not replacing:
+            return ()
+        there = (
+            self._lists.keys() if rows is None else set(rows[replacing[0]]).intersection(*(rows[r] for r in replacing))
+        )
+        return tuple(name for name in self._call.source.columns if name not in there)
 
     def quarantined(self, row: int, rows: Sequence[Mapping[str, object]] | None) -> Quarantined:
         field, reason, _ = self.bad[row]
@@ -498,4 +514,5 @@ def _both(a: Pushed, b: Pushed) -> Pushed:
         partition=b.partition,
         position=b.position or a.position,
         problems=(*a.problems, *b.problems)[:_NAMED],
+        absent=(*a.absent, *(name for name in b.absent if name not in a.absent)),
     )

@@ -152,3 +152,14 @@ def test_help_loads_click_alone_of_what_others_wrote_and_no_command() -> None:
     tops, modules = done.stdout.splitlines()[-1].split("] [")
     assert tops == "['click', 'trimtab'"
     assert modules == "'trimtab.cli', 'trimtab.cli.exits', 'trimtab.cli.group', 'trimtab.cli.options']"
+
+
+def test_a_question_of_the_ledger_loads_no_learning_library(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text("import trimtab as tt\n")
+    code = (
+        "import sys\nfrom trimtab.cli.group import trimtab\ntrimtab.main(['ledger'], standalone_mode=False)\n"
+        "print(*sorted({'sklearn', 'skops', 'pandas', 'joblib', 'duckdb', 'deltalake', 'lmdb'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""

@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from trimtab.app.definitions import Definitions, load_definitions
-from trimtab.app.explain import Explanation, explain
 from trimtab.app.history import SharedHistory
 from trimtab.app.layouts import Layouts
-from trimtab.app.learning import Teacher
-from trimtab.app.lines import USUAL
 from trimtab.app.live_definitions import LiveDefinitions
-from trimtab.app.loop import DeploymentLoop
-from trimtab.app.models import ServedModel
 from trimtab.app.retention_needs import check_retention, features_from_us
 from trimtab.app.state import State, kept_from
-from trimtab.app.status import Status, project_status
-from trimtab.app.training_data import LivingData
 from trimtab.app.views import Views
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, LineSettings, load_config
@@ -34,12 +27,9 @@ from trimtab.core.time import duration_us, moment_us
 from trimtab.events import Ingestor, Quarantine, Source
 from trimtab.registry import Registry
 from trimtab.serving import Answer, PredictionIds, PredictionLog
-from trimtab.simulation.results import ReplayResult
-from trimtab.steering.controller import FREEZE
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
 from trimtab.training.definitions import Model
-from trimtab.training.environment import current_environment
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -48,18 +38,24 @@ if TYPE_CHECKING:
     from trimtab.app.backup import Backup
     from trimtab.app.disk import Disk
     from trimtab.app.erasure import Forgotten
+    from trimtab.app.explain import Explanation
     from trimtab.app.feature_catalogue import Catalogue
     from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
+    from trimtab.app.learning import Teacher
     from trimtab.app.loading import Ingested
+    from trimtab.app.loop import DeploymentLoop
+    from trimtab.app.models import ServedModel
     from trimtab.app.planning import Plan
     from trimtab.app.retention import Retained
     from trimtab.app.skew_report import SkewReport
+    from trimtab.app.status import Status
     from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
     from trimtab.features.online.compaction import Compacted
     from trimtab.serving.batch import Manifest
+    from trimtab.simulation.results import ReplayResult
     from trimtab.training.evaluation import Evaluation
 
 Meter = Callable[[int, int], object]
@@ -436,6 +432,8 @@ class Project:
         Raises:
             NotFound: There is no such prediction.
         """
+        from trimtab.app.explain import explain
+
         return explain(self, prediction_id)
 
     def skew(
@@ -566,6 +564,8 @@ class Project:
 
     def status(self) -> Status:
         """What is deployed, how fresh it is, and what is red."""
+        from trimtab.app.status import project_status
+
         return project_status(self)
 
     def ledger(self) -> list[Decision]:
@@ -591,10 +591,14 @@ class Project:
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions go on."""
+        from trimtab.steering.controller import FREEZE
+
         return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why)))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Let automation go on."""
+        from trimtab.steering.controller import FREEZE
+
         return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
 
     def forget(
@@ -740,6 +744,8 @@ class Project:
     @cached_property
     def registry(self) -> Registry:
         """Versions and aliases."""
+        from trimtab.training.environment import current_environment
+
         return Registry(
             self.state.catalog,
             self.state.blob,
@@ -755,6 +761,9 @@ class Project:
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
         """The loop of one deployment."""
+        from trimtab.app.loop import DeploymentLoop
+        from trimtab.app.training_data import LivingData
+
         deployment = self.definitions.deployment(model)
         if deployment.name not in self._loops:
             self._loops[deployment.name] = DeploymentLoop(
@@ -780,6 +789,8 @@ class Project:
 
     def served(self, model: str) -> ServedModel:
         """What answers for one deployment."""
+        from trimtab.app.models import ServedModel
+
         deployment = self.definitions.deployment(model)
         if deployment.name not in self._served:
             self._served[deployment.name] = ServedModel(
@@ -804,6 +815,8 @@ class Project:
 
     def teacher(self, model: str) -> Teacher:
         """What teaches the learner of one online deployment."""
+        from trimtab.app.learning import Teacher
+
         deployment = self.definitions.deployment(model)
         if deployment.name not in self._teachers:
             self._teachers[deployment.name] = Teacher(self, deployment)
@@ -815,6 +828,8 @@ class Project:
         Raises:
             Misuse: A name is none of them.
         """
+        from trimtab.app.lines import USUAL
+
         found = list(self.config.demo.lines if self.config.demo else USUAL)
         unknown = [name for name in names or () if name not in {line.name for line in found}]
         if unknown:

@@ -45,12 +45,22 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | Non
     """
     table, found = _with_columns(given)
     for name, dtype in declared.items():
+        if not found:
+            raise Misuse(f"requests: there is no row, and so no column. Needed are the columns {', '.join(declared)}.")
         if name not in found:
             raise Misuse(f"requests: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
     if moments in found and found[moments] in ("str", "int"):
         wanted[moments] = "time"
-    return read_rows(table, Source(name="requests", time="", columns=wanted)).columns.select(wanted)
+    rows = read_rows(table, Source(name="requests", time="", columns=wanted), on_error="quarantine")
+    if rows.bad:
+        bad, more = rows.bad[0], len(rows.bad) - 1
+        also = f" So it is in {more} more." if more else ""
+        raise Misuse(
+            f"requests, {bad.place}, column {bad.field!r}: needed {wanted.get(bad.field, 'a line that fits')}, found "
+            f"{bad.found!r} ({bad.reason}).{also} Mend it, or leave such rows out."
+        )
+    return rows.columns.select(wanted)
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:

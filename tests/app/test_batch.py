@@ -12,6 +12,7 @@ import duckdb
 import pytest
 import shop
 
+from trimtab.app.applied import AppliedDefinitions
 from trimtab.app.backup import read_manifest, restore
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
@@ -168,3 +169,20 @@ def test_paths_may_be_texts(trained: Path, tmp_path: Path) -> None:
     assert read_manifest(str(tmp_path / "backup")).files
     with pytest.raises(Misuse, match="Give a text or a Path"):
         project.backup(3)
+
+
+def test_two_first_uses_at_once_both_go_on(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path / "project")
+    with shop.opened(folder) as one, shop.opened(folder) as other:
+        write = AppliedDefinitions.write
+
+        def slower(self: AppliedDefinitions, *given: Any, **more: Any) -> Any:
+            AppliedDefinitions.write = write  # type: ignore[method-assign]  # once
+            assert other.apply_first() is not None
+            return write(self, *given, **more)
+
+        AppliedDefinitions.write = slower  # type: ignore[method-assign]  # the other one comes in between
+        try:
+            assert one.apply_first() is None
+        finally:
+            AppliedDefinitions.write = write  # type: ignore[method-assign]

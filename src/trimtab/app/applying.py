@@ -11,7 +11,7 @@ import msgspec
 from trimtab.app.applied import AppliedDefinitions
 from trimtab.app.documents import documents
 from trimtab.app.planning import change_of, named_views, refusals
-from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.records import Decision
 from trimtab.features.definitions import View
 from trimtab.steering.ledger import Ledger
@@ -54,7 +54,12 @@ def apply_first(project: Project) -> Decision | None:
     """Apply the definitions of a project of which nothing was applied yet; None when something was."""
     if AppliedDefinitions(project.state.catalog).now() or refusals(project):
         return None
-    return _write(project, "policy", "First use of the project: ")
+    try:
+        return _write(project, "policy", "First use of the project: ")
+    except Conflict:
+        if AppliedDefinitions(project.state.catalog).now():  # by another first use at the same time
+            return None
+        raise
 
 
 def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:

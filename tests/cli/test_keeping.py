@@ -56,7 +56,10 @@ def test_from_disk_and_retain_to_a_backup_that_comes_back(call: Run, project: Pa
         (["backup", "."], 4, "exists"),
         (["backup", ".trimtab/copy"], 2, "lies in the state folder"),
         (["restore", "nowhere"], 3, "no backup (it has no backup.json)"),
-        (["backup", "/proc/copy"], 5, "/proc/copy"),
+        (["backup", "/proc/copy"], 5, "/proc/copy: No such file or directory. Nothing is left there; name a folder"),
+        (["features", "carier"], 3, "Did you mean carrier"),
+        (["features", "mean"], 3, "mean_7d"),
+        (["features", "quux"], 3, "See all: trimtab features"),
         (["retain", "--dryrun"], 2, "No such option"),
     ],
 )

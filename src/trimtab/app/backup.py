@@ -340,8 +340,11 @@ def _whole_or_nothing(partial: Path, to: Path, *, replace: bool = False) -> Iter
             raise
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            why = "the disk (or quota) is full" if full else str(error)
-            raise Unavailable(f"{to}: {why}. Nothing is left there; free some space or name another disk.") from error
+            if full:
+                why, do = "the disk (or quota) is full", "free some space or name another disk"
+            else:
+                why, do = error.strerror or str(error), "name a folder that can be made and written to"
+            raise Unavailable(f"{to}: {why}. Nothing is left there; {do}.") from error
         failed.pop_all()
     shutil.rmtree(old, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
@@ -10,10 +11,11 @@ import click
 from trimtab.cli.exits import FAILED, printable
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
     from trimtab.app import Project
+    from trimtab.app.feature_catalogue import Catalogue, Entry
 
 
 @command("plan")
@@ -74,11 +76,23 @@ def features(name: str | None, search: str | None) -> None:
     """
     with opened_project() as project, progress("looking at values"):
         found = project.catalogue(search=search)
-        one = found.find(name) if name is not None else None
+        one = _one(found, name) if name is not None else None
     if manner().json:
         show_json(one or found)
     else:
         show_lines(one.lines() if one is not None else found.lines())
+
+
+def _one(found: Catalogue, name: str) -> Entry:
+    """The entry of a name; else the names that look like it, instead of all."""
+    try:
+        return found.find(name)
+    except NotFound:
+        names = [one.name for one in found.entries]
+        near = [one for one in names if name.casefold() in one.casefold()]
+        near = list(dict.fromkeys(get_close_matches(name, names, 5, 0.5) + near))[:8]
+        said = f"Did you mean {', '.join(near)}?" if near else "See all: trimtab features"
+        raise NotFound(f"features: no {name!r} among {len(names):,} names. {said}") from None
 
 
 def say_first(project: Project) -> None:

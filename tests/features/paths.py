@@ -21,7 +21,7 @@ from trimtab.features.definitions import Boundary, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.request_plan import OnlineRows, RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue, MemoryLog
 
@@ -77,12 +77,16 @@ class World:
         answer = found.values["v.f"].to_list()[0], REASONS[found.reasons["v.f"][0]]
         expected = oracle(self._records(), self.view, who, at_us)["f"]
         assert _bits(answer) == _bits(expected), f"offline {answer}, meant {expected}"
-        self._online.apply([r for p in self.log.positions() for r in self.log.read(p, 0)])
-        online = self._plan.read([{"who": who}], at_us)
+        online = self.ask_online(at_us, who)
         if online.at_us == at_us:
             read = online.values[0][0], REASONS[online.reasons[0][0]]
             assert _bits(read) == _bits(answer), f"online {read}, offline {answer}"
         return answer
+
+    def ask_online(self, at_us: int, *who: str | None) -> OnlineRows:
+        """What the online path alone says of some entities."""
+        self._online.apply([r for p in self.log.positions() for r in self.log.read(p, 0)])
+        return self._plan.read([{"who": one} for one in who], at_us)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         at = {"at": moment_us(row["at"])} if isinstance(row.get("at"), str) else {}

@@ -174,8 +174,18 @@ def test_a_sum_is_rounded_once() -> None:
 def test_an_integer_sum_beyond_64_bits_is_an_error() -> None:
     world = World(f.sum("n"))
     world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": 2**62} for i in range(2)))
-    with pytest.raises(Misuse, match="does not fit 64 bits"):
+    with pytest.raises(Misuse, match=r"view 'v', feature 'f', .*: the sum 9223372036854775808 does not fit 64 bits"):
         world.ask(DAY + "10:00")
+    with pytest.raises(Misuse, match=r"^view 'v', feature 'f', who 'a': the sum 9223372036854775808 does not fit"):
+        world.ask_online(moment_us(DAY + "10:00"), "nobody", "a")
+
+
+@pytest.mark.parametrize("over", [None, "4h"])
+def test_the_mean_of_integers_is_found_however_large_their_sum_is(over: str | None) -> None:
+    world = World(f.mean("n", over=over))
+    numbers = [2**62 + 1, 2**63 - 1, 2**62 + 12345, -7, 2**61 + 3]
+    world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": n} for i, n in enumerate(numbers)))
+    assert world.ask(DAY + "10:00") == (float(sum(numbers)) / len(numbers), "found")
 
 
 def test_an_offset_window_has_both_ends_on_hops() -> None:

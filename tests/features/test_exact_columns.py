@@ -1,5 +1,6 @@
 import math
 import struct
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -55,6 +56,29 @@ def test_an_integer_sum_is_exact_or_an_error(values: list[int]) -> None:
     else:
         with pytest.raises(Misuse, match=f"view v: the sum {sum(values)} does not fit 64 bits"):
             sums.rounded(total, "view v")
+
+
+@pytest.mark.parametrize("size", [8, 300])
+@given(data=st.data())
+def test_the_float_of_an_integer_sum_is_rounded_once(size: int, data: st.DataObject) -> None:
+    edges = st.sampled_from([2**63 - 1, -(2**63), 2**53 + 1, 2**32 - 1, -(2**32), 1, -1, 0, 2**62 + 2**9])
+    one = st.one_of(edges, st.integers(-(2**63), 2**63 - 1))
+    drawn = data.draw(st.lists(one, min_size=1, max_size=8))
+    values = (drawn * (size // len(drawn) + 1))[: data.draw(st.integers(1, size))]
+    sums = ExactSums(np.array(values, np.int64), "int")
+    prefix = sums.prefix(slice(None))
+    found = sums.floats([p[1:] - p[:1] for p in prefix]).tolist()
+    assert bits(found) == bits([float(total) for total in accumulate(values)])
+
+
+def test_many_integers_are_rounded_once_too() -> None:
+    values = np.random.default_rng(5).integers(2**62, 2**63 - 1, 3_000_000)
+    sums = ExactSums(values, "int")
+    totals = [limb.sum(keepdims=True) for limb in sums.limbs(slice(None))]
+    exact = sum(int(limb[0]) << 32 * n for n, limb in enumerate(totals))
+    assert exact > 2**83  # more than two floats hold
+    assert sums.floats([totals[0], totals[1]]).tolist() == [float(exact)]
+    assert sums.floats([-totals[0], -totals[1]]).tolist() == [-float(exact)]
 
 
 def test_truth_values_are_counted() -> None:

@@ -165,8 +165,8 @@ def test_a_constant_can_be_counted_and_averaged() -> None:
 
 def test_an_integer_sum_beyond_64_bits_names_the_feature() -> None:
     records = [record(1, 100, n=2**62), record(2, 101, n=2**62)]
-    with pytest.raises(Misuse, match=f"view 'v', feature 'f': the sum {2**63} does not fit 64 bits"):
-        offline(records, one(tt.sum("n")), [("a", 200)])
+    with pytest.raises(Misuse, match=f"view 'v', feature 'f', key 'a': the sum {2**63} does not fit 64 bits"):
+        offline([*records, record(3, 100, key="b", n=1)], one(tt.sum("n")), [("b", 201), ("b", 200), ("a", 200)])
     assert answer(records, one(mean("x")), 200) == (1.0, "found")
 
 

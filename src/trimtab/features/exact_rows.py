@@ -7,6 +7,8 @@ is that of `math.fsum`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trimtab.core.errors import Misuse
 
 _INT_MAX = 2**63 - 1
@@ -31,12 +33,33 @@ def rounded(numerator: int, exponent: int) -> float:
     return numerator / (1 << exponent)
 
 
-def checked(total: int, what: str) -> int:
+class SumOverflow(Misuse):
+    """An integer sum that does not fit 64 bits: whoever defined the feature must change it, not who asks for it.
+
+    `what` names the sum, and `row` is its place among those that were computed together.
+    """
+
+    def __init__(self, total: int, what: str, row: int = 0) -> None:
+        super().__init__(f"{what}: the sum {total} does not fit 64 bits. Sum a float: multiply the column by 1.0.")
+        self.total = total
+        self.what = what
+        self.row = row
+
+    def __reduce__(self) -> tuple[type[SumOverflow], tuple[int, str, int]]:
+        return SumOverflow, (self.total, self.what, self.row)
+
+    def of(self, view: str, entity: Mapping[str, object]) -> SumOverflow:
+        """The same, of a view's entity."""
+        named = ", ".join(f"{column} {value!r}" for column, value in entity.items())
+        return SumOverflow(self.total, f"view {view!r}, {self.what}, {named}", self.row)
+
+
+def checked(total: int, what: str, row: int = 0) -> int:
     """An integer sum, as long as it fits 64 bits.
 
     Raises:
-        Misuse: It does not.
+        SumOverflow: It does not.
     """
     if -_INT_MAX - 1 <= total <= _INT_MAX:
         return total
-    raise Misuse(f"{what}: the sum {total} does not fit 64 bits. Sum a float: multiply the column by 1.0.")
+    raise SumOverflow(total, what, row)

@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.features.exact_rows import SumOverflow
 
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {
     Misuse: 400,
@@ -41,6 +42,7 @@ _TITLES = {
     500: "The server failed",
     503: "Not available now",
 }
+_OVERFLOW = "feature-overflow", "A feature cannot be computed as it is defined"  # no fault of who asks
 PROBLEM_TYPE = b"application/problem+json"
 
 
@@ -89,12 +91,15 @@ def problem_of(error: Exception, instance: str) -> Problem:
         status = error.status
     elif isinstance(error, InvalidField):
         status = 422
+    elif isinstance(error, SumOverflow):
+        status = 500
     else:
         status = next((s for kind, s in STATUS_BY_ERROR.items() if isinstance(error, kind)), 500)
     ours = isinstance(error, TrimtabError)
+    slug, title = _OVERFLOW if isinstance(error, SumOverflow) else (_SLUGS[status], _TITLES[status])
     return Problem(
-        type=f"urn:trimtab:problem:{_SLUGS[status]}",
-        title=_TITLES[status],
+        type=f"urn:trimtab:problem:{slug}",
+        title=title,
         status=status,
         detail=str(error) if ours else "An unexpected error; the server's log has it. The server goes on.",
         instance=instance,

@@ -59,11 +59,13 @@ class ExactSums:
         """The sums whose limbs are `totals`: float64 rounded once, or int64.
 
         Raises:
-            Misuse: An integer sum does not fit 64 bits; `what` names it.
+            SumOverflow: An integer sum does not fit 64 bits; `what` names it.
         """
-        if self.is_float:
-            return _rounded(list(totals), self._limbs.width, self._limbs.exponent)
-        return _checked(totals, what)
+        return self.floats(totals) if self.is_float else _checked(totals, what)
+
+    def floats(self, totals: Sequence[Array]) -> Array:
+        """The sums whose limbs are `totals` as float64, rounded once, however large sums of integers are."""
+        return _rounded(list(totals), self._limbs.width, self._limbs.exponent)
 
 
 class _Split:
@@ -126,7 +128,7 @@ def _checked(totals: Sequence[Array], what: str) -> Array:
     wrong = (high < -(2**31)) | (high >= 2**31)
     if wrong.any():
         row = int(np.argmax(wrong))
-        checked((int(high[row]) << _HALF) + int(low[row]), what)
+        checked((int(high[row]) << _HALF) + int(low[row]), what, row)
     out: Array = (high << _HALF) | low
     return out
 

@@ -16,6 +16,7 @@ from trimtab.events.frame_index import Entities
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
+from trimtab.features.exact_rows import SumOverflow
 from trimtab.features.feature_set import aggregate_dtype
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.figure_columns import hashes, variances
@@ -59,7 +60,12 @@ def evaluate_view(
     rows = chosen if isinstance(near, slice) else near[chosen]
     requests = (asked, of_requests[asked], at_us[asked])
     events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
-    return _Answers(view, frame, events, at_us, unknown).all()
+    try:
+        return _Answers(view, frame, events, at_us, unknown).all()
+    except SumOverflow as error:
+        row = events.asked.rows[[error.row]]
+        entity = {name: key.take(row).to_list()[0] for name, key in zip(view.by, keys, strict=True)}
+        raise error.of(view.name, entity) from error
 
 
 def _dtype(view: View, aggregate: Aggregate) -> Dtype:
@@ -204,7 +210,7 @@ class _Answers:
                 answers[name] = self._latest(aggregate, what)
             else:
                 dtype = _dtype(self.view, aggregate)
-                answers[name] = scatter.column(dtype, self._windowed(aggregate, what), _is_zero(aggregate))
+                answers[name] = scatter.column(dtype, self._windowed(aggregate, name, what), _is_zero(aggregate))
         return answers
 
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:
@@ -253,7 +259,7 @@ class _Answers:
     def _other_rows(self) -> Array:
         return self.events.rows[self.events.other]
 
-    def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
+    def _windowed(self, aggregate: Aggregate, name: str, what: str) -> tuple[Array, Array]:
         window = self._window(_span(aggregate))
         series = self._of(aggregate, what)
         count = window.count(series)
@@ -262,9 +268,10 @@ class _Answers:
             return count, codes
         if aggregate.kind in ("min", "max"):
             return self._extreme(aggregate, series), codes
-        if aggregate.kind in ("sum", "mean"):
-            total = window.total(series, what)
-            return (total.astype(np.float64) / np.maximum(count, 1) + 0.0 if aggregate.kind == "mean" else total), codes
+        if aggregate.kind == "sum":
+            return window.total(series, f"feature {name!r}"), codes
+        if aggregate.kind == "mean":
+            return window.rounded_total(series) / np.maximum(count, 1) + 0.0, codes
         if aggregate.kind in SPREADS:
             spread = variances(count, window.float_total(series), window.square_total(series))
             found = spread if aggregate.kind == "var" else np.sqrt(spread)

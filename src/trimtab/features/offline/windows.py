@@ -145,16 +145,26 @@ class Window:
         return self._counts[id(series)]
 
     def total(self, series: Series, what: str) -> Array:
-        """The exact sum of their values; `what` names it in errors."""
-        return self._sum(series, series.sums, lambda: series.prefix_sums, what)
+        """The exact sum of their values; `what` names it in errors.
+
+        Raises:
+            SumOverflow: A sum of integers does not fit 64 bits.
+        """
+        if series.is_float:
+            return self.rounded_total(series)
+        return series.sums.rounded(self._totals(series.prefix_sums, series.sums.limbs(series.other)), what)
+
+    def rounded_total(self, series: Series) -> Array:
+        """The exact sum of their values, rounded once to a float, however large it is."""
+        return self._sum(series, series.sums, lambda: series.prefix_sums)
 
     def float_total(self, series: Series) -> Array:
         """The exact sum of their values as floats, rounded once."""
-        return self._sum(series, series.float_sums, lambda: series.prefix_floats, "")
+        return self._sum(series, series.float_sums, lambda: series.prefix_floats)
 
     def square_total(self, series: Series) -> Array:
         """The exact sum of the squares of their values, rounded once."""
-        return self._sum(series, series.square_sums, lambda: series.prefix_squares, "")
+        return self._sum(series, series.square_sums, lambda: series.prefix_squares)
 
     def cover_extreme(self, op: np.ufunc, values: Array, empty: Any) -> Array:
         """The smallest or greatest of the others' values."""
@@ -178,9 +188,9 @@ class Window:
             seen &= series.gives[place]
         return place[seen], start[seen], stop[seen]
 
-    def _sum(self, series: Series, sums: ExactSums, prefix: Callable[[], Limbs], what: str) -> Array:
+    def _sum(self, series: Series, sums: ExactSums, prefix: Callable[[], Limbs]) -> Array:
         if id(sums) not in self._sums:
-            self._sums[id(sums)] = sums.rounded(self._totals(prefix(), sums.limbs(series.other)), what)
+            self._sums[id(sums)] = sums.floats(self._totals(prefix(), sums.limbs(series.other)))
         return self._sums[id(sums)]
 
     def _totals(self, prefix: Limbs, others: Limbs) -> Limbs:

@@ -170,9 +170,9 @@ def _finish(
         elif how == EXTREME:
             values[place] = _extreme(feature, stacks[feature.stack], low, visible)
         elif how == WHOLE_MEAN:
-            values[place] = float(checked(fields[sum_at], feature.name)) / count + 0.0
+            values[place] = float(fields[sum_at]) / count + 0.0  # rounded once, however large the sum is
         elif how == WHOLE_SUM:
-            values[place] = checked(fields[sum_at], feature.name)
+            values[place] = checked(fields[sum_at], f"feature {feature.name.rpartition('.')[2]!r}")
         elif how == SPREAD:
             value = _spread(feature, count, fields, exponents)
             values[place] = value

@@ -12,6 +12,7 @@ import msgspec
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.evaluate_rows import compile_row
+from trimtab.features.exact_rows import SumOverflow
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
 from trimtab.features.online.generations import GOING, place
@@ -185,6 +186,7 @@ class _StagePlan:
             (_key_of(by), [plans[join.view.hash].state_prefix for join in of])
             for by, of in groupby(joins, lambda join: join.by)
         ]
+        self._joins = {layout.starts[join.name]: join for join in joins}
         self._views = [(plans[join.view.hash], layout.starts[join.name]) for join in joins]
         self._copies = [copy for join in joins for copy in layout.copies.get(join.name, ())]
         self._keyed_by = _others({name for join in joins for name in join.by}, columns, layout)
@@ -225,7 +227,10 @@ class _StagePlan:
         at = 1
         for answer, why in zip(values, reasons, strict=True):
             for plan, start in self._views:
-                read_state(plan, found[at], t_us, answer, why, start)
+                try:
+                    read_state(plan, found[at], t_us, answer, why, start)
+                except SumOverflow as error:
+                    raise error.of(plan.name, self._entity(start, rows, values, answer)) from error
                 at += 1
             for source, target in self._copies:
                 answer[target], why[target] = answer[source], why[source]
@@ -238,6 +243,16 @@ class _StagePlan:
                         why[place] = NULL
                     if self._chained and name is not None:
                         known[name] = value  # type: ignore[index]  # a dict, when chained
+
+    def _entity(
+        self, start: int, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]], answer: list[Any]
+    ) -> dict[str, Any]:
+        """Whom the features that begin at `start` are of, in the row whose answer this is."""
+        row = next(
+            row for row, of in zip(self._with(self._keyed_by, rows, values), values, strict=True) if of is answer
+        )
+        join = self._joins[start]
+        return {name: row[column] for name, column in zip(join.view.by, join.by, strict=True)}
 
     @staticmethod
     def _with(

@@ -62,6 +62,24 @@ def test_why_shows_the_inputs_under_the_names_they_had(trained: Path, features: 
         assert project.why(made).inputs == before.inputs
 
 
+def test_why_shows_the_texts_of_categories_and_says_which_training_never_saw(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        known, new, none = project.predict(
+            "buyer",
+            [shop.visit(site or "none", shop.NOW_US, site=site) for site in ("south", "west", None)],  # type: ignore[arg-type]
+        )
+        shown = {}
+        for answer in (known, new, none):
+            explanation = project.why(answer.id)
+            site = explanation.inputs[1]
+            line = next(line for line in explanation.lines() if line.startswith("    site "))
+            shown[answer.request_id] = (site.value, site.text, site.unseen, line.split(maxsplit=1)[1])
+    assert shown["south"][1:] == ("south", False, "south")
+    assert shown["south"][0] in (0.0, 1.0)
+    assert shown["west"] == (None, "west", True, "west  (unseen in training)")
+    assert shown["none"] == (None, None, False, "null")
+
+
 def test_why_names_the_columns_of_a_request_as_its_version_knew_them(trained: Path) -> None:
     made = asked(trained)
     with shop.opened(trained) as project:

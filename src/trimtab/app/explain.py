@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,11 +13,13 @@ import numpy as np
 from trimtab.app.retention_needs import labels_from_us
 from trimtab.app.state import kept_from
 from trimtab.app.training_data import request_shape
-from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord, Prediction
 from trimtab.core.time import format_moment
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
+from trimtab.features.offline.evaluation import evaluate
 from trimtab.serving.answering import NO_VIEW
 from trimtab.training.artifact import decode_artifact
 
@@ -30,6 +34,8 @@ class Input(msgspec.Struct, frozen=True):
     feature: str
     value: float | None
     reason: str | None  # None: computed from the request itself
+    text: str | None = None  # of a category, whose `value` is its number in the version's vocabulary
+    unseen: bool = False  # a text that training did not see, so that `value` is None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,9 +81,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         out.append(f"  truth: {self.label_state}" + ("" if self.label is None else f", {self.label:g}"))
         width = max((len(one.feature) for one in self.inputs), default=0)
         for one in self.inputs:
-            value = "null" if one.value is None else f"{one.value:.6g}"
+            number = "null" if one.value is None else f"{one.value:.6g}"
             remark = "" if one.reason in (None, "found") else f"  ({one.reason})"
-            out.append(f"    {one.feature:{width}}  {value}{remark}")
+            remark = "  (unseen in training)" if one.unseen else remark
+            out.append(f"    {one.feature:{width}}  {number if one.text is None else one.text or repr('')}{remark}")
         return out
 
 
@@ -88,7 +95,8 @@ def explain(project: Project, prediction_id: str) -> Explanation:
     label, state = _truth(project, prediction)
     gates = project.registry.gates_of(version)
     promoted = [d for d in project.ledger() if d.act == "promote" and d.version == version.id]
-    names = decode_artifact(project.state.blob.get(version.artifact)).inputs
+    artifact = decode_artifact(project.state.blob.get(version.artifact))
+    names = artifact.inputs
     values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
     if not len(values) == len(names) == len(prediction.reasons):
         raise Corrupt(
@@ -110,10 +118,14 @@ def explain(project: Project, prediction_id: str) -> Explanation:
         made_at=format_moment(prediction.made_at_us),
         as_of=format_moment(prediction.at_us),
         positions=prediction.positions,
-        inputs=[
-            Input(name, None if value != value else value, None if code == NO_VIEW else REASONS[code])
-            for name, value, code in zip(names, values, prediction.reasons, strict=True)
-        ],
+        inputs=_with_texts(
+            [
+                Input(name, None if value != value else value, None if code == NO_VIEW else REASONS[code])
+                for name, value, code in zip(names, values, prediction.reasons, strict=True)
+            ],
+            artifact.encoding.vocabularies,
+            partial(_texts, project, prediction, version),
+        ),
         trained_until=format_moment(version.cut_us),
         training_rows=version.rows,
         training_set=version.training_set,
@@ -122,6 +134,42 @@ def explain(project: Project, prediction_id: str) -> Explanation:
         label=label,
         label_state=state,
     )
+
+
+def _with_texts(
+    inputs: list[Input], vocabularies: Mapping[str, Sequence[str]], computed: Callable[[], Mapping[str, str | None]]
+) -> list[Input]:
+    """Inputs with the texts of their categories; `computed` is asked for those that have no number."""
+    out = []
+    texts: Mapping[str, str | None] | None = None
+    for one in inputs:
+        if one.feature not in vocabularies or one.reason not in (None, "found"):
+            out.append(one)
+        elif one.value is not None:
+            out.append(msgspec.structs.replace(one, text=vocabularies[one.feature][int(one.value)]))
+        else:
+            texts = computed() if texts is None else texts
+            text = texts.get(one.feature)
+            seen = text in vocabularies[one.feature]  # then another history gives another text than there was
+            unseen = one.reason == "found" or (text is not None and not seen)
+            out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
+    return out
+
+
+def _texts(project: Project, prediction: Prediction, version: Version) -> dict[str, str | None]:
+    """The texts among a prediction's features, computed again as of its pair (t, P); none where that cannot be."""
+    try:
+        features = project.live.of(version)
+        if not request_shape(features.request)(prediction.request):
+            return {}
+        row = msgspec.msgpack.decode(prediction.request)
+        columns = features.request.columns
+        asked = Columns.of({n: (t, [v]) for (n, t), v in zip(columns.items(), row, strict=True)})
+        frames = project.views.snapshot(prediction.positions)[0] if features.views else {}
+        found = evaluate(features, asked, np.array([prediction.at_us]), frames).values
+    except (Misuse, NotFound, Corrupt):  # definitions or history of then are not there any more
+        return {}
+    return {name: column.to_list()[0] for name, column in found.by_name.items() if column.dtype == "str"}
 
 
 def _request(project: Project, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:

@@ -167,6 +167,28 @@ def test_a_source_that_is_declared_after_a_truncation_begins_there(tmp_path: Pat
         assert [project.history.frame(name).rows for name in ("extra", "readings")] == [1, 2]
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_retaining_again_with_nothing_new_after_a_source_was_declared_leaves_a_project_that_can_be_read(
+    tmp_path: Path, gone: bool
+) -> None:
+    more = SITES.replace("visit = tt", 'extra = tt.source("extra", time="at", columns={"x": float})\nvisit = tt', 1)
+    with opened(write(tmp_path)) as project, opened(tmp_path) as beside:
+        project.push("readings", [row("a", shop.NOW_US - HOUR_US, 1.0)])
+        if gone:  # a partition that no process writes any more
+            beside.push("readings", [row("b", shop.NOW_US - HOUR_US, 1.0)])
+            beside.close()
+        project.retain()
+    with opened(write(tmp_path, definitions=more)) as project:
+        for _ in range(2):
+            project.retain()
+            project.history.refresh()
+        project.push("extra", [{"at": shop.NOW_US - HOUR_US, "x": 2.0}])
+        assert project.retain().truncated["p0001"] == 1
+    with opened(tmp_path) as project:
+        project.history.refresh()
+        assert [project.history.frame(name).rows for name in ("extra", "readings")] == [1, 1 + gone]
+
+
 def test_a_source_that_is_declared_no_more_holds_the_log_and_is_named(tmp_path: Path) -> None:
     more = SITES.replace("visit = tt", 'extra = tt.source("extra", time="at", columns={"x": float})\nvisit = tt', 1)
     with opened(write(tmp_path, definitions=more)) as project:

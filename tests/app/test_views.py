@@ -208,6 +208,10 @@ def test_a_view_is_rebuilt_from_tables_where_the_log_was_truncated(trained: Path
         after = plan.read(asked, shop.NOW_US)
         assert (after.values, after.reasons, after.at_us) == (before.values, before.reasons, before.at_us)
         assert project.views.store.counts() == counts
+        s_us = project.views.store.s_us
+        project.views.store.reset()  # as forgetting does
+        assert project.views.catch_up()
+        assert project.views.store.s_us == s_us  # although the log has no record left to tell
         project.push("readings", [reading(0)])
         assert project.views.catch_up()
         assert project.views.lag_records() == 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from trimtab.features.frames import REASONS
 from trimtab.features.offline.hindsight import hindsight
 from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts import event_parts
-from trimtab.features.parts.event_files import connected, table_events
+from trimtab.features.parts.event_files import connected, folder_events, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.part_answers import packed, scattered, unpacked
 from trimtab.features.parts.parted_views import in_slices, needed_columns
@@ -140,6 +141,18 @@ def test_the_entities_are_those_of_whom_a_version_is_known(records: list[Record]
         (found,) = entities_of(divided, moment, connection)
     expected = {key for key in "abc" if oracle(records, declared, key, moment)["n"][1] != "no_entity"}
     assert found.to_list() == sorted(expected)
+
+
+def test_files_need_no_columns_that_are_declared_no_more(tmp_path: Path) -> None:
+    laid_out = msgspec.structs.replace(KEYED, columns={**KEYED.columns, "old": "float"}, hidden=("old",))
+    names = ", ".join(f"NULL::{sql} AS {n}" for n, sql in (("x", "DOUBLE"), ("n", "BIGINT"), ("ok", "BOOLEAN")))
+    file = tmp_path / "events.parquet"
+    duckdb.sql(f"SELECT 'i' AS id, 'a' AS key, 'u' AS kind, {names}, to_timestamp(1) AS at").write_parquet(str(file))
+    events = folder_events(laid_out, file)
+    with connected(tmp_path / "overflow", 256 << 20) as connection:
+        settled = settle(events, tmp_path / "versions", connection)
+        divided = split(settled, events, ("key",), [], 1, tmp_path / "parts", connection)
+        assert frame_of_part(divided, 0, connection).rows == 1
 
 
 def test_a_column_that_was_added_later_is_null_in_files_of_before(tmp_path: Path) -> None:

@@ -138,6 +138,18 @@ def test_joined_views_online_give_what_their_parts_mean(source: Source, data: st
 
 
 @pytest.mark.fast
+def test_a_column_of_the_table_that_is_called_like_a_feature_changes_nothing() -> None:
+    features = model_of(KEYED)
+    row = {"ask_id": "a", "key": "a", "other": "b", "kind": "u", "n": 1}
+    table = Columns.of({name: (dtype, [row.get(name)]) for name, dtype in ASK.columns.items()})
+    more = {"mine.x": ("float", [5.0]), "mine.kind": ("str", ["v"]), "ratio": ("float", [9.0])}
+    wider = table.replace(Columns.of(more).by_name)  # such as the result of an earlier join
+    at_us, frames = np.array([BASE_US]), {KEYED.name: frame_of([], KEYED)}
+    plain, again = (evaluate(features, one, at_us, frames).values for one in (table, wider))
+    assert again.to_rows() == plain.to_rows()
+
+
+@pytest.mark.fast
 def test_the_same_view_joined_twice_keeps_one_state() -> None:
     features = model_of(KEYED)
     assert [v.name for v in features.views] == ["by_key", "pair", "mixed", "by_kind"]

@@ -212,19 +212,17 @@ def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
     """Truncate the event log up to where everything that follows it has come; records by partition, and what held."""
     log, state = project.state.events, project.state
     followed, notes = _follower_positions(project)
-    reached = [
-        {partition: table.position(partition) for partition in log.positions()}
-        for table in state.tables(project.sources, make=True).values()
-    ]
+    reached = {
+        source: {partition: table.position(partition) for partition in log.positions()}
+        for source, table in state.tables(project.sources, make=True).items()
+    }
     cuts = {}
     for partition, last in log.positions().items():
-        cut = min([followed.get(partition, last), *(positions.get(partition, 0) for positions in reached)])
+        cut = min([followed.get(partition, last), *(positions.get(partition, 0) for positions in reached.values())])
         cut, strange = _before_strangers(log, partition, _begin(log, partition, last), cut, project)
         cuts[partition] = cut
         notes += strange
-    note_truncated(
-        state.catalog, project.definitions.sources, cuts, _newest_us(project)
-    )  # first: where else could a reader learn of it?
+    note_truncated(state.catalog, reached, cuts, _newest_us(project))  # first: where else could a reader learn of it?
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -124,7 +124,9 @@ class State:
                         f"{self.folder}/tables/{source.name}: the event log was truncated up to {needed} of "
                         f"{partition}, and this table reaches {found}. Restore the state from a backup."
                     )
-        return Moved(tables, truncated.through)
+        if not truncated.through:
+            return Moved(tables, {})
+        return Moved(tables, truncated.through, truncated.newest_us)
 
     def close(self) -> None:
         """Close whatever was opened."""
@@ -162,12 +164,26 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
 
-def note_truncated(catalog: Catalog, sources: Iterable[str], through: Mapping[str, int], newest_us: int) -> None:
-    """Write down up to where the log is about to be truncated, and whose tables have what goes."""
+def note_truncated(
+    catalog: Catalog, tables: Mapping[str, Mapping[str, int]], through: Mapping[str, int], newest_us: int
+) -> None:
+    """Write down up to where the log is about to be truncated, and whose tables have what goes.
+
+    Args:
+        catalog: Where.
+        tables: By source and partition, the position that its table has: no more is asked of it later.
+        through: By partition, up to where the log goes.
+        newest_us: The greatest append time that the log has.
+    """
     before = truncation(catalog)
     higher = {name: max(position, before.through.get(name, 0)) for name, position in through.items()}
     moved = before.through | higher
-    noted = Truncation(moved, {**before.sources, **dict.fromkeys(sources, moved)}, newest_us)
+    needed = dict(before.sources)
+    for source, positions in tables.items():
+        asked = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
+        already = needed.get(source, {})
+        needed[source] = {name: max(position, already.get(name, 0)) for name, position in asked.items()}
+    noted = Truncation(moved, needed, newest_us)
     catalog.write([Put(KEPT, "log", msgspec.json.encode(noted))])
 
 

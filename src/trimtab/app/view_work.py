@@ -87,7 +87,8 @@ class ViewWork:
 
     def mark(self) -> None:
         """Keep records from views that begin: they are filled, and join the others then."""
-        mark_unfilled(self._store, self._state.events)
+        moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
+        mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
         """Behind which positions to read the log on: where the views are that can be read."""

@@ -47,6 +47,7 @@ class Moved(msgspec.Struct, frozen=True):
 
     tables: dict[str, Table]  # by source
     through: dict[str, int]  # by partition: up to here every record of every source is in its table
+    newest_us: int = -(2**62)  # the greatest append time of the log when it was truncated
 
 
 def materialise(
@@ -87,6 +88,9 @@ def materialise(
                     moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
                     rows[source.name] += len(new) if moved else 0
             after = upto
+        for source in sources:  # one declared after a truncation: its table says that it lacks nothing of before
+            if tables[source.name].position(partition) < end:
+                tables[source.name].append(table_rows(source, []), writer=partition, position=end)
     return Materialised(rows, ends, unknown)
 
 

@@ -53,7 +53,8 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
     """As `evaluate`, whatever answers the views: frames in memory, or events on disk."""
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
-    known = requests
+    columns = features.request.columns  # any other column of the table is no part of the question
+    known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}
     for stage in features.stages:
@@ -61,10 +62,10 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
             for name, (column, codes) in answer(join, [known[name] for name in join.by], at_us).items():
                 values[f"{join.name}.{name}"] = column
                 reasons[f"{join.name}.{name}"] = codes
-        known = known.replace({name: column for name, column in values.items() if name not in requests})
+        known = known.replace({name: column for name, column in values.items() if name not in columns})
         for name, expression in stage.transforms.items():
             values[name] = evaluate_columns(expression, known, f"feature {name!r}")
-            if name not in requests:
+            if name not in columns:
                 known = known.replace({name: values[name]})
     names = features.names
     return FeatureFrame(Columns({n: values[n] for n in names}), {n: reasons[n] for n in names if n in reasons})

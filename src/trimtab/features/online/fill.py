@@ -183,12 +183,12 @@ def unfilled(store: OnlineStore) -> list[str]:
     return [name for name, plan in store.plans.items() if plan.id.hex() not in cursors]
 
 
-def mark_unfilled(store: OnlineStore, log: Log) -> list[str]:
+def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> list[str]:
     """Keep views that begin from being applied to before they are filled; the names of those not marked before."""
     cursors = store.cursors()
     names = [name for name in unfilled(store) if FILLING + store.plans[name].id.hex() not in cursors]
     for name in names:
-        Filling(store, name, log).begin()
+        Filling(store, name, log, moved=moved).begin()
     return names
 
 
@@ -207,7 +207,8 @@ def log_end(log: Log, moved: Moved | None = None) -> Cursor:
     through = {} if moved is None else moved.through
     positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
     last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
-    return Cursor(max(last, default=BEGIN.s_us), positions)
+    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # of records that are in tables alone
+    return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)
 
 
 def sweep(store: OnlineStore, limit: int) -> bool:

@@ -97,6 +97,7 @@ def folder_events(source: Source, path: Path) -> EventFiles:
         NotFound: There is no such file.
         Misuse: A column is missing or of another type, or holds what is no event; the message names it.
     """
+    source = msgspec.structs.replace(source, columns=source.declared, hidden=())  # files have no recorded places
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise NotFound(f"events of {source.name!r}: no Parquet file at {path}. Give one, or a folder of some.")

@@ -21,6 +21,8 @@ Row = dict[str, Any]  # a request's columns in declared order: None for null, mi
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING = object()
 _SHOWN = 60  # characters of a refused value
+_FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
+_NO_MOMENT = "Invalid RFC3339"  # of msgspec, which takes no date and no moment without seconds
 _MICROSECOND = dt.timedelta(microseconds=1)
 _YEAR_1_US = -62_135_596_800_000_000
 _YEAR_9999_US = 253_402_300_799_999_999
@@ -37,7 +39,7 @@ _NEEDED: dict[Dtype, str] = {
     "int": "a 64-bit integer",
     "bool": "true or false",
     "str": "a text",
-    "time": "ISO 8601 text or UTC microseconds",
+    "time": "ISO 8601 text (a date is its first moment in UTC) or UTC microseconds",
 }
 
 
@@ -90,6 +92,7 @@ class RequestRows:
             forbid_unknown_fields=True,
             gc=False,
         )
+        self._body = body
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
     def decode(self, body: bytes) -> Asked:
@@ -101,7 +104,7 @@ class RequestRows:
         try:
             asked = self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise self._explained(decode_problem(error, body), body) from error
+            asked = self._decoded_again(body, error)
         unset = msgspec.UNSET
         at_us = None if asked.at is unset else _moment_us(asked.at, "at", "$.at")
         if asked.request is not unset:
@@ -111,6 +114,22 @@ class RequestRows:
         if asked.rows is unset:
             raise Misuse('body: has neither "request" nor "rows". Send {"request": {...}} or {"rows": [{...}, ...]}.')
         return Asked([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(asked.rows)], True, at_us)
+
+    def _decoded_again(self, body: bytes, error: Exception) -> Any:
+        """A body that has a moment as only we read it; else what is wrong with it."""
+        if _NO_MOMENT in str(error):
+            given = msgspec.json.decode(body)  # it was JSON
+            rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
+            for row in rows or [given.get("request")]:
+                if isinstance(row, dict):
+                    row.update({name: _as_moment(row[name]) for name in self._times if name in row})
+            if "at" in given:
+                given["at"] = _as_moment(given["at"])
+            try:
+                return msgspec.convert(given, self._body)
+            except msgspec.ValidationError as still:
+                error = still
+        raise self._explained(decode_problem(error, body), body) from error
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are taken.
@@ -132,7 +151,9 @@ class RequestRows:
     def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
         """A row that holds NaN, NumPy scalars, or something wrong."""
         try:
-            return msgspec.convert({name: _python(value) for name, value in row.items()}, self._row)
+            plain = {name: _python(value) for name, value in row.items()}
+            plain |= {name: _as_moment(plain[name]) for name in self._times if name in plain}
+            return msgspec.convert(plain, self._row)
         except msgspec.ValidationError as error:
             raise _in_row(self._explained(decode_problem(error, b""), row), number) from error
 
@@ -146,8 +167,15 @@ class RequestRows:
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
         """The problem with what was found in its field and what is needed there."""
+        problem = _said(problem)
         if not isinstance(problem, InvalidField):
-            return problem
+            return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
+        if problem.pointer == f"$.{problem.field}" and isinstance(source, bytes):  # of the body, not of a row
+            known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
+            needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
+            unknown = "" if needed else f"$.{problem.field} is nothing that a body has"
+            found = f"{problem}. Found: {_found(source, problem.pointer)}.{needed}" if needed else f"{unknown}. {_FORM}"
+            return InvalidField(found, field=problem.field, pointer=problem.pointer)
         dtype = self.request.columns.get(problem.field)
         if dtype is None:
             text = f"{problem}. The columns are {', '.join(self.names)}."
@@ -155,6 +183,14 @@ class RequestRows:
             null = "" if problem.field in (self.request.key, self.request.time) else ", or null"
             text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{null}."
         return InvalidField(text, field=problem.field, pointer=problem.pointer)
+
+
+def _said(problem: Misuse) -> Misuse:
+    """The problem without the name of a standard that we do not hold senders to."""
+    if not isinstance(problem, InvalidField) or _NO_MOMENT not in str(problem):
+        return problem
+    text = str(problem).replace(f"{_NO_MOMENT} encoded datetime", "no moment")
+    return InvalidField(text, field=problem.field, pointer=problem.pointer)
 
 
 def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
@@ -174,6 +210,16 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
         return problem
     at = f"rows[{number}]{problem.pointer[1:]}"
     return InvalidField(str(problem).replace(problem.pointer, at, 1), field=problem.field, pointer=at)
+
+
+def _as_moment(value: Any) -> Any:
+    """A text or date as microseconds where it is a moment; else as it is, to be refused."""
+    if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
+        try:
+            return moment_us(value)
+        except Misuse:
+            return value
+    return value
 
 
 def _python(value: Any) -> Any:

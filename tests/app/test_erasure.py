@@ -402,6 +402,28 @@ def test_lines_of_a_file_that_could_not_be_read_are_found(texts: Path, tmp_path:
         assert left == [TEXTS[2] + "x"]
 
 
+def test_a_line_that_could_not_be_told_apart_goes_wherever_it_mentions_the_key(texts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "clicks.csv"
+    lines = [f"somebody,2024-03-02,p,1,{TEXTS[2]}", "Zo\xeb,2024-03-02,p,1", "another,2024-03-02,p,1,2"]
+    file.write_bytes("\n".join(["customer,clicked_at,page,seconds", *lines]).encode("latin-1"))
+    with market.opened(texts) as project:
+        project.ingest("clicks", file)
+        done = project.forget("customer", TEXTS[2])
+        assert (done.counts["quarantined"], done.residue) == (1, [])
+        assert project.forget("customer", "Zo\xeb").counts["quarantined"] == 1
+        assert [row.raw()["_line"] for row in project.quarantine.read()] == ["another,2024-03-02,p,1,2"]
+
+
+def test_rows_that_were_dropped_are_not_counted_as_there(texts: Path) -> None:
+    with market.opened(texts) as project:
+        project.push("clicks", [{"customer": "dropped-1", "clicked_at": "never", "page": "p", "seconds": 1}])
+        assert project.forget("customer", "dropped-1", dry_run=True).counts["quarantined"] == 1
+        assert project.drop_quarantined("clicks") == 1
+        with pytest.raises(NotFound, match="nothing of"):
+            project.forget("customer", "dropped-1", dry_run=True)
+    assert files_with(texts / ".trimtab", b"dropped-1") == []
+
+
 def test_simulations_that_were_killed_leave_nothing(texts: Path) -> None:
     state = texts / ".trimtab"
     for name in ("trimtab-replay-abc", "trimtab-replay-alive", "backfill/0123"):

@@ -12,6 +12,7 @@ from trimtab.app.definitions import Definitions
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
+from trimtab.events.quarantine import line_texts
 
 Names = tuple[str, ...]  # the columns that hold one key together
 Fits = Callable[[Sequence[Any]], bool]  # whether a row, its values in the order of its columns, carries the key
@@ -98,6 +99,8 @@ class Subject:
 
     def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
         """Whether a row that was refused carries the key, whatever types its values have."""
+        if "_line" in row:  # it could not be told apart, whatever its fields seem to be
+            return self._mentioned(line_texts(row))
         known = self.places.get(source, [] if source in self._sources else [self.columns])
         for names in known:
             if all(name in row for name in names):

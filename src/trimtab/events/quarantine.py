@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, get_args
 
 import msgspec
 
@@ -177,9 +177,11 @@ class Quarantine:
         erase. Who is stopped in between does it again.
 
         Raises:
+            NotFound: There is no such reason.
             Conflict: Another process writes their file: they count no longer, but their content is still there.
             Unavailable: Another process reads it just now, with the same result.
         """
+        check_reason(reason)
         places = [place for place, row in self._pending(source) if reason in (None, row.reason)]
         self._release(places)
         refused = self._erase_released()
@@ -211,9 +213,11 @@ class Quarantine:
             fix: Changes a row, for good. What it leaves of `_line` and the like (see `Quarantined.raw`) is not pushed.
 
         Raises:
-            NotFound: A row's source is declared no more. Rows of the others were given back.
+            NotFound: There is no such reason; or a row's source is declared no more, and rows of the others were given
+                back.
             Misuse: A row has a column that its source does not declare. Rows of the other sources were given back.
         """
+        check_reason(reason)
         groups: dict[tuple[str, Op, bool], list[tuple[Place, Quarantined]]] = {}
         accepted = stay = left_out = 0
         for place, kept in self._pending(source):
@@ -356,6 +360,19 @@ class Quarantine:
                 after = records[-1].position
 
 
+def check_reason(reason: str | None) -> None:
+    """Refuse what is no reason for quarantine; None stands for any.
+
+    Raises:
+        NotFound: It is none; the message lists those there are.
+    """
+    from trimtab.events.checks import Reason  # loads numpy
+
+    reasons = get_args(Reason)
+    if reason is not None and reason not in reasons:
+        raise NotFound(f"quarantine: no reason {reason!r}. There is: {', '.join(reasons)}.")
+
+
 def line_fields(line: bytes, number: int, file: str | None) -> Row:
     """What is kept of a line that could not be told apart.
 
@@ -370,6 +387,12 @@ def line_fields(line: bytes, number: int, file: str | None) -> Row:
     except UnicodeDecodeError:
         fields["_line_base64"] = base64.b64encode(line).decode()
     return fields
+
+
+def line_texts(row: Mapping[str, Any]) -> list[str]:
+    """What a line that could not be told apart may say: its text, and as Latin-1 when it is no UTF-8."""
+    encoded = row.get("_line_base64")
+    return [row["_line"], *([] if encoded is None else [base64.b64decode(encoded).decode("latin-1")])]
 
 
 def _without_line(row: Row) -> Row:

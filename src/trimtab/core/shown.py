@@ -4,12 +4,12 @@
 def shown(value: object) -> str:
     """What a value looks like; never an error.
 
-    >>> shown("x"), shown(2**80)[:6]
-    ("'x'", '0x1000')
+    >>> shown("x"), shown(10**20), shown(2**80_000)[:6]
+    ("'x'", '100000000000000000000', '0x1000')
     """
-    if isinstance(value, int) and value.bit_length() > 64:
-        return hex(value)  # Python refuses to write very long ones in decimal
     try:
         return repr(value)
     except Exception as error:  # the caller's own `__repr__` may raise anything
+        if isinstance(value, int):
+            return hex(value)  # Python refuses to write very long ones in decimal
         return f"<a {type(value).__name__} whose repr raises {type(error).__name__}>"

@@ -120,7 +120,10 @@ def _expressions(path: Path, name: str, dtype: Dtype, kind: str) -> tuple[str, s
     elif is_text:
         t = f"trim({q}::VARCHAR)"
         there += f" AND lower({t}) NOT IN {_NULL_WORDS}"
-        integral = f"CASE WHEN regexp_full_match({t}, '[+-]?[0-9]+([.]0*)?') THEN TRY_CAST({t} AS BIGINT) END"
+        whole = f"WHEN regexp_full_match({t}, '[+-]?[0-9]+([.]0*)?') THEN TRY_CAST({t} AS BIGINT)"
+        power = f"WHEN regexp_full_match({t}, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)[eE][+-]?[0-9]+')"  # 1e3, as in JSON
+        double = f"TRY_CAST({t} AS DOUBLE)"
+        integral = f"CASE {whole} {power} AND {double} = trunc({double}) THEN TRY_CAST({double} AS BIGINT) END"
         return {
             "float": f"TRY_CAST({t} AS DOUBLE)",
             "int": integral,

@@ -28,10 +28,11 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     done = call("ingest", "weather", "a.csv", cwd=folder)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
-        "weather: 1 rows taken, 2 quarantined",
+        "weather: 1 rows taken, 2 quarantined (what had come before counts once)",
         "  not declared, left out: dewp",
         "  line 3: temp = 1,5: wrong_type",
         "  line 4: JFK,1,5,2025-01-01,3: bad_line",
+        "66.7 % of the rows were NOT taken; they are in quarantine. See: trimtab quarantine weather",
     ]
     (folder / "few.csv").write_text("origin,at\nJFK,2025-01-01\n")
     refused = call("ingest", "weather", "few.csv", cwd=folder)
@@ -64,6 +65,47 @@ def test_rows_are_shown_given_back_and_dropped(folder: Path, call: Run) -> None:
     assert "Nothing is in quarantine." in call("quarantine", cwd=folder).stdout
 
 
+def test_a_load_of_which_nothing_was_taken_fails(folder: Path, call: Run) -> None:
+    (folder / "bad.ndjson").write_text('{"origin": 5, "temp": 1, "at": "2025-01-01"}\n')
+    failed = call("ingest", "weather", "bad.ndjson", cwd=folder)
+    assert failed.returncode == 1
+    assert failed.stdout.splitlines()[-1].startswith("Nothing was taken: all 1 rows are in quarantine.")
+    assert call("ingest", "weather", "bad.ndjson", "--json", cwd=folder).returncode == 1
+    good = '{"origin": "JFK", "temp": 1, "at": "2025-01-01"}\n'
+    (folder / "few.ndjson").write_text(good * 99 + "no JSON\n")
+    few = call("ingest", "weather", "few.ndjson", cwd=folder)
+    assert few.returncode == 0
+    assert "NOT taken" not in few.stdout  # 1 % is not more than 1 %
+    (folder / "empty.ndjson").write_text("")
+    assert call("ingest", "weather", "empty.ndjson", cwd=folder).returncode == 0
+
+
+def test_what_is_no_file_is_named_as_what_it_is(folder: Path, call: Run) -> None:
+    (folder / "days").mkdir()
+    refused = call("ingest", "weather", "days", cwd=folder)
+    assert (refused.returncode, "is a folder" in refused.stderr) == (2, True)
+    (folder / "a.xlsx").write_bytes(b"PK")
+    refused = call("ingest", "weather", "a.xlsx", cwd=folder)
+    assert refused.returncode == 2
+    assert "file_format" not in refused.stderr
+    assert ".csv" in refused.stderr
+
+
+def test_the_column_at_fault_is_shown_first_and_a_wrong_reason_is_named(folder: Path, call: Run) -> None:
+    row = {"origin": "x" * 300, "temp": "warm", "at": "2025-01-01"}
+    (folder / "a.ndjson").write_text(json.dumps(row) + "\nnot JSON\n")
+    call("ingest", "weather", "a.ndjson", cwd=folder)
+    shown = call("quarantine", cwd=folder).stdout
+    assert '  temp = "warm"  {"origin": "xxx' in shown
+    assert "  line 2 of a.ndjson: not JSON" in shown
+    for words in (["show"], ["drop", "--yes"], ["replay"]):
+        wrong = call("quarantine", *words, "--reason", "wrong_typ", cwd=folder)
+        assert wrong.returncode == 3, words
+        assert "no reason 'wrong_typ'" in wrong.stderr
+        assert "bad_line" in wrong.stderr
+    assert "0 rows dropped" in call("quarantine", "drop", "--yes", "--reason", "infinite", cwd=folder).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "status"), [(["nothing"], 3), (["replay", "nothing"], 3), (["show", "a", "b"], 2), (["a", "b"], 2)]
 )
@@ -87,4 +129,7 @@ def test_lines_of_json_come_from_standard_input(folder: Path) -> None:
         capture_output=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, b"weather: 2 rows taken, 0 quarantined\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        b"weather: 2 rows taken, 0 quarantined (what had come before counts once)\n",
+    )

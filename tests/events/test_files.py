@@ -154,7 +154,7 @@ def test_a_name_full_of_traps_is_one_file(tmp_path: Path) -> None:
 def test_what_is_no_file_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is none"):
         read_file(tmp_path / "no.csv", PLAIN)
-    with pytest.raises(NotFound, match="one file"):
+    with pytest.raises(Misuse, match="is a folder"):
         read_file(tmp_path, PLAIN)
     (tmp_path / "a.xls").write_text("")
     with pytest.raises(Misuse, match="needs a name that ends in"):
@@ -252,3 +252,18 @@ def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_infinities_pass_the_file_and_are_left_to_the_ingestor(tmp_path: Path) -> None:
     assert _csv(tmp_path, "x,at\ninf,1970-01-01\n").columns["x"].to_list() == [math.inf]
+
+
+def test_whole_numbers_of_a_text_file_may_have_an_exponent_as_in_json(tmp_path: Path) -> None:
+    counts = source("counts", time="at", columns={"n": int})
+    texts = ["1e3", "1.5E1", "-2e+0", "10e-1", "1e18", "15e-1", "1e19", "1e400", "e3", "1.5"]
+    (tmp_path / "a.csv").write_text("n,at\n" + "".join(f"{text},1970-01-01\n" for text in texts))
+    read = read_file(tmp_path / "a.csv", counts, on_error="quarantine")
+    assert read.columns["n"].to_list() == [1_000, 15, -2, 1, 10**18]
+    assert [(bad.found, bad.reason) for bad in read.bad] == [
+        ("15e-1", "wrong_type"),
+        ("1e19", "too_large"),
+        ("1e400", "infinite"),
+        ("e3", "wrong_type"),
+        ("1.5", "wrong_type"),
+    ]

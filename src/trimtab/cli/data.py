@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
+from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse, NotFound
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
 
 _NAMED = 5  # quarantined rows that are named
+_FEW = 0.01  # share of quarantined rows up to which the first line says enough
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
 _INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."
@@ -27,12 +29,12 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
 @click.option("--absent-as-null", is_flag=True, help="Take a file that lacks declared columns; they are null.")
-def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> None:
+def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> int:
     """Load a file of a source's history into the log.
 
     FILE ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow; - reads JSON lines (or Arrow) from standard
     input. Rows that do not fit go to quarantine and are counted; columns that are not declared are named and left out.
-    Doing it again adds nothing that counts.
+    Doing it again adds nothing that counts. When rows went to quarantine and none was taken, the exit status is 1.
 
     \b
     Example:
@@ -46,10 +48,13 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> None:
     else:
         text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
         show_lines(_ingested(source, taken, "line" if text else "row"))
+    return FAILED if taken.quarantined and not taken.accepted else 0
 
 
 def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
-    lines = [f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined"]
+    lines = [
+        f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined (what had come before counts once)"
+    ]
     if taken.ignored:
         lines.append(f"  not declared, left out: {', '.join(taken.ignored)}")
     if taken.absent:
@@ -59,6 +64,15 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
         lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine {source}")
+    share = taken.quarantined / max(1, taken.accepted + taken.quarantined)
+    if share == 1:
+        lines.append(
+            f"Nothing was taken: all {taken.quarantined:,} rows are in quarantine. See: trimtab quarantine {source}"
+        )
+    elif share > _FEW:
+        lines.append(
+            f"{100 * share:.1f} % of the rows were NOT taken; they are in quarantine. See: trimtab quarantine {source}"
+        )
     return lines
 
 
@@ -128,6 +142,8 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _there(file: Path) -> Path:
+    if file.is_dir():
+        raise Misuse(f"{file} is a folder, needed is a file. Give the path of one file of it at a time.")
     if not file.is_file():
         raise NotFound(f"file {file}: there is none. Give the path of one file.")
     return file

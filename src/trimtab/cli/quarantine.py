@@ -12,7 +12,7 @@ from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 
 if TYPE_CHECKING:
-    from trimtab.events.quarantine import SetAside
+    from trimtab.events.quarantine import Example, SetAside
 
 _ACTIONS = ("show", "replay", "drop")
 _LONGEST = 160  # characters of a row that are shown
@@ -47,6 +47,9 @@ def quarantine(words: tuple[str, ...], reason: str | None, yes: bool) -> None:
 
 
 def _show(source: str | None, reason: str | None) -> None:
+    from trimtab.events.quarantine import check_reason
+
+    check_reason(reason)
     with opened_project() as project:
         found = [group for group in project.quarantined(source) if reason in (None, group.reason)]
     if manner().json:
@@ -64,12 +67,23 @@ def _shown(groups: Sequence[SetAside]) -> list[str]:
         since, newest = format_moment(group.since_us)[:19], format_moment(group.newest_us)[:19]
         lines.append(f"{group.source}  {group.reason}: {group.rows:,} row{'s' * (group.rows != 1)}, at fault: {fields}")
         lines.append(f"  set aside from {since} to {newest}")
-        lines += [f"  {_cut(json.dumps(example.row, ensure_ascii=False))}" for example in group.examples]
+        lines += [f"  {_cut(_example(example))}" for example in group.examples]
     return lines
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _example(example: Example) -> str:
+    """What was at fault, then the rest."""
+    row = example.row
+    if "_line" in row:
+        return f"line {row['_line_number']}{f' of {file}' if (file := row.get('_file')) else ''}: {row['_line']}"
+    said = json.dumps(row, ensure_ascii=False)
+    if example.field not in row:
+        return f"no {example.field}  {said}"
+    return f"{example.field} = {_cut(json.dumps(row[example.field], ensure_ascii=False), _LONGEST // 2)}  {said}"
+
+
+def _cut(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _replay(source: str | None, reason: str | None) -> None:
@@ -82,6 +96,9 @@ def _replay(source: str | None, reason: str | None) -> None:
 
 
 def _drop(source: str | None, reason: str | None, yes: bool) -> None:
+    from trimtab.events.quarantine import check_reason
+
+    check_reason(reason)
     with opened_project() as project:
         rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
         if not yes:

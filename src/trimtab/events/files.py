@@ -110,6 +110,8 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
     """What it is called in errors, and its rows."""
     if isinstance(given, str | Path):
         path = Path(given)
+        if path.is_dir():
+            raise Misuse(f"{path} is a folder, needed is a file. Give the path of one file of it at a time.")
         if not path.is_file():
             raise NotFound(f"file {path}: there is none. Give the path of one file.")
         return f"file {path}", _read(path, source, kind or _format(path), nulls)
@@ -158,7 +160,9 @@ def _format(path: Path) -> Format:
     suffixes = [s for s in path.suffixes if s != ".gz"]
     found = _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
     if found is None:
-        raise Misuse(f"file {path}: needs a name that ends in {', '.join(_SUFFIXES)}. Say its file_format otherwise.")
+        raise Misuse(
+            f"file {path}: needs a name that ends in {', '.join(_SUFFIXES)}. Convert it, or give its rows as a table."
+        )
     return found
 
 

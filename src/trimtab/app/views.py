@@ -10,6 +10,7 @@ from trimtab.app.history import SharedHistory
 from trimtab.app.lease import Lease
 from trimtab.app.rebuilding import Rebuilds
 from trimtab.app.state import State
+from trimtab.app.telling import Telling
 from trimtab.app.view_work import ViewWork
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, NotFound, Unavailable
@@ -143,7 +144,7 @@ class Views:
         """Apply what is new in the log, unless somebody else does that; whether it was done here.
 
         Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
-        here: its applier does.
+        here: its applier does. What takes longer than a second says so in the log, and how far it is.
         """
         if self._following is not None:
             return False
@@ -156,14 +157,19 @@ class Views:
         if not lease.take():
             return False
         try:
-            self._take_up([*self.views, *self._new])
-            for _ in self._work.fill():
-                pass
-            self._work.read_tables()
-            positions = dict(self.store.positions())
-            while records := self._unread(positions):
-                self.store.apply(records)
-                positions.update({record.partition: record.position for record in records})
+            with Telling("online features: reading the log") as tell:
+                self._take_up([*self.views, *self._new])
+                for filled in self._work.fill():
+                    view = self.store.plans[filled.view].name
+                    tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
+                self._work.read_tables()
+                positions = dict(self.store.positions())
+                last, done = sum(self._state.events.positions().values()), sum(positions.values())
+                while records := self._unread(positions):
+                    tell("online features: reading the log", done, last)
+                    self.store.apply(records)
+                    positions.update({record.partition: record.position for record in records})
+                    done += len(records)
         finally:
             self._state.online.release_writer()
             lease.let_go()

@@ -1,0 +1,42 @@
+"""What is said while somebody waits for work that takes longer than a moment."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+
+_logger = logging.getLogger(__name__)
+_QUICK_S = 1.0  # work that is done by then says nothing
+_EVERY_S = 10.0  # between two lines
+
+
+class Telling:
+    """Logs what goes on and how far it is: after a second, then every ten. Use it with `with`, and call it.
+
+    The lines are warnings, so that they reach standard error where nobody has set logging up: somebody waits there.
+    """
+
+    def __init__(self, what: str, *, quick_s: float = _QUICK_S, every_s: float = _EVERY_S) -> None:
+        self._what = what
+        self._far = "..."
+        self._wait_s, self._every_s = quick_s, every_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._tell, name="trimtab-telling", daemon=True)
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        """How far it is: `done` of about `of` records."""
+        self._what, self._far = what, f"{min(1.0, done / of) if of else 1.0:.0%} of {of:,} records"
+
+    def __enter__(self) -> Telling:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _tell(self) -> None:
+        while not self._done.wait(self._wait_s):
+            self._wait_s = self._every_s
+            _logger.warning("%s: %s", self._what, self._far)

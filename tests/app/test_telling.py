@@ -1,0 +1,46 @@
+"""Whoever waits for online features is told so, and how far they are."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+import shop
+
+from trimtab.app.telling import Telling
+from trimtab.app.view_work import ViewWork
+
+
+@pytest.mark.fast
+def test_long_work_is_told_in_a_moment_and_again_and_quick_work_not(caplog: pytest.LogCaptureFixture) -> None:
+    with Telling("reading", quick_s=5.0):
+        pass
+    assert caplog.messages == []
+    with Telling("reading", quick_s=0.01, every_s=0.02) as tell:
+        while len(caplog.messages) < 2:
+            time.sleep(0.005)
+        tell("filling", 250, 1_000)
+        while "filling: 25% of 1,000 records" not in caplog.messages:
+            time.sleep(0.005)
+    assert caplog.messages[0] == "reading: ..."
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_a_first_question_says_within_two_seconds_that_it_fills_online_features(
+    trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = ViewWork.fill
+
+    def slow(self: ViewWork, names: object = None) -> object:
+        for filled in fill(self):
+            yield filled
+            end_s = time.monotonic() + 1.6
+            while not caplog.messages and time.monotonic() < end_s:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(ViewWork, "fill", slow)
+    with shop.opened(trained) as project:
+        project.predict("buyer", [shop.visit("a", shop.NOW_US)])
+    assert [line for line in caplog.messages if line.startswith("online features: filling view 'site' from history: ")]

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from oracle import Record, oracle
 
@@ -33,6 +34,7 @@ HAZARDS = (
     "at exactly t", "ties", "late", "future-dated", "embargoed", "known before it came", "view behind the log",
     "t in the past", "server clock behind", "deleted", "replaced", "odd numbers", "nulls", "many keys",
     "delivered twice", "loaded history", "two partitions", "restarts",
+    "column added",
 )  # fmt: skip
 KEYED_ONLY = {"deleted", "replaced"}
 
@@ -89,11 +91,19 @@ class Stream:
         self.log: list[LogRecord] = []
         self.times: list[int] = []  # event times so far
         self._said: list[dict[str, Any]] = []
+        self._wider_from = 0  # how many events come before the source has its last column
         names = ("p0", "p1") if "two partitions" in self.hazards else ("p0",)
         self._clock = VirtualClock(self.now_us)
         self._writers = {name: MemoryLog(clock=self._clock) for name in names}
+        self._ingestors = self._opened(of)
+        if "column added" in self.hazards:  # the last one: the first events come without it
+            columns = dict(list(of.columns.items())[:-1])
+            self._ingestors = self._opened(msgspec.structs.replace(of, columns=columns))
+            self._wider_from = EVENTS // 3
+
+    def _opened(self, of: Source) -> dict[str, Ingestor]:
         refused: Any = MemoryLog(clock=self._clock)
-        self._ingestors = {
+        return {
             name: Ingestor(writer, [of], clock=self._clock, quarantine=Quarantine(refused))
             for name, writer in self._writers.items()
         }
@@ -109,9 +119,13 @@ class Stream:
         self._clock.advance_to(self.now_us)
         name = draw.choice(list(self._writers))
         row = self._row()
+        if len(self.log) < self._wider_from:
+            row.pop(list(self.source.columns)[-1], None)
+        elif self._wider_from:
+            self._ingestors, self._wider_from = self._opened(self.source), 0
         if self.one("loaded history", 0.2):
             self._ingestors[name].load(self.source.name, Columns.of({
-                c: (d, [row[c]]) for c, d in self.source.columns.items()
+                c: (d, [row[c]]) for c, d in self.source.columns.items() if c in row
             }))  # fmt: skip
         else:
             self._ingestors[name].push(self.source.name, [row])
@@ -173,7 +187,7 @@ class Stream:
         found = []
         for record in self.log:
             event = decode(record.payload)
-            row = dict(zip(self.source.columns, event.values, strict=True))
+            row = dict.fromkeys(self.source.columns) | dict(zip(self.source.columns, event.values, strict=False))
             found.append(
                 Record(
                     id=event.id, row=row, event_at_us=event.event_at_us, known_at_us=known_at_us(event, record),

@@ -226,6 +226,30 @@ def test_somebody_who_was_forgotten_leaves_no_red_skew(project: Project) -> None
     assert report.rows >= 1
 
 
+def test_events_that_retention_removed_explain_only_features_that_look_so_far_back(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path, settings='[retention]\nevents = "25d"\n')
+    file = folder / "project.py"
+    more = '"level_1d": tt.mean("level", over="1d"), "newest": tt.latest("level"), "ever": tt.count()'
+    file.write_text(file.read_text().replace('"level_1d": tt.mean("level", over="1d")', more))
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+        push(project, 5.0)
+        found = project.predictions.find(ask(project, "a"))
+        assert project.retain().expired["readings"] > 0
+        names = project.definitions.models["buyer"].features.names
+        for name in ("site.level_1d", "site.newest"):
+            again(project, found.id, values=changed_value(found, names.index(name), 123.0))
+    with shop.opened(folder) as project:
+        report = project.skew("buyer", sample=None)
+        assert causes(report) == {
+            "site.ever": {"history_changed": 3},  # counted online before they went
+            "site.level_1d": {"online_state": 1},
+            "site.newest": {"online_state": 1},
+        }
+        assert report.is_red
+
+
 def test_another_platform_explains_the_last_bits_of_a_logarithm(tmp_path: Path) -> None:
     with edited(tmp_path, 'tt.col("x")', '(tt.col("x") * tt.col("x")).log1p()') as project:
         found = project.predictions.find(ask(project, "a", x=0.7))

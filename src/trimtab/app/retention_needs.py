@@ -13,6 +13,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration
 
 if TYPE_CHECKING:
+    from trimtab.features.aggregates import Aggregate
     from trimtab.features.definitions import View
     from trimtab.steering.definitions import Deployment
     from trimtab.training.definitions import Model
@@ -31,13 +32,17 @@ def view_reach(view: View) -> Need:
     """How far before a moment a view's features look, lifetime features and the newest event of all aside."""
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
-        over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
-        if over_us is None:
-            continue
-        us = over_us + aggregate.hop_us + int(getattr(aggregate, "until_us", 0) or 0)
-        if us > reach.us:
-            reach = Need(us, f"{view.name}.{name} looks back {format_duration(over_us)}")
+        us = aggregate_reach_us(aggregate)
+        if us is not None and us > reach.us:
+            over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
+            reach = Need(us, f"{view.name}.{name} looks back {format_duration(over_us or 0)}")
     return reach
+
+
+def aggregate_reach_us(aggregate: Aggregate) -> int | None:
+    """How far before a moment an aggregate looks; None: at all of the past, or for the newest event of all."""
+    over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
+    return None if over_us is None else over_us + aggregate.hop_us + aggregate.until_us
 
 
 def source_needs(definitions: Definitions) -> dict[str, Need]:
@@ -122,16 +127,25 @@ def features_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
     return max(moments, default=ALWAYS_US)
 
 
-def sees_removed(definitions: Definitions, source: str, kept_from_us: Mapping[str, int], at_us: int) -> bool:
-    """Whether some feature over a source looks, from a moment, at events that were removed since."""
-    if source not in kept_from_us:
+def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:
+    """Whether a feature of a view looks, from a moment, at events that were removed since.
+
+    Args:
+        view: As the version that was asked has it.
+        feature: One of its features.
+        kept_from_us: By source, the moment before which events were removed.
+        at_us: The moment.
+        lacks: Whether it has no value from what is left: the newest event of an entity stays, and there is none before
+            it when it is corrected or deleted later.
+    """
+    removed_us = kept_from_us.get(view.source.name)
+    if removed_us is None:
         return False
-    views = [view for view in definitions.views.values() if view.source.name == source]
-    return bool(
-        lifetime_features(definitions).get(source)
-        or newest_features(definitions).get(source)
-        or any(at_us < kept_from_us[source] + view_reach(view).us for view in views)
-    )
+    aggregate = view.features[feature]
+    if aggregate.kind == "latest" and aggregate.max_age_us is None:
+        return lacks or at_us < removed_us
+    us = aggregate_reach_us(aggregate)
+    return us is None or at_us < removed_us + us
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:

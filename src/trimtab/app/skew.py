@@ -25,7 +25,7 @@ from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction, Signal
 from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.frames import REASONS
-from trimtab.features.skew import Cause, differences
+from trimtab.features.skew import EXPLAINED, Cause, differences
 from trimtab.serving.answering import NO_VIEW
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class _Tally:
         )
         if count[cause] <= _EXAMPLES:
             self.examples.append(example)
-        if cause not in ("platform", "history_changed"):
+        if cause not in EXPLAINED:
             self._red.setdefault(prediction.version, (prediction.made_at_us, example.line()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.records import ERASED, decode
+from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.offline.as_of import entity_records, looked_up, same_positions
 from trimtab.features.online.request_plan import RequestPlan
@@ -64,6 +65,7 @@ class Diagnosis:
         part = _taken(rows, chosen)
         depends = Dependencies(part.known.features)
         names = part.known.features.names
+        views = {join.name: join.view for join in part.known.features.joins}
         other = self._other_definitions(part)
         steady = self._again(part.known.features, part)
         replayed, replayed_reasons, there = self._replayed(part)
@@ -72,6 +74,7 @@ class Diagnosis:
         for row, of in enumerate(chosen.tolist()):
             prediction = part.predictions[row]
             clock = self._clock_behind(prediction)
+            lacking = {name for name, code in zip(names, part.again_reasons[row].tolist(), strict=True) if code}
             for place in np.flatnonzero(differ[of]).tolist():
                 name = names[place]
                 evidence = Evidence(
@@ -80,7 +83,8 @@ class Diagnosis:
                     same_reason=bool(part.used_reasons[row, place] == part.again_reasons[row, place]),
                     clock_behind=clock,
                     other_definitions=bool(other[row, place]),
-                    history_changed=self._history_changed(prediction, depends.sources(name)),
+                    history_changed=self._history_changed(prediction, depends.sources(name))
+                    or self._removed(prediction, views, depends.of(name), lacking),
                     unsteady=depends.runs_code(name) and not steady[row, place],
                     code_alone=depends.runs_code(name) and _inputs_agree(depends.of(name), names, differ[of]),
                     other_platform=moved,
@@ -138,14 +142,20 @@ class Diagnosis:
             return True
         if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:
             return True
-        if any(
-            sees_removed(self._project.definitions, source, self._kept_from, prediction.at_us) for source in sources
-        ):
-            return True
         return any(
             position <= prediction.positions.get(partition, 0)
             for source in sources
             for partition, position in self._erased.get(source, ())
+        )
+
+    def _removed(
+        self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
+    ) -> bool:
+        """Whether some of these features looked at events that are not kept any more, as [retention] says."""
+        places = [(name, *name.partition(".")[::2]) for name in features]
+        return any(
+            sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)
+            for name, view, one in places
         )
 
     @cached_property

@@ -15,7 +15,7 @@ from trimtab.app.applied import AppliedDefinitions
 from trimtab.app.documents import documents
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, SECOND_US
 
 A = shop.PROJECT
 B = (
@@ -270,6 +270,42 @@ def test_the_catalogue_shows_meaning_lineage_values_and_use(applied: Path) -> No
         level = project.catalogue().find("site.level").values["buyer@2, as site.level"]
         assert level.null_share == sum(level.nulls.values())
         assert any("used by buyer" in line for line in entry.lines())
+
+
+def test_an_entity_and_its_view_of_one_name_are_both_shown(applied: Path) -> None:
+    text = A.replace("site = tt.view(", 'place = tt.entity("site", {"site": str})\nsite = tt.view(')
+    with shop.opened(edited(applied, text.replace('by="site"', "by=place"))) as project:
+        one = project.catalogue().find("site")
+        assert [entry.kind for entry in (one, *one.others)] == ["entity", "view"]
+        assert [line for line in one.lines() if not line.startswith(" ")] == ["entity site", "view site"]
+
+
+def test_the_catalogue_calls_aggregates_as_their_author_did(applied: Path) -> None:
+    more = (
+        '"lasts": tt.last_n("level", 3, over="1d"), "last": tt.last("level"), "often": tt.top_k("level", 2), '
+        '"many": tt.count_distinct("level", k=16), "faded": tt.decayed_sum("level", half_life="1d"), "level_1d"'
+    )
+    with shop.opened(edited(applied, A.replace('"level_1d"', more))) as project:
+        found = {one.name.removeprefix("site."): one.meaning for one in project.catalogue().entries}
+    assert found["lasts_2"] == {"kind": "last_n(level, 3), place 2", "over": "1d", "hop": "10min"}
+    assert found["lasts_1"]["kind"] == "last_n(level, 3), place 1"
+    assert found["last"] == {"kind": "last", "of": "col('level')"}
+    assert found["often_1"] == {"kind": "top_k(level, 2), place 1"}
+    assert found["many"] == {"kind": "count_distinct", "of": "col('level')", "k": "16"}
+    assert found["faded"]["half_life"] == "1d"
+    assert found["level"]["max_age"] == "9h"
+
+
+def test_the_catalogue_says_when_an_event_last_became_known_by_the_clock(applied: Path) -> None:
+    with shop.opened(applied, shop.NOW_US + DAY_US) as project:
+        late = {"site": "north", "level": 1.0, "read_at": shop.NOW_US - 9 * DAY_US}
+        newest = project.catalogue().find("readings").newest
+        project.push("readings", [late])
+        for us, ago in ((0, "less than 1s"), (20 * SECOND_US, "20s"), (100 * SECOND_US, "2min"), (0, "2min")):
+            shop.move(project, us)
+            entry = project.catalogue().find("readings")
+            assert (entry.newest, entry.known_ago) == (newest, ago)  # the event that came is not the newest
+        assert any(line.endswith("; the last to become known did so 2min ago") for line in entry.lines())
 
 
 def test_the_catalogue_is_searched_by_name_owner_tag_and_column_and_says_what_there_is(applied: Path) -> None:

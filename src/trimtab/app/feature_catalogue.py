@@ -12,8 +12,9 @@ from trimtab.app.documents import documents, expression_words, words_of
 from trimtab.app.feature_values import Values, sample_of, values_of
 from trimtab.core.about import NOTHING, About
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.core.time import MINUTE_US, format_duration, format_moment
+from trimtab.core.time import MINUTE_US, SECOND_US, format_duration, format_moment
 from trimtab.events.arriving import Arrivals, arrivals
+from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet, aggregate_dtype
 from trimtab.steering.controller import CHAMPION
@@ -40,8 +41,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     used_by: tuple[str, ...] = ()
     events: int | None = None  # of its source
     newest: str | None = None  # event time of the newest one
-    known_ago: str | None = None  # since the newest one became known
+    known_ago: str | None = None  # since one became known last, by the clock: seldom the newest one itself
     values: dict[str, Values] = {}  # by model and name there
+    others: tuple[Entry, ...] = ()  # of the same name: what `Catalogue.find` found beside this one
 
     def lines(self) -> list[str]:
         """All of it, for people."""
@@ -55,11 +57,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         out += [f"  from {', '.join(self.lineage)}"] if self.lineage else []
         out.append(f"  used by {', '.join(self.used_by) or 'nothing'}")
         if self.events is not None:
-            known = f", the newest of {self.newest}, known {self.known_ago} ago" if self.newest else ""
-            out.append(f"  {self.events:,} events{known}")
+            newest = f", the newest of {self.newest}" if self.newest else ""
+            known = f"; the last to become known did so {self.known_ago} ago" if self.known_ago else ""
+            out.append(f"  {self.events:,} events{newest}{known}")
         for name, values in self.values.items():
             out += [f"  values in {name}:", *(f"    {line}" for line in values.lines())]
-        return out
+        return out + [line for other in self.others for line in other.lines()]
 
     def has(self, text: str) -> bool:
         """Whether some text is in its name, description, owner, tags or columns, whatever the case."""
@@ -74,7 +77,9 @@ class Catalogue(msgspec.Struct, frozen=True):
     entries: list[Entry]
 
     def find(self, name: str) -> Entry:
-        """The entry of a name; a feature's model may be left out where that leaves one.
+        """The entry of a name, those of other kinds that share it among its `others` (an entity and its view).
+
+        A feature's model may be left out where that leaves one.
 
         Raises:
             NotFound: There is none.
@@ -86,7 +91,7 @@ class Catalogue(msgspec.Struct, frozen=True):
             raise NotFound(f"features: no {name!r}. There are: {', '.join(one.name for one in self.entries)}.")
         if len(found) > 1 and len({one.name for one in found}) > 1:
             raise Misuse(f"features: {name!r} may be {' or '.join(one.name for one in found)}. Name one of them.")
-        return found[0]
+        return msgspec.structs.replace(found[0], others=tuple(found[1:]))
 
     def lines(self) -> list[str]:
         """A line each."""
@@ -186,7 +191,9 @@ class _Entries:
                     values[f"{sample.model}, as {join.name}.{name}"] = found
             key = f"view/{view.name}"
             names = list(dict.fromkeys(user for user, _ in users))
-            entry = self._entry("feature", f"{view.name}.{name}", key, view.about, words_of(aggregate), None, names)
+            entry = self._entry(
+                "feature", f"{view.name}.{name}", key, view.about, aggregate_words(view, name), None, names
+            )
             came = self._arrivals.get(view.source.name)
             yield msgspec.structs.replace(
                 entry,
@@ -227,6 +234,39 @@ class _Entries:
         return found
 
 
+def aggregate_words(view: View, name: str) -> dict[str, str]:
+    """A view's feature as its author wrote it: `last_n(x, 3), place 2`, and the arguments by their names.
+
+    >>> from trimtab import features as f
+    >>> from trimtab.events import source
+    >>> landings = source("landings", time="at", columns={"carrier": str, "dest": str})
+    >>> view = f.view("v", source=landings, by="carrier", features={"to": f.top_k("dest", 2, over="7d")})
+    >>> aggregate_words(view, "to_2")
+    {'kind': 'top_k(dest, 2), place 2', 'over': '7d', 'hop': '1h'}
+    """
+    aggregate = view.features[name]
+    words = words_of(aggregate)
+    for inner, written in (("max age", "max_age"), ("half life", "half_life"), ("keep", "k")):
+        words = {written if field == inner else field: said for field, said in words.items()}
+    stem = name.removesuffix(f"_{aggregate.place}")
+    alike = [
+        a.place
+        for n, a in view.features.items()
+        if n == f"{stem}_{a.place}" and _at_place_1(a) == _at_place_1(aggregate)
+    ]
+    if aggregate.kind == "top" or (aggregate.kind == "last" and max(alike, default=1) > 1):
+        words.pop("place", None)
+        call = "top_k" if aggregate.kind == "top" else "last_n"
+        of, given = aggregate.of, words.pop("of")
+        column = str(of.params[0]) if of is not None and of.op == "col" else given
+        words["kind"] = f"{call}({column}, {max(alike, default=aggregate.place)}), place {aggregate.place}"
+    return words
+
+
+def _at_place_1(aggregate: Aggregate) -> Aggregate:
+    return msgspec.structs.replace(aggregate, place=1)
+
+
 def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
     """The columns of the request and of sources that some names come from."""
     found: set[str] = set()
@@ -246,4 +286,8 @@ def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
 def _ago(came: Arrivals | None) -> str | None:
     if came is None or came.arrival_age_us is None:
         return None
-    return format_duration(max(0, came.arrival_age_us) // MINUTE_US * MINUTE_US)
+    age_us = max(0, came.arrival_age_us)
+    if age_us < SECOND_US:
+        return "less than 1s"
+    step_us = SECOND_US if age_us < MINUTE_US else MINUTE_US
+    return format_duration(age_us // step_us * step_us)

@@ -12,7 +12,7 @@ from trimtab.app.documents import documents, expression_words, words_of
 from trimtab.app.feature_values import Values, sample_of, values_of
 from trimtab.core.about import NOTHING, About
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.core.time import MINUTE_US, SECOND_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_moment
 from trimtab.events.arriving import Arrivals, arrivals
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
@@ -289,5 +289,5 @@ def _ago(came: Arrivals | None) -> str | None:
     age_us = max(0, came.arrival_age_us)
     if age_us < SECOND_US:
         return "less than 1s"
-    step_us = SECOND_US if age_us < MINUTE_US else MINUTE_US
+    step_us = next((step for step in (DAY_US, HOUR_US, MINUTE_US) if age_us >= 2 * step), SECOND_US)
     return format_duration(age_us // step_us * step_us)

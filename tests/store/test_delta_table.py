@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.store.delta_table import DeltaTable
+from trimtab.store.delta_table import DeltaTable, _not_now
 from trimtab.testing import TableContract
 
 Start = Callable[[str, str, Path], subprocess.Popen[str]]
@@ -135,3 +136,23 @@ def test_a_forked_child_is_told_to_spawn(in_child: Callable[[Callable[[], object
 
         in_child(child)
         assert table.position("w") == 1
+
+
+def test_a_full_disk_is_called_so_and_no_colours_are_shown(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom trimtab.core.columns import Columns\n"
+        "from trimtab.core.errors import Unavailable\nfrom trimtab.store.delta_table import DeltaTable\n"
+        "table = DeltaTable(Path(sys.argv[1]))\nrows = Columns.of({'n': ('int', [1])})\n"
+        "table.append(rows, writer='w', position=1)\nresource.setrlimit(resource.RLIMIT_FSIZE, (200,) * 2)\n"
+        "try: table.append(rows, writer='w', position=2)\nexcept Unavailable as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "table")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "full" in said or "Check free space" in said
+    assert "\x1b" not in said
+    error = OSError("Generic LocalFileSystem error\n \x1b[31m↳\x1b[0m Unable to copy data to file: os error 28")
+    assert str(_not_now(tmp_path, error)).endswith(
+        "the disk is full. Nothing was lost; free some space and do this again."
+    )
+    other = str(_not_now(tmp_path, OSError("Generic error\n \x1b[31m↳\x1b[0m No access")))
+    assert other == f"{tmp_path}: Generic error No access. Check free space and access, and try again."

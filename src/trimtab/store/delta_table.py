@@ -33,6 +33,9 @@ _COMPACT_TO_BYTES = 128 << 20
 _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+_ROOM_BYTES = 64 << 10  # less is no room for a commit; Delta's library does not always say that this was why
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")  # with the lines that Delta's library draws
+_FULL = re.compile(r"os error (27|28|122)\b|\[?Errno (27|28|122)\b|No space left|Disk quota|File too large")
 _CONFIGURATION = {
     "delta.checkpointInterval": "1000000000",  # we make them ourselves, to keep their checksums
     "delta.enableExpiredLogCleanup": "false",  # any version may be pinned by a training set
@@ -505,12 +508,12 @@ class DeltaTable:
         try:
             fd = os.open(self.directory / "_lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise Unavailable(f"{self.directory}: {error}. Check free space and access, and try again.") from error
+            raise _not_now(self.directory, error) from error
         try:
             fcntl.flock(fd, how)
             yield
         except OSError as error:
-            raise Unavailable(f"{self.directory}: {error}. Check free space and access, and try again.") from error
+            raise _not_now(self.directory, error) from error
         finally:
             os.close(fd)
 
@@ -525,9 +528,24 @@ def _named(directory: Path) -> Iterator[None]:
     except TrimtabError:
         raise
     except OSError as error:
-        raise Unavailable(f"{directory}: {error}. Check free space and access, and try again.") from error
+        raise _not_now(directory, error) from error
     except (delta_errors.DeltaError, ValueError, KeyError) as error:
-        raise Corrupt(f"{directory}/_delta_log: cannot be read ({error}). Restore it from a copy.") from error
+        if _FULL.search(str(error)):
+            raise _not_now(directory, error) from error
+        raise Corrupt(f"{directory}/_delta_log: cannot be read ({_plain(error)}). Restore it from a copy.") from error
+
+
+def _not_now(directory: Path, error: Exception) -> Unavailable:
+    """What to do about an error of the disk, of which the system or Delta's library tells."""
+    other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
+    if _FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
+        return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")
+    return Unavailable(f"{directory}: {_plain(error)}. Check free space and access, and try again.")
+
+
+def _plain(error: Exception) -> str:
+    """What an error says, in one line and without the colours of a terminal."""
+    return " ".join(_COLOUR.sub("", str(error)).split())
 
 
 def _logs_upto(directory: Path, version: int) -> list[str]:

@@ -7,12 +7,12 @@ import threading
 from types import TracebackType
 
 _logger = logging.getLogger(__name__)
-_QUICK_S = 1.0  # work that is done by then says nothing
+_QUICK_S = 0.5  # work that is done by then says nothing; a command has been starting for as long before
 _EVERY_S = 10.0  # between two lines
 
 
 class Telling:
-    """Logs what goes on and how far it is: after a second, then every ten. Use it with `with`, and call it.
+    """Logs what goes on and how far it is: after half a second, then every ten. Use it with `with`, and call it.
 
     The lines are warnings, so that they reach standard error where nobody has set logging up: somebody waits there.
     """

@@ -144,7 +144,7 @@ class Views:
         """Apply what is new in the log, unless somebody else does that; whether it was done here.
 
         Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
-        here: its applier does. What takes longer than a second says so in the log, and how far it is.
+        here: its applier does. What takes longer than half a second says so in the log, and how far it is.
         """
         if self._following is not None:
             return False

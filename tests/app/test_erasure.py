@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import pytest
 import shop
 from click.testing import CliRunner
 
+from trimtab.app import erasure
+from trimtab.app.materialising import writing_tables
 from trimtab.app.project import Project, open_project
 from trimtab.app.state import note_truncated
 from trimtab.app.subjects import Subject
@@ -266,6 +270,21 @@ def test_the_label_of_a_request_stays_while_another_ones_request_has_its_key(tex
         assert project.forget("customer", "a").sources == {"quote": 3, "results": 1}
         left = set(project.history.moment(["results"])[0]["results"].columns["quote_ref"].to_list())
         assert left & set(named) == set(named) - {"alone"}
+
+
+def test_nothing_moves_into_tables_while_somebody_is_erased_nor_the_other_way_round(texts: Path) -> None:
+    with market.opened(texts) as project, market.opened(texts) as beside:
+        use(project, TEXTS, texts)
+        with ThreadPoolExecutor(1) as pool, writing_tables(beside.state):
+            with pytest.raises(Conflict, match="another process moves events into tables of record"):
+                project.forget("customer", TEXTS[0])
+            moving = pool.submit(project.materialise)
+            time.sleep(0.2)
+            assert not moving.done()  # it waits
+        assert sum(moving.result().rows.values()) >= len(TEXTS)
+        erasing = erasure._alone(project)
+        with erasing, pytest.raises(Conflict, match="or erases some of them"), writing_tables(beside.state):
+            pass
 
 
 KILLED = """

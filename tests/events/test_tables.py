@@ -122,6 +122,36 @@ def test_a_crash_between_two_tables_neither_loses_nor_doubles_a_row(make_log: An
     assert tables["keyed"].scan()["k"].to_list() == ["a", "b", "c"]
 
 
+def test_two_passes_at_once_double_no_row(make_log: Any) -> None:
+    log = make_log()
+    tables = {"keyed": ListTable(), "plain": ListTable()}
+
+    class Overtaken:
+        """The log as a pass reads it that another one overtakes, which saw fewer records."""
+
+        def positions(self) -> dict[str, int]:
+            found: dict[str, int] = log.positions()
+            return found
+
+        def read(self, partition: str, after: int, limit: int = 10_000) -> Any:
+            found = log.read(partition, after, limit=limit)
+            materialise(Shorter(), BOTH, tables)  # type: ignore[arg-type]  # all that a pass asks of a log
+            return found
+
+    class Shorter(Overtaken):
+        def positions(self) -> dict[str, int]:
+            return {"p1": 2}
+
+        def read(self, partition: str, after: int, limit: int = 10_000) -> Any:
+            return log.read(partition, after, limit=limit)
+
+    log.append([_keyed("a", 1.0), _plain("i"), _keyed("b", 2.0)], at_us=[1, 2, 3])
+    moved = materialise(Overtaken(), BOTH, tables)  # type: ignore[arg-type]  # as above
+    assert tables["keyed"].scan()["k"].to_list() == ["a", "b"]
+    assert tables["plain"].scan()["_id"].to_list() == ["i"]
+    assert moved.rows == {"keyed": 1, "plain": 0}
+
+
 _steps = st.lists(
     st.one_of(
         st.tuples(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from trimtab.app.lease import Lease
+from trimtab.app.materialising import writing_tables
 from trimtab.app.retention import LEASE as RETENTION
 from trimtab.app.subjects import Subject
 from trimtab.app.traces import SeenSet, Traces, find_traces, open_tables, partitions_of
@@ -335,6 +336,7 @@ def _alone(project: Project) -> Iterator[None]:
     state = project.state
     names = [LEASE, RETENTION, *(f"loop.{name}" for name in project.definitions.deployments)]
     with ExitStack() as held:
+        held.enter_context(writing_tables(state))  # what was read before would come back into the tables
         for name in names:
             lease = Lease(state.catalog, name, state.folder)
             if not lease.take():

@@ -499,13 +499,14 @@ class Project:
         """Move what is new in the event log into one Delta table a source, every version and tombstone of it.
 
         The log stays as it is: `retain` truncates it. Histories then begin with the tables, and any tool that reads
-        Delta can read them.
-        """
-        from trimtab.events.tables import materialise
+        Delta can read them. One process at a time does so, and none while `forget` erases; others wait a while.
 
-        moved = self.state.moved(self.sources)
-        tables = self.state.tables(self.sources, make=True)
-        return materialise(self.state.events, self.sources, tables, through=moved.through)
+        Raises:
+            Conflict: Another process was still at it after a minute.
+        """
+        from trimtab.app.materialising import move_into_tables
+
+        return move_into_tables(self)
 
     def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
         """Make the online features of a view anew from history; those of before answer meanwhile.

@@ -56,7 +56,8 @@ def materialise(
     """Move what is new in the log into the sources' tables of record, every version and tombstone.
 
     The log's position rides in each commit, under the partition's name, so what is in already is skipped and a crash
-    neither loses nor doubles a row. The log stays as it is: afterwards it may be truncated up to `positions`.
+    neither loses nor doubles a row; nor does another pass that was there in between. The log stays as it is: afterwards
+    it may be truncated up to `positions`.
 
     Args:
         log: The event log.
@@ -83,7 +84,8 @@ def materialise(
             upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
             unknown += strange
             for source in sources:
-                new = [(r, e) for r, e in groups[source.name] if r.position > reached[source.name]]
+                there = max(reached[source.name], tables[source.name].position(partition))  # another pass may be ahead
+                new = [(r, e) for r, e in groups[source.name] if r.position > there]
                 if new or upto == end:  # the last commit moves every position, so that the next pass begins there
                     moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
                     rows[source.name] += len(new) if moved else 0

@@ -1,0 +1,54 @@
+"""Moving the event log into tables of record, one process at a time: none while an entity is erased. # D23, # D26"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trimtab.app.lease import Lease
+from trimtab.app.state import State
+from trimtab.core.errors import Conflict
+from trimtab.events.tables import Materialised, materialise
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+LEASE = "tables"
+_PATIENCE_S = 60.0  # another process that does the same is mostly done by then
+_LOOK_S = 0.05
+
+
+def move_into_tables(project: Project) -> Materialised:
+    """See `Project.materialise`."""
+    with writing_tables(project.state, patience_s=_PATIENCE_S):
+        moved = project.state.moved(project.sources)
+        tables = project.state.tables(project.sources, make=True)
+        return materialise(project.state.events, project.sources, tables, through=moved.through)
+
+
+@contextmanager
+def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
+    """While nobody else moves events into tables of record, or erases some of them.
+
+    Args:
+        state: Whose tables.
+        patience_s: How long to wait for somebody else.
+
+    Raises:
+        Conflict: Another process still does so.
+    """
+    lease = Lease(state.catalog, LEASE, state.folder)
+    end_s = time.monotonic() + patience_s
+    while not lease.take():
+        if time.monotonic() >= end_s:
+            raise Conflict(
+                f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or "
+                "`retain`, a snapshot or a join), or erases some of them. Try again when it is done."
+            )
+        time.sleep(_LOOK_S)
+    try:
+        yield
+    finally:
+        lease.let_go()

@@ -186,3 +186,24 @@ def test_two_first_uses_at_once_both_go_on(tmp_path: Path) -> None:
             assert one.apply_first() is None
         finally:
             AppliedDefinitions.write = write  # type: ignore[method-assign]
+
+
+def test_rows_to_predict_may_be_a_table_and_what_is_none_is_said(project: Project) -> None:
+    asked = table(-5, -3)
+    assert [a.request_id for a in project.predict("buyer", asked)] == ["t-5", "t-3"]
+    row = shop.visit("q", shop.NOW_US)
+    for wrong, said in [(row, r"Give a list of them.*\[row\]"), ("q.csv", "predict_table"), (3, "rows is a int")]:
+        with pytest.raises(Misuse, match=said):
+            project.predict("buyer", wrong)
+    with pytest.raises(Misuse, match="at: time: 'gestern' is not ISO 8601"):
+        project.predict("buyer", [row], at="gestern")
+
+
+def test_a_closed_project_says_that_it_is_closed(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.predict("buyer", [shop.visit("q", shop.NOW_US)])
+    project.close()
+    verbs = [project.status, project.ledger, lambda: project.predict("buyer", [shop.visit("q2", shop.NOW_US)])]
+    for verb in [*verbs, lambda: project.join([shop.visit("q", shop.NOW_US)], "buyer")]:
+        with pytest.raises(Misuse, match=r"project is closed. Open it again: tt.open"):
+            verb()

@@ -104,6 +104,11 @@ class Project:
 
     def _begin(self) -> None:
         """Nothing is open and nothing remembered."""
+        self._forget_parts()
+        self._state: State | None = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
+        self._ids = PredictionIds(self.clock)
+
+    def _forget_parts(self) -> None:
         parts = (
             "ingestor",
             "quarantine",
@@ -117,11 +122,22 @@ class Project:
         )
         for part in parts:
             self.__dict__.pop(part, None)
-        self.state = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
         self._served: dict[str, ServedModel] = {}
         self._loops: dict[str, DeploymentLoop] = {}
         self._teachers: dict[str, Teacher] = {}
-        self._ids = PredictionIds(self.clock)
+
+    @property
+    def state(self) -> State:
+        """What is kept, part by part.
+
+        Raises:
+            Misuse: The project is closed.
+        """
+        if self._state is None:
+            raise Misuse(
+                f"{self.config.folder}: this project is closed. Open it again: tt.open({str(self.config.folder)!r})"
+            )
+        return self._state
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -268,19 +284,24 @@ class Project:
         return decisions
 
     def predict(
-        self, model: str, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None
+        self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None
     ) -> list[Answer]:
         """Answers to requests, in their order; each is in the prediction log when this returns.
 
         Args:
             model: A deployed model's name.
-            rows: Request rows; every declared column must be there.
+            rows: A list of request rows, or a table of any library; every declared column must be there.
             at: A moment in the past to answer as of; left out, now.
+
+        Raises:
+            NotFound: There is no such model.
+            Misuse: A row is not as declared, or `at` is no moment that has come.
         """
+        given = _request_rows(rows)
         served = self.served(model)
         self.views.catch_up()
         served.refresh()
-        return served.endpoint.answer(rows, at=at)
+        return served.endpoint.answer(given, at=_at(at))
 
     def predict_table(
         self,
@@ -311,7 +332,7 @@ class Project:
             self,
             model,
             requests,
-            at_us=None if at is None else moment_us(at),
+            at_us=_at(at),
             mode=mode,
             out=None if out is None else _path("out", out),
             progress=progress,
@@ -838,10 +859,16 @@ class Project:
         return [line for line in found if names is None or line.name in names]
 
     def close(self) -> None:
-        """Close whatever was opened, and let others apply events."""
-        if "views" in self.__dict__:  # it was asked for
-            self.views.let_go()
-        self.state.close()
+        """Close whatever was opened, and let others apply events; nothing happens the second time."""
+        if self._state is None:
+            return
+        try:
+            if "views" in self.__dict__:  # it was asked for
+                self.views.let_go()
+        finally:
+            self._state.close()
+            self._state = None
+            self._forget_parts()
 
     def __enter__(self) -> Project:
         return self
@@ -859,6 +886,29 @@ class Project:
         """Change something and write down who did so: both or neither."""
         row = Entry(at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor)
         return Ledger(self.state.catalog).write([row], [change])[0]
+
+
+def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
+    from trimtab.core.columns import Columns
+    from trimtab.events.files import is_table
+
+    if is_table(given):
+        return (given if isinstance(given, Columns) else Columns.from_arrow(given)).to_rows()
+    if isinstance(given, Mapping):
+        raise Misuse("predict: one dict. Give a list of them, for one row too: [row]")
+    if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
+        raise Misuse(
+            f"predict: rows is a {type(given).__name__}. Give a list of dicts or a table (polars, pandas, pyarrow, "
+            "DuckDB, Columns); for a file: predict_table"
+        )
+    return given
+
+
+def _at(at: str | int | dt.datetime | None) -> int | None:
+    try:
+        return None if at is None else moment_us(at)
+    except Misuse as error:
+        raise Misuse(f"at: {error}") from None
 
 
 def _path(name: str, given: str | Path) -> Path:

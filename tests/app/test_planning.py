@@ -12,10 +12,12 @@ import pytest
 import shop
 
 from trimtab.app.applied import AppliedDefinitions
+from trimtab.app.applying import drop_unneeded
 from trimtab.app.documents import documents
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.time import DAY_US, SECOND_US
+from trimtab.store.file_lock import FileLock
 
 A = shop.PROJECT
 B = (
@@ -124,6 +126,12 @@ def test_what_nothing_uses_any_more_is_dropped_by_a_tick_and_written_down(applie
         assert "drop" not in [d.act for d in project.ledger()]  # the champion of before is kept for a while
     with shop.opened(applied, shop.NOW_US + 8 * DAY_US) as project:  # which has never had the old one
         assert project.plan().dropped == [f"site@{one[:8]}" for one in project.views.unneeded()]
+        writes = FileLock.take(applied / ".trimtab" / "online" / "writer.lock")  # as another process does
+        assert writes is not None
+        with pytest.raises(Conflict):
+            drop_unneeded(project)
+        assert "drop" not in [d.act for d in project.ledger()]  # nothing was
+        writes.release()
         project.tick()
         (row,) = [d for d in project.ledger() if d.act == "drop"]
         assert "uses view site@" in row.cause

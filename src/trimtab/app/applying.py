@@ -69,12 +69,14 @@ def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:
     if not gone or (views.followed() and not views.follows):
         return []  # the process that applies the log does it at its own tick
     names = named_views(project, gone)
+    if not views.drop():
+        return []  # another process has begun to apply the log meanwhile: it does so
     said = ", ".join(names)
     cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
     Ledger(project.state.catalog).record(
         at_us=project.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
     )
-    return names if views.drop() else []
+    return names
 
 
 def _write(project: Project, actor: str, prefix: str = "") -> Decision | None:

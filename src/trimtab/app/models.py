@@ -22,7 +22,6 @@ from trimtab.serving.request_rows import Row
 from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
-from trimtab.training.online import OnlineLearner
 
 _logger = logging.getLogger(__name__)
 
@@ -172,6 +171,8 @@ class ServedModel:
             return loaded
         name = learner_name(self.deployment.name, loaded.version.id)
         if self.learner is None or self.learner.name != name:
+            from trimtab.training.online import OnlineLearner  # here: it loads scikit-learn
+
             self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
         return self.learner
 

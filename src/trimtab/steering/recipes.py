@@ -12,7 +12,6 @@ from trimtab.registry import LoadedModel
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import fit
-from trimtab.training.online import OnlineLearner, fit_online
 from trimtab.training.sets import TrainingSet
 
 Floats = NDArray[np.float64]
@@ -66,9 +65,13 @@ class OnlineRecipe:
         self._seed = seed
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        from trimtab.training.online import fit_online  # here: it loads scikit-learn
+
         return fit_online(self._model, training_set, rows=rows, seed=self._seed)
 
     def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        from trimtab.training.online import OnlineLearner  # here: it loads scikit-learn
+
         learner = OnlineLearner(fitted.artifact)
         matrix = fitted.matrix(training_set.features.values.take(window))
         labels = training_set.target[window]

@@ -25,7 +25,6 @@ from trimtab.steering.recipes import Floats, Recipe, Rows
 from trimtab.steering.scales import label_unit, loss_cap, refit_distance
 from trimtab.store.ports import Blob
 from trimtab.training.definitions import Model
-from trimtab.training.evaluation import evaluate, save_evaluation
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet, save_training_set
 
@@ -150,6 +149,8 @@ class VersionWorkshop:
         """The candidate's evaluation on the window, stored; None where nobody asks for it (a replay)."""
         if not self._evaluates:
             return None
+        from trimtab.training.evaluation import evaluate, save_evaluation  # here: it loads scikit-learn
+
         found = evaluate(
             self._deployment.model,
             candidate,

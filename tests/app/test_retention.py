@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import shop
 
+from trimtab.app.lease import Lease
 from trimtab.app.project import Project, open_project
 from trimtab.app.retention import retain_when_due
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features.online.fill import Filling
+from trimtab.features.online.store import BEGIN, POSITIONS_KEY, encode_cursors
 
 KEEPER = Path(__file__).with_name("retaining_process.py")
 SITES = """
@@ -187,6 +190,44 @@ def test_retaining_again_with_nothing_new_after_a_source_was_declared_leaves_a_p
     with opened(tmp_path) as project:
         project.history.refresh()
         assert [project.history.frame(name).rows for name in ("extra", "readings")] == [1, 1 + gone]
+
+
+def test_what_a_rebuild_in_progress_still_reads_stays_in_the_log(trained: Path) -> None:
+    with shop.opened(trained) as project, shop.opened(trained) as rebuilding:
+        rebuilding.views.catch_up()
+        online = rebuilding.views.store
+        lease = Lease(rebuilding.state.catalog, "views", rebuilding.state.folder)
+        assert lease.take()
+        filling = Filling(online, "site", rebuilding.state.events).steps()
+
+        log = project.state.events
+
+        def push(level: float) -> int:
+            at = project.push("readings", [{"site": "north", "level": level, "read_at": shop.NOW_US - 1}])
+            online.apply(log.read(at.partition, at.position - 1))
+            return at.position
+
+        def left() -> list[int]:
+            return [record.position for record in log.read(log.partition, 0)]
+
+        next(filling)  # reads the log from its start
+        push(1.0)
+        done = project.retain()
+        assert sum(done.truncated.values()) == 0
+        assert "until view 'site' has been filled" in done.notes[0]
+        while not any(one.counts for name, one in online.cursors().items() if name.startswith("+")):
+            next(filling)  # and then what came meanwhile
+        last = push(2.0)
+        project.retain()
+        assert left() == [last]
+        assert all(filled.view == "site" for filled in filling)
+        lease.let_go()
+        project.retain()
+        assert left() == []
+        online.kv.write({POSITIONS_KEY: encode_cursors(online.cursors() | {"+" + "0" * 16: BEGIN})}, [])
+        push(3.0)
+        project.retain()
+        assert left() == []  # a rebuild that was broken off holds nothing
 
 
 def test_a_source_that_is_declared_no_more_holds_the_log_and_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, format_moment
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
+from trimtab.features.online.generations import FILLING, id_of
 from trimtab.store.log_places import positions_before
 from trimtab.store.ports import Catalog, Log, Prunable, Put, Table
 
@@ -250,11 +251,31 @@ def _follower_positions(project: Project) -> tuple[dict[str, int], list[str]]:
     """
     if not project.views.views:
         return {}, []
-    applied = project.views.store.positions()
-    lags = {name: last - applied.get(name, 0) for name, last in project.state.events.positions().items()}
-    lag = sum(max(0, n) for n in lags.values())
+    applied, ends = project.views.store.positions(), project.state.events.positions()
+    lag = sum(max(0, last - applied.get(name, 0)) for name, last in ends.items())
     notes = [f"{lag:,} records of the log stay until they are in the online features"] if lag else []
-    return {name: applied.get(name, 0) for name in lags}, notes
+    filled, being_filled = _filling_positions(project)
+    notes += [
+        f"the log stays from where it is read until view {name!r} has been filled. If its rebuild was broken off, run: "
+        f"trimtab rebuild {name}"
+        for name in being_filled
+    ]
+    return {name: min(one.get(name, 0) for one in (applied, *filled)) for name in ends}, notes
+
+
+def _filling_positions(project: Project) -> tuple[list[dict[str, int]], list[str]]:
+    """From where views that are being filled go on reading the log, and their names. # D31
+
+    Whoever fills one applies the log: if nobody does, a fill was broken off, and whoever fills next begins anew.
+    """
+    if not project.views.followed():
+        return [], []
+    store = project.views.store
+    names = {plan.id.hex(): plan.name for plan in store.plans.values()}
+    filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
+    # One that has counted nothing still loads all of history, behind what was in tables when it began.
+    reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
+    return reading, [names.get(one, one) for one in filling]
 
 
 def _before_strangers(log: Log, partition: str, after: int, cut: int, project: Project) -> tuple[int, list[str]]:

@@ -322,6 +322,31 @@ def test_questions_about_moments_that_are_not_kept_are_refused_and_sets_leave_th
         assert kept.sum() == after.at_us.size
 
 
+def test_a_version_in_service_that_looks_back_further_than_what_is_declared_now_keeps_its_events(
+    tmp_path: Path,
+) -> None:
+    folder = shop.write_project(tmp_path)
+    file = folder / "project.py"
+    narrow = file.read_text()
+    file.write_text(narrow.replace('over="1d"', 'over="30d"').replace('max_age="9h"', 'max_age="10d"'))
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+    file.write_text(narrow)
+    (folder / "trimtab.toml").write_text('[retention]\nevents = "22d"\n')
+    with shop.opened(folder) as project:
+        done = project.retain()
+        assert "readings are kept for 31d, longer than [retention] says: site.level_1d looks back 30d" in str(
+            done.notes
+        )
+        oldest = project.state.tables(project.sources, make=False)["readings"].scan()["read_at"].values.min()
+        assert shop.NOW_US - 32 * DAY_US < oldest < shop.NOW_US - 30 * DAY_US
+        asked = [shop.visit("q", shop.NOW_US)]
+        assert project.predict("buyer", asked, at=shop.NOW_US - HOUR_US)
+        with pytest.raises(Misuse, match="events that the features need were removed"):
+            project.predict("buyer", asked, at=shop.NOW_US - 3 * DAY_US)
+
+
 def test_predictions_go_once_they_are_old_and_their_days_are_closed(tmp_path: Path) -> None:
     folder = shop.write_project(tmp_path, settings='[retention]\npredictions = "20d"\nquarantine = "10d"\n')
     with shop.opened(folder) as project:

@@ -58,7 +58,7 @@ def answer_table(
     begun = batch_manifest(project.state.catalog, name)
     made_at_us = project.clock.now_us() if begun is None else begun.made_at_us
     moments = _moments(request, table, made_at_us) if at_us is None else at_us
-    refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from())
+    refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from(served.features(loaded)))
     try:
         if mode == "precomputed":
             project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound
@@ -71,7 +72,7 @@ class ServedModel:
         ids: Gives prediction identifiers.
         features_of: The feature definitions that a version was trained with.
         holds: Whether the online features of definitions can be read; those that nobody keeps yet begin to be filled.
-        features_from: The first moment as of which features can be computed from what is kept.
+        features_from: The first moment as of which a version's features can be computed from what is kept.
         max_age_us: How old a precomputed answer may be.
     """
 
@@ -89,7 +90,7 @@ class ServedModel:
         ids: Callable[[], str],
         features_of: Callable[[Version], FeatureSet],
         holds: Callable[[FeatureSet], bool],
-        features_from: Callable[[], int] = lambda: -(2**62),
+        features_from: Callable[[FeatureSet], int] = lambda _: -(2**62),
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
         self.deployment = deployment
@@ -185,5 +186,5 @@ class ServedModel:
             log=self._log,
             clock=self._clock,
             ids=self._ids,
-            past=KeptPast(self.offline(loaded), self.features_from),
+            past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
         )

@@ -823,7 +823,7 @@ class Project:
                 answers=self.state.answers,
                 learners=self.state.learners,
                 snapshot=self.views.snapshot,
-                features_from=partial(self.features_from_us, deployment.model),
+                features_from=lambda features: features_from_us(features, kept_from(self.state.catalog)),
                 features_of=self.live.of,
                 holds=self.views.holds,
                 clock=self.clock,
@@ -833,7 +833,7 @@ class Project:
 
     def features_from_us(self, model: Model) -> int:
         """The first moment as of which a model's features can be computed from the history that is kept."""
-        return features_from_us(model, kept_from(self.state.catalog))
+        return features_from_us(model.features, kept_from(self.state.catalog))
 
     def teacher(self, model: str) -> Teacher:
         """What teaches the learner of one online deployment."""

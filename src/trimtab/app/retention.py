@@ -13,11 +13,11 @@ import msgspec
 
 from trimtab.app.disk import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.lease import Lease
-from trimtab.app.retention_needs import lifetime_features, newest_features
+from trimtab.app.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
 from trimtab.app.state import KEPT, kept_from, note_kept_from, note_truncated, truncation
 from trimtab.core.errors import Conflict
 from trimtab.core.sizes import format_bytes
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_duration, format_moment
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
 from trimtab.features.online.generations import FILLING, id_of
@@ -116,7 +116,7 @@ def plan_retention(project: Project) -> Retained:
     if any(project.config.retention.events_us(one.name) is not None for one in project.sources) and not tables:
         notes.append("how many events are old enough to go is known once there are tables: after the first run")
     for source, table in tables.items():
-        kept_us = project.config.retention.events_us(source)
+        kept_us = _kept_us(project, source)
         if kept_us is not None and isinstance(table, Prunable):
             condition = expired(_newest_us(project) - kept_us, _entities(project)[source])
             rows, gone[source] = table.count(), table.count(condition)
@@ -300,7 +300,7 @@ def _expire(project: Project, tables: Mapping[str, Table]) -> dict[str, int]:
     gone, entities = {}, _entities(project)
     already = kept_from(project.state.catalog)
     for source, table in tables.items():
-        kept_us = project.config.retention.events_us(source)
+        kept_us = _kept_us(project, source)
         if kept_us is None or not isinstance(table, Prunable):
             continue
         before_us = max((_newest_us(project) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
@@ -316,9 +316,16 @@ def _expire(project: Project, tables: Mapping[str, Table]) -> dict[str, int]:
 def _entities(project: Project) -> dict[str, list[tuple[str, ...]]]:
     """By source, the columns by which views name an entity."""
     found: dict[str, list[tuple[str, ...]]] = {name: [] for name in project.definitions.sources}
-    for view in project.definitions.views.values():
-        found[view.source.name].append(view.by)
+    for view in views_in_use(project.definitions, project.live.views()):
+        found.setdefault(view.source.name, []).append(view.by)
     return found
+
+
+def _kept_us(project: Project, source: str) -> int | None:
+    """How long events of a source are kept: as the settings say, and as long as a version in service looks back."""
+    kept_us = project.config.retention.events_us(source)
+    need = source_needs(project.definitions, project.live.views()).get(source)
+    return kept_us if kept_us is None or need is None else max(kept_us, -(-need.us // DAY_US) * DAY_US)
 
 
 def _closed_before(project: Project) -> dict[str, int]:
@@ -370,13 +377,21 @@ def _compact(project: Project, tables: Mapping[str, Table]) -> None:
 def _differences(project: Project) -> list[str]:
     """What retention makes different: features that saw more than is kept."""
     settings, notes = project.config.retention, []
-    for source, names in lifetime_features(project.definitions).items():
+    for source, need in source_needs(project.definitions, project.live.views()).items():
+        set_us, kept_us = settings.events_us(source), _kept_us(project, source)
+        if set_us is not None and kept_us is not None and kept_us > set_us:
+            notes.append(
+                f"events of {source} are kept for {format_duration(kept_us)}, longer than [retention] says: {need.why} "
+                "for a version in service"
+            )
+    views = views_in_use(project.definitions, project.live.views())
+    for source, names in lifetime_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
                 f"{', '.join(names)}: over the lifetime, and of {source} only a part is kept. Online they count all "
                 "that ever came; training, answers about the past and a rebuild count what is kept"
             )
-    for source, names in newest_features(project.definitions).items():
+    for source, names in newest_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
                 f"{', '.join(names)}: each entity's newest event stays, however old; if that one is corrected or "

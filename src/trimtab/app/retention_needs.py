@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ from trimtab.core.time import DAY_US, format_duration
 if TYPE_CHECKING:
     from trimtab.features.aggregates import Aggregate
     from trimtab.features.definitions import View
+    from trimtab.features.feature_set import FeatureSet
     from trimtab.steering.definitions import Deployment
     from trimtab.training.definitions import Model
 
@@ -45,10 +47,16 @@ def aggregate_reach_us(aggregate: Aggregate) -> int | None:
     return None if over_us is None else over_us + aggregate.hop_us + aggregate.until_us
 
 
-def source_needs(definitions: Definitions) -> dict[str, Need]:
-    """By source, how long its events have to be kept at least."""
+def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
+    """The views that are declared, and those of versions in service, which may have others: each definition once."""
+    return list({view.hash: view for view in [*definitions.views.values(), *live]}.values())
+
+
+def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[str, Need]:
+    """By source, how long its events have to be kept at least; `live` are the views of versions in service."""
     needs: dict[str, Need] = {}
-    for source, need in _all_needs(definitions):
+    of_live = ((view.source.name, view_reach(view)) for view in live)
+    for source, need in chain(_all_needs(definitions), of_live):
         if source not in needs or need.us > needs[source].us:
             needs[source] = need
     return needs
@@ -64,10 +72,10 @@ def prediction_need(definitions: Definitions) -> Need:
     return need
 
 
-def lifetime_features(definitions: Definitions) -> dict[str, list[str]]:
+def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
     """By source, the features that see all of the past, such as `carrier.flights`."""
     found: dict[str, list[str]] = {}
-    for view in definitions.views.values():
+    for view in views:
         names = [
             f"{view.name}.{name}" for name, one in view.features.items() if one.kind != "latest" and one.over_us is None
         ]
@@ -76,10 +84,10 @@ def lifetime_features(definitions: Definitions) -> dict[str, list[str]]:
     return found
 
 
-def newest_features(definitions: Definitions) -> dict[str, list[str]]:
+def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
     """By source, the features that take an entity's newest event however old it is."""
     found: dict[str, list[str]] = {}
-    for view in definitions.views.values():
+    for view in views:
         for name, one in view.features.items():
             if one.kind == "latest" and one.max_age_us is None:
                 found.setdefault(view.source.name, []).append(f"{view.name}.{name}")
@@ -112,16 +120,16 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
         )
 
 
-def features_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
-    """The first moment as of which a model's features can be computed from the history that is left.
+def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> int:
+    """The first moment as of which features can be computed from the history that is left.
 
     Args:
-        model: Whose features.
+        features: A model's, or those that a version was trained with.
         kept_from_us: By source, the moment before which events were removed.
     """
     moments = [
         kept_from_us[view.source.name] + view_reach(view).us
-        for view in model.features.views
+        for view in features.views
         if view.source.name in kept_from_us
     ]
     return max(moments, default=ALWAYS_US)

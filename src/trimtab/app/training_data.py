@@ -100,7 +100,7 @@ class LivingData:
     def _of_what_is_kept(self, model: Model, requests: Columns, at_us: NDArray[Any]) -> tuple[Columns, NDArray[Any]]:
         """The requests whose features and labels can still be told from the events that are kept. # D23"""
         kept_from = self._kept_from()
-        from_us = max(features_from_us(model, kept_from), labels_from_us(model, kept_from))
+        from_us = max(features_from_us(model.features, kept_from), labels_from_us(model, kept_from))
         whole = at_us >= from_us
         if whole.all():
             return requests, at_us

@@ -213,13 +213,20 @@ def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
     """Truncate the event log up to where everything that follows it has come; records by partition, and what held."""
     log, state = project.state.events, project.state
     followed, notes = _follower_positions(project)
+    doubtful = project.quarantine.looked_behind()
+    if doubtful:
+        notes.append(
+            f"the log stays behind where the replay of {len(doubtful):,} quarantined rows was broken off, until they "
+            "are replayed or dropped"
+        )
     reached = {
         source: {partition: table.position(partition) for partition in log.positions()}
         for source, table in state.tables(project.sources, make=True).items()
     }
     cuts = {}
     for partition, last in log.positions().items():
-        cut = min([followed.get(partition, last), *(positions.get(partition, 0) for positions in reached.values())])
+        behind = [positions.get(partition, 0) for positions in (*reached.values(), *doubtful)]
+        cut = min([followed.get(partition, last), *behind])
         cut, strange = _before_strangers(log, partition, _begin(log, partition, last), cut, project)
         cuts[partition] = cut
         notes += strange

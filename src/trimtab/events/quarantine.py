@@ -277,6 +277,11 @@ class Quarantine:
             ingestor.push(source, [row for _, row in left], op=op, history=history)
         return {place for place, _ in good}
 
+    def looked_behind(self) -> list[dict[str, int]]:
+        """Behind which positions the next `replay` looks into the event log, for rows that a crash left in doubt."""
+        begun = self._begun()
+        return [begun[place] for place, _ in self._pending(None) if place in begun] if begun else []
+
     def _begun(self) -> dict[Place, dict[str, int]]:
         """The rows that were about to be given back, and where the event log stood then."""
         notes = [record for _, record in self._records() if isinstance(record, _Begun)]

@@ -77,12 +77,12 @@ def test_fifty_million_events_fit_into_four_gigabytes(
     assert made["peak_bytes"] <= 4 << 30
 
 
-def kills(folder: Path, out: Path, times: int, seed: int) -> int:
-    """Kill runs at random moments until one ends by itself; how many were killed."""
+def kills(folder: Path, out: Path, times: int, seed: int, lasts_s: float) -> int:
+    """Kill runs at random moments of their time until one ends by itself; how many were killed."""
     chance = random.Random(seed)
     for killed in range(times):
         process = begun(folder, out, "final")
-        time.sleep(chance.uniform(0.3, 4.0))
+        time.sleep(lasts_s * chance.uniform(0.2, 0.8))
         if process.poll() is not None:
             ended(process)
             return killed
@@ -96,11 +96,13 @@ def kills(folder: Path, out: Path, times: int, seed: int) -> int:
 
 def check_kills(folder: Path, rounds: int, times: int) -> tuple[int, int]:
     """How many runs were killed, and how many rounds gave another file than an undisturbed run."""
+    begin_s = time.monotonic()
     ended(begun(folder, folder / "undisturbed.parquet", "final"))
+    lasts_s = time.monotonic() - begin_s
     killed = wrong = 0
     for n in range(rounds):
         out = folder / f"killed-{n}.parquet"
-        killed += kills(folder, out, times, seed=n)
+        killed += kills(folder, out, times, n, lasts_s)
         wrong += out.read_bytes() != (folder / "undisturbed.parquet").read_bytes()
     return killed, wrong
 

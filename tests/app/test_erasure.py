@@ -477,7 +477,8 @@ def test_the_log_may_have_been_truncated(texts: Path, tmp_path: Path) -> None:
     with market.opened(texts) as project:
         use(project, TEXTS, tmp_path)
         planned = project.forget("customer", key, dry_run=True)
-        note_truncated(project.state.catalog, project.definitions.sources, {"p0001": 2_000}, market.NOW_US)
+        reached = {name: {"p0001": 2_000} for name in project.definitions.sources}
+        note_truncated(project.state.catalog, reached, {"p0001": 2_000}, market.NOW_US)
         project.state.events.truncate("p0001", 2_000)
         done = project.forget("customer", key)
         assert (done.counts, done.sources) == (

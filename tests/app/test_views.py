@@ -42,13 +42,14 @@ def run(command: str) -> int | None:
 @pytest.mark.fast
 def test_one_applies_at_a_time_also_in_one_process(trained: Path) -> None:
     with shop.opened(trained) as serving, shop.opened(trained) as other:
-        with serving.views.follow().start() as applier:
-            assert other.views.followed()
-            assert not other.views.catch_up()
-            assert not serving.views.catch_up()  # and the applier's lease is still there
-            with pytest.raises(Conflict, match="another process applies"):
-                other.views.follow()
-            pushed = other.push("readings", [reading(0)])
+        following = serving.views.follow()
+        pushed = other.push("readings", [reading(0)])
+        assert other.views.followed()
+        assert not other.views.catch_up()
+        assert not serving.views.catch_up()  # and the applier's lease is still there
+        with pytest.raises(Conflict, match="another process applies"):
+            other.views.follow()
+        with following.start() as applier:
             applier.wait_applied({pushed.partition: pushed.position}, 10)
         serving.views.let_go()
         assert not other.views.followed()

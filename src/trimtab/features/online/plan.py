@@ -143,6 +143,7 @@ class Group:
     def __init__(self, hop_us: int) -> None:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # the longest first
+        self.over_us = 0  # of the longest window
         self.reads: list[tuple[int, int, bool, list[FeatureRead], Window]] = []  # of them, side by side for speed
         self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
         self.adds: tuple[tuple[int, int, int], ...] = ()  # of each series: places of its count and sum, 0 for none
@@ -151,16 +152,13 @@ class Group:
         self.width = 1
         self.tiles: dict[int, struct.Struct] = {}  # by words a sum: how a tile is packed
 
-    @property
-    def over_us(self) -> int:
-        return self.windows[0].over_us
-
     def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
         window = next((w for w in self.windows if (w.over_us, w.until_us) == (over_us, until_us)), None)
         if window is None:
             window = Window(over_us, until_us)
             self.windows.append(window)
             self.windows.sort(key=lambda w: -w.over_us)
+            self.over_us = self.windows[0].over_us
         (window.decayed if feature.weights else window.features).append(feature)
         feature.count_at = 0 if series.every else self._field(series.index, False)
         if feature.sums:

@@ -81,7 +81,7 @@ class RequestPlan:
         """
         for row in rows:
             for name, types in self._needed:
-                if name not in row or type(row[name]) not in types:
+                if type(row.get(name, NOWHERE)) not in types:
                     raise self._wrong(row, name)
         for _ in range(_TRIES):
             answer = self._read(rows, now_us)
@@ -205,7 +205,7 @@ class _StagePlan:
     def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
         """What to look up: the positions, then each row's states."""
         keys = [POSITIONS_KEY]
-        for row in self._with(self._keyed_by, rows, values):
+        for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
             for key_of, prefixes in self._prefixes:
                 entity = key_of(row)
                 if entity is None:

@@ -50,6 +50,24 @@ def why(prediction_id: str) -> None:
         show_lines(found.lines())
 
 
+@command("report")
+@click.argument("version")
+@click.option("--out", type=click.Path(), metavar="FILE", help="Where to; left out, reports/ in the state folder.")
+def report(version: str, out: str | None) -> None:
+    """Write a version's evaluation and card as a page.
+
+    \b
+    Example:
+      trimtab report late_flight@champion
+    """
+    with opened_project() as project:
+        page = project.report(version, out)
+    if manner().json:
+        show_json({"page": str(page)})
+    else:
+        show_lines([f"evaluation: {page}"])
+
+
 @command("ledger")
 @click.argument("action", type=click.Choice(["show", "verify"]), default="show", required=False)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N rows.")

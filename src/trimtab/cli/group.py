@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "features": (_ASK, "planning", "List sources, views and features: meaning, freshness, values, use."),
     "status": (_ASK, "asking", "Show how the deployments and sources are."),
     "why": (_ASK, "asking", "Explain one prediction by its id."),
+    "report": (_ASK, "asking", "Write a version's evaluation and card as a page."),
     "skew": (_ASK, "skew", "Compute a sample of logged predictions again as of their own log positions."),
     "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
     "disk": (_KEEP, "keeping", "Show what takes how much disk, against the budget."),

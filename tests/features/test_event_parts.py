@@ -30,7 +30,7 @@ from trimtab.features.parts import event_parts
 from trimtab.features.parts.event_files import connected, folder_events, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.part_answers import packed, scattered, unpacked
-from trimtab.features.parts.parted_views import in_slices, needed_columns
+from trimtab.features.parts.parted_views import in_slices
 
 Asked = list[tuple[Any, int]]
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
@@ -51,7 +51,7 @@ def parted(records: list[Record], of: View, parts: int, positions: dict[str, int
         (folder / "table").mkdir()
         events = recorded(records, of.source, folder / "table", positions)
         settled = settle(events, folder / "versions", connection)
-        names = sorted(needed_columns(of))
+        names = sorted(of.columns_read)
         yield split(settled, events, of.by, names, parts, folder / "parts", connection), connection
 
 

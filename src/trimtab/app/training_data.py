@@ -222,7 +222,7 @@ def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
     """Whether a request, as the prediction log keeps it, has as many columns as are declared now, of their types."""
-    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]
+    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]  # made from data
     decode = msgspec.msgpack.Decoder(columns).decode
 
     def fits(packed: bytes) -> bool:

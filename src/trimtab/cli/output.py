@@ -37,7 +37,7 @@ def show_json(document: Any) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")  # what msgspec asks of a hook
 
 
 @contextmanager

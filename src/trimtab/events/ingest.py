@@ -437,6 +437,7 @@ class _Batch:
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
+        # Ignored: that a time may be null. A row without one was refused before.
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
         if "_known_at" not in self._lists:
             return usual

@@ -86,7 +86,8 @@ def fit(features: FeatureSet, values: Columns) -> Encoding:
     for name in features.categories:
         counts = Counter(values[name].values.tolist())
         counts.pop(None, None)
-        vocabularies[name] = tuple(sorted(counts, key=lambda text, n=counts: (-n[text], text)))  # type: ignore[misc]
+        often_first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        vocabularies[name] = tuple(text for text, _ in often_first)
     return Encoding(dtypes=features.dtypes, vocabularies=vocabularies)
 
 

@@ -22,7 +22,6 @@ from trimtab import store
 from trimtab.core.clock import Clock
 from trimtab.core.columns import Column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
-from trimtab.core.expressions import Expression
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.urls import store_url
 from trimtab.events.frames import EventFrame
@@ -161,7 +160,7 @@ class PartedViews:
         return connected(self.folder / "overflow", self.memory_bytes // share)
 
     def _split(self, view: View) -> Split:
-        names = needed_columns(view)
+        names = view.columns_read
         key = content_hash([view.source.hash, view.by, sorted(names)])[:16]
         if key not in self._splits:
             events, parts = self._of(view), self.parts(view)
@@ -204,16 +203,6 @@ def in_slices(view: View, keys: Sequence[Column], at_us: Array, frame: EventFram
         if len(rows)
     ]
     return scattered(found, len(at_us))
-
-
-def needed_columns(view: View) -> set[str]:
-    """The columns of the source that a view is computed from."""
-    needed = set(view.by)
-    for aggregate in view.features.values():
-        for value in msgspec.structs.asdict(aggregate).values():
-            if isinstance(value, Expression):
-                needed |= value.columns()
-    return needed
 
 
 def _digest(keys: Sequence[Column], at_us: Array) -> str:

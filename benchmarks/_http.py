@@ -206,11 +206,11 @@ def _ours(folder: Path, kind: str) -> Any:
         Endpoint,
         HttpService,
         ModelInputs,
+        NotedLog,
         Precomputed,
         PredictionIds,
         PredictionLog,
         ServedVersion,
-        Spool,
     )
     from trimtab.store.lmdb_kv import LmdbKeyValue
     from trimtab.store.sqlite_log import SqliteLog
@@ -223,7 +223,8 @@ def _ours(folder: Path, kind: str) -> Any:
 
     clock = SystemClock()
     mode: Any = "durable" if kind == "durable" else "relaxed"
-    log = PredictionLog(SqliteLog(folder / f"log-{time.time_ns()}", mode=mode))
+    store = SqliteLog(folder / f"log-{time.time_ns()}", mode=mode)
+    log = PredictionLog(NotedLog(store, folder / "spool") if mode == "relaxed" else store)
     names = tuple(f"x{n}" for n in range(FLOATS))
     served = ServedVersion(model=MODEL, version="0" * 64, label=f"{MODEL}@1", arm="champion", inputs=names)
     question = request(MODEL, key="id", time="at", columns=columns())
@@ -237,11 +238,11 @@ def _ours(folder: Path, kind: str) -> Any:
         stored.put([(row, "unit-1", served.version, _answer())])
     endpoint = Endpoint(MODEL, precomputed=stored)
     endpoint.swap(answerer)
-    return HttpService([endpoint], log, spool=Spool(folder / "spool", log) if mode == "relaxed" else None)
+    return HttpService([endpoint], log)
 
 
 def _main() -> None:
-    from trimtab.serving.server import serve
+    from trimtab.serving.http.server import serve
 
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     if kind not in ("bare", "static"):

@@ -17,6 +17,7 @@ import msgspec
 
 from trimtab import features as d
 from trimtab import store
+from trimtab.core.clock import SystemClock
 from trimtab.core.expressions import col
 from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
@@ -25,6 +26,7 @@ from trimtab.features.feature_set import feature_set
 from trimtab.features.online.plan import name_bytes
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
+from trimtab.serving.applier import Applier
 
 KEYS = 100_000
 BATCH = 1_000
@@ -103,9 +105,11 @@ class Events:
 
 
 class Ingest:
-    """A log and a view that follows it, and bare LMDB beside it.
+    """A log, a view that an applier keeps up to date from it as in a service, and bare LMDB beside them.
 
-    A week of history comes first, so that windows are full and their tails move; then 1,000 events a second.
+    A week of history comes first, so that windows are full and their tails move; then 1,000 events a second. Batches of
+    1,000 are appended one after the other, each synced; the applier's thread reads them back and applies what it finds,
+    up to its own measure of records in one synced transaction.
     """
 
     def __init__(self, folder: Path, view: View, warm: int = 60) -> None:
@@ -119,16 +123,19 @@ class Ingest:
         self.put(warm)
 
     def run(self, batches: int, step_us: int = LIVE_STEP_US) -> float:
-        """Events per second: appended to the log, read from it and applied, durable at every batch."""
+        """Events per second: appended to the log, read from it and applied, durable on both sides."""
         ready = [self._events.batch(step_us) for _ in range(batches)]
-        partition = self._log.partition
-        gc.collect()
-        begin = time.perf_counter()
-        for payloads, times in ready:
-            positions = self._log.append(payloads, at_us=times)
-            applied = self._online.apply(self._log.read(partition, positions.start - 1, limit=len(payloads)))
-            assert applied.skipped == 0
-        return batches * BATCH / (time.perf_counter() - begin)
+        before = sum(self._online.positions().values())
+        with Applier(self._log, self._online.apply, self._online.positions, clock=SystemClock()).start() as applier:
+            gc.collect()
+            begin = time.perf_counter()
+            for payloads, times in ready:
+                positions = self._log.append(payloads, at_us=times)
+                applier.nudge()
+            applier.wait_applied({self._log.partition: positions.stop - 1}, 600)
+            took_s = time.perf_counter() - begin
+        assert sum(self._online.positions().values()) == before + batches * BATCH
+        return batches * BATCH / took_s
 
     def put(self, batches: int) -> float:
         """Rows per second into bare LMDB: as many rows, under the same keys, of 200 bytes, a sync a batch."""

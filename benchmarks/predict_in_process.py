@@ -1,16 +1,15 @@
 """One answer in process: a row checked, 10 features over 3 views read, 100 trees, the prediction in the log.
 
-The floor is three times the model's fastest one-row call plus the online read alone; both are measured in the same
-turn, so the ratio may be at most 1.
+The floor is three times the model's fastest one-row call plus the online read alone, so the ratio may be at most 1.
+Both are measured in one loop over the rows, one after the other, as an answer meets them: in a loop of its own over one
+row the call finds its trees in the processor's nearest cache, and takes half of the time.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightgbm
 import numpy as np
@@ -20,6 +19,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
 from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, ServedVersion
+from trimtab.serving.noted_log import NotedLog
 from trimtab.store.sqlite_log import SqliteLog
 from trimtab.training.runtimes.lightgbm import BoosterScorer
 
@@ -44,9 +44,8 @@ class Asking:
         self.scorer = BoosterScorer(fitted.booster_.model_to_string())
         clock = VirtualClock(self.now_us)
         inputs = OnlineInputs(self.plan, Encoding(dtypes=features.dtypes, vocabularies={}))
-        self.values = inputs.read(self.rows[:1], self.now_us).rows[0]
         served = ServedVersion(model="m", version="0" * 64, label="m@1", arm="champion", inputs=features.names)
-        log = PredictionLog(SqliteLog(folder / "predictions", mode="relaxed"))
+        log = PredictionLog(NotedLog(SqliteLog(folder / "predictions", mode="relaxed"), folder / "spool"))
         self.answerer = Answerer(
             served, ASK, reader=inputs, scorer=self.scorer, log=log, clock=clock, ids=PredictionIds(clock)
         )
@@ -57,20 +56,23 @@ def setup(folder: Path) -> Asking:
 
 
 def ours(asking: Asking) -> float:
-    answer = asking.answerer.answer
-    return _median_us(lambda row: answer([row]), asking.rows)
+    answer, clock, times = asking.answerer.answer, time.perf_counter_ns, []
+    for row in asking.rows * 5:
+        begin = clock()
+        answer([row])
+        times.append(clock() - begin)
+    return statistics.median(times) / 1_000
 
 
 def floor(asking: Asking) -> float:
-    predict_row, read, values, now_us = asking.scorer.predict_row, asking.plan.read, asking.values, asking.now_us
-    model_us = _median_us(lambda row: predict_row(values), asking.rows)
-    return 3 * model_us + _median_us(lambda row: read([row], now_us), asking.rows)
-
-
-def _median_us(call: Callable[[Any], Any], rows: list[dict[str, Any]]) -> float:
-    clock, times = time.perf_counter_ns, []
-    for row in rows * 5:
+    predict_row, read, now_us = asking.scorer.predict_row, asking.plan.read, asking.now_us
+    clock, reads, calls = time.perf_counter_ns, [], []
+    for row in asking.rows * 5:
         begin = clock()
-        call(row)
-        times.append(clock() - begin)
-    return statistics.median(times) / 1_000
+        found = read([row], now_us)
+        middle = clock()
+        predict_row(found.values[0])
+        end = clock()
+        reads.append(middle - begin)
+        calls.append(end - middle)
+    return (3 * statistics.median(calls) + statistics.median(reads)) / 1_000

@@ -52,7 +52,7 @@ def load(folder: Path) -> dict[str, Path]:
         "observations": data / "weather.csv",
     }
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         for name, file in files.items():
             connection.read_csv(str(file), na_values=["NA", "\\N"]).create(name)
         connection.execute(FLIGHTS)

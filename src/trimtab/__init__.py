@@ -28,9 +28,14 @@ if TYPE_CHECKING:
         var,
     )
     from trimtab.features.definitions import entity, label, request, view
-    from trimtab.stats.loss_names import pinball
+    from trimtab.serving.client import connect
+    from trimtab.serving.degradation import degrade
+    from trimtab.serving.score_cache import cache
+    from trimtab.stats.loss_names import ndcg_loss, pinball
     from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
     from trimtab.training.definitions import model
+    from trimtab.training.search import choice, integer, number, search
+    from trimtab.training.weighting import sample
 
 __version__ = "0.1.0"
 
@@ -44,15 +49,20 @@ __all__ = [
     "TrimtabError",
     "Unavailable",
     "beats_champion",
+    "cache",
+    "choice",
     "col",
+    "connect",
     "count",
     "count_distinct",
     "decayed_mean",
     "decayed_sum",
+    "degrade",
     "deployment",
     "entity",
     "every",
     "first",
+    "integer",
     "label",
     "last",
     "last_n",
@@ -62,10 +72,14 @@ __all__ = [
     "mean",
     "min",
     "model",
+    "ndcg_loss",
+    "number",
     "on_quality_drop",
     "open",
     "pinball",
     "request",
+    "sample",
+    "search",
     "source",
     "std",
     "sum",
@@ -100,9 +114,14 @@ _HOMES = {
         "var",
     ),
     "trimtab.features.definitions": ("entity", "label", "request", "view"),
-    "trimtab.stats.loss_names": ("pinball",),
+    "trimtab.serving.client": ("connect",),
+    "trimtab.serving.degradation": ("degrade",),
+    "trimtab.serving.score_cache": ("cache",),
+    "trimtab.stats.loss_names": ("ndcg_loss", "pinball"),
     "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
     "trimtab.training.definitions": ("model",),
+    "trimtab.training.search": ("choice", "integer", "number", "search"),
+    "trimtab.training.weighting": ("sample",),
 }
 
 

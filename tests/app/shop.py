@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def buyer(name, estimator, **rules):
     model = tt.model(
         name, request=visit, features=[{"x": tt.col("x"), "site": tt.col("site").category()}, site],
         label=tt.label(sales, key="visit_id", value="bought", wait="2d"), estimator=estimator, metric="log_loss")
-    return tt.deployment(model, gate=tt.beats_champion(calibration=0.5), **rules)
+    return tt.deployment(model, gate=tt.beats_champion(margin=-0.5, calibration=0.5), **rules)
 
 
 buyer("buyer", batch)
@@ -159,3 +160,20 @@ def call(url: str, body: Any = None) -> tuple[int, Any]:
             return response.status, json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
+
+
+def faults_of_log(project: Project, predicted: list[str], pushed: list[int]) -> dict[str, int]:
+    """Of what was acknowledged, and of readings of the site "east", how much is lost and how much is there twice."""
+    logged = Counter(p.id for block in project.predictions.scan() for p in block)
+    project.history.refresh()
+    frame = project.history.frame("readings")
+    levels = frame.columns["level"].values[frame.columns["site"].values == "east"]
+    events = Counter(levels.astype(int).tolist())
+    project.views.catch_up()
+    assert project.views.lag_records() == 0
+    return {
+        "predictions lost": sum(not logged[one] for one in predicted),
+        "predictions doubled": sum(count > 1 for count in logged.values()),
+        "events lost": sum(not events[one] for one in pushed),
+        "events doubled": sum(count > 1 for count in events.values()) + project.history.duplicates["readings"],
+    }

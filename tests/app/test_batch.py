@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from trimtab.app.backup import read_manifest, restore
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
-from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.store.lmdb_kv import LmdbKeyValue
 
@@ -47,7 +49,8 @@ def project(trained: Path) -> Any:
 def test_answers_are_written_out(project: Project, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"answers.{suffix}"
     project.predict_table("buyer", table(-5, -3), out=out)
-    rows = duckdb.sql(f"SELECT request_id, epoch_us(\"at\"), score FROM '{out}'").fetchall()
+    rows = duckdb.sql(f"SELECT request_id, epoch_us(\"at\"), version, score FROM '{out}'").fetchall()
+    assert {row[2] for row in rows} == {project.predict("buyer", [table(-5).to_rows()[0]])[0].version}
     assert [row[0] for row in rows] == ["t-5", "t-3"]
     assert [row[1] for row in rows] == [shop.NOW_US - 5 * HOUR_US, shop.NOW_US - 3 * HOUR_US]
     with pytest.raises(Conflict, match="not overwritten"):
@@ -156,6 +159,23 @@ def test_the_same_requests_are_the_same_batch_whatever_holds_them(project: Proje
         project.predict_table("buyer", asked.select(["visit_id", "site", "at"]))
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_answers_that_cannot_be_written_out_are_kept_and_written_at_the_next_try(
+    project: Project, tmp_path: Path, suffix: str
+) -> None:
+    out, in_the_way = tmp_path / f"answers.{suffix}", tmp_path / f"answers.{suffix}.partial"
+    in_the_way.mkdir()
+    with pytest.raises(Unavailable, match=rf"answers\.{suffix}: .* Check free space and access, and run it again"):
+        project.predict_table("buyer", table(-5, -3), out=out)
+    assert not out.exists()
+    assert logged(project) == 2
+    in_the_way.rmdir()
+    project.predict_table("buyer", table(-5, -3), out=out)
+    assert duckdb.sql(f"SELECT count(*) FROM '{out}'").fetchall() == [(2,)]
+    assert logged(project) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [out.name]
+
+
 def test_paths_may_be_texts(trained: Path, tmp_path: Path) -> None:
     with open_project(trained, clock=VirtualClock(shop.NOW_US), state=str(trained / ".trimtab")) as project:
         project.predict_table("buyer", table(-5), out=str(tmp_path / "answers.csv"))
@@ -207,3 +227,38 @@ def test_a_closed_project_says_that_it_is_closed(trained: Path) -> None:
     for verb in [*verbs, lambda: project.join([shop.visit("q", shop.NOW_US)], "buyer")]:
         with pytest.raises(Misuse, match=r"project is closed. Open it again: tt.open"):
             verb()
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import shop
+from pathlib import Path
+from trimtab.core.columns import Columns
+
+with shop.opened(Path(sys.argv[2])) as project:
+    print("open", flush=True)
+    rows = Path(sys.argv[3])
+    project.predict_table("buyer", rows, progress=lambda *_: os.kill(os.getpid(), int(sys.argv[4])))
+"""
+
+
+def test_the_batch_of_a_process_that_was_killed_goes_on_at_once_and_that_of_a_stopped_one_does_not(
+    trained: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"visit_id,site,at,x\na,north,{format_moment(shop.NOW_US - HOUR_US)},1.0\n")
+    for sent in (signal.SIGSTOP, signal.SIGKILL):
+        arguments = [str(Path(shop.__file__).parent), str(trained), str(rows), str(int(sent))]
+        with subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as process:
+            if sent == signal.SIGSTOP:
+                os.waitpid(process.pid, os.WUNTRACED)
+                with shop.opened(trained) as project, pytest.raises(Conflict, match="somebody else is scoring it"):
+                    project.predict_table("buyer", rows)
+                process.kill()
+            process.wait()
+        with shop.opened(trained) as project:  # its clock stands still: no lease runs out
+            made = project.predict_table("buyer", rows)
+            assert made.complete
+            assert sum(p.request_id == "a" for block in project.predictions.scan() for p in block) == 1
+    assert list((trained / ".trimtab" / "batches").iterdir()) == []

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import shop
 
+from trimtab.app.feature_runs import run_in_memory
 from trimtab.app.project import Project
 from trimtab.app.training_data import LivingData
 from trimtab.core.columns import Columns
@@ -186,7 +188,9 @@ def test_requests_that_were_asked_with_other_columns_are_learnt_from_by_the_name
         assert again.version == "buyer@2"
         loop = project.loop("buyer")
         assert loop.deployment.model.request.columns["age"] == "int"
-        data = LivingData(project.history, project.predictions, asked_as=project.live.request_of)
+        data = LivingData(
+            partial(run_in_memory, project.history), project.predictions, asked_as=project.live.request_of
+        )
         found = data.training_set(loop.deployment.model, cut_us=shop.NOW_US)
         rows = {row["visit_id"]: row for row in found.requests.to_rows()}
         assert data.other_shapes == 0

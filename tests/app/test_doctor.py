@@ -132,7 +132,8 @@ def state(project: Path) -> Path:
         log.append([b"x"])
     SqlCatalog.sqlite(folder / "catalog.db").close()
     LmdbKeyValue(folder / "online").close()
-    FileBlob(folder / "blobs").close()
+    with FileBlob(folder / "blobs") as blobs:
+        blobs.put(b"x")  # the first one marks the folder
     return folder
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import shop
 from click.testing import CliRunner
 
 from trimtab.app import erasure
+from trimtab.app.feature_runs import run_in_memory
 from trimtab.app.materialising import writing_tables
 from trimtab.app.project import Project, open_project
 from trimtab.app.state import note_truncated
@@ -200,11 +202,57 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
         assert shown(inputs(project, others)) == shown([p for p in again if p not in gone])
 
 
+def test_a_view_of_which_little_is_touched_is_mended_and_not_filled_again_but_by_a_run_that_was_stopped(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def applied(project: Project) -> list[int]:
+        counts = project.views.store.counts()  # a view that is filled has not met what was erased
+        return [counts["buyer"].applied, counts["seller"].applied]
+
+    with market.opened(texts) as project:
+        inputs(project, TEXTS)
+        before = applied(project)
+        gone = project.forget("customer", TEXTS[0]).sources["orders"]
+        assert applied(project) == [before[0], before[1] - gone]  # its orders were of every shop
+        again = inputs(project, TEXTS)
+        with monkeypatch.context() as patched:
+            patched.setattr(erasure, "_write_down", lambda *args, **how: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                project.forget("customer", TEXTS[1])
+        gone += project.forget("customer", TEXTS[1]).sources["orders"]  # finds nothing of them any more
+        assert applied(project) == [before[0] - gone, before[1] - gone]
+        names = list(project.definitions.models["sale"].features.names)
+        own = [n for n, name in enumerate(names) if name.startswith(("reader.", "buyer."))]
+        later = inputs(project, TEXTS, "later")
+        for p, was in list(zip(later, again, strict=True))[6:]:  # of all others
+            values, before_values = (np.frombuffer(one.values, "<f8")[own] for one in (p, was))
+            np.testing.assert_array_equal(values, before_values)
+
+
+def test_views_are_mended_from_the_tables_of_record_where_the_log_is_truncated(texts: Path) -> None:
+    def read(project: Project) -> list[tuple[bytes, bytes]]:
+        asked = [market.quote(f"q{n}", one, project.clock.now_us(), f"shop{n % 3}") for n, one in enumerate(TEXTS)]
+        return shown([project.predictions.find(answer.id) for answer in project.predict("sale", asked)])
+
+    with market.opened(texts) as project:
+        read(project)
+        assert sum(project.retain().truncated.values()) > 0
+        before = project.views.store.counts()["buyer"].applied
+        assert project.forget("customer", TEXTS[0]).sources["orders"] > 0
+        assert project.views.store.counts()["buyer"].applied == before  # it was not filled again
+        mended = read(project)
+    shutil.rmtree(texts / ".trimtab" / "online")
+    with market.opened(texts) as project:
+        assert read(project) == mended
+
+
 def test_the_next_training_set_has_nothing_of_it(texts: Path) -> None:
     with market.opened(texts) as project:
         model = project.definitions.models["sale"]
         for expected in (TEXTS, TEXTS[1:]):
-            made = LivingData(project.history, project.predictions).training_set(model, cut_us=market.NOW_US)
+            made = LivingData(partial(run_in_memory, project.history), project.predictions).training_set(
+                model, cut_us=market.NOW_US
+            )
             assert set(made.requests["customer"].to_list()) == set(expected)
             if expected is TEXTS:
                 project.forget("customer", TEXTS[0])
@@ -325,7 +373,7 @@ def killed_and_finished(project_folder: Path, tmp_path: Path, key: str, delays_s
         assert project.verify_ledger() == len(project.ledger())
         assert files_with(state, key.encode()) == []
         once = shown(inputs(project, TEXTS))
-    blobs = {f"blob/{one.blob[:2]}/{one.blob[2:4]}/{one.blob}" for one in planned.training_sets}
+    blobs = {f"blob/{one.blob}" for one in planned.training_sets}
     assert set(in_parquet(state, key)) == blobs
     shutil.rmtree(state / "online")
     with market.opened(project_folder) as project:
@@ -551,3 +599,56 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
             following.forget("customer", 7)
         follower.close()
         following.close()
+
+
+def test_several_keys_go_in_one_run_and_each_has_its_row(texts: Path, tmp_path: Path) -> None:
+    with market.opened(texts) as project:
+        use(project, TEXTS, tmp_path)
+        dry = [project.forget("customer", key, dry_run=True) for key in TEXTS[:2]]
+        keys = [*TEXTS[:2], "nobody-here"]
+        both = project.forget("customer", keys=keys, dry_run=True)
+        assert both.sources == {name: sum(one.sources[name] for one in dry) for name in dry[0].sources}
+        done = project.forget("customer", keys=[*reversed(keys), TEXTS[0]], why="asked to")
+        assert (done.counts, done.keys, done.nothing) == (both.counts, 3, ["nobody-here"])
+        assert done.residue == [f for f in done.residue if TEXTS[0].encode() in (texts / ".trimtab" / f).read_bytes()]
+        rows = [d for d in project.ledger() if d.act == "forget"]
+        assert len({row.evidence["key_hash"] for row in rows}) == len(rows) == 2
+        assert {row.evidence["keys"] for row in rows} == {2}
+        assert dry[0].key_hash not in {None, done.key_hash}
+        with pytest.raises(NotFound, match=r"nothing of customer 'cust-0001' is there .* It was forgotten"):
+            project.forget("customer", TEXTS[0])
+        with pytest.raises(NotFound, match=r"nothing of these 3 keys of customer is there .* The last of them was"):
+            project.forget("customer", keys=keys)
+        again = shown(inputs(project, TEXTS))
+    shutil.rmtree(texts / ".trimtab" / "online")
+    with market.opened(texts) as project:
+        assert shown(inputs(project, TEXTS)) == again
+
+
+def test_more_keys_than_are_looked_for_one_by_one_go_as_well(texts: Path) -> None:
+    with market.opened(texts) as project:
+        expected = project.forget("customer", keys=TEXTS[:2], dry_run=True)
+        many = [*TEXTS[:2], *(f"nobody-{n}" for n in range(40))]
+        assert project.forget("customer", keys=many, dry_run=True).counts == expected.counts
+        pairs = [(one, "shop1") for one in TEXTS]
+        one_by_one = [project.forget("customer_shop", *pair, dry_run=True).counts["events"] for pair in pairs]
+        assert project.forget("customer_shop", keys=pairs, dry_run=True).counts["events"] == sum(one_by_one)
+
+
+@pytest.mark.fast
+def test_keys_come_from_the_command_line_and_from_a_file(made_once: Made, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made_once(TEXTS), tmp_path / "project"))
+    (tmp_path / "keys").write_text(f"customer\n{TEXTS[0]}\n\n{TEXTS[1]}\n")
+    (tmp_path / "pairs").write_text(f"{TEXTS[0]},shop1\n{TEXTS[0]},shop1,7\n")
+
+    def run(*arguments: str, **more: Any) -> str:
+        done = CliRunner().invoke(trimtab, ["--project", str(folder), "forget", *arguments, "--dry-run"], **more)
+        return done.output
+
+    assert "2 keys of customer: would go: " in run("customer", TEXTS[0], TEXTS[1])
+    assert "2 keys of customer: would go: " in run("customer", "--from", str(tmp_path / "keys"))
+    assert "3 keys of customer: " in run("customer", "nobody", "--from", "-", input=f"{TEXTS[0]}\n{TEXTS[1]}\n")
+    assert "3 values were given" in run("customer_shop", TEXTS[0], "shop1", TEXTS[1])
+    assert "line 2: needed is customer, shop, " in run("customer_shop", "--from", str(tmp_path / "pairs"))
+    assert "Give a KEY, or --from FILE" in run("customer")
+    assert "there is no such file" in run("customer", "--from", str(tmp_path / "none"))

@@ -11,10 +11,12 @@ import shop
 
 from trimtab.app.evaluation_page import evaluation_page
 from trimtab.app.evaluation_text import evaluation_text
-from trimtab.core.errors import NotFound
+from trimtab.core.errors import NotFound, Unavailable
 from trimtab.registry import Version
 from trimtab.stats import CalibrationBin, Figure, Interval, choose_threshold
 from trimtab.training import CurvePoint, Environment, Evaluation, Month, Permuted, Slice, Week
+from trimtab.training.leakage import Leak
+from trimtab.training.weights import Balance
 
 JULY_US = 1_372_636_800_000_000  # 2013-07-01
 WIDE = Interval(estimate=0.4, low=0.3, high=0.5, level=0.95)
@@ -93,7 +95,6 @@ def version() -> Version:
         positions={},
         rows=1000,
         evaluation=None,
-        decision=None,
         made_at_us=JULY_US,
         actor="a person",
         environment=Environment(python="3.11", packages={}, cpu="x86", commit=None),
@@ -165,3 +166,32 @@ def test_a_project_writes_page_card_and_figures_and_gives_them_as_numbers(traine
         assert page.read_text("utf-8").startswith("<!doctype html>")
         with pytest.raises(NotFound):
             project.evaluation("buyer@99")
+
+
+def test_a_page_that_cannot_be_written_is_said_and_leaves_nothing_half_written(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "out.json").mkdir()
+    with shop.opened(trained) as project:
+        for to, at in [(tmp_path / "out.html", "out.json"), (tmp_path / "file" / "out.html", "file")]:
+            with pytest.raises(Unavailable, match=rf"{at}: .*Check free space and access.*trimtab report buyer@2"):
+                project.report("buyer@champion", to)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_leaks_and_classes_stand_on_the_page_and_in_the_summary() -> None:
+    balance = (
+        Balance(label=0.0, rows=9000, kept=900, weight=0.9, holdout=1000),
+        Balance(label=1.0, rows=1000, kept=1000, weight=0.1, holdout=200),
+    )
+    leaks = (
+        Leak(check="foretells", name="paid", severity="error", found="Feature 'paid' <knows>.", todo="x", allowed=True),
+        Leak(check="group", name="user", severity="warning", found="Groups on both sides.", todo="Go by the new ones."),
+    )
+    told = evaluation(balance=balance, leaks=leaks)
+    page, text = evaluation_page(version(), told), evaluation_text(told)
+    assert "What it learnt from" in page
+    assert "Allowed (foretells): Feature &#39;paid&#39; &lt;knows&gt;." in page.replace("&#x27;", "&#39;")
+    assert "Note (group): Groups on both sides. Go by the new ones." in text
+    assert re.search(r"0 +9,000 +900 +47\.4% +90\.0% +1,000 +83\.3%", text)
+    assert "None found" in evaluation_page(version(), evaluation(leaks=()))
+    assert "Leaks" not in evaluation_page(version(), evaluation())  # of before anybody looked

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import shop
 
 import trimtab as tt
 from trimtab.app import feature_files, feature_runs, feature_tables
+from trimtab.app import history as app_history
+from trimtab.app.feature_runs import run_in_memory
 from trimtab.app.project import Project
 from trimtab.app.request_tables import request_table
 from trimtab.app.state import note_kept_from
@@ -41,7 +44,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Histories go to disk, in several parts."""
-    monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+    monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
 
 
@@ -76,7 +79,7 @@ def test_rows_and_columns_stay_and_features_follow(project: Project) -> None:
 
 
 def test_the_features_are_those_of_the_training_set(project: Project) -> None:
-    data = LivingData(project.history, project.predictions)
+    data = LivingData(partial(run_in_memory, project.history), project.predictions)
     made = data.training_set(project.definitions.models["buyer"], cut_us=shop.NOW_US)
     found = project.join(made.requests)
     assert same(made.features.values, found, SITE)
@@ -101,11 +104,11 @@ def test_the_disk_gives_the_bytes_that_memory_gives(
 ) -> None:
     asked, how = visits(3_000), {"reasons": True, "as_known": "final"}
     project.join(asked, out=tmp_path / "memory.parquet", **how)
-    monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+    monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
     monkeypatch.setattr(feature_runs, "GROUP_ROWS", 1_000)
     steps: list[tuple[int, int]] = []
-    monkeypatch.setattr(feature_tables, "_ROW_BYTES", 10**5)  # so that they are several blocks
+    monkeypatch.setattr(feature_runs, "_VALUE_BYTES", 10**5)  # so that they are several blocks
     made = project.join(asked, out=tmp_path / "disk.parquet", progress=lambda *s: steps.append(s), **how)
     assert made.parts > 1
     assert steps[-1][0] == steps[-1][1] == len(steps)
@@ -164,7 +167,7 @@ def test_a_snapshot_has_every_entity_that_was_known(
     project: Project, disk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if disk:
-        monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+        monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
         monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
     at = shop.BEGIN_US + 3 * DAY_US + 1
     found = project.snapshot("site", at=at)
@@ -214,7 +217,7 @@ def test_entities_of_several_columns_have_snapshots_too(project: Project, monkey
     assert len(keys) > 10
     assert keys == sorted(set(keys))
     assert found["pair.n"].to_list() == [1] * len(keys)
-    monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+    monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
     assert same(project.snapshot(pair, at=at, reasons=True), found)
 
@@ -229,7 +232,7 @@ def test_a_stopped_run_is_taken_up_by_the_same_and_by_no_other(
 ) -> None:
     monkeypatch.setattr(feature_runs, "GROUP_ROWS", 10)
     monkeypatch.setattr(feature_files, "GROUP_ROWS", 10)
-    monkeypatch.setattr(feature_tables, "_ROW_BYTES", 10**9)
+    monkeypatch.setattr(feature_runs, "_VALUE_BYTES", 10**9)
     span = {"start": shop.BEGIN_US + DAY_US, "end": shop.BEGIN_US + 21 * DAY_US, "every": "1d"}
 
     def stop(done: int, total: int) -> None:
@@ -243,9 +246,9 @@ def test_a_stopped_run_is_taken_up_by_the_same_and_by_no_other(
     others = ({"reasons": True}, {"as_known": "final"}, {})
     for n, how in enumerate(others):
         made = project.snapshots("site", **span, **how, out=tmp_path / f"{n}.csv")
-        monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 0)
+        monkeypatch.setattr(app_history, "_EVENT_BYTES", 0)
         again = project.snapshots("site", **span, **how, out=tmp_path / f"memory-{n}.csv")
-        monkeypatch.setattr(feature_runs, "_EVENT_BYTES", 10**9)
+        monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
         assert (made.rows, made.let_in) == (again.rows, again.let_in) == (40, again.let_in)
         assert (tmp_path / f"{n}.csv").read_bytes() == (tmp_path / f"memory-{n}.csv").read_bytes()
         assert left.exists() == (how != {})
@@ -311,10 +314,11 @@ import os, signal, sys
 import shop, test_feature_tables as t
 from pathlib import Path
 from trimtab.app import feature_files, feature_runs, feature_tables
+from trimtab.app import history as app_history
 from trimtab.features.parts import parted_views
 
-feature_runs._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7
-feature_runs.GROUP_ROWS, feature_tables._ROW_BYTES = 1_000, 10**5
+app_history._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7
+feature_runs.GROUP_ROWS, feature_runs._VALUE_BYTES = 1_000, 10**5
 
 def stop(done, total):
     if done == int(sys.argv[3]):
@@ -332,8 +336,8 @@ def test_a_killed_run_goes_on_where_it_was(
     project.close()
     kill(project.config.folder, tmp_path / "a.parquet", steps)
     calls: list[str] = []
-    settings = {"_EVENT_BYTES": (feature_runs, 10**9), "_PER_EVENT_BYTES": (parted_views, 2 * 10**7)}
-    settings |= {"GROUP_ROWS": (feature_runs, 1_000), "_ROW_BYTES": (feature_tables, 10**5)}
+    settings = {"_EVENT_BYTES": (app_history, 10**9), "_PER_EVENT_BYTES": (parted_views, 2 * 10**7)}
+    settings |= {"GROUP_ROWS": (feature_runs, 1_000), "_VALUE_BYTES": (feature_runs, 10**5)}
     for name, (module, value) in settings.items():
         monkeypatch.setattr(module, name, value)
     real = parted_views.evaluate_view

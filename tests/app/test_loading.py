@@ -35,6 +35,23 @@ def test_mistyped_cells_go_to_quarantine_and_the_rest_is_taken(tmp_path: Path) -
         assert next(s for s in project.status().sources if s.name == "readings").quarantined == counts
 
 
+@pytest.mark.fast
+def test_a_mistyped_year_of_history_goes_to_quarantine_and_questions_may_lie_ahead(tmp_path: Path) -> None:
+    file = tmp_path / "readings.csv"
+    file.write_text("site,level,read_at\nnorth,1.5,2024-03-01\nnorth,2.5,2124-03-01\n")
+    asked = tmp_path / "visit.csv"
+    asked.write_text("visit_id,site,x,at\na,north,1.5,2124-03-01\n")
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+        pushed = project.ingest("readings", file)
+        assert (pushed.accepted, pushed.quarantined) == (1, 1)
+        assert [(p.row, p.field, p.reason, p.found) for p in pushed.problems] == [
+            (2, "read_at", "future", "2124-03-01T00:00:00Z")
+        ]
+        assert project.quarantine.counts() == {"readings": {"future": 1}}
+        assert project.replay_quarantine("readings").accepted == 0
+        assert project.ingest("visit", asked, absent_ok=True).accepted == 1
+
+
 def test_progress_is_told_slice_by_slice(tmp_path: Path) -> None:
     file = tmp_path / "readings.parquet"
     duckdb.sql(

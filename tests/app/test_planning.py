@@ -265,7 +265,8 @@ def test_the_catalogue_shows_meaning_lineage_values_and_use(applied: Path) -> No
         found = project.catalogue()
         entry = found.find("site.level_1d")
         assert (entry.dtype, entry.version, entry.lineage) == ("float", 1, ("readings.level",))
-        assert entry.used_by == ("buyer", "buyer@2")
+        assert entry.used_by == ("buyer", "buyer@1", "buyer@2 [champion]")
+        assert found.find("buyer:x").used_by == ("buyer", "buyer@1", "buyer@2 [champion]")
         assert entry.meaning["over"] == "1d"
         (values,) = entry.values.values()
         assert values.sample == "the newest 1,200 rows that buyer@2 was trained on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 import shop
 
+from trimtab.app.explain import _shares
 from trimtab.app.keeper import Keeper
 from trimtab.app.loop import KIND as LOOP
 from trimtab.app.loop import Turn
@@ -18,6 +20,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.store import Append, Put
+from trimtab.training.artifact import decode_artifact
 
 
 @pytest.fixture
@@ -194,5 +197,55 @@ def test_features_that_were_changed_can_be_trained_at_once_while_the_version_of_
 def test_a_metric_that_is_none_is_refused_where_it_is_declared(trained: Path) -> None:
     project_file = trained / "project.py"
     project_file.write_text(project_file.read_text().replace('metric="log_loss"', 'metric="logloss"'))
-    with pytest.raises(Misuse, match="'logloss' is none of log_loss"):
+    with pytest.raises(Misuse, match=r"'logloss' is none of .*log_loss"):
         shop.opened(trained, shop.NOW_US)
+
+
+def test_why_shows_what_each_feature_added(trained: Path) -> None:
+    made = asked(trained)
+    with shop.opened(trained) as project:
+        found = project.why(made)
+        assert found.shares is not None
+        assert sum(one.added for one in found.shares.shares) + found.shares.base == pytest.approx(found.shares.raw)
+        assert 1 / (1 + math.exp(-found.shares.raw)) == pytest.approx(found.score)
+        assert found.shares.shares[0].feature == "x"
+        assert any(re.fullmatch(r"    [+-]\d\.\d{4}  x", line) for line in found.lines())
+        learner = project.predict("learner", [shop.visit("b", shop.NOW_US)])[0]
+        at_first = project.why(learner.id)
+        assert at_first.shares is not None  # it has learnt nothing since
+        later = msgspec.structs.replace(project.predictions.find(learner.id), score=learner.score / 2)
+        artifact = decode_artifact(project.state.blob.get(project.registry.get(later.version).artifact))
+        shares, why = _shares(artifact, [one.value or math.nan for one in at_first.inputs], later.score)
+        assert shares is None
+        assert why is not None
+        assert "a learner has learnt since" in why
+
+
+def test_a_project_that_was_only_loaded_is_shown_without_alarm(tmp_path: Path) -> None:
+    with shop.opened(shop.write_project(tmp_path / "fresh")) as project:
+        shop.load(project)
+        lines = project.status().lines()
+        (behind,) = [line for line in lines if line.startswith("online features:")]
+        assert re.fullmatch(
+            r"online features: not filled yet \([0-9,]+ records; the first `trimtab serve` or prediction fills them\)",
+            behind,
+        )
+        project.views.catch_up()
+        lines = project.status().lines()
+        assert "online features: 0 records behind the log" in lines
+        assert not any("too late" in line for line in lines)
+
+
+def test_what_is_asked_about_must_be_named(tmp_path: Path) -> None:
+    with shop.opened(shop.write_project(tmp_path / "two", online=True)) as project:
+        with pytest.raises(Misuse, match="predict: no model is named, and there are buyer, learner"):
+            project.predict(None, [shop.visit("a", shop.NOW_US)])  # type: ignore[arg-type]  # somebody forgot it
+        with pytest.raises(Misuse, match="why: None is no id"):
+            project.why(None)  # type: ignore[arg-type]  # no answer was kept
+
+
+def test_a_moment_in_seconds_is_no_moment_to_ask_about(tmp_path: Path) -> None:
+    with shop.opened(shop.write_project(tmp_path / "one")) as project:
+        rows = [shop.visit("a", shop.NOW_US)]
+        with pytest.raises(Misuse, match=r"at: 1700000000, which as microseconds lies in 1970 and looks like seconds"):
+            project.predict_table("buyer", rows, at=1_700_000_000)

@@ -118,9 +118,20 @@ def test_a_number_with_many_values_is_regression(tmp_path: Path) -> None:
     assert "Ridge()" in text_of(made)
 
 
+@pytest.mark.parametrize("key", ["id", "who"])
+def test_a_text_of_several_values_is_a_model_of_several_classes(tmp_path: Path, key: str) -> None:
+    kinds = ("basic", "pro", 'te"am')
+    rows = rows_of(80, lambda i, _: i, lambda i, _: f"p{i % 9}", moment, amount, lambda i, _: kinds[i % 3])
+    made = make(tmp_path, ("id", "who", "at", "amount", "tier"), rows, key=key, time="at", label="tier")
+    model = next(iter(load_definitions(made.folder / "project.py").models.values()))
+    assert (model.metric, set(model.label.class_names)) == ("multi_log_loss", set(kinds))
+    assert type(model.estimator()).__name__ in ("LGBMClassifier", "LogisticRegression")
+    assert any("is one of 3 classes" in note for note in made.notes)
+
+
 def test_many_classes_need_one_to_be_named(tmp_path: Path) -> None:
-    rows = rows_of(30, number, moment, amount, lambda i, r: "abc"[i % 3])
-    with pytest.raises(Misuse, match=r"has 3 classes .*--positive"):
+    rows = rows_of(50, number, moment, amount, lambda i, r: "abcdefghijklmnopqrstuvwxy"[i % 25])
+    with pytest.raises(Misuse, match=r"has 25 classes .*up to 20.*--positive"):
         make(tmp_path, ["id", "at", "fee", "y"], rows)
     made = make(tmp_path, ["id", "at", "fee", "y"], rows, positive="b")
     assert 'tt.col("y") == "b"' in text_of(made)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,14 @@ import shop
 
 from trimtab.app.keeper import Keeper, service_failures
 from trimtab.app.project import open_project
+from trimtab.app.service import open_to_all
+from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
+from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, format_moment
+from trimtab.serving import PredictionIds
+from trimtab.serving.prediction_log import encode
+from trimtab.serving.spool import Spool
 
 AS_OF = format_moment(shop.NOW_US)
 
@@ -118,19 +125,7 @@ def kills(folder: Path, count: int, seed: int) -> tuple[int, dict[str, int]]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     with shop.opened(folder) as project:
-        logged = Counter(p.id for block in project.predictions.scan() for p in block)
-        project.history.refresh()
-        frame = project.history.frame("readings")
-        levels = frame.columns["level"].values[frame.columns["site"].values == "east"]
-        events = Counter(levels.astype(int).tolist())
-        faults = {
-            "predictions lost": sum(not logged[one] for one in predicted),
-            "predictions doubled": sum(count > 1 for count in logged.values()),
-            "events lost": sum(not events[one] for one in pushed),
-            "events doubled": sum(count > 1 for count in events.values()) + project.history.duplicates["readings"],
-        }
-        project.views.catch_up()
-        assert project.views.lag_records() == 0
+        faults = shop.faults_of_log(project, predicted, pushed)
     assert len(predicted) > count
     assert len(pushed) > count
     return len(predicted) + len(pushed), {fault: count for fault, count in faults.items() if count}
@@ -140,6 +135,21 @@ def kills(folder: Path, count: int, seed: int) -> tuple[int, dict[str, int]]:
 def test_a_killed_server_has_logged_each_answer_and_event_once(trained: Path, mode: str, count: int) -> None:
     (trained / "trimtab.toml").write_text(f'[serve]\nlog = "{mode}"\n')
     assert kills(trained, count, seed=1)[1] == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_relaxed_server_noted_is_logged_by_a_durable_one(trained: Path, workers: int) -> None:
+    given = {"request_id": "r", "model": "buyer", "version": "v", "arm": "champion", "mode": "live", "score": 0.5}
+    times = {"made_at_us": shop.NOW_US, "at_us": shop.NOW_US, "positions": {}}
+    made = PredictionIds(VirtualClock(shop.NOW_US))()
+    one = Prediction(id=made, request=b"", values=b"", reasons=b"", **given, **times)  # type: ignore[arg-type]  # as kept
+    with shop.opened(trained) as project, Spool(project.state_folder / "spool", project.predictions) as spool:
+        spool.add([encode(one)])  # and it was killed
+    (trained / "trimtab.toml").write_text('[serve]\nlog = "durable"\n')
+    with shop.serving(trained, "--as-of", AS_OF, "--workers", str(workers)):
+        pass
+    with shop.opened(trained) as project:
+        assert project.predictions.find(one.id) == one
 
 
 @pytest.mark.soak
@@ -153,13 +163,27 @@ def test_a_server_killed_many_times_has_logged_each_answer_and_event_once(
     assert faults == {}
 
 
+def test_a_service_that_others_reach_without_a_key_says_so(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        for host in ("127.0.0.1", "::1", "localhost"):
+            assert open_to_all(project, host) is None
+        for host in ("0.0.0.0", "::", "shop.example"):
+            assert str(open_to_all(project, host)).startswith(f"whoever reaches {host} may ask, push and read")
+    with shop.serving(trained, "--as-of", AS_OF, "--host", "0.0.0.0") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert (said.count("\n"), said[:30]) == (1, "warning: whoever reaches 0.0.0"), said
+    with shop.opened(trained) as project:
+        project.keys.add("shop", ["predict"])
+        assert open_to_all(project, "0.0.0.0") is None
+
+
 def test_a_bad_setting_leaves_nothing_behind(trained: Path) -> None:
     threads = {t.name for t in threading.enumerate()}
     (trained / "trimtab.toml").write_text("[serve]\nmax_rows = -1\n")
-    with open_project(trained, environment={}) as project:
-        with pytest.raises(Misuse, match="rows"):
-            project.serve(port=0)
-        assert not project.views.followed()
+    with pytest.raises(Misuse, match="max_rows must be 1 or more, not -1"):
+        open_project(trained, environment={})
     (trained / "trimtab.toml").write_text("")
     with open_project(trained, environment={}) as project:
         with pytest.raises(Misuse, match="port"):
@@ -208,3 +232,69 @@ def test_one_deployment_that_fails_keeps_no_other_from_being_followed(trained: P
         assert service_failures(project.state.catalog) == keeper.failures
         keeper.start().close()
         assert service_failures(project.state.catalog) == {}
+
+
+def test_an_end_under_load_fails_no_request_on_an_open_connection(trained: Path) -> None:
+    body = json.dumps({"request": visit("k")}).encode()
+    head = b"POST /v1/models/buyer/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    asked = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    looked = b"GET /v1/models/buyer HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    statuses: Counter[int] = Counter()
+    failed: list[object] = []
+    begun = threading.Barrier(9)
+
+    def ask(port: int, what: bytes) -> None:
+        """Again and again on one connection, until the server says that it closes it."""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            begun.wait()
+            while True:
+                try:
+                    connection.sendall(what)
+                    answer = HTTPResponse(connection)
+                    answer.begin()
+                    answer.read()
+                    answer.close()
+                except (OSError, HTTPException) as error:
+                    failed.append(error)
+                    return
+                statuses[answer.status] += 1
+                if answer.getheader("connection") == "close":
+                    return
+
+    with shop.serving(trained, "--as-of", AS_OF) as (process, url):
+        port = int(url.rpartition(":")[2])
+        askers = [threading.Thread(target=ask, args=(port, what)) for what in [asked] * 6 + [looked] * 2]
+        for asker in askers:
+            asker.start()
+        idle = socket.create_connection(("127.0.0.1", port), timeout=30)
+        begun.wait()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        for asker in askers:
+            asker.join()
+        with idle:
+            assert idle.recv(1) == b""  # closed in order
+    assert not failed
+    assert list(statuses) == [200]
+    assert statuses[200] > 8
+
+
+def test_a_version_that_cannot_be_loaded_is_not_said_to_be_missing(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        champion = project.registry.alias("buyer", "champion")
+        assert champion is not None
+        artifact = trained / ".trimtab" / "blob" / champion.artifact
+    whole = artifact.read_bytes()
+    artifact.chmod(0o644)
+    artifact.write_bytes(b"torn" + whole[4:])
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        for path, body in [("/health/ready", None), ("/v1/models/buyer/predict", {"request": visit("k")})]:
+            status, problem = shop.call(url + path, body)
+            assert (status, "'buyer': the version in service cannot be loaded here" in problem["detail"]) == (503, True)
+        artifact.write_bytes(whole)
+        end_s = time.monotonic() + 30
+        while shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("k")})[0] != 200:
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
+        assert shop.call(f"{url}/health/ready")[0] == 200

@@ -18,6 +18,7 @@ from trimtab.core import functions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features.frames import REASONS
 from trimtab.serving.metrics import Metrics
 from trimtab.store import Put
 
@@ -102,6 +103,19 @@ def test_answers_about_the_past_and_of_batches_are_checked_too(project: Project)
     assert (report.mismatches, report.models[0].scores) == (0, 5)
 
 
+def test_makeshift_answers_are_no_evidence(project: Project) -> None:
+    push(project, 50.0)
+    found = project.predictions.find(ask(project, "a"))
+    nothing = bytes([REASONS.index("unavailable")]) * len(found.reasons)
+    bare = struct.pack("<4d", *[float("nan")] * 4)
+    for flags in (("late", "null_features"), ("features_failed", "last_answer"), ("features_failed", "rule")):
+        again(project, found.id, values=bare, reasons=nothing, positions={}, flags=flags)
+    report = project.skew(sample=None, scores=True)
+    assert (report.rows, report.mismatches, report.is_red) == (1, 0, False)
+    again(project, found.id, values=bare, reasons=nothing, flags=("features_failed", "fallback_version"))
+    assert project.skew(sample=None).rows == 2  # that version's own answer
+
+
 def test_a_sample_is_drawn_again_by_its_seed_and_has_some_of_every_model(project: Project) -> None:
     for n in range(30):
         ask(project, f"a{n}")
@@ -175,6 +189,31 @@ def test_a_value_that_nothing_explains_is_unknown_and_red(project: Project) -> N
     assert f"trimtab why {example.prediction}" in "\n".join(report.lines())
 
 
+def test_the_log_is_read_twice_at_most_whatever_is_looked_into(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(project, 5.0)
+    wrong = again(project, ask(project, "a"), values=changed_value(project.predictions.find(ask(project, "b")), 2, 7.0))
+    project.push("readings", [{"site": "north", "level": 6.0, "read_at": wrong.at_us}])  # known at its moment, behind P
+    log, count = project.state.events, 0
+    read = type(log).read
+
+    def counted(self: Any, partition: str, after: int, *, limit: int = 10_000) -> Any:
+        nonlocal count
+        found = read(self, partition, after, limit=limit)
+        count += len(found) if self is log and limit > 1 else 0
+        return found
+
+    monkeypatch.setattr(type(log), "read", counted)
+    with shop.opened(project.config.folder) as fresh:
+        log = fresh.state.events
+        report = fresh.skew("buyer", sample=None)
+        assert (report.is_red, report.models[0].rows) == (True, 3)
+        assert count == 2 * sum(log.positions().values())
+        fresh.skew("buyer", sample=None)  # the history is there
+        assert count == 3 * sum(log.positions().values())
+
+
 def test_an_answer_that_its_version_does_not_give_again_is_found(project: Project) -> None:
     found = project.predictions.find(ask(project, "a"))
     again(project, found.id, score=found.score / 2)
@@ -229,7 +268,8 @@ def test_somebody_who_was_forgotten_leaves_no_red_skew(project: Project) -> None
 def test_events_that_retention_removed_explain_only_features_that_look_so_far_back(tmp_path: Path) -> None:
     folder = shop.write_project(tmp_path, settings='[retention]\nevents = "25d"\n')
     file = folder / "project.py"
-    more = '"level_1d": tt.mean("level", over="1d"), "newest": tt.latest("level"), "ever": tt.count()'
+    more = '"level_1d": tt.mean("level", over="1d"), "newest": tt.latest("level"), "ever": tt.count(), '
+    more += '"highest": tt.max("level"), "kinds": tt.count_distinct("level", k=16)'
     file.write_text(file.read_text().replace('"level_1d": tt.mean("level", over="1d")', more))
     with shop.opened(folder) as project:
         shop.load(project)
@@ -240,13 +280,25 @@ def test_events_that_retention_removed_explain_only_features_that_look_so_far_ba
         names = project.definitions.models["buyer"].features.names
         for name in ("site.level_1d", "site.newest"):
             again(project, found.id, values=changed_value(found, names.index(name), 123.0))
+        for name, value in (("site.ever", 1.0), ("site.highest", 0.5), ("site.kinds", 2.0)):
+            again(project, found.id, values=changed_value(found, names.index(name), value))
     with shop.opened(folder) as project:
         report = project.skew("buyer", sample=None)
-        assert causes(report) == {
-            "site.ever": {"history_changed": 3},  # counted online before they went
+        found_causes = causes(report)
+        kinds = found_causes.pop("site.kinds")  # at times the same values came again
+        assert kinds["online_state"] == 1
+        assert kinds.keys() <= {"online_state", "pruned"}
+        assert found_causes.pop("site.highest")["online_state"] == 1
+        assert found_causes == {
+            # counted online before they went, but for one that is less than what is left
+            "site.ever": {"pruned": 5, "online_state": 1},
             "site.level_1d": {"online_state": 1},
             "site.newest": {"online_state": 1},
         }
+        (line,) = (line for line in report.lines() if "pruned" in line)
+        assert "site.ever 5" in line
+        assert line.startswith("    pruned: site.")
+        assert "these look at events that [retention] has removed since" in line
         assert report.is_red
 
 

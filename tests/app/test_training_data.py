@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import shop
 
+from trimtab.app import feature_runs
+from trimtab.app import history as app_history
+from trimtab.app.feature_runs import run_in_memory, run_of_model
 from trimtab.app.project import Project
 from trimtab.app.training_data import LivingData
 from trimtab.core.columns import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features.parts import parted_views
 from trimtab.training.sets import TrainingSet
 
 
 def training_set(project: Project, cut_us: int) -> TrainingSet:
-    data = LivingData(project.history, project.predictions)
+    data = LivingData(partial(run_in_memory, project.history), project.predictions)
     return data.training_set(project.definitions.models["buyer"], cut_us=cut_us)
 
 
@@ -96,7 +103,7 @@ def test_predictions_of_another_request_shape_are_passed_over_and_counted_where_
 ) -> None:
     project = changed_after_two_predictions(trained, '"at": tt.Time, "x": float, "age": int')
     with project:
-        data = LivingData(project.history, project.predictions)
+        data = LivingData(partial(run_in_memory, project.history), project.predictions)
         found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
         assert "before" not in found.requests["visit_id"].to_list()
         assert data.other_shapes == 2
@@ -110,7 +117,9 @@ def test_predictions_of_a_request_that_was_declared_otherwise_are_taken_by_the_n
     trained: Path, columns: str
 ) -> None:
     with changed_after_two_predictions(trained, columns) as project:
-        data = LivingData(project.history, project.predictions, asked_as=project.live.request_of)
+        data = LivingData(
+            partial(run_in_memory, project.history), project.predictions, asked_as=project.live.request_of
+        )
         found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
         (row,) = [row for row in found.requests.to_rows() if row["visit_id"] == "before"]
         assert (row["x"], row["site"], row["at"], data.other_shapes) == (0.5, "north", HOURS[0], 0)
@@ -130,3 +139,59 @@ def test_without_any_request_the_way_out_is_told(tmp_path: Path) -> None:
         pytest.raises(NotFound, match=re.escape("trimtab ingest visit FILE")),
     ):
         training_set(project, shop.NOW_US)
+
+
+@pytest.mark.parametrize("kept", ["log", "truncated"])
+def test_training_gives_the_same_version_from_memory_and_from_disk(
+    tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shop.write_project(tmp_path / "memory")
+    with shop.opened(folder) as project:
+        shop.load(project)
+        if kept == "truncated":
+            project.retain()
+            project.push("readings", [{"site": "north", "level": 2.0, "read_at": shop.NOW_US}])
+    places = {"in memory": folder, "on disk": shutil.copytree(folder, tmp_path / "disk")}
+    caplog.set_level(logging.INFO, "trimtab.app.training_data")
+    found = []
+    for said, place in places.items():
+        if said == "on disk":
+            monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
+            monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+            monkeypatch.setattr(feature_runs, "GROUP_ROWS", 100)
+            monkeypatch.setattr(feature_runs, "_VALUE_BYTES", 3 * 10**5)  # so that requests are taken in several blocks
+        caplog.clear()
+        with shop.opened(place) as project:
+            project.train("buyer")
+            versions = [(version.id, version.training_set) for version in project.registry.versions("buyer")]
+            project.predict("buyer", [shop.visit("asked", HOURS[1], x=3.0)])
+            data = LivingData(partial(run_of_model, project), project.predictions)
+            later = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
+            assert "asked" in later.keys.to_list()
+            found.append((versions, later.manifest))
+            assert {word for word in places if f"were computed {word}" in caplog.text} == {said}
+            assert (project.asked_history is project.history) == (said == "in memory")
+            assert not list((project.state_folder / "backfill").glob("*"))  # used up
+    assert found[0] == found[1]
+
+
+def test_the_prediction_log_is_read_once_for_the_pin_of_a_set_and_the_set(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.opened(trained) as opened:
+        model, begun = opened.definitions.models["buyer"], []
+        opened.predict("buyer", [shop.visit("new", shop.NOW_US)])
+        read = opened.predictions.read
+
+        def noted(positions: dict[str, int]) -> Any:
+            begun.append(not positions)
+            return read(positions)
+
+        monkeypatch.setattr(opened.predictions, "read", noted)
+        data = opened.living_data()
+        frames, _ = opened.asked_history.moment({"visit", "sales"})
+        keys = data.requests(model, frames["visit"], shop.NOW_US)[0]["visit_id"].to_list()
+        assert data.training_set(model, cut_us=shop.NOW_US).keys.to_list() == keys
+        assert sum(begun) == 1
+        data.training_set(model, cut_us=shop.NOW_US)  # of a set that was not pinned it is read anew
+        assert sum(begun) == 2

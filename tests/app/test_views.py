@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import shop
 
+import trimtab as tt
 from trimtab.app.lease import Lease
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, NotFound, Unavailable
@@ -37,6 +38,21 @@ def run(command: str) -> int | None:
     process.start()
     process.join(timeout=60)
     return process.exitcode
+
+
+@pytest.mark.fast
+def test_questions_about_the_past_share_the_history_of_the_process(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.push("readings", [reading(0)])
+        frames, positions = project.views.snapshot(None)
+        assert positions == project.state.events.positions()
+        assert frames["readings"] is project.history.frame("readings")
+        assert project.views.snapshot({})[0]["readings"].rows == 0
+        (view,) = project.views.views
+        redeclared = tt.source("readings", time="read_at", delay="1h", columns={"site": str, "level": float})
+        assert project.history.keeps(view.source)
+        assert not project.history.keeps(redeclared)
+        assert not project.history.keeps(tt.source("others", time="read_at", columns={"site": str}))
 
 
 @pytest.mark.fast
@@ -148,6 +164,7 @@ def test_any_folder_name_will_do(name: str, tmp_path: Path) -> None:
         assert project.views.catch_up()
         for part in ("predictions", "quarantine", "catalog", "blob", "answers", "learners"):
             assert getattr(project.state, part) is not None
+        project.state.blob.put(b"x")
     assert sorted(p.name for p in tmp_path.iterdir()) == [name]
     assert {"blob", "online", "log", "answers", "learners", "catalog.db"} <= {
         p.name for p in (folder / ".trimtab").iterdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import getpass
 import json
 import random
 import re
@@ -33,7 +34,7 @@ def sensor_rows(n: int = 400) -> Table:
     rows = []
     for i in range(n):
         heat, at = round(chance.gauss(60, 10), 1), int(BEGIN.timestamp()) + i * 22_000
-        rows.append([i % 13, at, heat if i % 8 else "NA", chance.randrange(4), int(heat > 66)])
+        rows.append([i % 13, at, heat if i % 8 else "NA", chance.randrange(4), int(heat + chance.gauss(0, 5) > 66)])
     return ["machine_id", "ts", "Heat (°C)", "import", "failed"], rows
 
 
@@ -109,7 +110,9 @@ def test_the_printed_commands_lead_from_a_file_to_answers(name: str, run: Run, c
             continue
         done = run(*words[1:], cwd=folder)
         assert done.returncode == 0, (step, done.stderr)
-        assert re.fullmatch(r"(trimtab: First use of the project: definitions applied: \d+ new\.\n)?", done.stderr)
+        # how far training is, where it takes long
+        told = r"(trimtab: First use of the project: definitions applied: \d+ new\.\n)?(training .*\n)*"
+        assert re.fullmatch(told, done.stderr)
         outputs[" ".join(words[1:3])] = done.stdout
     assert f"ingest {name}" in outputs
     assert "400 rows taken, 0 quarantined" in outputs[f"ingest {name}"]
@@ -133,6 +136,7 @@ def test_the_printed_commands_lead_from_a_file_to_answers(name: str, run: Run, c
     shown = run("status", cwd=folder)
     assert shown.returncode == 0, shown.stderr
     assert made["model"] in shown.stdout
+    assert re.search(rf"  {made['model']}  {getpass.getuser()}  train  ", run("ledger", cwd=folder).stdout)  # by whom
     assert run("ledger", "verify", cwd=folder).stdout.endswith("all sound.\n")
 
 

@@ -25,6 +25,29 @@ print("done")
 """
 
 
+def drawn(code: str) -> tuple[bytes, bytes]:
+    """What a program prints, and what it shows on the terminal that is its standard error."""
+    controller, terminal = pty.openpty()
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=terminal, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(terminal)
+    shown = b""
+    while time.monotonic() - started < 30:
+        try:
+            part = os.read(controller, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(controller)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    return out, shown
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines come every 50 ms instead of every ten seconds."""
@@ -59,25 +82,30 @@ def test_work_without_a_measure_is_told_once(capsys: pytest.CaptureFixture[str])
 
 
 def test_on_a_terminal_a_bar_is_drawn_and_taken_away() -> None:
-    controller, terminal = pty.openpty()
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW], stderr=terminal, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
-    )
-    os.close(terminal)
-    shown = b""
-    while time.monotonic() - started < 30:
-        try:
-            part = os.read(controller, 4096)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
+    out, shown = drawn(SLOW)
     assert out == b"done\n"
     assert b"counting" in shown
     assert b"%" in shown
     assert b"\x1b[?25h" in shown  # the cursor is back
+
+
+STEPS = """
+import time
+from trimtab.cli.output import progress
+with progress("first") as meter:
+    meter.say("second", 0.25)
+    time.sleep(1.3)
+    meter.say("third")
+    time.sleep(0.4)
+    meter.say("fourth", 0.75)
+    time.sleep(0.4)
+"""
+
+
+def test_a_bar_has_the_share_of_each_step_and_none_where_nobody_says() -> None:
+    shown = drawn(STEPS)[1].decode()
+    parts = {name: shown[shown.index(name) :] for name in ("second", "third", "fourth")}
+    assert "first" not in shown
+    assert "25%" in parts["second"].partition("third")[0]
+    assert "%" not in parts["third"].partition("fourth")[0]
+    assert "75%" in parts["fourth"]

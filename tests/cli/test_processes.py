@@ -154,12 +154,32 @@ def test_help_loads_click_alone_of_what_others_wrote_and_no_command() -> None:
     assert modules == "'trimtab.cli', 'trimtab.cli.exits', 'trimtab.cli.group', 'trimtab.cli.options']"
 
 
-def test_a_question_of_the_ledger_loads_no_learning_library(tmp_path: Path) -> None:
+OPENED = """
+import sys
+from trimtab.cli.group import trimtab
+trimtab.main(sys.argv[1:], standalone_mode=False)
+print(*sorted({'sklearn', 'scipy', 'skops', 'pandas', 'joblib', 'lightgbm', *LIGHTER} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "lighter"), [("ledger", ["duckdb", "deltalake", "lmdb"]), ("status", []), ("versions", [])]
+)
+def test_a_question_loads_no_learning_library(command: str, lighter: list[str], tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text("import trimtab as tt\n")
+    code = OPENED.replace("LIGHTER", repr(lighter))
+    done = subprocess.run([sys.executable, "-c", code, command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_opening_a_project_loads_no_learning_library(tmp_path: Path) -> None:
     (tmp_path / "trimtab.toml").write_text("")
     (tmp_path / "project.py").write_text("import trimtab as tt\n")
     code = (
-        "import sys\nfrom trimtab.cli.group import trimtab\ntrimtab.main(['ledger'], standalone_mode=False)\n"
-        "print(*sorted({'sklearn', 'skops', 'pandas', 'joblib', 'duckdb', 'deltalake', 'lmdb'} & set(sys.modules)))"
+        "import sys, trimtab as tt\nwith tt.open('.') as project:\n    project.status()\n"
+        "print(*sorted({'sklearn', 'scipy', 'skops', 'pandas', 'joblib', 'lightgbm'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == ""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 
 from trimtab.cli import exits
 from trimtab.cli.exits import STATUS_BY_ERROR, printable
-from trimtab.cli.group import COMMANDS, trimtab
+from trimtab.cli.group import COMMANDS, Commands, trimtab
 from trimtab.core.config import Config, LineSettings
 from trimtab.core.errors import TrimtabError
 
@@ -23,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def loaded(name: str) -> click.Command:
-    return getattr(import_module(f"trimtab.cli.{COMMANDS[name][1]}"), name)
+    found = Commands().get_command(click.Context(trimtab), name)
+    assert found is not None
+    return found
 
 
 @pytest.mark.fast

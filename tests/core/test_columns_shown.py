@@ -60,3 +60,9 @@ def test_a_notebook_shows_text_as_text() -> None:
     assert "<em>null</em>" in html
     assert "&#x27;null&#x27;" in html
     assert "3 rows x 1 column" in html
+
+
+def test_a_table_is_as_long_as_it_has_rows_and_is_always_there() -> None:
+    assert len(Columns.of({"x": ("int", [1, 2, 3]), "y": ("int", [4, 5, 6])})) == 3
+    assert len(Columns({})) == 0
+    assert bool(Columns({}))

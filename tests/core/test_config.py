@@ -42,6 +42,25 @@ def test_what_cannot_be_in_the_file_is_refused_by_name(tmp_path: Path, text: str
     assert "trimtab.toml" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[serve]\nlog = "fast"', "'fast' - at `$.serve.log`; give one of 'durable', 'relaxed'. The settings"),
+        ('[registry.protected.m]\nlive = "x"', "; give one of 'gate', 'reason'. The settings"),
+        (
+            '[demo]\nloader="l"\nstart="s"\nuntil="u"\nlines=[{name="n", model="m", policy="x"}]',
+            "; give one of 'never', 'project', 'schedule', 'day_ahead'. The settings",
+        ),
+        ("[serve]\nmax_rows = 0", "max_rows must be 1 or more, not 0"),
+        ("[serve]\nmax_body_bytes = -1", "max_body_bytes must be 1 or more, not -1"),
+    ],
+)
+def test_what_may_be_there_instead_is_said(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(Misuse) as refused:
+        load_config(write(tmp_path, text), {})
+    assert said in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["TRIMTAB_SERVE_PROT", "TRIMTAB_COLOUR", "TRIMTAB_SERVE"])
 def test_an_unknown_variable_is_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(Misuse, match=name):

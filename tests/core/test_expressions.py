@@ -237,6 +237,7 @@ def test_a_wrong_type_is_found_at_definition(expression: Expression, message: st
         (lambda: s.hash_bucket(0), "number of buckets"),
         (lambda: t.hour("Mars/Base"), "is no time zone"),
         (lambda: col(""), "name of a column"),
+        (lambda: s == "\ud800", "has no UTF-8 form"),
     ],
 )
 def test_a_meaningless_expression_is_refused(make: Any, message: str) -> None:
@@ -254,3 +255,12 @@ def test_the_hash_is_that_of_the_content() -> None:
 def test_buckets_of_hashes_never_change() -> None:
     function = compile_row(s.hash_bucket(1000), DTYPES)
     assert [function({"s": x}) for x in ("", "UA", "é")] == [756, 803, 963]
+
+
+def test_a_text_that_ends_with_nul_is_another_than_the_one_without() -> None:
+    table = [dict.fromkeys(DTYPES) | {"s": text} for text in ("x", "x\0", "\0", "", None)]
+    end = "x\0"
+    given = when(s == "", end, "\0")
+    for expression in (s == end, s != end, s.isin([end, "y"]), s.isin(["x"]), s.fill_null(end), given):
+        function = compile_row(expression, DTYPES)
+        assert in_columns(expression, table) == [function(row) for row in table]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.core.time import HOUR_US, MINUTE_US, format_moment, moment_us
+from trimtab.events.checks import other_unit
 from trimtab.events.definitions import Time, source
 from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor, Problem, Pushed
@@ -145,7 +146,23 @@ def test_the_tolerance_belongs_to_the_source_and_requests_may_lie_ahead(make_log
     bench = Bench(make_log, future_ok={"plain"})
     assert bench.problem("keyed", {"k": "a", "at": NOW + 5 * MINUTE_US}) is None
     assert bench.problem("plain", {"who": "a", "at": NOW + 1_000 * HOUR_US}) is None
-    assert bench.problem("keyed", {"k": "a", "at": NOW + HOUR_US}, history=True) is None
+
+
+@pytest.mark.fast
+def test_history_is_not_dated_ahead_of_the_clock_either_by_row_or_by_table(make_log: Any) -> None:
+    last, typo = NOW + 5 * MINUTE_US, moment_us("2124-03-01")
+    bench = Bench(make_log, future_ok={"plain"})
+    row = {"k": "a", "at": last + 1, "_known_at": 0}
+    assert bench.problem("keyed", row, history=True) == ("at", "future")
+    assert bench.problem("keyed", row | {"at": last}, history=True) is None
+    assert bench.ingestor.fits("keyed", [row, row | {"at": last}], history=True) == [False, True]
+    dated = Columns.of({"k": ("str", ["a", "b", "c"]), "at": ("time", [0, typo, last])})
+    pushed = bench.ingestor.load("keyed", dated)
+    assert (pushed.accepted, pushed.problems) == (2, (Problem(1, "at", "future", "2124-03-01T00:00:00Z"),))
+    assert bench.quarantine.counts() == {"keyed": {"future": 2}}
+    assert typo not in [event.event_at_us for event in bench.events()]
+    asked = Columns.of({"who": ("str", ["a"]), "at": ("time", [typo])})
+    assert bench.ingestor.load("plain", asked).accepted == 1  # a request
 
 
 def test_an_unknown_column_is_refused_before_any_work(bench: Bench) -> None:
@@ -251,7 +268,7 @@ def test_a_replay_appends_at_the_given_times_and_judges_the_future_by_them(bench
     ahead = 6 * MINUTE_US
     table = Columns.of({"who": ("str", ["a", "b", "c"]), "at": ("time", [0, ahead, ahead])})
     pushed = bench.ingestor.load("plain", table, at_us=np.array([0, 0, ahead]))
-    assert pushed.problems == (Problem(1, "at", "future", str(ahead)),)
+    assert pushed.problems == (Problem(1, "at", "future", format_moment(ahead)),)
     assert [r.appended_at_us for r in bench.log.records["p1"]] == [0, ahead]
     assert not any(e.history for e in bench.events())
 
@@ -358,14 +375,19 @@ def test_anything_at_all_is_either_an_event_or_in_quarantine(make_log: Any, rows
     assert len({e.id for e in bench.events() if e.source == "keyed"}) <= history.frame("keyed").rows
 
 
+def _micros(most: int) -> st.SearchStrategy[int]:
+    return st.integers(0, most).filter(lambda us: other_unit(us) is None)
+
+
 _cells = {
     "k": st.sampled_from(["a", "b", "é", None]),
     "x": st.floats() | st.none(),
     "n": st.integers(-(2**63), 2**63 - 1) | st.none(),
     "ok": st.booleans() | st.none(),
-    "seen": st.integers(0, 10**12) | st.none(),
-    "at": st.integers(0, NOW + HOUR_US) | st.none(),
-    "_known_at": st.integers(0, 10**12) | st.none(),
+    # A table's moments are microseconds by declaration, whatever they look like.
+    "seen": _micros(10**12) | st.none(),
+    "at": _micros(NOW + HOUR_US) | st.none(),
+    "_known_at": _micros(10**12) | st.none(),
 }
 
 

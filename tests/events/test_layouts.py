@@ -14,7 +14,7 @@ from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
 from trimtab.events import History, Ingestor, Quarantine
 from trimtab.events.definitions import Source, source
-from trimtab.events.layouts import Layout, laid_out, layout_with
+from trimtab.events.layouts import Layout, decode_layout, laid_out, layout_with
 from trimtab.events.tables import materialise
 from trimtab.features import aggregates
 from trimtab.features.definitions import View, request, view
@@ -144,3 +144,46 @@ def test_a_table_of_record_takes_added_columns_and_is_read_by_definitions_of_bef
     with pytest.raises(Misuse, match="differ"):
         table.append(Columns.of({"a": ("float", [1.0])}), writer="w", position=1)
     table.close()
+
+
+def pushed(log: MemoryLog, placed: Source, row: dict[str, Any]) -> None:
+    clock = VirtualClock(10_000)
+    ingestor = Ingestor(log, [placed], clock=clock, quarantine=Quarantine(MemoryLog(clock=clock)))
+    assert ingestor.push("s", [row], history=True).accepted == 1
+
+
+@pytest.mark.fast
+def test_an_event_without_a_key_is_the_same_again_after_columns_were_added() -> None:
+    log = MemoryLog(clock=VirtualClock(10_000))
+    rows = [{"who": "x", "id": None, "at": 1_000}, {"who": "x", "id": "i", "a": 1.0, "at": 1_000}]
+    layout: Layout | None = None
+    for names in (["a"], ["b", "a"], ["c", "b", "a"], ["a"]):
+        layout = layout_with(layout, declared(names, key=False))
+        for row in rows:
+            pushed(log, laid_out(declared(names, key=False), layout), row)
+    history = History(log, [laid_out(declared(["a"], key=False), layout)])
+    history.refresh()
+    assert history.frame("s").rows == 2
+    assert history.duplicates == {"s": 6}
+    assert history.id_conflicts == {"s": 0}
+
+
+def test_what_an_added_column_says_is_part_of_what_an_event_without_a_key_is() -> None:
+    log = MemoryLog(clock=VirtualClock(10_000))
+    first = layout_with(None, declared(["a"], key=False))
+    then = layout_with(layout_with(first, declared(["b", "a"], key=False)), declared(["c", "b", "a"], key=False))
+    placed = laid_out(declared(["c", "b", "a"], key=False), then)
+    row = {"who": "x", "id": "i", "at": 1_000}
+    for more in ({}, {"b": "t"}, {"c": 7}, {"b": "t", "c": 7}, {"c": 7}, {}):
+        pushed(log, placed, row | more)
+    history = History(log, [placed])
+    history.refresh()
+    assert history.frame("s").rows == 4
+
+
+def test_a_layout_of_before_there_were_added_columns_is_read_and_keeps_its_ids() -> None:
+    kept = decode_layout(b'{"columns":{"who":"str","at":"time"},"format":1}', "s")
+    assert kept.first is None
+    wider = layout_with(kept, source("s", time="at", columns={"who": str, "a": float}))
+    assert (list(wider.columns), wider.first) == (["who", "at", "a"], 2)
+    assert layout_with(wider, source("s", time="at", columns={"who": str, "a": float, "b": str})).first == 2

@@ -67,6 +67,18 @@ def test_rows_of_a_load_of_history_come_back_as_history(ingestor: Ingestor, quar
     assert (event.history, event.known_at_us) == (True, 5 + HOUR_US)
 
 
+def test_history_from_the_future_comes_back_once_its_time_has_come(
+    ingestor: Ingestor, quarantine: Quarantine, clock: VirtualClock, log: Any
+) -> None:
+    ingestor.push("plain", [{"who": "a", "at": 2 * HOUR_US}, {"who": "b", "at": 400 * HOUR_US}], history=True)
+    assert quarantine.counts() == {"plain": {"future": 2}}
+    assert quarantine.replay(ingestor) == Replayed(accepted=0, quarantined=2, left_out=0)
+    clock.advance_to(2 * HOUR_US)
+    assert quarantine.replay(ingestor) == Replayed(accepted=1, quarantined=1, left_out=0)
+    event = decode(log.records["p1"][0].payload)
+    assert (event.event_at_us, event.known_at_us, event.history) == (2 * HOUR_US, 3 * HOUR_US, True)
+
+
 def test_only_the_named_source_is_given_back(ingestor: Ingestor, quarantine: Quarantine) -> None:
     ingestor.push("plain", [{"who": "a"}])
     ingestor.push("other", [{"who": "a"}])

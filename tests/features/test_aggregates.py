@@ -64,6 +64,8 @@ def test_windows_have_default_hops(made: Aggregate, hop: str, over: str) -> None
 
 
 ODD: Any = "many"
+YES: Any = True
+NOTHING: Any = None
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,13 @@ ODD: Any = "many"
         (tt.decayed_sum("x", half_life="1h", over="365d", hop="1min"), "525600 hops"),
         (tt.decayed_sum("x", half_life="1min", over="1d", hop="1h"), "1440 half-lives"),
         (tt.first("x", where=tt.col("n")), "where= is not a truth value"),
+        (tt.count(where=ODD), "where='many' is no expression. Write tt.col('many')."),
+        (tt.count(where=YES), "where=True is no expression. Write a comparison"),
+        (tt.sum(YES), "sum of True, which is neither a column's name nor an expression"),
+        (tt.count_distinct(YES), "count_distinct of True, which is neither"),
+        (tt.latest(YES), "latest of True, which is neither"),
+        (tt.sum(NOTHING), "sum of nothing. Give a column's name or an expression."),
+        (tt.mean("x", hop="1h"), "hop= needs over="),
     ],
 )
 def test_what_cannot_be_computed_is_refused_by_name(aggregate: Aggregate | Several, message: str) -> None:
@@ -103,6 +112,8 @@ def test_what_cannot_be_computed_is_refused_by_name(aggregate: Aggregate | Sever
 def test_two_features_of_one_name_are_refused() -> None:
     with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' stands for several"):
         view(x_2=tt.count(), x=tt.last_n("x", 2))
+    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' stands for several"):
+        view(x=tt.last_n("x", 2), x_2=tt.count())
     with pytest.raises(Misuse, match="is no aggregate"):
         view(x=ODD)
 

@@ -13,7 +13,7 @@ from oracle import Record, frame_of, oracle
 from strategies import BASE_US, KEYED, KEYLESS, histories, keys, moments
 from test_online import feeds
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import col
@@ -25,6 +25,7 @@ from trimtab.features.definitions import Join, View, entity, request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
+from trimtab.features.offline.keys import match_keys
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue
@@ -150,6 +151,15 @@ def test_a_column_of_the_table_that_is_called_like_a_feature_changes_nothing() -
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("asked", [[-(2**63)], [2**63 - 1], [-(2**63), -(2**63) + 1], [-(2**63), 2**63 - 1, None]])
+def test_whole_numbers_at_the_ends_of_their_range_name_entities_too(asked: list[int | None]) -> None:
+    events = [2**63 - 1, 0, -(2**63), None, -(2**63) + 1]
+    of_events, of_requests, count = match_keys([column("int", events)], [column("int", asked)])
+    there = sorted({key for key in asked if key is not None})
+    assert (of_requests.tolist(), count) == ([-1 if k is None else there.index(k) for k in asked], len(there))
+    assert of_events.tolist() == [there.index(key) if key in there else -1 for key in events]
+
+
 def test_the_same_view_joined_twice_keeps_one_state() -> None:
     features = model_of(KEYED)
     assert [v.name for v in features.views] == ["by_key", "pair", "mixed", "by_kind"]
@@ -199,6 +209,14 @@ def test_a_look_up_by_a_feature_is_of_one_snapshot_or_is_repeated() -> None:
     assert found.values[0][at("mine.x")] == 3.0
     assert found.values[0][at("kind")] == "u"
     assert found.values[0][at("my_kind.x")] == 3.0
+
+
+def test_a_column_of_the_request_and_a_feature_of_one_name_are_refused() -> None:
+    v = view("by_key", source=KEYED, by="key", features={"n": latest("n")})
+    asked = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str, "by_key.n": int})
+    with pytest.raises(Misuse, match=r"'by_key\.n' is a column of request 'ask' and a feature of view 'by_key'"):
+        feature_set(asked, [v])
+    assert feature_set(asked, [v.join("mine")]).names == ("mine.n",)
 
 
 @pytest.mark.fast

@@ -141,3 +141,25 @@ def test_a_state_that_only_grows_at_its_end_keeps_no_more_than_it_needs() -> Non
         assert packed is not None
         sizes.append(len(packed) - 48 * (start + 500))  # without the tiles' counts
     assert max(sizes) < 4_000
+
+
+def test_a_state_of_events_that_share_a_moment_keeps_no_more_than_it_needs_where_they_have_a_key() -> None:
+    chance = random.Random(5)
+    features = {"first": tt.first("x", over=6_000, hop=500), "last": tt.last_n("x", 3, over=6_000, hop=500)}
+    view = tt.view("v", source=KEYED, by="key", features=features)
+    records: list[Record] = []
+    for position in range(1, 1_201):
+        at = position // 300 * 1_500  # of a day's events only the day is known
+        again = chance.choice(records).id if records and chance.random() < 0.1 else f"r{position}"
+        row = {"id": again, "key": "a", "n": 1, "x": chance.gauss(5, 2), "at": at}
+        deleted = again != f"r{position}" and chance.random() < 0.5
+        records.append(
+            Record(id=again, row=row, event_at_us=at, known_at_us=5 * position, position=position, deleted=deleted)
+        )
+    assert compare(KEYED, view, records, batch=60) == 20
+    kv = MemoryKeyValue()
+    store = OnlineStore(kv, [view])
+    store.apply(log_of(KEYED, records))
+    packed = kv.get(store.plans["v"].state_prefix + b"sa")
+    assert packed is not None
+    assert len(packed) < 5 * (1 + 3) * 90 + 300  # of each hop one first row and three last ones

@@ -20,7 +20,7 @@ from trimtab.features.feature_set import feature_set
 from trimtab.features.online.fill import fill, sweep
 from trimtab.features.online.generations import id_of, prefixes
 from trimtab.features.online.request_plan import RequestPlan
-from trimtab.features.online.store import POSITIONS_KEY, OnlineStore, ViewApplied, cursors_of
+from trimtab.features.online.store import POSITIONS_KEY, OnlineStore, ViewApplied, read_cursors
 
 FILLER = Path(__file__).with_name("online_filler.py")
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who": str})
@@ -42,7 +42,7 @@ def answers(folder: Path) -> tuple[list[Any], dict[str, ViewApplied], list[bytes
             for late_us in (0, 1, 3_000_000, 61_000_000):
                 read = plan.read(rows, end_us + late_us)
                 found.append((read.values, read.reasons, read.positions))
-        held = cursors_of(kv.get(POSITIONS_KEY))
+        held = read_cursors(kv)
         own = [p for name, c in held.items() for p in prefixes(bytes.fromhex(id_of(name)), c.generation)]
         keys = [key for key, _ in kv.scan(b"", limit=1_000_000) if key != POSITIONS_KEY]
         return found, online.counts(), [key for key in keys if not key.startswith(tuple(own))]

@@ -6,16 +6,18 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns import Column, Columns, column
+from trimtab.core.errors import Unavailable
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import view
-from trimtab.features.online.load import _entity_states, _Part, load
-from trimtab.features.online.load_latest import LatestLoad, loads_columns
+from trimtab.features.online.load import _entity_states, _Part, _written_beside, load
+from trimtab.features.online.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
 from trimtab.features.online.plan import ViewPlan, name_bytes
 from trimtab.testing import MemoryKeyValue
 
@@ -66,6 +68,16 @@ def table(given_rows: list[tuple[Any, ...]], first: int) -> Columns:
     st.sampled_from([1, 100]),
     st.sets(st.sampled_from(sorted(FEATURES)), min_size=1),
 )
+@example(  # told twice at one moment, by two processes, with other contents
+    [
+        [("a", 1, None, None, None, None, 0, 0, "p1", "a", "upsert")],
+        [("a", 1, None, None, None, "a", 0, 0, "p0", "a", "upsert")],
+    ],
+    "who",
+    "before",
+    1,
+    {"kind"},
+)
 def test_states_from_columns_are_those_made_row_by_row(
     chunks: list[list[tuple[Any, ...]]], by: str, boundary: Any, most_rows: int, chosen: set[str]
 ) -> None:
@@ -111,3 +123,45 @@ def test_most_states_come_from_one_matrix() -> None:
     assert len(states) == 9
     (newest,) = msgspec.msgpack.decode(states[ViewPlan(v).state_prefix + b"sw3"])[6]
     assert newest[:4] + newest[5:] == [2, 2, "p1", 10, "other", [None, None]]
+
+
+names = st.one_of(
+    st.text("ab\u00e9", max_size=3), st.from_regex(r"user[0-9]{1,40}", fullmatch=True), st.text(max_size=50)
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(names, min_size=1, max_size=40), st.sampled_from(["", "the same beginning, "]))
+def test_names_are_put_in_the_order_of_their_bytes(texts: list[str], begin: str) -> None:
+    column = np.empty(len(texts), object)
+    column[:] = [begin + text for text in texts]
+    found = _as_bytes(Column("str", column)).values
+    in_order = [bytes(found[i]) for i in _by_name(found)]
+    assert in_order == sorted(in_order)
+    assert sorted(in_order) == sorted(bytes(value) for value in found)
+
+
+class Failing(MemoryKeyValue):
+    """It has room for two pieces."""
+
+    def write(self, puts: Any, deletes: Any = ()) -> None:
+        if len(list(self.scan(b"k"))) == 2:
+            raise Unavailable("full. Make room.")
+        super().write(puts, deletes)
+
+
+def test_a_piece_is_written_before_the_next_step_and_what_fails_is_raised() -> None:
+    kv, made = Failing(), []
+
+    def pieces() -> Any:
+        for n in range(5):
+            made.append(n)
+            yield {b"k%d" % n: b"v"}
+
+    steps = _written_beside(kv, pieces())
+    for n in range(2):
+        next(steps)
+        assert [key for key, _ in kv.scan(b"k")] == [b"k%d" % i for i in range(n + 1)]
+    with pytest.raises(Unavailable, match="full"):
+        next(steps)
+    assert made == [0, 1, 2, 3]

@@ -172,7 +172,7 @@ class Online(RuleBasedStateMachine):
 
     def _answers(self, now_us: int) -> list[Any]:
         cursors = self.store.cursors()
-        ready = [v for v in self.views[: self.declared] if self.store.plans[v.name].id.hex() in cursors]
+        ready = [v for v in self.views[: self.declared] if self.store.plans[v.name].cursor_name in cursors]
         found = [self.plans[v.name].read([{"key": entity} for entity in ENTITIES], now_us) for v in ready]
         return [(rows.values, rows.reasons, rows.at_us) for rows in found]
 
@@ -209,7 +209,7 @@ class Online(RuleBasedStateMachine):
     def ask(self, now_us: int) -> None:
         cursors = self.store.cursors()
         for v in self.views[: self.declared]:
-            if self.store.plans[v.name].id.hex() in cursors:
+            if self.store.plans[v.name].cursor_name in cursors:
                 check(self.plans[v.name], v, self.records, now_us)
         if self.declared == 2 and not unfilled(self.store):
             rows = [{"key": entity} for entity in ENTITIES]
@@ -222,7 +222,7 @@ class Online(RuleBasedStateMachine):
     def each_record_counts_once(self) -> None:
         cursors = self.store.cursors()
         for name, plan in self.store.plans.items():
-            cursor = cursors.get(plan.id.hex())
+            cursor = cursors.get(plan.cursor_name)
             if cursor is not None:
                 applied = [r for r in self.log if r.position <= cursor.positions.get(r.partition, 0)]
                 mine = {(r.partition, r.position) for r in self.records}
@@ -240,7 +240,7 @@ class Online(RuleBasedStateMachine):
     @invariant()
     def views_that_are_read_stand_at_one_place(self) -> None:
         cursors = self.store.cursors()
-        places = [cursors[p.id.hex()].place for p in self.store.plans.values() if p.id.hex() in cursors]
+        places = [cursors[p.cursor_name].place for p in self.store.plans.values() if p.cursor_name in cursors]
         assert all(place == places[0] for place in places)
 
 

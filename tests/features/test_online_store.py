@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from trimtab import features as d
-from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.columns import Columns, Dtype, column
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.expressions import col
 from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
+from trimtab.features.online.load import load
+from trimtab.features.online.plan import ViewPlan
 from trimtab.features.online.request_plan import OnlineRows, RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
@@ -37,6 +41,14 @@ def event(
 ) -> LogRecord:  # fmt: skip
     payload = encode(Event(of.name, eid or f"{at}{x}", at, known, op, False, (eid, who, x, n, at)))
     return LogRecord(partition, position, at if appended is None else appended, payload)
+
+
+class Chunks(list[Columns]):
+    """A history in memory."""
+
+    @property
+    def most(self) -> int:
+        return sum(chunk.rows for chunk in self)
 
 
 def read(kv: MemoryKeyValue, v: View, now: int, who: Any = "a") -> OnlineRows:
@@ -124,6 +136,31 @@ def test_a_deletion_in_a_source_without_a_key_is_refused_and_counted() -> None:
     assert applied.total("refused_deletes") == 1
 
 
+@pytest.mark.parametrize("of", [PLAIN, KEYED])
+def test_history_that_is_older_than_the_windows_was_known_in_time(of: Source) -> None:
+    """The same rows applied one by one and loaded at once: event at, known at."""
+    kv, window = MemoryKeyValue(), view("window", source=of, by="who", features={"n": d.count(over=100, hop=10)})
+    loaded = [(10, 15), (20, 900), (10_995, 10_995)]  # the second became known long after its windows
+    records = [
+        LogRecord("p", n, 11_000, encode(Event(of.name, f"i{n}", at, known, "upsert", True, ("i", "a", 1.0, n, at))))
+        for n, (at, known) in enumerate(loaded)
+    ]
+    pushed = event(of, 3, 10_000, eid="late", appended=11_000)
+    assert OnlineStore(kv, [window]).apply([*records, pushed]).views["window"].too_late == 2
+    assert read(kv, window, 11_000).values[0] == [1]
+    count: Counter[str] = Counter()
+    one = {"id": "i", "who": "a", "x": 1.0, "n": 1, "_partition": "p", "_op": "upsert", "_s_at": 11_000}
+    rows = [
+        {**one, "at": at, "_event_at": at, "_known_at": known, "_position": n, "_id": f"i{n}"}
+        for n, (at, known) in enumerate([*loaded, (10_000, 11_000)])
+    ]
+    types: dict[str, Dtype] = {**of.columns, **dict.fromkeys(("_event_at", "_known_at", "_s_at"), "time")}
+    types |= {"_partition": "str", "_position": "int", "_id": "str", "_op": "str"}
+    table = Columns({name: column(dtype, [row[name] for row in rows]) for name, dtype in types.items()})
+    assert sum(load(MemoryKeyValue(), ViewPlan(window), Chunks([table]), 11_000, count)) >= len(rows)
+    assert count["too_late"] == 2
+
+
 def test_an_event_that_no_window_can_see_is_too_late_but_makes_the_entity_known() -> None:
     kv = MemoryKeyValue()
     applied = OnlineStore(kv, [WINDOW, LATEST]).apply([event(PLAIN, 1, 10, appended=1_000)])
@@ -187,18 +224,6 @@ def test_a_changed_definition_lives_beside_the_old_one_and_fills_from_the_start_
         read(kv, WINDOW, 30)
 
 
-@pytest.mark.parametrize("v", [FIXED, LATEST, WINDOW])
-def test_a_forgotten_entity_is_unknown_and_leaves_no_rows(v: View) -> None:
-    kv = MemoryKeyValue()
-    store = OnlineStore(kv, [v])
-    store.apply([event(v.source, 1, 10, eid="e1"), event(v.source, 2, 20, eid="e2", who="b")])
-    assert store.delete_key(v.name, "a")
-    assert not store.delete_key(v.name, "a")
-    assert read(kv, v, 30).reason(0, f"{v.name}.{next(iter(v.features))}") == "no_entity"
-    assert values(kv, v, 30, "b")[-1] == 1.0
-    assert not list(kv.scan(b"r" + store.plans[v.name].id + b"\x02sa"))
-
-
 def test_rows_that_no_window_can_see_are_deleted() -> None:
     v = view("short", source=KEYED, by="who", features={"lo": d.min("x", over=100, hop=10)})
     kv = MemoryKeyValue()
@@ -215,6 +240,15 @@ def test_the_ids_of_events_that_no_window_can_see_are_deleted() -> None:
     for i in range(1, 60):
         store.apply([event(PLAIN, i, i * 10)])
     assert len(list(kv.scan(b"i" + store.plans["window_x"].id))) <= 12
+
+
+def test_what_was_applied_lies_in_the_order_of_event_times() -> None:
+    plan = ViewPlan(view("v", source=PLAIN, by="who", features={"n": d.count(over="1h")}))
+    moments = [-(2**63), -1_000_000, -1, 0, 1, 255, 256, 2**40, 2**63 - 1]
+    keys = [plan.index_key(at_us, event_id) for at_us in moments for event_id in ("a", "b")]
+    assert keys == sorted(keys)
+    for at_us in moments:
+        assert [key < plan.index_from(at_us) for key in keys] == [m < at_us for m in moments for _ in "ab"]
 
 
 def test_entities_may_be_integers_and_texts_of_any_length() -> None:
@@ -319,10 +353,6 @@ def test_two_definitions_of_one_view_are_kept_side_by_side() -> None:
     applied = store.apply([event(PLAIN, 1, 10, x=3.0)])
     assert [view.applied for view in applied.views.values()] == [1, 1]
     assert (values(kv, LATEST, 20), values(kv, other, 20)) == ([3.0], [1])
-    assert store.delete_key("latest_x", "a")
-    assert (values(kv, LATEST, 20), values(kv, other, 20)) == ([None], [0])
-    with pytest.raises(NotFound, match="no view 'sky' among latest_x"):
-        store.delete_key("sky", "a")
 
 
 def test_a_batch_is_one_transaction_with_its_positions() -> None:

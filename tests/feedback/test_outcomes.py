@@ -210,8 +210,54 @@ def test_outcomes_can_be_taken_apart() -> None:
     frame = OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str").join(
         [prediction(n, "a", n * HOUR_US) for n in range(10)], 9 * HOUR_US
     )
-    assert frame.counts() == {"labelled": 0, "late": 0, "pending": 6, "missing": 4}
+    assert frame.counts() == {"labelled": 0, "late": 0, "pending": 6, "missing": 4, "unlisted": 0}
     assert frame.take(slice(0, 4)).counts()["missing"] == 4
+
+
+CLASSES = ("on_time", "late", "cancelled")
+
+
+def test_days_of_several_classes_sum_the_likeliest_one_and_leave_other_answers_out() -> None:
+    chance = np.random.default_rng(0)
+    chances = chance.dirichlet(np.ones(3), 48)
+    truth = [math.nan if n % 9 == 0 else float(n % 3) for n in range(48)]  # NaN: a label that is no class
+    labels = [Label(f"k{n}", n * HOUR_US, n * HOUR_US + HOUR_US, value) for n, value in enumerate(truth) if n % 5]
+    join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str", classes=CLASSES)
+    made = [
+        msgspec.structs.replace(
+            prediction(n, f"k{n}", n * HOUR_US, score=float(row.max())),
+            scores=dict(zip(CLASSES, row.tolist(), strict=True)),
+        )
+        for n, row in enumerate(chances)
+    ]
+    frame = join.join(made, 9 * DAY_US)
+    assert frame.counts()["unlisted"] == sum(n % 9 == 0 and n % 5 > 0 for n in range(48))
+    assert all(one.label is None for one in frame.to_outcomes() if one.state == "unlisted")
+    days = OpenDays("m", "multi_log_loss", join)
+    days.add([*made, prediction(99, "k1", HOUR_US), prediction(98, "k1", HOUR_US, model="other")])
+    first, second = days.close(9 * DAY_US)
+    assert (first.predictions, second.predictions) == (24, 24)
+    judged = [n for n in range(24) if n % 5 and n % 9]
+    strangers = sum(n % 9 == 0 and n % 5 > 0 for n in range(24))
+    assert (first.labelled, first.missing, first.unlisted) == (len(judged), 24 - len(judged) - strangers, strangers)
+    assert first.score_sum == pytest.approx(sum(chances[n].max() for n in judged))
+    assert first.label_sum == sum(chances[n].argmax() == n % 3 for n in judged)
+    assert first.loss_sum == pytest.approx(sum(-math.log(chances[n][n % 3]) for n in judged))
+    other = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str", classes=("late", "on_time", "diverted"))
+    again = OpenDays("m", "multi_log_loss", other)  # the label was declared otherwise meanwhile
+    again.add(made)
+    assert again.close(9 * DAY_US)[0].labelled == first.labelled
+    scores = other.join(made, 9 * DAY_US).scores(other.classes)
+    np.testing.assert_allclose(scores[:, :2], chances[:, [1, 0]] / chances[:, :2].sum(axis=1, keepdims=True))
+    assert not scores[:, 2].any()
+    strange = OpenDays(
+        "m", "multi_log_loss", OutcomeJoin(reader([]), wait_us=0, key_dtype="str", classes=("x", "y", "z"))
+    )
+    strange.add(made)
+    assert strange.close(9 * DAY_US) == []
+    plain = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"))
+    plain.add(made)
+    assert plain.close(9 * DAY_US) == []  # answers of several classes say nothing about one chance a row
 
 
 def frame_of(labels: Sequence[Label]) -> EventFrame:

@@ -168,3 +168,99 @@ def test_a_watch_of_before_caps_were_kept_is_read(catalog: Catalog) -> None:
     old = {k: v for k, v in msgspec.to_builtins(watch).items() if k not in ("unwatched", "loss_cap")}
     catalog.write([Put("quality_watch", "click", msgspec.json.encode(old))])
     assert QualityMonitor(catalog, "click", run_length_days=200).watch == watch
+
+
+def days_of_classes(
+    chance: np.random.Generator, first: int, days: int, *, rows: int, moved: float = 0.0
+) -> list[DayQuality]:
+    """Days of calibrated answers of three classes; `moved` of the first class's rows turn out to be of the third."""
+    chances = chance.dirichlet((4.0, 2.0, 1.0), days * rows)
+    labels = (chance.random(len(chances))[:, None] > chances.cumsum(axis=1)).sum(axis=1).astype(float)
+    labels[(labels == 0) & (chance.random(len(labels)) < moved)] = 2.0
+    at_us = (first + np.arange(len(chances)) // rows) * DAY_US
+    return day_quality("click", "multi_log_loss", "v1", at_us, chances, labels)
+
+
+def test_calibrated_answers_of_several_classes_ring_no_oftener_than_stated(tmp_path: Path) -> None:
+    """Within h days at most h of the run length ring by chance, both figures together."""
+    streams, horizon = 60, 40
+    rang = moved = found = 0
+    for stream in range(streams):
+        chance = np.random.default_rng(stream)
+        with store.open(f"sqlite://{tmp_path}/{stream}.db", "catalog") as catalog:
+            monitor = anchored(catalog, days_of_classes(chance, 0, 14, rows=60))
+            assert set(monitor.watch.figures if monitor.watch else ()) == {"quality_loss", "quality_calibration"}
+            rang += bool(monitor.observe(days_of_classes(chance, 14, horizon, rows=60), now_us=60 * DAY_US))
+        if stream < 5:
+            with store.open(f"sqlite://{tmp_path}/{stream}m.db", "catalog") as catalog:
+                monitor = anchored(catalog, days_of_classes(chance, 0, 14, rows=60))
+                moved += 1
+                drifted = days_of_classes(chance, 14, horizon, rows=60, moved=0.5)
+                found += "quality_calibration" in {one.kind for one in monitor.observe(drifted, now_us=60 * DAY_US)}
+    promised = horizon / 200
+    assert rang / streams <= promised + 2 * (promised * (1 - promised) / streams) ** 0.5
+    assert found == moved  # a class that gives way to another is seen
+
+
+def ranked(number: int, loss: float, *, judged: int = 100, missing: int = 0, lists: int = 100) -> DayQuality:
+    """A day of a ranking: sums over lists."""
+    return DayQuality(
+        model="click",
+        version="v1",
+        day_us=number * DAY_US,
+        predictions=lists,
+        labelled=judged,
+        missing=missing,
+        score_sum=0.0,
+        label_sum=0.0,
+        loss_sum=loss * judged,
+        capped_loss_sum=loss * judged,
+    )
+
+
+def test_of_a_ranking_the_loss_of_its_lists_is_watched_alone_with_the_whole_run_length(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "click", run_length_days=200, calibrated=False)
+    watch, put = monitor.anchor("v1", [ranked(n, loss) for n, loss in enumerate(FLAT)], at_us=0, loss_cap=1.0)
+    assert (watch.figures.keys(), watch.unwatched) == ({"quality_loss"}, {})
+    assert watch.figures["quality_loss"].spec.run_length == 200
+    catalog.write([put])
+    monitor.reload()
+    assert monitor.observe([ranked(20, 0.3), ranked(21, 0.31)], now_us=0) == []
+    rang = [s for n in range(22, 40) for s in monitor.observe([ranked(n, 0.42)], now_us=0)]
+    assert [signal.kind for signal in rang] == ["quality_loss"]
+
+
+def test_lists_that_are_all_alike_say_nothing_for_two_days_and_that_is_red(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "click", run_length_days=200, calibrated=False)
+    _, put = monitor.anchor("v1", [ranked(n, loss) for n, loss in enumerate(FLAT)], at_us=0, loss_cap=1.0)
+    catalog.write([put])
+    monitor.reload()
+    silent = [ranked(n, 0.0, judged=0, missing=10) for n in (20, 21)]
+    (signal,) = monitor.observe(silent, now_us=0)
+    assert (signal.kind, signal.severity) == ("no_labels", "red")
+    assert signal.message.endswith("tells what should come first: 90 had all labels, all alike.")
+
+
+def strange(number: int, unlisted: int, *, labelled: int = 1_000) -> DayQuality:
+    return msgspec.structs.replace(day(number, 0.3, labelled=labelled), unlisted=unlisted, missing=0)
+
+
+@pytest.mark.fast
+def test_labels_of_no_declared_class_are_told_once_and_again_once_they_are_many(catalog: Catalog) -> None:
+    monitor = anchored(catalog, healthy())
+    assert monitor.observe([strange(20, 0)], now_us=30 * DAY_US) == []
+    (few,) = monitor.observe([strange(21, 5), strange(22, 6)], now_us=30 * DAY_US)
+    assert (few.kind, few.severity, few.evidence) == ("unlisted_labels", "info", {"unlisted": 5.0, "labels": 1005.0})
+    (many,) = monitor.observe([strange(23, 60), strange(24, 90), strange(25, 1)], now_us=30 * DAY_US)
+    assert (many.severity, many.onset_us) == ("red", 23 * DAY_US)
+    assert many.message.startswith("60 of 1060 labels of 1970-01-24 are none of the declared classes")
+    assert monitor.watch is not None
+    assert monitor.watch.unlisted == 162
+    assert signals(catalog) == [few, many]
+
+
+@pytest.mark.fast
+def test_days_whose_labels_are_all_of_no_declared_class_are_not_called_silent(catalog: Catalog) -> None:
+    monitor = anchored(catalog, healthy())
+    found = monitor.observe([strange(n, 40, labelled=0) for n in (20, 21, 22)], now_us=30 * DAY_US)
+    assert [(one.kind, one.severity) for one in found] == [("unlisted_labels", "red")]

@@ -12,11 +12,13 @@ from sklearn.linear_model import LogisticRegression
 
 from trimtab.core.columns import Columns, column
 from trimtab.core.expressions import col
+from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.definitions import Time, source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import mean
 from trimtab.features.definitions import label, request, view
+from trimtab.registry import Version
 from trimtab.training import Model, TrainingSet, build_training_set, model
 
 START_US = 1_356_998_400_000_000  # 2013-01-01
@@ -33,6 +35,28 @@ class World(msgspec.Struct, frozen=True):
     def training_set(self, *, cut_us: int | None = None, model: Model | None = None) -> TrainingSet:
         cut_us = self.cut_us if cut_us is None else cut_us
         return build_training_set(model or self.model, self.requests, self.frames, cut_us=cut_us, positions={"p0": 9})
+
+    def passed_gate(self, candidate: Version, champion: Version | None, *, judged_at_us: int) -> GateRecord:
+        """A record that lets a version pass."""
+        return GateRecord(
+            id=f"gate_{candidate.number}_{champion.number if champion else 0}",
+            model=candidate.model,
+            candidate=candidate.id,
+            champion=champion.id if champion else None,
+            judged_at_us=judged_at_us,
+            window_start_us=0,
+            window_end_us=1,
+            rows=1,
+            metric="log_loss",
+            candidate_metric=0.4,
+            champion_metric=None,
+            difference=None,
+            bound=None,
+            margin=0.0,
+            passed=True,
+            checks={},
+            reason="fine",
+        )
 
 
 def make_world(

@@ -35,7 +35,7 @@ for number in range(3):
         time.sleep(slow)
         return f"result {number}".encode()
     got = step(catalog, blob, f"part{number}", "h", work, clock=SystemClock(), retry=Retry(lease_s=0.6, poll_s=0.02))
-    assert got == f"result {number}".encode()
+    assert got.result == f"result {number}".encode()
 catalog.close()
 print("done")
 """
@@ -60,7 +60,8 @@ def test_a_finished_step_is_not_done_again(catalog: SqlCatalog, blob: FileBlob) 
         calls.append(1)
         return b"fitted"
 
-    assert [step(catalog, blob, "train", "h1", work, clock=CLOCK) for _ in range(3)] == [b"fitted"] * 3
+    done = [step(catalog, blob, "train", "h1", work, clock=CLOCK) for _ in range(3)]
+    assert [(one.result, one.cached) for one in done] == [(b"fitted", False), (b"fitted", True), (b"fitted", True)]
     step(catalog, blob, "train", "h2", work, clock=CLOCK)
     assert len(calls) == 2
     done = finished(catalog, "train", "h1")
@@ -78,7 +79,7 @@ def test_only_what_is_unavailable_is_tried_again_after_doubling_pauses(catalog: 
             raise Unavailable("not yet")
         return b"ok"
 
-    assert step(catalog, blob, "a", "h", flaky, clock=CLOCK, sleep=pauses.append) == b"ok"
+    assert step(catalog, blob, "a", "h", flaky, clock=CLOCK, sleep=pauses.append).result == b"ok"
     assert pauses == [0.1, 0.2, 0.4]
     left[0] = 4
     with pytest.raises(Unavailable):
@@ -91,7 +92,7 @@ def test_only_what_is_unavailable_is_tried_again_after_doubling_pauses(catalog: 
     with pytest.raises(Misuse):
         step(catalog, blob, "c", "h", wrong, clock=CLOCK, sleep=pauses.append)
     assert pauses == []
-    assert step(catalog, blob, "c", "h", lambda: b"later", clock=CLOCK) == b"later"  # the lease was given back
+    assert step(catalog, blob, "c", "h", lambda: b"later", clock=CLOCK).result == b"later"  # the lease was given back
 
 
 def test_two_threads_do_a_step_once_and_both_get_its_result(catalog: SqlCatalog, blob: FileBlob) -> None:
@@ -104,7 +105,7 @@ def test_two_threads_do_a_step_once_and_both_get_its_result(catalog: SqlCatalog,
 
     def run() -> None:
         retry = Retry(lease_s=0.15, poll_s=0.01)  # shorter than the work: it has to be renewed
-        results.append(step(catalog, blob, "s", "h", work, clock=CLOCK, retry=retry))
+        results.append(step(catalog, blob, "s", "h", work, clock=CLOCK, retry=retry).result)
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:

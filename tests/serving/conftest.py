@@ -26,6 +26,7 @@ from trimtab.features.online.store import OnlineStore
 from trimtab.serving import (
     Answerer,
     Endpoint,
+    NotedLog,
     OfflineInputs,
     OnlineInputs,
     PredictionIds,
@@ -72,11 +73,12 @@ class Shop:
     features = feature_set(checkout, [spent, {"log_basket": col("basket").log1p(), "kind": col("kind").category()}])
     weights = (0.5, 0.001, 0.01, 0.1, 1.0)
 
-    def __init__(self, folder: Path, *, clock: Any = None, mode: Any = "relaxed") -> None:
+    def __init__(self, folder: Path, *, clock: Any = None, mode: Any = "relaxed", notes: bool = False) -> None:
         self.clock = clock or VirtualClock(START_US)
         self.seeded = clock is None
         self.events = SqliteLog(folder / "events", mode=mode, clock=self.clock)
-        self.log = PredictionLog(SqliteLog(folder / "predictions", mode=mode, clock=self.clock))
+        predictions = SqliteLog(folder / "predictions", mode=mode, clock=self.clock)
+        self.log = PredictionLog(NotedLog(predictions, folder / "spool") if notes else predictions)
         self.kv = LmdbKeyValue(folder / "online")
         self.online = OnlineStore(self.kv, [self.spent])
         self.quarantine = Quarantine(SqliteLog(folder / "quarantine", clock=self.clock))
@@ -139,8 +141,9 @@ class Shop:
 class Server:
     """`serving_process.py` on a free port."""
 
-    def __init__(self, folder: Path, mode: str = "relaxed", *, port: int = 0) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("serving_process.py")), str(folder), mode, str(port)]
+    def __init__(self, folder: Path, mode: str = "relaxed", *, port: int = 0, work_s: float = 0.0) -> None:
+        file = str(Path(__file__).with_name("serving_process.py"))
+        command = [sys.executable, file, str(folder), mode, str(port), str(work_s)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
@@ -158,6 +161,10 @@ class Server:
     def stop(self) -> tuple[int, str]:
         """Ask it to end; its exit code and what it complained about."""
         self.process.terminate()
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        """Wait until it has ended by itself; its exit code and what it complained about."""
         _, complaints = self.process.communicate(timeout=30)
         return self.process.returncode, complaints
 

@@ -1,8 +1,9 @@
-"""A process that serves the shop: `serving_process.py FOLDER relaxed|durable PORT`."""
+"""A process that serves the shop: `serving_process.py FOLDER relaxed|durable PORT [SECONDS OF THE MODEL'S WORK]`."""
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,42 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
-from trimtab.serving import Applier, HttpService, Limits, Spool, serve
+from trimtab.serving import Applier, HttpService, Limits, serve
 
 
-def main(folder: Path, mode: Any, port: int) -> None:
-    shop = Shop(folder, clock=SystemClock(), mode=mode)
+class Toiling:
+    """A model that has to work for its answers."""
+
+    def __init__(self, scorer: Any, work_s: float) -> None:
+        self.scorer = scorer
+        self.work_s = work_s
+
+    def predict_row(self, row: list[float]) -> Any:
+        self._toil(1)
+        return self.scorer.predict_row(row)
+
+    def predict(self, matrix: Any) -> Any:
+        self._toil(2 * len(matrix))  # a batch of it does not pay
+        return self.scorer.predict(matrix)
+
+    def _toil(self, rows: int) -> None:
+        until_s = time.perf_counter() + rows * self.work_s
+        while time.perf_counter() < until_s:
+            pass
+
+
+def main(folder: Path, mode: Any, port: int, work_s: float) -> None:
+    shop = Shop(folder, clock=SystemClock(), mode=mode, notes=mode == "relaxed")
+    if work_s:
+        shop.endpoint.swap(shop.answerer(scorer=Toiling(shop.scorer, work_s)))
     applier = Applier(shop.events, shop.online.apply, shop.online.positions, clock=shop.clock).start()
 
     def ready() -> str | None:
         return None if applier.failure is None else f"the views stand still: {applier.failure}"
 
-    spool = Spool(folder / "spool", shop.log) if mode == "relaxed" else None
     service = HttpService(
         [shop.endpoint],
         shop.log,
-        spool=spool,
         push=shop.ingestor.push,
         wait_applied=applier.wait_applied,
         ready=ready,
@@ -41,6 +63,6 @@ def main(folder: Path, mode: Any, port: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]) if sys.argv[4:] else 0.0)
     except TrimtabError as error:
         sys.exit(f"{type(error).__name__}: {error}")

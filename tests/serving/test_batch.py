@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from trimtab import store
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.serving import Manifest, batch_manifest, batch_predictions, score_table
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.core.records import Prediction
+from trimtab.serving import Manifest, batch_manifest, batch_prediction_ids, batch_predictions, score_table
+from trimtab.serving.prediction_log import PredictionLog, encode
 from trimtab.store.ports import Catalog
 
 Shop = Any  # from conftest
@@ -84,11 +88,11 @@ class _Interrupted(PredictionLog):
         self.left = appends
         self.after = after
 
-    def append(self, predictions: Any, *, at_us: Any = None) -> range:
+    def append_payloads(self, payloads: Any) -> range:
         self.left -= 1
         if self.left < 0 and not self.after:
             raise KeyboardInterrupt
-        positions = super().append(predictions, at_us=at_us)
+        positions = super().append_payloads(payloads)
         if self.left < 0:
             raise KeyboardInterrupt
         return positions
@@ -127,6 +131,120 @@ def test_a_batch_is_scored_by_one_process_at_a_time(shop: Shop, catalog: Catalog
         score(shop, catalog, table, at_us, batch_id="monday")
     catalog.release("batch/monday", "another process")
     assert score(shop, catalog, table, at_us, batch_id="monday").complete
+
+
+def test_whoever_stood_still_while_another_finished_the_batch_logs_nothing_more(shop: Shop, catalog: Catalog) -> None:
+    """Its lease ran out after the first part, and is free again by the time it goes on."""
+    table, at_us, live = questions(shop, 20)
+
+    def stand_still(done: int, of: int) -> None:
+        catalog.release("batch/monday", "one")
+        assert score(shop, catalog, table, at_us, batch_id="monday", holder="another").complete
+
+    with pytest.raises(Conflict, match=r"stood still .* run it again"):
+        score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", holder="one", progress=stand_still)
+    assert len(shop.log.read()[0]) == 20 + len(live)
+
+
+def test_whoever_stood_still_while_another_died_behind_an_append_finds_that_part(
+    shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest did not hear of the part, and says nothing of who had the lease."""
+    monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.2)
+    table, at_us, live = questions(shop, 20)
+
+    def stand_still(done: int, of: int) -> None:
+        if done == 6:
+            catalog.release("batch/monday", "one")
+            time.sleep(0.3)
+            with pytest.raises(KeyboardInterrupt):
+                score(
+                    shop, catalog, table, at_us, batch_id="monday", holder="another",
+                    log=_Interrupted(shop.log, appends=0, after=True),
+                )  # fmt: skip
+
+    manifest = score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", holder="one", progress=stand_still)
+    assert manifest.complete
+    assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
+    assert len(shop.log.read()[0]) == 20 + len(live)
+
+
+def test_the_lease_is_kept_while_a_slow_model_scores(
+    shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.3)
+    taken = []
+
+    class Slow:
+        def predict(self, matrix: Any) -> Any:
+            time.sleep(0.7)
+            taken.append(catalog.acquire("batch/monday", "another process", 60.0))
+            return shop.scorer.predict(matrix)
+
+    table, at_us, _ = questions(shop, 5)
+    assert score(shop, catalog, table, at_us, batch_id="monday", scorer=Slow()).complete
+    assert taken == [False]
+
+
+def test_a_part_that_cannot_be_scored_leaves_those_before_it_logged(shop: Shop, catalog: Catalog) -> None:
+    table, at_us, live = questions(shop, 20)
+
+    class Failing:
+        calls = 0
+
+        def predict(self, matrix: Any) -> Any:
+            self.calls += 1
+            if self.calls > 2:
+                raise ZeroDivisionError
+            return shop.scorer.predict(matrix)
+
+    with pytest.raises(ZeroDivisionError):
+        score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", scorer=Failing())
+    begun = batch_manifest(catalog, "monday")
+    assert begun is not None
+    assert [p.score for p in logged(shop, begun)] == [p.score for p in live[:12]]
+    assert logged(shop, score(shop, catalog, table, at_us, batch_id="monday"))[12:] != []
+    assert len(shop.log.read()[0]) == 20 + len(live)
+
+
+@pytest.mark.parametrize("classes", [(), ("none", "some", "all")])
+def test_the_log_holds_what_the_predictions_written_one_by_one_would_be(
+    shop: Shop, catalog: Catalog, classes: tuple[str, ...]
+) -> None:
+    """Byte for byte, across parts, with nulls in the requests and in the features."""
+    table, at_us, _ = questions(shop, 50)
+    before = shop.log.log.positions()
+
+    class Scorer:
+        def predict(self, matrix: Any) -> Any:
+            scores = shop.scorer.predict(matrix)
+            return np.column_stack([scores, -scores, scores % 1.0]) if classes else scores
+
+    served = msgspec.structs.replace(shop.answerer().served, classes=classes)
+    manifest = score(shop, catalog, table, at_us, scorer=Scorer(), served=served, part_rows=17)
+    matrix, reasons = shop.inputs.compute(table, at_us, shop.snapshot(None)[0])
+    expected = []
+    for n, row in enumerate(table.to_rows()):
+        scores = Scorer().predict(matrix[n : n + 1])[0]
+        made = Prediction(
+            id=batch_prediction_ids(manifest.id, manifest.made_at_us, range(n, n + 1))[0],
+            request_id=row["id"],
+            model=served.model,
+            version=served.version,
+            arm=served.arm,
+            mode="batch",
+            made_at_us=manifest.made_at_us,
+            at_us=int(at_us[n]),
+            positions=manifest.positions,
+            score=float(np.max(scores)),
+            request=msgspec.msgpack.encode(list(row.values())),
+            values=b"".join(struct.pack("<d", value) for value in matrix[n]),
+            reasons=bytes(reasons[n].tolist()),
+            scores={name: float(of_class) for name, of_class in zip(classes, scores, strict=True)} if classes else None,
+        )
+        expected.append(encode(made))
+    ((partition, after),) = before.items()
+    assert [record.payload for record in shop.log.log.read(partition, after)] == expected
 
 
 def test_one_moment_for_all_rows(shop: Shop, catalog: Catalog) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import GroupCommit, PredictionIds, PredictionLog
+from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
 from trimtab.testing import MemoryLog
 
 
@@ -160,3 +162,235 @@ def test_an_asker_who_goes_away_disturbs_nobody() -> None:
 
     asyncio.run(main())
     assert len(PredictionLog(disk).read()[0]) == 2
+
+
+def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly() -> None:
+    class Counted(Disk):
+        tries = 0
+
+        def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
+            self.tries += 1
+            return super().append(payloads, at_us=at_us)
+
+    disk = Counted()
+    disk.full = True
+    said: list[str | None] = []
+
+    async def main() -> None:
+        commit = GroupCommit(PredictionLog(disk), failing=said.append)
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < 0.5:
+            with pytest.raises(Unavailable, match="disk full"):
+                await commit.append([prediction()])
+            await asyncio.sleep(0.001)
+        assert 2 <= disk.tries < 8
+        assert (commit.failures, said) == (disk.tries, ["disk full"])
+        disk.full = False
+        while True:
+            try:
+                await commit.append([prediction()])
+                break
+            except Unavailable:
+                await asyncio.sleep(0.01)
+        assert (commit.failure, said) == (None, ["disk full", None])
+        commit.close()
+
+    asyncio.run(main())
+    assert len(PredictionLog(disk).read()[0]) == 1
+
+
+def test_what_was_noted_is_appended_once_there_is_room_though_nobody_asks(tmp_path: Path) -> None:
+    disk = Disk()
+    log = PredictionLog(NotedLog(disk, tmp_path))
+    disk.full = True
+
+    async def main() -> None:
+        commit = GroupCommit(log)
+        assert all(commit.note([prediction()]) for _ in range(3))
+        await asyncio.sleep(0.05)
+        assert (commit.noted, type(commit.failure)) == (3, Unavailable)
+        disk.full = False
+        end_s = time.monotonic() + 5
+        while commit.noted:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.01)
+        assert commit.failure is None
+        commit.close()
+
+    asyncio.run(main())
+    log.close()
+    assert len(PredictionLog(disk).read()[0]) == 3
+
+
+class Kept(Disk):
+    """A log whose upkeep takes as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.names: list[str] = []
+        self.broken = False
+
+    def upkeep(self) -> None:
+        self.names.append(threading.current_thread().name)
+        self.begun.set()
+        assert self.may_end.wait(10)
+        if self.broken:
+            raise Unavailable("no room for upkeep")
+
+
+def big() -> Prediction:
+    return msgspec.structs.replace(prediction(), request=b"x" * 1_000_000)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_path: Path, noted: bool) -> None:
+    disk = Kept()
+    log = PredictionLog(NotedLog(disk, tmp_path) if noted else disk)
+
+    async def main() -> None:
+        commit = GroupCommit(log)
+        while not disk.begun.is_set():
+            await commit.append([big()])
+            await asyncio.sleep(0.05)
+        appends = len(disk.appends)
+        made = [prediction() for _ in range(300)]
+        waiting = [commit.append([one]) for one in made if not commit.note([one])]
+        await asyncio.sleep(0.05)
+        assert (len(disk.appends), commit.noted, len(waiting)) == (appends, *((300, 0) if noted else (0, 300)))
+        assert not any(one.done() for one in waiting)
+        disk.may_end.set()
+        while len(disk.appends) == appends:
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*waiting)
+        assert [p.id for p in PredictionLog(disk).read()[0]][-300:] == [p.id for p in made]
+        assert disk.appends[appends:] == [(300, "MainThread")]
+        commit.close()
+
+    asyncio.run(main())
+    log.close()
+    assert disk.names == ["trimtab-commit"]
+
+
+def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+    disk = Kept()
+    log = PredictionLog(NotedLog(disk, tmp_path))
+
+    async def main() -> None:
+        commit = GroupCommit(log)
+        while not disk.begun.is_set():
+            assert commit.note([big()])
+            await asyncio.sleep(0.02)
+        assert commit.note([prediction()])  # which the reader is to see
+        reading = asyncio.get_running_loop().run_in_executor(None, log.read)
+        await asyncio.sleep(0.05)
+        begun = time.perf_counter()
+        for _ in range(300):
+            assert commit.note([prediction()])
+        assert time.perf_counter() - begun < 5  # the reader waits for as long as the test says
+        assert not reading.done()
+        disk.may_end.set()
+        await reading
+        commit.close()
+
+    asyncio.run(main())
+    log.close()
+
+
+def test_a_log_that_a_reader_could_write_is_well_again(tmp_path: Path) -> None:
+    disk = Disk()
+    log = PredictionLog(NotedLog(disk, tmp_path))
+
+    async def main() -> None:
+        commit = GroupCommit(log)
+        disk.full = True
+        assert commit.note([prediction()])
+        commit.append_noted()
+        assert isinstance(commit.failure, Unavailable)
+        disk.full = False
+        assert len(log.read()[0]) == 1
+        assert commit.failure is None
+        commit.close()
+
+    asyncio.run(main())
+    log.close()
+
+
+def test_a_prediction_that_cannot_be_encoded_fails_those_of_its_group_alone() -> None:
+    disk = Disk()
+
+    async def main() -> None:
+        commit = GroupCommit(PredictionLog(disk))
+        for in_loop in (True, False):
+            commit._in_loop = in_loop
+            wrong = msgspec.structs.replace(prediction(), request_id="\ud800")
+            found = await asyncio.gather(commit.append([wrong]), commit.append([prediction()]), return_exceptions=True)
+            assert all(isinstance(one, Exception) for one in found)
+            await commit.append([prediction()])
+        commit.close()
+
+    asyncio.run(main())
+    assert len(PredictionLog(disk).read()[0]) == 2
+
+
+def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the_loop(tmp_path: Path) -> None:
+    disk = Kept()
+    log = PredictionLog(NotedLog(disk, tmp_path))
+
+    async def main() -> None:
+        commit = GroupCommit(log)
+        while not disk.begun.is_set():
+            assert commit.note([big()])
+            await asyncio.sleep(0.02)
+        appends = len(disk.appends)
+        assert [commit.note([big()]) for _ in range(5)] == [True] * 4 + [False]
+        late = commit.append([big()])
+        await asyncio.sleep(0.05)
+        assert (len(disk.appends), late.done()) == (appends, False)
+        disk.may_end.set()
+        await late
+        assert commit.noted == 0
+        commit.close()
+
+    asyncio.run(main())
+    log.close()
+
+
+def test_an_upkeep_that_fails_is_said_and_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Kept()
+    disk.broken = True
+    disk.may_end.set()
+
+    async def main() -> None:
+        commit = GroupCommit(PredictionLog(disk))
+        for _ in range(12):
+            await commit.append([big()])
+            await asyncio.sleep(0.02)
+        assert commit.failure is None
+        commit.close()
+
+    asyncio.run(main())
+    assert len(PredictionLog(disk).read()[0]) == 12
+    assert caplog.text.count("no room for upkeep") == len(disk.names) > 1
+
+
+def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_path: Path) -> None:
+    disk = Kept()
+    log = PredictionLog(NotedLog(disk, tmp_path))
+
+    async def main() -> None:
+        commit = GroupCommit(log)
+        while not disk.begun.is_set():
+            await commit.append([big()])
+            await asyncio.sleep(0.05)
+        late, noted = commit.append([prediction()]), commit.note([prediction()])
+        threading.Timer(0.05, disk.may_end.set).start()
+        commit.close()
+        assert noted
+        assert late.done()
+        assert late.exception() is None
+        await asyncio.sleep(0.01)  # what the thread said at its end finds a closed commit
+
+    asyncio.run(main())
+    log.close()
+    assert len(PredictionLog(disk).read()[0]) == sum(size for size, _ in disk.appends)

@@ -132,7 +132,7 @@ def test_a_wrong_field_is_named(client: httpx.Client) -> None:
     [
         (b'{"request": {"id": @}}', "byte 19"),
         (b'{"request": ', "byte 12 of 12"),
-        (b"", "byte 0 of 0"),
+        (b"", "body: it is empty"),
         (b"\xff\xfe", "byte 0"),
         (b'{"request": {"id": "\xff"}}', "UTF-8"),
         (b"[" * 100_000, "object"),
@@ -178,11 +178,14 @@ def test_http_itself_is_checked(client: httpx.Client) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
-def test_a_body_that_does_not_come_is_given_up(server: Any) -> None:
+@pytest.mark.parametrize("path", [PREDICT, EVENTS])
+def test_a_body_that_does_not_come_is_given_up(server: Any, path: str) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{{".encode())
+        connection.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{{".encode())
         connection.settimeout(10)
-        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        answer = b"".join(iter(lambda: connection.recv(4_096), b""))  # to the end: what comes late is no request
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert answer.count(b"connection: close") == 1
 
 
 def test_an_asker_who_hangs_up_disturbs_nobody(server: Any, client: httpx.Client) -> None:
@@ -271,4 +274,18 @@ def test_a_server_that_is_asked_to_end_finishes_what_is_under_way(start_server: 
         connection.sendall(body[-1:])
         connection.settimeout(10)
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    assert running.stop()[0] == 0
+    assert running.ended()[0] == 0
+
+
+@pytest.mark.parametrize("said", [{"origin": "https://shop.example"}, {"sec-fetch-site": "cross-site"}])
+def test_a_page_of_another_site_cannot_push_or_ask_for_predictions(client: httpx.Client, said: dict[str, str]) -> None:
+    event = {"user": "eve", "amount": 2.0, "paid_at": now_us()}
+    for path, sent in ((PREDICT, {"request": row()}), (EVENTS, event)):
+        body = json.dumps(sent).encode()  # as the browser sends an untyped Blob: without a type
+        own = {"origin": str(client.base_url), "sec-fetch-site": "same-origin"}
+        assert client.post(path, content=body, headers=own).status_code == 200
+        problem = refused(client.post(path, content=body, headers=said), 403)
+        assert "another site" in problem["detail"]
+    infer = client.post("/v2/models/late/infer", content=b"{}", headers=said)
+    assert (infer.status_code, list(infer.json())) == (403, ["error"])
+    assert client.get("/health/ready", headers=said).status_code == 200

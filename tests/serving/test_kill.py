@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from trimtab.events import decode
-from trimtab.serving import PredictionLog, Spool
+from trimtab.serving import PredictionLog
+from trimtab.serving.spool import Spool
 from trimtab.store.sqlite_log import SqliteLog
 
 
@@ -50,6 +51,11 @@ class Load:
             except httpx.TransportError:
                 return  # the server was killed: what is under way was not acknowledged
 
+    @property
+    def acknowledged(self) -> int:
+        """How much was acknowledged, or refused, by now."""
+        return len(self.predictions) + len(self.events) + len(self.refused)
+
     def _ask(self, client: httpx.Client, name: str, count: int) -> None:
         rows = [{"id": f"{name}-{i}", "user": name, "basket": 1.0, "kind": "web", "at": 0} for i in range(count)]
         response = client.post("/v1/models/late/predict", json={"rows": rows})
@@ -77,7 +83,9 @@ def campaign(start_server: Any, folder: Path, mode: str, kills: int, seed: int) 
     for life in range(kills):
         server = start_server(folder, mode)
         load = Load(server.url, life)
-        time.sleep(chance.uniform(0.05, 0.8))
+        while not load.acknowledged:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.7))
         server.kill()
         load.join()
         assert load.refused == []

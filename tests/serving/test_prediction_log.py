@@ -18,7 +18,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
 from trimtab.serving.prediction_ids import batch_prediction_ids, id_time_us
-from trimtab.serving.prediction_log import FORMAT, decode, encode
+from trimtab.serving.prediction_log import CLASSES, FORMAT, decode, encode, encode_all
 from trimtab.store.sqlite_log import SqliteLog
 from trimtab.testing import MemoryLog
 
@@ -70,11 +70,70 @@ def test_a_prediction_survives_the_log(made: Prediction) -> None:
 
 def test_every_field_of_a_prediction_is_stored() -> None:
     one = encode(prediction("p_1", flags=("x",)))
-    assert len(msgspec.msgpack.decode(one[1:])) == len(Prediction.__struct_fields__)
+    assert len(msgspec.msgpack.decode(one[1:])) == len(Prediction.__struct_fields__) - 1  # all but `scores`
     assert decode(one, "p", 1).flags == ("x",)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x02abc", FORMAT, FORMAT + b"\x93\x01\x02\x03", FORMAT + b"\xc1"])
+@pytest.mark.fast
+def test_scores_of_several_classes_are_stored_in_a_format_of_their_own_and_old_records_stay_as_they_were() -> None:
+    plain = prediction("p_1")
+    several = msgspec.structs.replace(plain, scores={"on_time": 0.25, "late": 0.75})
+    assert (encode(plain)[:1], encode(several)[:1]) == (FORMAT, CLASSES)
+    assert decode(encode(several), "p", 1) == several
+    assert several.prediction == "late"
+    assert plain.prediction is None
+    found = prediction_columns([several, plain], ["on_time", "late", "cancelled"])
+    assert found["scores.cancelled"].to_list() == [0.0, None]
+    assert found["prediction"].to_list() == ["late", None]
+    # what an earlier trimtab wrote, byte for byte
+    old = bytes.fromhex(
+        "019ea161a162a46c617465a176a86368616d70696f6ea46c697665010281a17803cb3fd0000000000000c40172c40176c4010091a470617374"
+    )
+    read = decode(old, "p", 1)
+    assert (read.id, read.score, read.flags, read.scores) == ("a", 0.25, ("past",), None)
+    assert encode(read) == old
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> dict[str, list[object]]:
+    """Some fields of a few predictions, and always their identifiers."""
+    of_field: dict[str, st.SearchStrategy[object]] = {
+        "request_id": st.text(),
+        "mode": st.sampled_from(["live", "batch"]),
+        "at_us": st.integers(-(2**63), 2**63 - 1),
+        "positions": st.dictionaries(st.text(max_size=3), st.integers(0, 2**62), max_size=2),
+        "score": st.floats(allow_nan=False),
+        "values": st.binary(max_size=300),
+        "flags": st.lists(st.text(max_size=3), max_size=2).map(tuple),
+        "scores": st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3),
+    }
+    names = draw(st.sets(st.sampled_from(sorted(of_field))))
+    count = draw(st.integers(0, 4))
+    made = {name: draw(st.lists(of_field[name], min_size=count, max_size=count)) for name in sorted(names)}
+    return made | {"id": [f"p_{n}" for n in range(count)]}
+
+
+@pytest.mark.fast
+@given(columns(), st.sampled_from([None, {"late": 0.5}]))
+def test_predictions_that_are_encoded_together_have_the_bytes_of_each_alone(
+    given_columns: dict[str, list[object]], scores: dict[str, float] | None
+) -> None:
+    common = prediction("p", scores=scores)
+    each = [
+        encode(msgspec.structs.replace(common, **dict(zip(given_columns, row, strict=True))))
+        for row in zip(*given_columns.values(), strict=True)
+    ]
+    assert encode_all(common, given_columns) == each
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("wrong", [{}, {"id": ["a"], "score": []}, {"identifier": ["a"]}])
+def test_columns_that_make_no_predictions_are_refused(wrong: dict[str, list[object]]) -> None:
+    with pytest.raises(Misuse, match="predictions: columns"):
+        encode_all(prediction("p"), wrong)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03abc", CLASSES, FORMAT, FORMAT + b"\x93\x01\x02\x03", FORMAT + b"\xc1"])
 def test_damage_and_unknown_formats_are_named(payload: bytes) -> None:
     with pytest.raises(Corrupt, match="prediction log, p0001 at 9"):
         decode(payload, "p0001", 9)
@@ -196,6 +255,16 @@ def test_batch_ids_are_the_same_again_and_differ_between_batches() -> None:
     assert ids == sorted(set(ids))
     assert ids[1_000:] == batch_prediction_ids("a", 5_000, range(1_000, 3_000))
     assert not set(ids) & set(batch_prediction_ids("b", 5_000, range(3_000)))
+
+
+@pytest.mark.fast
+@given(st.integers(0, 2**40 - 5_000), st.integers(0, 3_000))
+def test_a_batch_id_ends_with_the_number_of_its_row(first: int, rows: int) -> None:
+    made = batch_prediction_ids("a", 5_000, range(first, first + rows))
+    letters = "0123456789abcdefghjkmnpqrstvwxyz"
+    assert len({one[:-8] for one in made}) == min(rows, 1)
+    for n in {0, rows // 2, rows - 1} & set(range(rows)):
+        assert sum(letters.index(letter) << 5 * place for place, letter in enumerate(made[n][:-9:-1])) == first + n
 
 
 def test_logging_a_block_costs_microseconds_a_prediction(log: PredictionLog) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
+from trimtab.core.columns import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.time import moment_us
+from trimtab.core.time import DAY_US, moment_us
 from trimtab.events.definitions import Time
 from trimtab.features.definitions import request
-from trimtab.serving.request_rows import RequestRows
+from trimtab.serving.problems import InvalidField
+from trimtab.serving.request_rows import RequestRows, rows_of_table
 
 pytestmark = pytest.mark.fast
 
@@ -44,3 +49,55 @@ def test_a_body_of_another_form_is_told_the_form(body: bytes, said: str) -> None
     columns: dict[str, Any] = {"id": str, "x": float, "at": Time}
     with pytest.raises(Misuse, match=said):
         RequestRows(request("visit", key="id", time="at", columns=columns)).decode(body)
+
+
+def test_what_is_no_text_in_utf8_is_refused_from_python_as_from_json() -> None:
+    rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "kind": str, "at": Time}))
+    given = {"id": "é😀\0", "kind": None, "at": 0}
+    assert rows.check([given]) == [given]
+    for name, needed in (("id", "Needed: a text."), ("kind", "Needed: a text, or null.")):
+        with pytest.raises(InvalidField, match=re.escape(rf"Found: 'a\ud800'. {needed}")) as caught:
+            rows.check([given, {**given, name: "a\ud800"}])
+        assert (caught.value.field, caught.value.pointer) == (name, f"rows[1].{name}")
+
+
+VISIT = request("visit", key="id", time="at", columns={"id": str, "at": Time, "born": Time})
+NOON = 1_764_000_000_000_000
+FORMS = "ISO 8601 text (a date is its first moment in UTC) or UTC microseconds"
+
+
+@pytest.mark.parametrize(("value", "unit"), [(NOON // 10**6, "seconds"), (NOON // 1_000, "milliseconds")])
+@pytest.mark.parametrize("field", ["at", "born"])
+def test_integers_that_count_seconds_or_milliseconds_are_no_moments(field: str, value: int, unit: str) -> None:
+    rows = RequestRows(VISIT, lambda: NOON)
+    row = {"id": "a", "at": NOON, "born": None, field: value}
+    with pytest.raises(InvalidField) as refused:
+        rows.decode(msgspec.json.encode({"request": row}))
+    said = f"{value}, which as microseconds lies in 1970 and looks like {unit}. Needed: {FORMS}."
+    assert str(refused.value) == f"$.request.{field}: {said}"
+    assert (refused.value.field, refused.value.pointer) == (field, f"$.request.{field}")
+    for given in (value, np.int64(value)):
+        with pytest.raises(InvalidField, match=rf"rows\[0\]\.{field}: .* looks like {unit}"):
+            rows.check([{**row, field: given}])
+    with pytest.raises(InvalidField, match=rf"[$]\.at: .* looks like {unit}"):
+        rows.decode(msgspec.json.encode({"request": {**row, field: NOON}, "at": value}))
+    assert RequestRows(VISIT, lambda: 10).check([row])[0][field] == value  # a clock of a test
+
+
+def test_texts_and_timestamps_of_1970_are_moments() -> None:
+    rows, us = RequestRows(VISIT, lambda: NOON), 14 * DAY_US
+    texts = ("1970-01-15", "1970-01-15T00:00:00Z", "1970-01-15T00:00")
+    for text in texts:
+        body = msgspec.json.encode({"request": {"id": "a", "at": text, "born": text}, "at": text})
+        asked = rows.decode(body)
+        assert (asked.rows, asked.at_us) == ([{"id": "a", "at": us, "born": us}], us)
+    day = dt.datetime(1970, 1, 15, tzinfo=dt.UTC)
+    for moment in (*texts, day, day.date()):
+        assert rows.check([{"id": "a", "at": moment, "born": None}])[0]["at"] == us
+    table = Columns(
+        {"id": column("str", ["a", "b"]), "at": column("time", [us, NOON]), "born": column("time", [None, us])}
+    )
+    assert rows.check(rows_of_table(table)) == table.to_rows()
+    counted = Columns({**table.by_name, "at": column("int", [NOON // 1_000, NOON])})
+    with pytest.raises(InvalidField, match="looks like milliseconds"):
+        rows.check(rows_of_table(counted))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,9 +14,11 @@ import httpx
 import msgspec
 import pytest
 
+from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.core.time import HOUR_US
-from trimtab.serving import Endpoint, HttpService, Limits, Precomputed
+from trimtab.serving import Applier, Endpoint, HttpService, Limits, Precomputed
+from trimtab.serving.request_rows import RequestRows
 
 Shop = Any  # from conftest
 PREDICT = "/v1/models/late/predict"
@@ -146,17 +152,81 @@ def test_a_server_without_events_or_views_says_so(shop: Shop) -> None:
     run(HttpService([shop.endpoint], shop.log, push=shop.ingestor.push), wait)
 
 
-def test_other_paths_go_to_the_application(shop: Shop) -> None:
-    async def more(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": scope["path"].encode()})
+def test_large_bodies_are_read_and_many_answers_written_in_threads(shop: Shop) -> None:
+    where: dict[str, set[bool]] = {"read": set(), "written": set()}
 
+    def note(what: str) -> None:
+        where[what].add(threading.current_thread() is threading.main_thread())
+
+    class Rows(RequestRows):
+        def decode(self, body: bytes) -> Any:
+            note("read")
+            return super().decode(body)
+
+    class Noting(Endpoint):
+        def shown(self, *given: Any) -> Any:
+            note("written")
+            return super().shown(*given)
+
+    endpoint, answerer = Noting("late"), shop.answerer()
+    answerer.rows = Rows(shop.checkout)
+    endpoint.swap(answerer)
+    service = HttpService([endpoint], shop.log, limits=Limits(slow_at_once=1))
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        for row, count in ((shop.ask(), 2), (shop.ask(user="x" * 9_000), 8), (shop.ask(), 2_000)):
+            where.update(read=set(), written=set())
+            response = await client.post(PREDICT, json={"rows": [row] * count})
+            assert len(response.json()["predictions"]) == count
+            assert where == {"read": {count == 2}, "written": {count < 2_000}}, count
+        large = json.dumps({"rows": [shop.ask(user="x" * 9_000)] * 8}).encode()
+        assert (await client.post(PREDICT, content=large[:-1])).status_code == 400
+        statuses = await asyncio.gather(*(client.post(PREDICT, content=large) for _ in range(3)))
+        assert sorted(one.status_code for one in statuses) == [200, 429, 429]
+
+    run(service, talk)
+
+
+def test_other_paths_go_to_the_application(shop: Shop) -> None:
     async def talk(client: httpx.AsyncClient) -> None:
         assert (await client.get("/pages/models")).text == "/pages/models"
         assert (await client.get("/v1/models/none/predict")).status_code == 404
         assert (await client.get("/health/live")).json() == {"status": "live"}
 
-    run(HttpService([shop.endpoint], shop.log, more=more), talk)
+    run(HttpService([shop.endpoint], shop.log, more=lambda service: More()), talk)
+
+
+class More:
+    """An application that answers to anything under /pages, and says that nothing is elsewhere."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        status = 200 if await self.answers(scope) else 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    async def answers(self, scope: Any) -> bool:
+        found: str = scope["path"]
+        return found.startswith("/pages")
+
+
+def test_what_answers_and_has_no_right_of_its_own_is_for_who_administers(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that somebody adds and does not name in `right_of` must not be open to whoever may read."""
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        elsewhere = {"host": "models.example.com"}
+        assert (await client.post("/pages/models", headers=elsewhere)).status_code == 403
+        assert (await client.post("/nothing", headers=elsewhere)).status_code == 404
+        assert (await client.post("/metrics", headers=elsewhere)).status_code == 405
+        assert (await client.post("/v2/nothing", headers=elsewhere)).status_code == 404
+        assert (await client.post("/v2/models/late", headers=elsewhere)).status_code == 405
+        assert (await client.post("/v2/repository/models/late/load", headers=elsewhere)).status_code == 403
+        assert (await client.delete("/pages/models", headers={"host": "127.0.0.1"})).status_code == 200
+        monkeypatch.setattr("trimtab.serving.http.access._WRITES", re.compile("none"))
+        assert (await client.post("/v1/events/payments", headers=elsewhere, json={})).status_code == 500
+
+    run(HttpService([shop.endpoint], shop.log, more=lambda service: More()), talk)
 
 
 def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) -> None:
@@ -186,3 +256,34 @@ def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) ->
 
     run(service, talk)
     assert len(shop.log.read()[0]) == 3
+
+
+def test_a_state_that_cannot_be_looked_at_is_not_ready(shop: Shop) -> None:
+    def damaged() -> str | None:
+        raise Corrupt("data.mdb: damaged. Move it away.")
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        answer = await client.get("/health/ready")
+        assert (answer.status_code, answer.json()["detail"]) == (503, "not ready: data.mdb: damaged. Move it away.")
+
+    run(HttpService([shop.endpoint], shop.log, ready=damaged), talk)
+
+
+def test_events_are_waited_for_no_longer_than_their_sender_waits(shop: Shop) -> None:
+    """The answer says so in time, and the events are in the log."""
+    asleep = Applier(shop.events, lambda records: None, dict, clock=SystemClock())
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        event = {"user": "ann", "amount": 1.0, "paid_at": 1_700_000_000_000_000}
+        before = shop.events.positions()
+        began = time.perf_counter()
+        path, headers = "/v1/events/payments?wait=applied", {"x-timeout-ms": "150"}
+        answer = await client.post(path, json=event, headers=headers)
+        assert 0.1 < time.perf_counter() - began < 5  # not the ten seconds of a service
+        assert answer.status_code == 503
+        assert "safe in the log" in answer.json()["detail"]
+        assert shop.events.positions() != before
+        wrong = await client.post(path, json=event, headers={"x-timeout-ms": "soon"})
+        assert (wrong.status_code, wrong.json()["field"]) == (422, "X-Timeout-Ms")
+
+    run(HttpService([shop.endpoint], shop.log, push=shop.ingestor.push, wait_applied=asleep.wait_applied), talk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.clock import SystemClock
-from trimtab.core.errors import Unavailable
+from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import GroupCommit, PredictionIds, PredictionLog, Spool
+from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
 from trimtab.serving.prediction_log import encode
-from trimtab.serving.spool import SIZE_BYTES
+from trimtab.serving.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
 from trimtab.testing import MemoryLog
 
 ids = PredictionIds(SystemClock())
@@ -73,8 +74,8 @@ def test_what_was_noted_is_in_the_log_once_after_a_death_at_any_step(
 def test_a_full_spool_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
     log = PredictionLog(MemoryLog())
     with Spool(tmp_path, log) as spool:
-        taken = [p for p in (prediction(100_000) for _ in range(20)) if spool.add([encode(p)])]
-        assert 0 < len(taken) < 20
+        taken = [p for p in (prediction(100_000) for _ in range(50)) if spool.add([encode(p)])]
+        assert len(taken) == SIZE_BYTES // 100_400
         assert not spool.add([b"x" * SIZE_BYTES])
     with Spool(tmp_path, log) as spool:
         assert spool.recovered == len(taken)
@@ -93,6 +94,24 @@ def test_each_living_process_has_a_spool_of_its_own(tmp_path: Path) -> None:
             assert third.recovered == 1
     with Spool(tmp_path, log):
         assert sorted(p.id for p in log.read()[0]) == sorted([one.id, two.id])
+
+
+def test_all_spools_of_the_dead_go_to_the_log_whatever_is_missing_between_them(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    spools = [Spool(tmp_path, log) for _ in range(4)]
+    made = [prediction() for _ in spools]
+    for spool, one in zip(spools, made, strict=True):
+        spool.add([encode(one)])
+    for spool in (spools[1], spools[3]):
+        spool.close()
+    (tmp_path / "spool-0003").unlink()
+    assert recover_spools(tmp_path, log) == 2  # those of the living are theirs
+    assert sorted(p.id for p in log.read()[0]) == sorted([made[1].id, made[3].id])
+    assert recover_spools(tmp_path, log) == recover_spools(tmp_path / "none", log) == 0
+    for spool in (spools[0], spools[2]):
+        spool.close()
+    with Spool(tmp_path, log) as again:
+        assert again.recovered == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 50, b"\xff" * SIZE_BYTES])
@@ -129,10 +148,10 @@ class Disk(MemoryLog):
 
 
 def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> None:
-    log = PredictionLog(MemoryLog())
+    log = PredictionLog(NotedLog(MemoryLog(), tmp_path))
 
     async def main() -> None:
-        commit = GroupCommit(log, spool)
+        commit = GroupCommit(log)
         made = [prediction() for _ in range(200)]
         for one in made:
             assert commit.note([one])
@@ -142,32 +161,61 @@ def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> 
         commit.close()
         assert len(log.read()[0]) == 201
 
-    with Spool(tmp_path, log) as spool:
-        asyncio.run(main())
+    asyncio.run(main())
+    log.close()
 
 
 def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp_path: Path) -> None:
     disk = Disk()
-    log = PredictionLog(disk)
+    log = PredictionLog(NotedLog(disk, tmp_path))
 
     async def main() -> list[Prediction]:
-        commit = GroupCommit(log, spool)
+        commit = GroupCommit(log)
         disk.full = True
         kept = []
         while commit.note([one := prediction(50_000)]):
             kept.append(one)
-        assert 10 < len(kept) < 30
+        assert len(kept) == SIZE_BYTES // 50_400
         with pytest.raises(Unavailable):
             await commit.append([one])
         await asyncio.sleep(0.01)
         assert isinstance(commit.failure, Unavailable)
         disk.full = False
-        assert commit.note([one])
+        while not commit.note([one]):  # the log is tried again after a moment
+            await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)
         assert commit.failure is None
         commit.close()
         return [*kept, one]
 
-    with Spool(tmp_path, log) as spool:
-        answered = asyncio.run(main())
+    answered = asyncio.run(main())
+    log.close()
     assert [p.id for p in log.read()[0]] == [p.id for p in answered]
+
+
+@pytest.mark.parametrize("size", [17, 200_000, SIZE_BYTES])
+def test_a_spool_of_another_size_is_read_and_then_made_anew(tmp_path: Path, size: int) -> None:
+    log = PredictionLog(MemoryLog())
+    with Spool(tmp_path, log) as spool:
+        spool.add([encode(prediction(100_000))])
+    os.truncate(tmp_path / "spool-0001", size)
+    with Spool(tmp_path, log) as spool:
+        assert spool.recovered == int(size > 100_000)
+        assert spool.add([encode(prediction(3_000_000))])
+    assert (tmp_path / "spool-0001").stat().st_size == SIZE_BYTES
+
+
+def test_spools_are_removed_with_what_they_held_in_the_log_unless_somebody_lives(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    living, dead = Spool(tmp_path, log), Spool(tmp_path, log)
+    one, two = prediction(), prediction()
+    living.add([encode(one)])
+    dead.add([encode(two)])
+    dead.close()
+    with pytest.raises(Conflict, match="notes answers there"):
+        remove_spools(tmp_path, log)
+    assert (tmp_path / "spool-0001").exists()
+    living.close()
+    remove_spools(tmp_path, log)
+    assert list(tmp_path.glob("spool-????")) == []
+    assert sorted(p.id for p in log.read()[0]) == sorted([one.id, two.id])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import auc, block_bootstrap, brier, log_loss, metric_interval, paired_difference
-from trimtab.stats.bootstrap import _redrawn, block_draws
+from trimtab.stats.bootstrap import block_draws, redrawn
 
 METRICS = {"auc": auc, "log_loss": log_loss, "brier": brier}
 
@@ -25,7 +25,7 @@ def test_each_draw_is_the_metric_of_its_rows_taken_together(seed, rows, blocks, 
     labels, scores, _, ids = sample(seed, rows, blocks, digits=1)
     ids[:2] = [0, 1]
     place, counts = block_draws(ids, 5, seed)
-    for found, count in zip(_redrawn(metric, labels, scores, place, counts), counts, strict=True):
+    for found, count in zip(redrawn(metric, labels, scores, place, counts), counts, strict=True):
         drawn = np.concatenate([np.repeat(np.flatnonzero(place == b), m) for b, m in enumerate(count)])
         expected = METRICS[metric](labels[drawn], scores[drawn])
         assert (np.isnan(found) and expected is None) or found == pytest.approx(expected, rel=1e-12)

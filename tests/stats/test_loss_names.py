@@ -6,6 +6,7 @@ from sklearn import metrics
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import LOSSES, loss_kind, pinball, quantile_of, row_losses
+from trimtab.stats.loss_names import CLASS_LOSSES
 from trimtab.steering.scales import calibration_gap, gap_unit, loss_cap
 
 SCORES = st.lists(st.tuples(st.integers(0, 50), st.floats(0.001, 50.0)), min_size=1, max_size=30)
@@ -28,9 +29,10 @@ def test_a_quantile_outside_of_0_and_1_is_refused(quantile: object):
 @pytest.mark.parametrize("name", ["", "auc", "pinball", "pinball()", "pinball(1)", "pinball(nan)", "pinball(x)"])
 def test_a_metric_that_does_not_exist_is_refused_with_those_that_do(name: str):
     for refuses in (loss_kind, lambda metric: row_losses(metric, [1.0], [1.0])):
-        with pytest.raises(Misuse, match="poisson_deviance or pinball"):
+        with pytest.raises(Misuse, match="poisson_deviance, pinball"):
             refuses(name)
     assert {loss_kind(loss) for loss in LOSSES} == {"binary", "regression", "count"}
+    assert {loss_kind(loss) for loss in CLASS_LOSSES} == {"multiclass"}
 
 
 @given(SCORES, st.floats(0.05, 0.95))

@@ -15,6 +15,7 @@ from trimtab.events import Time, source
 from trimtab.features.definitions import label, request
 from trimtab.monitoring import QualityMonitor, Watch
 from trimtab.steering import Controller, Deployment, Ledger, Repair, deployment, every, on_quality_drop
+from trimtab.steering.controller import Stored
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 
@@ -123,7 +124,12 @@ class Bench:
             cut_us=cut_us, rows=10, data_hash="d",
         )  # fmt: skip
 
-    def promote(self, repair: Repair, why: str) -> str | None:
+    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
+        repair = self.repair(cut_us, lambda: None)
+        successor = None if repair.successor is None else stored.version
+        return msgspec.structs.replace(repair, successor=successor, trained_us=7 * DAY_US)
+
+    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         self.steps("before the alias moves")
         if self.overtaken_by is not None:
             raise Conflict("champion is now v9. Judge it again.")
@@ -469,3 +475,152 @@ def test_a_state_of_before_promotions_were_stored_is_read(catalog: Catalog) -> N
     catalog.write([Put("loop", "click", old)])
     rig = Rig(catalog, Bench([True]), deployment(target))
     assert (rig.controller.state.trained_at_us, rig.controller.state.repair) == (5, None)
+
+
+# --- approval
+
+
+def asked(catalog: Catalog, verdicts: list[bool | None]) -> Rig:
+    """A first version that waits for approval, with two days to answer."""
+    rig = Rig(catalog, Bench(verdicts), deployment(target, approval="2d", retrain=every("10d")))
+    assert [d.act for d in rig.controller.tick()] == ["trigger", "train", "gate", "ask"]
+    return rig
+
+
+def later(rig: Rig, days: int) -> list[str]:
+    rig.clock.advance_to(rig.clock.now_us() + days * DAY_US)
+    return [d.act for d in rig.controller.tick()]
+
+
+@pytest.mark.fast
+def test_a_candidate_that_passed_waits_for_approval_and_a_restart_keeps_it(catalog: Catalog) -> None:
+    rig = asked(catalog, [True])
+    rig.open()
+    assert rig.controller.state.phase == "waiting for approval"
+    assert later(rig, 1) == []
+    assert rig.bench.in_service is None
+    rig.open()
+    assert [d.act for d in rig.controller.approve("Ada", "Looked at the slices.")] == ["approve", "promote"]
+    row = next(d for d in rig.ledger.rows() if d.act == "approve")
+    assert (row.actor, row.cause, row.version, row.evidence["gate"]) == ("Ada", "Looked at the slices.", "v1", "g1")
+    assert (rig.bench.in_service, rig.controller.state.phase) == ("v1", "idle")
+    assert rig.controller.state.repair is None
+    assert rig.ledger.rows()[-1].actor == "Ada"  # it was a person who let it take over
+
+
+def test_without_an_answer_the_candidate_is_dropped_and_the_cooldown_doubles(catalog: Catalog) -> None:
+    rig = asked(catalog, [True, True])
+    assert later(rig, 2) == ["expire"]
+    row = rig.ledger.rows()[-1]
+    assert row.cause.startswith("Nobody answered until ")
+    assert (row.version, rig.bench.in_service, rig.controller.state.repair) == ("v1", None, None)
+    assert later(rig, 6) == []
+    assert later(rig, 1) == ["trigger", "train", "gate", "ask"]
+    assert rig.controller.state.cooldown_us == 14 * DAY_US
+    rig.controller.reject("Ada", "no")
+    with pytest.raises(Conflict, match="no candidate waits for approval"):
+        rig.controller.approve("Ada", "yes")
+
+
+def test_an_answer_after_the_time_is_a_conflict_and_the_ledger_says_that_nobody_answered(catalog: Catalog) -> None:
+    rig = asked(catalog, [True])
+    rig.clock.advance_to(rig.clock.now_us() + 3 * DAY_US)
+    with pytest.raises(Conflict, match=r"approve 'click': Nobody answered until .* It was dropped"):
+        rig.controller.approve("Ada", "yes")
+    assert [d.act for d in rig.ledger.rows()][-1] == "expire"
+    assert rig.bench.in_service is None
+
+
+def test_a_rejected_candidate_is_dropped_with_who_and_why(catalog: Catalog) -> None:
+    rig = asked(catalog, [True])
+    with pytest.raises(Misuse, match="reject 'click': why"):
+        rig.controller.reject("Ada", " ")
+    assert [d.act for d in rig.controller.reject("Ada", "Days of the strike.")] == ["reject"]
+    row = rig.ledger.rows()[-1]
+    assert (row.actor, row.cause, rig.bench.in_service) == ("Ada", "Days of the strike.", None)
+    assert rig.controller.state.quiet_until_us == rig.clock.now_us() + 7 * DAY_US
+
+
+@pytest.mark.parametrize("noticed_by", ["approve", "tick"])
+def test_a_candidate_whose_champion_was_changed_meanwhile_cannot_be_approved(catalog: Catalog, noticed_by: str) -> None:
+    rig = asked(catalog, [True])
+    rig.bench.in_service = "v9"
+    if noticed_by == "tick":
+        assert later(rig, 1) == ["refuse"]
+    with pytest.raises(Conflict, match="champion is now v9" if noticed_by == "approve" else "no candidate waits"):
+        rig.controller.approve("Ada", "yes")
+    assert "compared with nobody; champion is now v9" in rig.ledger.rows()[-1].cause
+    assert (rig.bench.in_service, rig.controller.state.phase) == ("v9", "idle")
+
+
+def test_nobody_trains_or_approves_while_a_candidate_waits_or_automation_is_frozen(catalog: Catalog) -> None:
+    rig = asked(catalog, [True, True])
+    with pytest.raises(Conflict, match=r"A candidate waits for approval until .*trimtab approve click"):
+        rig.controller.train("Ada")
+    freeze(catalog)
+    with pytest.raises(Conflict, match="frozen"):
+        rig.controller.approve("Ada", "yes")
+    assert later(rig, 5) == []
+    catalog.write([Remove("freeze", "all")])
+    assert later(rig, 0) == ["expire"]
+
+
+@pytest.mark.parametrize("step", ["before the alias moves", "after the alias moved"])
+def test_a_crash_after_an_approval_is_finished_by_the_next_tick(catalog: Catalog, step: str) -> None:
+    rig = asked(catalog, [True])
+
+    def fall(name: str) -> None:
+        if name == step:
+            raise Crash
+
+    rig.bench.steps = fall
+    with pytest.raises(Crash):
+        rig.controller.approve("Ada", "yes")
+    rig.bench.steps = lambda name: None
+    rig.open()
+    assert later(rig, 0) == ["promote"]
+    assert [d.act for d in rig.ledger.rows()] == ["trigger", "train", "gate", "ask", "approve", "promote"]
+
+
+# --- a person puts a named version in service
+
+
+def test_whoever_asks_is_named_in_every_row_that_follows(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, False]), deployment(target))
+    acted = [(d.act, d.actor) for d in rig.controller.train("Ada")]
+    assert acted == [("train", "Ada"), ("gate", "Ada"), ("promote", "Ada")]
+    assert rig.controller.state.asked_by is None
+    acted = [(d.act, d.actor) for d in rig.controller.train("Eve")]
+    assert acted == [("train", "Eve"), ("gate", "Eve"), ("refuse", "Eve")]
+
+
+@pytest.mark.parametrize("step", ["before the alias moves", "after the alias moved"])
+def test_a_promotion_by_name_that_was_killed_is_finished_once_by_the_next_tick(catalog: Catalog, step: str) -> None:
+    rig = Rig(catalog, Bench([True]), deployment(target))
+
+    def fall(name: str) -> None:
+        if name == step:
+            raise Crash
+
+    rig.bench.steps = fall
+    with pytest.raises(Crash):
+        rig.controller.promote(Stored(version="v7"), "Ada", "By hand.")
+    rig.bench.steps = lambda name: None
+    rig.open()
+    assert later(rig, 0) == ["promote"]
+    row = rig.ledger.rows()[-1]
+    assert (rig.bench.in_service, row.actor, row.cause) == ("v7", "Ada", "By hand.")
+    assert rig.controller.state.trained_at_us == 7 * DAY_US  # the schedule counts from its own data
+    assert [d.act for d in rig.ledger.rows()] == ["gate", "promote"]
+
+
+def test_a_refusal_by_name_leaves_a_repair_that_waits_as_it_is(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, False]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.bench.lack = "only 3 unseen days"
+    assert rig.days(10, 0.3) == ["trigger"]
+    before = rig.controller.state
+    assert before.phase == "waiting"
+    assert [d.act for d in rig.controller.promote(Stored(version="v7"), "Ada", "")] == ["gate", "refuse"]
+    assert rig.controller.state == before
+    assert rig.bench.in_service == "v1"

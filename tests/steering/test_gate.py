@@ -1,9 +1,14 @@
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 
 from trimtab.core.errors import Misuse
+from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.steering import BeatsChampion, Window, beats_champion, judge
+from trimtab.steering.slices import Part
 
 RULE = BeatsChampion(margin=0.002)
 
@@ -114,3 +119,167 @@ def test_a_window_on_which_nothing_could_be_judged_is_refused_when_it_is_declare
     with pytest.raises(Misuse, match=r"window='3d' is too short .* Give 7d or more"):
         beats_champion(window="3d")
     assert beats_champion(window="7d").window_us == 7 * DAY_US
+
+
+# --- more checks
+
+
+def judged_by(rule: BeatsChampion, judged: Window, candidate: np.ndarray, champion: np.ndarray | None, **more: Any):  # type: ignore[no-untyped-def]
+    return judge(
+        rule,
+        judged,
+        gate_id="g",
+        model="m",
+        metric="log_loss",
+        candidate="c" * 64,
+        candidate_scores=candidate,
+        champion=None if champion is None else "d" * 64,
+        champion_scores=champion,
+        judged_at_us=1,
+        loads=True,
+        **more,
+    )
+
+
+def test_a_candidate_that_is_better_on_the_whole_and_worse_on_a_slice_is_refused() -> None:
+    judged, truth = window(rows=8_000)
+    south = np.arange(len(truth)) % 4 == 0
+    parts = [Part("region=south", south), Part("region=north", ~south)]
+    champion, candidate = np.where(south, truth, 0.5), np.where(south, truth.mean(), truth)
+    rule = beats_champion(slices=["region"])
+    refused = judged_by(rule, judged, candidate, champion, parts=parts)
+    assert refused.checks["provably_better"]
+    assert not refused.checks["every_slice"]
+    assert "Provably worse on region=south" in refused.reason
+    passed = judged_by(rule, judged, truth, champion, parts=parts)
+    assert passed.passed
+    assert [one.name for one in passed.findings][-3:] == ["slice region=south", "slice region=north", "every_slice"]
+
+
+def test_slices_without_a_champion_are_no_evidence_and_refuse_nothing() -> None:
+    judged, truth = window()
+    gate = judged_by(beats_champion(slices=["region"]), judged, truth, None)
+    assert gate.passed
+    assert {one.name: one.verdict for one in gate.findings}["every_slice"] == "no evidence"
+
+
+def test_a_planted_miscalibration_is_refused_and_no_sound_candidate_is() -> None:
+    rule = beats_champion(calibration_error=0.03, calibration=0.05)
+    judged, truth = window(rows=8_000)
+    stretched = np.clip(truth.mean() + 1.8 * (truth - truth.mean()), 0.01, 0.99)
+    refused = judged_by(rule, judged, stretched, None)
+    assert refused.checks["calibrated"]
+    assert not refused.checks["calibration_error"]
+    assert "Calibration error 0." in refused.reason
+    sound = [window(seed, rows=2_000) for seed in range(40)]
+    assert all(judged_by(rule, one, truth, None).passed for one, truth in sound)
+
+
+def test_what_was_not_measured_is_listed_and_refuses_nothing_but_what_failed_does() -> None:
+    judged, truth = window()
+    trials = [
+        GateCheck(name="loads", figure=0.0, bound=0.0, verdict="held", reason="Repeated."),
+        GateCheck(name="fresh_process", figure=None, bound=None, verdict="not measured", reason="Virtual time."),
+        GateCheck(name="latency", figure=9.0, bound=5.0, verdict="failed", reason="p99 9 ms; allowed p99 5 ms."),
+    ]
+    gate = judged_by(RULE, judged, truth, None, trials=trials)
+    assert not gate.passed
+    assert list(gate.checks) == ["loads", "finite", "calibrated", "latency"]
+    assert gate.reason.endswith("p99 9 ms; allowed p99 5 ms.")
+    assert "fresh_process  not measured  Virtual time." in gate.lines()
+    assert judged_by(RULE, judged, truth, None, trials=trials[:2]).passed
+
+
+def test_a_margin_below_zero_asks_for_proof_that_nothing_was_lost() -> None:
+    judged, truth = window()
+    worse = np.clip(truth + 0.15, 0.01, 0.99)
+    lenient = beats_champion(margin=-0.01, calibration=0.5)
+    assert judged_by(lenient, judged, truth, truth).passed
+    assert not judged_by(lenient, judged, worse, truth).passed
+
+
+def test_a_champion_that_nobody_could_ask_is_told_in_record_and_reason() -> None:
+    judged, truth = window()
+    gate = judged_by(RULE, judged, truth, truth, rival="m@1 was asked with its own features.")
+    assert gate.findings[2].name == "rival"
+    assert "rival" not in gate.checks
+    record = judge(
+        RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c", candidate_scores=truth, champion="d",
+        champion_scores=None, judged_at_us=1, loads=True, rival="Nobody answered for m@1: no column 'x'.",
+    )  # fmt: skip
+    assert (record.passed, record.champion, record.difference) == (True, "d", None)
+    assert record.reason.endswith("Nobody answered for m@1: no column 'x'.")
+    assert ("rival", "no evidence") in [(one.name, one.verdict) for one in record.findings]
+
+
+def test_a_record_comes_back_from_its_bytes_and_one_of_before_findings_is_read() -> None:
+    judged, truth = window()
+    gate = judged_by(beats_champion(calibration_error=0.05), judged, truth, np.full(len(truth), 0.3))
+    assert msgspec.json.decode(msgspec.json.encode(gate), type=GateRecord) == gate
+    old = msgspec.to_builtins(gate)
+    del old["findings"]
+    read = msgspec.convert(old, GateRecord)
+    assert read.findings == ()
+    assert read.lines()[0] == "loads              held"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"slices": "carrier"}, "Give a list of names"),
+        ({"slices": {"far": "distance > 1000"}}, r"slices\['far'\] is 'distance > 1000'"),
+        ({"slice_margin": -1.0}, "slice_margin=-1.0"),
+        ({"calibration_error": 3.0}, "between 0 and 1"),
+        ({"latency": "0ms"}, "No prediction takes no time"),
+        ({"latency": "fast"}, "duration"),
+        ({"margin": float("nan")}, "finite margin"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused_where_they_are_declared(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        beats_champion(**given)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_window_whose_labels_are_all_alike_refuses_by_name_also_the_first_version(label: float) -> None:
+    judged, truth = window()
+    alike = msgspec.structs.replace(judged, labels=np.full(len(truth), label))
+    for champion in (None, np.full(len(truth), 0.5)):
+        gate = record(np.full(len(truth), np.clip(label, 0.01, 0.99)), champion, alike)
+        assert not gate.passed
+        assert gate.checks["labels"] is False
+        assert f"All 5,600 labels are {label:g}: nothing tells a good model from a constant" in gate.reason
+
+
+@pytest.mark.parametrize(("spread", "remarked"), [(0.0, True), (1.0, False)])
+def test_a_first_version_that_knows_no_more_than_a_constant_is_remarked_and_not_refused(
+    spread: float, remarked: bool
+) -> None:
+    judged, truth = window()
+    constant = np.full(len(truth), truth.mean())
+    gate = judge(
+        RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c" * 64,
+        candidate_scores=constant + spread * (truth - constant), champion=None, champion_scores=None, judged_at_us=1,
+        loads=True, constant_scores=constant,
+    )  # fmt: skip
+    assert gate.passed
+    assert "constant" not in gate.checks
+    assert ("It shows no more than a constant would" in gate.reason) == remarked
+    assert [one.verdict for one in gate.findings if one.name == "constant"] == ["no evidence" if remarked else "held"]
+
+
+@pytest.mark.parametrize("champion", [None, "a" * 64])
+def test_a_first_version_that_is_provably_worse_than_a_constant_is_refused(champion: str | None) -> None:
+    judged, truth = window()
+    constant = np.full(len(truth), truth.mean())
+    wrong = np.clip(2 * constant - truth, 0.01, 0.99)  # it knows what is true, and says the contrary
+    gate = judge(
+        RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c" * 64, candidate_scores=wrong,
+        champion=champion, champion_scores=None if champion is None else np.clip(wrong - 0.3, 0.001, 0.999),
+        judged_at_us=1, loads=True, constant_scores=constant,
+    )  # fmt: skip
+    refused = [one.reason for one in gate.findings if one.name == "constant" and one.verdict == "failed"]
+    assert bool(refused) == (champion is None)  # against a champion the comparison says more
+    if champion is None:
+        assert not gate.passed
+        assert "provably above the" in gate.reason

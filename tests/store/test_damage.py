@@ -13,7 +13,7 @@ from trimtab import store
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, TrimtabError
 from trimtab.store.delta_table import DeltaTable
-from trimtab.store.file_blob import FileBlob
+from trimtab.store.file_blob import FileBlob, blob_files
 from trimtab.store.lmdb_kv import LmdbKeyValue
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.store.sqlite_log import SqliteLog
@@ -57,7 +57,7 @@ def write_blob(path: Path) -> None:
 
 def read_blob(path: Path) -> object:
     with FileBlob(path) as blobs:
-        return [blobs.get(file.name) for file in sorted(path.glob("*/*/*"))]
+        return [blobs.get(file.name) for file in blob_files(path)]
 
 
 def write_catalog(path: Path) -> None:
@@ -160,3 +160,35 @@ def test_every_payload_byte_of_a_log_is_covered(tmp_path: Path) -> None:
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
         with SqliteLog(tmp_path) as log, pytest.raises(Corrupt, match=r"p0001.db: position 5"):
             log.read("p0001", 0)
+
+
+def test_a_damaged_way_to_a_key_is_found(tmp_path: Path) -> None:
+    write_kv(tmp_path)
+    expected, file = read_kv(tmp_path), tmp_path / "data.mdb"
+    sound = file.read_bytes()
+    branches = [at for at in range(0, len(sound), 4_096) if sound[at + 10] == 1]  # the page's flags: it holds no values
+    keys = [at + n for at in branches for n in range(16, 4_096) if sound[at + n : at + n + 1].isdigit()]
+    found = 0
+    for at in keys[:: max(1, len(keys) // 100)]:
+        file.write_bytes(sound[:at] + bytes([sound[at] ^ 0x80]) + sound[at + 1 :])
+        try:
+            assert read_kv(tmp_path) == expected
+        except Corrupt as error:
+            found += str(file) in str(error)
+    assert found > 10
+
+
+@pytest.mark.fast
+def test_a_damaged_name_that_is_no_text_any_more_is_named(tmp_path: Path) -> None:
+    with SqlCatalog.sqlite(tmp_path / "catalog.db"), SqliteLog(tmp_path) as log:
+        log.append([b"one"])
+    for file, name in (("catalog.db", b"sqlite_autoindex_lease"), ("p0001.db", b"CREATE TABLE record")):
+        sound = (tmp_path / file).read_bytes()
+        at = sound.index(name) + len(name) - 1
+        (tmp_path / file).write_bytes(sound[:at] + bytes([sound[at] ^ 0x80]) + sound[at + 1 :])
+    with pytest.raises(Corrupt, match=r"catalog.db: not a sound database"):
+        SqlCatalog.sqlite(tmp_path / "catalog.db")
+    with SqliteLog(tmp_path) as log, pytest.raises(Corrupt, match=r"p0001.db: not a sound database"):
+        log.read("p0001", 0)
+    with SqliteLog(tmp_path) as log, pytest.raises(Corrupt, match=r"p0001.db: not a sound database"):
+        log.append([b"two"])

@@ -156,3 +156,68 @@ def test_a_full_disk_is_called_so_and_no_colours_are_shown(tmp_path: Path) -> No
     )
     other = str(_not_now(tmp_path, OSError("Generic error\n \x1b[31m↳\x1b[0m No access")))
     assert other == f"{tmp_path}: Generic error No access. Check free space and access, and try again."
+
+
+def test_a_full_disk_is_called_so_where_rows_are_written(tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom trimtab.core.columns import Columns\n"
+        "from trimtab.store.delta_table import DeltaTable\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "rows = Columns.of({'n': ('str', [str(n * n * 7919 % 1000003) for n in range(20_000)])})\n"
+        "table = DeltaTable(Path(sys.argv[1]))\ntable.append(rows.take(slice(9)), writer='w', position=1)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000,) * 2)\n"
+        "try:\n    table.append(rows, writer='w', position=2)\nexcept Exception as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "t"], capture_output=True, text=True, check=True)
+    full = "the disk is full. Nothing was lost; free some space and do this again."
+    assert done.stdout == f"{tmp_path / 't'}: {full}\n"
+
+
+APPENDS = """
+import sys
+from pathlib import Path
+from trimtab.core.columns import Columns
+from trimtab.store.delta_table import DeltaTable
+table = DeltaTable(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for position in range(2, 22):
+    rows = Columns.of({"n": ("int", [position])})
+    if table.append(rows, writer="w", position=position):
+        print(position)
+"""
+
+
+def test_two_processes_that_append_for_one_writer_take_each_position_once(tmp_path: Path) -> None:
+    """Delta refuses the commit that was begun before another one moved the same application's transaction."""
+    path = tmp_path / "t"
+    with DeltaTable(path) as table:
+        table.append(Columns.of({"n": ("int", [1])}), writer="w", position=1)
+    command = [sys.executable, "-c", APPENDS, str(path)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in started:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in started:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    taken = [int(line) for one in started for line in one.communicate()[0].split()]
+    assert sorted(taken) == list(range(2, 22))
+    with DeltaTable(path) as table:
+        assert sorted(table.scan()["n"].to_list()) == list(range(1, 22))
+
+
+def test_a_commit_that_was_begun_before_another_moved_its_writer_is_refused(tmp_path: Path) -> None:
+    """What `append` relies on, whatever the timing."""
+    path = tmp_path / "t"
+    with DeltaTable(path) as table:
+        table.append(Columns.of({"n": ("int", [1])}), writer="w", position=1)
+    early, late = (deltalake.DeltaTable(str(path)) for _ in range(2))
+
+    def moves(delta: deltalake.DeltaTable) -> None:
+        properties = deltalake.CommitProperties(app_transactions=[deltalake.Transaction("w", 2)])
+        delta.create_write_transaction([], "append", delta.schema(), commit_properties=properties)
+
+    moves(early)
+    with pytest.raises(deltalake.exceptions.CommitFailedError):
+        moves(late)

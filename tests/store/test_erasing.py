@@ -56,7 +56,8 @@ def test_erasing_from_a_log_waits_for_no_other_writer_and_no_reader(tmp_path: Pa
             connection.execute("SELECT * FROM record").fetchall()
             log._reader(log.partition)
             writer = log._own()
-            writer._open().execute("PRAGMA busy_timeout = 50")
+            assert writer._connection is not None
+            writer._connection.execute("PRAGMA busy_timeout = 50")
             with pytest.raises(Unavailable, match=r"again|busy|locked"):
                 log.erase(log.partition, {1: b"-"})
             connection.execute("ROLLBACK")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -47,6 +48,18 @@ def test_positions_and_append_times_go_on_after_reopening(tmp_path: Path) -> Non
     with SqliteLog(tmp_path, clock=VirtualClock(1_000)) as log:
         assert log.append([b"d"]) == range(4, 5)
         assert log.read("p0001", 0)[0].appended_at_us == 9_000
+
+
+@pytest.mark.parametrize("rows", [1, 32, 33, 255, 256, 257, 300, 551])
+def test_appends_of_any_length_are_written_whole(tmp_path: Path, rows: int) -> None:
+    """Also where it takes several statements, of the log's own time and of times that are given."""
+    made = [f"{n}".encode() for n in range(rows)]
+    with SqliteLog(tmp_path, mode="relaxed", clock=VirtualClock(0)) as log:
+        assert log.append(made) == range(1, rows + 1)
+        assert log.append(made, at_us=range(rows)) == range(rows + 1, 2 * rows + 1)
+        found = log.read("p0001", 0)
+    assert [(record.position, record.payload) for record in found] == list(enumerate(made * 2, 1))
+    assert [record.appended_at_us for record in found] == [0] * rows + list(range(rows))
 
 
 def test_each_writer_takes_a_partition_and_leaves_it_to_the_next(tmp_path: Path) -> None:
@@ -146,6 +159,55 @@ def test_threads_of_a_closed_log_are_told_so(tmp_path: Path) -> None:
         log.append([b"b"])
     with pytest.raises(Misuse, match="closed"):
         log.read("p0001", 0)
+
+
+def test_upkeep_keeps_the_write_ahead_log_small_without_a_fold_by_appends(tmp_path: Path) -> None:
+    wal = tmp_path / "p0001.db-wal"
+    with SqliteLog(tmp_path, mode="relaxed") as log:
+        log.upkeep()  # nothing is there yet
+        log.append([b"x" * 4_000] * 10)
+        log.upkeep()
+        for _ in range(6):
+            for _ in range(15):
+                log.append([b"x" * 4_000] * 100)  # more pages than SQLite folds by itself
+            assert folded(tmp_path / "p0001.db") == 0
+            log.upkeep()
+        assert wal.stat().st_size < 1.5 * 1_500 * 4_200  # begun anew six times
+        assert [len(record.payload) for record in log.read("p0001", 9_005)] == [4_000] * 5
+    with SqliteLog(tmp_path, mode="relaxed") as log:
+        assert log.positions() == {"p0001": 9_010}
+
+
+def folded(path: Path) -> int:
+    """How many pages of the write-ahead log are in the file; of a log that was begun anew."""
+    return int.from_bytes(Path(f"{path}-shm").read_bytes()[96:100], "little")
+
+
+def test_appends_fold_where_nobody_does_in_time(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path, mode="relaxed") as log:
+        log.append([b"x"])
+        log.upkeep()
+        for _ in range(250):
+            log.append([b"x" * 4_000] * 100)
+        assert (tmp_path / "p0001.db-wal").stat().st_size < 12_000 * 4_200
+
+
+def test_a_process_that_is_killed_after_upkeep_leaves_all_that_it_acknowledged(tmp_path: Path) -> None:
+    child = """
+import os, sys, pathlib
+from trimtab.store.sqlite_log import SqliteLog
+log = SqliteLog(pathlib.Path(sys.argv[1]), mode="durable")
+for n in range(40):
+    log.append([b"%d" % n])
+    if n % 7 == int(sys.argv[2]):
+        log.upkeep()
+os.kill(os.getpid(), 9)
+"""
+    for turn in range(7):
+        folder = tmp_path / str(turn)
+        subprocess.run([sys.executable, "-c", child, str(folder), str(turn)], check=False, timeout=60)
+        with SqliteLog(folder) as log:
+            assert payloads(log, "p0001") == [b"%d" % n for n in range(40)]
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import msgspec
 import numpy as np
 import pytest
 from lightgbm import LGBMClassifier
-from sklearn.linear_model import SGDClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 
+import trimtab as tt
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import col
-from trimtab.stats.recalibration import LogOdds
-from trimtab.training import OnlineLearner, TrainingSet, evaluate, fit, fit_online, time_split
+from trimtab.features.definitions import label
+from trimtab.stats.recalibration import ClassOdds, LogOdds
+from trimtab.training import OnlineLearner, TrainingSet, build_training_set, evaluate, fit, fit_online, time_split
 from trimtab.training.artifact import decode_artifact, encode_artifact, golden_difference, scorer_for
 
 
@@ -169,3 +171,64 @@ def test_a_definition_that_makes_no_sense_is_refused(world: Any, changes: dict[s
             estimator=overfitted,
             **given,
         )
+
+
+def bands(make: Any, **more: Any) -> Any:
+    """A model of delays in three bands, and its training set."""
+    world = make(late=lambda chance, risk: 40.0 * risk + chance.normal(0.0, 8.0, risk.size), days=60)
+    source, key = world.model.label.source, world.model.label.key
+    delays = label(source, key=key, value=col("delay").bucket([5.0, 25.0]), wait="1d", classes=[0, 1, 2])
+    model = msgspec.structs.replace(world.model, label=delays, metric="multi_log_loss", **more)
+    return model, build_training_set(model, world.requests, world.frames, cut_us=world.cut_us, positions={})
+
+
+def test_several_classes_are_calibrated_by_one_slope_and_an_offset_each(make: Any) -> None:
+    model, training_set = bands(make, estimator=overfitted, calibration="platt")
+    split = time_split(training_set)
+    fitted = fit(model, training_set, rows=split.train)
+    assert fitted.data == fit(model, training_set, rows=split.train).data
+    found = evaluate(model, fitted, training_set, rows=split.holdout, train=split.train)
+    plain = msgspec.structs.replace(model, calibration=None)
+    without = evaluate(
+        plain, fit(plain, training_set, rows=split.train), training_set, rows=split.holdout, train=split.train
+    )
+    assert found.recalibration == "platt"
+    assert found.calibration_error is not None
+    assert found.raw_calibration_error is not None
+    assert found.calibration_error < found.raw_calibration_error / 2
+    assert found.raw_calibration == without.calibration
+    assert found.value < without.value - 0.05  # trees that know their rows by heart
+    artifact = decode_artifact(fitted.data)
+    assert isinstance(artifact.recalibration, ClassOdds)
+    assert artifact.recalibration.rise < 0.6
+    scorer, matrix = scorer_for(artifact), fitted.matrix(training_set.features.values)
+    assert [scorer.predict_row(row) for row in matrix[:300].tolist()] == scorer.predict(matrix)[:300].tolist()
+    assert golden_difference(artifact, scorer) == 0.0
+    assert model.hash != plain.hash
+
+
+def test_balanced_weights_are_brought_back_to_the_level_of_each_class(make: Any) -> None:
+    model, training_set = bands(make, calibration="platt", weights="balanced", estimator=LogisticRegression)
+    fitted = fit(model, training_set)
+    rows = np.flatnonzero(training_set.usable)
+    shares = np.bincount(training_set.target[rows].astype(int), minlength=3) / rows.size
+    values = training_set.features.values.take(rows)
+    plain = fit(msgspec.structs.replace(model, calibration=None), training_set)
+    assert np.abs(plain.predict(values).mean(axis=0) - shares).max() > 0.05
+    assert np.abs(fitted.predict(values).mean(axis=0) - shares).max() < 0.03
+
+
+@pytest.mark.fast
+def test_a_kind_of_calibration_that_several_classes_do_not_have_is_named(make: Any) -> None:
+    made = bands(make)[0]
+    for kind in ("isotonic", "beta"):
+        with pytest.raises(Misuse, match="of several classes platt alone"):
+            tt.model(
+                "m",
+                request=made.request,
+                features=[{"km": col("distance")}],
+                label=made.label,
+                estimator=LogisticRegression,
+                metric="multi_log_loss",
+                calibration=kind,  # type: ignore[arg-type]  # a text of the loop
+            )

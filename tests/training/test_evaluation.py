@@ -12,8 +12,11 @@ from sklearn.linear_model import Ridge
 
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import col
+from trimtab.run import progress
 from trimtab.stats.scores import log_loss
 from trimtab.training import Evaluation, TrainingSet, evaluate, fit, time_split
+from trimtab.training.backtest import FOLDS
+from trimtab.training.learning_curve import SHARES
 
 
 def test_an_evaluation_judges_the_holdout_beside_its_baselines(world: Any, training_set: TrainingSet) -> None:
@@ -48,6 +51,28 @@ def test_equal_evaluations_are_equal_and_weekly_blocks_are_wider_apart(world: An
     weekly = evaluate(world.model, fitted, training_set, rows=split.holdout, train=split.train, block="week")
     assert weekly.block == "week"
     assert weekly.value == one.value
+
+
+def test_an_evaluation_says_how_far_it_is_and_its_fits_do_not(
+    world: Any, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    split, shares = time_split(training_set), list[float]()
+    model = msgspec.structs.replace(world.model, estimator=lambda: LGBMClassifier(n_estimators=4, n_jobs=1, verbose=-1))
+    fitted = fit(model, training_set, rows=split.train)
+    with progress.heard_by(lambda done, total: shares.append(done / total)):
+        found = evaluate(
+            model,
+            fitted,
+            training_set,
+            rows=split.holdout,
+            train=split.train,
+            refit=lambda rows: fit(model, training_set, rows=rows),
+        )
+    assert len(found.learning_curve) - 1 + len(found.folds) >= 4
+    parts = 4 + len(SHARES) + FOLDS
+    done = 4 + len(found.learning_curve) - 1 + len(found.folds)
+    assert shares == pytest.approx([number / parts for number in range(1, done + 1)])
 
 
 @pytest.mark.parametrize(

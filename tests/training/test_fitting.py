@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -139,6 +140,7 @@ def test_labels_other_than_0_and_1_need_another_metric(make: Callable[..., Any])
         (lambda: Own(-0.1), r"lie outside \[0, 1\], e.g. -0.1"),
         (lambda: object(), "has no fit method"),
         (lambda: 1 / 0, "its estimator function raised ZeroDivisionError"),
+        (lambda: Path("no/such/file").read_text(), "its estimator function raised FileNotFoundError"),
         (lambda: SGDClassifier(), "gives classes and no probabilities"),
     ],
 )

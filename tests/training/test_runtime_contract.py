@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trimtab.core.errors import Misuse
 from trimtab.testing import RuntimeContract
-from trimtab.training import onnx
+from trimtab.training import neural, onnx
 from trimtab.training.runtimes import runtime_for
 
 
@@ -98,6 +99,112 @@ class TestOnnxNumbers(RuntimeContract):
         pytest.importorskip("onnxruntime")
         pytest.importorskip("skl2onnx")
         return lambda: onnx(make_pipeline(StandardScaler(), Ridge()))
+
+
+class Several(RuntimeContract):
+    """A chance of each of three classes."""
+
+    several = True
+
+
+class TestSoftmaxOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return LogisticRegression
+
+
+class TestSklearnOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return lambda: make_pipeline(StandardScaler(), LogisticRegression())
+
+
+class TestLightgbmOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        lightgbm = pytest.importorskip("lightgbm")
+        return lambda: lightgbm.LGBMClassifier(n_estimators=20)
+
+
+class TestXgboostOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        xgboost = pytest.importorskip("xgboost")
+        return lambda: xgboost.XGBClassifier(n_estimators=20)
+
+
+class TestCatboostOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        catboost = pytest.importorskip("catboost")
+        return lambda: catboost.CatBoostClassifier(iterations=20)
+
+
+class TestRiverOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        pytest.importorskip("river")
+        from river import linear_model, multiclass, preprocessing
+
+        return lambda: (
+            preprocessing.StandardScaler() | multiclass.OneVsRestClassifier(linear_model.LogisticRegression())
+        )
+
+
+class TestOnnxOfSeveral(Several):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("skl2onnx")
+        return lambda: onnx(RandomForestClassifier(5))
+
+
+class TestTorch(RuntimeContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        pytest.importorskip("torch", reason="PyTorch is no part of the lock: its build for Linux brings 3 GB for GPUs")
+        return lambda: neural([8], epochs=3)
+
+
+class TestTorchNumbers(TestTorch):
+    classes = False
+
+
+class TestTorchOfSeveral(TestTorch):
+    several = True
+
+
+def narrow(inputs: int, outputs: int) -> Any:
+    import torch
+
+    return torch.nn.Sequential(torch.nn.Linear(inputs, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, outputs))
+
+
+def test_a_module_of_ones_own_is_found_by_its_name_and_refused_once_it_was_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is no part of the lock: its build for Linux brings 3 GB for GPUs")
+    contract = RuntimeContract()
+    runtime, found, saved = contract.fitted(lambda: neural(narrow, epochs=2))
+    inputs, _ = contract.data()
+    assert runtime.load(saved).predict(inputs).tobytes() == found.predict(inputs).tobytes()
+    monkeypatch.setitem(globals(), "narrow", lambda inputs, outputs: None)
+    with pytest.raises(Misuse, match="was changed since it was trained"):
+        runtime.load(saved)
+    with pytest.raises(Misuse, match="cannot be found by its name"):
+        contract.fitted(lambda: neural(lambda inputs, outputs: narrow(inputs, outputs)))
+
+
+def test_without_torch_the_extra_is_named() -> None:
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+
+        pytest.skip("PyTorch is here")
+    with pytest.raises(Misuse, match=r'runtime torch: torch is not installed. pip install "trimtab\[torch\]"'):
+        runtime_for(neural([4]))
+    for wrong in ({"layers": [0]}, {"epochs": 0}, {"learning_rate": 0.0}):
+        with pytest.raises(Misuse, match="neural: "):
+            neural(**wrong)  # type: ignore[arg-type]  # what somebody may write
 
 
 def test_a_river_model_with_code_inside_is_refused() -> None:

@@ -178,6 +178,11 @@ def test_missing_libraries_say_what_to_install() -> None:
     absent = missing_library("lightgbm", ModuleNotFoundError("No module named 'lightgbm'", name="lightgbm"))
     assert isinstance(absent, Misuse)
     assert 'pip install "trimtab[lightgbm]"' in str(absent)
+    part = missing_library("catboost.core", ModuleNotFoundError("No module named 'catboost'", name="catboost.core"))
+    assert 'pip install "trimtab[catboost]"' in str(part)
+    other = missing_library("forests", ModuleNotFoundError("No module named 'forests.deep'", name="forests.deep"))
+    assert isinstance(other, Misuse)
+    assert str(other) == "library forests.deep: it is not installed. pip install the distribution that has 'forests'"
     with pytest.raises(NotFound, match="there are lightgbm"):
         runtime_named("tensorflow")
 

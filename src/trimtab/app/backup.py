@@ -203,7 +203,7 @@ def _copy_parts(project: Project, to: Path) -> Positions:
 
 def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
     """Where the copies of views and tables stand, as they themselves say."""
-    from trimtab.features.online.store import POSITIONS_KEY, cursors_of
+    from trimtab.features.online.store import read_cursors
 
     tables: dict[str, dict[str, int]] = {}
     for path in sorted((to / "tables").glob("*")):
@@ -213,7 +213,7 @@ def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
     views: dict[str, dict[str, int]] = {}
     if (to / "online").exists():
         online = store.open(store_url("lmdb", to / "online"), "kv")
-        views = {view: cursor.positions for view, cursor in cursors_of(online.get(POSITIONS_KEY)).items()}
+        views = {view: cursor.positions for view, cursor in read_cursors(online).items()}
         online.close()
         (to / "online" / "lock.mdb").unlink()  # says who had it open
     return Positions(logs=logs, tables=tables, views=views)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,14 +14,16 @@ from numpy.typing import NDArray
 
 from trimtab.app.models import refuse_before
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.columns import Columns, column
+from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import Rows, read_rows
 from trimtab.features.definitions import Request
 from trimtab.serving.answering import Answerer
-from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
+from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
 from trimtab.serving.prediction_log import prediction_columns
+from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
     from trimtab.app.models import ServedModel
@@ -62,19 +66,21 @@ def answer_table(
     try:
         if mode == "precomputed":
             project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
-        manifest = score_table(
-            served.served(loaded),
-            table,
-            moments,
-            inputs=served.offline(loaded),
-            scorer=served.scorer(loaded),
-            log=project.predictions,
-            catalog=project.state.catalog,
-            clock=VirtualClock(made_at_us) if begun is None else project.clock,
-            batch_id=name,
-            mode=mode,
-            progress=progress,
-        )
+        with _scoring(project, name) as holder:
+            manifest = score_table(
+                served.served(loaded),
+                table,
+                moments,
+                inputs=served.offline(loaded),
+                scorer=served.scorer(loaded),
+                log=project.predictions,
+                catalog=project.state.catalog,
+                clock=VirtualClock(made_at_us) if begun is None else project.clock,
+                batch_id=name,
+                holder=holder,
+                mode=mode,
+                progress=progress,
+            )
         if mode == "precomputed":
             served.precomputed.put(_stored(project, served, manifest))
     finally:
@@ -85,11 +91,40 @@ def answer_table(
     return manifest
 
 
+@contextmanager
+def _scoring(project: Project, name: str) -> Iterator[str]:
+    """Who scores a batch, known by a file that the system unlocks when its process dies.
+
+    So whoever comes next takes a dead process's lease away at once. One that takes longer than this to lock its file
+    is not known to be alive, and not taken for dead either before its lease has run out.
+    """
+    folder, catalog = project.state.folder / "batches", project.state.catalog
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob(f"{name}.*.lock"):
+            dead = FileLock.take(path)
+            if dead is not None:
+                catalog.release(lease_of(name), path.name.split(".")[1])
+                path.unlink(missing_ok=True)
+                dead.release()
+        holder = uuid.uuid4().hex
+        own = folder / f"{name}.{holder}.lock"
+        lock = FileLock.take(own)
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot be written ({error}). Check space and access.") from error
+    try:
+        yield holder
+    finally:
+        own.unlink(missing_ok=True)
+        if lock is not None:
+            lock.release()
+
+
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
     """What makes a batch the same one: asking again for it, however much later, logs nothing twice."""
     columns = [
-        [name, column.dtype, bytes_hash(msgspec.msgpack.encode(column.to_list()))]
-        for name, column in table.by_name.items()
+        [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
+        for name, of_column in table.by_name.items()
     ]
     return content_hash([version, columns, at_us, mode])[:32]
 
@@ -111,21 +146,36 @@ def _stored(project: Project, served: ServedModel, manifest: Manifest) -> Iterat
 
 
 def _write(project: Project, manifest: Manifest, out: Path) -> None:
-    """The answers as a file, whole or not at all."""
+    """The answers as a file, whole or not at all.
+
+    Raises:
+        Unavailable: There is no room for it, or no access; the answers are logged, so the next try writes them alone.
+    """
     import duckdb
 
-    parts = [prediction_columns(part) for part in batch_predictions(manifest, project.predictions)]
-    parts = parts or [prediction_columns([])]
-    table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score"])
+    classes = project.registry.load(manifest.version).artifact.class_names
+    parts = [prediction_columns(part, classes) for part in batch_predictions(manifest, project.predictions)]
+    parts = parts or [prediction_columns([], classes)]
+    several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
+    table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
+    name = project.registry.get(manifest.version).name  # as every answer says it
+    table = table.replace({"version": column("str", [name] * table.rows)})
     partial = out.with_name(out.name + ".partial")
-    arrays = {name: column.values for name, column in table.by_name.items()}
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("answers", arrays)
-        connection.sql('SELECT * REPLACE (make_timestamptz("at") AS "at") FROM answers').to_view("shown")
-        shown = connection.table("shown")
-        if out.suffix == ".csv":
-            shown.write_csv(str(partial))
-        else:
-            shown.write_parquet(str(partial))
-    partial.rename(out)
+    arrays = {name: of_column.values for name, of_column in table.by_name.items()}
+    try:
+        with open_duckdb() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.register("answers", arrays)
+            connection.sql('SELECT * REPLACE (make_timestamptz("at") AS "at") FROM answers').to_view("shown")
+            shown = connection.table("shown")
+            if out.suffix == ".csv":
+                shown.write_csv(str(partial))
+            else:
+                shown.write_parquet(str(partial))
+        partial.rename(out)
+    except (duckdb.IOException, OSError) as error:
+        if partial.is_file():
+            partial.unlink()
+        raise Unavailable(
+            f"{out}: {error}. The answers are logged. Check free space and access, and run it again."
+        ) from error

@@ -109,14 +109,14 @@ def _run(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except TrimtabError as error:
         raise Misuse(f"{file}{_line(error, file)}: {error}") from error
-    except Exception as error:  # whatever a user's file may raise: named with its line, never passed over
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise: named with its line
         raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(file.parent))
     return module
 
 
-def _line(error: Exception, file: Path) -> str:
+def _line(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f", line {error.lineno}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]

@@ -12,6 +12,7 @@ import msgspec
 from trimtab.core.errors import Unavailable
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US
+from trimtab.store.durable_files import existing
 from trimtab.store.log_places import positions_before
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def disk_report(project: Project) -> Disk:
     budget = project.config.retention.budget_bytes
     red = over_budget(now.size_bytes, budget)
     frees_bytes, growth, notes = _outlook(project, now)
-    free = os.statvfs(project.state_folder)
+    free = os.statvfs(existing(project.state_folder))
     return Disk(
         folder=str(project.state_folder),
         parts=[Part(name=name, size_bytes=now.of(name), of=of) for name, of in now.parts.items()],

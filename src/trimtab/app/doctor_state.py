@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.hashing import bytes_hash, row_crc
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -21,12 +22,14 @@ def check_state(folder: Path) -> str:
         Corrupt: A store's head is damaged.
         Unavailable: A file cannot be read.
     """
+    from trimtab.app.state import REBUILD, RESTORE
+
     logs = catalogs = keyed = blobs = 0
     try:
         _check_folder(folder / "format.json")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             if path.name == "data.mdb":
-                _check_lmdb(path.parent)
+                _check_lmdb(path.parent, mend=REBUILD if path.parent == folder / "online" else RESTORE)
                 keyed += 1
             elif path.name == "format":
                 _check_blobs(path)
@@ -42,6 +45,70 @@ def check_state(folder: Path) -> str:
         raise Unavailable(f"{error.filename}: {error.strerror}. Give this user access to the state folder.") from error
     counts = {"catalogue": catalogs, "log file": logs, "key-value store": keyed, "blob store": blobs}
     return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n) or "empty"
+
+
+def lost_champions(folder: Path) -> tuple[int, list[tuple[str, str]]]:
+    """How many versions are in service, and of each whose artifact is lost which file, and how, and what to do."""
+    from trimtab.registry.loading import mend_lost
+    from trimtab.store.file_blob import blob_file
+
+    catalog = folder / "catalog.db"
+    if not catalog.exists():
+        return 0, []
+    champions, lost = _champions(catalog), list[tuple[str, str]]()
+    for version in champions:
+        digest = version.artifact
+        path = folder / "blob" / digest
+        try:
+            path = blob_file(folder / "blob", digest)
+            damaged = "does not match its hash" if bytes_hash(path.read_bytes()) != digest else ""
+        except FileNotFoundError:
+            damaged = "is missing"
+        except OSError as error:
+            damaged = f"cannot be read: {error.strerror}"
+        if damaged:
+            mend = mend_lost(version.model, imported=None if version.imported is None else version.imported.file)
+            lost.append((f"the artifact of {version.model}@{version.number} {damaged}: {path}", mend))
+    return len(champions), lost
+
+
+class _ImportedFile(msgspec.Struct, frozen=True):
+    """What is looked at of an `Imported`."""
+
+    file: str
+
+
+class _Champion(msgspec.Struct, frozen=True):
+    """What is looked at of a `Version`."""
+
+    model: str
+    number: int
+    artifact: str
+    imported: _ImportedFile | None = None
+
+
+def _champions(catalog: Path) -> list[_Champion]:
+    query = (
+        'SELECT version."key", version.revision, version.body, version.crc FROM record AS move, record AS version '
+        "WHERE move.kind = 'alias' AND move.\"key\" LIKE '%/champion' AND version.kind = 'version' "
+        "AND move.body != CAST('null' AS BLOB) AND version.\"key\" = json_extract(CAST(move.body AS TEXT), '$.version')"
+    )
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(catalog))}?mode=ro", uri=True)
+        try:
+            rows = connection.execute(query).fetchall()
+        finally:
+            connection.close()
+        for key, revision, body, crc in rows:
+            if crc != row_crc("version", key, revision, body):
+                raise Corrupt(f"{catalog}: record version/{key} is damaged. Restore it from a backup.")
+        return [msgspec.json.decode(body, type=_Champion) for _, _, body, _ in rows]
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return []  # just made
+        raise Unavailable(f"{catalog}: cannot be read now ({error}). Try again.") from error
+    except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+        raise Corrupt(f"{catalog}: {error}. Restore it from a backup.") from error
 
 
 def _check_folder(file: Path) -> None:
@@ -96,30 +163,15 @@ def _check_catalog(path: Path) -> None:
         )
 
 
-def _check_lmdb(folder: Path) -> None:
-    import lmdb
+def _check_lmdb(folder: Path, *, mend: str) -> None:
+    """Read one whole key-value store, every value against its checksum."""
+    from trimtab.store.lmdb_kv import LmdbKeyValue
 
-    from trimtab.store.lmdb_environment import FORMAT, FORMAT_KEY
-
-    try:
-        environment = lmdb.open(str(folder), readonly=True, create=False, max_dbs=0)
-        try:
-            with environment.begin() as transaction:
-                found = transaction.get(FORMAT_KEY)
-        finally:
-            environment.close()
-    except lmdb.Error as error:
-        raise Corrupt(f"{folder}: {error}. Delete the folder: it is a view, and is made again from the log.") from error
-    if found is not None and bytes(found) != str(FORMAT).encode():
-        version = bytes(found).decode("ascii", "replace")
-        raise Misuse(
-            f"{folder}: key-value format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it."
-        )
+    with LmdbKeyValue(folder, mend=mend) as values:
+        values.check()
 
 
 def _check_blobs(path: Path) -> None:
-    from trimtab.store.file_blob import FORMAT
+    from trimtab.store.file_blob import check_format
 
-    found = path.read_text("ascii", "replace").strip()
-    if found != str(FORMAT):
-        raise Misuse(f"{path}: blob format {found!r}, this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
+    check_format(path, path.read_text("ascii", "replace").strip())

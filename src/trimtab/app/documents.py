@@ -74,17 +74,17 @@ def differences(before: Document, now: Document) -> list[str]:
     for part in dict.fromkeys([*before.parts, *now.parts]):
         one, other = before.parts.get(part), now.parts.get(part)
         if one is None or other is None:
-            there = _phrase(one or other or {})
+            there = phrase_of(one or other or {})
             out.append(f"{part}: {there} -> removed" if other is None else f"{part}: new, {there}")
         else:
-            changed = list(_changed(one, other))
+            changed = list(part_differences(one, other))
             out += [f"{part}: {', '.join(changed)}"] if part and changed else changed
     return out
 
 
 def note_differences(before: Document, now: Document) -> list[str]:
     """What changed for people."""
-    return list(_changed(before.notes, now.notes))
+    return list(part_differences(before.notes, now.notes))
 
 
 def words_of(struct: msgspec.Struct) -> Part:
@@ -129,7 +129,8 @@ def _model(model: Model) -> dict[str, Part]:
     parts: dict[str, Part] = {
         "": {
             "request": model.request.name,
-            "label": f"{expression_words(label.value)} of {label.source.name} by {label.key}",
+            "label": f"{expression_words(label.value)} of {label.source.name} by {label.key}"
+            + (f", one of {', '.join(label.class_names)}" if label.classes else ""),
             "wait": format_duration(label.wait_us),
             "metric": model.metric,
             "estimator": f"code {code_hash(model.estimator)[:8]}",
@@ -145,24 +146,28 @@ def _model(model: Model) -> dict[str, Part]:
 
 
 def _deployment(deployment: Deployment) -> Part:
-    rules = [f"{type(rule).__name__} {_phrase(words_of(rule))}" for rule in deployment.retrain.any_of]
+    asked = {} if deployment.approval_us is None else {"approval": format_duration(deployment.approval_us)}
+    rules = [f"{type(rule).__name__} {phrase_of(words_of(rule))}" for rule in deployment.retrain.any_of]
     return {
         "retrain": " or ".join(rules) or "never",
-        "gate": _phrase(words_of(deployment.gate)) or "usual",
+        "gate": phrase_of(words_of(deployment.gate)) or "usual",
         "learn": deployment.learn,
         "cooldown": format_duration(deployment.cooldown_us),
         "settle": format_duration(deployment.settle_us),
+        **asked,
     }
 
 
-def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """What changed of one part, field by field: `over 7d -> 14d`."""
     for field in dict.fromkeys([*before, *now]):
         one, other = before.get(field, "none"), now.get(field, "none")
         if one != other:
             yield f"{field} {one} -> {other}".strip()
 
 
-def _phrase(part: Part) -> str:
+def phrase_of(part: Part) -> str:
+    """A part in one line."""
     return ", ".join(f"{field} {words}".strip() for field, words in part.items())
 
 

@@ -1,7 +1,7 @@
-"""`trimtab forget`: erase whom an entity's key names from everything that the project keeps. # D26
+"""`trimtab forget`: erase whom an entity's keys name from everything that the project keeps. # D26
 
 A run finds what there is, writes down what it is about to do (without the key), does it, and ends with a row in the
-ledger. A run that was stopped is finished by the next one for the same key: each of its steps may be done twice.
+ledger. A run that was stopped is finished by the next one for the same keys: each of its steps may be done twice.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,17 +19,24 @@ import msgspec
 from trimtab.app.lease import Lease
 from trimtab.app.materialising import writing_tables
 from trimtab.app.retention import LEASE as RETENTION
+from trimtab.app.state import ASIDE
 from trimtab.app.subjects import Subject
 from trimtab.app.traces import SeenSet, Traces, find_traces, open_tables, partitions_of
 from trimtab.app.views import LEASE
 from trimtab.core.columns import Columns
-from trimtab.core.errors import Conflict, NotFound
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import format_moment
+from trimtab.features.definitions import View
+from trimtab.features.online.history import SourceRows
+from trimtab.features.online.mend import Gone, Read, mend
 from trimtab.features.online.store import OnlineStore
-from trimtab.serving.spool import Spool
+from trimtab.serving.noted_log import NotedLog
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.spool import remove_spools
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
+from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Catalog, Log, Put, Remove
 
 if TYPE_CHECKING:
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
 ACT = "forget"
 KIND = "forget"  # of the catalogue's records of runs that are not finished, by the key's hash
 _SALT = "forget_salt"
-_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo")  # what is made from the logs and can be made again
+_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", ASIDE)  # what is made from the logs and can be made again
+_NAMED = 10  # keys of which nothing was found
 _LEAST_BYTES = 6  # a shorter key is found in any file by chance
 _WORDS = {
     "events": "events",
@@ -59,6 +67,8 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     """What an erasure did, or would do."""
 
     entity: str
+    keys: int  # how many were asked for
+    nothing: list[str]  # those of which nothing was found
     columns: dict[str, list[str]]  # by source: where the key was looked for
     counts: dict[str, int]  # by place
     sources: dict[str, int]  # events by source
@@ -67,14 +77,18 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     workspaces: list[str]  # folders with copies, left behind by simulations, demos and joins
     residue: list[str]  # files of the state folder that have the key's bytes afterwards
     dry_run: bool
-    key_hash: str
-    ledger_row: int | None
+    key_hash: str  # of all keys of a run together where it has several; each has its own in its row of the ledger
+    ledger_row: int | None  # the last one: there is one a key
 
     def lines(self) -> list[str]:
         """The same for people."""
         verb = "would go" if self.dry_run else "erased"
         counts = {_WORDS[place]: n for place, n in self.counts.items() if place != "training_sets"}
-        out = [f"{self.entity}: {verb}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())]
+        who = self.entity if self.keys == 1 else f"{self.keys:,} keys of {self.entity}"
+        out = [f"{who}: {verb}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())]
+        if self.nothing:
+            more = f" and {len(self.nothing) - _NAMED:,} more" if len(self.nothing) > _NAMED else ""
+            out.append(f"  nothing was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
         out += [f"  {n:,} events of {source}" for source, n in sorted(self.sources.items())]
         out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
@@ -108,7 +122,7 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
 def forget(
     project: Project,
     entity: str,
-    keys: Sequence[str],
+    keys: Sequence[Sequence[str]],
     *,
     why: str,
     dry_run: bool,
@@ -116,25 +130,29 @@ def forget(
     actor: str,
 ) -> Forgotten:
     """See `Project.forget`."""
-    subject = Subject(project.definitions, project.sources, entity, keys)
+    if not keys:
+        raise Misuse(f"forget: no key of {entity!r} was given. Give one, or several.")
+    subject = Subject(project.definitions, project.sources, entity, *keys)
     if dry_run:
         digest = _digest(subject, _salt(project, make=False))
-        run = _joined(_pending(project, digest), _planned(project, find_traces(project, subject)))
-        _refuse_nothing(project, subject, run, digest, sets=True)
+        run = _joined(_pending(project, subject, digest), _planned(project, find_traces(project, subject)))
+        _refuse_nothing(project, subject, run, sets=True)
         return _result(project, subject, run, digest, dry_run=True)
     with _alone(project):
-        digest = _digest(subject, _salt(project, make=True))
+        salt = _salt(project, make=True)
+        digest = _digest(subject, salt)
         _empty_spools(project)
         traces = find_traces(project, subject)
-        run = _joined(_pending(project, digest), _planned(project, traces))
-        _refuse_nothing(project, subject, run, digest, sets=training_sets)
+        before = _pending(project, subject, digest)
+        run = _joined(before, _planned(project, traces))
+        _refuse_nothing(project, subject, run, sets=training_sets)
         run = msgspec.structs.replace(run, why=why or run.why)
         project.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
-        _erase(project, traces, run)
+        _erase(project, traces, run, resumed=before is not None)
         if training_sets:
             for one in run.sets:
                 project.state.blob.delete(one.blob)
-        row = _write_down(project, subject, run, digest, actor=actor, deleted=training_sets)
+        row = _write_down(project, subject, run, salt, actor=actor, deleted=training_sets)
     return _result(project, subject, run, digest, dry_run=False, row=row)
 
 
@@ -147,8 +165,11 @@ def unfinished(catalog: Catalog) -> list[str]:
     ]
 
 
-def _erase(project: Project, traces: Traces, run: _Run) -> None:
-    """Every step may be done again. The log comes first: what is made of it is made anew from it."""
+def _erase(project: Project, traces: Traces, run: _Run, *, resumed: bool) -> None:
+    """Every step may be done again. The log comes first: what is made of it is made anew from it.
+
+    A run that was resumed cannot know whom the one before had found: views are filled anew then.
+    """
     state = project.state
     found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
     for name, log in _logs(project).items():
@@ -161,7 +182,7 @@ def _erase(project: Project, traces: Traces, run: _Run) -> None:
     if run.counts["stored_answers"]:
         state.answers.erase(traces.answers)
     if run.sources:
-        _rebuild(project, set(run.sources))
+        _mend(project, run.sources.keys(), None if resumed else traces.gone)
     for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: nobody trains now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
@@ -170,15 +191,21 @@ def _erase(project: Project, traces: Traces, run: _Run) -> None:
 
 def _empty_spools(project: Project) -> None:
     """Bring answers that a killed service noted to the log, where they are found, and remove the notes."""
-    folder = project.state.folder / "spool"
+    folder, answers = project.state.spools, project.state.predictions
+    if isinstance(answers, NotedLog):
+        answers.let_go()
     if folder.is_dir():
-        Spool(folder, project.predictions).close()
-        for path in folder.glob("spool-????"):
-            path.unlink()
+        remove_spools(folder, PredictionLog(project.state.written_predictions))
 
 
-def _rebuild(project: Project, sources: set[str]) -> None:
-    """Make the online state of every view of these sources anew from the log, and keep no page of the old one."""
+def _mend(project: Project, sources: Collection[str], gone: Mapping[str, Sequence[Gone]] | None) -> None:
+    """Make the online state of these sources' views what the log gives now, and keep no page of what it was.
+
+    Args:
+        project: Whose.
+        sources: Of which events were erased.
+        gone: By source, what is known of these; None: nothing, so all of these views are filled anew.
+    """
     if not (project.state.folder / "online").exists():
         return
     kv = project.state.online
@@ -186,31 +213,48 @@ def _rebuild(project: Project, sources: set[str]) -> None:
     every = project.views.views
     touched = [view for view in every if view.source.name in sources]
     OnlineStore(kv, every).drop_others()
+    if touched and gone is not None:
+        store = OnlineStore(kv, touched)
+        touched = [store.plans[name].view for name in mend(store, gone, _reader(project, touched))]
     if touched:
         OnlineStore(kv, touched).reset()
     kv.erase()
     kv.release_writer()
 
 
-def _write_down(project: Project, subject: Subject, run: _Run, digest: str, *, actor: str, deleted: bool) -> Decision:
+def _reader(project: Project, views: Sequence[View]) -> Read:
+    """Reads the records of a source, also those that are in tables of record alone."""
+    log = project.state.events
+    truncated = any(begin_of(log, name, last) for name, last in log.positions().items())
+    moved = project.state.moved([view.source for view in views]) if truncated else None
+    return lambda source, positions, only: SourceRows(log, source, positions, moved=moved, only=only)
+
+
+def _write_down(project: Project, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
+    """A row for each key that was there, so that each can be asked for by its hash; the counts are those of the run."""
+    met = [key for key in subject.keys if key in subject.met] or list(subject.keys)
     versions = sorted({version for one in run.sets for version in one.versions})
-    entry = Entry(
-        at_us=project.clock.now_us(),
-        model="*",
-        act=ACT,
-        cause=run.why or "No reason was given.",
-        actor=actor,
-        evidence={
-            "entity": subject.entity,
-            "key_hash": digest,
-            **run.counts,
-            "sets": ", ".join(one.blob[:12] for one in run.sets) or None,
-            "versions": ", ".join(versions) or None,
-            "learners": ", ".join(_learners(project, subject)) or None,
-            "sets_deleted": deleted,
-        },
-    )
-    return Ledger(project.state.catalog).write([entry], [Remove(KIND, digest)])[0]
+    entries = [
+        Entry(
+            at_us=project.clock.now_us(),
+            model="*",
+            act=ACT,
+            cause=run.why or "No reason was given.",
+            actor=actor,
+            evidence={
+                "entity": subject.entity,
+                "key_hash": _hashed(subject, key, salt),
+                **({"keys": len(met)} if len(met) > 1 else {}),
+                **run.counts,
+                "sets": ", ".join(one.blob[:12] for one in run.sets) or None,
+                "versions": ", ".join(versions) or None,
+                "learners": ", ".join(_learners(project, subject)) or None,
+                "sets_deleted": deleted,
+            },
+        )
+        for key in met
+    ]
+    return Ledger(project.state.catalog).write(entries, [Remove(KIND, _digest(subject, salt))])[-1]
 
 
 def _planned(project: Project, traces: Traces) -> _Run:
@@ -263,14 +307,16 @@ def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
     )
 
 
-def _refuse_nothing(project: Project, subject: Subject, run: _Run, digest: str, *, sets: bool) -> None:
+def _refuse_nothing(project: Project, subject: Subject, run: _Run, *, sets: bool) -> None:
     if any(n for place, n in run.counts.items() if place != "training_sets" or sets):
         return
     places = "; ".join(f"{s}: {', '.join(c)}" for s, c in _shown_places(subject).items())
     said = ""
-    before = [d for d in Ledger(project.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") == digest]
+    hashes = {_hashed(subject, key, _salt(project, make=False)) for key in subject.keys}
+    before = [d for d in Ledger(project.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") in hashes]
     if before:
-        said += f" It was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})."
+        it = "It" if len(subject.keys) == 1 else "The last of them"
+        said += f" {it} was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
         said += f" Training sets with rows of it: {len(run.sets)}; --training-sets deletes those."
     raise NotFound(f"forget: nothing of {subject.shown} is there ({places}).{said} Nothing was changed.")
@@ -281,6 +327,8 @@ def _result(
 ) -> Forgotten:
     return Forgotten(
         entity=subject.entity,
+        keys=len(subject.keys),
+        nothing=[", ".join(key) for key in subject.keys if key not in subject.met] if len(subject.keys) > 1 else [],
         columns=_shown_places(subject),
         counts=run.counts,
         sources=run.sources,
@@ -316,18 +364,21 @@ def _workspaces(folder: Path) -> Iterator[str]:
 
 
 def _residue(folder: Path, subject: Subject) -> Iterator[str]:
-    """Files that have the key's bytes; not looked for when it is so short that they would be there by chance."""
-    needle = max((key.encode() for key in subject.keys), key=len)
-    if len(needle) < _LEAST_BYTES:
+    """Files that have a key's bytes; not looked for when it is so short that they would be there by chance."""
+    longest = [max((part.encode() for part in key), key=len) for key in subject.keys]
+    needles = [needle for needle in longest if len(needle) >= _LEAST_BYTES]
+    if not needles:
         return
+    most = max(map(len, needles))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             tail = b""
             while block := file.read(1 << 20):
-                if needle in tail + block:
+                there = tail + block
+                if any(needle in there for needle in needles):
                     yield str(path.relative_to(folder))
                     break
-                tail = block[-len(needle) :]
+                tail = block[-most:]
 
 
 @contextmanager
@@ -348,9 +399,12 @@ def _alone(project: Project) -> Iterator[None]:
         yield
 
 
-def _pending(project: Project, digest: str) -> _Run | None:
+def _pending(project: Project, subject: Subject, digest: str) -> _Run | None:
     record = project.state.catalog.get(KIND, digest)
-    return None if record is None else msgspec.json.decode(record.body, type=_Run)
+    if record is None:
+        return None
+    subject.met.update(subject.keys)  # of which of them something was found then, nobody can tell any more
+    return msgspec.json.decode(record.body, type=_Run)
 
 
 def _salt(project: Project, *, make: bool) -> bytes:
@@ -364,9 +418,15 @@ def _salt(project: Project, *, make: bool) -> bytes:
     return b"" if record is None else bytes.fromhex(msgspec.json.decode(record.body, type=str))
 
 
-def _digest(subject: Subject, salt: bytes) -> str:
-    what = msgspec.msgpack.encode([subject.columns, subject.keys])
+def _hashed(subject: Subject, key: Sequence[str], salt: bytes) -> str:
+    what = msgspec.msgpack.encode([subject.columns, key])
     return hashlib.blake2b(what, key=salt, digest_size=16).hexdigest()
+
+
+def _digest(subject: Subject, salt: bytes) -> str:
+    """The hash of a key, or of several together, in whatever order."""
+    hashes = sorted(_hashed(subject, key, salt) for key in subject.keys)
+    return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
 def _logs(project: Project) -> dict[str, Log]:

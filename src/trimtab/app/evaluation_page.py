@@ -7,36 +7,77 @@ from pathlib import Path
 import msgspec
 
 from trimtab.app.evaluation_text import (
+    balance_table,
+    choice_table,
+    class_table,
+    confusion_table,
     figure_table,
+    fold_table,
     higher_slices,
+    influence_table,
+    interval_shown,
+    leak_lines,
     period_table,
     ranked_features,
     shown,
     slice_table,
     threshold_table,
 )
-from trimtab.core.errors import NotFound
+from trimtab.app.searches import Searched, search_of, trial_table
+from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.time import format_moment, moment_us
 from trimtab.registry import Registry, Version
-from trimtab.report import Bar, CalibrationPoint, Page, Series, bar_chart, calibration_plot, curve_chart, line_chart
+from trimtab.registry.versions import possibly_seen
+from trimtab.report import (
+    Bar,
+    CalibrationPoint,
+    Page,
+    Series,
+    Swarm,
+    Table,
+    bar_chart,
+    calibration_plot,
+    curve_chart,
+    line_chart,
+    swarm_chart,
+)
 from trimtab.stats.scores import CalibrationBin
-from trimtab.store.ports import Blob
+from trimtab.store.durable_files import write_durably
+from trimtab.store.ports import Blob, Catalog
 from trimtab.training.evaluation import Evaluation, load_evaluation
 
 _MOST_FEATURES = 20
+_MOST_TRIALS = 30
 
 
-def write_evaluation(registry: Registry, blob: Blob, reference: str, to: Path) -> Path:
-    """Write a version's page into the file or folder `to`; its card as Markdown and its figures as JSON beside it."""
+def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference: str, to: Path) -> Path:
+    """Write a version's page into the file or folder `to`; its card as Markdown and its figures as JSON beside it.
+
+    Raises:
+        NotFound: Neither it nor the version it refits was evaluated.
+        Unavailable: There is no room for a file, or no access; none is half there.
+    """
     version = registry.get(reference)
     evaluation = evaluation_of(registry, blob, version)
-    judged = version if version.refit_of is None else registry.get(version.refit_of)
+    judged = registry.as_known(version if version.refit_of is None else registry.get(version.refit_of))
     file = to if to.suffix == ".html" else to / f"{version.name.replace('@', '-')}.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(evaluation_page(judged, evaluation), "utf-8")
-    file.with_suffix(".md").write_text(registry.card(version), "utf-8")
-    document = {"version": version.name, "address": version.id, "judged": judged.name, "evaluation": evaluation}
-    file.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(document)))
+    searched = search_of(catalog, version.model, judged.chosen)
+    document: dict[str, object] = {"version": version.name, "address": version.id, "judged": judged.name}
+    document |= {"evaluation": evaluation} | ({} if searched is None else {"search": searched})
+    contents = {
+        ".html": evaluation_page(judged, evaluation, searched).encode(),
+        ".md": registry.card(version).encode(),
+        ".json": msgspec.json.format(msgspec.json.encode(document)),
+    }
+    path = file.parent
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for suffix, content in contents.items():
+            path = file.with_suffix(suffix)
+            write_durably(path, content)
+    except OSError as error:
+        again = f"Check free space and access, then run: trimtab report {version.name}"
+        raise Unavailable(f"{path}: {error.strerror}. {again}") from error
     return file
 
 
@@ -54,21 +95,33 @@ def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluatio
     return load_evaluation(judged.evaluation, blob)
 
 
-def evaluation_page(version: Version, evaluation: Evaluation) -> str:
+def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched | None = None) -> str:
     """A self-contained HTML page about the evaluation of one version."""
     window = f"{format_moment(evaluation.start_us)[:16]} to {format_moment(evaluation.end_us)[:16]} UTC"
-    page = Page(f"{version.name}: evaluation", f"{evaluation.rows:,} labelled rows it had not seen, {window}")
+    known = possibly_seen(version, evaluation.start_us)
+    rows = f"{evaluation.rows:,} labelled rows{'' if known else ' it had not seen'}"
+    page = Page(f"{version.name}: evaluation", f"{rows}, {window}. {known}".removesuffix(". "))
     _how_good(page, version, evaluation)
+    if evaluation.classes:
+        _by_class(page, evaluation)
     if evaluation.calibration:
         _calibration(page, version, evaluation)
     if evaluation.thresholds is not None:
         _thresholds(page, evaluation)
+    if evaluation.choices is not None:
+        _choices(page, evaluation)
     if evaluation.slices:
         _slices(page, evaluation)
     _periods(page, evaluation)
     _importance(page, evaluation)
+    if evaluation.folds:
+        _backtest(page, evaluation)
     if len(evaluation.learning_curve) > 1:
         _learning(page, evaluation)
+    if evaluation.leaks is not None:
+        _learnt_from(page, evaluation)
+    if searched is not None:
+        _search(page, searched)
     page.heading("What it is")
     page.facts(
         {
@@ -82,6 +135,16 @@ def evaluation_page(version: Version, evaluation: Evaluation) -> str:
         }
     )
     return page.render()
+
+
+def _search(page: Page, searched: Searched) -> None:
+    page.heading("How its parameters were found")
+    found = searched.lines(most=0)[:3]
+    page.paragraph(f"{found[0].partition(': ')[2].capitalize()}; {found[1]}. {found[2].capitalize()}.")
+    page.paragraph(
+        "The best of many trials on the same rows looks a little too good there; no figure above is of these rows."
+    )
+    page.table(trial_table(searched, most=_MOST_TRIALS))
 
 
 def _how_good(page: Page, version: Version, evaluation: Evaluation) -> None:
@@ -101,8 +164,17 @@ def _how_good(page: Page, version: Version, evaluation: Evaluation) -> None:
         page.paragraph(f"Could not be had: {', '.join(missing)}.")
 
 
+def _by_class(page: Page, evaluation: Evaluation) -> None:
+    page.heading("By class")
+    page.paragraph("Each class against all others; a row is answered as its likeliest class.")
+    page.table(class_table(evaluation))
+    page.table(confusion_table(evaluation))
+
+
 def _calibration(page: Page, version: Version, evaluation: Evaluation) -> None:
     page.heading("Calibration")
+    if evaluation.classes:
+        page.paragraph("Of the likeliest class: its chance, and how often it was the label.")
     curves = [(version.name, _points(evaluation.calibration))]
     if evaluation.raw_calibration:
         curves.append(("before calibration", _points(evaluation.raw_calibration)))
@@ -132,6 +204,26 @@ def _thresholds(page: Page, evaluation: Evaluation) -> None:
         page.figure(
             curve_chart(found.curve, title="Cost a row by threshold", x_label="yes from this score on", places=places)
         )
+
+
+def _choices(page: Page, evaluation: Evaluation) -> None:
+    found = evaluation.choices
+    assert found is not None  # the caller asked
+    names = [one.name for one in evaluation.classes]
+    page.heading("Which class to answer")
+    saved = f"{shown(found.saved)} a row ({interval_shown(found.saved_interval)})"
+    page.paragraph(
+        "What wrong answers cost, and what answering costs on these rows. The class of least expected cost saves "
+        f"{saved} against the likeliest; it is the best answer where chances are right. Answers have the likeliest "
+        "class as their prediction; trimtab.stats.cheapest_class takes their scores and gives the other."
+    )
+    page.table(
+        Table(
+            headers=("truth \\ answer", *names),
+            rows=tuple((name, *(f"{cost:g}" for cost in row)) for name, row in zip(names, found.costs, strict=True)),
+        )
+    )
+    page.table(choice_table(evaluation))
 
 
 def _slices(page: Page, evaluation: Evaluation) -> None:
@@ -189,6 +281,61 @@ def _importance(page: Page, evaluation: Evaluation) -> None:
         page.paragraph(f"Importance by {evaluation.importance_kind}, on the rows that it was fitted on.")
         shares = sorted(evaluation.importance.items(), key=lambda item: -item[1])[:_MOST_FEATURES]
         page.figure(bar_chart([Bar(label=name, value=value) for name, value in shares], title="importance"))
+    if evaluation.influences or evaluation.no_influences:
+        _contributions(page, evaluation)
+
+
+def _contributions(page: Page, evaluation: Evaluation) -> None:
+    page.heading("What moves its answers", 3)
+    if not evaluation.influences:
+        page.paragraph(f"No SHAP values: {evaluation.no_influences}")
+        return
+    page.paragraph(
+        "SHAP values on these rows: what each feature adds to the raw score (log odds of a class, the number, the log "
+        "of a count; of several classes each has its own) against an average row; a calibration comes after it. Of "
+        "features that tell the same, the share of each says little. They tell what the model does, not what causes "
+        "what."
+    )
+    lines = [Swarm(label=one.name, points=one.points) for one in evaluation.influences if one.points]
+    title = "Contributions to the raw score"
+    if lines:
+        page.figure(swarm_chart(lines, title=title, x_label="contribution", shades="value of the feature"))
+    page.table(influence_table(evaluation, most=_MOST_FEATURES))
+
+
+def _backtest(page: Page, evaluation: Evaluation) -> None:
+    page.heading("Walking forward before these rows")
+    page.paragraph(
+        f"{evaluation.metric} of the same recipe on each fold, fitted on what was known when the fold began. The "
+        "spread of the folds says how much a single window, like that of the figures above, can mislead."
+    )
+    bars = [
+        Bar(
+            label=f"{format_moment(one.start_us)[:10]} to {format_moment(one.end_us)[:10]}",
+            value=one.value,
+            low=None if one.interval is None else one.interval.low,
+            high=None if one.interval is None else one.interval.high,
+        )
+        for one in evaluation.folds
+        if one.value is not None
+    ]
+    if bars:
+        page.figure(bar_chart(bars, title=f"{evaluation.metric} by fold"))
+    page.table(fold_table(evaluation))
+
+
+def _learnt_from(page: Page, evaluation: Evaluation) -> None:
+    page.heading("What it learnt from")
+    if evaluation.balance:
+        page.table(balance_table(evaluation))
+    page.heading("Leaks", 3)
+    for line in leak_lines(evaluation):
+        page.note(line)
+    if not evaluation.leaks:
+        page.paragraph(
+            "None found: no feature foretells the label too well alone, no column of the request holds what came "
+            "later, labels are not known before their time, and no row stands on both sides of the split."
+        )
 
 
 def _learning(page: Page, evaluation: Evaluation) -> None:

@@ -14,18 +14,20 @@ from trimtab.app.retention_needs import labels_from_us
 from trimtab.app.state import kept_from
 from trimtab.app.training_data import request_shape
 from trimtab.core.columns import Columns
-from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import Decision, GateRecord, Prediction
 from trimtab.core.time import format_moment
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.serving.answering import NO_VIEW
-from trimtab.training.artifact import decode_artifact
+from trimtab.training.artifact import Artifact, decode_artifact, scorer_for
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
     from trimtab.registry import Version
+
+_NEAR = 1e-6  # a stored version's answer to the one that was given
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -36,6 +38,22 @@ class Input(msgspec.Struct, frozen=True):
     reason: str | None  # None: computed from the request itself
     text: str | None = None  # of a category, whose `value` is its number in the version's vocabulary
     unseen: bool = False  # a text that training did not see, so that `value` is None
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What one feature added to the raw score of an answer."""
+
+    feature: str
+    added: float
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """How an answer's raw score (log odds of a class, the number, the log of a count) is made up: SHAP values."""
+
+    base: float  # what an average row scores
+    raw: float  # the base and all shares; a calibration comes after it
+    shares: tuple[Share, ...]  # the greatest first
+    of: str | None = None  # of several classes: the one whose raw score it is
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,42 +68,62 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     mode: str
     flags: tuple[str, ...]
-    score: float
+    score: float  # with `scores` that of the likeliest class
     made_at: str
     as_of: str
     positions: dict[str, int]
     inputs: list[Input]
+    shares: Shares | None  # None: see `no_shares`
+    no_shares: str | None
     trained_until: str
     training_rows: int
     training_set: str
     gate: GateRecord | None
     promoted: Decision | None
-    label: float | None
+    label: float | str | None  # of several classes the true one
     label_state: str
+    answer: str | None = None  # the likeliest class, of a model of several
+    scores: dict[str, float] | None = None  # the chance of each, as declared
+    imported: str | None = None  # the file that the version came from; None: it was trained here
 
     def lines(self) -> list[str]:
         """The same for people."""
         out = [
-            f"{self.prediction}: {self.model} answered {self.score:.4f} to {self.request_id}",
+            f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
             f"  made {self.made_at} as of {self.as_of} (log {_positions(self.positions)}), mode {self.mode}"
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
             "  asked " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
             *([f"  {self.request_note}"] if self.request_note else []),
-            f"  by {self.version} ({self.address[:12]}), trained on {self.training_rows:,} labels known at "
-            f"{self.trained_until}",
+            f"  by {self.version} ({self.address[:12]}), "
+            + (
+                f"imported from {self.imported}, which may know all until {self.trained_until}"
+                if self.imported
+                else f"trained on {self.training_rows:,} labels known at {self.trained_until}"
+            ),
         ]
         out += [f"  gate {self.gate.id}: {self.gate.reason}"] if self.gate else ["  no gate record"]
         if self.promoted:
             when, row = format_moment(self.promoted.at_us), self.promoted.sequence
             out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
-        out.append(f"  truth: {self.label_state}" + ("" if self.label is None else f", {self.label:g}"))
+        truth = f"{self.label:g}" if isinstance(self.label, float) else self.label
+        out.append(f"  truth: {self.label_state}" + ("" if truth is None else f", {truth}"))
         width = max((len(one.feature) for one in self.inputs), default=0)
         for one in self.inputs:
             number = "null" if one.value is None else f"{one.value:.6g}"
             remark = "" if one.reason in (None, "found") else f"  ({one.reason})"
             remark = "  (unseen in training)" if one.unseen else remark
             out.append(f"    {one.feature:{width}}  {number if one.text is None else one.text or repr('')}{remark}")
+        if self.shares is None:
+            return [*out, f"  no contributions: {self.no_shares}"]
+        of = "" if self.shares.of is None else f" of {self.shares.of}"
+        out.append(f"  raw score{of} {self.shares.raw:.4g} = {self.shares.base:.4g} (an average row)")
+        out += [f"    {one.added:+.4f}  {one.feature}" for one in self.shares.shares]
         return out
+
+    def _answer(self) -> str:
+        if self.scores is None:
+            return f"{self.score:.4f}"
+        return f"{self.answer} ({', '.join(f'{name} {chance:.4f}' for name, chance in self.scores.items())})"
 
 
 def explain(project: Project, prediction_id: str) -> Explanation:
@@ -104,6 +142,7 @@ def explain(project: Project, prediction_id: str) -> Explanation:
             "Restore the prediction log or the version's blob."
         )
     request, note = _request(project, prediction, version)
+    shares, no_shares = _shares(artifact, values, prediction.score)
     return Explanation(
         prediction=prediction.id,
         request_id=prediction.request_id,
@@ -126,14 +165,43 @@ def explain(project: Project, prediction_id: str) -> Explanation:
             artifact.encoding.vocabularies,
             partial(_texts, project, prediction, version),
         ),
+        shares=shares,
+        no_shares=no_shares,
         trained_until=format_moment(version.cut_us),
         training_rows=version.rows,
+        imported=None if version.imported is None else version.imported.file,
         training_set=version.training_set,
         gate=gates[-1] if gates else None,
         promoted=promoted[-1] if promoted else None,
         label=label,
         label_state=state,
+        answer=prediction.prediction,
+        scores=prediction.scores,
     )
+
+
+def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
+    """What each feature added, or why that cannot be said."""
+    from trimtab.training.contributions import contributions
+
+    row = np.array([values], np.float64)
+    try:
+        found = contributions(artifact, row)
+        answers = scorer_for(artifact).predict(row)[0]
+        off = abs(float(np.max(answers)) - score)
+    except (Misuse, Unavailable) as error:  # this kind of model has none, or its library is not here
+        return None, str(error)
+    if not off <= _NEAR * max(1.0, abs(score)):
+        return None, f"the stored version answers {off:.3g} away; a learner has learnt since, or the machine is another"
+    of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
+    if found.classes:  # of two that were fitted there is one raw score: that of the second
+        told = artifact.class_names[int(np.argmax(answers))]
+        of = told if told in found.classes else found.classes[-1]
+        place = found.classes.index(of)
+        values_of, base, raw = values_of[:, place], base[place], raw[place]
+    added = zip(found.names, values_of.tolist(), strict=True)
+    shares = sorted((Share(name, value) for name, value in added), key=lambda one: -abs(one.added))
+    return Shares(float(base), float(raw), tuple(shares), of), None
 
 
 def _with_texts(
@@ -189,7 +257,7 @@ def _request(project: Project, prediction: Prediction, version: Version) -> tupl
     return {str(place): value for place, value in enumerate(row, 1)}, note
 
 
-def _truth(project: Project, prediction: Prediction) -> tuple[float | None, str]:
+def _truth(project: Project, prediction: Prediction) -> tuple[float | str | None, str]:
     model = project.definitions.models.get(prediction.model)
     if model is None:
         return None, "unknown, the model is not declared any more"
@@ -203,7 +271,10 @@ def _truth(project: Project, prediction: Prediction) -> tuple[float | None, str]
     key = int(prediction.request_id) if model.request.key_dtype == "int" else prediction.request_id
     found = index.join([key], np.array([prediction.at_us]), project.clock.now_us())
     state = LABEL_STATES[int(found.state[0])]
-    return (None if state in ("pending", "missing") else float(found.values[0])), state
+    if state in ("pending", "missing", "unlisted"):
+        return None, state
+    value = float(found.values[0])
+    return (model.label.class_names[int(value)] if model.label.classes else value), state
 
 
 def _positions(positions: dict[str, int]) -> str:

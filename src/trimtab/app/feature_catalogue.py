@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -12,12 +13,13 @@ from trimtab.app.documents import documents, expression_words, words_of
 from trimtab.app.feature_values import Values, sample_of, values_of
 from trimtab.core.about import NOTHING, About
 from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.expressions import Expression
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_moment
 from trimtab.events.arriving import Arrivals, arrivals
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet, aggregate_dtype
-from trimtab.steering.controller import CHAMPION
+from trimtab.registry import Version
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -210,28 +212,53 @@ class _Entries:
         for name, expression in features.transforms.items():
             found = None if sample is None else values_of(sample, name)
             meaning = {"is": expression_words(expression)}
-            entry = self._entry("feature", f"{model}:{name}", f"model/{model}", NOTHING, meaning, None, [model])
+            users = [model, *self._computing(model, name, expression)]
+            entry = self._entry("feature", f"{model}:{name}", f"model/{model}", NOTHING, meaning, None, users)
             lineage = tuple(sorted(_lineage(features, expression.columns())))
             values = {} if sample is None or found is None else {f"{sample.model}, as {name}": found}
             dtype = features.dtypes.get(name) or features.known[name]
             yield msgspec.structs.replace(entry, dtype=dtype, lineage=lineage, values=values)
 
     def _users(self, view: View) -> list[tuple[str, Join]]:
-        """The models of the project file and the versions in service that use a view, and under which name."""
+        """The models of the project file and all versions that use a view, and under which name."""
         found: list[tuple[str, Join]] = []
         for model in self._definitions.models.values():
             found += [(model.name, join) for join in model.features.joins if join.view.name == view.name]
-            version = self._project.registry.alias(model.name, CHAMPION)
-            if version is None:
-                continue
-            try:
-                features = self._project.live.of(version)
-            except (Misuse, Corrupt):  # of an earlier trimtab, and changed since: what it used is not known
-                continue
+        for name, features in self._versions:
             of_view = [join for join in features.joins if join.view.name == view.name]
             other = "" if all(join.view.hash == view.hash for join in of_view) else " (another definition of it)"
-            found += [(f"{version.name}{other}", join) for join in of_view]
+            found += [(f"{name}{other}", join) for join in of_view]
         return found
+
+    def _computing(self, model: str, name: str, expression: Expression) -> Iterator[str]:
+        """The versions of a model that compute a feature of a name from others."""
+        for version, features in self._versions:
+            if version.partition("@")[0] == model and name in features.transforms:
+                same = features.transforms[name].same_as(expression)
+                yield version if same else f"{version} (another definition of it)"
+
+    @cached_property
+    def _versions(self) -> list[tuple[str, FeatureSet]]:
+        """Every version, with the aliases that name it, and its definitions; each of these is read once."""
+        registry, known, found = self._project.registry, dict[str, FeatureSet | None](), []
+        for model in [record.key for record in self._project.state.catalog.find("version_count")]:
+            aliases: dict[str, list[str]] = {}
+            for alias, move in registry.aliases(model).items():
+                aliases.setdefault(move.version, []).append(alias)
+            for version in registry.versions(model):
+                if version.features not in known:
+                    known[version.features] = self._definitions_of(version)
+                features = known[version.features]
+                if features is not None:
+                    named = f" [{', '.join(aliases[version.id])}]" if version.id in aliases else ""
+                    found.append((version.name + named, features))
+        return found
+
+    def _definitions_of(self, version: Version) -> FeatureSet | None:
+        try:
+            return self._project.live.of(version)
+        except (Misuse, NotFound, Corrupt):  # erased, or of an earlier trimtab and changed since: nobody knows
+            return None
 
 
 def aggregate_words(view: View, name: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.features.parts.event_files import literal, parquet, quoted
+from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import publish
 
 GROUP_ROWS = 122_880  # of a row group: blocks are multiples of it, so that a file's bytes do not depend on their size
@@ -96,6 +97,6 @@ def _put_together(files: Sequence[Path], out: Path) -> None:
 
 def _connected() -> duckdb.DuckDBPyConnection:
     """One thread and the order of rows: the same bytes each time."""
-    connection = duckdb.connect(":memory:", config={"threads": 1, "preserve_insertion_order": True})
+    connection = open_duckdb({"threads": 1, "preserve_insertion_order": True})
     connection.execute("SET TimeZone = 'UTC'")
     return connection

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import duckdb
 import msgspec
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 import trimtab
 from trimtab import store
 from trimtab.app.feature_files import GROUP_ROWS
+from trimtab.app.history import SharedHistory, fits_memory
+from trimtab.app.materialising import move_into_tables
 from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.hashing import content_hash
@@ -33,16 +35,18 @@ from trimtab.features.offline.evaluation import evaluate, evaluate_by
 from trimtab.features.offline.hindsight import hindsight
 from trimtab.features.parts.event_files import EventFiles, folder_events, parquet, table_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
+from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.wiring import Wiring
+    from trimtab.training.definitions import Model
 
 Meter = Callable[[int, int], object]
 
 _LEFT_S = 7 * 86_400  # how long a stopped run is kept
-_EVENT_BYTES = 1_000  # of an event in a history in memory, its evaluation included, about
+_VALUE_BYTES = 48  # of a value of a request in memory, about: texts are the most
 
 
 class Run(Protocol):
@@ -52,8 +56,13 @@ class Run(Protocol):
     parts: int  # in how many the events of a view are taken, at most
     scratch: Path | None  # where files of the call may lie; None: nothing needs to be kept on the way
 
-    def begin(self, rows: int, *, ways: int, row_bytes: int) -> None:
-        """Get ready for so many requests, each evaluated in so many ways and taking so much memory."""
+    @property
+    def where(self) -> str:
+        """Where it computes, in words."""
+        ...
+
+    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+        """Get ready for so many requests, each evaluated in so many ways and with so many values in the end."""
         ...
 
     def blocks(self, rows: int) -> list[slice]:
@@ -69,9 +78,51 @@ class Run(Protocol):
         ...
 
 
+class OpenedRun(msgspec.Struct, frozen=True, eq=False):
+    """What computes features of a model's requests, and what of the history its requests and labels are in."""
+
+    run: Run
+    frames: Mapping[str, EventFrame]  # of those sources at least, up to the same positions
+
+    def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
+        """The features of all requests, each as of its moment."""
+        self.run.begin(requests.rows, ways=1, columns=len(requests.names) + len(features.names))
+        return _joined(
+            [
+                self.run.evaluate(features, requests.take(cut), at_us[cut], final=False)
+                for cut in self.run.blocks(requests.rows)
+            ]
+        )
+
+
+OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
+
+
+@contextmanager
+def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
+    """Computes a model's features from a history in memory."""
+    frames, positions = history.moment(_asked(model) | {view.source.name for view in model.features.views})
+    yield OpenedRun(_InMemory(frames, positions, None), frames)
+
+
+@contextmanager
+def run_of_model(wiring: Wiring, model: Model) -> Iterator[OpenedRun]:
+    """Computes a model's features where `opened_run` would: the same bits from memory and from disk. # D45"""
+    if _fits(wiring):
+        with run_in_memory(wiring.history, model) as opened:
+            yield opened
+        return
+    frames, positions = wiring.asked_history.moment(_asked(model))
+    sources = {view.source.name: view.source for view in model.features.views}
+    with _kept(
+        wiring, model.features, sources, ["model", model.name, sorted(positions.items())], {}, None, positions
+    ) as run:
+        yield OpenedRun(run, frames)
+
+
 @contextmanager
 def opened_run(
-    project: Project, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
+    project: Wiring, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
 ) -> Iterator[Run]:
     """What computes these features: in memory where all events fit into half of the setting `features.memory_bytes`.
 
@@ -88,19 +139,33 @@ def opened_run(
             raise NotFound(
                 f"events of {name!r}: none of these features is of that source, but of {', '.join(sources)}."
             )
-    limit_bytes = project.config.features.memory_bytes
-    records = sum(project.state.events.positions().values())
-    if not events and records * _EVENT_BYTES <= limit_bytes // 2:
+    if not events and _fits(project):
         frames, positions = project.history.moment(sources)
         yield _InMemory(frames, positions, progress)
         return
+    with _kept(project, features, sources, what, events, progress) as run:
+        yield run
+
+
+@contextmanager
+def _kept(
+    project: Wiring,
+    features: FeatureSet,
+    sources: Mapping[str, Source],
+    what: Sequence[Any],
+    events: Mapping[str, Path],
+    progress: Meter | None,
+    positions: Mapping[str, int] | None = None,
+) -> Iterator[Run]:
+    """What computes on disk, in a folder that is kept when it is stopped; `positions` are P, left out those of now."""
+    limit_bytes = project.config.features.memory_bytes
     made_by = [limit_bytes, trimtab.__version__, duckdb.__version__, np.__version__]
     asked = content_hash([features.hash, _plain(what), _files(events), made_by])
     folder = project.state_folder / "backfill" / asked[:32]
     _sweep(folder.parent)
     with claimed(folder):
         try:
-            with _on_disk(project, features, sources, events, folder, progress) as run:
+            with _on_disk(project, features, sources, events, folder, progress, positions) as run:
                 yield run
         except (Misuse, NotFound, Corrupt):
             shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
@@ -110,14 +175,15 @@ def opened_run(
 
 @contextmanager
 def _on_disk(
-    project: Project,
+    project: Wiring,
     features: FeatureSet,
     sources: Mapping[str, Source],
     events: Mapping[str, Path],
     folder: Path,
     progress: Meter | None,
+    given: Mapping[str, int] | None,
 ) -> Iterator[Run]:
-    positions = _pinned(project, folder)
+    positions = _pinned(project, folder) if given is None else dict(given)
     run = _OnDisk(features, positions, folder, progress)
     views = PartedViews(
         folder,
@@ -134,13 +200,13 @@ def _on_disk(
 
 class _InMemory:
     def __init__(self, frames: dict[str, EventFrame], positions: dict[str, int], progress: Meter | None) -> None:
-        self.positions, self.parts = positions, 1
+        self.positions, self.parts, self.where = positions, 1, "in memory"
         self.scratch: Path | None = None
         self._frames = frames
         self._final: dict[str, EventFrame] | None = None
         self._progress = progress
 
-    def begin(self, rows: int, *, ways: int, row_bytes: int) -> None:
+    def begin(self, rows: int, *, ways: int, columns: int) -> None:
         self._rows = rows
 
     def blocks(self, rows: int) -> list[slice]:
@@ -176,8 +242,12 @@ class _OnDisk:
         self._steps = self._done = 0
         self._block_rows = 0
 
-    def begin(self, rows: int, *, ways: int, row_bytes: int) -> None:
-        fitting = self.views.memory_bytes // 4 // row_bytes
+    @property
+    def where(self) -> str:
+        return f"on disk, in {self.parts} {'part' if self.parts == 1 else 'parts'}"
+
+    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+        fitting = self.views.memory_bytes // 4 // (_VALUE_BYTES * columns)
         self._block_rows = max(1, fitting // GROUP_ROWS) * GROUP_ROWS
         parts = [self.views.parts(join.view) for join in self._features.joins]
         self.parts = max(parts, default=1)
@@ -201,6 +271,20 @@ class _OnDisk:
             self._progress(min(self._done, self._steps), self._steps)
 
 
+def _fits(wiring: Wiring) -> bool:
+    return fits_memory(wiring.state.events, wiring.config.features.memory_bytes)
+
+
+def _asked(model: Model) -> set[str]:
+    """The sources of a model's requests and labels."""
+    return {model.request.name, model.label.source.name}
+
+
+def _joined(parts: Sequence[FeatureFrame]) -> FeatureFrame:
+    reasons = {name: np.concatenate([part.reasons[name] for part in parts]) for name in parts[0].reasons}
+    return FeatureFrame(Columns.concat([part.values for part in parts]), reasons)
+
+
 def _sweep(folder: Path) -> None:
     """Remove what runs left that were stopped long ago and that nobody took up."""
     for lock in folder.glob("*/lock"):
@@ -209,7 +293,7 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def _pinned(project: Project, folder: Path) -> dict[str, int]:
+def _pinned(project: Wiring, folder: Path) -> dict[str, int]:
     """P: that of the run which is taken up, else the log's positions now."""
     file = folder / "positions.json"
     if not file.exists():
@@ -226,13 +310,13 @@ def _reached(table: Table) -> dict[str, int]:
     files = _parquet_of(table)
     if not files:
         return {}
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
         query = f'SELECT "_partition", max("_position") FROM {parquet(files)} GROUP BY 1'
         return {str(name): int(last) for name, last in connection.execute(query).fetchall()}
 
 
 def _event_files(
-    project: Project,
+    project: Wiring,
     sources: Mapping[str, Source],
     positions: Mapping[str, int],
     folder: Path,
@@ -243,7 +327,7 @@ def _event_files(
     if not rest:
         return found
     if project.state.tables(project.sources, make=False):
-        project.materialise()
+        move_into_tables(project)
         tables = project.state.tables(project.sources, make=False)
         return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
     with ExitStack() as stack:  # no tables of record yet: the log as tables, for this run alone

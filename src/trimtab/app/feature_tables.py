@@ -39,7 +39,6 @@ When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
 _MOST_MOMENTS = 100_000  # of one call of snapshots: every hour of eleven years
-_ROW_BYTES = 48  # of a value of a request in memory, about: texts are the most
 
 
 class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
@@ -304,7 +303,7 @@ def _made(project: Project, asked: _Asked, how: How) -> FeatureTable | FeatureFi
 
 def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
     rows, final = asked.requests.rows, how.as_known == "final"
-    run.begin(rows, ways=1 + final, row_bytes=_ROW_BYTES * (len(asked.requests.names) + len(asked.features.names)))
+    run.begin(rows, ways=1 + final, columns=len(asked.requests.names) + len(asked.features.names))
     counts = dict.fromkeys(asked.features.names, 0) if final else {}
 
     def block(cut: slice) -> tuple[Columns, dict[str, int]]:

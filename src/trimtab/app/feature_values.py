@@ -67,8 +67,11 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
 
 
 def sample_of(project: Project, model: str) -> Sample | None:
-    """The newest predictions of a model's version in service; when they are few, what it was trained on."""
-    version = project.registry.alias(model, CHAMPION)
+    """The newest predictions of a model's version in service; when they are few, what it was trained on.
+
+    Of a model of which none is in service it is the newest version.
+    """
+    version = project.registry.alias(model, CHAMPION) or next(reversed(project.registry.versions(model)), None)
     if version is None:
         return None
     return _of_predictions(project, version) or _of_training_set(project, version)

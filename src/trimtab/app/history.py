@@ -14,6 +14,8 @@ from trimtab.store.ports import Log, Table
 
 Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by source, and the positions they reach
 
+_EVENT_BYTES = 1_000  # of an event in memory, the evaluation of features included, about
+
 
 class SharedHistory(History):
     """A `History` that threads may share. Frames never change, so what `moment` gave stays as it was."""
@@ -44,3 +46,8 @@ class SharedHistory(History):
         with self._mutex:
             self.refresh()
             return {name: self.frame(name) for name in sources}, dict(self.positions)
+
+
+def fits_memory(log: Log, memory_bytes: int) -> bool:
+    """Whether all events of a log fit into half of so much memory, with what is computed from them."""
+    return sum(log.positions().values()) * _EVENT_BYTES <= memory_bytes // 2

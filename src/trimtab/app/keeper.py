@@ -13,60 +13,93 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from trimtab.app.retention import retain_when_due
-from trimtab.app.skew import SkewWatch
 from trimtab.core.errors import NotFound, TrimtabError
 from trimtab.store.ports import Catalog, Put, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+    from trimtab.app.skew import SkewWatch
+    from trimtab.serving.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
-_ROUND_S = 2.0  # between two looks at aliases and labels
+_FOLLOW_S = 0.2  # between two looks at an alias: 1 ms of work each; a roll back waits for the next one  # D80
+_ROUND_S = 2.0  # between two looks at labels, and at what failed
 _TICK_S = 60.0
 _SKEW_S = 5.0  # between two looks whether predictions are to be checked
 _GRACE_S = 5.0  # for the rounds under way at the end; what is kept survives being cut off at any point
-KIND = "service"  # of the record in the catalogue
+KIND = "service"  # of the records in the catalogue
+_OF_WORKERS = "failures/"
 Work: TypeAlias = "Callable[[], object]"
 
 
 class Keeper:
-    """Three threads: one follows aliases and teaches, one ticks the loop, which may train for a long time, and one
+    """Four threads: one follows aliases, one teaches, one ticks the loop, which may train for a long time, and one
     computes a sample of what was predicted again.
 
     A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
     its last round is in `failures` and in the catalogue, where `service_failures` finds it.
+
+    Args:
+        project: What is served.
+        answers: Whether this process answers: then it follows aliases.
+        keeps: Whether it does all the rest; one process of a service does.
+        worker: The number of a worker, in what is noted of its failures.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(
+        self, project: Project, *, answers: bool = True, keeps: bool = True, worker: int | None = None
+    ) -> None:
         self.failures: dict[str, str] = {}  # by work: what its last round said
         self.failed: Counter[str] = Counter()  # rounds, by work
-        _ = project.history, project.registry, project.views, project.state.learners  # opened before threads share them
+        _ = project.registry, project.views, project.state.learners  # opened before threads share them
         self._project = project
         self._catalog = project.state.catalog
+        self._noted = "failures" if worker is None else f"{_OF_WORKERS}{worker}"
         self._mutex = threading.Lock()
         self._stop = threading.Event()
+        names = project.definitions.deployments if answers else ()
+        self._follow: dict[str, Work] = {f"follow {name}": partial(self._refresh, name) for name in names}
+        if answers and not keeps:  # whoever keeps looks where it applies events
+            self._follow["read online features"] = project.state.online.look_anew
+        self._threads = [self._thread("aliases", self._run_following)] if answers else []
+        self.skew: SkewWatch | None = None
+        if keeps:
+            self._keep()
+
+    def _keep(self) -> None:
+        from trimtab.app.retention import retain_when_due  # here: whoever only answers is ready without them
+        from trimtab.app.skew import SkewWatch
+
+        project = self._project
+        _ = project.history
         deployments = project.definitions.deployments
-        self._follow = {f"follow {name}": partial(self._refresh, name) for name in deployments}
         teachers = {name: project.teacher(name) for name, one in deployments.items() if one.learn == "online"}
         often: dict[str, Work] = {
             "look for views": project.views.look,
-            **self._follow,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
-        self._threads = [
-            threading.Thread(target=self._run, args=(_ROUND_S, often), name="trimtab-keeper", daemon=True),
-            threading.Thread(
-                target=self._run,
-                args=(_TICK_S, {"tick": project.tick, "retention": partial(retain_when_due, project)}),
-                name="trimtab-loop",
-                daemon=True,
-            ),
-        ]
+        ticking: dict[str, Work] = {"tick": project.tick, "retention": partial(retain_when_due, project)}
         self.skew = SkewWatch(project)
-        checking: dict[str, Work] = {"skew": self.skew.check}
-        self._threads.append(
-            threading.Thread(target=self._run, args=(_SKEW_S, checking), name="trimtab-skew", daemon=True)
+        self._threads += [
+            self._thread("keeper", partial(self._run, _ROUND_S, often)),
+            self._thread("loop", partial(self._run, _TICK_S, ticking)),
+            self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
+        ]
+
+    def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=target, name=f"trimtab-{name}", daemon=True)
+
+    def show(self, metrics: Metrics) -> None:
+        """Let `metrics` show what is kept."""
+        if self.skew is not None:
+            self.skew.show(metrics)
+        failing = "trimtab_keeper_failing", "Background work whose last round failed."
+        metrics.gauge(*failing, ("work",), lambda: {(work,): 1 for work in self.failures})
+        metrics.counted(
+            "trimtab_keeper_failures_total",
+            "Failed rounds of background work.",
+            ("work",),
+            lambda: {(work,): count for work, count in self.failed.items()},
         )
 
     def follow(self) -> None:
@@ -88,7 +121,7 @@ class Keeper:
             if thread.is_alive():
                 _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
         try:
-            self._catalog.write([Remove(KIND, "failures")])
+            self._catalog.write([Remove(KIND, self._noted)])
         except TrimtabError as error:
             _logger.warning("%s", error)
 
@@ -101,6 +134,15 @@ class Keeper:
     def _run(self, every_s: float, works: Mapping[str, Work]) -> None:
         while not self._stop.wait(every_s):
             self._round(works)
+
+    def _run_following(self) -> None:
+        """Follow each alias closely; one that cannot be followed is tried again less often: a load costs."""
+        tried_s = time.monotonic()
+        while not self._stop.wait(_FOLLOW_S):
+            retry = time.monotonic() >= tried_s + _ROUND_S
+            self._round({name: work for name, work in self._follow.items() if retry or name not in self.failures})
+            if retry:
+                tried_s = time.monotonic()
 
     def _round(self, works: Mapping[str, Work]) -> None:
         for name, work in works.items():
@@ -135,17 +177,34 @@ class Keeper:
                 _logger.warning("%s", error)
 
     def _note(self, failures: Mapping[str, str]) -> None:
-        self._catalog.write([Put(KIND, "failures", msgspec.json.encode(failures))])
+        self._catalog.write([Put(KIND, self._noted, msgspec.json.encode(failures))])
 
     def _refresh(self, name: str) -> None:
+        endpoint = self._project.served(name).endpoint
         try:
-            self._project.served(name).refresh()
+            self._project.served(name).follow()
+            self._project.make_room()
+            endpoint.fails_to_load = False
         except NotFound:  # no version yet: the endpoint and `status` say so
-            if self._project.served(name).endpoint.ready:
+            if endpoint.ready:
                 raise
+        except Exception:
+            endpoint.fails_to_load = True
+            raise
 
 
 def service_failures(catalog: Catalog) -> dict[str, str]:
-    """What failed at its last round in the process that serves, by work."""
-    record = catalog.get(KIND, "failures")
-    return {} if record is None else msgspec.json.decode(record.body, type=dict[str, str])
+    """What failed at its last round in the processes that serve, by work."""
+    found: dict[str, str] = {}
+    for record in catalog.find(KIND):
+        worker = record.key.removeprefix(_OF_WORKERS)
+        for work, said in msgspec.json.decode(record.body, type=dict[str, str]).items():
+            found[work if worker == record.key else f"{work} (worker {worker})"] = said
+    return found
+
+
+def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
+    """Remove what is noted of failures in a worker that is gone, or in every process of a service that is."""
+    keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{_OF_WORKERS}{worker}"]
+    if keys:
+        catalog.write([Remove(KIND, key) for key in keys])

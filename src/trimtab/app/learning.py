@@ -19,7 +19,7 @@ from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.wiring import Wiring
 
 _WAITS = 2  # label waits after which a prediction is no longer watched for its label
 _GRACE_US = 60 * SECOND_US  # after which an event that became known has reached the log, and this reader
@@ -36,7 +36,7 @@ class Teacher:
     version before that wait for their label are encoded anew. Threads may share it.
     """
 
-    def __init__(self, project: Project, deployment: Deployment) -> None:
+    def __init__(self, project: Wiring, deployment: Deployment) -> None:
         self._project = project
         self._deployment = deployment
         self._labels = LabelIndex(deployment.model.label)

@@ -89,14 +89,14 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Whether nobody holds it; looked at for a moment, so that it may be taken right afterwards."""
-        if self._lock is not None:
-            return False
-        lock = self._locked()
-        if lock is None:
-            return False
-        lock.release()
-        return True
+        """Whether nobody holds it; looked at for a moment, so that it may be taken right afterwards.
+
+        Nothing is made or written.
+        """
+        try:
+            return self._lock is None and not FileLock.is_held(self._path)
+        except OSError as error:
+            raise Unavailable(f"{self._path}: cannot be read ({error}). Check access.") from error
 
     def _locked(self) -> FileLock | None:
         try:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from trimtab.core.errors import Misuse
 from trimtab.events.files import Rows, read_rows
+from trimtab.events.fitting import FileRows
 from trimtab.events.ingest import Pushed
+from trimtab.events.told_otherwise import changed_columns, told_otherwise
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -37,6 +39,7 @@ def load_rows(
             f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
             "--absent-as-null, in Python absent_ok=True."
         )
+    _refuse_again(project, source, rows, history)
     pushed = project.ingestor.take(source, rows, history=history, progress=progress)
     return Ingested(
         accepted=pushed.accepted,
@@ -47,3 +50,21 @@ def load_rows(
         ignored=rows.ignored,
         absent=rows.absent + tuple(name for name in pushed.absent if name not in rows.absent),
     )
+
+
+def _refuse_again(project: Project, source: str, rows: FileRows, history: bool) -> None:
+    """Events without a key cannot be corrected: nothing that would count once more is taken unasked. # D48"""
+    what = project.definitions.source(source)
+    changed = changed_columns(what, rows)
+    if not changed:
+        return
+    events = project.ingestor.events(source, rows.columns, history=history)
+    again = told_otherwise(what, events, project.state.events, project.state.moved([what]))
+    if again:
+        then = "without" if changed[0] in what.declared else "with"
+        raise Misuse(
+            f"ingest into {source!r}: {again:,} of {rows.columns.rows:,} rows are recorded already, but for "
+            f"{', '.join(changed)}, which the source was declared {then} "
+            f"then. It has no key, so each would count once more, for good. Nothing was taken. Ingest only rows that "
+            "are new, or rows without such columns (--absent-as-null); give rows that are other events an `_id`."
+        )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,31 +15,43 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.fresh_process import loads_in_new_process
 from trimtab.app.lease import Lease
-from trimtab.core.clock import Clock
+from trimtab.app.training_runs import TrainingRuns, Watch
+from trimtab.app.training_work import Answered, Asked, asked_of
+from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.columns import Column
+from trimtab.core.config import Config
 from trimtab.core.errors import Conflict
 from trimtab.core.ids import Ids
-from trimtab.core.records import Decision
+from trimtab.core.records import Decision, GateRecord
 from trimtab.events.history import History
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import KnownLabels
-from trimtab.registry import Registry
+from trimtab.registry import Registry, Version
+from trimtab.run import Recorded, Runs, Workplace
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
+from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop import Loop
-from trimtab.steering.workshop import TrainingData
+from trimtab.steering.stored import Recording
+from trimtab.steering.trials import Proving
+from trimtab.steering.workshop import TrainingData, VersionWorkshop
 from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.definitions import Model
+from trimtab.training.environment import current_environment
+from trimtab.training.sets import TrainingSet
 
 KIND = "loop_turn"
+Doing = Literal["tick", "train", "promote", "approve", "reject"]
 _OWN_TIME = ("live", "online", "replay")  # answers that were made when they were asked for
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """The newest turn of a loop, and how its ticks fare."""
 
-    doing: Literal["tick", "train"]
+    doing: Doing
     holder: str  # "process 412 on wheelhouse"
     began_us: int
     ended_us: int | None  # None: under way, or its process died
@@ -74,7 +88,9 @@ class DeploymentLoop:
         folder: Path,
         clock: Clock,
         ids: Ids,
-        seed: int,
+        config: Config,
+        runs: Runs,
+        pin: Callable[[Model, int], object],
     ) -> None:
         self.deployment = deployment
         self._history = history
@@ -83,6 +99,10 @@ class DeploymentLoop:
         self._folder = folder
         self._clock = clock
         self._labels = LabelIndex(deployment.model.label)
+        self._steps = Recorded("train", catalog, blob, clock=clock)
+        self._runs = runs
+        self._registry = registry
+        self._config = config
         self._loop = Loop(
             deployment,
             labels=self._read_labels,
@@ -93,36 +113,149 @@ class DeploymentLoop:
             blob=blob,
             clock=clock,
             ids=ids,
-            seed=seed,
+            seed=config.seed,
+            threads=config.training.threads,
+            recording=Recording(self._steps, pin, self._made_by),
+            proving=self._proving(),
+            outside=self._outside,
         )
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._seen: dict[str, int] | None = None  # positions read; None: begin where the days are open
 
+    @property
+    def deployment_hash(self) -> str:
+        return self.deployment.hash
+
     def tick(self) -> list[Decision]:
         """Close the days that are due, look at them, and do what is due; nothing while another process does."""
-        with self._turn("tick") as mine:
+        with self._turn("tick") as mine, self._training.turn("the loop"):
             if not mine:
                 return []
-            self._reload()
+            self.catch_up()
             decisions = self._loop.controller.finish()
             self._read_predictions()
             self._loop.close_days()
-            return decisions + self._loop.controller.tick()
+            decisions += self._loop.controller.tick()
+            self._training.ended(decisions)
+            return decisions
 
-    def train(self, actor: str) -> list[Decision]:
-        """Make and judge a candidate now.
+    def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
+        """Make and judge a candidate now; nothing when the version in service is what these data and code give.
+
+        Args:
+            actor: Who asks for it.
+            watch: Called with the run whenever it gets on.
 
         Raises:
+            Cancelled: Somebody ended the run.
             Conflict: Another process is at it, which the message names; or automation is frozen.
         """
         with self._turn("train") as mine:
             if not mine:
-                turn = last_turn(self._catalog, self.deployment.name)
-                who = "another process" if turn is None else f"{turn.holder} (its {turn.doing})"
-                raise Conflict(f"train {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
-            self._reload()
-            return self._loop.controller.train(actor)
+                raise self._at_work("train")
+            self.catch_up()
+            self.controller.check_frozen()
+            with self._training.turn(actor, watch) as run:
+                run.begin()
+                decisions = self.controller.finish()
+                unchanged = self._training.unchanged(self._clock.now_us())
+                if unchanged is not None:
+                    run.end(unchanged)
+                    return decisions
+                decisions += self.controller.train(actor)
+                self._training.ended(decisions)
+                return decisions
+
+    def promote(
+        self, version: Version, actor: str, why: str, *, seen_until_us: int | None, watch: Watch | None = None
+    ) -> list[Decision]:
+        """Judge a stored version and let it take over when it passes; nothing when it is in service already.
+
+        Args:
+            version: Which one.
+            actor: Who asks for it.
+            why: For the ledger and the alias's history.
+            seen_until_us: Until when it may have seen data, where that is known better than its record says.
+            watch: Called with the run whenever it gets on.
+
+        Raises:
+            Unavailable: There is no window to judge on; the message says from when on.
+            Misuse: It cannot answer here.
+            Conflict: Another process is at it, which the message names; or automation is frozen, or a candidate waits
+                for approval.
+        """
+        with self._turn("promote") as mine:
+            if not mine:
+                raise self._at_work("promote")
+            self.catch_up()
+            if seen_until_us is not None:  # what was said counts from now on, whatever comes of this
+                self._registry.say_seen(version, seen_until_us, actor=actor)
+            with self._training.turn(actor, watch, "promote"):
+                stored = Stored(version=version.id, seen_until_us=seen_until_us)
+                decisions = self.controller.promote(stored, actor, why)
+                self._training.ended(decisions)
+                return decisions
+
+    def judge_stored(
+        self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
+    ) -> GateRecord:
+        """How a stored version would be judged now; nothing is kept of it but the run. Errors as `promote`."""
+        with self._turn("promote") as mine:
+            if not mine:
+                raise self._at_work("promote")
+            self.catch_up()
+            with self._training.turn(actor, watch, "promote") as run:
+                stored = Stored(version=version.id, seen_until_us=seen_until_us)
+                gate = self._training.judge_stored(stored, self._clock.now_us(), keep=False).gate
+                run.end(f"Only judged: {version.name}. {gate.reason}")
+                return gate
+
+    def work(self, asked: Asked, place: Workplace) -> Answered:
+        """Do a task of a training: here, or in the process that opened the project for it."""
+        self._steps.tell = place.hear
+        workshop, cut_us = self._loop.workshop, asked.cut_us
+        match asked.what:
+            case "same":
+                lost = workshop.lost()
+                workshop.put_back()
+                same = workshop.same(cut_us)
+                return Answered(same=same, put_back=lost and not workshop.lost())
+            case "blocked":
+                return Answered(lack=workshop.blocked(cut_us))
+            case "repair":
+                return Answered(repair=workshop.repair(cut_us, self.controller.check_frozen, asked.actor))
+            case "judge":
+                assert asked.stored is not None  # sent with it
+                return Answered(repair=workshop.judge_stored(asked.stored, cut_us, keep=asked.keep))
+
+    def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
+        """What a search may see at a cut: see `VersionWorkshop.searchable`."""
+        return self._loop.workshop.searchable(cut_us)
+
+    def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
+        """Let the candidate that waits for approval take over, or drop it.
+
+        Args:
+            what: Which of the two.
+            actor: Who says so.
+            why: For the ledger; to reject needs a reason.
+
+        Raises:
+            Misuse: No reason is given.
+            Conflict: None waits, its time is over, the champion was changed meanwhile, automation is frozen, or another
+                process is at it.
+        """
+        with self._turn(what) as mine:
+            if not mine:
+                raise self._at_work(what)
+            self.catch_up()
+            if what == "reject":
+                return self.controller.reject(actor, why)
+            with self._training.turn(actor):
+                decisions = self.controller.approve(actor, why)
+                self._training.ended(decisions)
+                return decisions
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
         """What a version first answered to each request since a moment, when it was asked; NaN where it was not.
@@ -133,17 +266,58 @@ class DeploymentLoop:
         scores: dict[str, float] = {}
         for block in self._predictions.scan(self._predictions.positions_before(since_us)):
             for p in block:
-                own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags
+                own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags and not p.is_makeshift
                 if own and p.version == version and p.model == name and p.at_us >= since_us:
                     scores.setdefault(p.request_id, p.score)
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
 
-    def _reload(self) -> None:
-        """Catch up with what is known and with what other processes have done."""
+    def catch_up(self) -> None:
+        """Read what is known by now and with what other processes have done."""
         self._history.refresh()
         self._labels.update(self._history.frame(self.deployment.model.label.source.name))
         if self._loop.reload():
             self._seen = None
+
+    def _at_work(self, what: Doing) -> Conflict:
+        turn = last_turn(self._catalog, self.deployment.name)
+        who = "another process" if turn is None else f"{turn.holder} (its {turn.doing})"
+        return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
+
+    def _outside(self, workshop: VersionWorkshop) -> TrainingRuns:
+        own_time = not isinstance(self._clock, SystemClock)  # another process would live in another
+        settings = self._config.training
+        self._training = TrainingRuns(
+            workshop,
+            runs=self._runs,
+            registry=self._registry,
+            model=self.deployment.name,
+            asked=self._asked,
+            settings=msgspec.structs.replace(settings, executor="thread") if own_time else settings,
+            worker=self,
+        )
+        return self._training
+
+    def _asked(self) -> Asked:
+        """What each task of a training is asked with."""
+        asked = asked_of(self._config, self._folder, self.deployment.name, self.deployment_hash)
+        return msgspec.structs.replace(asked, actor=self.controller.state.asked_by or asked.actor)
+
+    def _proving(self) -> Proving | None:
+        """A new process and a stopwatch for candidates, where time is the system's."""
+        if not isinstance(self._clock, SystemClock):
+            return None
+        return Proving(partial(loads_in_new_process, self._config, self._folder), time.perf_counter_ns)
+
+    def _made_by(self) -> object:
+        """All but data that a version depends on, as JSON values."""
+        made_in = msgspec.to_builtins(current_environment())
+        return [
+            self.deployment.model.hash,
+            self.deployment.learn,
+            self._config.seed,
+            self._config.training.threads,
+            made_in,
+        ]
 
     def _read_predictions(self) -> None:
         if self._seen is None:
@@ -160,7 +334,7 @@ class DeploymentLoop:
         return KnownLabels(found.values, found.known_at_us)
 
     @contextmanager
-    def _turn(self, doing: Literal["tick", "train"]) -> Iterator[bool]:
+    def _turn(self, doing: Doing) -> Iterator[bool]:
         """Act alone, and say so; False: another process or thread acts."""
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
         lease = Lease(self._catalog, f"loop.{name}", self._folder)  # of this turn: threads exclude each other too

@@ -13,14 +13,14 @@ from trimtab.core.errors import Conflict
 from trimtab.events.tables import Materialised, materialise
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.wiring import Wiring
 
 LEASE = "tables"
 _PATIENCE_S = 60.0  # another process that does the same is mostly done by then
 _LOOK_S = 0.05
 
 
-def move_into_tables(project: Project) -> Materialised:
+def move_into_tables(project: Wiring) -> Materialised:
     """See `Project.materialise`."""
     with writing_tables(project.state, patience_s=_PATIENCE_S):
         moved = project.state.moved(project.sources)

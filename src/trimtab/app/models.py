@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from trimtab.app.version_memory import VersionMemory
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.serving.answering import Answerer, ModelInputs, RowScorer, ServedVersion
+from trimtab.serving.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
+from trimtab.serving.degradation import Degradation, Degrading
 from trimtab.serving.endpoint import Endpoint
-from trimtab.serving.inputs import OfflineInputs, OnlineInputs, Snapshot
+from trimtab.serving.inputs import BareInputs, OfflineInputs, OnlineInputs, Snapshot
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.precomputed import Precomputed
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.request_rows import Row
+from trimtab.serving.score_cache import CachedScores, CacheFigures
 from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
@@ -72,6 +77,8 @@ class ServedModel:
         ids: Gives prediction identifiers.
         features_of: The feature definitions that a version was trained with.
         holds: Whether the online features of definitions can be read; those that nobody keeps yet begin to be filled.
+        memory: The versions that are loaded.
+        shares: What part of the requests goes to the canary, and to the shadow.
         features_from: The first moment as of which a version's features can be computed from what is kept.
         max_age_us: How old a precomputed answer may be.
     """
@@ -90,10 +97,14 @@ class ServedModel:
         ids: Callable[[], str],
         features_of: Callable[[Version], FeatureSet],
         holds: Callable[[FeatureSet], bool],
+        memory: VersionMemory,
+        shares: Callable[[], ArmShares] = ArmShares,
         features_from: Callable[[FeatureSet], int] = lambda _: -(2**62),
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
         self.deployment = deployment
+        self.used_at_us = clock.now_us()  # when it was last seen to have been asked
+        self._uses = 0
         self.learner: OnlineDeployment | None = None
         self._registry = registry
         self._log = log
@@ -105,29 +116,69 @@ class ServedModel:
         self.features_from = features_from
         self._clock = clock
         self._ids = ids
+        self._mutex = threading.Lock()  # of `refresh`: aliases are followed by one thread, learners taught by another
+        self._memory = memory
+        self._shares = shares
         self._loaded: LoadedModel | None = None
         self._waiting: str | None = None  # the version that is waited for, once that was said
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self.endpoint = Endpoint(deployment.name)
+        self._beside: dict[str, Answerer] = {}  # by alias: versions that answer beside the champion
+        self._beside_failure: TrimtabError | None = None  # why one of them cannot
+        degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
+        self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
     def refresh(self) -> LoadedModel:
         """Follow the alias: load and swap when it has moved; the version that answers from now on.
 
         A version answers with the feature definitions that it was trained with, whatever the project file says by
-        now. While their online features are being filled, the version before goes on answering.
+        now. While their online features are being filled, the version before goes on answering. The version before
+        stays in memory, so that a roll back waits for no load.
 
         Raises:
             NotFound: No version was ever promoted.
             Corrupt: The version cannot be loaded; the one before goes on answering.
             Misuse: Code that its features need is not there any more, or not on this machine; the same holds.
         """
+        with self._mutex:
+            return self._follow()
+
+    def follow(self) -> None:
+        """The same for a process that looks now and then: a model that sleeps sleeps on."""
+        if self.endpoint.uses != self._uses:
+            self._uses, self.used_at_us = self.endpoint.uses, self._clock.now_us()
+        if not self.endpoint.sleeps:
+            self.refresh()
+            if self._beside_failure is not None:
+                raise self._beside_failure
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all versions that are to answer do: the one in service, and those beside it."""
+        return self._loaded is not None and self._beside_failure is None
+
+    def see_stored(self) -> None:
+        """Let stored answers be given, if there are any by now."""
+        self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
+
+    def sleep(self) -> bool:
+        """Let go of all versions until the next question; False when there is none, or a learner would be lost."""
+        with self._mutex:
+            if self._loaded is None or self.learner is not None or self.endpoint.sleeps:
+                return False
+            self.endpoint.sleep(self.refresh)
+            self._loaded = None
+            self._beside = {}
+            self._memory.hold(self.deployment.name, ())
+            return True
+
+    def _follow(self) -> LoadedModel:
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
             raise NotFound(f"model {name!r}: no version is in service. Train one: trimtab train {name}")
-        self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
+        self.see_stored()
         if self._loaded is None or self._loaded.version.id != version.id:
-            loaded = self._registry.load(version)
+            loaded = self._memory.get(version)
             features = self._checked(loaded)
             if not self._holds(features) and self._loaded is not None and self.endpoint.ready:
                 self._say_waiting(version, self._loaded.version)
@@ -136,7 +187,68 @@ class ServedModel:
             self._loaded = loaded
         elif self.learner is not None:
             self.learner.follow()
+        self._follow_beside()
         return self._loaded
+
+    def _follow_beside(self) -> None:
+        """Put the versions in place that answer beside the champion: canary, shadow, and where that fails."""
+        policy, shares = self.deployment.degrade, self._shares()
+        wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
+        if policy is not None and policy.version is not None:
+            wanted[policy.version] = 1.0
+        found: dict[str, Answerer] = {}
+        self._beside_failure = None
+        for alias, share in wanted.items():
+            try:
+                if share and (one := self._beside_as(alias)) is not None:
+                    found[alias] = one
+            except TrimtabError as error:  # neither the champion nor the other arms have to wait for it
+                self._beside_failure = error
+        self._beside = found
+        endpoint, name = self.endpoint, self.deployment.name
+        canary, shadow = found.get(CANARY), found.get(SHADOW)
+        if canary is None:
+            endpoint.canary = None
+        elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.share.share) != (
+            canary,
+            shares.canary,
+        ):
+            endpoint.canary = Canary(canary, Share(name, shares.canary, self._about()))
+        if shadow is None:
+            endpoint.shadow = None
+        elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:
+            endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW))
+        elif endpoint.shadow.share.share != shares.shadow:
+            endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
+        held = {one.served.version for one in found.values()}
+        self._memory.hold(name, held if self._loaded is None else held | {self._loaded.version.id})
+
+    def _beside_as(self, alias: str) -> Answerer | None:
+        """What answers with the version that an alias names; None while there is none, or its features are filled."""
+        version = self._registry.alias(self.deployment.name, alias)
+        before = self._beside.get(alias)
+        if version is None or (before is not None and before.served.version == version.id):
+            return None if version is None else before
+        loaded = self._memory.get(version)
+        features = self._checked(loaded)
+        if features.request.hash != self.deployment.model.request.hash:
+            raise Misuse(
+                f"{version.name} ({alias}): it takes other request columns than the model has now. Train it again."
+            )
+        if not self._holds(features):
+            return None
+        made = self._answerer(loaded, features, arm=alias)
+        self.endpoint.know(made.served)
+        return made
+
+    def _about(self) -> list[str]:
+        """The columns of a request that name what it is about: the entities of its features, else its key."""
+        request, features = self.deployment.model.request, self.deployment.model.features
+        named = {name for join in features.joins for name in join.by} & request.columns.keys()
+        return [name for name in request.columns if name in named] or [request.key]
+
+    def _degrading(self, policy: Degradation) -> Degrading:
+        return Degrading(policy, about=self._about(), fallback=lambda: self._beside.get(policy.version or ""))
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
         """The feature definitions that a version was trained with, each column of a source in its place."""
@@ -156,11 +268,18 @@ class ServedModel:
             said = "%s is in service once the online features of its definitions are filled; %s answers until then"
             _logger.info(said, version.name, before.name)
 
-    def served(self, loaded: LoadedModel) -> ServedVersion:
+    def served(self, loaded: LoadedModel, arm: str | None = None) -> ServedVersion:
         """How answers name the version."""
-        arm = CHAMPION if self.deployment.learn == "batch" else "online"
+        arm = arm or (CHAMPION if self.deployment.learn == "batch" else "online")
         version = loaded.version
-        return ServedVersion(model=version.model, version=version.id, label=version.name, arm=arm, inputs=loaded.inputs)
+        return ServedVersion(
+            model=version.model,
+            version=version.id,
+            label=version.name,
+            arm=arm,
+            inputs=loaded.inputs,
+            classes=loaded.artifact.class_names,
+        )
 
     def offline(self, loaded: LoadedModel) -> OfflineInputs:
         """Model inputs from history."""
@@ -169,7 +288,7 @@ class ServedModel:
     def scorer(self, loaded: LoadedModel) -> RowScorer:
         """The fitted model; of an online deployment the learner, with all that it has learnt."""
         if self.deployment.learn == "batch":
-            return loaded
+            return self._remembering(loaded)
         name = learner_name(self.deployment.name, loaded.version.id)
         if self.learner is None or self.learner.name != name:
             from trimtab.training.online import OnlineLearner  # here: it loads scikit-learn
@@ -177,14 +296,24 @@ class ServedModel:
             self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
         return self.learner
 
-    def _answerer(self, loaded: LoadedModel, features: FeatureSet) -> Answerer:
+    def _remembering(self, loaded: LoadedModel) -> RowScorer:
+        cache = self.deployment.cache
+        if cache is None:
+            return loaded.scorer
+        figures = self.endpoint.cached = self.endpoint.cached or CacheFigures()
+        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), cache=cache, figures=figures)
+
+    def _answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
+        policy = self.deployment.degrade
+        bare = BareInputs(features, loaded.encoding) if policy is not None and policy.null_features else None
         return Answerer(
-            self.served(loaded),
+            self.served(loaded, arm),
             features.request,
             reader=OnlineInputs(RequestPlan(features, self._online), loaded.encoding),
-            scorer=self.scorer(loaded),
+            scorer=self.scorer(loaded) if arm is None else loaded,
             log=self._log,
             clock=self._clock,
             ids=self._ids,
             past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
+            bare=bare,
         )

@@ -14,6 +14,7 @@ from trimtab.core.time import format_duration, format_moment
 from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
+from trimtab.features.online.plan import cursor_name
 from trimtab.steering.controller import CHAMPION
 
 if TYPE_CHECKING:
@@ -309,6 +310,8 @@ def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
 
 def named_views(project: Project, gone: Sequence[str]) -> list[str]:
     """Views by name and address, given how their addresses begin."""
-    known = {digest[:16]: name for digest, name in AppliedDefinitions(project.state.catalog).view_names().items()}
-    known |= {view.hash[:16]: view.name for view in project.views.views}
+    known = {
+        cursor_name(digest): name for digest, name in AppliedDefinitions(project.state.catalog).view_names().items()
+    }
+    known |= {cursor_name(view.hash): view.name for view in project.views.views}
     return [f"{known.get(one, 'of before')}@{one[:8]}" for one in gone]

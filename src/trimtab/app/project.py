@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from trimtab.app.definitions import Definitions, load_definitions
-from trimtab.app.history import SharedHistory
-from trimtab.app.layouts import Layouts
-from trimtab.app.live_definitions import LiveDefinitions
-from trimtab.app.retention_needs import check_retention, features_from_us
-from trimtab.app.state import State, kept_from
-from trimtab.app.views import Views
-from trimtab.core.clock import Clock, SystemClock
-from trimtab.core.config import Config, LineSettings, load_config
+from trimtab.app.definitions import load_definitions
+from trimtab.app.retention_needs import check_retention
+from trimtab.app.wiring import Wiring
+from trimtab.core.clock import Clock
+from trimtab.core.config import load_config
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us, moment_us
-from trimtab.events import Ingestor, Quarantine, Source
-from trimtab.registry import Registry
-from trimtab.serving import Answer, PredictionIds, PredictionLog
+from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
-from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -41,12 +32,11 @@ if TYPE_CHECKING:
     from trimtab.app.explain import Explanation
     from trimtab.app.feature_catalogue import Catalogue
     from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
-    from trimtab.app.learning import Teacher
     from trimtab.app.loading import Ingested
-    from trimtab.app.loop import DeploymentLoop
-    from trimtab.app.models import ServedModel
     from trimtab.app.planning import Plan
+    from trimtab.app.promoting import Promotion
     from trimtab.app.retention import Retained
+    from trimtab.app.searches import Searched
     from trimtab.app.skew_report import SkewReport
     from trimtab.app.status import Status
     from trimtab.events.files import Rows, Table
@@ -54,6 +44,13 @@ if TYPE_CHECKING:
     from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
     from trimtab.features.online.compaction import Compacted
+    from trimtab.registry import Version
+    from trimtab.registry.collecting.collector import Collection
+    from trimtab.registry.describing.compare import Comparison
+    from trimtab.registry.describing.signature import Signature
+    from trimtab.registry.searching import Found
+    from trimtab.registry.transfer.export import Exported
+    from trimtab.run import Run
     from trimtab.serving.batch import Manifest
     from trimtab.simulation.results import ReplayResult
     from trimtab.training.evaluation import Evaluation
@@ -83,61 +80,15 @@ def open_project(
     config = load_config(_path("folder", folder), os.environ if environment is None else environment)
     definitions = load_definitions(config.project_file)
     check_retention(config.retention, definitions)
-    return Project(config, definitions, clock=clock, state=state)
+    return Project(config, definitions, clock=clock, state=None if state is None else _path("state", state))
 
 
-class Project:
+class Project(Wiring):
     """An open project. Close it, or use it in `with`.
 
     Any number of processes may open one project and push to it. One of them at a time applies events to online
     features: a running `trimtab serve`, or else whoever needs them fresh.
     """
-
-    def __init__(
-        self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: str | Path | None = None
-    ) -> None:
-        self.config = config
-        self.declared = definitions
-        self.clock = clock or SystemClock()
-        self.state_folder = config.state_folder if state is None else _path("state", state)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Nothing is open and nothing remembered."""
-        self._forget_parts()
-        self._state: State | None = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
-        self._ids = PredictionIds(self.clock)
-
-    def _forget_parts(self) -> None:
-        parts = (
-            "ingestor",
-            "quarantine",
-            "history",
-            "predictions",
-            "registry",
-            "views",
-            "definitions",
-            "layouts",
-            "live",
-        )
-        for part in parts:
-            self.__dict__.pop(part, None)
-        self._served: dict[str, ServedModel] = {}
-        self._loops: dict[str, DeploymentLoop] = {}
-        self._teachers: dict[str, Teacher] = {}
-
-    @property
-    def state(self) -> State:
-        """What is kept, part by part.
-
-        Raises:
-            Misuse: The project is closed.
-        """
-        if self._state is None:
-            raise Misuse(
-                f"{self.config.folder}: this project is closed. Open it again: tt.open({str(self.config.folder)!r})"
-            )
-        return self._state
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +114,7 @@ class Project:
         absent_ok: bool = False,
         progress: Meter | None = None,
     ) -> Ingested:
-        """Load a file of a source's events, or a table. Rows that do not fit go to quarantine.
+        """Load a file of a source's events, or a table. Rows that do not fit, or are dated ahead, go to quarantine.
 
         Args:
             source: The source's name.
@@ -207,18 +158,99 @@ class Project:
 
     # -- models -------------------------------------------------------------------------------------------------
 
-    def train(self, model: str | None = None, *, actor: str = "a person") -> list[Decision]:
+    def train(
+        self, model: str | None = None, *, actor: str = "a person", watch: Callable[[Run], object] | None = None
+    ) -> list[Decision]:
         """Make a candidate now, judge it, and promote or refuse it.
+
+        Nothing is decided when the version in service is what this data, code and seed give. A training that was
+        killed is gone on with: its finished steps are not done again.
+
+        Args:
+            model: A deployment's name; left out, the first.
+            actor: Who asks for it.
+            watch: Called with the run whenever it gets on.
 
         Raises:
             NotFound: No such deployment, or no data.
             Misuse: The data cannot be learnt from; the message names the cause.
             Unavailable: Nothing can be judged yet.
-            Conflict: Another process is at work on it, or automation is frozen.
+            Conflict: Another process is at work on it, the run was cancelled, or automation is frozen.
         """
         loop = self.loop(model)
         self.apply_first()
-        return loop.train(actor)
+        return loop.train(actor, watch)
+
+    def search(
+        self,
+        model: str | None = None,
+        *,
+        trials: int | None = None,
+        time: str | int | None = None,
+        actor: str = "a person",
+        watch: Callable[[Run], object] | None = None,
+    ) -> Searched:
+        """Look for the parameters of a model's estimator; the best ones are part of the recipe of its next training.
+
+        A search that was stopped is gone on with, to the trials that would have come without; one that is finished
+        goes on when it is given more trials or time. Rows that a gate may judge on are never looked at.
+
+        Args:
+            model: A deployment's name; left out, the first.
+            trials: How many in all; left out, as the model declares.
+            time: How long all of them may take, those of before included.
+            actor: Who asks for it.
+            watch: Called with the run whenever it gets on.
+
+        Raises:
+            NotFound: No such deployment, or no data.
+            Misuse: The model declares no search, Optuna is not installed, or no trial succeeds.
+            Unavailable: There are too few labels.
+            Conflict: Another process searches for it, or the run was cancelled.
+        """
+        from trimtab.app.searching import search_model
+
+        self.apply_first()
+        return search_model(self, model, trials=trials, time=time, actor=actor, watch=watch)
+
+    def trials(self, model: str | None = None) -> Searched:
+        """The newest search of a deployment with its trials; also of one that is under way.
+
+        Raises:
+            NotFound: No such deployment, or nothing was searched.
+        """
+        from trimtab.app.searches import newest_search
+
+        return newest_search(self.state.catalog, self.definitions.deployment(model).name)
+
+    def runs(self, model: str | None = None) -> list[Run]:
+        """The runs of all deployments or of one, oldest first: their steps, how far they are, and how they ended.
+
+        Raises:
+            NotFound: No such deployment, and no run of one.
+        """
+        found = self.recorded.all(model)
+        if model is not None and not found:
+            self.definitions.deployment(model)
+        return found
+
+    def run(self, run_id: str) -> Run:
+        """One run, by its id or by the beginning of it.
+
+        Raises:
+            NotFound: There is none.
+            Misuse: Several begin like this.
+        """
+        return self.recorded.get(run_id)
+
+    def cancel_run(self, run_id: str, *, actor: str = "a person") -> Run:
+        """Ask for a run to end, in whichever process it is; the run as it stands now. It ends within a second or so.
+
+        Raises:
+            NotFound: There is none.
+            Conflict: It is over already.
+        """
+        return self.recorded.cancel(run_id, actor=actor)
 
     def plan(self) -> Plan:
         """What the project file changes against what is applied, and what that means: nothing is done."""
@@ -295,13 +327,11 @@ class Project:
 
         Raises:
             NotFound: There is no such model.
-            Misuse: A row is not as declared, or `at` is no moment that has come.
+            Misuse: A row is not as declared, `at` is no moment that has come, or None is the name of one of several.
         """
+        _check_named(model, list(self.definitions.deployments))
         given = _request_rows(rows)
-        served = self.served(model)
-        self.views.catch_up()
-        served.refresh()
-        return served.endpoint.answer(given, at=_at(at))
+        return self.current(model).endpoint.answer(given, at=_at(at, self.clock))
 
     def predict_table(
         self,
@@ -332,7 +362,7 @@ class Project:
             self,
             model,
             requests,
-            at_us=_at(at),
+            at_us=_at(at, self.clock),
             mode=mode,
             out=None if out is None else _path("out", out),
             progress=progress,
@@ -452,9 +482,15 @@ class Project:
 
         Raises:
             NotFound: There is no such prediction.
+            Misuse: It is no text.
         """
         from trimtab.app.explain import explain
+        from trimtab.core.shown import shown
 
+        if not isinstance(prediction_id, str):
+            raise Misuse(
+                f"why: {shown(prediction_id)[:100]} is no id. Give the id of an answer, a text such as 'p_...'."
+            )
         return explain(self, prediction_id)
 
     def skew(
@@ -504,7 +540,7 @@ class Project:
         from trimtab.app.evaluation_page import write_evaluation
 
         to = self.state_folder / "reports" if file is None else _path("file", file)
-        return write_evaluation(self.registry, self.state.blob, version, to)
+        return write_evaluation(self.registry, self.state.blob, self.state.catalog, version, to)
 
     def evaluation(self, version: str) -> Evaluation:
         """A version's evaluation, or that of the candidate which it is a refit of, as numbers.
@@ -544,6 +580,18 @@ class Project:
         """
         return self.views.rebuild(view, progress=progress)
 
+    def rebuild_all(self, *, progress: Meter | None = None) -> int:
+        """Make all online features anew from history, also where what is stored of them is damaged.
+
+        Returns:
+            How many records the views have taken, in sum.
+
+        Raises:
+            Conflict: They are damaged, and a service works with them: stop it first.
+            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+        """
+        return self.views.rebuild_all(progress=progress)
+
     def compact(self) -> Compacted:
         """Give back the room of online features that no answer can depend on any more; no value changes.
 
@@ -566,6 +614,197 @@ class Project:
         from trimtab.app.retention import retain
 
         return retain(self, dry_run=dry_run)
+
+    def versions(
+        self,
+        model: str | None = None,
+        *,
+        search: str | None = None,
+        tag: str | None = None,
+        metric: str | None = None,
+        feature: str | None = None,
+        source: str | None = None,
+    ) -> list[Found]:
+        """The registered versions that fit, with tags, notes, aliases and their evaluated metric.
+
+        Args:
+            model: Of one model; left out, of all.
+            search: A text in its name, address, tags, notes, aliases, inputs, runtime or actor.
+            tag: A tag that it has.
+            metric: A figure of its evaluation, also with a bound: "log_loss<0.4", "auc>0.8".
+            feature: A feature that it reads, or the view that it comes from.
+            source: A source that its features are made of.
+
+        Raises:
+            Misuse: The metric cannot be read.
+            NotFound: No version has such a figure, reads such a feature or is made of such a source.
+        """
+        from trimtab.registry.searching import Search
+
+        wanted = Search(text=search, tag=tag, metric=metric, feature=feature, source=source)
+        return self.registry.search(wanted, model=model)
+
+    def collect(
+        self,
+        *,
+        dry_run: bool = False,
+        why: str = "nothing needs it any more",
+        grace: str | int = "7d",
+        rollbacks: int = 10,
+        evidence: str | int | None = None,
+        searches: int = 10,
+        actor: str = "a person",
+    ) -> Collection:
+        """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
+
+        With them go old searches, and what trainings that were killed and never gone on with had finished.
+
+        Kept is what an alias points to or can roll back to, what gate records, ledger rows and logged predictions name,
+        and everything new.
+
+        Args:
+            dry_run: Change nothing; say what would go, and why the rest stays.
+            why: One sentence, told to whoever asks for a removed version.
+            grace: What was registered or stored within this time stays.
+            rollbacks: How many steps back each alias must be able to go.
+            evidence: Gate records and ledger rows older than this keep nothing; left out, all of them do.
+            searches: How many of the newest searches of each model stay, besides those that chose a version's
+                parameters.
+            actor: Who asks.
+
+        Raises:
+            Conflict: Another collection is under way.
+        """
+        from trimtab.app.collecting import collect_garbage
+        from trimtab.registry.collecting.collector import Keep
+
+        evidence_us = None if evidence is None else duration_us(evidence)
+        keep = Keep(grace_us=duration_us(grace), rollbacks=rollbacks, evidence_us=evidence_us)
+        return collect_garbage(self, dry_run=dry_run, keep=keep, searches=searches, why=why, actor=actor)
+
+    def signature(self, version: str) -> Signature:
+        """What a version is given and what it gives: the request, the inputs of its estimator, its output.
+
+        Args:
+            version: "late_flight@7", "late_flight@champion" or the beginning of its address.
+
+        Raises:
+            NotFound: There is no such version, or its artifact was removed.
+        """
+        from trimtab.registry.describing.signature import signature_of
+
+        loaded = self.registry.load(version)
+        return signature_of(loaded.version, loaded.artifact)
+
+    def card(self, version: str, *, html: bool = False) -> str:
+        """A version's model card, Markdown or a self-contained page: made from records, nothing typed by hand.
+
+        Raises:
+            NotFound: There is no such version, or its artifact was removed.
+        """
+        return self.registry.card(version, html=html)
+
+    def compare(
+        self, one: str, other: str, *, window: str | int | None = "14d", moved: float | None = None
+    ) -> Comparison:
+        """What differs between two versions: data, definitions, recipe, environment, metrics, and their answers.
+
+        Both answer the newest labelled rows, each by its own features as of their time.
+
+        Args:
+            one: A version, usually the older one.
+            other: Another of the same model.
+            window: How long the rows reach back from the newest one with a final label; None asks neither.
+            moved: From which difference on an answer counts as moved; left out, 0.05 of a chance, or a twentieth of
+                the standard deviation of a number's labels.
+
+        Raises:
+            NotFound: There is no such version, or what is stored of it was removed.
+            Misuse: They are versions of two models, the window is none or empty, or `moved` is no number from 0 on.
+        """
+        from trimtab.app.comparing import check_moved, compare_versions, window_of
+
+        window_us = window_of(window)
+        check_moved(moved)
+        return compare_versions(self, one, other, window_us=window_us, moved_by=moved)
+
+    def import_model(
+        self,
+        path: str | Path,
+        model: str,
+        *,
+        golden: str | Path | None = None,
+        window: str | int | None = None,
+        categories: Mapping[str, Sequence[str]] | None = None,
+        trust: Literal["pickle"] | None = None,
+        seen_until: str | int | dt.datetime | None = None,
+        first: bool = False,
+        why: str = "imported",
+        actor: str = "a person",
+    ) -> Version:
+        """Register a model that was made elsewhere as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
+
+        Its inputs must be the declared model's features, in their order, and it must give the scores of golden rows or
+        be scored on a labelled window first. It serves only once an alias points to it, by a gate record or `first`.
+        Content that was imported before is the version that there is, which stays as it is: `seen_until` and `window`
+        must be as they were then, or left out. Other golden rows, categories or labelled rows make another version.
+
+        Args:
+            path: A model file, an MLflow model folder, or a folder that `export` wrote.
+            model: The declared model that it is a version of.
+            golden: A file of golden rows; left out, those of an exported folder.
+            window: Score it on the newest labelled rows, so far back: its evaluation.
+            categories: By category, its values in the order in which the model numbers them.
+            trust: "pickle" allows a pickle, which runs code.
+            seen_until: Until when it may have seen data; left out, now: gates then judge on what comes.
+            first: Make it champion; allowed while there is none.
+            why: For the alias's history.
+            actor: Who imports it.
+
+        Raises:
+            NotFound: There is no such file or model.
+            Misuse: Its inputs are not the features, it does not give the golden scores, or it cannot be read safely.
+            Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
+                waits for approval.
+        """
+        from trimtab.app.importing import Asked, import_version
+        from trimtab.registry.transfer.golden import read_golden
+
+        declared = self.definitions.models.get(model)
+        classes = () if declared is None else declared.label.class_names
+        asked = Asked(
+            golden=None if golden is None else read_golden(_path("golden", golden), classes=classes),
+            window_us=None if window is None else duration_us(window),
+            categories=categories,
+            trust=trust,
+            first=first,
+            why=why,
+            actor=actor,
+            seen_until_us=None if seen_until is None else moment_us(seen_until),
+        )
+        return import_version(self, _path("path", path), model, asked)
+
+    def export(
+        self, version: str, folder: str | Path, *, mlflow: bool = False, trust: Literal["pickle"] | None = None
+    ) -> Exported:
+        """Write a version as a folder that runs without trimtab: model, code, signature, golden predictions.
+
+        Args:
+            version: Which one.
+            folder: Where to; it must not be there yet, or be empty.
+            mlflow: Make it an MLflow model folder.
+            trust: "pickle" lets a version go that is stored with pickle.
+
+        Raises:
+            NotFound: There is no such version.
+            Misuse: It is a pickle, or the exported code does not repeat the golden predictions.
+            Conflict: There is something at `folder`.
+        """
+        from trimtab.registry.transfer.export import export_version
+
+        loaded = self.registry.load(version)
+        card = self.registry.card(loaded.version)
+        return export_version(loaded, _path("folder", folder), card=card, mlflow=mlflow, trust=trust)
 
     def disk(self) -> Disk:
         """What each part takes on disk, how fast it grows, and what `retain` would give back."""
@@ -611,6 +850,103 @@ class Project:
             after = entries[-1].sequence
         return found
 
+    def roll_back(self, model: str, *, why: str, actor: str = "a person") -> Decision:
+        """Let the version before the one in service answer again; a process that serves follows within a second.
+
+        Raises:
+            NotFound: There is no such model, or no version before.
+            Conflict: Somebody else moved the alias at the same moment.
+        """
+        from trimtab.app.rolling_back import roll_back
+
+        return roll_back(self, model, why=why, actor=actor)
+
+    def set_arm(self, version: str, arm: str, *, share: float, why: str = "", actor: str = "a person") -> Decision:
+        """Let a version answer beside the one in service; a process that serves follows within a second.
+
+        Args:
+            version: "late_flight@7"; the model's name alone keeps the version that the arm has.
+            arm: "canary": its answers to a share of the requests are what askers get. "shadow": it answers a share once
+                more, on spare capacity, seen by nobody. The answers of both are logged under the arm's name.
+            share: From 0, which ends it, to 1. The same entities are always in it, and stay in it when it grows.
+            why: For the ledger and the alias's history.
+            actor: Who says so.
+
+        Raises:
+            NotFound: There is no such version or deployment.
+            Misuse: No such arm, or no such share.
+        """
+        from trimtab.app.arms import set_arm
+
+        return set_arm(self, version, arm, share=share, why=why, actor=actor)
+
+    def promote(
+        self,
+        version: str,
+        *,
+        why: str = "",
+        seen_until: str | int | dt.datetime | None = None,
+        dry_run: bool = False,
+        actor: str = "a person",
+        watch: Callable[[Run], object] | None = None,
+    ) -> Promotion:
+        """Judge a registered version against the one in service, and put it in service when it passes.
+
+        The gate is that of every candidate, on the newest labelled days that neither has seen. Where the deployment
+        asks for approval it then waits for that. A version that is refused changes nothing.
+
+        Args:
+            version: "late_flight@7", or the beginning of its address.
+            why: For the ledger and the alias's history.
+            seen_until: Until when an imported version has seen data; left out, as its import said.
+            dry_run: Only judge it.
+            actor: Who asks for it.
+            watch: Called with the run whenever it gets on.
+
+        Raises:
+            NotFound: There is no such version, or no deployment of its model.
+            Unavailable: There are no days to judge on yet; the message says from when on.
+            Misuse: It cannot be loaded here, or its features cannot be computed any more.
+            Corrupt: What is stored of it is damaged.
+            Conflict: Another process is at work on the deployment, a candidate waits for approval, or automation is
+                frozen.
+        """
+        from trimtab.app.promoting import Asked, promote_version
+
+        seen_until_us = None if seen_until is None else moment_us(seen_until)
+        asked = Asked(why=why, actor=actor, seen_until_us=seen_until_us, dry_run=dry_run)
+        return promote_version(self, version, asked, watch)
+
+    def approve(self, model: str | None = None, *, why: str = "", actor: str = "a person") -> list[Decision]:
+        """Let the candidate of a deployment that waits for approval take over.
+
+        Args:
+            model: A deployment's name; left out, the first.
+            why: For the ledger.
+            actor: Who approves it, for the ledger.
+
+        Raises:
+            NotFound: There is no such deployment.
+            Conflict: None waits, its time is over, another champion stands there than it was compared with, automation
+                is frozen, or another process is at work on it.
+        """
+        return self.loop(model).answer("approve", actor, why or "No reason was given.")
+
+    def reject(self, model: str | None = None, *, why: str, actor: str = "a person") -> list[Decision]:
+        """Drop the candidate of a deployment that waits for approval; the quiet time runs as after a refusal.
+
+        Args:
+            model: A deployment's name; left out, the first.
+            why: For the ledger.
+            actor: Who rejects it, for the ledger.
+
+        Raises:
+            NotFound: There is no such deployment.
+            Misuse: No reason is given.
+            Conflict: As `approve`.
+        """
+        return self.loop(model).answer("reject", actor, why)
+
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions go on."""
         from trimtab.steering.controller import FREEZE
@@ -627,6 +963,7 @@ class Project:
         self,
         entity: str,
         *key: str | int,
+        keys: Iterable[str | int | Sequence[str | int]] = (),
         why: str = "",
         dry_run: bool = False,
         training_sets: bool = False,
@@ -639,30 +976,29 @@ class Project:
         Args:
             entity: An entity, or the column of any source that holds its key.
             key: One value for each of its columns.
+            keys: Several keys in one run, each a value, or one value for each column; the views are filled again once.
             why: For the ledger; write no personal data.
             dry_run: Only look what is there.
             training_sets: Delete the rows of stored training sets that have rows of it.
             actor: For the ledger.
 
         Raises:
-            NotFound: There is no such entity, or nothing of this key.
-            Misuse: The key does not fit the entity's columns.
+            NotFound: There is no such entity, or nothing of any key.
+            Misuse: A key does not fit the entity's columns.
             Conflict: Another process serves, trains, writes or reads. What was done until then stays done: the same
                 call goes on from there.
         """
         from trimtab.app.erasure import forget
 
-        if not dry_run and "views" in self.__dict__ and self.views.followed():
+        several = [[one] if isinstance(one, str | int) else one for one in keys]
+        wanted = [[*map(str, one)] for one in ([key, *several] if key or not several else several)]
+        if not dry_run and self.followed():
             raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, and forget then.")
-        self.close()
-        self._begin()
+        self.reopen()
         try:
-            found = forget(
-                self, entity, [*map(str, key)], why=why, dry_run=dry_run, training_sets=training_sets, actor=actor
-            )
+            found = forget(self, entity, wanted, why=why, dry_run=dry_run, training_sets=training_sets, actor=actor)
         finally:
-            self.close()
-            self._begin()
+            self.reopen()
         if not dry_run:
             self.views.catch_up()
         return found
@@ -670,17 +1006,36 @@ class Project:
     # -- running ------------------------------------------------------------------------------------------------
 
     def serve(
-        self, *, host: str | None = None, port: int | None = None, ready: Callable[[str], object] | None = None
+        self,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        ready: Callable[[str], object] | None = None,
+        workers: int | None = None,
+        grpc_port: int | None = None,
+        grpc_ready: Callable[[str], object] | None = None,
     ) -> None:
         """Answer over HTTP until SIGTERM or SIGINT.
 
+        Args:
+            host: The address to listen on; left out, the setting `serve.host`.
+            port: 0 takes a free one; left out, the setting `serve.port`.
+            ready: Called with the URL once requests are answered.
+            workers: Processes that answer; left out, the setting `serve.workers`. With more than one, this process
+                watches them and does everything but answer.
+            grpc_port: Where the Open Inference Protocol is answered over gRPC; left out, the setting `serve.grpc_port`.
+            grpc_ready: Called with its address, before `ready`.
+
         Raises:
-            Unavailable: The port is taken.
+            Unavailable: The port is taken, or no worker can be started.
+            Misuse: A setting is wrong.
             Conflict: Another process serves this project.
         """
         from trimtab.app.service import serve_project
 
-        serve_project(self, host=host, port=port, ready=ready)
+        serve_project(
+            self, host=host, port=port, ready=ready, workers=workers, grpc_port=grpc_port, grpc_ready=grpc_ready
+        )
 
     def simulate(
         self,
@@ -704,172 +1059,6 @@ class Project:
 
         return simulate_project(self, lines=lines, start=start, until=until, seed=seed, progress=progress)
 
-    # -- parts --------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def layouts(self) -> Layouts:
-        """Where the columns of sources lie in their events."""
-        return Layouts(self.state.catalog, self.state.events)
-
-    @cached_property
-    def definitions(self) -> Definitions:
-        """What the project file declares (`declared`), each column of a source in its place.
-
-        Raises:
-            Misuse: A column is declared as another type than recorded events hold it.
-        """
-        return self.declared.placed(self.layouts.place)
-
-    @cached_property
-    def live(self) -> LiveDefinitions:
-        """The feature definitions that are in use, those of versions trained before the project file changed too."""
-        return LiveDefinitions(
-            self.definitions,
-            registry=self.registry,
-            catalog=self.state.catalog,
-            blob=self.state.blob,
-            place=self.layouts.place,
-            clock=self.clock,
-        )
-
-    @property
-    def sources(self) -> list[Source]:
-        return list(self.definitions.sources.values())
-
-    @cached_property
-    def ingestor(self) -> Ingestor:
-        """The way into the event log."""
-        self.layouts.keep(self.definitions.sources)
-        return Ingestor(
-            self.state.events,
-            self.sources,
-            clock=self.clock,
-            quarantine=self.quarantine,
-            future_ok=frozenset(self.definitions.requests),
-        )
-
-    @cached_property
-    def quarantine(self) -> Quarantine:
-        """Rows that were refused."""
-        return Quarantine(self.state.quarantine)
-
-    @cached_property
-    def history(self) -> SharedHistory:
-        """The event log in columns, as of its last refresh; it begins with the tables of record where there are any."""
-        return SharedHistory(self.state.events, self.sources, tables=partial(self.state.moved, self.sources))
-
-    @cached_property
-    def predictions(self) -> PredictionLog:
-        """Every answer that was given."""
-        return PredictionLog(self.state.predictions)
-
-    @cached_property
-    def registry(self) -> Registry:
-        """Versions and aliases."""
-        from trimtab.training.environment import current_environment
-
-        return Registry(
-            self.state.catalog,
-            self.state.blob,
-            clock=self.clock,
-            actor="policy",
-            environment=current_environment(self.config.folder),
-        )
-
-    @cached_property
-    def views(self) -> Views:
-        """Online features and how they follow the log."""
-        return Views(self.state, self.live.views, clock=self.clock)
-
-    def loop(self, model: str | None = None) -> DeploymentLoop:
-        """The loop of one deployment."""
-        from trimtab.app.loop import DeploymentLoop
-        from trimtab.app.training_data import LivingData
-
-        deployment = self.definitions.deployment(model)
-        if deployment.name not in self._loops:
-            self._loops[deployment.name] = DeploymentLoop(
-                deployment,
-                history=self.history,
-                predictions=self.predictions,
-                data=LivingData(
-                    self.history,
-                    self.predictions,
-                    kept_from=partial(kept_from, self.state.catalog),
-                    asked_as=self.live.request_of,
-                    check=self.live.check_newest,
-                ),
-                registry=self.registry,
-                catalog=self.state.catalog,
-                blob=self.state.blob,
-                folder=self.state_folder,
-                clock=self.clock,
-                ids=TimeIds(self.clock),
-                seed=self.config.seed,
-            )
-        return self._loops[deployment.name]
-
-    def served(self, model: str) -> ServedModel:
-        """What answers for one deployment."""
-        from trimtab.app.models import ServedModel
-
-        deployment = self.definitions.deployment(model)
-        if deployment.name not in self._served:
-            self._served[deployment.name] = ServedModel(
-                deployment,
-                registry=self.registry,
-                log=self.predictions,
-                online=self.state.online,
-                answers=self.state.answers,
-                learners=self.state.learners,
-                snapshot=self.views.snapshot,
-                features_from=lambda features: features_from_us(features, kept_from(self.state.catalog)),
-                features_of=self.live.of,
-                holds=self.views.holds,
-                clock=self.clock,
-                ids=self._ids,
-            )
-        return self._served[deployment.name]
-
-    def features_from_us(self, model: Model) -> int:
-        """The first moment as of which a model's features can be computed from the history that is kept."""
-        return features_from_us(model.features, kept_from(self.state.catalog))
-
-    def teacher(self, model: str) -> Teacher:
-        """What teaches the learner of one online deployment."""
-        from trimtab.app.learning import Teacher
-
-        deployment = self.definitions.deployment(model)
-        if deployment.name not in self._teachers:
-            self._teachers[deployment.name] = Teacher(self, deployment)
-        return self._teachers[deployment.name]
-
-    def line_settings(self, names: Sequence[str] | None = None) -> list[LineSettings]:
-        """The lines of [demo], or those named.
-
-        Raises:
-            Misuse: A name is none of them.
-        """
-        from trimtab.app.lines import USUAL
-
-        found = list(self.config.demo.lines if self.config.demo else USUAL)
-        unknown = [name for name in names or () if name not in {line.name for line in found}]
-        if unknown:
-            raise Misuse(f"line {unknown[0]!r} is none of {', '.join(line.name for line in found)}.")
-        return [line for line in found if names is None or line.name in names]
-
-    def close(self) -> None:
-        """Close whatever was opened, and let others apply events; nothing happens the second time."""
-        if self._state is None:
-            return
-        try:
-            if "views" in self.__dict__:  # it was asked for
-                self.views.let_go()
-        finally:
-            self._state.close()
-            self._state = None
-            self._forget_parts()
-
     def __enter__(self) -> Project:
         return self
 
@@ -888,12 +1077,21 @@ class Project:
         return Ledger(self.state.catalog).write([row], [change])[0]
 
 
+def _check_named(model: str | None, names: Sequence[str]) -> None:
+    if model is None and len(names) > 1:  # no type checker saw the caller: nobody guesses which one was meant
+        raise Misuse(f"predict: no model is named, and there are {', '.join(names)}. Name one of them.")
+
+
 def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
+    if given.__class__ is list:  # the usual: no table to be looked for
+        return cast("list[Mapping[str, Any]]", given)
     from trimtab.core.columns import Columns
     from trimtab.events.files import is_table
 
     if is_table(given):
-        return (given if isinstance(given, Columns) else Columns.from_arrow(given)).to_rows()
+        from trimtab.serving.request_rows import rows_of_table
+
+        return rows_of_table(given if isinstance(given, Columns) else Columns.from_arrow(given))
     if isinstance(given, Mapping):
         raise Misuse("predict: one dict. Give a list of them, for one row too: [row]")
     if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
@@ -904,7 +1102,11 @@ def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mappin
     return given
 
 
-def _at(at: str | int | dt.datetime | None) -> int | None:
+def _at(at: str | int | dt.datetime | None, clock: Clock) -> int | None:
+    from trimtab.events.checks import LAST_OF_OTHER_UNITS_US, moment_shown, other_unit
+
+    if other_unit(at) and clock.now_us() > LAST_OF_OTHER_UNITS_US:  # D49
+        raise Misuse(f"at: {moment_shown(at)}. Give microseconds, a datetime or ISO 8601 text.")
     try:
         return None if at is None else moment_us(at)
     except Misuse as error:

@@ -106,7 +106,7 @@ def _asked(project: Project, request: Request, frame: EventFrame) -> Columns:
                 if key not in logged or p.at_us < logged[key].at_us:
                     logged[key] = p
     known, at_us = ingested_requests(request, frame, NEVER_US - 1, deleted=True)
-    fresh = ~np.isin(known[request.key].values.astype(str), np.array(list(logged), str))
+    fresh = np.array([str(key) not in logged for key in known[request.key].values.tolist()], bool)
     there = decode_requests(request, [p.request for p in logged.values()])
     moments = np.concatenate([at_us[fresh], np.array([p.at_us for p in logged.values()], np.int64)])
     return Columns.concat([known.take(fresh), there]).replace({"_known_at": Column("time", moments)})

@@ -18,6 +18,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.files import Rows, is_table, open_bytes, read_rows
 from trimtab.features.parts.event_files import parquet
+from trimtab.store.duckdb_opening import open_duckdb
 
 _PARQUET: dict[str, Dtype] = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int"),
@@ -112,7 +113,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _described(path: Path) -> dict[str, Dtype]:
     try:
-        with duckdb.connect() as connection:
+        with open_duckdb() as connection:
             described = connection.execute(f"DESCRIBE SELECT * FROM {parquet([path])}").fetchall()
     except duckdb.Error as error:
         raise Misuse(f"file {path}: cannot be read: {str(error).splitlines()[0]}") from error

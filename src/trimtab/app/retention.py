@@ -21,7 +21,7 @@ from trimtab.core.time import DAY_US, format_duration, format_moment
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
 from trimtab.features.online.generations import FILLING, id_of
-from trimtab.store.log_places import positions_before
+from trimtab.store.log_places import begin_of, positions_before
 from trimtab.store.ports import Catalog, Log, Prunable, Put, Table
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def plan_retention(project: Project) -> Retained:
     truncated, freed = {}, 0.0
     through = truncation(project.state.catalog).through
     for partition, last in log.positions().items():
-        begin = _begin(log, partition, last)
+        begin = begin_of(log, partition, last)
         cut = min(last, followed.get(partition, last))
         cut, strange = _before_strangers(log, partition, max(begin, through.get(partition, 0)), cut, project)
         truncated[partition] = max(0, cut - begin)
@@ -129,7 +129,7 @@ def plan_retention(project: Project) -> Retained:
     ):
         counts[part] = 0
         for partition, cut in cuts.items():
-            rows = max(0, cut - _begin(one, partition, cut))
+            rows = max(0, cut - begin_of(one, partition, cut))
             counts[part] += rows
             freed += rows * record_bytes(one, partition, size.parts.get(part, {}).get(partition, 0))
     return Retained(
@@ -144,7 +144,7 @@ def plan_retention(project: Project) -> Retained:
         budget_bytes=project.config.retention.budget_bytes,
         growth_bytes={},
         notes=held + notes,
-        red=_over(project, size),
+        red=[*_over(project, size), *kept_longer(project)],
     )
 
 
@@ -202,7 +202,7 @@ def _retain(project: Project) -> Retained:
         budget_bytes=project.config.retention.budget_bytes,
         growth_bytes=growth,
         notes=notes,
-        red=_over(project, after),
+        red=[*_over(project, after), *kept_longer(project)],
     )
     last = _Last(at_us=project.clock.now_us(), freed_bytes=done.freed_bytes, growth_bytes=growth, notes=notes)
     state.catalog.write([Put(KEPT, "last", msgspec.json.encode(last))])
@@ -227,7 +227,7 @@ def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
     for partition, last in log.positions().items():
         behind = [positions.get(partition, 0) for positions in (*reached.values(), *doubtful)]
         cut = min([followed.get(partition, last), *behind])
-        cut, strange = _before_strangers(log, partition, _begin(log, partition, last), cut, project)
+        cut, strange = _before_strangers(log, partition, begin_of(log, partition, last), cut, project)
         cuts[partition] = cut
         notes += strange
     note_truncated(state.catalog, reached, cuts, _newest_us(project))  # first: where else could a reader learn of it?
@@ -242,7 +242,7 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
     removed = 0
     for partition, cut in cuts.items():
         last = log.positions().get(partition, 0)
-        if cut <= _begin(log, partition, last):
+        if cut <= begin_of(log, partition, last):
             continue
         try:
             removed += log.truncate(partition, cut)
@@ -278,7 +278,7 @@ def _filling_positions(project: Project) -> tuple[list[dict[str, int]], list[str
     if not project.views.followed():
         return [], []
     store = project.views.store
-    names = {plan.id.hex(): plan.name for plan in store.plans.values()}
+    names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
     # One that has counted nothing still loads all of history, behind what was in tables when it began.
     reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
@@ -381,16 +381,23 @@ def _compact(project: Project, tables: Mapping[str, Table]) -> None:
             table.compact()
 
 
-def _differences(project: Project) -> list[str]:
-    """What retention makes different: features that saw more than is kept."""
-    settings, notes = project.config.retention, []
+def kept_longer(project: Project) -> list[str]:
+    """Sources whose events stay longer than the settings say, because a version in service looks back further."""
+    settings, found = project.config.retention, []
     for source, need in source_needs(project.definitions, project.live.views()).items():
         set_us, kept_us = settings.events_us(source), _kept_us(project, source)
         if set_us is not None and kept_us is not None and kept_us > set_us:
-            notes.append(
-                f"events of {source} are kept for {format_duration(kept_us)}, longer than [retention] says: {need.why} "
-                "for a version in service"
+            found.append(
+                f"events of {source} are kept for {format_duration(kept_us)} and not for {format_duration(set_us)}, as "
+                f"[retention] says: {need.why} for a version in service. Let a version of today's definitions take "
+                "over, or keep them longer."
             )
+    return found
+
+
+def _differences(project: Project) -> list[str]:
+    """What retention makes different: features that saw more than is kept."""
+    settings, notes = project.config.retention, []
     views = views_in_use(project.definitions, project.live.views())
     for source, names in lifetime_features(views).items():
         if settings.events_us(source) is not None:
@@ -422,9 +429,3 @@ def _growths(project: Project, size: Taken) -> dict[str, float]:
 def _over(project: Project, size: Taken) -> list[str]:
     red = over_budget(size.size_bytes, project.config.retention.budget_bytes)
     return [] if red is None else [red]
-
-
-def _begin(log: Log, partition: str, last: int) -> int:
-    """The position behind which a partition has records."""
-    first = log.read(partition, 0, limit=1)
-    return first[0].position - 1 if first else last

@@ -156,6 +156,33 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
     return us is None or at_us < removed_us + us
 
 
+def loss_explains(aggregate: Aggregate, used: float, left: float) -> bool:
+    """Whether a value can be that of more events than those that are left.
+
+    Args:
+        aggregate: What is computed of them.
+        used: The value that was used then; NaN is null.
+        left: That of the events that are left.
+
+    >>> from trimtab.features.aggregates import count
+    >>> loss_explains(count(), 7.0, 5.0), loss_explains(count(), 4.0, 5.0)
+    (True, False)
+    """
+    match aggregate.kind:
+        case "count":
+            return used >= left
+        case "count_distinct":  # exact below `keep`, and an estimate from there on
+            return used >= min(left, aggregate.keep)
+        case "max":
+            return left != left or used >= left
+        case "min":
+            return left != left or used <= left
+        case "mean" | "first" | "last":  # null only where there are no values
+            return left != left or used == used
+        case _:
+            return True
+
+
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
     """The first moment of a request whose label can still be found."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)

@@ -228,12 +228,16 @@ truth = {value}"""
 
 
 def _history(planned: Plan) -> str:
+    features = '"rows": tt.count(), "mean_label": tt.mean(truth), "last_label": tt.latest(truth)'
+    if planned.classes:
+        shares = [f'"share_{n}": tt.mean(truth == {python(one)})' for n, one in enumerate(planned.classes, 1)]
+        features = ", ".join(['"rows": tt.count()', *shares])
     return f"""# What was known of the same {_one_line(repr(planned.entity))} when the question was asked: never more.
 history = tt.view(
     "history",
     source=labels,
     by={python(planned.entity)},
-    features={{"rows": tt.count(), "mean_label": tt.mean(truth), "last_label": tt.latest(truth)}},
+    features={{{features}}},
 )"""
 
 
@@ -257,23 +261,25 @@ def _comment(text: str) -> str:
 
 
 def _estimator(planned: Plan) -> str:
-    kind = "Classifier" if planned.binary else "Regressor"
+    chances = planned.binary or bool(planned.classes)
+    kind = "Classifier" if chances else "Regressor"
     if planned.trees:
         leaf = max(1, min(20, planned.rows // 50))
         made = f"LGBM{kind}(n_estimators=200, learning_rate=0.05, num_leaves=15, min_child_samples={leaf}, verbose=-1)"
         return f"def estimator():\n    from lightgbm import LGBM{kind}\n\n    return {made}"
-    name, arguments = ("LogisticRegression", "max_iter=1000") if planned.binary else ("Ridge", "")
+    name, arguments = ("LogisticRegression", "max_iter=1000") if chances else ("Ridge", "")
     return f"def estimator():\n    from sklearn.linear_model import {name}\n\n    return {name}({arguments})"
 
 
 def _model(planned: Plan) -> str:
-    metric = "log_loss" if planned.binary else "squared_error"
+    metric = "multi_log_loss" if planned.classes else "log_loss" if planned.binary else "squared_error"
+    classes = f", classes=[{', '.join(map(python, planned.classes))}]" if planned.classes else ""
     listed = "[history, features]" if planned.entity else "[features]"
     return f"""model = tt.model(
     {python(planned.model)},
     request=question,
     features={listed},
-    label=tt.label(labels, key={python(planned.key)}, value=truth, wait={python(planned.wait)}),
+    label=tt.label(labels, key={python(planned.key)}, value=truth, wait={python(planned.wait)}{classes}),
     estimator=estimator,
     metric={python(metric)},
 )

@@ -26,6 +26,7 @@ _LABELS = re.compile(
 _POSITIVE = ("yes", "y", "true", "t", "1", "positive", "pos", "good", "success", "fraud", "churned", "won")
 _NEGATIVE = ("no", "n", "false", "f", "0", "negative", "neg", "bad", "failure", "legit", "stayed", "lost")
 _CATEGORIES = 200  # a text with more values is no category
+_MOST_CLASSES = 20  # of a label that is text: more are rather names, and each needs rows of its own
 _FEW_ROWS = 50
 
 
@@ -56,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     label_dtype: Dtype
     label_value: str | None  # Python: what the label's column is compared with; None: the column itself
     binary: bool
+    classes: tuple[str, ...]  # of a label with several, the most frequent first
     features: tuple[Profile, ...]
     left_out: dict[str, str]  # column -> why
     has_hours: bool  # whether times of day differ
@@ -90,7 +92,8 @@ def plan(table: DataTable, options: Options) -> Plan:
     time = _time(table, options, notes)
     label = _label(table, options, time, notes)
     key = _key(table, options, time, label, notes)
-    value, binary = _label_value(table, label, options.positive, notes)
+    classes = _classes(table, label, options.positive, notes)
+    value, binary = (None, False) if classes else _label_value(table, label, options.positive, notes)
     key_name, key_dtype, key_sql, entity = _row_key(table, key, time, notes)
     features, left_out = _features(table, {time, label} | ({key} if key else set()))
     if not features:
@@ -121,11 +124,12 @@ def plan(table: DataTable, options: Options) -> Plan:
         label_dtype=table.columns[label].dtype or "str",
         label_value=value,
         binary=binary,
+        classes=classes,
         features=tuple(features),
         left_out=left_out,
         has_hours=bool(days),
         window=window,
-        calibration=_calibration(table, time, label, value, binary, duration_us(window)),
+        calibration=_calibration(table, time, label, value, binary, classes, duration_us(window)),
         wait=options.wait,
         trees=_trees(options.estimator),
         rows=table.rows,
@@ -253,6 +257,19 @@ def _row_key(table: DataTable, key: str | None, time: str, notes: list[str]) -> 
     return name, "str", sql, key
 
 
+def _classes(table: DataTable, label: str, positive: str | None, notes: list[str]) -> tuple[str, ...]:
+    """The texts that a label may be, where they are several and not too many; empty for every other label."""
+    profile = table.columns[label]
+    values = [str(value) for value, _ in table.values(label, _MOST_CLASSES + 1)]
+    if positive is not None or profile.dtype != "str" or not 3 <= len(values) <= _MOST_CLASSES or "" in values:
+        return ()
+    notes.append(
+        f"label: {label!r} is one of {len(values)} classes ({', '.join(values[:8])}{', ...' * (len(values) > 8)}); the "
+        "model gives a chance of each (--positive tells one from the rest)"
+    )
+    return tuple(values)
+
+
 def _label_value(table: DataTable, label: str, positive: str | None, notes: list[str]) -> tuple[str | None, bool]:
     """What the label's column is compared with (Python), and whether the label has two classes."""
     profile = table.columns[label]
@@ -276,8 +293,8 @@ def _label_value(table: DataTable, label: str, positive: str | None, notes: list
     if profile.dtype == "str":
         found = ", ".join(str(value) for value, _ in values[:8])
         raise Misuse(
-            f"label {label!r} has {profile.distinct:,} classes ({found}); needed are two, or a number. Say which is "
-            f"to be told from the others: --positive {values[0][0]!r}"
+            f"label {label!r} has {profile.distinct:,} classes ({found}); needed are up to {_MOST_CLASSES}, or a "
+            f"number. Say which is to be told from the others: --positive {values[0][0]!r}"
         )
     notes.append(f"label: {label!r} has {profile.distinct:,} values, so the model predicts the number.")
     return None, False
@@ -322,10 +339,20 @@ def _window(span_us: int) -> str:
     return f"{min(14, max(10, span_us // (5 * DAY_US)))}d"
 
 
-def _calibration(table: DataTable, time: str, label: str, value: str | None, binary: bool, window_us: int) -> float:
+def _calibration(
+    table: DataTable,
+    time: str,
+    label: str,
+    value: str | None,
+    binary: bool,
+    classes: tuple[str, ...],
+    window_us: int,
+) -> float:
     """Three standard errors of the labels' mean over the newest window, at least 0.03; of numbers in their spread."""
     q, t = quoted(label), quoted(time)
     number = f"{q}::DOUBLE"
+    if classes:  # the most frequent one: shares nearest to a half vary most
+        value, binary = python(classes[0]), True
     if binary and value is not None:
         compared = literal(json.loads(value)) if value.startswith('"') else value
         number = f"({q} = {compared})::INT"

@@ -13,6 +13,7 @@ import msgspec
 
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.store.duckdb_opening import open_duckdb
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -57,7 +58,7 @@ class DataTable:
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
-        self.connection: DuckDBPyConnection = duckdb.connect(":memory:", config=offline)
+        self.connection: DuckDBPyConnection = open_duckdb(offline)
         self.connection.execute("SET TimeZone = 'UTC'")
         self.renamed: dict[str, str] = {}
         try:

@@ -1,92 +1,231 @@
-"""`trimtab serve`: HTTP, the applier, learners and the loop in one process."""
+"""`trimtab serve` in one process: HTTP, the applier, learners and the loop."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trimtab.app.keeper import Keeper
-from trimtab.core.errors import Unavailable
-from trimtab.serving.http import HttpService, Limits
+from trimtab.app.addresses import open_access, open_routes
+from trimtab.app.grpc import MakeBeside, grpc_address, grpc_beside
+from trimtab.app.keeper import Keeper, forget_failures
+from trimtab.app.watching import check_watch, open_watch
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.serving.http.access import is_loopback
+from trimtab.serving.http.limits import Limits
+from trimtab.serving.http.model_calls import show_remembered
+from trimtab.serving.http.server import serve
+from trimtab.serving.http.service import HttpService
+from trimtab.serving.http.tls import Tls
 from trimtab.serving.metrics import Metrics
-from trimtab.serving.server import serve
-from trimtab.serving.spool import Spool
+from trimtab.serving.noted_log import NotedLog
+from trimtab.serving.red_note import RedNote
+from trimtab.serving.spool import recover_spools
+from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear
+from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
 
-_FILL_S = 10.0  # how long a start waits for the features to be filled
+FILL_S = 10.0  # how long a start waits for the features to be filled
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
     from trimtab.serving.applier import Applier
+    from trimtab.serving.http.pushing import WaitApplied
+    from trimtab.serving.prediction_log import PredictionLog
 
 
 def serve_project(
-    project: Project, *, host: str | None, port: int | None, ready: Callable[[str], object] | None
+    project: Project,
+    *,
+    host: str | None,
+    port: int | None,
+    ready: Callable[[str], object] | None,
+    workers: int | None = None,
+    grpc_port: int | None = None,
+    grpc_ready: Callable[[str], object] | None = None,
 ) -> None:
     """See `Project.serve`."""
     settings = project.config.serve
-    limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
-    models = [project.served(name) for name in project.definitions.deployments]
+    host, port = host or settings.host, settings.port if port is None else port
+    count = settings.workers if workers is None else workers
+    if count < 1:
+        raise Misuse(f"workers={count}: give 1 (one process does everything) or more.")
+    check_watch(project, count)
+    grpc = grpc_address(project, host, grpc_port, count)
+    if warning := open_to_all(project, host):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if (damage := project.views.damage()) is not None:
+        raise Corrupt(damage)  # D116
     project.apply_first()
+    if count > 1:
+        from trimtab.app.engine import serve_with_workers
+
+        serve_with_workers(project, host=host, port=port, count=count, ready=ready, grpc=grpc, grpc_ready=grpc_ready)
+        return
     begun = project.state.events.positions()
     with ExitStack() as opened:
         applier = project.views.follow()
         opened.callback(project.views.let_go)
+        forget_failures(project.state.catalog)
         opened.enter_context(applier.start())
-        spool = None
-        if settings.log == "relaxed":  # an answer does not wait for the log, and yet outlives the process
-            spool = opened.enter_context(Spool(project.state_folder / "spool", project.predictions))
         metrics = Metrics()
         keeper = Keeper(project)
-        _show(metrics, applier, keeper)
-        service = HttpService(
-            [model.endpoint for model in models],
-            project.predictions,
-            spool=spool,
+        show_engine(metrics, applier, keeper)
+        service = http_service(
+            project,
+            opened,
+            log=project.predictions,
             metrics=metrics,
-            limits=limits,
-            push=project.ingestor.push,
+            host=host,
+            workers=1,
             wait_applied=applier.wait_applied,
-            ready=lambda: _stands_still(project, applier, begun),
+            ready=lambda: stands_still(project, applier, begun),
+            beside=grpc_beside(grpc, tls_of(project), grpc_ready or print_grpc),
         )
         keeper.follow()
         opened.enter_context(keeper.start())
         with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
-            applier.wait_applied(begun, _FILL_S)
-        serve(
-            service,
-            host=host or settings.host,
-            port=settings.port if port is None else port,
-            announce=ready,
-        )
+            applier.wait_applied(begun, FILL_S)
+        folder = project.state_folder / FOLDER
+        _tell_remembered(project, opened, folder)
+        opened.callback(remove_state, folder)
+
+        def announce(url: str) -> None:
+            with suppress(OSError):  # a full disk: whoever looks for the address asks where the settings put it
+                folder.mkdir(parents=True, exist_ok=True)
+                now_us = time.time_ns() // 1_000
+                write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=now_us, workers=[]))
+            (ready or print_url)(url)
+
+        serve(service, host=host, port=port, announce=announce, tls=tls_of(project))
 
 
-def _show(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
-    lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
-    metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
-    keeper.skew.show(metrics)
-    failing = "trimtab_keeper_failing", "Background work whose last round failed."
-    metrics.gauge(*failing, ("work",), lambda: {(work,): 1 for work in keeper.failures})
-    metrics.gauge(
-        "trimtab_keeper_failures_total",
-        "Failed rounds of background work.",
-        ("work",),
-        lambda: {(work,): count for work, count in keeper.failed.items()},
+def _tell_remembered(project: Project, opened: ExitStack, folder: Path) -> None:
+    """Let `trimtab status` see how often scores were remembered, where any are; workers tell all that they count."""
+    remembering = [name for name, one in project.definitions.deployments.items() if one.cache is not None]
+    with suppress(OSError):  # a full disk: then status shows nothing of it
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder)  # what a service that was killed told
+    if remembering:
+        figures = SharedMetrics(folder, "1")
+        show_remembered(figures, [project.served(name).endpoint for name in remembering])
+        opened.enter_context(FiguresWriter(figures))
+
+
+def http_service(
+    project: Project,
+    opened: ExitStack,
+    *,
+    log: PredictionLog,
+    metrics: Metrics,
+    host: str,
+    workers: int,
+    wait_applied: WaitApplied,
+    ready: Callable[[], str | None],
+    beside: MakeBeside | None = None,
+) -> HttpService:
+    """What answers in this process, over every deployment.
+
+    Args:
+        project: What is served.
+        opened: Gets what is to be closed after it.
+        log: Where predictions go.
+        metrics: Where its figures go.
+        host: The address that is listened on.
+        workers: How many processes answer.
+        wait_applied: Waits for the online features.
+        ready: What is missing until it can answer as it should.
+        beside: Makes what takes requests by gRPC.
+    """
+    models = [project.served(name) for name in project.definitions.deployments]
+    spools, answers = project.state.spools, project.state.predictions
+    if isinstance(answers, NotedLog):  # an answer does not wait for the log, and yet outlives the process
+        answers.open()
+    else:
+        recover_spools(spools, project.predictions)  # it may have been relaxed when it was killed
+    note = opened.enter_context(RedNote(spools))
+    return HttpService(
+        [model.endpoint for model in models],
+        log,
+        metrics=metrics,
+        limits=limits(project),
+        push=project.ingestor.push,
+        more=open_routes(project, log.find),
+        access=open_access(project, opened, host=host, workers=workers),
+        wait_applied=wait_applied,
+        ready=ready,
+        beside=beside,
+        watch=open_watch(project, opened),
+        failing=note.say,
     )
 
 
-def _stands_still(project: Project, applier: Applier, begun: Mapping[str, int]) -> str | None:
+def open_to_all(project: Project, host: str) -> str | None:
+    """What is to be said before a service begins that other machines reach and that asks nobody for a key."""
+    required = project.config.serve.require_key
+    closed = project.keys.changes() > 0 if required is None else required
+    if closed or is_loopback(host):
+        return None
+    return (
+        f"whoever reaches {host} may ask, push and read without a key. Make one (trimtab keys add NAME --role ROLE), "
+        "set serve.require_key, or serve on 127.0.0.1."
+    )
+
+
+def print_url(url: str) -> None:
+    """Say where the service is, to whoever started it without asking to be told."""
+    print(f"trimtab serves on {url} (stop with Ctrl-C)", flush=True)
+
+
+def print_grpc(address: str) -> None:
+    """Say where gRPC is, to whoever started the service without asking to be told."""
+    print(f"trimtab serves gRPC on {address}", flush=True)
+
+
+def limits(project: Project) -> Limits:
+    """What is refused, by the settings."""
+    settings = project.config.serve
+    return Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
+
+
+def tls_of(project: Project) -> Tls | None:
+    """The certificate, by the settings; None: the service speaks plain HTTP."""
+    settings, folder = project.config.serve, project.config.folder
+    if settings.tls_cert is None:
+        return None
+    key = None if settings.tls_key is None else folder / settings.tls_key
+    return Tls(folder / settings.tls_cert, key, settings.tls_min)
+
+
+def show_engine(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
+    """Let `metrics` show what the process does that applies events."""
+    lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
+    metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
+    keeper.show(metrics)
+
+
+def what_hinders(project: Project, applier: Applier) -> str | None:
+    """What keeps events from being applied, if anything does."""
+    if applier.failure:
+        return f"the applier stopped: {applier.failure}"
+    return f"events cannot be applied: {project.views.blocked}" if project.views.blocked else None
+
+
+def stands_still(project: Project, applier: Applier, begun: Mapping[str, int]) -> str | None:
     """Why online features do not follow the log, if they do not.
 
     Args:
         project: What is served.
         applier: Brings the features on.
         begun: Where the log stood when the service began: with less the features are being filled.
+
+    Raises:
+        Corrupt: The features are damaged; the message has the command that mends them.
     """
-    if applier.failure:
-        return f"the applier stopped: {applier.failure}"
-    if project.views.blocked:
-        return f"events cannot be applied: {project.views.blocked}"
-    applied = applier.positions
-    left = sum(max(0, last - applied.get(name, 0)) for name, last in begun.items()) if project.views.views else 0
+    left = project.views.missing(begun)  # and not what the applier saw last: what is stored may have been replaced
+    if hindrance := what_hinders(project, applier):
+        return hindrance
     return f"online features are being filled: {left:,} records to apply." if left else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def check_skew(
     after = {} if since_us is None else project.predictions.positions_before(since_us)
     drawn = draw(
         project.predictions,
-        lambda p: (p.model in names) and (since_us is None or p.made_at_us >= since_us),
+        lambda p: p.model in names and not p.is_makeshift and (since_us is None or p.made_at_us >= since_us),
         count=sample,
         after=after,
         seed=seed,
@@ -155,7 +156,7 @@ class _Tally:
         self._count["scores"] += len(places)
         self._count["values"] += len(places)
         for row in places:
-            used, again = rows.predictions[row].score, loaded.predict_row(rows.used[row].tolist())
+            used, again = _furthest(rows.predictions[row], loaded.predict_row(rows.used[row].tolist()))
             if not (used == again or abs(used - again) <= allowed):
                 self._note(rows, row, SCORE, "unknown", (used, again), (NO_VIEW, NO_VIEW))
 
@@ -312,13 +313,13 @@ class SkewWatch:
 
     def show(self, metrics: Metrics) -> None:
         """Let the figures be scraped."""
-        metrics.gauge(
+        metrics.counted(
             "trimtab_skew_checked_total",
             "Logged predictions whose features were computed again as of their own (t, P).",
             (),
             lambda: {(): self.checked},
         )
-        metrics.gauge(
+        metrics.counted(
             "trimtab_skew_mismatches_total",
             "Values of checked predictions that differ when computed again.",
             ("feature", "cause"),
@@ -351,3 +352,13 @@ def skew_checks(project: Project, last: int) -> list[SkewReport]:
         found = (found + block)[-last:]
         after += len(block)
     return found
+
+
+def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
+    """What was answered and what is answered again; of several classes of the one that differs most."""
+    if not isinstance(again, list):
+        return prediction.score, again
+    used = [] if prediction.scores is None else list(prediction.scores.values())
+    if len(used) != len(again):  # another version's answer: nothing of it is the same
+        return prediction.score, math.nan
+    return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

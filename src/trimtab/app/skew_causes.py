@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab import store
-from trimtab.app.retention_needs import sees_removed
+from trimtab.app.retention_needs import loss_explains, sees_removed
 from trimtab.app.skew_rows import Past, Rows, Versions
 from trimtab.app.state import kept_from
 from trimtab.core.errors import TrimtabError
@@ -26,6 +26,7 @@ from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, differences
 from trimtab.serving.answering import NO_VIEW, PAST
+from trimtab.store.log_order import append_order
 from trimtab.store.ports import LogRecord
 from trimtab.training.environment import current_environment
 
@@ -77,14 +78,16 @@ class Diagnosis:
             lacking = {name for name, code in zip(names, part.again_reasons[row].tolist(), strict=True) if code}
             for place in np.flatnonzero(differ[of]).tolist():
                 name = names[place]
+                used, again = float(part.used[row, place]), float(part.again[row, place])
                 evidence = Evidence(
-                    used=float(part.used[row, place]),
-                    again=float(part.again[row, place]),
+                    used=used,
+                    again=again,
                     same_reason=bool(part.used_reasons[row, place] == part.again_reasons[row, place]),
                     clock_behind=clock,
                     other_definitions=bool(other[row, place]),
-                    history_changed=self._history_changed(prediction, depends.sources(name))
-                    or self._removed(prediction, views, depends.of(name), lacking),
+                    history_changed=self._history_changed(prediction, depends.sources(name)),
+                    pruned=self._removed(prediction, views, depends.of(name), lacking)
+                    and (depends.of(name) != {name} or _may_have_lost(views, name, used, again)),
                     unsteady=depends.runs_code(name) and not steady[row, place],
                     code_alone=depends.runs_code(name) and _inputs_agree(depends.of(name), names, differ[of]),
                     other_platform=moved,
@@ -241,9 +244,18 @@ class _Replay:
         self._plan = RequestPlan(self._features, self._kv)
 
 
+def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: float) -> bool:
+    """Whether events that are gone explain how a feature of a view differs that nothing else is needed for."""
+    view, _, feature = name.partition(".")
+    aggregate = views[view].features[feature]
+    if aggregate.of is not None and aggregate.of.is_category:  # its numbers are places in a vocabulary
+        return True
+    return loss_explains(aggregate, used, again)
+
+
 def _in_order(records: Mapping[str, Sequence[tuple[LogRecord, Any]]]) -> list[LogRecord]:
     found = [record for of_source in records.values() for record, _ in of_source]
-    return sorted(found, key=lambda r: (r.appended_at_us, r.partition, r.position))
+    return sorted(found, key=append_order)
 
 
 def _taken(rows: Rows, chosen: Array) -> Rows:

@@ -123,7 +123,8 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         for one in self.models:
             out += _model_lines(one)
-        out += [f"  {one.line()}; trimtab why {one.prediction}" for one in self.examples]
+        told = [one for one in self.examples if one.cause != "pruned"]  # one line says enough of those
+        out += [f"  {one.line()}; trimtab why {one.prediction}" for one in told]
         if not self.rows:
             out.append("RED  no prediction was checked: there is no evidence either way")
         out += [f"RED  {one.model}: {red_words(one)}" for one in self.models if one.red]
@@ -177,8 +178,16 @@ def _model_lines(one: ModelSkew) -> list[str]:
     for counts in (one.versions, one.arms, one.modes):
         head += f"; {_counted(counts)}" if counts else ""
     out = [head]
+    pruned = {feature: causes["pruned"] for feature, causes in one.causes.items() if causes.get("pruned")}
     for feature, causes in sorted(one.causes.items()):
-        out.append(f"    {feature}: {_counted(causes)}")
+        others = {cause: n for cause, n in causes.items() if cause != "pruned"}
+        out += [f"    {feature}: {_counted(others)}"] if others else []
+    if pruned:
+        features = ", ".join(f"{feature} {n:,}" for feature, n in sorted(pruned.items()))
+        out.append(
+            f"    pruned: {features}: these look at events that [retention] has removed since, so nobody can compute "
+            f"again what was used; no fault, and no evidence for {sum(pruned.values()):,} of {one.values:,} values"
+        )
     if one.scores:
         out.append(f"    {one.scores:,} answers were given again by their versions")
     if one.stale_rows:

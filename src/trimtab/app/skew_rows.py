@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.history import fits_memory
 from trimtab.app.training_data import decode_requests, request_shape
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
@@ -22,6 +23,8 @@ from trimtab.features.offline.as_of import AsOf, evaluate_as_of
 from trimtab.features.stored import check_functions
 from trimtab.registry.versions import Version
 from trimtab.serving.answering import NO_VIEW
+from trimtab.store.log_order import stretches
+from trimtab.store.log_places import begin_of
 from trimtab.store.ports import LogRecord
 from trimtab.training.artifact import Artifact, decode_artifact
 
@@ -84,6 +87,7 @@ class Past:
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
         self.failure: str | None = None  # why there is no history
+        self._blocks: list[Sequence[LogRecord]] | None = None  # every record, once all were read
         try:
             self.frames, self.positions = project.history.moment(project.definitions.sources)
             conflicts = project.history.id_conflicts
@@ -107,25 +111,32 @@ class Past:
         )
 
     def reread(self) -> Iterator[Sequence[LogRecord]]:
-        """Every record, from the tables of record where the log was truncated, else from the log."""
+        """Every record, from the tables of record where the log was truncated, else from the log.
+
+        They are asked for several times, and are kept meanwhile where they fit into memory.
+        """
+        if self._blocks is not None:
+            yield from self._blocks
+            return
+        kept: list[Sequence[LogRecord]] = []
+        fits = fits_memory(self._project.state.events, self._project.config.features.memory_bytes)
+        for block in self._read():
+            if fits:
+                kept.append(block)
+            yield block
+        self._blocks = kept if fits else None
+
+    def _read(self) -> Iterator[Sequence[LogRecord]]:
         log, ends = self._project.state.events, self.positions
-        begins = {name: self._begin(name, end) for name, end in ends.items()}
+        begins = {name: begin_of(log, name, end) for name, end in ends.items()}
         if any(begins.values()):
             sources = self._project.sources
             for block in recorded(self._project.state.tables(sources, make=False) or {}, sources, {}):
                 kept = [r for r in block if r.position <= begins.get(r.partition, r.position)]
                 if kept:
                     yield kept
-        for name, end in ends.items():
-            after = begins[name]
-            while after < end and (records := log.read(name, after, limit=min(_BATCH, end - after))):
-                yield records
-                after = records[-1].position
-
-    def _begin(self, partition: str, end: int) -> int:
-        """The position up to which a partition was truncated."""
-        records = self._project.state.events.read(partition, 0, limit=1)
-        return records[0].position - 1 if records else end
+        for parts in stretches(log, begins, ends, batch=_BATCH, gaps=True):
+            yield from parts
 
 
 class Versions:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from trimtab.core.records import Prediction
 from trimtab.serving.prediction_log import ERASED, PredictionLog, decode
+from trimtab.store.log_places import begin_of
 
 _SEVERAL = 4  # times as many are looked at as are kept, so that rare versions and arms are among them
 _FEW = 20_000  # so many are read one and all
@@ -52,8 +53,7 @@ def _spread(
 ) -> Iterator[Prediction]:
     for name, last in sorted(ends.items()):
         begin = after.get(name, 0)
-        first = predictions.log.read(name, begin, limit=1)  # the log may have been truncated
-        begin = first[0].position - 1 if first else last
+        begin = max(begin, begin_of(predictions.log, name, last))
         total = sum(ends.values()) - sum(after.get(other, 0) for other in ends)
         share = max(1, round(looks * (last - begin) / total)) if last > begin else 0
         places = sorted({begin + int((n + chance.random()) * (last - begin) / share) for n in range(share)})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -11,9 +14,11 @@ import msgspec
 
 from trimtab import store
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.errors import Corrupt, Misuse, TrimtabError, Unavailable
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
+from trimtab.store.absent_catalog import AbsentCatalog
+from trimtab.store.durable_files import unwritable
 from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
 
 if TYPE_CHECKING:
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEPT = "retention"  # the kind of the catalogue's records of what was removed
+REBUILD = "What mends it: trimtab rebuild --all"  # where online features are damaged
+RESTORE = "What mends it: trimtab restore BACKUP --force"  # where anything else is
+ASIDE = "online.before"  # what is left of online features while all are made anew
 _SOURCE = "source/"
 _FILE = "format.json"
 
@@ -44,7 +52,7 @@ class State:
     """One project's state, each part opened on first use.
 
     Args:
-        folder: Made when it is not there.
+        folder: Made when it is not there, unless nothing can be written there: then it is read as an empty one.
         clock: Stamps what is appended.
         prediction_mode: Whether an appended prediction waits for a sync.
 
@@ -57,12 +65,16 @@ class State:
         self.folder = folder
         self._clock = clock
         self._prediction_mode = prediction_mode
+        self._online_file = str(folder / "online" / "data.mdb")
         self._opened: list[Closeable] = []
         self._tables: dict[str, Table] = {}
         check_format(folder)
-        if not (folder / _FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / _FILE).write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
+        if not (folder / _FILE).exists() and not unwritable(folder):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / _FILE).write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
+            except OSError as error:
+                raise Unavailable(f"{folder}: cannot be made ({error}). Check free space and access.") from error
 
     @cached_property
     def events(self) -> Log:
@@ -70,7 +82,22 @@ class State:
 
     @cached_property
     def predictions(self) -> Log:
+        """The log of answers; one that need not wait for a sync is a `NotedLog`."""
+        if self._prediction_mode != "relaxed":
+            return self.written_predictions
+        from trimtab.serving.noted_log import NotedLog
+
+        return self._kept(NotedLog(self.written_predictions, self.spools))
+
+    @cached_property
+    def written_predictions(self) -> Log:
+        """What of the answers is written, without those that are noted only."""
         return self._log("predictions", self._prediction_mode)
+
+    @property
+    def spools(self) -> Path:
+        """Where answers are noted on their way to the log."""
+        return self.folder / "spool"
 
     @cached_property
     def quarantine(self) -> Log:
@@ -78,7 +105,10 @@ class State:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return self._kept(store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=self._clock))
+        path = self.folder / "catalog.db"
+        if not path.exists() and unwritable(self.folder):
+            return AbsentCatalog(path)
+        return self._kept(store.open(store_url("sqlite", path), "catalog", clock=self._clock))
 
     @cached_property
     def blob(self) -> Blob:
@@ -87,17 +117,62 @@ class State:
     @cached_property
     def online(self) -> KeyValue:
         """Online feature state."""
-        return self._kept(store.open(store_url("lmdb", self.folder / "online"), "kv"))
+        return self._key_values("online", REBUILD)
+
+    def online_file(self) -> tuple[int, int] | None:
+        """Which file holds the online feature state now, by device and number; None: there is none."""
+        try:
+            found = os.stat(self._online_file)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @property
+    def online_aside(self) -> bool:
+        """Whether online features are set aside: all are being made anew, or whoever did that was killed."""
+        return (self.folder / ASIDE).exists()
+
+    def drop_aside(self) -> None:
+        """Delete what somebody set aside who was killed; only who has the views' lease may do so."""
+        shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
+
+    @contextmanager
+    def online_anew(self) -> Iterator[None]:
+        """Begin the online feature state from nothing, also when it is too damaged to be opened.
+
+        What was there is set aside until the block ends, and put back when that raises.
+
+        Raises:
+            Unavailable: The folder cannot be moved.
+        """
+        there, aside = self.folder / "online", self.folder / ASIDE
+        try:
+            if there.exists():
+                self.drop_aside()
+                os.rename(there, aside)
+        except OSError as error:
+            raise Unavailable(f"{there}: cannot be moved ({error}). Check access.") from error
+        try:
+            self.online.look_anew(make=True)
+            yield
+        except BaseException:
+            if aside.exists():
+                shutil.rmtree(there, ignore_errors=True)
+                os.rename(aside, there)
+                with suppress(TrimtabError):  # it is as damaged as it was
+                    self.online.look_anew(make=True)
+            raise
+        self.drop_aside()
 
     @cached_property
     def answers(self) -> KeyValue:
         """Precomputed answers."""
-        return self._kept(store.open(store_url("lmdb", self.folder / "answers"), "kv"))
+        return self._key_values("answers", RESTORE)
 
     @cached_property
     def learners(self) -> KeyValue:
         """What online learners know."""
-        return self._kept(store.open(store_url("lmdb", self.folder / "learners"), "kv"))
+        return self._key_values("learners", RESTORE)
 
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
         """The sources' tables of record: those that exist, or (`make`) all."""
@@ -128,6 +203,15 @@ class State:
             return Moved(tables, {})
         return Moved(tables, truncated.through, truncated.newest_us)
 
+    def mark(self) -> Hashable | None:
+        """Something that is the same as before only if nobody wrote to the catalogue or the event log in between, or
+        put another file in the place of the online features.
+
+        None: it cannot be told cheaply.
+        """
+        catalog, events = self.catalog.mark(), self.events.mark()
+        return None if catalog is None or events is None else (catalog, events, self.online_file())
+
     def close(self) -> None:
         """Close whatever was opened."""
         self._tables.clear()
@@ -138,6 +222,9 @@ class State:
         return self._kept(
             store.open(f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}", "log", clock=self._clock)
         )
+
+    def _key_values(self, name: str, mend: str) -> KeyValue:
+        return self._kept(store.open(store_url("lmdb", self.folder / name), "kv", mend=mend))
 
     def _kept(self, opened: Part) -> Part:
         self._opened.append(opened)

@@ -6,17 +6,26 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.arms import arm_shares
 from trimtab.app.disk import over_budget, taken
 from trimtab.app.erasure import unfinished
+from trimtab.app.fresh_process import failure_to_load
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
 from trimtab.app.planning import unapplied
+from trimtab.app.retention import kept_longer
 from trimtab.app.skew import SIGNAL, skew_lines
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.stored import check_functions
-from trimtab.steering.controller import CHAMPION, FREEZE
+from trimtab.registry.loading import lost_artifact, mend_lost
+from trimtab.serving.overview import found_share
+from trimtab.serving.red_note import red_notes
+from trimtab.serving.score_cache import REMEMBERED
+from trimtab.serving.workers.figures import told
+from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
+from trimtab.steering.controller import APPROVAL, CHAMPION, FREEZE, LoopState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +33,8 @@ if TYPE_CHECKING:
     from trimtab.app.loop import DeploymentLoop
     from trimtab.app.project import Project
     from trimtab.core.records import Decision
+    from trimtab.steering.definitions import Deployment
 
-QUALITY_LOSS, QUALITY_CALIBRATION = "quality_loss", "quality_calibration"  # the figures of a whole watch
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # between two ticks
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes")
@@ -40,9 +49,13 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None  # "late_flight@7"; None: nothing is in service
     since: str | None
     trained_until: str | None
+    imported: bool
     watch: str  # what the quality alarm says
     phase: str
     last_decision: str | None
+    trust: str | None = None  # "pickle": the version in service runs code when it is loaded
+    cache: str | None = None  # how often its scores were remembered, where it remembers any
+    beside: dict[str, str] = {}  # by arm, canary or shadow, that has a share: which version, of how many requests
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,14 +78,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     skew: dict[str, str]  # by model: what the newest check of its predictions found
     sources: list[SourceStatus]
     unapplied: list[str]  # definitions of the project file that are not what is applied: "view carrier"
-    lag_records: int  # of the log, not yet in online features
-    views: dict[str, dict[str, int]]  # by view: what became of all records that it applied
+    lag_records: int | None  # of the log, not yet in online features; None: those are damaged
+    views: dict[str, dict[str, int]]  # by view: what became of all records that it applied; empty: they are damaged
     disk_bytes: int  # what the state folder takes
+    service: ServiceState | None  # what serves the project now
     red: list[str]
 
     @property
     def is_red(self) -> bool:
         return bool(self.red)
+
+    def _behind(self) -> str:
+        if self.lag_records is None:
+            return "damaged"
+        if self.lag_records and not any(counts["applied"] for counts in self.views.values()):
+            return f"not filled yet ({self.lag_records:,} records; the first `trimtab serve` or prediction fills them)"
+        return f"{self.lag_records:,} records behind the log"
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -81,8 +102,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             if d.version is None:
                 out.append(f"{d.model}: nothing in service")
             else:
-                out.append(f"{d.model}: {d.version} since {d.since}, trained on what was known at {d.trained_until}")
+                origin = "imported, may know all until" if d.imported else "trained on what was known at"
+                out.append(f"{d.model}: {d.version} since {d.since}, {origin} {d.trained_until}")
+                out += [f"  trust: {d.trust} (loading it runs code from its artifact)"] if d.trust else []
+            out += [f"  {arm}: {what}" for arm, what in d.beside.items()]
             out.append(f"  {d.watch}; {d.phase}")
+            out += [f"  {d.cache}"] if d.cache else []
             out += [f"  {self.skew[d.model]}"] if d.model in self.skew else []
             if d.last_decision:
                 out.append(f"  last decision: {d.last_decision}")
@@ -96,11 +121,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
         if self.unapplied:
             out.append(f"not applied: {', '.join(self.unapplied)} (changed in the project file; see: trimtab plan)")
-        out.append(f"online features: {self.lag_records:,} records behind the log")
+        out.append(f"online features: {self._behind()}")
         for name, counts in self.views.items():
             asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
             out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
+        out += [] if self.service is None else [_served_by(self.service)]
         out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
         return out
 
@@ -124,12 +150,17 @@ def project_status(project: Project) -> Status:
         watch = project.loop(signal.model).monitor.watch if signal.model in project.definitions.deployments else None
         if signal.severity == "red" and watch is not None and signal.version == watch.version:
             red.append(f"{signal.model}: {signal.message}")
-    lag_records = project.views.lag_records()
-    red += _applying(project, lag_records)
+    damage = project.views.damage()
+    red += [] if damage is None else [damage]
+    lag_records = None if damage else project.views.lag_records()
+    red += _applying(project, lag_records or 0)
     disk_bytes = taken(project.state_folder).size_bytes
     over = over_budget(disk_bytes, project.config.retention.budget_bytes)
     red += [] if over is None else [over]
+    red += kept_longer(project)
     red += unfinished(project.state.catalog)
+    service = read_state(project.state_folder / FOLDER) if project.views.followed() else None
+    red += [] if service is None else _not_answering(service)
     return Status(
         at=format_moment(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,
@@ -138,10 +169,15 @@ def project_status(project: Project) -> Status:
         sources=sources,
         unapplied=unapplied(project),
         lag_records=lag_records,
-        views={name: msgspec.structs.asdict(counts) for name, counts in project.views.store.counts().items()},
+        views={} if damage else _view_counts(project),
         disk_bytes=disk_bytes,
+        service=service,
         red=red,
     )
+
+
+def _view_counts(project: Project) -> dict[str, dict[str, int]]:
+    return {name: msgspec.structs.asdict(counts) for name, counts in project.views.store.counts().items()}
 
 
 def _applying(project: Project, lag_records: int) -> list[str]:
@@ -149,6 +185,9 @@ def _applying(project: Project, lag_records: int) -> list[str]:
     followed = project.views.followed()
     failures = service_failures(project.state.catalog) if followed else {}  # else it ended without a word
     red = [f"the serving process: {work} failed: {said}" for work, said in failures.items()]
+    if followed:
+        notes = red_notes(project.state_folder / "spool")
+        red += [f"the serving process: predictions cannot be logged: {said}" for said in notes]
     behind_us = project.views.behind_us() if lag_records else 0
     if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):
         doing = (
@@ -159,6 +198,29 @@ def _applying(project: Project, lag_records: int) -> list[str]:
     return red
 
 
+def _served_by(service: ServiceState) -> str:
+    if not service.workers:
+        return f"served on {service.url}"
+    shown = [
+        f"{one.slot} {'ready' if one.ready else 'starting'}" + (f" (restarts: {one.restarts})" if one.restarts else "")
+        for one in service.workers
+    ]
+    return f"served by {len(shown)} workers on {service.url}: {', '.join(shown)}"
+
+
+def _not_answering(service: ServiceState) -> list[str]:
+    """Workers that died and do not come back."""
+    return [
+        f"worker {one.slot} of the service does not answer; {one.ended}: {_last_line(one.last_words)}"
+        for one in service.workers
+        if one.ended and not one.ready
+    ]
+
+
+def _last_line(words: str) -> str:
+    return words.rpartition("\n")[2][:300]
+
+
 def _deployment(
     project: Project, name: str, ledger: Sequence[Decision], now_us: int, red: list[str]
 ) -> DeploymentStatus:
@@ -167,12 +229,22 @@ def _deployment(
     watch = loop.monitor.watch
     decisions = [d for d in ledger if d.model == name]
     if version is None:
-        red.append(f"{name}: no version is in service; run: trimtab train {name}")
+        what = "approve" if loop.controller.state.phase == APPROVAL else "train"
+        red.append(f"{name}: no version is in service; run: trimtab {what} {name}")
+    elif (lost := lost_artifact(project.state.blob, version)) is not None:
+        made_of = None if version.imported is None else version.imported.file
+        mend = mend_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
+        red.append(f"{name}: {version.name} has lost its artifact: {lost} {mend}")
     else:
+        failure: str | None = None
         try:
             check_functions(project.live.of(version))
+            if version.runtime == "pickle":  # whose class is code of the project: it may be another one now
+                failure = failure_to_load(project.config, project.state_folder, version)
         except (Misuse, Corrupt) as error:
-            red.append(f"{name}: {version.name} cannot answer: {error} Or run: trimtab train {name}")
+            failure = str(error)
+        if failure is not None:
+            red.append(f"{name}: {version.name} cannot answer: {failure} Or run: trimtab train {name}")
     unwatched = None if version is None else _unwatched(loop, version.id)
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")
@@ -187,6 +259,7 @@ def _deployment(
         behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
         if behind_us > _RECENT_US:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
+    said += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
     moved = project.registry.history(name, CHAMPION)
     red += [f"{name}: {line}" for line in _ticking(project, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
@@ -195,11 +268,48 @@ def _deployment(
         model=name,
         version=None if version is None else version.name,
         since=format_moment(moved[-1].at_us) if moved else None,
-        trained_until=None if version is None else format_moment(version.cut_us),
+        trained_until=None if version is None else format_moment(project.registry.as_known(version).cut_us),
+        imported=version is not None and version.imported is not None,
         watch=said,
-        phase="idle" if state.phase == "idle" else f"waiting until {format_moment(state.ready_at_us)}: {state.cause}",
+        phase=_phase(project, state, name),
         last_decision=None if last is None else f"{format_moment(last.at_us)} {last.act}: {last.cause}",
+        trust=None if version is None else version.trust,
+        cache=_cache(project, loop.deployment),
+        beside=_beside(project, name),
     )
+
+
+def _cache(project: Project, deployment: Deployment) -> str | None:
+    """What a deployment's version remembers, and how often that was asked for since the service began."""
+    if deployment.cache is None:
+        return None
+    room = f"remembers scores, in up to {format_bytes(deployment.cache.size_bytes)}"
+    if not project.views.followed():
+        return f"{room} of each process that serves it"
+    counts = told(project.state_folder / FOLDER).total(REMEMBERED, ("model", "found"), model=deployment.name)
+    share = found_share(counts, deployment.name)
+    return f"{room}; " + ("none was asked for yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
+
+
+def _beside(project: Project, name: str) -> dict[str, str]:
+    shares = msgspec.structs.asdict(arm_shares(project.state.catalog, name))
+    armed = {arm: project.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
+    return {
+        arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests"
+        for arm, version in armed.items()
+        if version is not None
+    }
+
+
+def _phase(project: Project, state: LoopState, name: str) -> str:
+    if state.phase == "idle":
+        return "idle"
+    if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
+        waiting = project.registry.get(state.repair.successor).name
+        until = format_moment(state.expires_us)
+        ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
+        return f"{waiting} waits for approval until {until}: {ways}"
+    return f"waiting until {format_moment(state.ready_at_us)}: {state.cause}"
 
 
 def _ticking(project: Project, name: str, since_us: int | None, now_us: int) -> list[str]:
@@ -219,7 +329,7 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"
-    missing = [kind for kind in (QUALITY_LOSS, QUALITY_CALIBRATION) if kind not in watch.figures]
+    missing = [kind for kind in loop.monitor.kinds if kind not in watch.figures]
     if not missing:
         return None
     window = format_duration(loop.deployment.gate.window_us)

@@ -19,8 +19,11 @@ from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.events.quarantine import Quarantined
+from trimtab.features.online.mend import Gone
 from trimtab.registry.versions import Version
 from trimtab.serving.precomputed import stored_requests
+from trimtab.store.file_blob import blob_files
+from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Log, Table
 from trimtab.training.parquet import read_parquet
 from trimtab.training.sets import load_manifest
@@ -44,6 +47,7 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
 
     events: Instead
     sources: dict[str, int]  # events by source
+    gone: dict[str, list[Gone]]  # by source, those events with all their versions
     tables: dict[str, TableTraces]  # by source
     predictions: Instead
     quarantine: Instead
@@ -76,6 +80,7 @@ def find_traces(project: Project, subject: Subject) -> Traces:
     return Traces(
         events=found.instead(),
         sources=dict(found.by_source()),
+        gone=found.gone(),
         tables=found.in_tables(),
         predictions=predictions,
         quarantine=project.quarantine.find(lambda row: _refused(subject, row)),
@@ -169,7 +174,7 @@ def _rows_of(project: Project, subject: Subject, blob: str, model: str | None) -
 
 def _parquet_blobs(folder: Path) -> Iterator[str]:
     """Blobs that are tables, also those that no version knows of."""
-    for path in folder.glob("??/??/[0-9a-f]*"):
+    for path in blob_files(folder):
         with path.open("rb") as file:
             if file.read(len(_PARQUET)) == _PARQUET:
                 yield path.name
@@ -182,8 +187,5 @@ def _size(places: Instead) -> int:
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
     """The partitions whose files are to be written anew: those that change, and those that were ever truncated."""
     wanted = set(changed)
-    for partition, last in log.positions().items():
-        first = log.read(partition, 0, limit=1)
-        if last and (not first or first[0].position > 1):
-            wanted.add(partition)
+    wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))
     return sorted(wanted)

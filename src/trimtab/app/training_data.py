@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.history import SharedHistory
+from trimtab.app.logged_rows import EncodingOf, logged_features
+from trimtab.app.request_hindsight import request_hindsight
 from trimtab.app.retention_needs import features_from_us, labels_from_us
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
-from trimtab.core.time import format_moment
+from trimtab.core.time import DAY_US, format_moment
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FeatureFrame
 from trimtab.features.labels import LabelIndex
-from trimtab.features.offline.evaluation import evaluate
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
+from trimtab.training.hindsight import Hindsight
 from trimtab.training.sets import TrainingSet, assemble
+
+if TYPE_CHECKING:
+    from trimtab.app.feature_runs import OpenRun
 
 _logger = logging.getLogger(__name__)
 _ASKED = frozenset({"live", "online", "replay"})
@@ -38,29 +44,37 @@ class LivingData:
     A request may have been ingested, asked, or both; asked wins, since its moment is then known and not derived.
 
     Args:
-        history: Of all sources, the requests' own included.
+        open_run: Opens what computes a model's features, in memory or on disk, with the history of its requests and
+            labels.
         predictions: Where asked requests are.
         kept_from: By source, the moment before which its events were removed: requests that would need them, for a
             feature or for their label, are left out.
         asked_as: Gives the request as a version (by its address) knew it, None where that is not known.
         check: Refuses a model, by its name, whose definitions are not to be trained here.
+        encoding_of: Gives the encoding of a version with the model's features, for rows as they were logged.
+        placed: Gives a version's definitions their places in the events of this project.
     """
 
     def __init__(
         self,
-        history: SharedHistory,
+        open_run: OpenRun,
         predictions: PredictionLog,
         *,
         kept_from: Callable[[], Mapping[str, int]] = dict,
         asked_as: AskedAs | None = None,
         check: Callable[[str], object] = lambda model: None,
+        encoding_of: EncodingOf = lambda version, features: None,
+        placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
     ) -> None:
+        self._kept: tuple[str, int, AskedRequests] | None = None  # from `requests` to `training_set` of one cut
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
-        self._history = history
+        self._open_run = open_run
         self._predictions = predictions
         self._kept_from = kept_from
         self._asked_as = asked_as
         self._check = check
+        self._encoding_of = encoding_of
+        self._placed = placed
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """The set of all requests asked by `cut_us`.
@@ -70,47 +84,112 @@ class LivingData:
             Conflict: Other definitions of the model were applied meanwhile.
         """
         self._check(model.name)
-        names = {model.request.name, model.label.source.name, *(view.source.name for view in model.features.views)}
-        frames, positions = self._history.moment(names)
-        asked, asked_at_us = self._asked(model, cut_us)
-        known, known_at_us = ingested_requests(model.request, frames[model.request.name], cut_us)
+        with self._open_run(model) as opened:
+            asked = self._asked(model, cut_us, self._read_for_pin(model, cut_us))
+            chosen = self._chosen(model, opened.frames[model.request.name], cut_us, asked)
+            requests, at_us = chosen.requests, chosen.at_us
+            cut_us = settled_cut(model, opened.frames, at_us, cut_us)
+            labels = LabelIndex(model.label)
+            labels.update(opened.frames[model.label.source.name])
+            if model.rows == "logged":
+                features = logged_features(model.features, chosen.logged, self._encoding_of)
+            else:
+                features = opened.evaluate(model.features, requests, at_us)
+                said = "%s: the features of %d requests were computed %s"
+                _logger.info(said, model.name, requests.rows, opened.run.where)
+            return assemble(
+                model,
+                requests,
+                at_us,
+                features,
+                labels.join(requests[model.request.key].to_list(), at_us, cut_us),
+                cut_us=cut_us,
+                positions=opened.run.positions,
+                hindsight=chosen.hindsight(model, opened.frames[model.request.name], cut_us),
+                origins=chosen.origins,
+            )
+
+    def features_of(
+        self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
+    ) -> FeatureFrame:
+        """The features of other definitions than the model's, for some of its requests.
+
+        Raises:
+            Misuse: They need a column of the request that is not declared any more.
+            NotFound: They need a source that is not declared any more.
+        """
+        placed = self._placed(features)
+        with self._open_run(msgspec.structs.replace(model, features=placed)) as opened:
+            return opened.evaluate(placed, requests, at_us)
+
+    def requests(self, model: Model, frame: EventFrame, cut_us: int) -> tuple[Columns, NDArray[Any]]:
+        """The requests and the moments of which they were asked, in their order.
+
+        Raises:
+            NotFound: There is none.
+            Conflict: Other definitions of the model were applied meanwhile.
+        """
+        self._check(model.name)
+        found = self._asked_requests(model)
+        chosen = self._chosen(model, frame, cut_us, self._asked(model, cut_us, found))
+        self._kept = (model.hash, cut_us, found)
+        return chosen.requests, chosen.at_us
+
+    def _asked_requests(self, model: Model) -> AskedRequests:
+        return AskedRequests(model, self._predictions, inputs=model.rows == "logged", asked_as=self._asked_as)
+
+    def _read_for_pin(self, model: Model, cut_us: int) -> AskedRequests:
+        """What was read of the log for the pin of this cut, of none else: older ones hold who was erased since."""
+        kept, self._kept = self._kept, None
+        return kept[2] if kept is not None and kept[:2] == (model.hash, cut_us) else self._asked_requests(model)
+
+    def _chosen(self, model: Model, frame: EventFrame, cut_us: int, found: list[AskedRequest]) -> _Chosen:
+        if model.rows == "logged":
+            return self._logged(model, found)
+        asked, asked_at_us = _table(model, found)
+        known, known_at_us = ingested_requests(model.request, frame, cut_us)
         fresh = ~np.isin(known[model.request.key].values, asked[model.request.key].values)
         requests = Columns.concat([known.take(fresh), asked])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], asked_at_us])
-        requests, at_us = self._of_what_is_kept(model, requests, at_us)
-        if not requests.rows:
+        kept = self._of_what_is_kept(model, at_us)
+        if not kept.size:
             raise NotFound(
                 f"model {model.name!r}: no request {model.request.name!r} is known. Load its history: "
                 f"trimtab ingest {model.request.name} FILE"
             )
-        order = np.argsort(at_us, kind="stable")
-        requests, at_us = requests.take(order), at_us[order]
-        labels = LabelIndex(model.label)
-        labels.update(frames[model.label.source.name])
-        return assemble(
-            model,
-            requests,
-            at_us,
-            evaluate(model.features, requests, at_us, frames),
-            labels.join(requests[model.request.key].to_list(), at_us, cut_us),
-            cut_us=cut_us,
-            positions=positions,
-        )
+        order = kept[np.argsort(at_us[kept], kind="stable")]
+        from_history = int((kept < int(fresh.sum())).sum())
+        origins = {"history": from_history, "asked": kept.size - from_history}
+        return _Chosen(requests.take(order), at_us[order], origins, asked=asked, history=known.take(fresh))
 
-    def _of_what_is_kept(self, model: Model, requests: Columns, at_us: NDArray[Any]) -> tuple[Columns, NDArray[Any]]:
-        """The requests whose features and labels can still be told from the events that are kept. # D23"""
+    def _logged(self, model: Model, asked: list[AskedRequest]) -> _Chosen:
+        """The requests that were answered by versions with the model's features, with what they were answered from."""
+        rows = [row for row in asked if self._encoding_of(row.version, model.features) is not None]
+        rows.sort(key=lambda row: row.at_us)
+        requests, at_us = _table(model, rows)
+        kept = self._of_what_is_kept(model, at_us, labels_only=True)
+        if not kept.size:
+            raise NotFound(
+                f'model {model.name!r} learns from logged rows (rows="logged"), and none of {len(asked)} requests was '
+                'answered by a version with its features. Train and serve one with rows="history" first.'
+            )
+        origins = {"logged": kept.size, "other_features": len(asked) - len(rows)}
+        return _Chosen(requests.take(kept), at_us[kept], origins, logged=[rows[place] for place in kept.tolist()])
+
+    def _of_what_is_kept(self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False) -> NDArray[np.int64]:
+        """The rows whose features and labels can still be told from the events that are kept. # D23"""
         kept_from = self._kept_from()
-        from_us = max(features_from_us(model.features, kept_from), labels_from_us(model, kept_from))
-        whole = at_us >= from_us
-        if whole.all():
-            return requests, at_us
-        said = "%s: %d requests of before %s are left out of the training set: not all events they need are kept"
-        _logger.info(said, model.name, int((~whole).sum()), format_moment(from_us))
-        return requests.take(whole), at_us[whole]
+        from_us = labels_from_us(model, kept_from)
+        if not labels_only:
+            from_us = max(features_from_us(model.features, kept_from), from_us)
+        kept = np.flatnonzero(at_us >= from_us)
+        if kept.size < at_us.size:
+            said = "%s: %d requests of before %s are left out of the training set: not all events they need are kept"
+            _logger.info(said, model.name, at_us.size - kept.size, format_moment(from_us))
+        return kept
 
-    def _asked(self, model: Model, cut_us: int) -> tuple[Columns, NDArray[Any]]:
+    def _asked(self, model: Model, cut_us: int, asked: AskedRequests) -> list[AskedRequest]:
         """The first time each request was asked, from the prediction log."""
-        asked = AskedRequests(model, self._predictions, asked_as=self._asked_as)
         asked.read()
         self.other_shapes = asked.other_shapes
         if asked.other_shapes:
@@ -120,8 +199,49 @@ class LivingData:
                 model.name,
                 asked.other_shapes,
             )
-        rows = [p for p in asked.first.values() if p.at_us <= cut_us]
-        return decode_requests(model.request, [p.request for p in rows]), np.array([p.at_us for p in rows], np.int64)
+        return [p for p in asked.first.values() if p.at_us <= cut_us]
+
+
+class _Chosen(msgspec.Struct, frozen=True, eq=False):
+    """The requests of a training set, in the order asked."""
+
+    requests: Columns
+    at_us: NDArray[Any]
+    origins: dict[str, int]
+    logged: Sequence[AskedRequest] = ()  # with `rows="logged"`: as many, in their order
+    asked: Columns | None = None  # else: those of the prediction log
+    history: Columns | None = None  # and those that are known from history alone
+
+    def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, Hindsight]:
+        """What the columns that features read held when requests were asked, and what they hold at the cut."""
+        if self.asked is None or self.history is None:
+            return {}
+        read = model.features.request_columns
+        return request_hindsight(model.request, read, frame, self.asked, self.history, cut_us)
+
+
+def _table(model: Model, rows: Sequence[AskedRequest]) -> tuple[Columns, NDArray[Any]]:
+    return decode_requests(model.request, [p.request for p in rows]), np.array([p.at_us for p in rows], np.int64)
+
+
+def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:
+    """The last moment up to `cut_us` at which anything about a training set changed.
+
+    A set of this cut has the rows, labels, states and closed days of one of `cut_us`. So what is trained twice of the
+    same data has the same address, however much time has passed in between.
+
+    Args:
+        model: Whose set.
+        frames: At least the events of its requests and labels.
+        at_us: The moments of its requests.
+        cut_us: What became known later does not count.
+    """
+    day_ends_us = (at_us // DAY_US + 1) * DAY_US
+    moments = [at_us, at_us + model.label.wait_us, day_ends_us + model.label.wait_us]
+    for name in sorted({model.request.name, model.label.source.name}):
+        frame = frames[name]
+        moments += [frame.known_at_us, frame.superseded_at_us]
+    return max((int(m[m <= cut_us].max()) for m in moments if (m <= cut_us).any()), default=cut_us)
 
 
 class AskedRequest(msgspec.Struct, frozen=True, gc=False):
@@ -132,6 +252,7 @@ class AskedRequest(msgspec.Struct, frozen=True, gc=False):
     version: str  # the address of the version that answered
     request: bytes  # its columns as the prediction log keeps them
     values: bytes  # the model's inputs, if they are wanted
+    reasons: bytes = b""  # theirs
 
 
 class AskedRequests:
@@ -197,8 +318,8 @@ class AskedRequests:
             return
         before = self.first.get(p.request_id)
         if before is None or p.at_us < before.at_us:
-            values = p.values if self._inputs else b""
-            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, request, values)
+            values, reasons = (p.values, p.reasons) if self._inputs else (b"", b"")
+            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, request, values, reasons)
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
@@ -262,6 +383,6 @@ def ingested_requests(
     rows = np.flatnonzero(counts)
     rows = rows[np.argsort(at_us[rows], kind="stable")]
     if (frame.superseded_at_us != NEVER_US).any():
-        _, first = np.unique(keys[rows].astype(str), return_index=True)
+        _, first = np.unique(keys[rows], return_index=True)
         rows = rows[np.sort(first)]
     return frame.columns.take(rows).select(request.columns), at_us[rows]

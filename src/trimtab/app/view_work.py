@@ -16,6 +16,7 @@ from trimtab.events.definitions import Source
 from trimtab.features.online.compaction import Compaction
 from trimtab.features.online.fill import Filled, fill, live_positions, mark_unfilled, unfilled
 from trimtab.features.online.store import OnlineStore
+from trimtab.store.log_places import begin_of
 
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
@@ -74,10 +75,8 @@ class ViewWork:
 
     def _truncated(self) -> dict[str, int]:
         """Of each partition of the log, up to which position it was truncated."""
-        from trimtab.events.tables import begins
-
         log = self._state.events
-        return {name: begins(log, name, last) for name, last in log.positions().items()}
+        return {name: begin_of(log, name, last) for name, last in log.positions().items()}
 
     def _reached(self, moved: Moved, partition: str) -> int:
         """Up to where every source of the views has its records of a partition in a table."""

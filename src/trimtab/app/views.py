@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 
 from trimtab.app.history import SharedHistory
 from trimtab.app.lease import Lease
 from trimtab.app.rebuilding import Rebuilds
 from trimtab.app.state import State
+from trimtab.app.stored_views import damage, missing
 from trimtab.app.telling import Telling
 from trimtab.app.view_work import ViewWork
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.compaction import Compacted, Compaction
 from trimtab.features.online.generations import id_of
-from trimtab.features.online.store import POSITIONS_KEY, Cursor, OnlineStore, cursors_of
+from trimtab.features.online.plan import cursor_name
+from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
 from trimtab.serving.applier import Applier
+from trimtab.store.log_order import in_order, stretches
 from trimtab.store.ports import LogRecord
 
+_logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
 _PATIENCE_S = 3.0  # somebody who is just catching up is done by then
@@ -38,16 +44,26 @@ class Views:
     Args:
         state: Log, online state and leases.
         needed: The views that are needed now, each definition once.
+        history: The event log in columns, which this process decodes once for all.
         clock: For the applier's lag.
     """
 
-    def __init__(self, state: State, needed: Callable[[], Sequence[View]], *, clock: Clock) -> None:
+    def __init__(
+        self,
+        state: State,
+        needed: Callable[[], Sequence[View]],
+        *,
+        history: Callable[[], SharedHistory],
+        clock: Clock,
+    ) -> None:
         self._state = state
+        self._shared = history
         self._clock = clock
         self._needed = needed
         self._following: Lease | None = None
         self._conflict: str | None = None
         self._new: tuple[View, ...] = ()  # to be taken up by the applier
+        self._file: tuple[int, int] | None = None  # which file of online features this process reads
         self._dropping = False
         self._have(needed())
 
@@ -55,7 +71,7 @@ class Views:
         self.views: list[View] = list(views)
         self._sources = list({v.source.name: v.source for v in self.views}.values())
         self._moved = partial(self._state.moved, self._sources)
-        self._history = SharedHistory(self._state.events, self._sources, tables=self._moved)
+        self._own: SharedHistory | None = None  # of sources that are declared otherwise by now
 
     @property
     def blocked(self) -> str | None:
@@ -83,8 +99,8 @@ class Views:
         """Whether some views can be read as of now."""
         if not any(self._state.events.positions().values()):
             return True
-        cursors = cursors_of(self._state.online.get(POSITIONS_KEY))
-        found = [cursors.get(view.hash[:16]) for view in views]
+        cursors = read_cursors(self._state.online)
+        found = [cursors.get(cursor_name(view.hash)) for view in views]
         front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
@@ -107,8 +123,8 @@ class Views:
             needed: The addresses of views that are needed; left out, those that are needed now.
         """
         addresses = [view.hash for view in self._needed()] if needed is None else needed
-        kept = {address[:16] for address in addresses}
-        cursors = cursors_of(self._state.online.get(POSITIONS_KEY))
+        kept = {cursor_name(address) for address in addresses}
+        cursors = read_cursors(self._state.online)
         return sorted({id_of(name) for name in cursors} - kept)
 
     def drop(self) -> bool:
@@ -120,7 +136,7 @@ class Views:
             self._dropping = True
             return True
         lease = self._lease()
-        if not lease.take():
+        if not self._taken(lease):
             return False
         try:
             self._take_up(self._needed())
@@ -145,16 +161,21 @@ class Views:
 
         Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
         here: its applier does. What takes longer than half a second says so in the log, and how far it is.
+
+        Where another process has put another file in the place of the online features, that one is read from now on;
+        while it is being filled, the one of before is.
         """
         if self._following is not None:
             return False
         new = self.look()
         if not self.views and not new:
             return False
-        if not new and not self._lags():
-            return True
         lease = self._lease()
-        if not lease.take():
+        if not self._look_anew(lease):
+            return False
+        if not new and not self._state.online_aside and not self._lags():
+            return True
+        if not self._taken(lease):
             return False
         try:
             with Telling("online features: reading the log") as tell:
@@ -163,12 +184,11 @@ class Views:
                     view = self.store.plans[filled.view].name
                     tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
                 self._work.read_tables()
-                positions = dict(self.store.positions())
+                positions = self.store.positions()
                 last, done = sum(self._state.events.positions().values()), sum(positions.values())
-                while records := self._unread(positions):
+                for records in self._unread(positions):
                     tell("online features: reading the log", done, last)
                     self.store.apply(records)
-                    positions.update({record.partition: record.position for record in records})
                     done += len(records)
         finally:
             self._state.online.release_writer()
@@ -183,7 +203,7 @@ class Views:
         """
         lease = self._lease()
         end_s = time.monotonic() + _PATIENCE_S
-        while not lease.take():
+        while not self._taken(lease):
             if time.monotonic() > end_s:
                 raise Conflict(
                     f"{self._state.folder}: another process applies events to this project's features (a running "
@@ -234,7 +254,7 @@ class Views:
             known = ", ".join(dict.fromkeys(plan.name for plan in self.store.plans.values())) or "none"
             raise NotFound(f"view {view!r}: no deployed model uses one of that name. There are: {known}.")
         lease = self._lease()
-        if self._following is not None or not lease.take():
+        if self._following is not None or not self._taken(lease):
             Rebuilds(self._state.catalog).wait(view, self.followed, progress)
         else:
             try:
@@ -247,6 +267,54 @@ class Views:
         counts = self.store.counts()
         return max(counts[name].applied for name in names)
 
+    def damage(self) -> str | None:
+        """What is damaged so that nothing can be read online, and what to do; None while it can be opened and read.
+
+        A state that is damaged by itself is found when it is asked for.
+        """
+        return damage(self._state)
+
+    def missing(self, positions: Mapping[str, int]) -> int:
+        """How many records up to `positions` of the event log are not in what is stored, as it is now.
+
+        Raises:
+            Corrupt: It is damaged; the message has the command that mends it.
+        """
+        return missing(self._state, [view.hash for view in self.views], positions)
+
+    def rebuild_all(self, *, progress: Callable[[int, int], object] | None = None) -> int:
+        """Make all online features anew from history, also where what is there is damaged.
+
+        A process that applies the log does it view by view, and this call waits for it; else the store begins from
+        nothing, and what was there is put back when that fails.
+
+        Returns:
+            How many records the views have taken, in sum.
+
+        Raises:
+            Conflict: They are damaged, and another process applies the log; nothing was done.
+            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+        """
+        lease = self._lease()
+        if self._following is not None or not lease.take():
+            if (damage := self.damage()) is not None:
+                raise Conflict(f"a service is at work. Stop it, then run this again: {damage}")
+            views = dict.fromkeys(plan.name for plan in self.store.plans.values())
+            return sum(self.rebuild(view, progress=progress) for view in views)
+        try:
+            with self._state.online_anew():
+                self.__dict__.pop("_work", None)
+                self.look()
+                self._take_up([*self.views, *self._new])
+                for filled in self._work.fill():
+                    if progress is not None:
+                        progress(filled.rows, filled.of)
+                return sum(counts.applied for counts in self.store.counts().values())
+        finally:
+            with suppress(Corrupt):  # what was put back is as damaged as it was
+                self._state.online.release_writer()
+            lease.let_go()
+
     def compact(self) -> Compacted:
         """Give back the room of what no answer can depend on any more.
 
@@ -254,7 +322,7 @@ class Views:
             Conflict: Another process applies the log; it does this by itself.
         """
         lease = self._lease()
-        if self._following is not None or not lease.take():
+        if self._following is not None or not self._taken(lease):
             raise Conflict(
                 f"{self._state.folder}: another process applies events to this project's features, and compacts them "
                 "by itself every hour. There is nothing to do."
@@ -284,10 +352,51 @@ class Views:
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
         """Every source's events, all or up to some positions, and the positions they reach: all of one moment."""
-        history = self._history
-        if upto is not None:
-            history = SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
+        history = self._history() if upto is None else self._read(upto)
         return history.moment([source.name for source in self._sources])
+
+    def _history(self) -> SharedHistory:
+        """The history of the process where it has the views' sources, else one of their own."""
+        shared = self._shared()
+        if all(shared.keeps(source) for source in self._sources):
+            return shared
+        self._own = self._own or self._read(None)
+        return self._own
+
+    def _read(self, upto: Mapping[str, int] | None) -> SharedHistory:
+        return SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
+
+    def _look_anew(self, lease: Lease) -> bool:
+        """Read on in the file that is there now; False while somebody else makes it.
+
+        Which file is there is looked at before what is set aside: whoever makes all anew moves the file away first, and
+        removes what was set aside last.
+        """
+        online, file = self._state.online, self._state.online_file()
+        if file != self._file:
+            if (file is None or self._state.online_aside) and not lease.free():
+                return False
+            if file is not None:
+                self._anew(online.look_anew())
+            self._file = file
+        return True
+
+    def _taken(self, lease: Lease) -> bool:
+        """Take the lease, and write to the file that is there now, without what somebody left who was killed."""
+        if not lease.take():
+            return False
+        try:
+            self._state.drop_aside()
+            self._anew(self._state.online.look_anew(make=True))
+            self._file = self._state.online_file()
+        except BaseException:
+            lease.let_go()
+            raise
+        return True
+
+    def _anew(self, another: bool) -> None:
+        if another:
+            self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
@@ -315,6 +424,10 @@ class Views:
         lease = self._following
         if lease is None or not lease.held:
             return False
+        if self._state.online.look_anew(make=True):
+            _logger.warning("online features: what was stored is gone; they are made anew from the log")
+            self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
+            self._work.mark()
         if self._dropping:
             self._dropping = False
             self._take_up(self._needed())
@@ -335,22 +448,17 @@ class Views:
         lags = {name: (applied.get(name, 0), last) for name, last in self._state.events.positions().items()}
         return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
 
-    def _unread(self, positions: Mapping[str, int]) -> list[LogRecord]:
-        """The next records of all partitions, by append time; none that a later call would have to put before them."""
-        new: list[LogRecord] = []
-        ends = []  # of full batches
-        for name in self._state.events.positions():
-            records = self._state.events.read(name, positions.get(name, 0), limit=_BATCH)
-            new += records
-            if len(records) == _BATCH:
-                ends.append(_order(records[-1]))
-        new.sort(key=_order)
-        return [record for record in new if _order(record) <= min(ends)] if ends else new
+    def _unread(self, positions: Mapping[str, int]) -> Iterator[list[LogRecord]]:
+        """What the log has behind some positions, in batches by append time, until nothing is new."""
+        log, done = self._state.events, dict(positions)
+        while True:
+            ends = log.positions()
+            if all(done.get(name, 0) >= last for name, last in ends.items()):
+                return
+            for parts in stretches(log, done, ends, batch=_BATCH, gaps=True):
+                yield in_order(parts)
+            done |= ends
 
 
 def _reach(cursor: Cursor) -> tuple[int, int]:
     return sum(cursor.positions.values()), cursor.s_us
-
-
-def _order(record: LogRecord) -> tuple[int, str, int]:
-    return record.appended_at_us, record.partition, record.position

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
+import msgspec
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import command, manner, moment_of, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
 
 _NAMED = 5  # quarantined rows that are named
-_FEW = 0.01  # share of quarantined rows up to which the first line says enough
+_FEW = 0.01  # share of quarantined rows up to which a load went well
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
 _INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."
@@ -29,12 +30,21 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
 @click.option("--absent-as-null", is_flag=True, help="Take a file that lacks declared columns; they are null.")
-def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> int:
+@click.option(
+    "--max-refused",
+    type=click.FloatRange(0, 1),
+    default=_FEW,
+    show_default=True,
+    metavar="SHARE",
+    help="Of the rows, how many may go to quarantine; with more the exit status is 1.",
+)
+def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refused: float) -> int:
     """Load a file of a source's history into the log.
 
     FILE ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow; - reads JSON lines (or Arrow) from standard
     input. Rows that do not fit go to quarantine and are counted; columns that are not declared are named and left out.
-    Doing it again adds nothing that counts. When rows went to quarantine and none was taken, the exit status is 1.
+    Doing it again adds nothing that counts. When more rows went to quarantine than --max-refused allows, or all of
+    them, the exit status is 1; what fits is taken all the same.
 
     \b
     Example:
@@ -48,7 +58,16 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool) -> int:
     else:
         text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
         show_lines(_ingested(source, taken, "line" if text else "row"))
-    return FAILED if taken.quarantined and not taken.accepted else 0
+    share = taken.quarantined / max(1, taken.accepted + taken.quarantined)
+    if share <= max_refused and share < 1:
+        return 0
+    if not manner().json:
+        what = f"{100 * share:.1f} % of the rows were NOT taken; they are"
+        also = " If so many are known to be wrong, allow them: --max-refused SHARE"
+        if share == 1:
+            what, also = f"Nothing was taken: all {taken.quarantined:,} rows are", ""
+        show_lines([f"{what} in quarantine. See: trimtab quarantine {source}.{also}"], err=True)
+    return FAILED
 
 
 def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
@@ -64,15 +83,6 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
         lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine {source}")
-    share = taken.quarantined / max(1, taken.accepted + taken.quarantined)
-    if share == 1:
-        lines.append(
-            f"Nothing was taken: all {taken.quarantined:,} rows are in quarantine. See: trimtab quarantine {source}"
-        )
-    elif share > _FEW:
-        lines.append(
-            f"{100 * share:.1f} % of the rows were NOT taken; they are in quarantine. See: trimtab quarantine {source}"
-        )
     return lines
 
 
@@ -97,10 +107,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     """
     if (file is None) == (not rows):
         raise click.UsageError("Give either FILE or --row JSON.")
-    from trimtab.core.time import moment_us
-
-    if at is not None:
-        moment_us(at)
+    moment_of("--at", at)
     if file is None:
         if out is not None:
             raise click.UsageError("--out is for FILE; the answers to --row are printed.")
@@ -110,13 +117,12 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
         made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
+        version = project.registry.get(made.version).name  # as single answers name it
     if manner().json:
-        show_json(made)
+        show_json(msgspec.structs.replace(made, version=version))
     else:
         where = f", written to {out}" if out is not None else ""
-        show_lines(
-            [f"{made.rows:,} rows answered by {made.model}, version {made.version[:12]}{where} (batch {made.id})"]
-        )
+        show_lines([f"{made.rows:,} rows answered by {version}{where} (batch {made.id})"])
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:
@@ -127,7 +133,8 @@ def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None
             show_json(answer)
             continue
         flags = f"  flags: {', '.join(answer.flags)}" if answer.flags else ""
-        show_lines([f"{answer.request_id}  {answer.score:.6g}  by {answer.version}  id {answer.id}{flags}"])
+        said = f"{answer.score:.6g}" if answer.prediction is None else f"{answer.prediction} ({answer.score:.6g})"
+        show_lines([f"{answer.request_id}  {said}  by {answer.version}  id {answer.id}{flags}"])
         show_lines(f"  {feature}: {reason}" for feature, reason in answer.reasons.items())
 
 

@@ -2,34 +2,85 @@
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.core.errors import Misuse, NotFound
 
 _SAFE = "What is erased stays erased; run the same command again to finish."
 
 
 @command("forget", safe=_SAFE)
 @click.argument("entity")
-@click.argument("key", nargs=-1, required=True)
+@click.argument("key", nargs=-1)
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A file of keys, one a line (its values separated by commas); - reads standard input.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would go, and change nothing.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; write no personal data.")
 @click.option("--training-sets", is_flag=True, help="Delete the rows of stored training sets that have rows of it.")
-def forget(entity: str, key: tuple[str, ...], dry_run: bool, why: str, training_sets: bool) -> None:
+def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, why: str, training_sets: bool) -> None:
     """Erase whom a key names from all that the project keeps.
 
-    ENTITY is an entity, or the column of a source that holds its key; KEY is one value for each of its columns. Stop
-    the service first. A run that was stopped is finished by the same command.
+    ENTITY is an entity, or the column of a source that holds its key; KEY is one value for each of its columns, and
+    several keys may follow each other. Stop the service first. A run that was stopped is finished by the same command.
 
     \b
     Example:
       trimtab forget customer_id c-1042 --dry-run
-      trimtab forget customer_id c-1042 --why "request 17 of 3 May"
+      trimtab forget customer_id c-1042 c-77 --why "requests 17 and 18 of 3 May"
+      trimtab forget customer_id --from keys.txt
     """
+    if not key and file is None:
+        raise click.UsageError("Give a KEY, or --from FILE.")
     with opened_project() as project, progress("forgetting"):
-        found = project.forget(entity, *key, why=why, dry_run=dry_run, training_sets=training_sets)
+        from trimtab.app.subjects import columns_of
+
+        columns = columns_of(project.definitions, project.sources, entity)
+        keys = _groups(entity, key, columns) + ([] if file is None else _lines(entity, file, columns))
+        found = project.forget(entity, keys=keys, why=why, dry_run=dry_run, training_sets=training_sets)
     if manner().json:
         show_json(found)
     else:
         show_lines(found.lines())
+
+
+def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[Sequence[str]]:
+    width = len(columns)
+    if len(values) % width:
+        raise Misuse(
+            f"forget: {entity!r} is known by {', '.join(columns)}, so a key has {width} values; {len(values)} values "
+            "were given."
+        )
+    return [values[at : at + width] for at in range(0, len(values), width)]
+
+
+def _lines(entity: str, file: Path, columns: Sequence[str]) -> list[Sequence[str]]:
+    """The keys in a file; a first line that names the columns is none."""
+    if str(file) != "-" and not file.is_file():
+        raise NotFound(f"--from {file}: there is no such file.")
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Misuse(f"--from {file}: no text in UTF-8 ({error.reason} at byte {error.start}).") from None
+    rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), 1) if row]
+    if rows and rows[0][1] == [*columns]:
+        rows = rows[1:]
+    for number, row in rows:
+        if len(row) != len(columns) or not all(row):
+            raise Misuse(
+                f"--from {file}, line {number}: needed is {', '.join(columns)}, separated by commas; found are "
+                f"{len(row)} values{'' if all(row) else ', one of them empty'}. Nothing was done."
+            )
+    if not rows:
+        raise Misuse(f"--from {file}: it holds no key of {entity!r}. Write one a line.")
+    return [row for _, row in rows]

@@ -91,7 +91,7 @@ def _ended(error: BaseException, manner: Manner) -> int:
 def _message(error: BaseException, manner: Manner) -> str:
     if isinstance(error, click.UsageError):
         more = f"\nTry: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        return error.format_message() + more
+        return " ".join(error.format_message().split()) + more  # click lists choices on lines of their own
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, TrimtabError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -27,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "join": (_DATA, "join", "Add features to a file of requests, each as of its own moment."),
     "snapshot": (_DATA, "join", "Write the features of every entity that is known at a moment, or at several."),
     "serve": (_DATA, "running", "Answer over HTTP until stopped."),
+    "keys": (_DATA, "keys", "List the API keys of the service, make one, or remove one."),
+    "openapi": (_DATA, "openapi", "Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too."),
     "materialise": (_DATA, "loop", "Move new events from the log into one Delta table a source."),
     "rebuild": (_DATA, "views", "Make the online features of a view anew from history."),
     "compact": (_DATA, "views", "Give back the room of online features that nothing depends on any more."),
@@ -34,17 +37,35 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": (_LOOP, "planning", "Compare the project file with what is applied, and say what a change means."),
     "apply": (_LOOP, "planning", "Apply the project file: fill new views, drop what nothing uses."),
     "train": (_LOOP, "loop", "Train a candidate now, judge it, promote or refuse it."),
+    "search": (_LOOP, "searching", "Look for the parameters of a model's estimator."),
+    "trials": (_LOOP, "searching", "Show the trials of a model's newest search."),
+    "promote": (_LOOP, "loop", "Judge a registered version, and put it in service when it passes."),
+    "approve": (_LOOP, "loop", "Let the candidate that waits for approval take over."),
+    "reject": (_LOOP, "loop", "Drop the candidate that waits for approval."),
     "tick": (_LOOP, "loop", "Look at every deployment once and do what is due."),
+    "rollback": (_LOOP, "loop", "Let the version before answer again, at once."),
+    "arm": (_LOOP, "loop", "Let a version answer beside the one in service: as canary or shadow."),
+    "runs": (_LOOP, "runs", "List the runs: trainings, what came of them, and those under way."),
+    "run": (_LOOP, "runs", "Show one run with its steps and what it printed, or cancel one that is under way."),
+    "import": (_LOOP, "version", "Register a model file, or an MLflow model folder, of elsewhere as a version."),
+    "protect": (_LOOP, "registry", "Say what a move of an alias needs: a gate record, a reason, or nothing."),
     "freeze": (_LOOP, "loop", "Stop all automation at once."),
     "unfreeze": (_LOOP, "loop", "Let automation go on."),
     "features": (_ASK, "planning", "List sources, views and features: meaning, freshness, values, use."),
+    "top": (_ASK, "top", "Watch a running service: rates, latencies, versions, what fails."),
     "status": (_ASK, "asking", "Show how the deployments and sources are."),
     "why": (_ASK, "asking", "Explain one prediction by its id."),
     "report": (_ASK, "asking", "Write a version's evaluation and card as a page."),
+    "versions": (_ASK, "registry", "List or search the registered versions of models, or show one with its signature."),
+    "card": (_ASK, "version", "Show a version's model card, made from its records alone, as Markdown."),
+    "compare": (_ASK, "version", "Show what differs between two versions, and what each answers to the same rows."),
+    "tag": (_ASK, "registry", "Give a version tags, or a note."),
     "skew": (_ASK, "skew", "Compute a sample of logged predictions again as of their own log positions."),
     "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
+    "export": (_KEEP, "version", "Write a version as a folder that runs without trimtab, or that MLflow reads."),
     "disk": (_KEEP, "keeping", "Show what takes how much disk, against the budget."),
     "retain": (_KEEP, "keeping", "Truncate the log to what tables do not have, and remove what is kept no longer."),
+    "gc": (_KEEP, "registry", "Remove what nothing needs any more: artifacts of versions, searches, results of steps."),
     "backup": (_KEEP, "keeping", "Copy the project's state to a new folder, while it is served and written to."),
     "restore": (_KEEP, "keeping", "Bring a backup's state back, once every file's checksum was compared."),
     "simulate": (_RUN, "running", "Replay history in virtual time under several policies."),
@@ -61,7 +82,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"trimtab.cli.{COMMANDS[cmd_name][1]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

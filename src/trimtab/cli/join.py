@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import command, manner, moment_of, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def snapshot(
     ranged = [start, end, every]
     if any(ranged) and (not all(ranged) or at is not None):
         raise click.UsageError("Give either --at, or all of --start, --end and --every.")
+    for option, moment in (("--at", at), ("--start", start), ("--end", end)):
+        moment_of(option, moment)
     with opened_project() as project, progress(f"snapshot of {', '.join(views)}") as meter:
         known = cast(Literal["then", "final"], as_known)
         rest: dict[str, Any] = {"as_known": known, "reasons": reasons, "out": out, "progress": meter}

@@ -1,14 +1,19 @@
-"""Commands that move the loop: train, tick, freeze, unfreeze."""
+"""Commands that move the loop: train, promote, approve, reject, tick, rollback, arm, freeze, unfreeze."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from trimtab.cli.asking import shown_decisions
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import account, command, manner, opened_project, say_which
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
+
+if TYPE_CHECKING:
+    from trimtab.run import Run
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 
@@ -19,27 +24,115 @@ def train(model: str | None) -> int:
     """Train a candidate now, judge it, promote or refuse it.
 
     MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
-    the gate; exit status 1 says that it was refused.
+    the gate; exit status 1 says that it was refused. Nothing is done when the version in service is what this data,
+    code and seed give. A training that was killed is gone on with: its finished steps are not done again.
 
     \b
     Example:
       trimtab train late_flight
     """
-    with opened_project() as project, progress("training"):
-        say_first(project)
-        decisions = project.train(model)
-        made = [d.version for d in decisions if d.act == "train" and d.version is not None]
-        reports = [project.report(version) for version in made]
-        judged = [project.evaluation(version) for version in made]
-    if manner().json:
-        show_json(decisions)
-    else:
-        show_lines(shown_decisions(decisions) or ["Nothing was decided."])
-        from trimtab.app.evaluation_text import evaluation_text
+    from trimtab.app.evaluation_text import evaluation_text
+    from trimtab.cli.runs import show_doing
 
-        show_lines(f"\n{evaluation_text(evaluation)}" for evaluation in judged)
-        show_lines(f"\nevaluation: {report}" for report in reports)
+    ran: list[Run] = []
+
+    def watch(run: Run) -> None:
+        ran[:] = [run]
+        show_doing(meter, run)
+
+    with opened_project() as project:
+        with progress("training") as meter:
+            say_first(project)
+            say_which(project, model, "train")
+            decisions = project.train(model, actor=account(), watch=watch)
+        outcome = project.run(ran[0].id).outcome if ran else ""
+        made = [d.version for d in decisions if d.act == "train" and d.version is not None]
+        if manner().json:
+            show_json(decisions)
+        else:
+            gates = [project.registry.get_gate(str(d.evidence["gate"])) for d in decisions if d.act == "gate"]
+            show_lines(shown_decisions(decisions) or [outcome or "Nothing was decided."])
+            show_lines(f"      {line}" for gate in gates for line in gate.lines())
+            show_lines(f"\n{evaluation_text(project.evaluation(version))}" for version in made)
+        for version in made:  # at the end: what was decided stands, also where there is no room for a page
+            page = project.report(version)
+            show_lines([] if manner().json else [f"\nevaluation: {page}"])
     return FAILED if decisions and decisions[-1].act == "refuse" else 0
+
+
+@command("promote", safe=_SAFE)
+@click.argument("version")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+@click.option("--dry-run", is_flag=True, help="Only judge it; nothing is moved or written into the ledger.")
+@click.option("--seen-until", metavar="TIME", help="Until when an imported version has seen data.")
+@click.option("--by", "actor", metavar="NAME", help="Who promotes it; left out, the name of your account.")
+def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, actor: str | None) -> int:
+    """Judge a registered version, and put it in service when it passes.
+
+    VERSION is one of `trimtab versions`, of a training or an import. The gate is that of every candidate, on the newest
+    labelled days that neither it nor the version in service has seen. Exit status 1 says that it was refused; then
+    nothing has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
+
+    \b
+    Example:
+      trimtab promote late_flight@7 --dry-run
+      trimtab promote late_flight@7 --why "the model of the other team"
+    """
+    from trimtab.cli.runs import show_doing
+
+    with opened_project() as project, progress("judging") as meter:
+        found = project.promote(
+            version,
+            why=reason,
+            seen_until=seen_until,
+            dry_run=dry_run,
+            actor=actor or account(),
+            watch=lambda run: show_doing(meter, run),
+        )
+    if manner().json:
+        show_json(found)
+    else:
+        show_lines([*shown_decisions(found.decisions), *found.lines()])
+    return FAILED if found.refused else 0
+
+
+@command("approve", safe=_SAFE)
+@click.argument("model", required=False)
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="Who approves it; left out, the name of your account.")
+def approve(model: str | None, reason: str, actor: str | None) -> int:
+    """Let the candidate that waits for approval take over.
+
+    MODEL may be left out when the project's first deployment is meant.
+
+    \b
+    Example:
+      trimtab approve late_flight --why "looked at the slices"
+    """
+    with opened_project() as project, progress("promoting"):
+        say_which(project, model, "approve")
+        decisions = project.approve(model, why=reason, actor=actor or account())
+    show_json(decisions) if manner().json else show_lines(shown_decisions(decisions))
+    return FAILED if decisions and decisions[-1].act == "refuse" else 0
+
+
+@command("reject")
+@click.argument("model", required=False)
+@click.option("--why", "reason", required=True, metavar="TEXT", help="Goes into the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="Who rejects it; left out, the name of your account.")
+def reject(model: str | None, reason: str, actor: str | None) -> None:
+    """Drop the candidate that waits for approval.
+
+    MODEL may be left out when the project's first deployment is meant. The cooldown runs as after a refusal.
+
+    \b
+    Example:
+      trimtab reject late_flight --why "trained on the days of the strike"
+    """
+    with opened_project() as project:
+        say_which(project, model, "reject")
+        decisions = project.reject(model, why=reason, actor=actor or account())
+    show_json(decisions) if manner().json else show_lines(shown_decisions(decisions))
 
 
 @command("tick", safe=_SAFE)
@@ -60,6 +153,45 @@ def tick() -> None:
         show_lines(shown_decisions(decisions) or ["Nothing was due."])
 
 
+@command("rollback")
+@click.argument("model")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+def rollback(model: str, reason: str) -> None:
+    """Let the version before answer again, at once.
+
+    A service that runs follows within a second and fails no request. Called again, it goes one version further back.
+
+    \b
+    Example:
+      trimtab rollback late_flight --why "complaints since noon"
+    """
+    with opened_project() as project:
+        row = project.roll_back(model, why=reason, actor=account())
+    show_json(row) if manner().json else show_lines(shown_decisions([row]))
+
+
+@command("arm")
+@click.argument("version")
+@click.option("--as", "arm", type=click.Choice(["canary", "shadow"]), required=True, help="What the version is.")
+@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Of the requests; 0 ends it.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+def arm(version: str, arm: str, share: float, reason: str) -> None:
+    """Let a version answer beside the one in service: as canary or shadow.
+
+    A canary's answers to its share of the requests are what askers get. A shadow answers its share once more, while the
+    service has nothing else to do, and nobody sees it. Both are logged under the arm's name. The same entities are
+    always in the share.
+
+    \b
+    Example:
+      trimtab arm late_flight@7 --as canary --share 0.05
+      trimtab arm late_flight --as canary --share 0
+    """
+    with opened_project() as project:
+        row = project.set_arm(version, arm, share=share, why=reason, actor=account())
+    show_json(row) if manner().json else show_lines(shown_decisions([row]))
+
+
 @command("freeze")
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
 def freeze(reason: str) -> None:
@@ -72,7 +204,7 @@ def freeze(reason: str) -> None:
       trimtab freeze --why "strange data since noon"
     """
     with opened_project() as project:
-        row = project.freeze(reason)
+        row = project.freeze(reason, actor=account())
     show_json(row) if manner().json else show_lines(shown_decisions([row]))
 
 
@@ -86,7 +218,7 @@ def unfreeze(reason: str) -> None:
       trimtab unfreeze --why "data mended"
     """
     with opened_project() as project:
-        row = project.unfreeze(reason)
+        row = project.unfreeze(reason, actor=account())
     show_json(row) if manner().json else show_lines(shown_decisions([row]))
 
 

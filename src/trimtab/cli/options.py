@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trimtab.cli.exits import Manner
-from trimtab.core.errors import NotFound
+from trimtab.core.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
     from trimtab.app import Project
@@ -95,7 +96,39 @@ def opened_project(*, as_of: str | None = None) -> Project:
     folder = project_folder()  # first: a folder that is none is told without loading anything
     from trimtab.app import open_project
     from trimtab.core.clock import ShiftedClock
+
+    moment = moment_of("--as-of", as_of)
+    clock = None if moment is None else ShiftedClock(moment)
+    return open_project(folder, clock=clock, environment=os.environ)
+
+
+def say_which(project: Project, model: str | None, command: str) -> None:
+    """Say on standard error which deployment is meant when none was named and there are several."""
+    names = list(project.definitions.deployments)
+    if model is None and len(names) > 1:
+        from trimtab.cli.output import show_lines
+
+        others = ", ".join(f"trimtab {command} {name}" for name in names[1:])
+        show_lines([f"{command}: no MODEL was named, so it is {names[0]!r}. For the others: {others}"], err=True)
+
+
+def account() -> str:
+    """Who asks: the name of the account that the command runs under."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an account without a name
+        return "a person"
+
+
+def moment_of(option: str, text: str | None) -> int | None:
+    """The moment that an option's text names, in UTC microseconds; None when it was left out.
+
+    Raises:
+        Misuse: It is none; the message names the option.
+    """
     from trimtab.core.time import moment_us
 
-    clock = None if as_of is None else ShiftedClock(moment_us(as_of))
-    return open_project(folder, clock=clock, environment=os.environ)
+    try:
+        return None if text is None else moment_us(text)
+    except Misuse as error:
+        raise Misuse(f"{option}: {str(error).removeprefix('time: ')}") from None

@@ -21,10 +21,10 @@ _QUICK_S = 1.0  # work that is done by then shows no progress
 _EVERY_S = 10.0  # between two lines where no terminal is
 
 
-def show_lines(lines: Iterable[str]) -> None:
-    """Print lines; control characters in them are shown, not obeyed."""
+def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines, on standard error where `err`; control characters in them are shown, not obeyed."""
     for line in lines:
-        click.echo("\n".join(printable(part) for part in line.split("\n")))
+        click.echo("\n".join(printable(part) for part in line.split("\n")), err=err)
 
 
 def show_json(document: Any) -> None:
@@ -72,6 +72,15 @@ class Meter:
         elif not self._terminal and time.monotonic() - self._told_at >= _EVERY_S:
             self._show()
 
+    def say(self, what: str, share: float | None = None) -> None:
+        """Say from now on that this goes on, and which share of it is done; None: nobody knows."""
+        self._what, self._share = what, share
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            if share is None:
+                self._bar.tasks[0].total = None  # it pulses again; `update` cannot say so
+            self._bar.update(task, description=what, completed=share or 0.0, total=None if share is None else 1.0)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._timer.cancel()
@@ -93,12 +102,19 @@ class Meter:
 
     def _started_bar(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
+            TaskProgressColumn("{task.percentage:>3.0f}%"),  # nothing while nobody knows
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

@@ -101,7 +101,7 @@ def _drop(source: str | None, reason: str | None, yes: bool) -> None:
     check_reason(reason)
     with opened_project() as project:
         rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
-        if not yes:
+        if rows and not yes:
             raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
         rows = project.drop_quarantined(source, reason=reason)
     show_json({"dropped": rows}) if manner().json else show_lines([f"{rows:,} rows dropped"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import command, manner, moment_of, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
 
@@ -19,24 +19,40 @@ if TYPE_CHECKING:
 @command("serve", safe="Every answer that was given is logged.")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on; left out, the setting serve.host.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one; left out, serve.port.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer; left out, serve.workers.")
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65_535),
+    help="Port of the Open Inference Protocol over gRPC; left out, serve.grpc_port.",
+)
 @click.option("--as-of", metavar="TIME", help="Let the clock start at this moment: to serve a replayed history.")
-def serve(host: str | None, port: int | None, as_of: str | None) -> None:
+def serve(host: str | None, port: int | None, workers: int | None, grpc_port: int | None, as_of: str | None) -> None:
     """Answer over HTTP until stopped.
 
-    Ctrl-C or SIGTERM: requests under way are finished first, and the exit status is 0.
+    Ctrl-C or SIGTERM: requests under way are finished first, and the exit status is 0; a second one does not wait.
 
     \b
     Example:
       trimtab serve --port 8117
     """
+    import os
+
+    from trimtab.serving.workers.worker import environment
+
+    os.environ.update(environment(os.environ))  # before the project file loads what they are for  # D92
     json = manner().json
+    grpc: list[str] = []
 
     def ready(url: str) -> None:
-        show_json({"url": url}) if json else show_lines([f"Serving on {url} (Ctrl-C stops)"])
+        if json:
+            show_json({"url": url, **({"grpc": grpc[0]} if grpc else {})})
+        else:
+            also = f", gRPC on {grpc[0]}" if grpc else ""
+            show_lines([f"Serving on {url}{also} (Ctrl-C stops)"])
 
     with opened_project(as_of=as_of) as project:
         say_first(project)
-        project.serve(host=host, port=port, ready=ready)
+        project.serve(host=host, port=port, ready=ready, workers=workers, grpc_port=grpc_port, grpc_ready=grpc.append)
 
 
 @command("simulate", safe="A simulation changes nothing in the project's state.")
@@ -51,6 +67,8 @@ def simulate(lines: tuple[str, ...], start: str | None, until: str | None, seed:
     Example:
       trimtab simulate --start 2013-03-01 --until 2013-09-01
     """
+    moment_of("--start", start)
+    moment_of("--until", until)
     with opened_project() as project, progress("simulating") as meter:
         result = project.simulate(lines=list(lines) or None, start=start, until=until, seed=seed, progress=meter)
     if manner().json:

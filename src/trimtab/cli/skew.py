@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import command, manner, moment_of, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 
 
@@ -35,6 +35,7 @@ def skew(
       trimtab skew --sample 200
       trimtab skew late_flight --since 2024-05-01
     """
+    moment_of("--since", since)
     with opened_project() as project:
         if history is not None:
             found = project.skew_checks(last=history)

@@ -18,7 +18,7 @@ from trimtab.core.errors import NotFound
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--time", metavar="COLUMN", help="When a row happened, or is asked about.")
 @click.option("--key", metavar="COLUMN", help="What identifies a row, or whom it is about; `row` numbers the rows.")
-@click.option("--label", metavar="COLUMN", help="What is to be predicted: two classes, or a number.")
+@click.option("--label", metavar="COLUMN", help="What is to be predicted: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
 @click.option("--time-format", metavar="FORMAT", help='How the time is written, such as "%d/%m/%Y %H:%M".')
 @click.option("--wait", default="1d", show_default=True, metavar="DURATION", help="How long a label takes to be known.")

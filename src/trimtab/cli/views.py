@@ -13,24 +13,32 @@ if TYPE_CHECKING:
     from trimtab.features.online.compaction import StateSize
 
 
-@command("rebuild", safe="What was there before is still read; run the same command again.")
-@click.argument("view")
-def rebuild(view: str) -> None:
+@command("rebuild", safe="What was there before is kept; run the same command again.")
+@click.argument("view", required=False)
+@click.option("--all", "every", is_flag=True, help="All views, also where what is stored of them is damaged.")
+def rebuild(view: str | None, every: bool) -> None:
     """Make the online features of a view anew from history.
 
     Those of before answer meanwhile, and the new ones take their place at once. A serving process does it when there
     is one; this command waits for it.
 
+    With --all and no serving process all begin from nothing. What has the project open then reads those of before until
+    the new ones are complete; what is opened meanwhile finds those that are filled by then. This mends damaged ones.
+
     \b
     Example:
       trimtab rebuild carrier
+      trimtab rebuild --all
     """
-    with opened_project() as project, progress(f"rebuilding {view}") as meter:
-        rows = project.views.rebuild(view, progress=meter)
+    if every == (view is not None):
+        raise click.UsageError("Name a view, or give --all.", click.get_current_context())
+    what = view or "all views"
+    with opened_project() as project, progress(f"rebuilding {what}") as meter:
+        rows = project.views.rebuild_all(progress=meter) if view is None else project.rebuild(view, progress=meter)
     if manner().json:
         show_json({"view": view, "records": rows})
     else:
-        show_lines([f"{view}: made anew from {rows:,} records"])
+        show_lines([f"{what}: made anew from {rows:,} records"])
 
 
 @command("compact", safe="Every step is whole: run the same command again for the rest.")

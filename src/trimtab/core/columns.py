@@ -71,6 +71,13 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         if len(set(lengths.values())) > 1:
             raise Misuse(f"columns: lengths differ: {lengths}. Give every column one value a row.")
 
+    def __len__(self) -> int:
+        """How many rows there are, as of any list of rows; `names` has the columns."""
+        return self.rows
+
+    def __bool__(self) -> bool:
+        return True  # a table without rows is one, too
+
     def __getitem__(self, name: str) -> Column:
         try:
             return self.by_name[name]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -31,13 +33,36 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: int = 8117
+    grpc_port: int | None = None  # None: no gRPC; 0: any free one
     log: Literal["durable", "relaxed"] = "durable"
     max_body_bytes: int = 8 * 1024 * 1024
     max_rows: int = 10_000
+    model_memory_bytes: int = 1024**3  # of the versions that are kept loaded, by the size of their stored models
+    workers: int = 1  # processes that answer; with more than one another one does all the rest
+    require_key: bool | None = None  # None: once a key was made
+    tls_cert: str | None = None  # PEM, relative to the folder; with it the service speaks HTTPS
+    tls_key: str | None = None  # left out, it is in the certificate's file
+    tls_min: Literal["1.2", "1.3"] = "1.2"
+    access_log: str = "off"  # "-": standard output; else a file, relative to the folder
+    traces: str | None = None  # the address of a collector of OpenTelemetry, OTLP over HTTP
+    traces_share: float = 1.0  # of the requests that do not say themselves whether they are traced
 
     def __post_init__(self) -> None:
+        if not 1 <= self.workers <= 64:
+            raise ValueError(f"workers must be 1 to 64, not {self.workers}")
+        for name in ("max_body_bytes", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("tls_key needs tls_cert beside it")
+        if self.traces is not None and not self.traces.startswith(("http://", "https://")):
+            raise ValueError(f"traces must be an address such as http://127.0.0.1:4318/v1/traces, not {self.traces!r}")
+        if not 0.0 <= self.traces_share <= 1.0:
+            raise ValueError(f"traces_share must be 0 to 1, not {self.traces_share}")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port must be 0 to 65535, not {self.port}")
+        if not 0 <= (self.grpc_port or 0) <= 65_535:
+            raise ValueError(f"grpc_port must be 0 to 65535, not {self.grpc_port}")
 
 
 class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +73,20 @@ class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.memory_bytes < 256 * 1024**2:
             raise ValueError(f"memory_bytes must be at least 268435456, not {self.memory_bytes}")
+
+
+class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where versions are trained, and how far that gives way to everything else."""
+
+    executor: Literal["process", "thread"] = "process"
+    nice: int = 10  # added to the nice level of the process that trains
+    threads: int = 1  # of estimators and numerical libraries
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nice <= 19:
+            raise ValueError(f"nice must be 0 to 19, not {self.nice}")
+        if self.threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {self.threads}")
 
 
 class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +162,17 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         return None if self.disk_budget is None else size_bytes(self.disk_budget)
 
 
+class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What moves of aliases need."""
+
+    protected: dict[str, dict[str, Literal["gate", "reason"]]] = {}  # by model and alias
+
+    def __post_init__(self) -> None:
+        for model, aliases in self.protected.items():
+            if aliases.get("champion", "gate") != "gate":
+                raise ValueError(f"protected.{model}.champion must be left out or gate: a champion always needs one")
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one project, with the folder they are relative to."""
 
@@ -131,6 +181,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeSettings = ServeSettings()
     retention: RetentionSettings = RetentionSettings()
     features: FeaturesSettings = FeaturesSettings()
+    training: TrainingSettings = TrainingSettings()
+    registry: RegistrySettings = RegistrySettings()
     demo: DemoSettings | None = None
     seed: int = 1
 
@@ -172,7 +224,20 @@ def _convert(document: Mapping[str, Any], where: str) -> Config:
     try:
         return msgspec.convert(document, Config, strict=False)
     except msgspec.ValidationError as error:
-        raise Misuse(f"{where}: {error}. The settings are listed in docs/settings.md.") from error
+        raise Misuse(f"{where}: {error}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
+
+
+def _allowed(error: str) -> str:
+    """The values that there are, where an error is about one that is none of them."""
+    message, _, pointer = error.partition(" - at `$.")
+    if not message.startswith("Invalid enum value"):
+        return ""
+    kind: Any = Config
+    for key in re.sub(r"\[[^]]*\]", ".[]", pointer.rstrip("`")).split("."):
+        if NoneType in get_args(kind):
+            kind = get_args(kind)[0]
+        kind = get_args(kind)[-1] if key == "[]" else get_type_hints(kind)[key]
+    return f"; give one of {', '.join(map(repr, get_args(kind)))}"
 
 
 def _apply(document: dict[str, Any], variable: str, value: str) -> None:

@@ -148,7 +148,9 @@ def _one_argument(node: Expression, arg: Column) -> Column:
 def _constant(node: Expression, rows: int) -> Column:
     dtype: Dtype = node.params[0]  # type: ignore[assignment]  # lit() wrote it
     kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
-    return Column(dtype, np.full(rows, node.params[1], kind))
+    values: Array = np.empty(rows, kind)
+    values.fill(node.params[1])  # `np.full` and a comparison with a bare text take away the NULs that it ends with
+    return Column(dtype, values)
 
 
 def _float(values: Array) -> Column:
@@ -203,7 +205,7 @@ def _is_in(arg: Column, literals: tuple[Expression, ...]) -> Column:
     common = arg.dtype
     for literal in literals:
         common = common_dtype(common, _constant(literal, 0).dtype) or common
-    choices = [_widen(_constant(literal, 1), common).values[0] for literal in literals]
+    choices = [_widen(_constant(literal, 1), common).values for literal in literals]  # one value each
     arg = _widen(arg, common)
     hits = np.zeros(len(arg), bool)
     for choice in choices:

@@ -280,6 +280,10 @@ def lit(value: Scalar) -> Expression:
     if isinstance(value, bool):
         return Expression("lit", (), ("bool", value))
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Misuse(f"lit: {value!r} has no UTF-8 form, so no event holds it. Write another text.") from None
         return Expression("lit", (), ("str", value))
     if isinstance(value, dt.datetime):
         return Expression("lit", (), ("time", moment_us(value)))

@@ -1,6 +1,7 @@
 """Content addresses: the same definition, the same name, on every machine."""
 
 import hashlib
+import zlib
 
 import msgspec
 
@@ -19,3 +20,12 @@ def content_hash(value: object) -> str:
 def bytes_hash(data: bytes | memoryview) -> str:
     """The SHA-256 of some bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def row_crc(*values: object) -> int:
+    """The CRC-32 of a row, in which a value can neither change nor move to another column."""
+    crc = 0
+    for value in values:
+        data = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode("utf-8", "surrogatepass")
+        crc = zlib.crc32(data, zlib.crc32(f"{type(value).__name__}{len(data)}:".encode(), crc))
+    return crc

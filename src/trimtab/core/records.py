@@ -8,6 +8,10 @@ import msgspec
 
 Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 
+# Flags of answers that were given in the place of others.
+NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
+_MAKESHIFT = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
+
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One answer to one request: a row of the prediction log.
@@ -25,11 +29,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     made_at_us: int
     at_us: int
     positions: dict[str, int]
-    score: float  # probability of the positive class, or the predicted number
+    score: float  # chance of the positive class, or the predicted number; with `scores` that of the likeliest class
     request: bytes  # the request's columns, msgpack array in declared order (times as microseconds)
     values: bytes  # the model's input row, little-endian float64 (NaN = null)
     reasons: bytes  # a code of features.REASONS a model input; 255: no view (a transform)
-    flags: tuple[str, ...] = ()  # "stale_fallback", "default_values", ...
+    flags: tuple[str, ...] = ()  # "past", "null_features", ...
+    scores: dict[str, float] | None = None  # of a model of several classes: the probability of each, as declared
+
+    @property
+    def is_makeshift(self) -> bool:
+        """Whether it says nothing about its version: features, model or both had to be done without."""
+        return bool(self.flags) and not _MAKESHIFT.isdisjoint(self.flags)
+
+    @property
+    def prediction(self) -> str | None:
+        """The likeliest class (of equally likely ones the first), of a model of several."""
+        return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,31 +55,35 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     at_us: int
     score: float
-    state: Literal["labelled", "late", "pending", "missing"]
-    label: float | None = None
+    state: Literal["labelled", "late", "pending", "missing", "unlisted"]
+    label: float | None = None  # of several classes the place of the true one, as declared
     label_known_at_us: int | None = None
 
 
 class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one version did on the requests of one closed UTC day; sums, so that days add up."""
+    """How well one version did on the requests of one closed UTC day; sums, so that days add up.
+
+    Of a ranking lists are counted, not rows. Those that are neither labelled nor missing have rows that are all alike.
+    """
 
     model: str
     version: str
     day_us: int  # the day's first microsecond
     predictions: int
     labelled: int
-    missing: int
-    score_sum: float
-    label_sum: float
+    missing: int  # no label came within the wait
+    score_sum: float  # of several classes: of each row's likeliest one; of a ranking 0, as the next
+    label_sum: float  # and how often that was the label
     loss_sum: float  # log loss (or squared error) over the labelled rows
     capped_loss_sum: float  # the same with each row's loss capped: what the alarm bets on
+    unlisted: int = 0  # of several classes: their label is none of those declared; neither labelled nor missing
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
     """Something a monitor found. `severity` red means act; a monitor without evidence is red too."""
 
     id: str
-    kind: str  # "quality_loss", "quality_calibration", "no_labels", "monitor_stopped", ...
+    kind: str  # "quality_loss", "quality_calibration", "no_labels", "unlisted_labels", "monitor_stopped", ...
     model: str
     version: str
     raised_at_us: int
@@ -72,6 +91,16 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["info", "red"]
     evidence: dict[str, float]
     message: str
+
+
+class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a candidate had to show: what was found, and what was asked for."""
+
+    name: str  # "calibrated", "slice carrier=UA", "latency", ...
+    figure: float | None  # None: it is no number, or there was nothing to measure it on
+    bound: float | None  # what the figure is held against, or how far it may be off
+    verdict: Literal["held", "failed", "no evidence", "not measured"]
+    reason: str  # one sentence
 
 
 class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +123,14 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     checks: dict[str, bool]  # each named check and whether it held
     reason: str  # one sentence
+    findings: tuple[GateCheck, ...] = ()  # all that was looked at, with figures; empty: of an earlier trimtab
+
+    def lines(self) -> list[str]:
+        """Every check in words: of an earlier trimtab only whether each held."""
+        found = [(one.name, one.verdict, one.reason) for one in self.findings]
+        found = found or [(name, "held" if held else "failed", "") for name, held in self.checks.items()]
+        width = max((len(name) for name, _, _ in found), default=0)
+        return [f"{name:{width}}  {verdict:12}  {reason}".rstrip() for name, verdict, reason in found]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

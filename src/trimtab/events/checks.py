@@ -11,6 +11,7 @@ import numpy as np
 
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
 from trimtab.core.time import moment_us
 from trimtab.events.records import Value
 
@@ -19,7 +20,7 @@ Reason = Literal[
     "wrong_type",
     "infinite",
     "too_large",  # beyond 1e150, or beyond 64 bits for an int
-    "bad_time",  # no moment, or outside the years 1 to 9999
+    "bad_time",  # no moment, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
     "bad_text",  # text that has no UTF-8 form
     "no_key",  # a deletion in a source that declares no key: declare one
     "future",  # dated further ahead of the clock than the source tolerates
@@ -29,8 +30,29 @@ Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
 EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
 LARGEST = 1e150  # squares of larger values overflow
+# As seconds or milliseconds these integers are moments from 1980 to 2050, as microseconds some of early 1970. # D49
+OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
+LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _ABSENT = type(None)
+
+
+def other_unit(value: object) -> str | None:
+    """The unit that an integer is most likely in, where it is given as a moment and would lie in early 1970.
+
+    >>> other_unit(1_709_251_200), other_unit(1_709_251_200_000), other_unit(1_709_251_200_000_000)
+    ('seconds', 'milliseconds', None)
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        return None
+    return next((unit for unit, (first, end) in OTHER_UNITS.items() if first <= value < end), None)
+
+
+def moment_shown(value: object) -> str:
+    """A value that is no moment, for people; an integer with the unit that it seems to be in."""
+    unit = other_unit(value)
+    hint = f", which as microseconds lies in 1970 and looks like {unit}" if unit else ""
+    return f"{shown(value)[:150]}{hint}"
 
 
 class _Bad(Exception):

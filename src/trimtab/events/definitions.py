@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
     about: About = NOTHING
     hidden: tuple[str, ...] = ()  # of `columns`: places in recorded events that are declared no more (`layouts`)
+    first: int | None = None  # how many of `columns` an event's id tells of when they are null, too; None: all # D48
 
     @property
     def declared(self) -> dict[str, Dtype]:
@@ -99,6 +100,8 @@ def source(
     check_columns([*dtypes, *({time} - dtypes.keys())], what)
     if dtypes.setdefault(time, "time") != "time":
         raise Misuse(f"{what}: the time column {time!r} is declared {dtypes[time]}. Declare it as `Time`.")
+    if key is not None and not isinstance(key, str):
+        raise Misuse(f"{what}: key={shown(key)[:100]} is no text. Name the one column that identifies an event.")
     if key is not None and dtypes.get(key) not in ("str", "int"):
         found = dtypes.get(key, f"missing among {', '.join(dtypes)}")
         raise Misuse(f"{what}: the key {key!r} must be a column of type str or int; it is {found}.")
@@ -115,10 +118,12 @@ def source(
 
 def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]:
     """The dtypes of declared columns; `what` names the definition in errors."""
+    if not isinstance(columns, Mapping):
+        raise Misuse(f'{what}: columns={shown(columns)[:100]} is no mapping. Give names and types: {{"temp": float}}.')
     check_columns(columns, what)
     dtypes: dict[str, Dtype] = {}
     for column, kind in columns.items():
-        if kind not in _DTYPES:
+        if not isinstance(kind, Hashable) or kind not in _DTYPES:
             raise Misuse(f"{what}: column {column!r} has type {kind!r}. Use float, int, bool, str or tt.Time.")
         dtypes[column] = _DTYPES[kind]
     return dtypes
@@ -147,4 +152,9 @@ def check_columns(names: Iterable[str], what: str) -> None:
 def check_name(name: str, kind: str) -> None:
     """Refuse a name that could not be a file, a metric or a URL part."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise Misuse(f"{kind} {name!r}: a name starts with a letter and has up to 63 of a-z, 0-9 and _.")
+        plain = re.sub(r"[^a-z0-9_]", "_", name.lower()) if isinstance(name, str) else ""
+        hint = f" Name it {plain!r}." if _NAME.fullmatch(plain) else ""
+        raise Misuse(
+            f"{kind} {name!r}: a name starts with a lower-case letter and has up to 63 of a-z, 0-9 and _, no capitals."
+            f"{hint}"
+        )

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns, Dtype, float_column
 from trimtab.core.errors import Misuse
-from trimtab.events.checks import Reason
+from trimtab.events.checks import OTHER_UNITS, Reason, moment_shown
 from trimtab.events.definitions import Source
 from trimtab.events.files import open_bytes
 from trimtab.events.fitting import BadRow, FileRows, file_rows, wanted_columns
+from trimtab.store.duckdb_opening import open_duckdb
 
 _NULL_WORDS = "('', 'na', 'n/a', 'nan', 'nat', 'null', 'none')"  # in a column that is no text
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
@@ -147,8 +148,9 @@ def _expressions(path: Path, name: str, dtype: Dtype, kind: str) -> tuple[str, s
                 there,
             )
         return _micros(f"{q}::TIMESTAMPTZ"), there
-    elif dtype == "time" and kind in _INTEGERS:
-        return f"TRY_CAST({q} AS BIGINT)", there
+    elif dtype == "time" and kind in _INTEGERS:  # D49
+        other = " OR ".join(f"{q} >= {first} AND {q} < {end}" for first, end in OTHER_UNITS.values())
+        return f"CASE WHEN NOT ({other}) THEN TRY_CAST({q} AS BIGINT) END", there
     raise Misuse(f"file {path}: column {name!r} holds {kind}, needed is {dtype}. Cast it, or declare what it is.")
 
 
@@ -172,7 +174,8 @@ def _assemble(
     misfits = columns.take(~good).to_rows()
     for (_, field, texts), number, row in zip(raw, numbers[~good].tolist(), misfits, strict=True):
         text = texts[field]
-        bad.append(BadRow(unit, number, row | texts, field, _reason(wanted[field], text), text[:200]))
+        found = moment_shown(int(text)) if wanted[field] == "time" and text.isdecimal() else text[:200]
+        bad.append(BadRow(unit, number, row | texts, field, _reason(wanted[field], text), found))
     kept = numbers[good] - 1 if raw or unit == "line" else None
     if raw:
         columns = columns.take(good)
@@ -220,7 +223,7 @@ def _connect() -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
-    connection = duckdb.connect(":memory:", config=offline)
+    connection = open_duckdb(offline)
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trimtab.core.arrow_layout import floats_of
 from trimtab.core.columns import Column, Columns, Dtype, WrongColumn, column
 from trimtab.core.errors import Misuse
-from trimtab.events.checks import EXTRA, Reason, Report, check
+from trimtab.events.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Reason, Report, check, moment_shown, other_unit
 from trimtab.events.definitions import Source
 
 
@@ -105,7 +105,7 @@ def fit_table(what: str, source: Source, table: Columns, names: Sequence[str]) -
     rows = sorted(problems.by_row)
     held = table.select(wanted).take(np.array(rows, np.int64)).to_rows()
     bad = [
-        BadRow("row", row + 1, raw, *problems.by_row[row][:2], _text(problems.by_row[row][2]))
+        BadRow("row", row + 1, raw, *problems.by_row[row][:2], _text(problems.by_row[row][2], problems.by_row[row][1]))
         for row, raw in zip(rows, held, strict=True)
     ]
     kept = np.delete(np.arange(table.rows), rows)
@@ -142,11 +142,15 @@ def fit_rows(
     wanted = wanted_columns(what, source, names) if rows else source.declared
     problems = _Problems()
     values = {name: check(dtype, [row.get(name) for row in rows], problems.of(name)) for name, dtype in wanted.items()}
+    for name in (name for name, dtype in wanted.items() if dtype == "time"):
+        for at, row in enumerate(rows):
+            if other_unit(row.get(name)):
+                problems.of(name)(at, "bad_time", row[name])
     more = []
     for at, (name, reason, value) in sorted(problems.by_row.items()):
         raw = {n: rows[at].get(n) for n in wanted}
         place: tuple[Literal["line", "row"], int] = ("row", at + 1) if lines is None else ("line", lines[at])
-        more.append(BadRow(*place, raw, name, reason, _text(value)))
+        more.append(BadRow(*place, raw, name, reason, _text(value, reason)))
     good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
     columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
     kept = good if lines is None else np.array(lines, np.int64)[good] - 1
@@ -177,6 +181,7 @@ def _fit(what: str, name: str, found: Column, dtype: Dtype, report: Report) -> C
     if (found.dtype, dtype) == ("int", "float"):
         return floats_of(found)
     if (found.dtype, dtype) == ("int", "time"):
+        _report_units(found.values, found.present(), report)
         return Column("time", found.values, found.valid)
     if (found.dtype, dtype) in (("float", "int"), ("str", "time")):
         return column(dtype, check(dtype, found.to_list(), report))
@@ -185,8 +190,15 @@ def _fit(what: str, name: str, found: Column, dtype: Dtype, report: Report) -> C
     )
 
 
-def _text(found: object) -> str:
-    return str(found)[:200]
+def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> None:
+    """Integers that count seconds or milliseconds are no moments. # D49"""
+    for row in np.flatnonzero(there & (values >= 0) & (values < LAST_OF_OTHER_UNITS_US)).tolist():
+        if other_unit(values[row]):
+            report(row, "bad_time", int(values[row]))
+
+
+def _text(found: object, reason: Reason) -> str:
+    return moment_shown(found) if reason == "bad_time" and isinstance(found, int) else str(found)[:200]
 
 
 def _hint(found: Sequence[str]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from operator import attrgetter
@@ -16,10 +16,10 @@ from trimtab.events.frames import EventFrame
 from trimtab.events.records import ERASED, Event, decode_all
 from trimtab.events.tables import Moved, read_table
 from trimtab.events.versions import Versions
+from trimtab.store.log_order import Gap, stretches
 from trimtab.store.ports import Log, LogRecord, Table
 
-_BATCH = 10_000
-_appended_at, _position = attrgetter("appended_at_us"), attrgetter("position")
+_position = attrgetter("position")
 
 
 class History:
@@ -64,6 +64,11 @@ class History:
         """Records of each source that give an id another content although the source has no key."""
         return {name: v.id_conflicts for name, v in self._versions.items()}
 
+    def keeps(self, source: Source) -> bool:
+        """Whether it has the events of a source, read as this one declares them."""
+        kept = self._versions.get(source.name)
+        return kept is not None and kept.source == source
+
     def refresh(self) -> int:
         """Read what is new in the log; how many records.
 
@@ -76,15 +81,18 @@ class History:
         while True:
             try:
                 ends = {name: self._end(name, last) for name, last in self._log.positions().items()}
-                for parts in self._rounds(ends):
+                for parts in stretches(self._log, self.positions, ends):
                     self._take(parts)
                     count += sum(map(len, parts))
                 return count
-            except _Truncated as gap:
+            except Gap as gap:
                 before = self.positions.get(gap.partition, 0)
                 count += self._read_tables()
                 if self.positions.get(gap.partition, 0) == before:
-                    raise Misuse(str(gap)) from None
+                    raise Misuse(
+                        f"history: {gap} They were truncated, and no table of record has them all: start from the "
+                        "tables of record."
+                    ) from None
 
     def frame(self, source: str) -> EventFrame:
         """The events of one source as of the last `refresh`.
@@ -129,35 +137,6 @@ class History:
     def _end(self, partition: str, last: int) -> int:
         return last if self._upto is None else min(last, self._upto.get(partition, 0))
 
-    def _rounds(self, ends: Mapping[str, int]) -> Iterator[list[list[LogRecord]]]:
-        """What is new, by stretches of append time: of each partition, in the order of names, what lies in one."""
-        chunks = {name: self._chunks(name, self.positions.get(name, 0), end) for name, end in sorted(ends.items())}
-        held: dict[str, list[LogRecord]] = {name: [] for name in chunks}
-        while True:
-            held = {name: records or next(chunks[name], []) for name, records in held.items()}
-            held = {name: records for name, records in held.items() if records}
-            if not held:
-                return
-            unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < ends[name]]
-            bound = min(unread, default=None)  # behind it there may be records that are not read yet
-            cuts = {name: _upto(records, name, bound) for name, records in held.items()}
-            yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]
-            held = {name: records[cuts[name] :] for name, records in held.items()}
-
-    def _chunks(self, partition: str, after: int, end: int) -> Iterator[list[LogRecord]]:
-        while after < end:
-            chunk = self._log.read(partition, after, limit=min(_BATCH, end - after))
-            found = chunk[0].position if chunk else None
-            if found != after + 1:
-                raise _Truncated(
-                    partition,
-                    f"history: needs the records of partition {partition!r} from {after + 1} to {end}, found "
-                    f"{'none' if found is None else f'{found} as the first'}. They were truncated, and no table of "
-                    "record has them all: start from the tables of record.",
-                )
-            yield chunk
-            after = chunk[-1].position
-
     def _take(self, parts: list[list[LogRecord]]) -> None:
         kept: dict[str, tuple[list[LogRecord], list[Event]]] = {}
         mixed: set[str] = set()  # sources with records in several parts
@@ -185,22 +164,6 @@ class History:
                 self._frames.pop(name, None)
                 self._versions[name].add(records, events)
         self.positions.update({part[0].partition: part[-1].position for part in parts})
-
-
-class _Truncated(Exception):
-    """Records that are not read yet are gone from the log; perhaps they are in tables."""
-
-    def __init__(self, partition: str, message: str) -> None:
-        super().__init__(message)
-        self.partition = partition
-
-
-def _upto(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:
-    """How many records are not behind the bound (append time, partition)."""
-    if bound is None:
-        return len(records)
-    cut = bisect_right if partition <= bound[1] else bisect_left
-    return cut(records, bound[0], key=_appended_at)
 
 
 def _by_source(records: list[LogRecord]) -> dict[str, tuple[list[LogRecord], list[Event]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,7 +14,16 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns, Dtype, WrongColumn
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.shown import shown
-from trimtab.events.checks import EXTRA, Reason, Report, check
+from trimtab.core.time import format_moment
+from trimtab.events.checks import (
+    EXTRA,
+    LAST_OF_OTHER_UNITS_US,
+    Reason,
+    Report,
+    check,
+    moment_shown,
+    other_unit,
+)
 from trimtab.events.definitions import Source
 from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
 from trimtab.events.fitting import BadRow, FileRows
@@ -106,7 +115,8 @@ class Ingestor:
             source: The source's name.
             rows: One mapping an event, or a table with one row an event.
             op: What the rows do that have no `_op`.
-            history: Known at = event time + the source's delay, and nothing is too far in the future.
+            history: Known at = event time + the source's delay. What is dated ahead of the clock is refused all the
+                same. # D130
 
         Raises:
             NotFound: There is no such source.
@@ -133,6 +143,14 @@ class Ingestor:
         rows = _checked_rows(what, rows)
         bad = _Batch(self._call(what, op, history), _lists(what, rows), len(rows), None).bad
         return [row not in bad for row in range(len(rows))]
+
+    def events(self, source: str, columns: Columns, *, history: bool) -> Iterator[Event]:
+        """The events that a table's rows would be recorded as; nothing is done."""
+        call = self._call(self._source(source), "upsert", history)
+        for start in range(0, columns.rows, _CHUNK):
+            part = columns.take(slice(start, start + _CHUNK))
+            lists = {name: column.to_list() for name, column in part.by_name.items()}
+            yield from map(decode, _Batch(call, lists, part.rows, None, given=False).payloads())
 
     def positions(self) -> dict[str, int]:
         """The last position of every partition of the log."""
@@ -292,7 +310,7 @@ class Ingestor:
     ) -> Pushed:
         """Check rows given as lists, put the bad ones into quarantine and the good ones into the log."""
         count = len(next(iter(lists.values()), ())) if rows is None else len(rows)
-        batch = _Batch(call, lists, count, at_us)
+        batch = _Batch(call, lists, count, at_us, given=rows is not None)
         payloads = batch.payloads()
         if batch.bad:
             self._quarantine.add([batch.quarantined(row, rows) for row in sorted(batch.bad)])
@@ -320,7 +338,10 @@ class _Call(msgspec.Struct, frozen=True):
 class _Batch:
     """Rows in lists, checked; `bad` holds the first problem of each row that has one."""
 
-    def __init__(self, call: _Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None) -> None:
+    def __init__(
+        self, call: _Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
+    ) -> None:
+        self._given = given  # the values are those that somebody sent, and not a table's that was looked at before
         self.bad: dict[int, tuple[str, Reason, object]] = {}
         self._call = call
         self._lists = lists
@@ -335,7 +356,7 @@ class _Batch:
     def payloads(self) -> list[bytes]:
         """One record a row; those of bad rows say nothing."""
         call, times = self._call, self._values[self._call.source.time]
-        rows = zip(*self._values.values(), strict=True)
+        rows = self._rows()
         ops = repeat(call.op) if self._ops is None else self._ops
         # In the order of `Event`, which reads what a plain tuple writes.
         fields = (repeat(call.source.name), self._ids, times, self._known_at(times), ops, repeat(call.history), rows)
@@ -344,7 +365,10 @@ class _Batch:
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
         needed = f"; needed is {' or '.join(map(repr, _OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
-        return Problem(row + offset, field, reason, shown(found)[:200] + needed)
+        said = moment_shown(found) if reason == "bad_time" else shown(found)[:200]
+        if reason == "future" and isinstance(found, int):  # of a table, whose moments are microseconds
+            said = format_moment(found)
+        return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
         """The declared columns that some row lacks which replaces another."""
@@ -391,7 +415,7 @@ class _Batch:
         return ops
 
     def _date(self) -> None:
-        """Every row has a time, and none too far ahead."""
+        """Every row has a time, none in another unit than microseconds, and none too far ahead."""
         source, times = self._call.source, self._values[self._call.source.time]
         if None in times:
             for row in [row for row, time in enumerate(times) if time is None]:
@@ -400,11 +424,25 @@ class _Batch:
                 else:
                     self.bad.setdefault(row, (source.time, "missing", None))
                     times[row] = 0
-        if self._call.history or self._call.future_ok or not times:
+        if not times or (self._call.future_ok and not self._given):
             return
         dated: NDArray[np.int64] = np.array(times, np.int64)
+        if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:  # a clock in early 1970 is a test's
+            self._refuse_other_units(dated)
+        if self._call.future_ok:
+            return
         for row in np.flatnonzero(dated > self._now_us + source.future_tolerance_us).tolist():
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
+
+    def _refuse_other_units(self, dated: NDArray[np.int64]) -> None:
+        """Integers that somebody sent as moments and that count seconds or milliseconds. # D49"""
+        names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
+        for name in names:
+            given = self._lists.get(name)
+            if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
+                continue
+            for row in [row for row, value in enumerate(given) if type(value) is int and other_unit(value)]:
+                self.bad.setdefault(row, (name, "bad_time", given[row]))
 
     def _bare_deletions(self) -> None:
         """A deletion says which event and when, no more: whose it was, the version before it says."""
@@ -428,12 +466,17 @@ class _Batch:
                 for row in [row for row, key in enumerate(keys) if key is None]:
                     self.bad.setdefault(row, (source.key, "missing", None))
             return keys if source.columns[source.key] == "str" else list(map(str, keys))
-        contents = map(_encode, zip(*self._values.values(), strict=True))
+        contents = map(_encode, self._rows())
         hashes = [blake2b(content, digest_size=16).hexdigest() for content in contents]
         if "_id" not in self._lists:
             return hashes
         given = self._column("_id", "str")
         return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]  # D6
+
+    def _rows(self) -> Iterator[tuple[Value, ...]]:
+        """The values of each row, as its event holds them."""
+        source, rows = self._call.source, zip(*self._values.values(), strict=True)
+        return rows if source.first is None or source.key is not None else _told(rows, source.first)
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
@@ -442,6 +485,15 @@ class _Batch:
         if "_known_at" not in self._lists:
             return usual
         return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]
+
+
+def _told(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
+    """Rows as an id tells of them: without the nulls at the end that lie in added columns. # D48"""
+    for row in rows:
+        end = len(row)
+        while end > first and row[end - 1] is None:
+            end -= 1
+        yield row[:end]
 
 
 def _said(event: Event) -> object:

@@ -22,6 +22,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
+    first: int | None = None  # how many there were before one was added; None: none was, or by an earlier trimtab # D48
 
 
 def decode_layout(body: bytes, source: str) -> Layout:
@@ -52,7 +53,8 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
         )
     if source.declared.keys() <= layout.columns.keys():
         return layout
-    return Layout({**layout.columns, **source.declared})
+    first = len(layout.columns) if layout.first is None else layout.first
+    return Layout({**layout.columns, **source.declared}, first=first)
 
 
 def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:
@@ -72,4 +74,4 @@ def laid_out(source: Source, layout: Layout) -> Source:
     (['at', 'temp', 'rain', 'wind'], ('rain',), True)
     """
     hidden = tuple(name for name in layout.columns if name not in source.declared)
-    return msgspec.structs.replace(source, columns=dict(layout.columns), hidden=hidden)
+    return msgspec.structs.replace(source, columns=dict(layout.columns), hidden=hidden, first=layout.first)

@@ -28,6 +28,15 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can h
     values: tuple[Value, ...]
 
 
+def padded(values: Sequence[Value], width: int) -> tuple[Value, ...]:
+    """The values of an event in a source of `width` columns: null in those that it has had only since.
+
+    >>> padded((1, "a"), 3)
+    (1, 'a', None)
+    """
+    return (*values[:width], *(None,) * (width - len(values)))
+
+
 ERASED = "!"  # the source of a record that says nothing any more; no source may have such a name
 
 _encoder = msgspec.msgpack.Encoder()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.events.frame_index import FrameIndex
 from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.events.records import Value
+from trimtab.events.records import Value, padded
 
 Block = dict[str, NDArray[Any]]  # by the names below, as `Rows` keeps them
 
@@ -62,7 +62,7 @@ class Rows:
         """The declared columns of rows of values; what a row lacks at its end (a newer column) is null."""
         width = len(self.dtypes)
         if not {width}.issuperset(map(len, tuples)):
-            tuples = [(*row[:width], *(None,) * (width - len(row))) for row in tuples]
+            tuples = [padded(row, width) for row in tuples]
         block: Block = {}
         for (name, dtype), values in zip(self.dtypes.items(), zip(*tuples, strict=True), strict=True):
             block[name], block[_valid(name)] = self._column(name, dtype, values)

@@ -12,7 +12,7 @@ import numpy as np
 from trimtab.core.columns import Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.events.records import ERASED, Event, decode, encode, known_at_us
+from trimtab.events.records import ERASED, Event, decode, encode, known_at_us, padded
 from trimtab.store.ports import Log, LogRecord, Table
 
 if TYPE_CHECKING:
@@ -94,12 +94,6 @@ def materialise(
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)
     return Materialised(rows, ends, unknown)
-
-
-def begins(log: Log, partition: str, end: int) -> int:
-    """The position up to which a partition was truncated; `end` is its last one."""
-    records = log.read(partition, 0, limit=1)
-    return records[0].position - 1 if records else end
 
 
 def recorded(
@@ -186,7 +180,7 @@ def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Colum
         "_history": [e.history for _, e in rows],
     }
     width = len(source.columns)
-    values = [(*e.values[:width], *(None,) * (width - len(e.values))) for _, e in rows]
+    values = [padded(e.values, width) for _, e in rows]
     by_column = zip(*values, strict=True) if values else ((),) * width
     columns = {name: column(dtype, fields[name]) for name, dtype in FIELDS.items()}
     for (name, dtype), of_column in zip(source.columns.items(), by_column, strict=True):

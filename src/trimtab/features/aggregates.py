@@ -20,11 +20,13 @@ AggregateKind = Literal[
 ]  # fmt: skip
 Duration: TypeAlias = str | int
 
-NUMERIC = frozenset({"sum", "mean", "min", "max", "var", "std", "decayed_sum", "decayed_mean"})
-SPREADS = frozenset({"var", "std"})
-DECAYED = frozenset({"decayed_sum", "decayed_mean"})
-COUNTS = frozenset({"count", "count_distinct"})
-ZERO_WHEN_EMPTY = frozenset({"count", "count_distinct", "sum", "decayed_sum"})
+Kinds: TypeAlias = frozenset[AggregateKind]
+NUMERIC: Kinds = frozenset({"sum", "mean", "min", "max", "var", "std", "decayed_sum", "decayed_mean"})
+SPREADS: Kinds = frozenset({"var", "std"})
+DECAYED: Kinds = frozenset({"decayed_sum", "decayed_mean"})
+COUNTS: Kinds = frozenset({"count", "count_distinct"})
+ZERO_WHEN_EMPTY: Kinds = frozenset({"count", "count_distinct", "sum", "decayed_sum"})
+FOLDED: Kinds = frozenset({"first", "last", "count_distinct", "top"})  # of values themselves: no sums say them
 
 MOST_PLACES = 100  # of `last_n` and `top_k`
 MOST_KEPT = 4_096  # hashes of `count_distinct`
@@ -36,6 +38,7 @@ _HOPS_US = [
     *(n * HOUR_US for n in (1, 2, 3, 4, 6, 12)),
     DAY_US,
 ]
+_SHOWN = 100  # characters of a value in a message
 _STEPS = 32  # in a half-life
 _HALF_LIVES = 10
 
@@ -293,7 +296,8 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
             several = {f"{name}_{i}": msgspec.structs.replace(given.of, place=i) for i in range(1, n + 1)}
         for one, aggregate in several.items():
             if one in out:
-                raise Misuse(f"{what}: two features are called {one!r}; {name!r} stands for several. Rename one.")
+                some = name if isinstance(given, Several) else one.rpartition("_")[0]
+                raise Misuse(f"{what}: two features are called {one!r}; {some!r} stands for several. Rename one.")
             out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses what is no aggregate
     return out
 
@@ -307,6 +311,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
     if not isinstance(aggregate, Aggregate):
         raise Misuse(f"{what}: {shown(aggregate)} is no aggregate. Use tt.latest, tt.count, tt.mean, ...")
     _check_window(what, aggregate)
+    _check_expressions(what, aggregate)
     if aggregate.where is not None and aggregate.where.dtype(source.columns, what) != "bool":
         raise Misuse(f"{what}: where= is not a truth value. Write a comparison.")
     dtype = "int" if aggregate.of is None else aggregate.of.dtype(source.columns, what)
@@ -317,6 +322,21 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
         raise Misuse(f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; the more, the more exact.")
 
 
+def _check_expressions(what: str, aggregate: Aggregate) -> None:
+    """Refuse what is no expression where one is needed."""
+    of: Any = aggregate.of
+    where: Any = aggregate.where
+    if of is None and aggregate.kind != "count":
+        raise Misuse(f"{what}: {aggregate.kind} of nothing. Give a column's name or an expression.")
+    if of is not None and not isinstance(of, Expression):
+        raise Misuse(
+            f"{what}: {aggregate.kind} of {shown(of)[:_SHOWN]}, which is neither a column's name nor an expression."
+        )
+    if where is not None and not isinstance(where, Expression):
+        hint = f"tt.col({where!r})" if isinstance(where, str) else 'a comparison, such as tt.col("x") > 0'
+        raise Misuse(f"{what}: where={shown(where)[:_SHOWN]} is no expression. Write {hint}.")
+
+
 def _check_window(what: str, aggregate: Aggregate) -> None:
     over_us, until_us, hop_us = aggregate.over_us, aggregate.until_us, aggregate.hop_us
     if aggregate.kind in DECAYED and not aggregate.half_life_us:
@@ -324,8 +344,8 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
     if over_us == 0:
         raise Misuse(f"{what}: over=0 is an empty window. Give a duration, or none for the whole lifetime.")
     if over_us is None:
-        if until_us:
-            raise Misuse(f"{what}: until= needs over=: say where the window begins.")
+        if until_us or hop_us:
+            raise Misuse(f"{what}: {'until' if until_us else 'hop'}= needs over=: say where the window begins.")
         return
     if until_us >= over_us:
         raise Misuse(
@@ -359,11 +379,11 @@ def _windowed(
 ) -> Aggregate:
     over_us = None if over is None else duration_us(over)
     until_us = duration_us(until)
-    hop_us = 0
-    if over_us is not None:
-        hop_us = default_hop_us(over_us - until_us) if hop is None else duration_us(hop)
+    hop_us = 0 if hop is None else duration_us(hop)
+    if over_us is not None and hop is None:
+        hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
-    if of is not None and of.is_category and kind in COUNTS:
+    if isinstance(of, Expression) and of.is_category and kind in COUNTS:
         of = of.args[0]  # what is counted is no category
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 

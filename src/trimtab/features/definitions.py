@@ -12,12 +12,14 @@ from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import Expression, col
 from trimtab.core.hashing import content_hash
+from trimtab.core.shown import shown
 from trimtab.core.time import duration_us
 from trimtab.events.definitions import Source, check_name, declared_columns, source
 from trimtab.features.aggregates import Aggregate, Several, check_aggregate, expanded, value_of
 
 Boundary = Literal["before", "inclusive"]
 KEYS: tuple[Dtype, ...] = ("str", "int")  # what a column that names an entity may hold
+_MOST_CLASSES = 100  # of a label: a chance of each is logged with every answer
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,12 +160,19 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     key: str  # the column of `source` that holds the request's key
     value: Expression
     wait_us: int
+    classes: tuple[str, ...] | tuple[int, ...] = ()  # what the value may be, in order; empty: a number or yes and no
 
     @property
     def hash(self) -> str:
         """The content address of this definition."""
         content = self.source.content_of(sorted({self.key} | self.value.columns()))
-        return content_hash([content, self.key, self.value, self.wait_us])
+        parts: list[object] = [content, self.key, self.value, self.wait_us]
+        return content_hash([*parts, self.classes] if self.classes else parts)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes as answers name them; a label is the place of its class among these."""
+        return tuple(str(one) for one in self.classes)
 
 
 def entity(
@@ -222,11 +231,14 @@ def view(
     """
     what = f"view {name!r}"
     check_name(name, "view")
+    _check_source(what, source)
     columns = _columns_of(by, what)
     for column in columns:
         _check_key(what, column, source, by.columns.get(column) if isinstance(by, Entity) else None)
     if not features:
         raise Misuse(f"{what}: no features. Give at least one aggregate.")
+    if not isinstance(features, Mapping):
+        raise Misuse(f'{what}: features={shown(features)[:100]} is no mapping. Name each: {{"visits": tt.count()}}.')
     if boundary not in ("before", "inclusive"):
         raise Misuse(f'{what}: boundary={boundary!r} is neither "before" nor "inclusive".')
     declared = expanded(what, features)
@@ -264,25 +276,72 @@ def request(
     return Request(source=asked, lead_us=duration_us(lead))
 
 
-def label(source: Source, *, key: str, value: Expression | str, wait: str | int) -> Label:
+def label(
+    source: Source,
+    *,
+    key: str,
+    value: Expression | str,
+    wait: str | int,
+    classes: Sequence[str] | Sequence[int] | None = None,
+) -> Label:
     """Declare the truth: the value of the event of `source` whose `key` is the request's; final after `wait`.
 
+    Args:
+        source: Where it is told.
+        key: The column of `source` that holds the request's key.
+        value: A number or a truth value; with `classes` a text or a whole number.
+        wait: How long after its request a label is waited for.
+        classes: What the value may be, 3 to 100 of them; their order is that of every version's chances. A value that
+            is none of them is counted as `unlisted`, and nothing is learnt from it.
+
     Raises:
-        Misuse: A column that does not exist, or a value that is neither a number nor a truth value.
+        Misuse: A column that does not exist, a value of another type, or classes that are no list of different ones.
     """
+    _check_source("label", source)
     if key not in source.columns:
         raise Misuse(f"label: key={key!r} is no column of {source.name!r}: {', '.join(source.columns)}.")
     value = value_of(value)
+    if not isinstance(value, Expression):
+        raise Misuse(
+            f"label from {source.name!r}: value={shown(value)[:100]} is neither a column's name nor an expression."
+        )
     dtype = value.dtype(source.columns, f"label from {source.name!r}")
-    if dtype not in ("float", "int", "bool"):
-        raise Misuse(f"label from {source.name!r}: its value is of type {dtype}. Give a number or a comparison.")
-    return Label(source=source, key=key, value=value, wait_us=duration_us(wait))
+    named = () if classes is None else _checked_classes(f"label from {source.name!r}", classes, dtype)
+    if classes is None and dtype not in ("float", "int", "bool"):
+        raise Misuse(
+            f"label from {source.name!r}: its value is of type {dtype}. Give a number or a comparison"
+            + (', or name what it may be: classes=["...", ...].' if dtype == "str" else ".")
+        )
+    return Label(source=source, key=key, value=value, wait_us=duration_us(wait), classes=named)
+
+
+def _checked_classes(
+    what: str, given: Sequence[str] | Sequence[int], dtype: Dtype
+) -> tuple[str, ...] | tuple[int, ...]:
+    """The classes of a label, once they can be told apart."""
+    needed = f"{what}: classes={given!r}. Needed: a list of 3 to {_MOST_CLASSES} different "
+    if dtype not in ("str", "int"):
+        raise Misuse(f"{what}: classes of a value that is {dtype}. Needed: a text or a whole number.")
+    kind = str if dtype == "str" else int
+    listed = [] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+    if not listed or any(type(one) is not kind or one == "" for one in listed):
+        raise Misuse(f"{needed}{'texts' if kind is str else 'whole numbers'}, as the label's value is {dtype}.")
+    if len(listed) == 2:
+        raise Misuse(f"{needed}values. Two classes are yes and no: value=tt.col(...) == {listed[1]!r}, no classes.")
+    if len(set(listed)) < len(listed) or not 3 <= len(listed) <= _MOST_CLASSES:
+        twice = next((f"; {one!r} is there twice" for one in listed if listed.count(one) > 1), "")
+        raise Misuse(f"{needed}values; found {len(listed)}{twice}.")
+    return tuple(listed)  # type: ignore[return-value]  # all of one kind, as was checked
 
 
 def _columns_of(by: By, what: str) -> tuple[str, ...]:
     """The names that `by` stands for."""
     if isinstance(by, Entity):
         return tuple(by.columns)
+    if not isinstance(by, str | Expression | Sequence):
+        raise Misuse(
+            f"{what}: by={shown(by)[:100]} is neither a column nor a feature. Give a name, or a list of names."
+        )
     parts = [by] if isinstance(by, str | Expression) else list(by)
     names: list[str] = []
     for part in parts:
@@ -294,6 +353,11 @@ def _columns_of(by: By, what: str) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise Misuse(f"{what}: by={', '.join(names) or 'nothing'}. Give each column that names the entity, once.")
     return tuple(names)
+
+
+def _check_source(what: str, given: object) -> None:
+    if not isinstance(given, Source):
+        raise Misuse(f"{what}: source={shown(given)[:100]} is none. Give what tt.source(...) made.")
 
 
 def _columns_read(aggregate: Aggregate) -> set[str]:

@@ -12,6 +12,13 @@ from collections.abc import Mapping
 from trimtab.core.errors import Misuse
 
 _INT_MAX = 2**63 - 1
+UNITS = [2.0**-exponent for exponent in range(400)]
+# What the numerator of a sum of values (of magnitudes up to 1e150) times its unit gives is `rounded` too, in half the
+# time: it is rounded on becoming a float, and a power of two only moves its exponent. Numerators over finer units, or
+# of squares, may lie beyond the floats.
+
+SCALES = [2.0**exponent for exponent in range(400)]
+# The same the other way: a value times the scale is its numerator over that exponent, if it is a whole number at all.
 
 
 def split(value: float) -> tuple[int, int]:

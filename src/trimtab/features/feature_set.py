@@ -13,6 +13,7 @@ from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import Expression
 from trimtab.core.hashing import content_hash
+from trimtab.core.shown import shown
 from trimtab.events.definitions import check_name
 from trimtab.features.aggregates import COUNTS, DECAYED, SPREADS, Aggregate
 from trimtab.features.definitions import Join, Request, View
@@ -70,12 +71,15 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
         request: Whose columns there are to compute with and to look views up by.
         features: Views, views joined under another name, and dicts of named expressions over the request's columns
             and over other features.
-        texts: Whether features may be texts: for tables that people read, not for estimators.
+        texts: Whether features may be texts: for tables that people read, not for estimators. Such a table may have a
+            column called like a feature; expressions then read the feature.
 
     Raises:
         Misuse: Two features of one name, an entity that nothing carries, features that need each other, a string
             without `.category()`.
     """
+    if isinstance(features, View | Join | Mapping | str) or not isinstance(features, Iterable):
+        raise Misuse(f"features of request {request.name!r}: {shown(features)[:100]} is no list. Write features=[...].")
     joins: dict[str, Join] = {}
     transforms: dict[str, Expression] = {}
     names: list[str] = []  # of what the model reads
@@ -97,6 +101,11 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
     known = dict(request.columns)
     for join in joins.values():
         for feature, aggregate in join.view.features.items():
+            if f"{join.name}.{feature}" in request.columns and not texts:
+                raise Misuse(
+                    f"features: {join.name + '.' + feature!r} is a column of request {request.name!r} and a feature of "
+                    f'view {join.view.name!r}. Rename one: {join.view.name}.join("another_name").'
+                )
             known[f"{join.name}.{feature}"] = aggregate_dtype(aggregate, join.view.source.columns)
     stages = _stages(request, joins, transforms)
     dtypes: dict[str, Dtype] = {}

@@ -12,8 +12,11 @@ from trimtab.core.columns import Columns
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null"]
-REASONS: tuple[Reason, ...] = ("found", "no_entity", "not_yet", "outside_window", "expired", "null")  # by code
+Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable"]
+REASONS: tuple[Reason, ...] = (  # by code; the last: it could not be read when it was asked for
+    "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable"
+)  # fmt: skip
+UNAVAILABLE = REASONS.index("unavailable")
 
 
 class FeatureFrame(msgspec.Struct, frozen=True, eq=False):

@@ -16,17 +16,17 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
-LabelState = Literal["labelled", "late", "pending", "missing"]
-LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing")  # by code
-LABELLED, LATE, PENDING, MISSING = range(4)
+LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
+LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")  # by code
+LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # unlisted: it is none of the label's classes
 
 
 class LabelFrame(msgspec.Struct, frozen=True, eq=False):
     """The labels of requests: as many rows, in their order."""
 
-    values: Array  # float64, NaN where there is none
+    values: Array  # float64, NaN where there is none; of classes the place in the declared list
     state: Array  # uint8: the index into `LABEL_STATES`
-    known_at_us: Array  # int64: when the label became known; `NEVER_US` where there is none
+    known_at_us: Array  # int64: when the label became known, also an unlisted one; `NEVER_US` where there is none
 
 
 class LabelIndex:
@@ -38,6 +38,7 @@ class LabelIndex:
 
     def __init__(self, label: Label) -> None:
         self.label = label
+        self._places = {value: float(place) for place, value in enumerate(label.classes)}
         self._frame: EventFrame | None = None
         self._last: dict[Any, int] = {}  # key -> its last row
         self._previous: Array = np.zeros(0, np.int64)  # row -> the row before it of the same key, -1 for none
@@ -97,9 +98,18 @@ class LabelIndex:
             found = evaluate_columns(self.label.value, labels, "label")
             given = found.present()
             there = there[given]
-            values[there] = found.values[given].astype(np.float64)
+            values[there] = self._numbers(found.values[given])
             known_at[there] = self._frame.known_at_us[best[there]]
-        return LabelFrame(values, self._states(at_us, known_at, cut_us), known_at)
+        states = self._states(at_us, known_at, cut_us)
+        if self._places:
+            states[there] = np.where(np.isnan(values[there]), UNLISTED, states[there])
+        return LabelFrame(values, states, known_at)
+
+    def _numbers(self, values: Array) -> Array:
+        """Labels as numbers; NaN for a class that is not declared."""
+        if not self._places:
+            return values.astype(np.float64)
+        return np.fromiter(map(self._places.get, values.tolist(), repeat(np.nan)), np.float64, len(values))
 
     def _states(self, at_us: Array, known_at_us: Array, cut_us: Array) -> Array:
         due = at_us + self.label.wait_us

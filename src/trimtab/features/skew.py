@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from trimtab.features.definitions import Join
     from trimtab.features.feature_set import FeatureSet
 
-Cause = Literal["online_state", "definition", "platform", "history_changed", "code", "clock", "unknown"]
+Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed"))  # nobody's fault: shown, not red. # D37
+EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # nobody's fault, not red # D37
 LAST_BITS = 4  # so many floats apart may platforms be
 _Z = 1.959963984540054  # of the normal distribution, for 95 %
 _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits machines disagree on
@@ -168,6 +168,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     clock_behind: bool = False  # the moment lies below the greatest append time in P
     other_definitions: bool = False  # definitions that are not the version's give what was used
     history_changed: bool = False  # records of its source that counted are gone
+    pruned: bool = False  # it looks at events that are kept no longer, as [retention] says
     unsteady: bool = False  # computed twice in a row it differs
     code_alone: bool = False  # all that a Python function was given is as it was
     other_platform: bool = False  # the version names another NumPy or processor than this machine's
@@ -186,6 +187,8 @@ def cause_of(evidence: Evidence, *, platform_sensitive: bool) -> Cause:
         return "definition"
     if evidence.history_changed:
         return "history_changed"
+    if evidence.pruned:
+        return "pruned"
     if evidence.unsteady:
         return "code"
     close = evidence.same_reason and floats_apart(evidence.used, evidence.again) <= LAST_BITS

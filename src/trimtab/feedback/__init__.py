@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.feedback.days import day_quality
-    from trimtab.feedback.outcomes import IndexedLabels, KnownLabels, LabelReader, OpenDays, OutcomeFrame, OutcomeJoin
+    from trimtab.feedback.outcomes import (
+        IndexedLabels,
+        KnownLabels,
+        LabelReader,
+        ListColumn,
+        OpenDays,
+        OutcomeFrame,
+        OutcomeJoin,
+    )
 
 __all__ = [
     "IndexedLabels",
     "KnownLabels",
     "LabelReader",
+    "ListColumn",
     "OpenDays",
     "OutcomeFrame",
     "OutcomeJoin",
@@ -21,6 +30,7 @@ _LAZY = {  # name -> its file; they load NumPy
     "IndexedLabels": "outcomes",
     "KnownLabels": "outcomes",
     "LabelReader": "outcomes",
+    "ListColumn": "outcomes",
     "OpenDays": "outcomes",
     "OutcomeFrame": "outcomes",
     "OutcomeJoin": "outcomes",

@@ -9,17 +9,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Outcome, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.frames import NEVER_US
-from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, LabelIndex, LabelState
+from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
 from trimtab.feedback.days import day_quality
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import prediction_columns
 from trimtab.stats.edetector import LOSS_CAP
 from trimtab.stats.losses import Loss
+from trimtab.stats.multiclass import shared_out
 
 AHEAD_US = 36 * HOUR_US  # how old an answer made ahead may be when it is given, as in `ServedModel`
 
@@ -27,7 +28,7 @@ AHEAD_US = 36 * HOUR_US  # how old an answer made ahead may be when it is given,
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
     """Labels of some requests, in their order."""
 
-    values: NDArray[Any]  # float64, NaN where there is none
+    values: NDArray[Any]  # float64, NaN where there is none, or one that is no class
     known_at_us: NDArray[Any]  # int64, NEVER_US where there is none
 
 
@@ -73,6 +74,16 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
         """The outcomes at `rows` (positions, a boolean mask or a slice)."""
         return OutcomeFrame(self.predictions.take(rows), self.states[rows], self.labels[rows], self.known_at_us[rows])
 
+    def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
+        """What was answered, shape (rows,); with `classes` the chance of each, shape (rows, classes).
+
+        What a version gave to classes that are declared no more is shared out among the others.
+        """
+        if not classes:
+            return self.predictions["score"].values
+        found = np.stack([self.predictions[f"scores.{name}"].values for name in classes], axis=1)
+        return shared_out(found)
+
     def to_outcomes(self) -> list[Outcome]:
         """One record a prediction."""
         table = self.predictions
@@ -85,7 +96,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
                 at_us=at_us,
                 score=score,
                 state=LABEL_STATES[state],
-                label=label if there else None,
+                label=label if there and state != UNLISTED else None,
                 label_known_at_us=known_at_us if there else None,
             )
             for prediction_id, request_id, version, at_us, score, state, label, known_at_us, there in zip(
@@ -103,6 +114,20 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
         ]
 
 
+class ListColumn(msgspec.Struct, frozen=True):
+    """Where a logged request holds the list that its row belongs to."""
+
+    place: int
+    columns: int  # that a request has, as declared
+
+    def of(self, prediction: Prediction) -> str | None:
+        """The list of a prediction; None where its request has none, or had other columns than are declared."""
+        request = msgspec.msgpack.decode(prediction.request)
+        if not isinstance(request, list) or len(request) != self.columns or request[self.place] is None:
+            return None
+        return str(request[self.place])
+
+
 class OutcomeJoin:
     """Joins predictions of one model with its labels by request key.
 
@@ -110,10 +135,22 @@ class OutcomeJoin:
         labels: Finds labels.
         wait_us: How long after its moment a request's label is waited for; one known later is late.
         key_dtype: The type of the request's key, "str" or "int".
+        classes: What the label may be, where it is one of several classes.
+        lists: Of a ranking: where a request names its list.
     """
 
-    def __init__(self, labels: LabelReader, *, wait_us: int, key_dtype: Literal["str", "int"]) -> None:
+    def __init__(
+        self,
+        labels: LabelReader,
+        *,
+        wait_us: int,
+        key_dtype: Literal["str", "int"],
+        classes: Sequence[str] = (),
+        lists: ListColumn | None = None,
+    ) -> None:
         self.wait_us = wait_us
+        self.classes = tuple(classes)
+        self.lists = lists
         self._labels = labels
         self._key_dtype = key_dtype
 
@@ -122,7 +159,7 @@ class OutcomeJoin:
 
         A label counts as late by when this version of it became known.
         """
-        table = _table(predictions)
+        table = self.table(predictions)
         due_us = table["at"].values + self.wait_us
         found = self._labels(self._keys(table), table["at"].values, np.full(table.rows, cut_us, np.int64))
         there = found.known_at_us != NEVER_US
@@ -131,14 +168,29 @@ class OutcomeJoin:
             np.where(found.known_at_us <= due_us, LABELLED, LATE),
             np.where(cut_us < due_us, PENDING, MISSING),
         ).astype(np.uint8)
-        return OutcomeFrame(table, states, found.values, found.known_at_us)
+        return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
 
     def due(self, predictions: Columns) -> OutcomeFrame:
-        """Outcomes as they stood for each prediction when its wait was over: labelled or missing, final for good."""
+        """Outcomes as they stood for each prediction when its wait was over, for good: none is pending or late."""
         due_us = predictions["at"].values + self.wait_us
         found = self._labels(self._keys(predictions), predictions["at"].values, due_us)
         states = np.where(found.known_at_us != NEVER_US, LABELLED, MISSING).astype(np.uint8)
-        return OutcomeFrame(predictions, states, found.values, found.known_at_us)
+        return OutcomeFrame(predictions, self._listed(states, found), found.values, found.known_at_us)
+
+    def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
+        """The columns of predictions, as many as their outcomes are judged by; of a ranking also `list`."""
+        if isinstance(predictions, Columns):
+            return predictions
+        table = prediction_columns(predictions, self.classes)
+        if self.lists is None:
+            return table
+        return Columns({**table.by_name, "list": column("str", [self.lists.of(p) for p in predictions])})
+
+    def _listed(self, states: NDArray[Any], found: KnownLabels) -> NDArray[Any]:
+        """The states, those of labels that are none of the classes named so."""
+        if self.classes:
+            states[(found.known_at_us != NEVER_US) & np.isnan(found.values)] = UNLISTED
+        return states
 
     def _keys(self, table: Columns) -> Column:
         keys = table["request_id"]
@@ -157,6 +209,8 @@ class OpenDays:
     or corrected one does not reopen the day, and a prediction about a closed day that arrives late is counted in
     `too_late` and left out. All of it can be rebuilt from the logs: start from `closed_until_us` and give the
     predictions that were logged since.
+
+    Of a ranking a day judges lists, each by its rows of that day; one that was asked over midnight counts on both.
 
     Only answers that were made when they were asked for count (`made_for_its_moment`): what a version says afterwards
     about the past tells nothing about its service.
@@ -189,8 +243,11 @@ class OpenDays:
     def add(self, predictions: Sequence[Prediction] | Columns) -> None:
         """Take in predictions as they were logged; a table of them must hold no what-if answers, it has no flags."""
         if not isinstance(predictions, Columns):
-            predictions = [p for p in predictions if PAST not in p.flags]
-        table = _table(predictions)
+            classes = self._outcomes.classes
+            predictions = [
+                p for p in predictions if PAST not in p.flags and not p.is_makeshift and _comparable(p, classes)
+            ]
+        table = self._outcomes.table(predictions)
         mine = (table["model"].values == self.model) & made_for_its_moment(table)
         late = mine & (table["at"].values < self.closed_until_us)
         self.too_late += int(late.sum())
@@ -211,16 +268,49 @@ class OpenDays:
         self._parts = [] if closing.all() else [table.take(~closing)]
         if not closing.any():
             return []
-        found = self._outcomes.due(table.take(closing))
+        due = table.take(closing)
+        found = self._outcomes.due(due if self._outcomes.lists is None else _newest_of_each(due))
+        lists = None if self._outcomes.lists is None else _numbered(found.predictions["list"])
         versions = found.predictions["version"].values
         days: list[DayQuality] = []
         for version in dict.fromkeys(versions.tolist()):
             rows = versions == version
-            at_us, scores = found.predictions["at"].values[rows], found.predictions["score"].values[rows]
+            at_us, scores = found.predictions["at"].values[rows], found.scores(self._outcomes.classes)[rows]
             days += day_quality(
-                self.model, self.metric, version, at_us, scores, found.labels[rows], cap=self._cap(version)
+                self.model,
+                self.metric,
+                version,
+                at_us,
+                scores,
+                found.labels[rows],
+                cap=self._cap(version),
+                lists=None if lists is None else lists[rows],
+                unlisted=found.states[rows] == UNLISTED,
             )
         return sorted(days, key=lambda day: (day.day_us, day.version))
+
+
+def _newest_of_each(table: Columns) -> Columns:
+    """Of a row that was asked more than once on a day, in one list and of one version, what was answered last. # D87"""
+    names = ("version", "list", "request_id")
+    keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
+    newest = {key: row for row, key in enumerate(keys)}
+    return table.take(np.array(sorted(newest.values()), np.int64))
+
+
+def _numbered(names: Column) -> NDArray[Any]:
+    """A number for each list, -1 for none."""
+    found = np.full(len(names.values), -1, np.int64)
+    there = names.present()
+    found[there] = np.unique(names.values[there], return_inverse=True)[1].reshape(-1)
+    return found
+
+
+def _comparable(prediction: Prediction, classes: Sequence[str]) -> bool:
+    """Whether an answer can be held against the label: one of before it had classes, or of wholly others, cannot."""
+    if prediction.scores is None or not classes:
+        return (prediction.scores is None) == (not classes)
+    return any(name in prediction.scores for name in classes)
 
 
 def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
@@ -231,7 +321,3 @@ def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
     return found
-
-
-def _table(predictions: Sequence[Prediction] | Columns) -> Columns:
-    return predictions if isinstance(predictions, Columns) else prediction_columns(predictions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -13,8 +14,10 @@ from trimtab.stats.edetector import LOSS_CAP, AlarmSpec, AlarmState, alarm_onset
 from trimtab.store.ports import Append, Catalog, Put
 
 KIND = "quality_watch"
+LOSS, CALIBRATION = "quality_loss", "quality_calibration"
 SIGNALS = "signals"  # the journal of what rang
 SILENT_DAYS = 2  # closed days in a row with predictions but not one label: the labels stopped
+UNLISTED_SHARE = 0.01  # of a day's labels, from which on labels of no declared class are red
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +39,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     first_day_us: int | None = None  # the first day observed
     last_day_us: int | None = None
     silent_days: int = 0
+    unlisted: int = 0  # labels of no declared class in all days observed
+    unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
 
     @property
     def alarming(self) -> bool:
@@ -58,13 +63,18 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 class QualityMonitor:
     """Turns closed days of one model into signals; its whole state is one record of the catalogue.
 
-    Both figures together keep the stated run length: each is given twice as much (a union bound).
+    Of several classes the calibration gap is that of the likeliest one: how often it is the label, against its mean
+    chance. It lies in [-1, 1] a row like that of two classes, so that the stated run length holds as well.  # D0077
+
+    Both figures together keep the stated run length: each is given twice as much (a union bound). A ranking has scores
+    that are no chances, so the loss of its lists is watched alone. # D87
     """
 
-    def __init__(self, catalog: Catalog, model: str, *, run_length_days: float) -> None:
+    def __init__(self, catalog: Catalog, model: str, *, run_length_days: float, calibrated: bool = True) -> None:
         self._catalog = catalog
         self._model = model
         self._run_length = run_length_days
+        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # what there is to watch
         self.reload()
 
     @property
@@ -99,12 +109,13 @@ class QualityMonitor:
         figures: dict[str, Figure] = {}
         unwatched: dict[str, str] = {}
         rows = [day.labelled for day in usable]
+        run_length = len(self.kinds) * self._run_length
         for kind, values, direction in (
-            ("quality_loss", [day.capped_loss_sum / day.labelled for day in usable], "up"),
-            ("quality_calibration", [(day.score_sum - day.label_sum) / day.labelled for day in usable], "both"),
-        ):
+            (LOSS, [day.capped_loss_sum / day.labelled for day in usable], "up"),
+            (CALIBRATION, [(day.score_sum - day.label_sum) / day.labelled for day in usable], "both"),
+        )[: len(self.kinds)]:
             try:
-                spec = learn_alarm(values, rows, run_length=2 * self._run_length, direction=direction)  # type: ignore[arg-type]  # a Literal from the tuple
+                spec = learn_alarm(values, rows, run_length=run_length, direction=direction)  # type: ignore[arg-type]  # a Literal from the tuple
             except Misuse as error:  # too short or constant a reference
                 unwatched[kind] = str(error)
             else:
@@ -150,13 +161,16 @@ class QualityMonitor:
     def _look(self, watch: Watch, day: DayQuality, now_us: int) -> tuple[Watch, list[Signal]]:
         skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
         figures = {kind: self._advance(kind, figure, day, skipped) for kind, figure in watch.figures.items()}
-        silent = watch.silent_days + 1 if day.predictions and not day.labelled else 0
+        silent = watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0
+        told = _unlisted_severity(watch, day)
         after = msgspec.structs.replace(
             watch,
             figures=figures,
             first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
             last_day_us=day.day_us,
             silent_days=silent,
+            unlisted=watch.unlisted + day.unlisted,
+            unlisted_told=told or watch.unlisted_told,
         )
         rung = [
             kind
@@ -166,6 +180,8 @@ class QualityMonitor:
         signals = [self._quality_signal(after, kind, day, now_us) for kind in rung]
         if silent == SILENT_DAYS:
             signals.append(self._silence_signal(after, day, now_us))
+        if told is not None:
+            signals.append(self._unlisted_signal(after, day, told, now_us))
         return after, signals
 
     @staticmethod
@@ -175,7 +191,7 @@ class QualityMonitor:
             state = update_alarm(figure.spec, state, 0.0, 0)
         value = 0.0
         if day.labelled:
-            total = day.capped_loss_sum if kind == "quality_loss" else day.score_sum - day.label_sum
+            total = day.capped_loss_sum if kind == LOSS else day.score_sum - day.label_sum
             value = total / day.labelled
         return Figure(spec=figure.spec, state=update_alarm(figure.spec, state, value, day.labelled))
 
@@ -185,7 +201,7 @@ class QualityMonitor:
         assert onset is not None  # an alarm has days
         assert watch.first_day_us is not None  # set by `observe`
         onset_us = watch.first_day_us + (onset.day - 1) * DAY_US
-        what = "daily loss" if kind == "quality_loss" else "gap between predicted and true rate"
+        what = "daily loss" if kind == LOSS else "gap between predicted and true rate"
         return Signal(
             id=f"{kind}/{watch.model}/{watch.version[:12]}/{day.day_us}",
             kind=kind,
@@ -206,6 +222,10 @@ class QualityMonitor:
     @staticmethod
     def _silence_signal(watch: Watch, day: DayQuality, now_us: int) -> Signal:
         since_us = day.day_us - (SILENT_DAYS - 1) * DAY_US
+        since, alike = format_moment(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
+        message = f"No label has come for any prediction since {since}. Is the feed down?"
+        if alike:
+            message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
         return Signal(
             id=f"no_labels/{watch.model}/{watch.version[:12]}/{day.day_us}",
             kind="no_labels",
@@ -215,8 +235,34 @@ class QualityMonitor:
             onset_us=since_us,
             severity="red",
             evidence={"days": float(SILENT_DAYS), "predictions": float(day.predictions)},
-            message=f"No label has come for any prediction since {format_moment(since_us)[:10]}. Is the feed down?",
+            message=message,
+        )
+
+    @staticmethod
+    def _unlisted_signal(watch: Watch, day: DayQuality, severity: Literal["info", "red"], now_us: int) -> Signal:
+        known = day.labelled + day.unlisted
+        return Signal(
+            id=f"unlisted_labels/{watch.model}/{watch.version[:12]}/{day.day_us}",
+            kind="unlisted_labels",
+            model=watch.model,
+            version=watch.version,
+            raised_at_us=now_us,
+            onset_us=day.day_us,
+            severity=severity,
+            evidence={"unlisted": float(day.unlisted), "labels": float(known)},
+            message=f"{day.unlisted} of {known} labels of {format_moment(day.day_us)[:10]} are none of the declared "
+            "classes; they are neither judged nor learnt from. Add the new class to tt.label(..., classes=[...]) and "
+            "train, or mend the label's expression.",
         )
 
     def _put(self, watch: Watch) -> Put:
         return Put(KIND, watch.model, msgspec.json.encode(watch), expected=self._revision)
+
+
+def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["info", "red"] | None:
+    """What is to be said of a day's labels of no declared class: each severity once for a version.  # D90"""
+    if not day.unlisted or watch.unlisted_told == "red":
+        return None
+    if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):
+        return "red"
+    return "info" if watch.unlisted_told == "no" else None

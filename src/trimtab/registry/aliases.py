@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict
+from trimtab.core.errors import Conflict, NotFound
+from trimtab.registry.removed import VERSION as REMOVED
 from trimtab.registry.versions import Act, AliasMove
-from trimtab.store.ports import Append, Catalog, Put
+from trimtab.store.ports import Append, Catalog, Put, Remove
+
+Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]  # writes a move, and more, in one transaction
+_NOWHERE = b"null"  # the body of an alias that was protected before its first move
+_ATTEMPTS = 50  # of a move that only a collection of garbage came between
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -35,11 +40,21 @@ class Aliases:
     def place(self, model: str, alias: str) -> Place:
         """Where an alias stands now."""
         record = self._catalog.get("alias", f"{model}/{alias}")
-        return Place(None, 0) if record is None else Place(_decoded(record.body), record.revision)
+        if record is None:
+            return Place(None, 0)
+        return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
+
+    def touch(self, model: str, alias: str) -> Put:
+        """The change that makes moves fail which read the alias's place before it."""
+        record = self._catalog.get("alias", f"{model}/{alias}")
+        if record is None:
+            return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)
+        return Put("alias", f"{model}/{alias}", record.body, expected=record.revision)
 
     def places(self, model: str) -> dict[str, AliasMove]:
         """The newest row of each alias of a model."""
-        moves = [_decoded(record.body) for record in self._catalog.find("alias", f"{model}/")]
+        records = self._catalog.find("alias", f"{model}/")
+        moves = [_decoded(record.body) for record in records if record.body != _NOWHERE]
         return {move.alias: move for move in moves}
 
     def history(self, model: str, alias: str) -> Iterator[AliasMove]:
@@ -51,16 +66,30 @@ class Aliases:
 
     def earlier(self, model: str, alias: str) -> str | None:
         """Where it pointed before its newest move that was not itself rolled back; None if nowhere."""
+        reach = self.reach(model, alias)
+        return reach[1] if len(reach) > 1 else None
+
+    def reach(self, model: str, alias: str) -> list[str]:
+        """Where it points, then where each further `roll_back` in a row would bring it."""
         stack: list[str] = []
         for row in self.history(model, alias):
             if row.act == "roll_back":
                 stack.pop()
             else:
                 stack.append(row.version)
-        return stack[-2] if len(stack) > 1 else None
+        return stack[::-1]
 
     def next_row(
-        self, place: Place, *, model: str, alias: str, version: str, act: Act, why: str, gate: str | None = None
+        self,
+        place: Place,
+        *,
+        model: str,
+        alias: str,
+        version: str,
+        act: Act,
+        why: str,
+        gate: str | None = None,
+        actor: str | None = None,
     ) -> AliasMove:
         """The row that would follow."""
         before, now_us = place.row, self._clock.now_us()
@@ -73,7 +102,7 @@ class Aliases:
             act=act,
             gate=gate,
             at_us=now_us if before is None else max(now_us, before.at_us),
-            actor=self._actor,
+            actor=actor or self._actor,
             why=why,
         )
 
@@ -85,20 +114,43 @@ class Aliases:
             Append(f"alias/{key}", row.at_us, body, expected=row.sequence),
         ]
 
-    def write(self, row: AliasMove, place: Place) -> AliasMove:
+    def write(
+        self, row: AliasMove, place: Place, *, unless: Sequence[Remove] = (), together: Together | None = None
+    ) -> AliasMove:
         """Write `row`.
 
+        Args:
+            row: From `next_row`.
+            place: Where the alias stood when it was made.
+            unless: More that must not be there.
+            together: Writes it with more, in one transaction; it is called again where a conflict was not about that.
+
         Raises:
-            Conflict: The alias no longer stands at `place`.
+            Conflict: The alias no longer stands at `place`; the message says who moved it, and where to.
         """
-        try:
-            self._catalog.write(self.changes(row, place))
-        except Conflict as error:
-            raise Conflict(
-                f"alias {row.model}@{row.alias}: somebody else moved it while it was about to leave {row.previous}. "
-                "Read it again, then decide."
-            ) from error
-        return row
+        for _ in range(_ATTEMPTS):
+            changes = [*self.changes(row, place), Remove(REMOVED, row.version, expected=0), *unless]
+            try:
+                if together is None:
+                    self._catalog.write(changes)
+                else:
+                    together(row, changes)
+            except Conflict as error:
+                found = self.place(row.model, row.alias)
+                if found.revision != place.revision:
+                    raise Conflict(_moved(row, found)) from error
+                if self._catalog.get(REMOVED, row.version) is not None:
+                    raise NotFound(f"version {row.version[:12]}: its artifact was removed. Train it again.") from error
+            else:
+                return row
+        raise Conflict(f"alias {row.model}@{row.alias}: a collection of garbage came between. Try again.")
+
+
+def _moved(row: AliasMove, found: Place) -> str:
+    what = f"alias {row.model}@{row.alias}: somebody else moved it while it was about to leave {row.previous}"
+    if found.row is not None:
+        what += f": it points to {found.row.version[:12]} now ({found.row.actor}: {found.row.why})"
+    return what + ". Read it again, then decide."
 
 
 def _decoded(body: bytes) -> AliasMove:

@@ -5,39 +5,82 @@ from __future__ import annotations
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import GateRecord
 from trimtab.registry.versions import Version
+from trimtab.stats.loss_names import top_of
+
+_ALONE = ("loads", "finite", "calibrated")  # checks that every gate makes,
+_OF_LISTS = ("loads", "finite", "lists")  # of a ranking these,
+_COMPARED = ("better_by_margin", "provably_better")  # and those where a champion answered
 
 
-def check_evidence(version: Version, gate: GateRecord | None, *, first: bool, champion: str | None) -> None:
+def check_evidence(
+    version: Version, gate: GateRecord | None, *, first: bool, champion: str | None, alias: str = "champion"
+) -> None:
     """Refuse a champion without a passed gate record of its own, or of the version that it refits.
 
     Args:
         version: Who is to become champion.
         gate: The stored record that is said to speak for it.
         first: It is said to be the first champion, and needs none.
-        champion: The address of the present champion.
+        champion: The address of the present champion; of another protected alias where it points, or the champion.
+        alias: Which alias it is to be.
 
     Raises:
         Misuse: The evidence is missing or speaks against it.
         Conflict: It was judged against another champion than the present one.
     """
-    what = f"promote {version.name} ({version.id[:12]})"
+    what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")
     if first and champion is None:
         return
     if first:
-        raise Misuse(f"{what}: first=True, but {champion and champion[:12]} is champion. Give a passed gate record.")
+        raise Misuse(
+            f"{what}: it is to be the first (--first, first=True), but {champion and champion[:12]} is {alias}. Judge "
+            f"it against that{_how(version, alias)}, or give the passed record."
+        )
     if gate is None:
-        hint = " or pass first=True" if champion is None else ""
-        raise Misuse(f"{what}: no gate record. Judge it first and give the passed record{hint}.")
+        alone = _alone(version.metric)
+        needed = ", ".join((*alone, *_COMPARED) if champion else alone)
+        raise Misuse(f"{what}: no gate record, so nothing shows {needed}. {_instead(version, alias, champion)}")
     if gate.model != version.model or gate.candidate not in (version.id, version.refit_of):
         raise Misuse(
             f"{what}: gate record {gate.id} judged {gate.candidate[:12]} of {gate.model!r}; needed is one of "
             f"{version.id[:12]}" + (f" or of {version.refit_of[:12]}, which it refits." if version.refit_of else ".")
         )
-    if not gate.passed:
-        raise Misuse(f"{what}: gate record {gate.id} did not pass: {gate.reason}")
+    if lacking := _lacking(gate):
+        raise Misuse(f"{what}: gate record {gate.id} did not pass: {' '.join(lacking)}")
     if gate.champion != champion:
         judged = gate.champion[:12] if gate.champion else "nobody"
         raise Conflict(
-            f"{what}: gate record {gate.id} compared it with {judged}; champion is now "
-            f"{champion[:12] if champion else 'nobody'}. Judge it again."
+            f"{what}: gate record {gate.id} compared it with {judged}; {alias} is now "
+            f"{champion[:12] if champion else 'nobody'}. Judge it again{_how(version, alias)}."
         )
+
+
+def _instead(version: Version, alias: str, champion: str | None) -> str:
+    """What to do where no record speaks for a version."""
+    if alias != "champion":
+        return (
+            f"Name one that passed its gate (trimtab card {version.name} shows whether it did), or ask for less: "
+            f"trimtab protect {version.model} {alias} --needs reason --why TEXT"
+        )
+    hint = "" if champion else ", or bring in the first champion without one (trimtab import --first, first=True)"
+    return f"Judge it first{_how(version, alias)}, or give the passed record{hint}."
+
+
+def _how(version: Version, alias: str) -> str:
+    """The command that judges a version and puts it in service."""
+    return f" (trimtab promote {version.name})" if alias == "champion" else ""
+
+
+def _lacking(gate: GateRecord) -> list[str]:
+    """What speaks against a candidate, or was never looked at: a sentence a check."""
+    said = {one.name: one.reason for one in gate.findings}
+    lacking = [f"Not {name}: {said.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
+    if gate.findings:  # a record of an earlier trimtab has none: then what it says is all there is
+        alone = _alone(gate.metric)
+        needed = alone if gate.champion_metric is None else (*alone, *_COMPARED)
+        lacking += [f"Not {name}: the record says nothing of it." for name in needed if name not in gate.checks]
+    return lacking or ([] if gate.passed else [gate.reason])
+
+
+def _alone(metric: str) -> tuple[str, ...]:
+    return _ALONE if top_of(metric) is None else _OF_LISTS

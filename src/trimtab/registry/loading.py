@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,14 +14,16 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob
 from trimtab.training.artifact import Artifact, decode_artifact, golden_difference, scorer_for
-from trimtab.training.environment import current_environment
-from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.environment import current_environment, what_matters
+from trimtab.training.runtimes.choosing import chooser
+from trimtab.training.runtimes.ports import Score, Scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger("trimtab.registry")
 _ELSEWHERE = 1e-9  # how far scores may be off under another processor or library version
+_CODE = "Pickle stores none of the code of its class: bring that back as it was when the version was trained."
 
 
 class LoadedModel(msgspec.Struct, frozen=True, eq=False):
@@ -29,6 +32,12 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
     version: Version
     artifact: Artifact
     scorer: Scorer
+
+    @property
+    def row_call(self) -> str | None:
+        """Which way one row takes; None where there is only one."""
+        inner = chooser(self.scorer)
+        return None if inner is None else inner.row_call
 
     @property
     def encoding(self) -> Encoding:
@@ -50,20 +59,62 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.features(self.version.features)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The score of each matrix row."""
+        """The score of each matrix row; of several classes that of each, shape (rows, classes)."""
         return self.scorer.predict(matrix)
 
-    def predict_row(self, row: list[float]) -> float:
-        """The score of one row, NaN for null."""
+    def predict_row(self, row: list[float]) -> Score:
+        """The score of one row, NaN for null; of several classes that of each."""
         return self.scorer.predict_row(row)
 
 
-def load_version(blob: Blob, version: Version, *, features: FeatureSet | str | None = None) -> LoadedModel:
+def lost_artifact(blob: Blob, version: Version) -> str | None:
+    """What is wrong with a version's artifact: it is missing, or does not match its hash; None when it is sound."""
+    try:
+        blob.get(version.artifact)
+    except (Corrupt, NotFound) as error:
+        return str(error)
+    return None
+
+
+def mend_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
+    """What to do where the artifact of the version in service is lost, as commands.
+
+    Args:
+        model: Its name.
+        imported: The name of the file that it was made of, elsewhere; None: it was trained here.
+        changed: The project declares another recipe than the one that it was trained by.
+
+    >>> mend_lost("late_flight", imported=None)[:72]
+    'Run: trimtab train late_flight (it fits it again and puts the same bytes'
+    """
+    if imported is not None:
+        first = f"Import its file again: trimtab import {imported} --model {model}"
+    elif changed:
+        first = f"Bring back the recipe that it was trained by, and run: trimtab train {model}"
+    else:
+        first = f"Run: trimtab train {model} (it fits it again and puts the same bytes back)"
+    return f"{first}. Or bring all of the state back from a backup: trimtab restore BACKUP --force"
+
+
+def load_version(
+    blob: Blob,
+    version: Version,
+    *,
+    features: FeatureSet | str | None = None,
+    row_call: Callable[[Version], str | None] = lambda _: None,
+) -> LoadedModel:
     """Load a version's blob, check it, and repeat its golden predictions.
+
+    Args:
+        blob: Where artifacts are.
+        version: Which.
+        features: The feature definitions that it will be given, or their hash.
+        row_call: Which way one row takes, if that was found out; asked only where there are several.
 
     Raises:
         Corrupt: The blob is missing or damaged, or does not belong to the version.
-        Misuse: Other feature definitions, or a machine that does not repeat the golden predictions.
+        Misuse: Other feature definitions, a machine that cannot load it (another architecture, another library), or
+            one that does not repeat the golden predictions.
     """
     what = f"version {version.name} ({version.id[:12]})"
     given = features.hash if isinstance(features, FeatureSet) else features
@@ -72,39 +123,72 @@ def load_version(blob: Blob, version: Version, *, features: FeatureSet | str | N
             f"{what}: it was trained with feature definitions {version.features[:12]}, it would be given "
             f"{given[:12]}. Retrain it, or bring the old definitions back."
         )
+    sound = False
     try:
         artifact = decode_artifact(blob.get(version.artifact))
         if (artifact.model, artifact.runtime, artifact.trust) != (version.model, version.runtime, version.trust):
             raise Corrupt("it belongs to another version.")
+        sound = True
         scorer = scorer_for(artifact)
     except (Corrupt, NotFound) as error:
+        here = current_environment()
+        if sound and version.runtime == "pickle":
+            raise Misuse(f"{what}: {error} {_CODE} Or retrain it here.") from error
+        if sound and (changed := what_matters(version.environment, here, version.runtime)):
+            raise Misuse(  # the bytes are those that were stored: it is this machine that does not read them
+                f"{what}: {version.runtime} cannot load it here: {error} Changed since training: {', '.join(changed)}. "
+                "Load it where it was made, install what it was made with, or retrain it here."
+            ) from error
         raise Corrupt(f"{what}: blob {version.artifact}: {error}") from error
     if isinstance(features, FeatureSet) and features.names != artifact.inputs:
         raise Misuse(
             f"{what}: it reads its features in the order {', '.join(artifact.inputs)}; they are now declared as "
             f"{', '.join(features.names)}. Bring the old order back, or retrain it."
         )
+    _choose(what, version, scorer, row_call)
     _check_golden(what, version, artifact, scorer)
     return LoadedModel(version, artifact, scorer)
 
 
+def _choose(what: str, version: Version, scorer: Scorer, row_call: Callable[[Version], str | None]) -> None:
+    """Let one row take the way that was found to be the quickest."""
+    inner = chooser(scorer)
+    name = None if inner is None else row_call(version)
+    if inner is None or name is None:
+        return
+    try:
+        inner.choose(name)
+    except NotFound as error:
+        _log.warning("%s: %s It takes %r.", what, error, inner.row_call)
+
+
 def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Scorer) -> None:
     here, there = current_environment(), version.environment
+    matters = what_matters(there, here, version.runtime)
+    if matters:
+        _log.warning("%s: this is not where it was made: %s", what, ", ".join(matters))
     changed = [
         f"{name} {there.packages.get(name)} -> {now}"
         for name, now in here.packages.items()
         if name != "trimtab" and there.packages.get(name) != now
     ]
-    if here.cpu != there.cpu:
-        changed.append(f"processor {there.cpu} -> {here.cpu}")
+    changed += [one for one in matters if one.partition(" ")[0] in ("architecture", "processor", "Python")]
     allowed = 0.0 if artifact.row_exact else max(artifact.row_tolerance, 1e-12)
     found = golden_difference(artifact, scorer)
+    inner = chooser(scorer)
+    if not found <= allowed and inner is not None and inner.row_call != "library":
+        lost = inner.row_call
+        inner.choose("library")
+        found = golden_difference(artifact, scorer)
+        if found <= allowed:
+            _log.warning("%s: one row by %r does not repeat the golden predictions here; the library does.", what, lost)
     if found <= allowed:
         return
     said = f"golden predictions differ by {found:.3g} (allowed {allowed:.3g}); changed since training: "
     if not changed or not found <= max(allowed, _ELSEWHERE):
+        code = f"{_CODE} " if artifact.runtime == "pickle" else ""
         raise Misuse(
-            f"{what}: {said}{', '.join(changed) or 'nothing that is recorded'}. "
+            f"{what}: {said}{', '.join(changed) or 'nothing that is recorded'}. {code}"
             "Install the versions that it was made with, or retrain it here."
         )
     _log.warning("%s: %s%s", what, said, ", ".join(changed))

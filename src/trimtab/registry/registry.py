@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,15 +11,30 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.features.feature_set import FeatureSet
-from trimtab.registry.aliases import Aliases
+from trimtab.registry.aliases import Aliases, Together
 from trimtab.registry.evidence import check_evidence
 from trimtab.registry.loading import LoadedModel, load_version
-from trimtab.registry.versions import Act, AliasMove, Version, address_of, version_id
-from trimtab.store.ports import Append, Blob, Catalog, Put
+from trimtab.registry.protection import (
+    CHAMPION,
+    Declared,
+    Needs,
+    Protection,
+    Protections,
+    check_reason,
+    not_held,
+    refuse_held,
+)
+from trimtab.registry.removed import back, note_use, refuse_removed, settle
+from trimtab.registry.row_calls import RowCalls
+from trimtab.registry.searching import Found, Search, Searcher
+from trimtab.registry.seen import Seen, as_known, say_seen
+from trimtab.registry.tags import Note, Tag, Tags
+from trimtab.registry.versions import Act, AliasMove, Imported, Version, address_of, version_id
+from trimtab.store.ports import Append, Blob, Catalog, Put, Remove
 from trimtab.training.environment import Environment, current_environment
 from trimtab.training.fitted import Fitted
+from trimtab.training.row_calls import RowChoice
 
-CHAMPION = "champion"  # the one alias that needs evidence
 _REGISTERED = "Registered."
 _ATTEMPTS = 50  # how often a number may be taken by somebody else before that is reported
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
@@ -29,16 +45,36 @@ class Registry:
     """Versions and aliases of all models of a project; safe to use from many processes.
 
     It holds nothing open itself: the catalogue and the blob store belong to the caller.
+
+    Args:
+        catalog: Where records are.
+        blob: Where artifacts are.
+        clock: The moment of everything.
+        actor: Who acts, where a call does not say.
+        environment: What versions are made in; left out, looked up.
+        declared: The declared models, also those without a version, and the aliases that the settings protect.
     """
 
     def __init__(
-        self, catalog: Catalog, blob: Blob, *, clock: Clock, actor: str, environment: Environment | None = None
+        self,
+        catalog: Catalog,
+        blob: Blob,
+        *,
+        clock: Clock,
+        actor: str,
+        environment: Environment | None = None,
+        declared: Declared | None = None,
     ) -> None:
         self._catalog = catalog
         self._blob = blob
         self._clock = clock
         self._actor = actor
         self._aliases = Aliases(catalog, clock=clock, actor=actor)
+        self._declared = declared or {}
+        self._protections = Protections(catalog, self._aliases, declared=self._declared, clock=clock, actor=actor)
+        self._tags = Tags(catalog, clock=clock, actor=actor)
+        self._row_calls = RowCalls(catalog, clock=clock, environment=environment)
+        self._searcher = Searcher(catalog, blob, tags=self._tags, aliases=self._aliases)
         self._environment = environment
         self._versions: dict[str, Version] = {}  # those that were read: they never change
 
@@ -49,8 +85,9 @@ class Registry:
         training_set: str,
         refit_of: str | None = None,
         evaluation: str | None = None,
-        decision: int | None = None,
         alias: str | None = None,
+        imported: Imported | None = None,
+        actor: str | None = None,
     ) -> Version:
         """The version of a fitted model; the one there is already, when an equal one was registered before.
 
@@ -59,8 +96,9 @@ class Registry:
             training_set: The manifest's hash, from `save_training_set`.
             refit_of: The address of the judged version whose recipe this one is fitted by, on more data.
             evaluation: The hash of a stored evaluation.
-            decision: The ledger row that asked for it.
             alias: Point this alias to it in the same transaction ("champion" needs evidence: use `move`).
+            imported: Where it came from, if it was not trained here.
+            actor: Who asks for it; left out, the registry's.
 
         Raises:
             Misuse: The training set or the evaluation is not stored, or the alias is "champion".
@@ -86,29 +124,33 @@ class Registry:
             training_set=training_set,
             refit_of=refit_of,
         )
-        for _ in range(_ATTEMPTS):
-            found = self._version(address)
+        blobs = [fitted.digest, training_set, *([] if evaluation is None else [evaluation])]
+        for attempt in range(_ATTEMPTS):
+            if attempt:  # something came between; it may have been a collection of garbage
+                settle(self._catalog, self._blob, blobs)
+                self._put_again(fitted, blobs)
+            there = back(self._catalog, address, blobs, look=attempt > 0)
+            found = self._version(address) if attempt else self._versions.get(address)  # a new one is not looked for
             if found is not None:
-                if alias is not None:
-                    self.move(found.model, alias, found, why=_REGISTERED)
+                used = note_use(address, self._clock.now_us())
+                try:
+                    self._catalog.write([used, *there, *self._pointing(fitted.model, alias, address)])
+                except Conflict:
+                    continue
                 return found
-            version, revision = self._numbered(fitted, address, training_set, refit_of, evaluation, decision)
-            changes: list[Put | Append] = [
+            version, revision = self._numbered(fitted, address, training_set, refit_of, evaluation)
+            version = msgspec.structs.replace(version, imported=imported, actor=actor or self._actor)
+            changes: list[Put | Append | Remove] = [
                 Put("version", address, msgspec.json.encode(version), expected=0),
                 Put("version_number", _numbered_key(version.model, version.number), address.encode(), expected=0),
                 Put("version_count", version.model, str(version.number).encode(), expected=revision),
+                *there,
             ]
-            if alias is not None:
-                place = self._aliases.place(version.model, alias)
-                act: Act = "first" if place.row is None else "move"
-                row = self._aliases.next_row(
-                    place, model=version.model, alias=alias, version=address, act=act, why=_REGISTERED
-                )
-                changes += self._aliases.changes(row, place)
+            changes += self._pointing(version.model, alias, address)
             try:
                 self._catalog.write(changes)
             except Conflict:
-                continue  # another process registered a version of this model, or moved its alias: look again
+                continue  # it is there already, or another process registered one or moved the alias: look again
             self._versions[address] = version
             return version
         raise Conflict(f"register {fitted.model!r}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
@@ -138,6 +180,97 @@ class Registry:
         records = self._catalog.find("version_number", f"{model}/")
         return [self._stored(record.body.decode()) for record in records]
 
+    def models(self) -> list[str]:
+        """The models that have versions."""
+        return [record.key for record in self._catalog.find("version_count")]
+
+    def search(self, search: Search | None = None, *, model: str | None = None) -> list[Found]:
+        """The versions that fit, of one model or of all, with their tags, notes, aliases and evaluated metric.
+
+        Args:
+            search: What to look for; left out, every version.
+            model: Of which model.
+
+        Raises:
+            NotFound: None of these versions has such a figure, reads such a feature or is made of such a source.
+        """
+        versions = [version for name in self.models() if model in (None, name) for version in self.versions(name)]
+        return self._searcher.find(versions, search or Search())
+
+    def tag(self, version: Version | str, *tags: str, note: str | None = None, actor: str | None = None) -> list[Tag]:
+        """Give a version tags and a note; the tags that it did not have yet. They are never part of its address.
+
+        Args:
+            version: The version, or any reference that `get` takes.
+            tags: Up to 100 of a-z, 0-9 and _ . : = - each. Tags are never taken away.
+            note: A remark, with who and when.
+            actor: Who says so; left out, the registry's.
+
+        Raises:
+            Misuse: A tag or the note is none.
+        """
+        target = self._resolved(version)
+        new = self._tags.add(target.id, tags, actor=actor)
+        if note is not None:
+            self._tags.note(target.id, note, actor=actor)
+        return new
+
+    def tags(self, version: Version | str) -> list[Tag]:
+        """A version's tags, by name."""
+        return self._tags.of(self._resolved(version).id)
+
+    def notes(self, version: Version | str) -> list[Note]:
+        """A version's notes, oldest first."""
+        return self._tags.notes(self._resolved(version).id)
+
+    def say_seen(self, version: Version | str, until_us: int, *, actor: str | None = None) -> Seen:
+        """Say until when an imported version has seen data; `as_known` and whoever judges it go by the newest word.
+
+        Args:
+            version: The version, or any reference that `get` takes.
+            until_us: The moment, in UTC microseconds.
+            actor: Who says so; left out, the registry's.
+
+        Raises:
+            Misuse: It was trained here, or the moment is in the future.
+        """
+        return say_seen(self._catalog, self._resolved(version), until_us, clock=self._clock, actor=actor or self._actor)
+
+    def as_known(self, version: Version) -> Version:
+        """The version with the cut that was said last, where somebody knew better than its import."""
+        return as_known(self._catalog, version)
+
+    def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
+        """Say what a move of an alias needs from now on, also for moves of other processes that are under way.
+
+        Args:
+            model: The model.
+            alias: Any but "champion", which always needs a passed gate record.
+            needs: "gate" (a passed gate record against the champion, or the version it points to), "reason" (one of ten
+                letters or more) or "nothing". Rolling back is always allowed.
+            why: One sentence for the history.
+            actor: Who says so; left out, the registry's.
+
+        Raises:
+            NotFound: The model is not declared, and has no version.
+            Misuse: It is "champion", no reason is given, or the settings ask for more.
+            Conflict: Somebody moved the alias meanwhile.
+        """
+        _check_alias(f"alias {model}@{alias}", alias, why)
+        models = sorted({*self._declared, *self.models()})
+        if model not in models:
+            raise NotFound(f"protect {model}@{alias}: no model {model!r}. There are: {', '.join(models) or 'none'}.")
+        return self._protections.change(model, alias, needs, why, actor=actor)
+
+    def protections(self, model: str) -> dict[str, Protection]:
+        """What was said with `protect`, by alias; the settings may ask for more."""
+        return self._protections.of(model)
+
+    def needs(self, model: str) -> dict[str, Needs]:
+        """What a move of each alias needs that is protected, by `protect` or by the settings, or points somewhere."""
+        known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
+        return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
+
     def made_from(self, training_set: str) -> list[Version]:
         """The versions that were fitted on a training set, by its manifest's hash: lineage the other way."""
         found = (self._decoded(record.body) for record in self._catalog.find("version"))
@@ -152,10 +285,34 @@ class Registry:
                 are refused. Of a hash alone the order cannot be told.
 
         Raises:
+            NotFound: There is no such version, or its artifact was removed; the message says by whom, and when.
             Corrupt: Stored bytes are not what was registered; the message names the blob.
             Misuse: The definitions changed, or this machine does not repeat the golden predictions.
         """
-        return load_version(self._blob, self._resolved(version), features=features)
+        target = self._resolved(version)
+        try:
+            return load_version(self._blob, target, features=features, row_call=self._row_calls.chosen)
+        except Corrupt:
+            refuse_removed(self._catalog, target)
+            raise
+
+    def choose_row_call(self, loaded: LoadedModel, rows: Sequence[list[float]] = ()) -> RowChoice | None:
+        """Find the quickest way of one row through a loaded version on this machine, unless that was done before.
+
+        Args:
+            loaded: The version, which nobody else may use meanwhile; it takes that way from then on.
+            rows: Rows to try it on, besides the golden ones.
+
+        Returns:
+            What was found, now or before; None where there is only one way.
+        """
+        return self._row_calls.choose(loaded, rows)
+
+    def row_choices(self, version: Version | str) -> list[RowChoice]:
+        """Which way one row takes through a version, by kind of machine; of a refit that was never tried, its judged
+        version's.
+        """
+        return self._row_calls.of(self._resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
         """The version that an alias points to; None when it was never set."""
@@ -176,6 +333,8 @@ class Registry:
         gate: GateRecord | str | None = None,
         first: bool = False,
         expected_previous: str | msgspec.UnsetType | None = msgspec.UNSET,
+        actor: str | None = None,
+        together: Together | None = None,
     ) -> AliasMove:
         """Point an alias to a version, in one transaction with the row of its history.
 
@@ -189,26 +348,39 @@ class Registry:
             gate: For "champion": the passed gate record of this version, or of the one that it refits.
             first: For "champion": there is none yet, and this one starts without a gate.
             expected_previous: The address that the alias must point to now (None: nowhere).
+            actor: Who says so; left out, the registry's.
+            together: Given the row and the changes to write, writes them in one transaction with more (the ledger's).
 
         Raises:
             Misuse: "champion" without the evidence that it needs; the message names what is missing.
-            Conflict: Somebody else moved it meanwhile, or the evidence speaks against another champion.
+            Conflict: Somebody else moved it meanwhile, the evidence speaks against another champion, or a candidate
+                waits for approval: the message says how to answer.
         """
         target = self._resolved(version)
         what = f"alias {model}@{alias}"
         if target.model != model:
             raise Misuse(f"{what}: {target.name} is a version of another model. Give one of {model!r}.")
         _check_alias(what, alias, why)
+        refuse_removed(self._catalog, target)
         place = self._aliases.place(model, alias)
         if expected_previous is not msgspec.UNSET and expected_previous != place.version:
-            raise Conflict(f"{what}: expected at {expected_previous}, it is at {place.version}. Read it again.")
+            expected, there = self._named(expected_previous), self._named(place.version)
+            raise Conflict(f"{what}: expected at {expected}, it is at {there}. Read it again.")
         if place.row is not None and place.version == target.id:
             return place.row
+        refuse_held(self._catalog, model, alias)
         stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
         if stored is not None and isinstance(gate, GateRecord) and stored != gate:
             raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give that.")
-        if alias == CHAMPION:
-            check_evidence(target, stored, first=first, champion=place.version)
+        needs = self._protections.needs(model, alias)  # after the place was read: a change of it is a conflict
+        if needs == "gate":
+            rival = place.version
+            in_service = self._aliases.place(model, CHAMPION).version
+            if stored is not None and in_service is not None and stored.champion == in_service:
+                rival = in_service  # who beat the version in service may stand at other aliases, too
+            check_evidence(target, stored, first=first, champion=rival, alias=alias)
+        elif needs == "reason":
+            check_reason(f"{what}, which is protected", why)
         row = self._aliases.next_row(
             place,
             model=model,
@@ -217,11 +389,25 @@ class Registry:
             act="first" if place.row is None else "move",
             why=why,
             gate=None if stored is None else stored.id,
+            actor=actor,
         )
-        return self._aliases.write(row, place)
+        try:
+            return self._aliases.write(row, place, unless=[not_held(model, alias)], together=together)
+        except Conflict:
+            refuse_held(self._catalog, model, alias)
+            raise
 
-    def roll_back(self, model: str, alias: str, *, why: str) -> AliasMove:
+    def roll_back(
+        self, model: str, alias: str, *, why: str, actor: str | None = None, together: Together | None = None
+    ) -> AliasMove:
         """Point an alias to where it pointed before its newest move that was not itself rolled back.
+
+        Args:
+            model: The model.
+            alias: Its alias.
+            why: One sentence for the history.
+            actor: Who says so; left out, the registry's.
+            together: Given the row and the changes to write, writes them in one transaction with more (the ledger's).
 
         Raises:
             NotFound: There is nothing to go back to.
@@ -230,9 +416,11 @@ class Registry:
         place = self._aliases.place(model, alias)
         earlier = self._aliases.earlier(model, alias)
         if earlier is None:
-            raise NotFound(f"alias {model}@{alias}: no earlier version to go back to. Move it to a version by name.")
-        row = self._aliases.next_row(place, model=model, alias=alias, version=earlier, act="roll_back", why=why)
-        return self._aliases.write(row, place)
+            raise NotFound(f"alias {model}@{alias}: no earlier version to go back to. {_by_name(model, alias)}")
+        row = self._aliases.next_row(
+            place, model=model, alias=alias, version=earlier, act="roll_back", why=why, actor=actor
+        )
+        return self._aliases.write(row, place, together=together)
 
     def history(self, model: str, alias: str) -> list[AliasMove]:
         """Every move of an alias, oldest first."""
@@ -280,15 +468,47 @@ class Registry:
         keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
         return [self.get_gate(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
 
-    def card(self, version: Version | str) -> str:
-        """The model card in Markdown, made from the records alone."""
-        from trimtab.registry.card import model_card
+    def card(self, version: Version | str, *, html: bool = False) -> str:
+        """The model card in Markdown or as a page, made from the records alone.
+
+        Raises:
+            NotFound: There is no such version, or its artifact was removed.
+            Corrupt: A stored part is damaged; the message names the blob.
+        """
+        from trimtab.registry.describing.card import About, card_markdown, card_page, stored_parts
+        from trimtab.training.evaluation import load_evaluation
 
         target = self._resolved(version)
+        refuse_removed(self._catalog, target)
         moves = [row for alias in self.aliases(target.model) for row in self._aliases.history(target.model, alias)]
-        return model_card(
-            target, self._blob, gates=self.gates_of(target), moves=[m for m in moves if m.version == target.id]
+        judged = target if target.evaluation or target.refit_of is None else self._stored(target.refit_of)
+        artifact, manifest = stored_parts(target, self._blob)
+        about = About(
+            version=self.as_known(target),
+            artifact=artifact,
+            manifest=manifest,
+            evaluation=None if judged.evaluation is None else load_evaluation(judged.evaluation, self._blob),
+            judged=judged.name,
+            gates=self.gates_of(target),
+            moves=[move for move in moves if move.version == target.id],
+            tags=self.tags(target),
+            notes=self.notes(target),
+            relatives=self._relatives(target),
+            row_choices=self.row_choices(target),
         )
+        return card_page(about) if html else card_markdown(about)
+
+    def _relatives(self, version: Version) -> list[tuple[str, str]]:
+        """Versions that have to do with one, by name, and what."""
+        found = []
+        for other in self.versions(version.model):
+            if other.id == version.refit_of:
+                found.append((other.name, "refits"))
+            elif other.refit_of == version.id:
+                found.append((other.name, "is refitted by"))
+            elif other.training_set == version.training_set and other.id != version.id and version.imported is None:
+                found.append((other.name, "shares its training set with"))
+        return found
 
     def _numbered(
         self,
@@ -297,7 +517,6 @@ class Registry:
         training_set: str,
         refit_of: str | None,
         evaluation: str | None,
-        decision: int | None,
     ) -> tuple[Version, int]:
         """The version with the next free number, and the revision of the count that must still hold."""
         count = self._catalog.get("version_count", fitted.model)
@@ -319,15 +538,39 @@ class Registry:
             positions=dict(fitted.positions),
             rows=fitted.rows,
             evaluation=evaluation,
-            decision=decision,
             made_at_us=self._clock.now_us(),
             actor=self._actor,
             environment=self._environment,
+            chosen=fitted.chosen,
         )
         return version, 0 if count is None else count.revision
 
+    def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
+        """The changes that point an alias to a version which is being registered; none where it points there."""
+        if alias is None:
+            return []
+        place = self._aliases.place(model, alias)
+        if self._protections.needs(model, alias) != "nothing":
+            raise Misuse(f"register {model!r}: alias {alias!r} is protected. Register it, then use move().")
+        if place.version == address:
+            return []
+        act: Act = "first" if place.row is None else "move"
+        row = self._aliases.next_row(place, model=model, alias=alias, version=address, act=act, why=_REGISTERED)
+        return self._aliases.changes(row, place)
+
+    def _put_again(self, fitted: Fitted, blobs: list[str]) -> None:
+        self._blob.put(fitted.data)
+        for digest in blobs:
+            if not self._blob.exists(digest):
+                raise Misuse(f"register {fitted.model!r}: {digest[:12]} was removed as garbage. Save it again first.")
+
     def _resolved(self, version: Version | str) -> Version:
         return self._stored(version.id) if isinstance(version, Version) else self.get(version)
+
+    def _named(self, address: str | None) -> str:
+        """A version that an alias points to, for messages."""
+        found = None if address is None else self._version(address)
+        return "no version" if address is None else address if found is None else found.name
 
     def _version(self, address: str) -> Version | None:
         if address not in self._versions:
@@ -363,14 +606,21 @@ class Registry:
     def _what_there_is(self, model: str) -> str:
         count = self._catalog.get("version_count", model)
         if count is None:
-            models = [record.key for record in self._catalog.find("version_count")]
-            return f"no versions of {model!r}; there are some of {', '.join(models) or 'no model'}."
+            models = self.models()
+            return f"no versions of {model!r}; there are {'some of ' + ', '.join(models) if models else 'none at all'}."
         aliases = ", ".join(f"@{name}" for name in self.aliases(model)) or "none"
         return f"{model!r} has versions @1 to @{int(count.body)}; aliases: {aliases}."
 
 
 def _numbered_key(model: str, number: int) -> str:
     return f"{model}/{number:08d}"
+
+
+def _by_name(model: str, alias: str) -> str:
+    """How an alias comes to point to a version of one's choice."""
+    if alias == CHAMPION:
+        return f"Put one of `trimtab versions {model}` in service by its name: trimtab promote {model}@N"
+    return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."
 
 
 def _check_alias(what: str, alias: str, why: str) -> None:

@@ -7,10 +7,23 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.hashing import content_hash
+from trimtab.core.time import format_moment
 from trimtab.training.environment import Environment
 from trimtab.training.runtimes.ports import Trust
+from trimtab.training.search import Chosen
 
 Act = Literal["first", "move", "roll_back"]
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a version that was not trained here came from."""
+
+    file: str  # the name of the file or folder
+    sha256: str  # of the model file's bytes
+    kind: str  # "LightGBM text", "MLflow folder, flavour xgboost"
+    inputs_named: bool  # whether the file names its inputs; else only their number could be compared
+    golden: str  # what it was held against: "12 golden rows", "the 413 labelled rows from ..."
+    window_us: int | None = None  # how long the labelled rows reached back that it was scored on
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +45,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, int]  # P: the log positions that were seen
     rows: int  # training rows with a label
     evaluation: str | None  # the blob that holds its evaluation
-    decision: int | None  # the ledger row that asked for it
     made_at_us: int
     actor: str
     environment: Environment
+    chosen: Chosen | None = None  # the parameters that it was fitted with, and the search that found them
+    imported: Imported | None = None  # None: it was trained here
 
     @property
     def name(self) -> str:
@@ -56,6 +70,16 @@ class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int  # never decreases within a history
     actor: str
     why: str
+
+
+def possibly_seen(version: Version, start_us: int) -> str:
+    """What must be told of figures of rows from a moment on; "" unless an imported version may have seen them."""
+    if version.imported is None or version.cut_us < start_us:
+        return ""
+    return (
+        f"It was imported, and may have been trained on these rows: nothing says otherwise of what came before "
+        f"{format_moment(version.cut_us)[:19]}. Its figures may be too good."
+    )
 
 
 def version_id(

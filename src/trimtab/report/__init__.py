@@ -3,6 +3,7 @@
 from trimtab.report.curves import curve_chart
 from trimtab.report.page import Page, Tone
 from trimtab.report.plots import Bar, CalibrationPoint, Mark, MarkKind, Series, bar_chart, calibration_plot, line_chart
+from trimtab.report.swarm import Swarm, swarm_chart
 from trimtab.report.tables import Align, Cell, Table, html_table, text_table
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "MarkKind",
     "Page",
     "Series",
+    "Swarm",
     "Table",
     "Tone",
     "bar_chart",
@@ -21,5 +23,6 @@ __all__ = [
     "curve_chart",
     "html_table",
     "line_chart",
+    "swarm_chart",
     "text_table",
 ]

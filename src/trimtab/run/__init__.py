@@ -1,5 +1,38 @@
-"""Steps: pure functions of content-addressed inputs, finished once."""
+"""Steps, pure functions of content-addressed inputs, finished once; runs, which go through them; executors, where."""
 
-from trimtab.run.steps import Retry, Step, finished, step
+from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
+from trimtab.run.executors import Executor, ProcessExecutor, Task, TaskFailed, ThreadExecutor, Workplace
+from trimtab.run.forsaken import forsaken_steps
+from trimtab.run.pipeline import AtOnce, Codec, Recorded, Steps
+from trimtab.run.runs import Run, Runs, RunStep, Tracked
+from trimtab.run.steps import Done, Retry, Step, finished, forget_step, step
 
-__all__ = ["Retry", "Step", "finished", "step"]
+__all__ = [
+    "AtOnce",
+    "Cancelled",
+    "Codec",
+    "Done",
+    "Event",
+    "Executor",
+    "Line",
+    "ProcessExecutor",
+    "Progress",
+    "Recorded",
+    "Retry",
+    "Run",
+    "RunStep",
+    "Runs",
+    "Step",
+    "StepBegan",
+    "StepEnded",
+    "Steps",
+    "Task",
+    "TaskFailed",
+    "ThreadExecutor",
+    "Tracked",
+    "Workplace",
+    "finished",
+    "forget_step",
+    "forsaken_steps",
+    "step",
+]

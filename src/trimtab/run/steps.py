@@ -12,8 +12,8 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Misuse, Unavailable
-from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.store.ports import Blob, Catalog, Put, Remove
 
 KIND = "step"
 
@@ -26,6 +26,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     inputs_hash: str
     result: str  # the blob that holds the result
     finished_at_us: int
+    attempts: int
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step gave, and how it came by it."""
+
+    result: bytes
+    cached: bool  # it was finished before, and was not done again
     attempts: int
 
 
@@ -52,7 +60,8 @@ def step(
     clock: Clock,
     retry: Retry | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> bytes:
+    alone: bool = False,
+) -> Done:
     """The result of `function`, computed at most once for these inputs by all processes together.
 
     The result is stored before the step is recorded as finished, so a crash at any moment leaves either nothing to
@@ -68,6 +77,7 @@ def step(
         clock: Stamps the record.
         retry: Retries, and the lease's length; left out, three retries and 30 s.
         sleep: What waiting does.
+        alone: The caller keeps all others away by a lease of its own, so none is taken here: nobody waits for the dead.
 
     Raises:
         Unavailable: It was still unavailable at the last retry.
@@ -76,21 +86,20 @@ def step(
     retry = retry or Retry()
     lease, holder = f"{KIND}/{name}/{inputs_hash}", f"{os.getpid()}-{os.urandom(8).hex()}"
     while True:
-        done = finished(catalog, name, inputs_hash)
+        done = _done(catalog, blob, name, inputs_hash)
         if done is not None:
-            return blob.get(done.result)
+            return done
+        if alone:
+            return _finish(catalog, blob, name, inputs_hash, function, clock, retry, sleep)
         if catalog.acquire(lease, holder, retry.lease_s):
             break
         sleep(retry.poll_s)
     try:
-        done = finished(catalog, name, inputs_hash)  # by the process that held the lease until now
+        done = _done(catalog, blob, name, inputs_hash)  # by the process that held the lease until now
         if done is not None:
-            return blob.get(done.result)
+            return done
         with _renewed(catalog, lease, holder, retry.lease_s):
-            result, attempts = _attempts(function, retry, sleep)
-            digest = blob.put(result)
-            _record(catalog, name, inputs_hash, digest, attempts, clock)
-        return result
+            return _finish(catalog, blob, name, inputs_hash, function, clock, retry, sleep)
     finally:
         catalog.release(lease, holder)
 
@@ -99,6 +108,40 @@ def finished(catalog: Catalog, name: str, inputs_hash: str) -> Step | None:
     """The record of a finished step; None while there is none."""
     record = catalog.get(KIND, f"{name}/{inputs_hash}")
     return None if record is None else msgspec.json.decode(record.body, type=Step)
+
+
+def forget_step(catalog: Catalog, name: str, inputs_hash: str) -> None:
+    """Forget that a step was finished, so that it is done again; nothing happens when it was not."""
+    catalog.write([Remove(KIND, f"{name}/{inputs_hash}")])
+
+
+def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | None:
+    """What a finished step gave; None when there is none, or when its result was removed or damaged since."""
+    found = finished(catalog, name, inputs_hash)
+    if found is None:
+        return None
+    try:
+        return Done(result=blob.get(found.result), cached=True, attempts=found.attempts)
+    except (NotFound, Corrupt):
+        return None
+
+
+def _finish(
+    catalog: Catalog,
+    blob: Blob,
+    name: str,
+    inputs_hash: str,
+    function: Callable[[], bytes],
+    clock: Clock,
+    retry: Retry,
+    sleep: Callable[[float], None],
+) -> Done:
+    if finished(catalog, name, inputs_hash) is not None:  # its result is gone
+        forget_step(catalog, name, inputs_hash)
+    result, attempts = _attempts(function, retry, sleep)
+    digest = blob.put(result)
+    _record(catalog, name, inputs_hash, digest, attempts, clock)
+    return Done(result=result, cached=False, attempts=attempts)
 
 
 def _attempts(function: Callable[[], bytes], retry: Retry, sleep: Callable[[float], None]) -> tuple[bytes, int]:

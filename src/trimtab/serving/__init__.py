@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
     from trimtab.serving.commit import GroupCommit
     from trimtab.serving.endpoint import Endpoint, Golden
-    from trimtab.serving.http import HttpService, Limits
+    from trimtab.serving.http.limits import Limits
+    from trimtab.serving.http.server import serve
+    from trimtab.serving.http.service import HttpService
     from trimtab.serving.inputs import OfflineInputs, OnlineInputs
     from trimtab.serving.metrics import Metrics
+    from trimtab.serving.noted_log import NotedLog
     from trimtab.serving.online_learning import Example, Learner, OnlineDeployment
     from trimtab.serving.precomputed import Looked, Precomputed
     from trimtab.serving.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
     from trimtab.serving.prediction_log import PredictionLog, input_matrix, prediction_columns, reason_matrix
     from trimtab.serving.problems import STATUS_BY_ERROR, InvalidField, Problem, Refused, problem_of
     from trimtab.serving.request_rows import RequestRows
-    from trimtab.serving.server import serve
-    from trimtab.serving.spool import Spool
 
 __all__ = [
     "NO_VIEW",
@@ -53,6 +54,7 @@ __all__ = [
     "Manifest",
     "Metrics",
     "ModelInputs",
+    "NotedLog",
     "OfflineInputs",
     "OnlineDeployment",
     "OnlineInputs",
@@ -65,7 +67,6 @@ __all__ = [
     "RequestRows",
     "RowScorer",
     "ServedVersion",
-    "Spool",
     "batch_manifest",
     "batch_prediction_ids",
     "batch_predictions",
@@ -89,17 +90,18 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "batch": "Manifest batch_manifest batch_predictions score_table",
     "commit": "GroupCommit",
     "endpoint": "Endpoint Golden",
-    "http": "HttpService Limits",
+    "http.limits": "Limits",
+    "http.server": "serve",
+    "http.service": "HttpService",
     "inputs": "OfflineInputs OnlineInputs",
     "metrics": "Metrics",
+    "noted_log": "NotedLog",
     "online_learning": "Example Learner OnlineDeployment",
     "precomputed": "Looked Precomputed",
     "prediction_ids": "PredictionIds batch_prediction_ids id_time_us",
     "prediction_log": "PredictionLog input_matrix prediction_columns reason_matrix",
     "problems": "STATUS_BY_ERROR InvalidField Problem Refused problem_of",
     "request_rows": "RequestRows",
-    "server": "serve",
-    "spool": "Spool",
 }
 _LAZY = {name: file for file, names in _FILES.items() for name in names.split()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from trimtab.core.records import Mode, Prediction
 from trimtab.core.time import format_moment, moment_us
 from trimtab.features.definitions import Request
 from trimtab.features.frames import REASONS
+from trimtab.serving.failures import ModelFailed, check_deadline
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.request_rows import RequestRows, Row
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 PAST = "past"  # the flag of an answer about another moment than that of asking
 NO_VIEW = 255  # the reason code of a model input that comes from no view
 _UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
+_NO_REASONS: dict[str, str] = {}
 
 
 class ModelInputs(msgspec.Struct, frozen=True, gc=False):
@@ -58,10 +61,10 @@ class RowScorer(Protocol):
     """A fitted model: one row at a time, or many."""
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]:
-        """Scores of a float64 matrix, shape (rows,)."""
+        """Scores of a float64 matrix, shape (rows,); of several classes (rows, classes)."""
         ...
 
-    def predict_row(self, row: list[float], /) -> float:
+    def predict_row(self, row: list[float], /) -> float | list[float]:
         """The score of one row: the bits of `predict` where the runtime is row-exact."""
         ...
 
@@ -74,10 +77,11 @@ class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
     label: str  # "late_flight@7", which answers show
     arm: str  # the alias or deployment line: "champion", ...
     inputs: tuple[str, ...]  # names of the model inputs, in order
+    classes: tuple[str, ...] = ()  # what a row of scores stands for; empty: one number a row
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One answer as its asker sees it."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """One answer as its asker sees it; as JSON, `prediction` and `scores` are there for several classes only."""
 
     id: str  # of the prediction: `why` and outcomes go by it
     request_id: str
@@ -85,10 +89,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     version: str  # "late_flight@7"
     arm: str
     mode: Mode
-    score: float
+    score: float  # with `scores` that of the likeliest class
     at_us: int
     reasons: dict[str, str]  # feature -> why it has no fresh value; features that were found are left out
     flags: tuple[str, ...]
+    prediction: str | None = None  # the likeliest class, of a model of several
+    scores: dict[str, float] | None = None  # the probability of each, as declared
 
 
 class Answerer:
@@ -103,6 +109,7 @@ class Answerer:
         clock: The moment of asking.
         ids: Gives a new identifier at each call.
         past: Answers questions about the past; without one they are refused.
+        bare: Gives inputs without any feature of a view, for answers that have to do without.
     """
 
     def __init__(
@@ -116,22 +123,24 @@ class Answerer:
         clock: Clock,
         ids: Callable[[], str],
         past: PastReader | None = None,
+        bare: InputReader | None = None,
     ) -> None:
         self.served = served
-        self.rows = RequestRows(request)
+        self.rows = RequestRows(request, clock.now_us)
         self.log = log
+        self.bare = bare
         self._read = reader.read
         self._predict_row = scorer.predict_row
-        self._scorer = scorer
+        self.scorer = scorer
         self._now_us = clock.now_us
         self._ids = ids
         self._past = past
         self._key = request.key
         self._model, self._version, self._arm = served.model, served.version, served.arm
+        self._classes = served.classes
         self._width = len(served.inputs)
         self._pack = struct.Struct(f"<{self._width}d").pack
         self._encode = msgspec.msgpack.Encoder().encode
-        self._no_reasons: dict[str, str] = {}
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
         """Answers to rows from Python, in their order, once their predictions are in the log.
@@ -145,27 +154,52 @@ class Answerer:
             Unavailable: Online state or the log cannot be used now; nothing was logged.
         """
         predictions = self.predict(self.rows.check(rows), at_us=None if at is None else moment_us(at))
-        self.log.append(predictions)
+        self.log.note(predictions)
         return [self.shown(p) for p in predictions]
 
     def predict(
-        self, rows: Sequence[Row], *, at_us: int | None = None, flags: tuple[str, ...] = ()
+        self,
+        rows: Sequence[Row],
+        *,
+        at_us: int | None = None,
+        flags: tuple[str, ...] = (),
+        deadline_s: float | None = None,
     ) -> list[Prediction]:
         """Predictions for checked rows, not logged yet: whoever calls appends them before showing an answer."""
         if not rows:
             return []
         now_us = self._now_us()
         if at_us is None:
-            inputs = self._read(rows, now_us)
-        else:
-            inputs, flags = self._read_past(rows, at_us, now_us), (*flags, PAST)
+            return self.scored(rows, self.inputs(rows, now_us, deadline_s), now_us, flags)
+        return self.scored(rows, self._read_past(rows, at_us, now_us), now_us, (*flags, PAST))
+
+    def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
+        """What the model is shown as of now; `Late` when that cannot be begun, or is not there, by the deadline."""
+        if deadline_s is None:
+            return self._read(rows, now_us)
+        check_deadline(deadline_s)
+        found = self._read(rows, now_us)
+        check_deadline(deadline_s)
+        return found
+
+    def scored(self, rows: Sequence[Row], inputs: ModelInputs, now_us: int, flags: tuple[str, ...]) -> list[Prediction]:
+        """The model's predictions from its inputs.
+
+        Raises:
+            ModelFailed: It gave no number.
+        """
         if len(rows) == 1:
             values = inputs.rows[0]
             score = self._predict_row(values)
+            if not _is_number(score):
+                raise self._no_number()
             return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
         import numpy as np
 
-        scores = self._scorer.predict(np.array(inputs.rows, np.float64)).tolist()
+        found = self.scorer.predict(np.array(inputs.rows, np.float64))
+        if not np.isfinite(found).all():
+            raise self._no_number()
+        scores = found.tolist()
         return [
             self._prediction(row, values, reasons, score, now_us, inputs, flags)
             for row, values, reasons, score in zip(rows, inputs.rows, inputs.reasons, scores, strict=True)
@@ -176,11 +210,14 @@ class Answerer:
         row: Row,
         values: list[float],
         reasons: bytes,
-        score: float,
+        score: float | list[float],
         now_us: int,
         inputs: ModelInputs,
         flags: tuple[str, ...],
     ) -> Prediction:
+        scores = None
+        if isinstance(score, list):
+            scores, score = dict(zip(self._classes, score, strict=True)), max(score)
         return Prediction(
             id=self._ids(),
             request_id=str(row[self._key]),
@@ -196,31 +233,40 @@ class Answerer:
             values=self._pack(*values),
             reasons=reasons,
             flags=flags,
+            scores=scores,
         )
+
+    def repeated(self, last: Prediction, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction:
+        """An answer that was given before, as the answer to another request."""
+        return msgspec.structs.replace(
+            last,
+            id=self._ids(),
+            request_id=str(row[self._key]),
+            made_at_us=now_us,
+            request=self._encode([*row.values()]),
+            flags=flags,
+        )
+
+    def ruled(self, row: Row, score: float, now_us: int, flags: tuple[str, ...]) -> Prediction:
+        """An answer that neither features nor the model have part in."""
+        nothing = ModelInputs((), (), now_us, {})
+        values, reasons = [math.nan] * self._width, bytes([NO_VIEW]) * self._width
+        return self._prediction(row, values, reasons, score, now_us, nothing, flags)
+
+    def _no_number(self) -> ModelFailed:
+        return ModelFailed(f"{self.served.label}: the model gave no finite number.")
 
     def now_us(self) -> int:
         """The moment of asking."""
         return self._now_us()
 
-    def score(self, row: Sequence[float]) -> float:
-        """The score of one model input row, nothing logged."""
+    def score(self, row: Sequence[float]) -> float | list[float]:
+        """The score of one model input row (of several classes that of each), nothing logged."""
         return self._predict_row(list(row))
 
     def shown(self, prediction: Prediction) -> Answer:
         """A prediction of this version as its asker sees it."""
-        served = self.served
-        return Answer(
-            id=prediction.id,
-            request_id=prediction.request_id,
-            model=prediction.model,
-            version=served.label,
-            arm=prediction.arm,
-            mode=prediction.mode,
-            score=prediction.score,
-            at_us=prediction.at_us,
-            reasons=named_reasons(prediction.reasons, served.inputs) or self._no_reasons,
-            flags=prediction.flags,
-        )
+        return shown(prediction, self.served)
 
     def _read_past(self, rows: Sequence[Row], at_us: int, now_us: int) -> ModelInputs:
         if at_us > now_us:
@@ -235,6 +281,28 @@ class Answerer:
         return self._past.read(rows, at_us)
 
 
+def shown(prediction: Prediction, served: ServedVersion) -> Answer:
+    """A prediction of a version as its asker sees it."""
+    return Answer(
+        id=prediction.id,
+        request_id=prediction.request_id,
+        model=prediction.model,
+        version=served.label,
+        arm=prediction.arm,
+        mode=prediction.mode,
+        score=prediction.score,
+        at_us=prediction.at_us,
+        reasons=named_reasons(prediction.reasons, served.inputs) or _NO_REASONS,
+        flags=prediction.flags,
+        prediction=prediction.prediction,
+        scores=prediction.scores,
+    )
+
+
+def _is_number(score: float | list[float]) -> bool:
+    return math.isfinite(score) if isinstance(score, float) else all(map(math.isfinite, score))
+
+
 def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
     """Why inputs have no fresh value, by name; those that were found are left out.
 
@@ -246,7 +314,7 @@ def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
     return {name: REASONS[code] for name, code in zip(inputs, reasons, strict=True) if code not in _UNREMARKABLE}
 
 
-class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
+class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A row of the prediction log, readable."""
 
     id: str
@@ -263,6 +331,8 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
     values: list[float]  # the model's inputs, null for NaN
     reasons: list[str | None]  # of each input, None: from no view
     flags: tuple[str, ...]
+    prediction: str | None = None  # as in an `Answer`
+    scores: dict[str, float] | None = None
 
 
 def logged_prediction(p: Prediction) -> LoggedPrediction:
@@ -282,4 +352,6 @@ def logged_prediction(p: Prediction) -> LoggedPrediction:
         values=list(struct.unpack(f"<{len(p.values) // 8}d", p.values)),
         reasons=[None if code == NO_VIEW else REASONS[code] for code in p.reasons],
         flags=p.flags,
+        prediction=p.prediction,
+        scores=p.scores,
     )

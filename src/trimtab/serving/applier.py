@@ -9,6 +9,7 @@ from types import TracebackType
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Unavailable
+from trimtab.store.log_order import in_order, stretches
 from trimtab.store.ports import Log, LogRecord
 
 _logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class Applier:
         apply: Takes records into the views, in the views' own transaction; skips those it has.
         applied: The positions that the views have reached.
         clock: For the lag.
-        batch: At most so many records of a partition at once.
+        batch: At most so many records of a partition at once: the state of a busy entity is then written once for
+            many, and the disk waited for once. It should stay below a tenth of a second's work. # D114
         pause_s: How long to sleep when nothing is new; `nudge` ends it.
         reading: Behind which positions to read on, where that is not `applied`: a view that is being filled is not
             behind, it joins later.
@@ -41,7 +43,7 @@ class Applier:
         applied: Callable[[], Mapping[str, int]],
         *,
         clock: Clock,
-        batch: int = 2_000,
+        batch: int = 5_000,
         pause_s: float = 0.02,
         reading: Callable[[], Mapping[str, int]] | None = None,
         between: Callable[[bool], bool] | None = None,
@@ -144,28 +146,21 @@ class Applier:
     def _step(self) -> bool:
         """Apply what is new, by append time; whether there was anything."""
         positions = self._positions if self._reading is None else self._reading()
-        new: list[LogRecord] = []
-        ends = []  # of full batches: what other partitions hold behind one must wait for the records that follow it
-        for name in self._log.positions():
-            records = self._log.read(name, positions.get(name, 0), limit=self._batch)
-            new += records
-            if len(records) == self._batch:
-                ends.append(_order(records[-1]))
-        if not new:
+        ends = self._log.positions()
+        parts = next(stretches(self._log, positions, ends, batch=self._batch, gaps=True), [])
+        if not parts:
             self._behind_since_us = None
             return False
-        new.sort(key=_order)
+        new = in_order(parts)
         self._behind_since_us = new[0].appended_at_us
-        if ends:
-            end = min(ends)
-            new = [r for r in new if _order(r) <= end]
+        reached = {**positions, **{part[0].partition: part[-1].position for part in parts}}
+        behind = any(reached.get(name, 0) < last for name, last in ends.items())
         self._apply(new)
         with self._changed:
-            if not ends:
+            if not behind:
                 self._behind_since_us = None
             if self._reading is None:
-                for record in new:
-                    self._positions[record.partition] = record.position
+                self._positions.update(reached)
                 self._changed.notify_all()
         if self._reading is not None:
             self._look()
@@ -178,7 +173,3 @@ class Applier:
             if positions != self._positions:
                 self._positions = positions
                 self._changed.notify_all()
-
-
-def _order(record: LogRecord) -> tuple[int, str, int]:
-    return record.appended_at_us, record.partition, record.position

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from time import monotonic
 from typing import Any, Literal
 
 import msgspec
@@ -16,10 +18,11 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.records import Mode, Prediction
 from trimtab.core.time import format_moment
+from trimtab.events.frames import EventFrame
 from trimtab.serving.answering import RowScorer, ServedVersion
 from trimtab.serving.inputs import OfflineInputs
 from trimtab.serving.prediction_ids import batch_prediction_ids
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.prediction_log import PredictionLog, encode_all
 from trimtab.store.ports import Catalog, Put
 
 KIND = "batch"  # of the manifests in the catalogue
@@ -66,6 +69,7 @@ def score_table(
     catalog: Catalog,
     clock: Clock,
     batch_id: str | None = None,
+    holder: str | None = None,
     mode: Mode = "batch",
     part_rows: int = PART_ROWS,
     progress: Callable[[int, int], object] | None = None,
@@ -80,11 +84,12 @@ def score_table(
         requests: The request's columns, one row a question.
         at_us: The moment each row is asked about (int64 microseconds), or one moment for all.
         inputs: Evaluates the features.
-        scorer: The fitted model.
+        scorer: The fitted model; a thread calls it.
         log: Where the predictions go.
         catalog: Where the manifest is kept.
         clock: When the batch was made.
         batch_id: Its name; left out, the hash of version, table and moments.
+        holder: Who scores, of the lease `lease_of` names; left out, nobody else knows.
         mode: What the predictions say they are: "batch", or "precomputed" for answers made ahead.
         part_rows: Rows evaluated, scored and logged together.
         progress: Called after each part with the rows done and the rows there are.
@@ -102,47 +107,38 @@ def score_table(
     now_us = clock.now_us()
     if moments.size and moments.max() > now_us:
         raise Misuse(f"batch: row {moments.argmax()} asks about {format_moment(int(moments.max()))}, which is to come.")
-    record = batch_manifest(catalog, name)
-    frames, positions = inputs.snapshot(None if record is None else record.positions)
-    manifest = Manifest(
-        id=name,
-        model=served.model,
-        version=served.version,
-        requests=digest,
-        rows=table.rows,
-        part_rows=part_rows,
-        made_at_us=now_us,
-        positions=dict(positions),
-    )
-    lease, holder = f"batch/{name}", uuid.uuid4().hex
+    lease, holder, begun_s = lease_of(name), holder or uuid.uuid4().hex, monotonic()
     if not catalog.acquire(lease, holder, LEASE_S):
         raise Conflict(f"batch {name!r}: somebody else is scoring it. If that has ended, try again in {LEASE_S:g} s.")
     try:
-        manifest, revision = _begin(catalog, manifest)
-        resumed = record is not None
-        batch = _Batch(served, inputs, scorer, mode)
-        while not manifest.complete:
-            start = sum(part.rows for part in manifest.parts)
-            rows = range(start, min(start + manifest.part_rows, manifest.rows))
-            ids = batch_prediction_ids(name, manifest.made_at_us, rows)
-            place = log.locate(ids[0]) if resumed else None  # appended, but the manifest did not hear of it any more
-            resumed = False
-            if place is None:
-                cut = slice(rows.start, rows.stop)
-                made = batch.predictions(table.take(cut), moments[cut], frames, ids, manifest)
-                if not catalog.acquire(lease, holder, LEASE_S):
-                    raise Conflict(
-                        f"batch {name!r}: a part took over {LEASE_S:g} s, and somebody else went on with it."
-                    )
-                place = (log.log.partition, log.append(made).start)
-            manifest = msgspec.structs.replace(manifest, parts=(*manifest.parts, Part(*place, len(rows))))
-            catalog.write([Put(KIND, name, msgspec.json.encode(manifest), expected=revision)])
-            revision += 1
-            if progress is not None:
-                progress(rows.stop, manifest.rows)
+        record = batch_manifest(catalog, name)
+        frames, positions = inputs.snapshot(None if record is None else record.positions)
+        fresh = Manifest(
+            id=name,
+            model=served.model,
+            version=served.version,
+            requests=digest,
+            rows=table.rows,
+            part_rows=part_rows,
+            made_at_us=now_us,
+            positions=dict(positions),
+        )
+        held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
+        left = _left(held.manifest)
+        if record is not None and left:  # appended, perhaps, but the manifest did not hear of it any more
+            place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
+            if place is not None:
+                held.add(Part(*place, len(left.pop(0))))
+        batch = _Batch(served, inputs, scorer, mode, table, moments, frames, held.manifest)
+        _log_all(batch, left, log, held)
     finally:
         catalog.release(lease, holder)
-    return manifest
+    return held.manifest
+
+
+def lease_of(batch_id: str) -> str:
+    """The lease that whoever scores a batch holds."""
+    return f"batch/{batch_id}"
 
 
 def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
@@ -160,42 +156,150 @@ def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
 class _Batch:
     """Makes the predictions of a part."""
 
-    def __init__(self, served: ServedVersion, inputs: OfflineInputs, scorer: RowScorer, mode: Mode) -> None:
-        self._served = served
+    def __init__(
+        self,
+        served: ServedVersion,
+        inputs: OfflineInputs,
+        scorer: RowScorer,
+        mode: Mode,
+        table: Columns,
+        at_us: NDArray[Any],
+        frames: Mapping[str, EventFrame],
+        manifest: Manifest,
+    ) -> None:
         self._inputs = inputs
         self._scorer = scorer
-        self._mode: Mode = mode
-
-    def predictions(
-        self, table: Columns, at_us: NDArray[Any], frames: Any, ids: list[str], manifest: Manifest
-    ) -> Iterator[Prediction]:
-        """One after the other, so that only their encoded form is ever there in full."""
-        matrix, codes = self._inputs.compute(table, at_us, frames)
-        scores = np.asarray(self._scorer.predict(matrix), np.float64)
-        width, served, encode = matrix.shape[1], self._served, msgspec.msgpack.Encoder().encode
-        values, reasons = matrix.astype("<f8", copy=False).tobytes(), codes.tobytes()
-        keys = table[self._inputs.features.request.key].values.tolist()
-        lists = [column.to_list() for column in table.by_name.values()]
-        return (
-            Prediction(
-                id=ids[n],
-                request_id=str(key),
-                model=served.model,
-                version=served.version,
-                arm=served.arm,
-                mode=self._mode,
-                made_at_us=manifest.made_at_us,
-                at_us=moment,
-                positions=manifest.positions,
-                score=score,
-                request=encode(row),
-                values=values[8 * width * n : 8 * width * (n + 1)],
-                reasons=reasons[width * n : width * (n + 1)],
-            )
-            for n, (key, moment, score, row) in enumerate(
-                zip(keys, at_us.tolist(), scores.tolist(), zip(*lists, strict=True), strict=True)
-            )
+        self._table = table
+        self._at_us = at_us
+        self._frames = frames
+        self._classes = served.classes
+        self._common = Prediction(
+            id=manifest.id,
+            request_id="",
+            model=served.model,
+            version=served.version,
+            arm=served.arm,
+            mode=mode,
+            made_at_us=manifest.made_at_us,
+            at_us=0,
+            positions=manifest.positions,
+            score=0.0,
+            request=b"",
+            values=b"",
+            reasons=b"",
         )
+
+    def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
+        """Of rows of the table: the model's inputs, and each prediction's fields but for what the model says."""
+        cut, common = slice(rows.start, rows.stop), self._common
+        table, at_us = self._table.take(cut), self._at_us[cut]
+        matrix, reasons = self._inputs.compute(table, at_us, self._frames)
+        asked = zip(*(column.to_list() for column in table.by_name.values()), strict=True)
+        return matrix, {
+            "id": batch_prediction_ids(common.id, common.made_at_us, rows),
+            "request_id": list(map(str, table[self._inputs.features.request.key].values.tolist())),
+            "at_us": at_us.tolist(),
+            "request": list(map(msgspec.msgpack.Encoder().encode, asked)),
+            "values": _rows(matrix.astype("<f8", copy=False)),
+            "reasons": _rows(reasons),
+        }
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """What the model says: float64 (rows,), of several classes (rows, classes)."""
+        return np.asarray(self._scorer.predict(matrix), np.float64)
+
+    def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
+        """What the log keeps of the answers."""
+        if scores.ndim == 1:
+            return encode_all(self._common, {**questions, "score": scores.tolist()})
+        named = [dict(zip(self._classes, row, strict=True)) for row in scores.tolist()]
+        return encode_all(self._common, {**questions, "score": scores.max(axis=1).tolist(), "scores": named})
+
+
+class _Held:
+    """The manifest of a batch in the hands of who holds its lease."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        holder: str,
+        held_at_s: float,
+        manifest: Manifest,
+        revision: int,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        self.manifest = manifest
+        self._catalog = catalog
+        self._holder = holder
+        self._revision = revision
+        self._progress = progress
+        self._held_at_s = held_at_s  # when its lease was last taken, by `monotonic`
+
+    def keep(self) -> bool:
+        """Hold the lease for another while; False when it had run out, so that somebody may have had it in between.
+
+        Raises:
+            Conflict: It ran out meanwhile, and somebody else went on with the batch.
+        """
+        name, record = self.manifest.id, None
+        if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
+            record = self._catalog.get(KIND, name)  # whoever had the lease in between may be through with it
+        if record is None or record.revision != self._revision:
+            raise Conflict(
+                f"batch {name!r}: this process stood still for over {LEASE_S:g} s, and somebody else went on with it. "
+                "Once that has ended, run it again: what is logged is not logged twice."
+            )
+        held_s, self._held_at_s = monotonic() - self._held_at_s, monotonic()
+        return held_s < LEASE_S
+
+    def add(self, part: Part) -> None:
+        """Write down that a part is in the log."""
+        self.manifest = msgspec.structs.replace(self.manifest, parts=(*self.manifest.parts, part))
+        name = self.manifest.id
+        self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
+        self._revision += 1
+        if self._progress is not None:
+            self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
+
+
+def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held) -> None:
+    """Append part after part, each in one transaction, while a thread has the model score the next one. # D110"""
+
+    def finish(rows: range, questions: Mapping[str, list[Any]], scoring: Future[NDArray[Any]]) -> None:
+        held_always = True
+        while not wait([scoring], LEASE_S / 3).done:  # however slow the model is
+            held_always &= held.keep()
+        payloads = batch.payloads(questions, scoring.result())
+        held_always &= held.keep()
+        place = None if held_always else log.locate(questions["id"][0])  # whoever had the lease may have died since
+        held.add(Part(*(place or (log.log.partition, log.append_payloads(payloads).start)), len(rows)))
+
+    thread = ThreadPoolExecutor(1, "batch")
+    try:
+        under_way: list[tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]]] = []
+        for rows in left:
+            matrix, questions = batch.questions(rows)
+            under_way.append((rows, questions, thread.submit(batch.predict, matrix)))
+            if len(under_way) > 1:
+                finish(*under_way.pop(0))
+        for part in under_way:
+            finish(*part)
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _left(manifest: Manifest) -> list[range]:
+    """The rows of each part that the manifest does not have yet."""
+    done = sum(part.rows for part in manifest.parts)
+    starts = range(done, manifest.rows, manifest.part_rows)
+    return [range(start, min(start + manifest.part_rows, manifest.rows)) for start in starts]
+
+
+def _rows(matrix: NDArray[Any]) -> list[bytes]:
+    """The bytes of each row."""
+    whole = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1] * matrix.itemsize}")  # each row one element
+    found: list[bytes] = whole.ravel().tolist()
+    return found
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -10,12 +13,21 @@ import msgspec
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.core.time import moment_us
-from trimtab.serving.answering import Answer, Answerer
+from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
+from trimtab.serving.arms import Canary, Shadow
+from trimtab.serving.batching import Batching, measure_costs
+from trimtab.serving.degradation import Degrading
 from trimtab.serving.precomputed import Precomputed
 from trimtab.serving.request_rows import Row
+from trimtab.serving.score_cache import CachedScores, CacheFigures
 
 if TYPE_CHECKING:
     import datetime as dt
+
+CANARY_FAILED = "canary_failed"  # the flag of an answer that the canary should have given
+_KNOWN = 8
+_SAID_EVERY_S = 10.0
+_logger = logging.getLogger(__name__)
 
 Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
 
@@ -24,7 +36,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """A question whose answer is known: what a version must say before it serves."""
 
     values: tuple[float, ...]  # a model input row, null is NaN
-    score: float
+    score: float | list[float]  # of several classes that of each
     tolerance: float = 0.0
 
 
@@ -33,18 +45,50 @@ class Endpoint:
 
     `current` is read once a request, and a swap replaces it in one step: a request that began with the old version
     ends with it. With `precomputed`, a fresh stored answer is given first; otherwise the answer is made now and
-    flagged `precomputed_stale` or `precomputed_missing`.
+    flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, what fails or is late is answered as its
+    policy says. A `canary` answers its share of the requests; where it fails, the version in service does. An endpoint
+    that sleeps has let go of its version, and `wake` puts it back before the next answer.
     """
 
-    def __init__(self, name: str, *, precomputed: Precomputed | None = None) -> None:
+    def __init__(
+        self, name: str, *, precomputed: Precomputed | None = None, degrading: Degrading | None = None
+    ) -> None:
         self.name = name
         self.precomputed = precomputed
+        self.degrading = degrading
+        self.canary: Canary | None = None
+        self.shadow: Shadow | None = None
+        self.batching: Batching[Row, Prepared] | None = None  # where a batch is cheaper than its rows
+        self.batched: Batching[Row, Prepared] = Batching()  # the same, also of before, with its figures
+        self.cached: CacheFigures | None = None  # of remembered scores, where they are
+        self.fails_to_load = False  # the version that its alias names
+        self.uses = 0  # how often it was asked
+        self._said_s = -_SAID_EVERY_S
         self._current: Answerer | None = None
+        self._wake: Callable[[], object] | None = None
+        self._served: dict[str, ServedVersion] = {}  # by address: what answered lately
 
     @property
     def ready(self) -> bool:
-        """Whether a version answers."""
-        return self._current is not None
+        """Whether a version answers, or would once it was woken."""
+        return self._current is not None or self._wake is not None
+
+    @property
+    def missing(self) -> str:
+        """Why no version answers, where none does."""
+        if self.fails_to_load:
+            return "the version in service cannot be loaded here (trimtab status says why)."
+        return "no version serves yet."
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the version has to be loaded before it can answer."""
+        return self._wake is not None
+
+    @property
+    def serving(self) -> ServedVersion | None:
+        """The version that answers now; None when there is none, or it sleeps."""
+        return None if self._current is None else self._current.served
 
     @property
     def current(self) -> Answerer:
@@ -53,9 +97,11 @@ class Endpoint:
         Raises:
             Unavailable: None has been put in place yet.
         """
+        if self._wake is not None:
+            self._wake()
         answerer = self._current
         if answerer is None:
-            raise Unavailable(f"model {self.name!r}: no version serves yet. Promote one, or try again in a moment.")
+            raise Unavailable(f"model {self.name!r}: {self.missing} Promote one, or try again in a moment.")
         return answerer
 
     def swap(
@@ -76,14 +122,37 @@ class Endpoint:
             raise Misuse(f"endpoint {self.name!r}: cannot serve {served.label}. Give a version of its own model.")
         for number, one in enumerate(golden):
             score = answerer.score(one.values)
-            if not abs(score - one.score) <= one.tolerance:  # also when it is NaN
+            if not _distance(score, one.score) <= one.tolerance:  # also when it is NaN
                 raise Misuse(
                     f"{served.label}: golden row {number} gives {score!r}, recorded was {one.score!r} "
                     f"(tolerance {one.tolerance!r}). This platform does not reproduce it; it is not served."
                 )
         if warm:
             answerer.predict(answerer.rows.check(warm))
+        model = answerer.scorer.model if isinstance(answerer.scorer, CachedScores) else answerer.scorer
+        self.batched.costs = measure_costs(model, len(served.inputs))
+        self.know(served)
         self._current = answerer
+        self._wake = None
+        self.batching = self.batched if self.batched.costs.pays else None
+
+    def sleep(self, wake: Callable[[], object]) -> None:
+        """Let go of the version; `wake` is called before the next answer, and swaps it in again."""
+        self.canary = self.shadow = None
+        self._wake = wake
+        self._current = None
+
+    def know(self, served: ServedVersion) -> None:
+        """How a version is named in answers; of the newest eight."""
+        self._served.pop(served.version, None)
+        self._served[served.version] = served
+        while len(self._served) > _KNOWN:
+            del self._served[next(iter(self._served))]
+
+    def label(self, version: str) -> str:
+        """What a version that answered lately is called in answers; its address when that is forgotten."""
+        served = self._served.get(version)
+        return version if served is None else served.label
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
         """Answers to rows from Python, in their order, once the new ones are in the log: what HTTP would say.
@@ -94,26 +163,90 @@ class Endpoint:
         """
         answerer = self.current
         prepared = self.prepare(answerer, answerer.rows.check(rows), None if at is None else moment_us(at))
-        answerer.log.append([one for one in prepared if isinstance(one, Prediction)])
+        answerer.log.note([one for one in prepared if isinstance(one, Prediction)])
         return [
-            answerer.shown(one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
+            self.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
             for one in prepared
         ]
 
-    def prepare(self, answerer: Answerer, rows: Sequence[Row], at_us: int | None) -> Sequence[Prepared]:
+    def prepare(
+        self, answerer: Answerer, rows: Sequence[Row], at_us: int | None, deadline_s: float | None = None
+    ) -> Sequence[Prepared]:
         """An answer to each checked row; the predictions among them are not logged yet."""
-        if self.precomputed is None or at_us is not None:
+        self.uses += 1
+        if at_us is not None:
             return answerer.predict(rows, at_us=at_us)
+        precomputed = self.precomputed  # read once: another thread may take it away
+        if precomputed is None:
+            return self._predict(answerer, rows, (), deadline_s)
         now_us = answerer.now_us()
         key, version = answerer.rows.request.key, answerer.served.version
-        looked = [self.precomputed.look_up(row, str(row[key]), version, now_us) for row in rows]
+        looked = [precomputed.look_up(row, str(row[key]), version, now_us) for row in rows]
         prepared: list[Prepared] = [one.answer for one in looked if one.answer]
         if len(prepared) == len(rows):
             return prepared
         prepared = [one.answer for one in looked]
         for state in ("stale", "missing"):
             places = [n for n, one in enumerate(looked) if one.state == state]
-            made = answerer.predict([rows[n] for n in places], flags=(f"precomputed_{state}",))
+            made = self._predict(answerer, [rows[n] for n in places], (f"precomputed_{state}",), deadline_s)
             for n, prediction in zip(places, made, strict=True):
                 prepared[n] = prediction
         return prepared
+
+    def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
+        """A prediction that `prepare` gave, as its asker sees it."""
+        served = answerer.served
+        if prediction.version != served.version:  # of another arm
+            served = self._served.get(prediction.version, served)
+        return shown(prediction, served)
+
+    def _predict(
+        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None
+    ) -> list[Prediction]:
+        canary = self.canary
+        if canary is not None and rows:
+            return self._split(canary, answerer, rows, flags, deadline_s)
+        return self._predict_here(answerer, rows, flags, deadline_s)
+
+    def _predict_here(
+        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None
+    ) -> list[Prediction]:
+        if self.degrading is None or not rows:
+            return answerer.predict(rows, flags=flags, deadline_s=deadline_s)
+        return self.degrading.predict(answerer, rows, flags, deadline_s)
+
+    def _split(
+        self,
+        canary: Canary,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+    ) -> list[Prediction]:
+        """Predictions of the canary for its share, of the version in service for the rest and where that fails."""
+        taken = [canary.share.holds(row) for row in rows]
+        its = [row for row, mine in zip(rows, taken, strict=True) if mine]
+        try:
+            theirs = canary.answerer.predict(its, flags=flags, deadline_s=deadline_s)
+        except Exception as error:  # whatever a user's model raises
+            self._say(canary, error)
+            theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s)
+        rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
+        made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s))}
+        return [next(made[mine]) for mine in taken]
+
+    def _say(self, canary: Canary, error: Exception) -> None:
+        """Once in ten seconds: the metrics count the flags."""
+        now_s = monotonic()
+        if now_s - self._said_s >= _SAID_EVERY_S:
+            self._said_s = now_s
+            _logger.warning("%s (canary): %s: %s", canary.answerer.served.label, type(error).__name__, error)
+
+
+def _distance(score: float | list[float], recorded: float | list[float]) -> float:
+    """The largest difference; infinite where they are not of as many classes."""
+    if isinstance(score, list) and isinstance(recorded, list) and len(score) == len(recorded):
+        return max(_distance(one, other) for one, other in zip(score, recorded, strict=True))
+    if isinstance(score, list) or isinstance(recorded, list):
+        return math.inf
+    return math.inf if math.isnan(score - recorded) else abs(score - recorded)

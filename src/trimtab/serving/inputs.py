@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
+from trimtab.core.evaluate_rows import RowFunction, compile_row
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import UNAVAILABLE
 from trimtab.serving.answering import NO_VIEW, ModelInputs
 from trimtab.serving.request_rows import Row
 
@@ -47,6 +49,37 @@ class OnlineInputs:
             found.at_us,
             dict(found.positions),
         )
+
+
+class BareInputs:
+    """An `InputReader` for when features cannot be read: what the request itself says, and null for the rest.
+
+    Features of views are null for the reason `unavailable`, and so are transforms that are computed from any.
+    """
+
+    def __init__(self, features: FeatureSet, encoding: Encoding) -> None:
+        _check_same(features, encoding)
+        self._encode = encoding.row
+        self._names = features.names
+        self._joined = {name for name in features.names if name not in features.transforms}
+        own = set(features.request.columns)
+        self._transforms: list[tuple[str, RowFunction]] = []
+        for name, expression in features.transforms.items():  # each stands behind those that it is computed from
+            if expression.columns() <= own:
+                own.add(name)
+                self._transforms.append((name, compile_row(expression, features.known, f"feature {name!r}")))
+        self._reasons = bytes(UNAVAILABLE if name in self._joined else NO_VIEW for name in features.names)
+
+    def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
+        """The inputs of checked rows, as of nothing that was applied."""
+        encoded = []
+        for row in rows:
+            known = dict(row)
+            for name, compute in self._transforms:
+                known[name] = compute(known)
+            own = dict.fromkeys(self._names) | {name: known[name] for name, _ in self._transforms}
+            encoded.append(self._encode([own[name] for name in self._names]))
+        return ModelInputs(encoded, [self._reasons] * len(rows), now_us, {})
 
 
 class OfflineInputs:

@@ -1,17 +1,21 @@
-"""Counters, gauges and latency histograms of a serving process, as Prometheus text."""
+"""Counters, gauges and histograms of a serving process, as Prometheus text."""
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from trimtab.core.errors import Misuse
 
 LATENCY_BUCKETS_S = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
-_Labels = tuple[str, ...]
+SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+_Labels: TypeAlias = tuple[str, ...]
+Read: TypeAlias = "Callable[[], Mapping[_Labels, float]]"
 
 
 class Counter:
@@ -31,52 +35,56 @@ class Counter:
 
     def lines(self) -> list[str]:
         """The sample lines."""
-        return [f"{self.name}{_braces(self.labels, key)} {_number(v)}" for key, v in sorted(self.values.items())]
+        return _samples(self.name, self.labels, dict(self.values))
 
 
-class Gauge(Counter):
+class Reading:
     """Figures that are read when somebody asks: `read` gives one for each combination of label values."""
 
-    kind = "gauge"
-
     def __init__(
-        self, name: str, help_text: str, labels: tuple[str, ...], read: Callable[[], Mapping[_Labels, float]]
+        self, name: str, help_text: str, labels: tuple[str, ...], read: Read, kind: Literal["gauge", "counter"]
     ) -> None:
-        super().__init__(name, help_text, labels)
-        self._read = read
-
-    def lines(self) -> list[str]:
-        self.values = dict(self._read())
-        return super().lines()
-
-
-class Histogram:
-    """How often a duration in seconds fell into each bucket, for each combination of label values."""
-
-    kind = "histogram"
-
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> None:
         self.name = name
         self.help_text = help_text
         self.labels = labels
+        self.kind = kind
+        self._read = read
+
+    def lines(self) -> list[str]:
+        return _samples(self.name, self.labels, self._read())
+
+
+class Histogram:
+    """How often a figure fell into each bucket, for each combination of label values."""
+
+    kind = "histogram"
+
+    def __init__(
+        self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
+    ) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.labels = labels
+        self.buckets = tuple(buckets)
         self._series: dict[_Labels, _Series] = {}
 
     def of(self, labels: _Labels) -> Callable[[float], None]:
-        """A function that counts one duration under `labels`."""
+        """A function that counts one figure under `labels`."""
         series = self._series.get(labels)
         if series is None:
-            series = self._series.setdefault(labels, _Series())
+            series = self._series.setdefault(labels, _Series(self.buckets))
         return series.observe
 
     def lines(self) -> list[str]:
         """The sample lines: cumulative buckets, sum and count."""
         out = []
+        edges = (*map(_number, self.buckets), "+Inf")
         for key, series in sorted(self._series.items()):
             total = 0
-            for edge, n in zip((*map(repr, LATENCY_BUCKETS_S), "+Inf"), series.counts, strict=True):
+            for edge, n in zip(edges, list(series.counts), strict=True):
                 total += n
                 out.append(f"{self.name}_bucket{_braces((*self.labels, 'le'), (*key, edge))} {total}")
-            out.append(f"{self.name}_sum{_braces(self.labels, key)} {series.total!r}")
+            out.append(f"{self.name}_sum{_braces(self.labels, key)} {_number(series.total)}")
             out.append(f"{self.name}_count{_braces(self.labels, key)} {total}")
         return out
 
@@ -84,15 +92,19 @@ class Histogram:
 class _Series:
     """One line of buckets."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("buckets", "counts", "total")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(LATENCY_BUCKETS_S) + 1)
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self.buckets = buckets
+        self.counts = [0] * (len(buckets) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self.total += seconds
+    def observe(self, figure: float) -> None:
+        self.counts[bisect_left(self.buckets, figure)] += 1
+        self.total += figure
+
+
+_Metric: TypeAlias = Counter | Reading | Histogram
 
 
 class Metrics:
@@ -109,7 +121,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Counter | Histogram] = {}
+        self._metrics: dict[str, _Metric] = {}
         self._lock = threading.Lock()
 
     def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -118,15 +130,19 @@ class Metrics:
         self._add(made)
         return made
 
-    def gauge(
-        self, name: str, help_text: str, labels: tuple[str, ...], read: Callable[[], Mapping[_Labels, float]]
-    ) -> None:
-        """A figure that `read` gives at each scrape."""
-        self._add(Gauge(name, help_text, labels, read))
+    def counted(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
+        """A figure that only grows, counted elsewhere: `read` gives it at each scrape."""
+        self._add(Reading(name, help_text, labels, read, "counter"))
 
-    def histogram(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Histogram:
-        """A new histogram of seconds."""
-        made = Histogram(name, help_text, labels)
+    def gauge(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
+        """A figure that `read` gives at each scrape."""
+        self._add(Reading(name, help_text, labels, read, "gauge"))
+
+    def histogram(
+        self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
+    ) -> Histogram:
+        """A new histogram: of seconds, unless other buckets are given."""
+        made = Histogram(name, help_text, labels, buckets)
         self._add(made)
         return made
 
@@ -134,15 +150,23 @@ class Metrics:
         """Everything in the text format of Prometheus (version 0.0.4)."""
         lines = []
         for metric in list(self._metrics.values()):
-            lines += [f"# HELP {metric.name} {metric.help_text}", f"# TYPE {metric.name} {metric.kind}"]
+            lines += [f"# HELP {metric.name} {_one_line(metric.help_text)}", f"# TYPE {metric.name} {metric.kind}"]
             lines += metric.lines()
         return "\n".join(lines) + "\n"
 
-    def _add(self, metric: Counter | Histogram) -> None:
+    def others(self) -> str:
+        """The same of the other processes of this service; empty where there is none."""
+        return ""
+
+    def _add(self, metric: _Metric) -> None:
         with self._lock:
             if metric.name in self._metrics:
                 raise Misuse(f"metric {metric.name!r} exists already. Give each metric a name of its own.")
             self._metrics[metric.name] = metric
+
+
+def _samples(name: str, labels: tuple[str, ...], values: Mapping[_Labels, float]) -> list[str]:
+    return [f"{name}{_braces(labels, key)} {_number(value)}" for key, value in sorted(values.items())]
 
 
 def _braces(names: tuple[str, ...], values: _Labels) -> str:
@@ -152,8 +176,14 @@ def _braces(names: tuple[str, ...], values: _Labels) -> str:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return _one_line(value).replace('"', '\\"')
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+    if math.isfinite(value):
+        return str(int(value)) if value == int(value) else repr(float(value))
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"

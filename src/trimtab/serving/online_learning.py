@@ -28,7 +28,7 @@ class Learner(Protocol):
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
 
-    def predict_row(self, row: list[float], /) -> float: ...
+    def predict_row(self, row: list[float], /) -> float | list[float]: ...
 
     def learn(self, matrix: NDArray[Any], labels: NDArray[Any], /) -> None:
         """Learn rows together, in order: float64 matrix (rows, inputs), float64 labels (rows,)."""
@@ -87,7 +87,7 @@ class OnlineDeployment:
         """Scores of rows by what has been learnt so far."""
         return self._shown.predict(matrix)
 
-    def predict_row(self, row: list[float]) -> float:
+    def predict_row(self, row: list[float]) -> float | list[float]:
         """The score of one row by what has been learnt so far."""
         return self._shown.predict_row(row)
 

@@ -19,6 +19,18 @@ _PREFIX = "p_"
 _COUNTER_MASK = (1 << 30) - 1
 
 
+_life = 0  # how often this process was forked: asking the system for its number costs more than all the rest here
+
+
+def _forked() -> None:
+    global _life
+    _life += 1
+
+
+if hasattr(os, "register_at_fork"):  # where there is none, nobody forks
+    os.register_at_fork(after_in_child=_forked)
+
+
 class PredictionIds:
     """`p_` + 26 letters: 48 bits of milliseconds, 30 of a counter, 50 of chance drawn once a process.
 
@@ -35,17 +47,16 @@ class PredictionIds:
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
         self._now_us = clock.now_us
         self._seed = seed
-        self._pid = -1
+        self._life = -1
         self._ms = -1
         self._counter = itertools.count(1)
         self._time = self._chance = ""
 
     def __call__(self) -> str:
-        pid = os.getpid()
-        if pid != self._pid:  # the first call, or a forked child that must not repeat its parent's identifiers
+        if self._life != _life:  # the first call, or a forked child that must not repeat its parent's identifiers
             chance = random.Random(self._seed if self._seed is not None else os.urandom(16)).getrandbits(50)
             self._chance = _letters(chance, 5)
-            self._pid = pid
+            self._life = _life
         count = next(self._counter) & _COUNTER_MASK  # one step for all threads
         ms = self._now_us() // 1_000
         if ms > self._ms or not count:  # after a billion, only a later millisecond may start again
@@ -63,10 +74,9 @@ def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[st
     """
     chance = int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:5], "big")
     head = f"{_PREFIX}{_letters(made_at_us // 1_000, 5)}{_letters(chance, 4)}"
-    return [
-        f"{head}{_PAIRS[n >> 30 & 1023]}{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}"
-        for n in rows
-    ]
+    blocks = range(rows.start >> 10, (rows.stop >> 10) + 1)  # of rows that differ in the last pair alone
+    fronts = {n: f"{head}{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}" for n in blocks}
+    return [fronts[n >> 10] + _PAIRS[n & 1023] for n in rows]
 
 
 def id_time_us(prediction_id: str) -> int:

@@ -8,6 +8,7 @@ import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.features.exact_rows import SumOverflow
+from trimtab.serving.failures import Late, ModelFailed
 
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {
     Misuse: 400,
@@ -18,6 +19,8 @@ STATUS_BY_ERROR: dict[type[TrimtabError], int] = {
 }
 _SLUGS = {
     400: "bad-request",
+    401: "unauthorised",
+    403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
     408: "request-timeout",
@@ -28,9 +31,12 @@ _SLUGS = {
     429: "overloaded",
     500: "internal-error",
     503: "unavailable",
+    504: "late",
 }
 _TITLES = {
     400: "The request cannot be understood",
+    401: "A key is needed",
+    403: "This key may not do that",
     404: "There is no such thing here",
     405: "This address takes another method",
     408: "The request did not arrive in time",
@@ -41,7 +47,9 @@ _TITLES = {
     429: "Too many requests at once",
     500: "The server failed",
     503: "Not available now",
+    504: "The answer was not there in time",
 }
+_NO_NUMBER = "model-failed", "The model failed"
 _OVERFLOW = "feature-overflow", "A feature cannot be computed as it is defined"  # no fault of who asks
 PROBLEM_TYPE = b"application/problem+json"
 
@@ -79,7 +87,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pointer: str | None = None
 
 
-def problem_of(error: Exception, instance: str) -> Problem:
+def problem_of(error: BaseException, instance: str) -> Problem:
     """The problem detail of an error met at the path `instance`.
 
     Only errors of trimtab show their message; anything else is a fault of the server, and its text stays in the log.
@@ -91,12 +99,16 @@ def problem_of(error: Exception, instance: str) -> Problem:
         status = error.status
     elif isinstance(error, InvalidField):
         status = 422
-    elif isinstance(error, SumOverflow):
+    elif isinstance(error, SumOverflow | ModelFailed):
         status = 500
+    elif isinstance(error, Late):
+        status = 504
     else:
         status = next((s for kind, s in STATUS_BY_ERROR.items() if isinstance(error, kind)), 500)
     ours = isinstance(error, TrimtabError)
-    slug, title = _OVERFLOW if isinstance(error, SumOverflow) else (_SLUGS[status], _TITLES[status])
+    slug, title = _SLUGS[status], _TITLES[status]
+    if isinstance(error, SumOverflow | ModelFailed):
+        slug, title = _OVERFLOW if isinstance(error, SumOverflow) else _NO_NUMBER
     return Problem(
         type=f"urn:trimtab:problem:{slug}",
         title=title,
@@ -125,6 +137,8 @@ def decode_problem(error: Exception, body: bytes) -> Misuse:
         return Misuse("body: nested too deeply. Send the request's columns only.")
     if isinstance(error, UnicodeDecodeError):
         return Misuse(f"body: not UTF-8 ({error.reason} at a byte {error.object[error.start]:#04x}). Send UTF-8.")
+    if not body.strip():
+        return Misuse("body: it is empty. Send one JSON value.")
     position = re.search(r"byte (\d+)", text)
     at = int(position[1]) if position else len(body)
     return Misuse(f"body: not JSON at byte {at} of {len(body)} ({_sentence(text)}). Send one JSON value.")

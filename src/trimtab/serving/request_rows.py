@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.time import moment_us
+from trimtab.core.time import DAY_US, moment_us
 from trimtab.features.definitions import Request
 from trimtab.serving.problems import InvalidField, decode_problem
 
@@ -24,6 +24,7 @@ _SHOWN = 60  # characters of a refused value
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
 _NO_MOMENT = "Invalid RFC3339"  # of msgspec, which takes no date and no moment without seconds
 _MICROSECOND = dt.timedelta(microseconds=1)
+_EARLY_US = 30 * DAY_US  # integers from 0 to here may count seconds or milliseconds
 _YEAR_1_US = -62_135_596_800_000_000
 _YEAR_9999_US = 253_402_300_799_999_999
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
@@ -55,7 +56,12 @@ class RequestRows:
     """Decodes and checks the rows of one request definition; compiled once.
 
     A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` asks about a moment in the
-    past. Every declared column must be there; null is allowed but for the key and the time.
+    past. Every declared column must be there; null is allowed but for the key and the time. An integer that counts
+    seconds or milliseconds is no moment, as in events.  # D49
+
+    Args:
+        request: The declaration.
+        now_us: The clock; while it stands in early 1970 (a test's) such integers are moments.
 
     >>> from trimtab.features.definitions import request
     >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -63,10 +69,12 @@ class RequestRows:
     [{'id': 'a', 'x': 1.0, 'at': 1000000}]
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, now_us: Callable[[], int] | None = None) -> None:
         self.request = request
+        self._now_us = now_us
         self.names = tuple(request.columns)
         self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
+        self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
         required = {request.key, request.time}
         fields: list[tuple[str, Any]] = []
         for index, (name, dtype) in enumerate(request.columns.items()):
@@ -106,7 +114,7 @@ class RequestRows:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             asked = self._decoded_again(body, error)
         unset = msgspec.UNSET
-        at_us = None if asked.at is unset else _moment_us(asked.at, "at", "$.at")
+        at_us = None if asked.at is unset else self._moment_us(asked.at, "at", "$.at")
         if asked.request is not unset:
             if asked.rows is not unset:
                 raise Misuse('body: has both "request" and "rows". Send one of them.')
@@ -145,8 +153,21 @@ class RequestRows:
                 checked = msgspec.convert(row, self._row)
             except msgspec.ValidationError:
                 checked = self._checked_python(row, number)
-            out.append(self._plain(checked, f"rows[{number}]"))
+            out.append(self._encodable(self._plain(checked, f"rows[{number}]"), number))
         return out
+
+    def _encodable(self, row: Row, number: int) -> Row:
+        """The row, if its texts are UTF-8, which those of JSON are and those of Python need not be."""
+        for name in self._texts:
+            value = row[name]
+            if value is None or value.isascii():
+                continue
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                problem = InvalidField(f"$.{name}: half a character", field=name, pointer=f"$.{name}")
+                raise _in_row(self._explained(problem, row), number) from None
+        return row
 
     def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
         """A row that holds NaN, NumPy scalars, or something wrong."""
@@ -161,9 +182,22 @@ class RequestRows:
         row = self._as_row(checked)
         for name in self._times:
             value = row[name]
-            if value.__class__ is not int and value is not None:
-                row[name] = _moment_us(value, name, f"{pointer}.{name}")
+            if value.__class__ is int:
+                if 0 <= value < _EARLY_US:
+                    self._moment_us(value, name, f"{pointer}.{name}")
+            elif value is not None:
+                row[name] = self._moment_us(value, name, f"{pointer}.{name}")
         return row
+
+    def _moment_us(self, value: Any, field: str, pointer: str) -> int:
+        if not isinstance(value, int):
+            return _moment_us(value, field, pointer)
+        from trimtab.events.checks import moment_shown, other_unit
+
+        if other_unit(value) and (self._now_us is None or self._now_us() > _EARLY_US):
+            said = f"{pointer}: {moment_shown(value)}. Needed: {_NEEDED['time']}."
+            raise InvalidField(said, field=field, pointer=pointer)
+        return value
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
         """The problem with what was found in its field and what is needed there."""
@@ -183,6 +217,21 @@ class RequestRows:
             null = "" if problem.field in (self.request.key, self.request.time) else ", or null"
             text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{null}."
         return InvalidField(text, field=problem.field, pointer=problem.pointer)
+
+
+def rows_of_table(table: Columns) -> list[Row]:
+    """Rows to check of a table; its timestamps are moments of whatever year, for their type says the unit."""
+    rows = table.to_rows()
+    for name, one in table.by_name.items():
+        if one.dtype == "time" and ((one.values >= 0) & (one.values < _EARLY_US)).any():
+            for row in rows:
+                row[name] = None if row[name] is None else _said_moment(row[name])
+    return rows
+
+
+def _said_moment(us: int) -> int | dt.datetime:
+    """A moment whose unit is known, in a form that nobody takes for a number of seconds."""
+    return _EPOCH + us * _MICROSECOND if 0 <= us < _EARLY_US else us
 
 
 def _said(problem: Misuse) -> Misuse:
@@ -216,7 +265,7 @@ def _as_moment(value: Any) -> Any:
     """A text or date as microseconds where it is a moment; else as it is, to be refused."""
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
-            return moment_us(value)
+            return _said_moment(moment_us(value))
         except Misuse:
             return value
     return value
@@ -229,9 +278,7 @@ def _python(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _moment_us(value: Any, field: str, pointer: str) -> int:
-    if isinstance(value, int):
-        return value
+def _moment_us(value: dt.datetime, field: str, pointer: str) -> int:
     if value.tzinfo is None:
         value = value.replace(tzinfo=dt.UTC)
     at_us = (value - _EPOCH) // _MICROSECOND

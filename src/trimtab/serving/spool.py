@@ -11,14 +11,16 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from trimtab.core.errors import Unavailable
+from trimtab.core.errors import Conflict, Unavailable
 from trimtab.serving.prediction_log import PredictionLog, payload_id
 from trimtab.store.file_lock import FileLock
 
-SIZE_BYTES = 1 << 20
+SIZE_BYTES = 4 << 20  # what is answered in a third of a second, which the log's upkeep may take
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the format
 _USED = struct.Struct("<q")
 _HEAD = struct.Struct("<II")  # size and CRC-32 of what follows
+_pack_used, _pack_head = _USED.pack_into, _HEAD.pack_into
+_FILES = "spool-" + "[0-9]" * 4
 _BEGIN = 16  # behind magic and the count of used bytes
 
 
@@ -35,34 +37,44 @@ class Spool:
     """
 
     def __init__(self, directory: Path, log: PredictionLog) -> None:
-        self.recovered = 0  # predictions that were found in spools and not in the log
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._map, self._lock = self._take(directory, log)
+            self.recovered = recover_spools(directory, log)  # predictions that were found in spools, not in the log
+            path, self._lock = _free(directory)
+            self._map = _mapped(path)
         except OSError as error:
             raise Unavailable(f"{directory}: a spool cannot be made ({error}). Check space and access.") from error
         self._used = 0
+        try:
+            self.recovered += _emptied(self._map, log)  # its process may have died just now
+            if len(self._map) < SIZE_BYTES:  # of an older version, or cut short
+                self._map.close()
+                path.unlink()
+                self._map = _mapped(path)
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, payloads: Sequence[bytes]) -> bool:
         """Note payloads, all or none; False when there is no room for them."""
         at = _BEGIN + self._used
         end = at + sum(map(len, payloads)) + _HEAD.size * len(payloads)
-        if end > SIZE_BYTES:
-            return False
         view = self._map
+        if end > len(view):
+            return False
         for payload in payloads:
+            _pack_head(view, at, len(payload), zlib.crc32(payload))
             begin = at + _HEAD.size
-            view[at:begin] = _HEAD.pack(len(payload), zlib.crc32(payload))
             at = begin + len(payload)
             view[begin:at] = payload
         self._used = end - _BEGIN
-        view[8:_BEGIN] = _USED.pack(self._used)  # last: until now they were not there
+        _pack_used(view, 8, self._used)  # last: until now they were not there
         return True
 
     def clear(self) -> None:
         """Everything noted is in the log."""
         self._used = 0
-        self._map[8:_BEGIN] = _USED.pack(0)
+        _pack_used(self._map, 8, 0)
 
     def close(self) -> None:
         self._map.close()
@@ -74,53 +86,100 @@ class Spool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _take(self, directory: Path, log: PredictionLog) -> tuple[mmap.mmap, FileLock]:
-        """The first spool that nobody holds; what dead processes left in any of them goes to the log."""
-        mine: tuple[mmap.mmap, FileLock] | None = None
-        for number in count(1):
-            path = directory / f"spool-{number:04}"
-            if mine is not None and not path.exists():
-                return mine
+
+def recover_spools(directory: Path, log: PredictionLog) -> int:
+    """Append to `log` what dead processes left in their spools; how many predictions were not in it.
+
+    Spools that a living process holds are left to it.
+
+    Raises:
+        Unavailable: They cannot be read, or the log cannot be written.
+    """
+    try:
+        return sum(_recovered(path, log) for path in sorted(directory.glob(_FILES)))
+    except OSError as error:
+        raise Unavailable(f"{directory}: what spools hold cannot be read ({error}). Check access.") from error
+
+
+def remove_spools(directory: Path, log: PredictionLog) -> None:
+    """Append to `log` what spools hold, and delete them: their pages keep what was once noted.
+
+    Raises:
+        Conflict: A living process holds one; those of the dead may be gone.
+        Unavailable: They cannot be read or deleted, or the log cannot be written.
+    """
+    try:
+        for path in sorted(directory.glob(_FILES)):
             lock = FileLock.take(path.with_suffix(".lock"))
             if lock is None:
-                continue
-            mapped = _mapped(path)
-            self._recover(mapped, log)
-            if mine is None:
-                mine = mapped, lock
-            else:
-                mapped.close()
+                holder = FileLock.holder(path.with_suffix(".lock"))
+                raise Conflict(
+                    f"{path}: process {holder} notes answers there. End it, or close its project, and try again."
+                )
+            try:
+                mapped = _mapped(path)
+                try:
+                    _emptied(mapped, log)
+                finally:
+                    mapped.close()
+                path.unlink()
+            finally:
                 lock.release()
-        raise AssertionError("unreachable")
+    except OSError as error:
+        raise Unavailable(f"{directory}: spools cannot be removed ({error}). Check access.") from error
 
-    def _recover(self, mapped: mmap.mmap, log: PredictionLog) -> None:
-        lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-        if lost:
-            log.append_payloads(lost)
-            self.recovered += len(lost)
-        mapped[8:_BEGIN] = _USED.pack(0)
+
+def _recovered(path: Path, log: PredictionLog) -> int:
+    lock = FileLock.take(path.with_suffix(".lock"))
+    if lock is None:
+        return 0
+    try:
+        mapped = _mapped(path)
+        try:
+            return _emptied(mapped, log)
+        finally:
+            mapped.close()
+    finally:
+        lock.release()
+
+
+def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
+    """Append what a spool holds and the log has not; how many that were."""
+    lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
+    if lost:
+        log.append_payloads(lost)
+    _pack_used(mapped, 8, 0)
+    return len(lost)
+
+
+def _free(directory: Path) -> tuple[Path, FileLock]:
+    """The first spool that nobody holds."""
+    for number in count(1):
+        path = directory / f"spool-{number:04}"
+        lock = FileLock.take(path.with_suffix(".lock"))
+        if lock is not None:
+            return path, lock
+    raise AssertionError("unreachable")
 
 
 def _mapped(path: Path) -> mmap.mmap:
-    """The file in memory, made when it is not there or no spool."""
+    """The file in memory, made when it is not there; a spool of another size is taken as it is."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        if os.fstat(fd).st_size != SIZE_BYTES:
+        if os.pread(fd, len(_MAGIC), 0) != _MAGIC or os.fstat(fd).st_size <= _BEGIN:
             os.ftruncate(fd, 0)
             os.posix_fallocate(fd, 0, SIZE_BYTES)  # the room is taken now: writing can never meet a full disk
-        mapped = mmap.mmap(fd, SIZE_BYTES)
+        mapped = mmap.mmap(fd, 0)
     finally:
         os.close(fd)
-    if mapped[:8] != _MAGIC:
-        mapped[8:_BEGIN] = _USED.pack(0)
-        mapped[:8] = _MAGIC
+    mapped[:8] = _MAGIC
     return mapped
 
 
 def _payloads(mapped: mmap.mmap) -> list[bytes]:
     """What a spool holds, up to the first damage (which only a power cut can leave)."""
     (used,) = _USED.unpack(mapped[8:_BEGIN])
-    end = min(_BEGIN + max(used, 0), SIZE_BYTES)
+    end = min(_BEGIN + max(used, 0), len(mapped))
     at, found = _BEGIN, []
     while at + _HEAD.size <= end:
         size, crc = _HEAD.unpack(mapped[at : at + _HEAD.size])

@@ -57,6 +57,8 @@ class Feed:
                 source,
                 source.delay_us - leads.get(source.name, 0),
                 "left" if source.name in leads else "right",
+                # What was known by then of what came later was taken when it came, and is none of this clock's typos.
+                Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok={source.name}),
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok=frozenset(leads)),
             )
             for source in sources
@@ -88,27 +90,31 @@ class _Stream:
         rows: Columns,
         known_at_us: NDArray[Any],
         side: Literal["left", "right"],
+        past: Ingestor,
         ingestor: Ingestor,
     ) -> None:
         self._source = source
         self._rows = rows
         self._known_at_us = known_at_us
         self._side = side  # right: what becomes known at the very end of a stretch belongs to it
+        self._past = past
         self._ingestor = ingestor
         self._next = 0
 
     @staticmethod
-    def of(rows: Columns, source: Source, delay_us: int, side: Literal["left", "right"], ingestor: Ingestor) -> _Stream:
+    def of(
+        rows: Columns, source: Source, delay_us: int, side: Literal["left", "right"], past: Ingestor, ingestor: Ingestor
+    ) -> _Stream:
         time = rows[source.time]
         known = np.where(time.present(), time.values + delay_us, np.iinfo(np.int64).min)
         if "_known_at" in rows:
             said = rows["_known_at"]
             known = np.where(said.present(), said.values, known)
         order = np.argsort(known, kind="stable")
-        return _Stream(source, rows.take(order), known[order], side, ingestor)
+        return _Stream(source, rows.take(order), known[order], side, past, ingestor)
 
     def load_history(self, until_us: int) -> Entered:
-        pushed = self._ingestor.load(self._source.name, self._take(until_us), history=True)
+        pushed = self._past.load(self._source.name, self._take(until_us), history=True)
         return Entered(pushed.accepted, pushed.quarantined)
 
     def advance(self, until_us: int) -> Entered:

@@ -150,6 +150,12 @@ class AnsweredRows:
             )
         return self._sets[key]
 
+    def features_of(
+        self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
+    ) -> FeatureFrame:
+        """The features of other definitions than the model's, for some of its questions."""
+        return evaluate(features, requests, at_us, self._event_frames(features))
+
     def _features(self, features: FeatureSet, count: int) -> FeatureFrame:
         frames = self._frames[features.hash]
         if len(frames) > 1:  # joined once, then kept joined

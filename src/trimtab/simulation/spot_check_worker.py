@@ -17,6 +17,7 @@ from trimtab.features.frames import REASONS
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.simulation.spot_check import Question, Setup, Verdict, packed, read_packed
+from trimtab.store.log_order import append_order
 from trimtab.store.ports import Log, LogRecord
 
 _BATCH = 5_000
@@ -39,7 +40,7 @@ class Follower:
     def apply_until(self, at_us: int) -> None:
         """Apply the records that were in the log at `at_us`: at one instant, events come before questions."""
         ready = [record for partition in self._log.positions() for record in self._due(partition, at_us)]
-        ready.sort(key=lambda r: (r.appended_at_us, r.partition, r.position))
+        ready.sort(key=append_order)
         for start in range(0, len(ready), _BATCH):
             self._online.apply(ready[start : start + _BATCH])
 

@@ -63,6 +63,16 @@ class World:
     def __init__(
         self, line: Line, folder: Path, rows: AnsweredRows, blob: Blob, fits: FitCache, *, clock: Clock, seed: int
     ) -> None:
+        if line.deployment.model.label.classes:
+            raise Misuse(
+                f"replay: line {line.name!r} is of a model of several classes. A replay compares log loss and AUC "
+                "of one chance a row; leave the deployment out of its lines."
+            )
+        if line.deployment.model.task == "ranking":
+            raise Misuse(
+                f"replay: line {line.name!r} is of a model that ranks lists. A replay compares what each row costs; "
+                "leave the deployment out of its lines."
+            )
         self.line = line
         self.scores: list[Floats] = []
         self.decisions: list[Decision] = []

@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trimtab.stats.interval import Interval
-from trimtab.stats.loss_names import LOSSES, Loss, loss_kind, pinball, quantile_of
+from trimtab.stats.loss_names import CLASS_LOSSES, LOSSES, Loss, loss_kind, ndcg_loss, pinball, quantile_of, top_of
 
 if TYPE_CHECKING:
+    from trimtab.stats.association import auc_interval, r_squared_interval, share_interval
     from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference, resampled
+    from trimtab.stats.choices import Choice, Choices, cheapest_class, compare_choices
     from trimtab.stats.drift import js_distance, ks_distance, psi
     from trimtab.stats.edetector import (
         AlarmSide,
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
         update_alarm,
     )
     from trimtab.stats.figures import Better, Figure, figure_of, score_figures
+    from trimtab.stats.lists import list_ndcg, list_places, unit_losses
     from trimtab.stats.losses import row_losses
-    from trimtab.stats.multiclass import class_figures
+    from trimtab.stats.multiclass import ClassFigures, class_figures
     from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
     from trimtab.stats.ranking import ranking_figures
     from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration
@@ -40,12 +43,16 @@ if TYPE_CHECKING:
     from trimtab.stats.thresholds import ThresholdCost, Thresholds, choose_threshold
 
 __all__ = [
+    "CLASS_LOSSES",
     "LOSSES",
     "AlarmSide",
     "AlarmSpec",
     "AlarmState",
     "Better",
     "CalibrationBin",
+    "Choice",
+    "Choices",
+    "ClassFigures",
     "Confusion",
     "Direction",
     "Figure",
@@ -60,13 +67,16 @@ __all__ = [
     "Thresholds",
     "alarm_onset",
     "auc",
+    "auc_interval",
     "block_bootstrap",
     "blocks_needed",
     "bounded_losses",
     "brier",
     "calibration_curve",
+    "cheapest_class",
     "choose_threshold",
     "class_figures",
+    "compare_choices",
     "confusion",
     "expected_calibration_error",
     "figure_of",
@@ -74,25 +84,44 @@ __all__ = [
     "js_distance",
     "ks_distance",
     "learn_alarm",
+    "list_ndcg",
+    "list_places",
     "log_loss",
     "log_loss_rows",
     "loss_kind",
     "metric_interval",
+    "ndcg_loss",
     "paired_difference",
     "paired_mean_bound",
     "pinball",
     "psi",
     "quantile_of",
+    "r_squared_interval",
     "ranking_figures",
     "resampled",
     "row_losses",
     "score_figures",
+    "share_interval",
+    "top_of",
+    "unit_losses",
     "update_alarm",
 ]
 
 # NumPy loads with the first name asked for, not with `import trimtab`.
 _MODULES = (
-    *("scores", "losses", "bootstrap", "paired", "edetector", "drift", "recalibration", "thresholds"),
+    *(
+        "scores",
+        "losses",
+        "lists",
+        "bootstrap",
+        "paired",
+        "edetector",
+        "drift",
+        "recalibration",
+        "thresholds",
+        "choices",
+        "association",
+    ),
     *("figures", "multiclass", "ranking"),  # they load scikit-learn
 )
 

@@ -100,7 +100,7 @@ def metric_interval(
     0.75
     """
     place, counts = block_draws(blocks, repeats, seed)
-    return percentiles(_redrawn(metric, labels, scores, place, counts), level)
+    return percentiles(redrawn(metric, labels, scores, place, counts), level)
 
 
 def paired_difference(
@@ -131,7 +131,7 @@ def paired_difference(
         Misuse: As `block_bootstrap`, or unfit labels or scores.
     """
     place, counts = block_draws(blocks, repeats, seed)
-    a, b = (_redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))
+    a, b = (redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))
     return percentiles(a - b, level)
 
 
@@ -144,7 +144,7 @@ def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, I
     return place.astype(np.int64), np.concatenate([np.ones((1, ids.size), np.int64), drawn.astype(np.int64)])
 
 
-def _redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArray, counts: IntArray) -> FloatArray:
+def redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArray, counts: IntArray) -> FloatArray:
     """The metric of each draw, NaN where it is undefined."""
     y, p = checked(labels, scores, "bootstrap")
     if y.shape != place.shape:

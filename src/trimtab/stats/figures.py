@@ -1,4 +1,4 @@
-"""Figures of one number a row, each with an interval: chances, numbers, counts, quantiles. Maths by scikit-learn."""
+"""Figures of answers, each with an interval: chances, numbers, counts, quantiles. Maths by scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import metrics
 
 from trimtab.core.errors import Misuse
 from trimtab.stats.bootstrap import metric_interval, resampled
 from trimtab.stats.interval import Interval
-from trimtab.stats.loss_names import Loss, loss_kind, quantile_of
+from trimtab.stats.loss_names import CLASS_LOSSES, Loss, loss_kind, quantile_of
 from trimtab.stats.losses import row_losses
 from trimtab.stats.scores import FloatArray, auc, checked
 
@@ -40,7 +39,7 @@ def score_figures(
     Args:
         metric: What the model is judged by; its kind says which figures belong to it.
         labels: Shape (rows,).
-        scores: Shape (rows,).
+        scores: Shape (rows,), of several classes (rows, classes).
         blocks: What is drawn again as a whole, e.g. the day of each row.
         repeats: How many times.
         seed: Seed of the draws.
@@ -52,6 +51,10 @@ def score_figures(
     >>> [(figure.name, round(figure.value, 3)) for figure in found][:3]
     [('squared_error', 0.417), ('mean_absolute_error', 0.5), ('root_mean_squared_error', 0.645)]
     """
+    if metric in CLASS_LOSSES:
+        from trimtab.stats.multiclass import chance_figures  # here: it makes its figures with this file's functions
+
+        return chance_figures(metric, labels, scores, blocks, repeats=repeats, seed=seed)
     y, p = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if y.ndim != 1 or y.shape != p.shape or not y.size:
         raise Misuse(f"figures: needs one score for each of some labels; found labels {y.shape}, scores {p.shape}.")
@@ -108,6 +111,8 @@ def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Bette
         return float(np.abs(gaps).sum() / weights.sum())
 
     def average_precision(weights: FloatArray) -> float | None:
+        from sklearn import metrics  # here: it takes more than a second to load
+
         ups = float(weights[y == 1.0].sum())
         return float(metrics.average_precision_score(y, p, sample_weight=weights)) if ups else None
 
@@ -131,6 +136,8 @@ def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int
 
 
 def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Better, float | None, Weighted]]:
+    from sklearn import metrics  # here: it takes more than a second to load
+
     varies = bool(np.ptp(y) > 0.0)
 
     def root_mean_squared_error(weights: FloatArray) -> float:

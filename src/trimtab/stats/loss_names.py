@@ -5,12 +5,15 @@ from typing import Literal, TypeAlias
 
 from trimtab.core.errors import Misuse
 
-Loss: TypeAlias = str  # one of `LOSSES`, or what `pinball` gives
-LossKind = Literal["binary", "regression", "count", "quantile"]  # what the labels and scores of a loss are
+Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or what `pinball` or `ndcg_loss` gives
+# What labels and scores of a loss are:
+LossKind = Literal["binary", "multiclass", "regression", "count", "quantile", "ranking"]
 
 LOSSES = ("log_loss", "brier", "squared_error", "absolute_error", "poisson_deviance")
+CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")  # of a row of chances, one for each class
 PROBABILITIES = ("log_loss", "brier")
-_OPEN, _CLOSE = "pinball(", ")"
+CHANCES = (*PROBABILITIES, *CLASS_LOSSES)
+_OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
 
 
 def pinball(quantile: float) -> Loss:
@@ -45,21 +48,57 @@ def quantile_of(metric: Loss) -> float | None:
     return found if math.isfinite(found) and 0.0 < found < 1.0 else None
 
 
+def ndcg_loss(top: int = 10) -> Loss:
+    """The name of the loss of a ranked list: 1 less its NDCG over the first `top` places, in [0, 1].
+
+    Args:
+        top: How many places people look at, at least 1.
+
+    Raises:
+        Misuse: It is no whole number of at least 1.
+
+    >>> ndcg_loss(10)
+    'ndcg_loss(10)'
+    """
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise Misuse(f"ndcg_loss: needs a whole number of places of at least 1 such as 10, found {top!r}.")
+    return f"{_OPEN_NDCG}{top}{_CLOSE}"
+
+
+def top_of(metric: Loss) -> int | None:
+    """How many places a loss of lists looks at, None of every other.
+
+    >>> top_of("ndcg_loss(5)"), top_of("brier")
+    (5, None)
+    """
+    digits = metric.removeprefix(_OPEN_NDCG).removesuffix(_CLOSE)
+    if metric != f"{_OPEN_NDCG}{digits}{_CLOSE}" or not (digits.isascii() and digits.isdecimal()):
+        return None
+    return int(digits) if str(int(digits)) == digits != "0" else None
+
+
 def loss_kind(metric: Loss) -> LossKind:
-    """What is foretold: the chance of a class, a number, a count or a quantile.
+    """What is foretold: the chance of a class or of each of several, a number, a count, a quantile, or an order.
 
     Raises:
         Misuse: There is no loss of this name.
 
-    >>> loss_kind("brier"), loss_kind("poisson_deviance"), loss_kind("pinball(0.9)")
-    ('binary', 'count', 'quantile')
+    >>> loss_kind("brier"), loss_kind("poisson_deviance"), loss_kind("pinball(0.9)"), loss_kind("ndcg_loss(10)")
+    ('binary', 'count', 'quantile', 'ranking')
     """
     if metric in PROBABILITIES:
         return "binary"
+    if metric in CLASS_LOSSES:
+        return "multiclass"
     if metric == "poisson_deviance":
         return "count"
     if metric in LOSSES:
         return "regression"
     if quantile_of(metric) is not None:
         return "quantile"
-    raise Misuse(f"metric {metric!r}: is none of {', '.join(LOSSES)} or pinball(q) with q between 0 and 1.")
+    if top_of(metric) is not None:
+        return "ranking"
+    names = ", ".join((*CLASS_LOSSES, *LOSSES))
+    raise Misuse(
+        f"metric {metric!r}: is none of {names}, pinball(q) with q between 0 and 1, or ndcg_loss(k) with k from 1 on."
+    )

@@ -4,7 +4,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtr, stdtrit
 
 from trimtab.core.errors import Misuse
 from trimtab.stats.interval import Interval, check_level
@@ -54,7 +53,7 @@ def paired_mean_bound(
     variance, freedom = block_sum_variance(residuals, correlated)
     error = float(np.sqrt(variance)) / values.size
     tail = (1.0 - level) / (2.0 if side == "both" else 1.0)
-    reach = float(stdtrit(freedom, 1.0 - tail)) * error
+    reach = _t_quantile(freedom, 1.0 - tail) * error
     return Interval(
         estimate=mean,
         low=-np.inf if side == "upper" else mean - reach,
@@ -110,7 +109,15 @@ def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tupl
 
 
 def _power(blocks: int, sd: float, margin: float, level: float) -> float:
+    from scipy.special import nctdtr  # here: it takes a tenth of a second to load
+
     if sd == 0.0:
         return 1.0
-    wanted = float(stdtrit(blocks - 1, level))
+    wanted = _t_quantile(blocks - 1, level)
     return 1.0 - float(nctdtr(blocks - 1, margin * np.sqrt(blocks) / sd, wanted))
+
+
+def _t_quantile(freedom: int, level: float) -> float:
+    from scipy.special import stdtrit  # here: it takes a tenth of a second to load
+
+    return float(stdtrit(freedom, level))

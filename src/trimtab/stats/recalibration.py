@@ -83,7 +83,47 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
         return lambda score: float(np.interp(score, at, to))
 
 
-Recalibration = LogOdds | Steps
+class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
+    """Platt's map of several classes: log chance = rise * log(p) + the class's offset, brought to a sum of 1.  # D91"""
+
+    rise: float
+    offsets: tuple[float, ...]  # of each class
+
+    @property
+    def kind(self) -> Literal["platt"]:
+        return "platt"
+
+    def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """What corrects an array of chances, shape (rows, classes)."""
+        import numpy as np
+
+        offsets = np.array(self.offsets)
+
+        def corrected(scores: NDArray[Any]) -> NDArray[Any]:
+            logs = self.rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
+            powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
+            total = powers[:, 0].copy()
+            for place in range(1, powers.shape[1]):  # one after the other, so that one row gives the same bits
+                total += powers[:, place]
+            out: NDArray[Any] = powers / total[:, None]
+            return out
+
+        return corrected
+
+    def row_mapping(self) -> Callable[[list[float]], list[float]]:
+        """What corrects the chances of one row, to the same bits."""
+        import numpy as np
+
+        mapping = self.mapping()
+
+        def corrected(scores: list[float]) -> list[float]:
+            found: list[float] = mapping(np.array([scores]))[0].tolist()
+            return found
+
+        return corrected
+
+
+Recalibration = LogOdds | Steps | ClassOdds
 
 
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
@@ -94,11 +134,12 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
     Args:
         kind: "platt" for two numbers that a few hundred rows can fix, "beta" for three (it can also leave the scores
             as they are), "isotonic" for any shape, from some thousands of rows on.
-        labels: 0 or 1, shape (rows,).
-        scores: Probabilities, shape (rows,).
+        labels: 0 or 1, shape (rows,); of several classes the number of each row's.
+        scores: Probabilities, shape (rows,); of several classes a chance of each, shape (rows, classes): "platt" alone
+            is fitted to them.
 
     Raises:
-        Misuse: Fewer than 50 rows, one class only, or unfit labels or scores.
+        Misuse: Fewer than 50 rows, one class only, unfit labels or scores, or another kind for several classes.
 
     Source: Platt (1999), with its softened labels; Kull, Silva Filho & Flach (2017); Zadrozny & Elkan (2002).
 
@@ -112,6 +153,8 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
 
     from trimtab.stats.scores import checked
 
+    if np.ndim(scores) == 2:
+        return _class_odds(kind, labels, scores)
     y, p = checked(labels, scores, f"{kind} calibration")
     if y.size < LEAST_ROWS or y.all() or not y.any():
         raise Misuse(
@@ -150,6 +193,74 @@ def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
         middle = (low + high) / 2.0
         low, high = (middle, high) if moved(middle).mean() < mean else (low, middle)
     return moved(high)
+
+
+def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
+    """Chances of several classes, each class moved by one factor for all rows, so that their means are `means`.
+
+    The factors are found by iterative scaling. The means are above 0 and add up to 1.
+
+    >>> import numpy as np
+    >>> shift_levels(np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), [0.2, 0.3, 0.5]).mean(axis=0).round(3).tolist()
+    [0.2, 0.3, 0.5]
+    """
+    import numpy as np
+
+    wanted = np.asarray(means, np.float64)
+    p = np.clip(chances, _EDGE, 1.0)
+    factors = np.ones(p.shape[1])
+    moved: NDArray[Any] = p
+    for _ in range(200):
+        moved = p * factors
+        moved /= moved.sum(axis=1, keepdims=True)
+        now = moved.mean(axis=0)
+        if np.abs(now - wanted).max() < 1e-9:
+            break
+        factors *= wanted / now
+    return moved
+
+
+def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> ClassOdds:
+    """One slope and an offset a class by maximum likelihood; labels softened by one row of each class."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    from trimtab.stats.scores import checked_chances
+
+    if kind != "platt":
+        raise Misuse(f"{kind} calibration: of several classes there is platt alone.")
+    y, p = checked_chances(labels, scores, f"{kind} calibration")
+    rows, width = p.shape
+    counts = np.bincount(y, minlength=width)
+    if rows < LEAST_ROWS or (counts > 0).sum() < 2:
+        raise Misuse(
+            f"{kind} calibration: needs at least {LEAST_ROWS} rows with labels of two classes or more, found {rows} "
+            f"rows of {int((counts > 0).sum())}. Widen the window, or leave calibration out."
+        )
+    logs = np.log(np.clip(p, _EDGE, 1.0))
+    soft = 1.0 / (counts[y] + width)
+    truth = np.repeat(soft[:, None], width, axis=1)
+    truth[np.arange(rows), y] = 1.0 - (width - 1) * soft
+    log_sums = (truth * logs).sum()
+    shares = truth.sum(axis=0)
+
+    def loss(given: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        raw = given[0] * logs + given[1:]
+        most = raw.max(axis=1, keepdims=True)
+        powers = np.exp(raw - most)
+        total = powers.sum(axis=1, keepdims=True)
+        value = float((most + np.log(total)).sum()) - given[0] * log_sums - float(shares @ given[1:])
+        chances = powers / total
+        slope = np.concatenate([[(chances * logs).sum() - log_sums], chances.sum(axis=0) - shares])
+        return value / rows, slope / rows
+
+    start = np.concatenate([[1.0], np.zeros(width)])
+    bounds = [(0.0, None), *[(None, None)] * width]  # a slope below 0 would turn the order of each class around
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-9}
+    ).x
+    offsets = found[1:] - found[1:].mean()
+    return ClassOdds(rise=float(found[0]), offsets=tuple(offsets.tolist()))
 
 
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:

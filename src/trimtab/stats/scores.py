@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 CLIP = 1e-15  # the one clip of every log loss here: a score of 0 or 1 costs at most 34.5 nats
+OFF = 1e-5  # how far a row of chances may be from a sum of 1: some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 
@@ -181,6 +182,30 @@ def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np
             "Give the probability of the positive class."
         )
     return y.astype(np.bool_), p
+
+
+def checked_chances(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.int64], FloatArray]:
+    """The number of each row's class and a row of chances for it, once they are fit for use.
+
+    Raises:
+        Misuse: The shapes differ, a label is no number of a class, or a row is no distribution (to 1e-5).
+    """
+    y, p = np.asarray(labels), np.asarray(scores, np.float64)
+    if y.ndim != 1 or p.ndim != 2 or len(p) != y.size or p.shape[1] < 2:
+        raise Misuse(f"{what}: needs a row of chances for each label; found labels {y.shape}, scores {p.shape}.")
+    bad = np.flatnonzero(~np.isin(y, np.arange(p.shape[1])))
+    if bad.size:
+        raise Misuse(
+            f"{what}: labels must be numbers of classes, 0 to {p.shape[1] - 1}; row {bad[0]} of {y.size} holds "
+            f"{y[bad[0]]}. Leave unlabelled rows out."
+        )
+    bad = np.flatnonzero(~(((p >= 0.0) & (p <= 1.0)).all(axis=1) & (np.abs(p.sum(axis=1) - 1.0) <= OFF)))
+    if bad.size:
+        raise Misuse(
+            f"{what}: row {bad[0]} of {len(p)} holds {p[bad[0]].tolist()}. Chances of at least 0 that add up to 1 are "
+            "needed."
+        )
+    return y.astype(np.int64), p
 
 
 def _some(values: FloatArray, what: str) -> FloatArray:

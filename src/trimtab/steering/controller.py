@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -12,14 +12,17 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import DayQuality, Decision, GateRecord
 from trimtab.core.time import format_duration, format_moment
 from trimtab.monitoring.quality import QualityMonitor
+from trimtab.registry.protection import hold, let_go
+from trimtab.run import Cancelled
 from trimtab.stats.edetector import LOSS_CAP
 from trimtab.steering.definitions import Deployment, Every, OnQualityDrop
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.store.ports import Catalog, Put
+from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "loop"
 FREEZE = "freeze"
 CHAMPION = "champion"
+APPROVAL: Final = "waiting for approval"
 MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
 
 
@@ -35,6 +38,14 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     rows: int  # that the candidate was fitted on
     data_hash: str
     loss_cap: float = LOSS_CAP  # what the losses in `reference` were capped at
+    trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored version that a person puts forward."""
+
+    version: str  # its address
+    seen_until_us: int | None = None  # until when it may have seen data, where a person says so
 
 
 class Workshop(Protocol):
@@ -58,7 +69,16 @@ class Workshop(Protocol):
         """
         ...
 
-    def promote(self, repair: Repair, why: str) -> str | None:
+    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
+        """Judge a stored version against the champion on what was known at `cut_us`; its record is kept if asked.
+
+        Raises:
+            Unavailable: There is no window that neither has seen.
+            Misuse: It cannot answer here.
+        """
+        ...
+
+    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         """Put the successor in service; the address of what it replaced. Once is as good as twice.
 
         Raises:
@@ -70,14 +90,17 @@ class Workshop(Protocol):
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a deployment stands between two ticks: one record of the catalogue."""
 
-    phase: Literal["idle", "waiting", "promoting"] = "idle"
+    phase: Literal["idle", "waiting", "waiting for approval", "promoting"] = "idle"
     cause: str = ""
     triggered_at_us: int = 0
     ready_at_us: int = 0  # waiting: not before
     quiet_until_us: int = 0  # no trigger starts anything before
     cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
-    repair: Repair | None = None  # promoting: what passed and is to be in service
+    repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
+    expires_us: int = 0  # waiting for approval: until then
+    approved_by: str | None = None  # promoting: who let it take over, where that was a person
+    asked_by: str | None = None  # who asked for what is under way, where that was a person
 
 
 class Controller:
@@ -123,28 +146,40 @@ class Controller:
         While automation is frozen the alias stays where it is, and only what has happened is written down.
         """
         repair = self._state.repair
-        if repair is None or repair.successor is None:
+        if repair is None or repair.successor is None or self._state.phase == APPROVAL:
             return []
         if self._frozen() is not None and self._workshop.champion() != repair.successor:
             return []
         now_us = self._clock.now_us()
         gate = {"gate": repair.gate.id}
         try:
-            replaced = self._workshop.promote(repair, repair.reason)
+            replaced = self._workshop.promote(repair, repair.reason, self._state.approved_by or self._state.asked_by)
         except Conflict as error:
             return self._refuse(now_us, [self._entry("refuse", str(error), gate, version=repair.candidate)])
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
             repair.successor, repair.reference, at_us=repair.cut_us, loss_cap=repair.loss_cap
         )
         decisions = self._write(
-            [self._entry("promote", self._state.cause, gate, version=repair.successor, replaced=replaced)],
+            [
+                self._entry(
+                    "promote",
+                    self._state.cause,
+                    gate,
+                    version=repair.successor,
+                    replaced=replaced,
+                    actor=self._state.approved_by,
+                )
+            ],
             [anchored],
             phase="idle",
             cause="",
             quiet_until_us=now_us + self._deployment.cooldown_us,
             cooldown_us=self._deployment.cooldown_us,
-            trained_at_us=repair.cut_us,
+            trained_at_us=repair.cut_us if repair.trained_us is None else repair.trained_us,
             repair=None,
+            expires_us=0,
+            approved_by=None,
+            asked_by=None,
         )
         self._monitor.reload()
         return decisions
@@ -152,9 +187,13 @@ class Controller:
     def tick(self) -> list[Decision]:
         """Do what is due; the decisions taken, oldest first."""
         decisions = self.finish()
-        if decisions or self._state.repair is not None or self._frozen() is not None:
+        if decisions or self._frozen() is not None:
             return decisions
         now_us = self._clock.now_us()
+        if self._state.phase == APPROVAL:
+            return self._drop_unanswered(now_us)
+        if self._state.repair is not None:
+            return decisions
         if self._state.phase == "idle":
             trigger = self._trigger(now_us)
             if trigger is None:
@@ -187,19 +226,118 @@ class Controller:
         Raises:
             Unavailable: No candidate can be judged on what is known now; the message says why.
             Misuse: No candidate can be made; the ledger says so too.
-            Conflict: Automation is frozen.
+            Cancelled: Somebody ended it.
+            Conflict: Automation is frozen, or a candidate waits for approval.
         """
-        self._check_frozen()
-        decisions = self.finish()
+        decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
         blocked = self._workshop.blocked(now_us)
         if blocked is not None:
             raise Unavailable(f"train {self._deployment.name!r}: {blocked}")
-        self._write([], phase="waiting", cause=f"Asked for by {actor}.", triggered_at_us=now_us, ready_at_us=now_us)
+        cause = f"Asked for by {actor}."
+        self._write([], phase="waiting", cause=cause, triggered_at_us=now_us, ready_at_us=now_us, asked_by=actor)
         try:
             return decisions + self._repair(now_us)
         except _Failed as failed:
             raise failed.error from failed.error.__cause__
+
+    def promote(self, stored: Stored, actor: str, why: str) -> list[Decision]:
+        """Judge a stored version, and let it take over when it passes (and, where that is declared, is approved).
+
+        A refusal leaves everything as it is, quiet times included: it says nothing about the recipe. # D88
+
+        Raises:
+            Unavailable: There is no window to judge on.
+            Misuse: It cannot answer here.
+            Conflict: Automation is frozen, a candidate waits for approval, or another process has moved the state.
+        """
+        decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
+        if self._workshop.champion() == stored.version:
+            return decisions  # by what was under way when a process ended
+        repair = self._workshop.judge_stored(stored, self._clock.now_us())
+        self.check_frozen()
+        gate = repair.gate
+        seen = {} if stored.seen_until_us is None else {"seen_until_us": stored.seen_until_us}
+        evidence = {**_evidence(gate), **seen}
+        entry = self._entry("gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor)
+        if repair.successor is None:
+            told = {"gate": gate.id}
+            refused = self._entry("refuse", repair.reason, told, version=stored.version, actor=actor)
+            return decisions + self._write([entry, refused])
+        return decisions + self._passed([entry], repair, cause=why, asked_by=actor)
+
+    def approve(self, actor: str, why: str) -> list[Decision]:
+        """Let the candidate that waits for approval take over.
+
+        Raises:
+            Conflict: None waits, its time is over, another champion stands there than the gate compared it with, or
+                automation is frozen. A candidate that can never take over any more is dropped, and the ledger says so.
+        """
+        repair = self._asked(f"approve {self._deployment.name!r}")
+        gate = {"gate": repair.gate.id}
+        entry = self._entry("approve", why, gate, version=repair.successor, replaced=repair.gate.champion, actor=actor)
+        decisions = self._write([entry], phase="promoting", approved_by=actor)
+        return decisions + self.finish()
+
+    def reject(self, actor: str, why: str) -> list[Decision]:
+        """Drop the candidate that waits for approval; the quiet time runs as after a refusal.
+
+        Raises:
+            Misuse: No reason is given.
+            Conflict: As `approve`.
+        """
+        what = f"reject {self._deployment.name!r}"
+        if not why.strip():
+            raise Misuse(f"{what}: why? Give one sentence for the ledger.")
+        repair = self._asked(what)
+        gate = {"gate": repair.gate.id}
+        return self._refuse(
+            self._clock.now_us(), [self._entry("reject", why, gate, version=repair.successor, actor=actor)]
+        )
+
+    def _free(self, what: str) -> list[Decision]:
+        """Finish what was under way, and see to it that a person may begin something; the decisions taken."""
+        self.check_frozen()
+        decisions = self.finish()
+        if self._state.phase == APPROVAL:
+            decisions += self._drop_unanswered(self._clock.now_us())
+        if self._state.phase == APPROVAL:
+            raise Conflict(f"{what}: {self._waits(self._state)} Answer that first.")
+        return decisions
+
+    def _asked(self, what: str) -> Repair:
+        """The candidate that somebody answers for, once it still can take over."""
+        self.finish()
+        if self._state.phase != APPROVAL:
+            raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
+        self.check_frozen()
+        dropped = self._drop_unanswered(self._clock.now_us())
+        if dropped:
+            raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
+        assert self._state.repair is not None  # stored with the phase
+        return self._state.repair
+
+    def _drop_unanswered(self, now_us: int) -> list[Decision]:
+        """Drop a candidate whose time to be approved is over, or which another champion has overtaken."""
+        repair = self._state.repair
+        assert repair is not None  # stored with the phase
+        gate, champion = {"gate": repair.gate.id}, self._workshop.champion()
+        if champion != repair.gate.champion:
+            said = f"It was compared with {_short(repair.gate.champion)}; champion is now {_short(champion)}."
+            entry = self._entry("refuse", said, gate, version=repair.successor, actor="policy")
+            return self._refuse(now_us, [entry])
+        if now_us < self._state.expires_us:
+            return []
+        said = f"Nobody answered until {format_moment(self._state.expires_us)}."
+        return self._refuse(now_us, [self._entry("expire", said, gate, version=repair.successor, actor="policy")])
+
+    def _waits(self, state: LoopState) -> str:
+        """Who waits for approval, until when, and how to answer."""
+        name = self._deployment.name
+        return (
+            f"A candidate waits for approval until {format_moment(state.expires_us)}. A person answers: "
+            f"trimtab approve {name}, or trimtab reject {name} --why TEXT."
+        )
 
     def _trigger(self, now_us: int) -> _Trigger | None:
         if now_us < self._state.quiet_until_us:
@@ -227,15 +365,17 @@ class Controller:
         """Train, judge, and promote or refuse.
 
         Raises:
-            _Failed: No candidate could be made; that is written down, and the quiet time runs.
+            _Failed: No candidate could be made, or somebody cancelled it; it is written down, and the quiet time runs.
             Conflict: Automation was frozen meanwhile, or another process has moved the state.
         """
         try:
-            repair = self._workshop.repair(now_us, self._check_frozen)
+            repair = self._workshop.repair(now_us, self.check_frozen)
+        except Cancelled as error:  # by a person: the next trigger may come after the usual quiet time
+            raise _Failed(error, self._cancel(now_us, str(error))) from error
         except Misuse as error:
             entry = self._entry("failed", str(error), {"cause": self._state.cause, "cut_us": now_us})
             raise _Failed(error, self._refuse(now_us, [entry])) from error
-        self._check_frozen()
+        self.check_frozen()
         gate = repair.gate
         rows = {"rows": repair.rows, "cut_us": repair.cut_us}
         entries = [
@@ -245,8 +385,18 @@ class Controller:
         if repair.successor is None:
             entries.append(self._entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
             return self._refuse(now_us, entries)
-        decisions = self._write(entries, phase="promoting", repair=repair)
-        return decisions + self.finish()
+        return self._passed(entries, repair)
+
+    def _passed(self, entries: list[Entry], repair: Repair, **changes: Any) -> list[Decision]:
+        """Let what passed take over, or ask for approval where that is declared."""
+        if self._deployment.approval_us is None:
+            decisions = self._write(entries, phase="promoting", repair=repair, **changes)
+            return decisions + self.finish()
+        expires_us = self._clock.now_us() + self._deployment.approval_us
+        said, gate = f"For somebody to approve it, until {format_moment(expires_us)}.", repair.gate
+        entry = self._entry("ask", said, {"gate": gate.id}, version=repair.successor, replaced=gate.champion)
+        asked = msgspec.structs.replace(entry, actor=entries[-1].actor)
+        return self._write([*entries, asked], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
     def _refuse(self, now_us: int, entries: Sequence[Entry]) -> list[Decision]:
         """Note that the champion stays, and keep quiet for longer each time in a row."""
@@ -259,14 +409,23 @@ class Controller:
             quiet_until_us=now_us + quiet_us,
             cooldown_us=min(2 * quiet_us, most_us),
             repair=None,
+            expires_us=0,
+            approved_by=None,
+            asked_by=None,
         )
+
+    def _cancel(self, now_us: int, why: str) -> list[Decision]:
+        entry = self._entry("cancel", why, {"cut_us": now_us})
+        quiet_until_us = now_us + self._deployment.cooldown_us
+        return self._write([entry], phase="idle", cause="", quiet_until_us=quiet_until_us, asked_by=None)
 
     def _frozen(self) -> str | None:
         """Why all automation is stopped; None when it is not."""
         record = self._catalog.get(FREEZE, "all")
         return None if record is None else str(msgspec.json.decode(record.body))
 
-    def _check_frozen(self) -> None:
+    def check_frozen(self) -> None:
+        """Raise `Conflict` when all automation is stopped."""
         why = self._frozen()
         if why is not None:
             raise Conflict(
@@ -283,12 +442,14 @@ class Controller:
         version: str | None = None,
         replaced: str | None = None,
         data_hash: str | None = None,
+        actor: str | None = None,  # left out: who asked for what is under way, else the policy
     ) -> Entry:
         return Entry(
             at_us=self._clock.now_us(),
             model=self._deployment.name,
             act=act,
             cause=cause,
+            actor=actor or self._state.asked_by or "policy",
             evidence=dict(evidence or {}),
             version=version,
             replaced=replaced,
@@ -299,15 +460,22 @@ class Controller:
         """Decisions, the state after them and what belongs to it: all in one write."""
         state = msgspec.structs.replace(self._state, **changes)
         put = Put(KIND, self._deployment.name, msgspec.json.encode(state), expected=self._revision)
-        decisions = self._ledger.write(entries, [put, *also])
+        decisions = self._ledger.write(entries, [put, *also, *self._held(state)])
         self._state, self._revision = state, self._revision + 1
         return decisions
 
+    def _held(self, state: LoopState) -> list[Put | Remove]:
+        """The changes that keep the alias where it is while a candidate waits for approval, and let it go after."""
+        name = self._deployment.name
+        if state.phase == APPROVAL:
+            return [hold(name, CHAMPION, self._waits(state))]
+        return [let_go(name, CHAMPION)] if self._state.phase == APPROVAL else []
+
 
 class _Failed(Exception):
-    """A fit failed; carries the error, and what was written down about it."""
+    """A fit failed or was cancelled; carries the error, and what was written down about it."""
 
-    def __init__(self, error: Misuse, decisions: list[Decision]) -> None:
+    def __init__(self, error: Misuse | Cancelled, decisions: list[Decision]) -> None:
         super().__init__(str(error))
         self.error = error
         self.decisions = decisions
@@ -317,6 +485,10 @@ class _Trigger(msgspec.Struct, frozen=True):
     cause: str
     onset_us: int | None
     ready_at_us: int
+
+
+def _short(version: str | None) -> str:
+    return "nobody" if version is None else version[:12]
 
 
 def _evidence(gate: GateRecord) -> Evidence:

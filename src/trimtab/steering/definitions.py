@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Literal
 
 import msgspec
 
 from trimtab.core.errors import Misuse
+from trimtab.core.expressions import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import DAY_US, duration_us, format_duration
-from trimtab.training.definitions import Model
+from trimtab.serving.degradation import Degradation
+from trimtab.serving.score_cache import Cache
+from trimtab.stats.loss_names import PROBABILITIES
+from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
 LEAST_WINDOW_US = 7 * DAY_US  # a gate on fewer days than this has a standard error above any useful margin
@@ -46,13 +52,37 @@ class Triggers(msgspec.Struct, frozen=True):
         return Triggers(self.any_of + (other.any_of if isinstance(other, Triggers) else (other,)))
 
 
+class NamedSlice(msgspec.Struct, frozen=True):
+    """Rows of which a candidate may not be worse: those where an expression is true, or each of its values."""
+
+    name: str
+    of: Expression
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.of!r}"
+
+
 class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     """What a candidate must prove on the newest labelled window that neither model has seen."""
 
-    margin: float = 0.0  # least improvement of the mean loss
+    margin: float = 0.0  # least improvement of the mean loss; below 0: how much worse it may be
     level: float = 0.9  # one-sided confidence that there is an improvement at all
     window_us: int = 14 * 86_400_000_000
     calibration: float = 0.03  # greatest |mean score - mean label| on the window; of numbers in sds of the labels
+    slices: tuple[str | NamedSlice, ...] = ()  # columns and features whose values are judged one by one
+    slice_margin: float = 0.0  # how much worse the mean loss of a slice may be
+    calibration_error: float | None = None  # greatest distance of promised and observed share, over bins; None: any
+    latency_us: int | None = None  # greatest p99 of a one-row prediction; None: any
+    slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # unset: not, and no part of the address
+
+
+class _FirstRules(msgspec.Struct, frozen=True):
+    """A gate's rules as they were before there were more: what the addresses of such gates are made of."""
+
+    margin: float
+    level: float
+    window_us: int
+    calibration: float
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +94,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     learn: Learn = "batch"
     cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; doubles with each refusal in a row
     settle_us: int = 7 * 86_400_000_000  # labelled days after the onset that a repair waits for
+    approval_us: int | None = None  # how long a passed candidate waits for a person; None: nobody is asked
+    degrade: Degradation | None = None  # what is answered when features or model fail; no part of the address
+    cache: Cache | None = None  # how much the version in service may remember; no part of the address
 
     @property
     def name(self) -> str:
@@ -72,7 +105,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         """The content address of the model's recipe and of these rules."""
-        rules = [self.retrain, self.gate, self.learn, self.cooldown_us, self.settle_us]
+        gate = self.gate
+        first = _FirstRules(gate.margin, gate.level, gate.window_us, gate.calibration)
+        plain = gate == BeatsChampion(
+            margin=gate.margin, level=gate.level, window_us=gate.window_us, calibration=gate.calibration
+        )
+        rules = [self.retrain, first if plain else gate, self.learn, self.cooldown_us, self.settle_us]
+        rules += [] if self.approval_us is None else [self.approval_us]
         return content_hash([self.model.hash, *rules])
 
 
@@ -102,28 +141,78 @@ def every(period: str | int) -> Every:
 
 
 def beats_champion(
-    *, margin: float = 0.0, level: float = 0.9, window: str | int = "14d", calibration: float = 0.03
+    *,
+    margin: float = 0.0,
+    level: float = 0.9,
+    window: str | int = "14d",
+    calibration: float = 0.03,
+    slices: Sequence[str] | Mapping[str, Expression] = (),
+    slice_margin: float = 0.0,
+    calibration_error: float | None = None,
+    latency: str | int | None = None,
+    slices_may_abstain: bool = False,
 ) -> BeatsChampion:
     """A candidate passes when its mean loss is lower by `margin`, and provably lower at `level`.
 
     Args:
-        margin: Least improvement of the mean loss on the window.
+        margin: Least improvement of the mean loss on the window. Below 0: how much worse it may be, and then provably
+            no worse than that at `level`; for models that are replaced for another reason.
         level: One-sided confidence that there is an improvement at all, with days as blocks: 0.9 lets one in ten
             equal candidates through, which costs nothing and which the anchored alarm watches.
         window: The newest labelled stretch that the candidate has not seen.
         calibration: Greatest distance of mean score and mean label on the window: of probabilities as it is, of
             numbers as a share of the labels' standard deviation there.
+        slices: Columns of the request and features; or by name expressions over them. A candidate that is provably
+            worse than the champion on any value of a column, or on the rows where an expression is true, is refused:
+            at most one in twenty that is worse on none.
+        slice_margin: How much worse the mean loss of a slice may be.
+        calibration_error: Greatest root mean squared distance of promised and observed share over ten bins; refused
+            is what provably exceeds it, and the champion's own. For probabilities of one class.
+        latency: Greatest p99 of one-row predictions, measured in the gate: "5ms".
+        slices_may_abstain: Whether a candidate may pass where not one of the slices has enough rows to be judged.
 
     Raises:
-        Misuse: A negative margin, a level outside (0.5, 1), or a window shorter than 7 days.
+        Misuse: A margin, a level or a distance that makes no sense, a window shorter than 7 days, or slices that are
+            neither a list of names nor expressions by name.
     """
     window_us = duration_us(window)
     if window_us < LEAST_WINDOW_US:
         least = format_duration(LEAST_WINDOW_US)
         raise Misuse(f"beats_champion: window={window!r} is too short to prove anything by. Give {least} or more.")
-    if margin < 0 or not 0.5 < level < 1:
-        raise Misuse(f"beats_champion: margin={margin}, level={level}. Needed: margin >= 0 and 0.5 < level < 1.")
-    return BeatsChampion(margin=margin, level=level, window_us=window_us, calibration=calibration)
+    if not math.isfinite(margin) or not 0.5 < level < 1:
+        raise Misuse(f"beats_champion: margin={margin}, level={level}. Needed: a finite margin and 0.5 < level < 1.")
+    if not 0 <= slice_margin < math.inf:
+        raise Misuse(f"beats_champion: slice_margin={slice_margin}. Needed: how much worse a slice may be, 0 or more.")
+    if calibration_error is not None and not 0 < calibration_error < 1:
+        raise Misuse(f"beats_champion: calibration_error={calibration_error}. Needed: a distance between 0 and 1.")
+    latency_us = None if latency is None else duration_us(latency)
+    if latency_us == 0:
+        raise Misuse(f'beats_champion: latency={latency!r}. No prediction takes no time. Give a limit such as "5ms".')
+    return BeatsChampion(
+        margin=margin,
+        level=level,
+        window_us=window_us,
+        calibration=calibration,
+        slices=_given_slices(slices),
+        slice_margin=float(slice_margin),
+        calibration_error=calibration_error,
+        latency_us=latency_us,
+        slices_may_abstain=True if slices_may_abstain else msgspec.UNSET,
+    )
+
+
+def _given_slices(slices: Sequence[str] | Mapping[str, Expression]) -> tuple[str | NamedSlice, ...]:
+    wanted = (
+        'Give a list of names (slices=["carrier"]) or expressions by name (slices={"far": tt.col("distance") > 1000}).'
+    )
+    if isinstance(slices, Mapping):
+        for name, of in slices.items():
+            if not isinstance(name, str) or not isinstance(of, Expression):
+                raise Misuse(f"beats_champion: slices[{name!r}] is {of!r}. {wanted}")
+        return tuple(NamedSlice(name, of) for name, of in slices.items())
+    if isinstance(slices, str) or not all(isinstance(one, str) for one in slices):
+        raise Misuse(f"beats_champion: slices={slices!r}. {wanted}")
+    return tuple(dict.fromkeys(slices))
 
 
 def deployment(
@@ -134,6 +223,9 @@ def deployment(
     learn: Learn = "batch",
     cooldown: str | int = "7d",
     settle: str | int = "7d",
+    approval: str | int | None = None,
+    degrade: Degradation | None = None,
+    cache: Cache | None = None,
 ) -> Deployment:
     """Put a model in service.
 
@@ -144,9 +236,32 @@ def deployment(
         learn: "online": predict first, learn from each label as it arrives (needs `partial_fit`).
         cooldown: Quiet time after a candidate; it doubles with each refusal in a row.
         settle: How many labelled days after the beginning of a change a repair waits for.
+        approval: How long a candidate that passed the gate waits for a person to approve it ("2d"); without an answer
+            it is dropped, as if it had been refused. None: nobody is asked.
+        degrade: What is answered when features or the model fail or are late, made with `degrade()`; None: an error.
+        cache: How much the version in service may remember of its scores, made with `cache()`; None: nothing. For
+            models that take much longer than a look-up, about a microsecond, and are asked the same again.
+
+    Raises:
+        Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
+            fit the model's metric.
     """
     if learn not in ("batch", "online"):
         raise Misuse(f'deployment of {model.name!r}: learn={learn!r} is neither "batch" nor "online".')
+    if learn == "online" and model.label.classes:
+        raise Misuse(
+            f'deployment of {model.name!r}: learn="online" of a label with {len(model.label.classes)} classes. '
+            'Learners tell two classes apart or foretell a number: use learn="batch".'
+        )
+    if learn == "online" and model.task == "ranking":
+        raise Misuse(
+            f'deployment of {model.name!r}: learn="online" of a model that ranks lists. Learners learn label by label, '
+            'and a list is judged once it has all of its own: use learn="batch".'
+        )
+    if learn == "online" and cache is not None:
+        raise Misuse(
+            f'deployment of {model.name!r}: what learn="online" says changes with each label. Leave cache= out.'
+        )
     triggers = Triggers() if retrain is None else retrain if isinstance(retrain, Triggers) else Triggers((retrain,))
     made = Deployment(
         model=model,
@@ -155,8 +270,38 @@ def deployment(
         learn=learn,
         cooldown_us=duration_us(cooldown),
         settle_us=duration_us(settle),
+        approval_us=None if approval is None else duration_us(approval),
+        degrade=degrade,
+        cache=cache,
     )
+    _check_gate(made)
+    if degrade is not None and degrade.rule is not None and model.label.classes:
+        raise Misuse(
+            f"deployment of {model.name!r}: degrade's rule gives one number, the model tells "
+            f"{len(model.label.classes)} classes apart. Give version= or last_answer= instead."
+        )
     collected = _collected.get()
     if collected is not None:
         collected.append(made)
     return made
+
+
+def _check_gate(made: Deployment) -> None:
+    """Refuse a gate that looks at what the model does not have."""
+    model, gate = made.model, made.gate
+    what = f"deployment of {model.name!r}"
+    names = [one for one in gate.slices if isinstance(one, str)]
+    if names:
+        checked_slices(model.name, model.request, model.features, names)
+    known = {**model.features.dtypes, **model.request.columns}
+    for one in gate.slices:
+        if isinstance(one, NamedSlice):
+            one.of.dtype(known, f"{what}: slice {one.name!r}")
+    if gate.calibration_error is not None and model.metric not in PROBABILITIES:
+        raise Misuse(
+            f"{what}: calibration_error={gate.calibration_error:g} is about probabilities of a class (log_loss, "
+            f"brier); its metric is {model.metric}. Leave it out"
+            + ("." if model.task == "ranking" else ": `calibration` holds for numbers too.")
+        )
+    if made.approval_us == 0:
+        raise Misuse(f'{what}: approval=0 leaves nobody time to answer. Give a duration such as "2d", or leave it out.')

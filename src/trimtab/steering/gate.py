@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.records import GateRecord
+from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
-from trimtab.stats.losses import Loss, row_losses
+from trimtab.stats.calibration_bound import calibration_error_bound
+from trimtab.stats.lists import unit_losses
+from trimtab.stats.loss_names import loss_kind
+from trimtab.stats.losses import Loss
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.scales import calibration_gap, gap_unit
+from trimtab.steering.slices import EVERY_SLICE, Part, slice_checks
+from trimtab.steering.tries import stricter
 
 Floats = NDArray[np.float64]
+
+RIVAL, CANDIDATE, CONSTANT, LABELS, LISTS, TRIES = "rival", "candidate", "constant", "labels", "lists", "tries"
+_REMARKS = frozenset({RIVAL, CANDIDATE, CONSTANT, TRIES})  # told, and no check
+_IN_FIGURES = frozenset(
+    {"loads", "finite", "better_by_margin", "provably_better", "calibrated"}
+)  # told in every reason
+_ONE_SIDED = 0.95  # confidence that a calibration error exceeds what is allowed, before it is refused for that
 
 
 class Window(msgspec.Struct, frozen=True, eq=False):
@@ -25,6 +38,17 @@ class Window(msgspec.Struct, frozen=True, eq=False):
     end_us: int
     at_us: NDArray[Any]  # int64, shape (rows,)
     labels: Floats
+    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row, and `at_us` is when that began
+
+    def losses(self, metric: Loss, scores: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """What each unit cost, and the number of a row of it: units are rows, of a ranking lists whose rows differ."""
+        return unit_losses(metric, self.labels, scores, self.lists)
+
+    def by_unit(self, part: Part, units: NDArray[np.int64]) -> Part:
+        """A part of the units; of a ranking the lists that have a row of it."""
+        if self.lists is None:
+            return part
+        return Part(part.name, np.isin(self.lists[units], self.lists[part.here]))
 
 
 def judge(
@@ -40,6 +64,12 @@ def judge(
     champion_scores: Floats | None,
     judged_at_us: int,
     loads: bool,
+    parts: Sequence[Part] = (),
+    trials: Sequence[GateCheck] = (),
+    rival: str = "",
+    stand_in: str = "",
+    constant_scores: Floats | None = None,
+    tries: int = 1,
 ) -> GateRecord:
     """Hold a candidate against the rule; the record says which checks held.
 
@@ -50,28 +80,58 @@ def judge(
         model: Name of the model.
         metric: The loss whose mean is compared.
         candidate: Address of the candidate.
-        candidate_scores: Its scores of the window's rows, shape (rows,).
+        candidate_scores: Its scores of the window's rows, shape (rows,). Of a ranking lists are compared, as wholes.
         champion: Address of the version in service, None when there is none.
-        champion_scores: Its scores of the same rows.
+        champion_scores: Its scores of the same rows; None: nothing is compared.
         judged_at_us: Now.
         loads: Whether the stored candidate was read back and gave the same scores.
+        parts: The slices of the window that the rule names.
+        trials: What the stored candidate showed by itself; one called "loads" says more about `loads`.
+        rival: Who answered for the champion where it did not simply do so itself, or why nobody did: one sentence.
+        stand_in: The same of the candidate's side.
+        constant_scores: What one constant, of labels from before the window, answers to the rows: a remark says whether
+            the candidate is any better. A first version that is provably worse is refused.
+        tries: Which recipe this is that was compared with a champion on these days; from the second on, more is asked.
     """
-    losses = row_losses(metric, window.labels, candidate_scores)
-    allowed = rule.calibration * gap_unit(metric, window.labels)
-    gap = calibration_gap(metric, window.labels, candidate_scores)
-    checks = {"loads": loads, "finite": bool(np.isfinite(candidate_scores).all())}
-    champion_metric = difference = bound = None
-    if champion_scores is None:
-        checks["calibrated"] = gap <= allowed
-    else:
-        rival = row_losses(metric, window.labels, champion_scores)
-        rival_gap = calibration_gap(metric, window.labels, champion_scores)
-        interval = paired_mean_bound(losses - rival, window.at_us // DAY_US, level=rule.level, side="upper")
-        champion_metric, difference, bound = float(rival.mean()), interval.estimate, interval.high
-        checks["better_by_margin"] = difference <= -rule.margin
-        checks["provably_better"] = bound < 0.0
-        checks["calibrated"] = gap <= max(allowed, rival_gap)
-    failed = [name for name, held in checks.items() if not held]
+    rule = stricter(rule, tries)
+    losses, units = window.losses(metric, candidate_scores)
+    at_us, ranks = window.at_us[units], window.lists is not None
+    own = {one.name: one for one in trials}
+    found = [own.pop("loads", None) or _loads(loads), _finite(candidate_scores)]
+    found += [*_labels(window.labels), *_lists(window, losses), *_remark(CANDIDATE, stand_in, "held")]
+    if constant_scores is not None:
+        constants = window.losses(metric, constant_scores)[0]
+        first = champion is None and champion_scores is None
+        found.append(_constant(metric, losses, constants, at_us // DAY_US, level=rule.level if first else None))
+    champion_metric = difference = bound = rival_gap = None
+    if champion_scores is not None:
+        against, _ = window.losses(metric, champion_scores)
+        rival_gap = None if ranks else calibration_gap(metric, window.labels, champion_scores)
+        interval = paired_mean_bound(losses - against, at_us // DAY_US, level=rule.level, side="upper")
+        champion_metric, difference, bound = float(against.mean()), interval.estimate, interval.high
+        found += [*_remark(RIVAL, rival, "held"), *_compared(rule, difference, bound), *_tries(rule, tries)]
+    elif champion is not None:
+        found += _remark(RIVAL, rival, "no evidence")
+    gap = None if ranks else calibration_gap(metric, window.labels, candidate_scores)
+    if gap is not None:
+        found.append(_calibrated(rule.calibration * gap_unit(metric, window.labels), gap, rival_gap))
+    if rule.calibration_error is not None:
+        found.append(_calibration_error(rule.calibration_error, window, candidate_scores, champion_scores))
+    if rule.slices and champion_scores is not None:
+        of_units = [window.by_unit(part, units) for part in parts]
+        may_abstain = rule.slices_may_abstain is True
+        found += slice_checks(of_units, losses - against, at_us, rule.slice_margin, may_abstain=may_abstain)
+    elif rule.slices:
+        nobody = "No version answered these rows, so there is nothing to be worse than."
+        found.append(GateCheck(name="every_slice", figure=None, bound=None, verdict="no evidence", reason=nobody))
+    found += own.values()
+    checks = {
+        one.name: one.verdict == "held"
+        for one in found
+        if one.verdict == "failed" or (one.verdict == "held" and one.name not in _REMARKS)
+        if not one.name.startswith("slice ")
+    }
+    failed = [one for one in found if one.name in checks and one.verdict == "failed"]
     return GateRecord(
         id=gate_id,
         model=model,
@@ -80,7 +140,7 @@ def judge(
         judged_at_us=judged_at_us,
         window_start_us=window.start_us,
         window_end_us=window.end_us,
-        rows=len(losses),
+        rows=len(window.labels),
         metric=metric,
         candidate_metric=float(losses.mean()),
         champion_metric=champion_metric,
@@ -89,13 +149,158 @@ def judge(
         margin=rule.margin,
         passed=not failed,
         checks=checks,
-        reason=_reason(failed, rule, difference, bound, gap),
+        reason=" ".join([_reason(failed, rule, losses, difference, bound, gap), *_remarks(found)]),
+        findings=tuple(found),
     )
 
 
-def _reason(failed: list[str], rule: BeatsChampion, difference: float | None, bound: float | None, gap: float) -> str:
+def _check(name: str, held: bool, reason: str, *, figure: float | None = None, bound: float | None = None) -> GateCheck:
+    return GateCheck(name=name, figure=figure, bound=bound, verdict="held" if held else "failed", reason=reason)
+
+
+def _loads(loads: bool) -> GateCheck:
+    said = "It was read back and gave the same scores." if loads else "It could not be read back with the same scores."
+    return _check("loads", loads, said)
+
+
+def _finite(scores: Floats) -> GateCheck:
+    bad = int((~np.isfinite(scores)).sum())
+    return _check(
+        "finite", not bad, f"{bad:,} of {len(scores):,} rows got no finite score.", figure=float(bad), bound=0.0
+    )
+
+
+def _remark(name: str, said: str, verdict: Literal["held", "no evidence"]) -> list[GateCheck]:
+    return [GateCheck(name=name, figure=None, bound=None, verdict=verdict, reason=said)] if said else []
+
+
+def _labels(labels: Floats) -> list[GateCheck]:
+    """Refused is what was judged on rows that all have one label: a constant is as good as anything there. # D88"""
+    values = np.unique(labels)
+    if values.size > 1:
+        return []
+    alike = "There are no labels" if not values.size else f"All {len(labels):,} labels are {values[0]:g}"
+    return [_check(LABELS, False, f"{alike}: nothing tells a good model from a constant. Judge on other days.")]
+
+
+def _lists(window: Window, losses: Floats) -> list[GateCheck]:
+    """How many lists are compared, of a ranking: those whose rows are all alike tell no order from another. # D86"""
+    if window.lists is None:
+        return []
+    alike = int(np.unique(window.lists).size) - losses.size
+    said = f"{losses.size:,} lists of the window were compared" + (
+        f"; {alike:,} were left out, their rows are all alike." if alike else "."
+    )
+    return [_check(LISTS, losses.size > 0, said, figure=float(losses.size), bound=1.0)]
+
+
+def _constant(metric: Loss, losses: Floats, constants: Floats, days: NDArray[Any], *, level: float | None) -> GateCheck:
+    """Whether the candidate knows more than one constant for all rows; with a level, whether provably less. # D88"""
+    loss, constant = float(losses.mean()), float(constants.mean())
+    better = loss < constant
+    said = "below" if better else "not below"
+    ranks = loss_kind(metric) == "ranking"
+    other = "lists in any order" if ranks else "one constant, from labels before the window"
+    if not better and level is not None:
+        least = paired_mean_bound(losses - constants, days, level=level, side="lower").low
+        if least > 0:
+            worse = f"provably above the {constant:.4f} of {other}, by {least:.4f} or more at {level:.0%}"
+            return _check(CONSTANT, False, f"Mean {metric} {loss:.4f}, {worse}.", figure=loss - constant, bound=0.0)
+    return GateCheck(
+        name=CONSTANT,
+        figure=loss - constant,
+        bound=0.0,
+        verdict="held" if better else "no evidence",
+        reason=f"Mean {metric} {loss:.4f}, {said} the {constant:.4f} of {other}.",
+    )
+
+
+def _tries(rule: BeatsChampion, number: int) -> list[GateCheck]:
+    """From the second recipe on that is compared on the same days, the best of them may be so by chance. # D124"""
+    if number == 1:
+        return []
+    said = f"It is recipe {number} that was compared on these days: proof is asked for at {_percent(rule.level)}."
+    return [GateCheck(name=TRIES, figure=float(number), bound=None, verdict="held", reason=said)]
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.3g}%"
+
+
+def _remarks(found: Sequence[GateCheck]) -> list[str]:
+    """What is told of a judgement whatever came of it: what it is not evidence of, and that more was asked."""
+    silent = {one.name: one.reason for one in found if one.verdict == "no evidence"}
+    said = [one.reason for one in found if one.name == TRIES]
+    said += [silent[RIVAL]] if RIVAL in silent else []
+    if CONSTANT in silent:
+        said.append(f"It shows no more than a constant would: {silent[CONSTANT]}")
+    if any(name == EVERY_SLICE or name.startswith("slice ") for name in silent):  # what failed is told anyway
+        said += [f"Slices: {one.reason}" for one in found if one.name == EVERY_SLICE and one.verdict != "failed"]
+    return said
+
+
+def _compared(rule: BeatsChampion, difference: float, bound: float) -> list[GateCheck]:
+    """The two sides of the paired test: the estimate against the margin, and its bound against no difference at all.
+
+    With a margin below 0 both are held against the loss that is allowed.
+    """
+    allowed = max(0.0, -rule.margin)
+    most = 0.0 - rule.margin
+    least = f"asked for at most {most:+g}"
+    return [
+        _check(
+            "better_by_margin",
+            difference <= most,
+            f"Mean loss minus the champion's {difference:+.4f}; {least}.",
+            figure=difference,
+            bound=most,
+        ),
+        _check(
+            "provably_better",
+            bound < allowed,
+            f"That difference is at most {bound:+.4f} at {_percent(rule.level)}; it must be below {allowed:g}.",
+            figure=bound,
+            bound=allowed,
+        ),
+    ]
+
+
+def _calibrated(allowed: float, gap: float, rival_gap: float | None) -> GateCheck:
+    most = allowed if rival_gap is None else max(allowed, rival_gap)
+    why = "" if most == allowed else ", as far as the champion is off"
+    return _check(
+        "calibrated", gap <= most, f"Calibration gap {gap:.4f}, allowed {most:.4g}{why}.", figure=gap, bound=most
+    )
+
+
+def _calibration_error(allowed: float, window: Window, scores: Floats, champion_scores: Floats | None) -> GateCheck:
+    """Refused is what provably exceeds the allowed error, and the champion's own."""
+    days = window.at_us // DAY_US
+    found = calibration_error_bound(window.labels, scores, days, level=_ONE_SIDED)
+    most = allowed
+    if champion_scores is not None:
+        most = max(allowed, calibration_error_bound(window.labels, champion_scores, days).estimate)
+    why = "" if most == allowed else ", the champion's own"
+    said = f"Calibration error {found.estimate:.4f}, at least {found.low:.4f} at {_ONE_SIDED:.0%}"
+    reason = f"{said}; allowed {most:.4g}{why}."
+    return _check("calibration_error", found.low <= most, reason, figure=found.estimate, bound=most)
+
+
+def _reason(
+    failed: Sequence[GateCheck],
+    rule: BeatsChampion,
+    losses: Floats,
+    difference: float | None,
+    bound: float | None,
+    gap: float | None,
+) -> str:
     if difference is None or bound is None:
-        figures = f"calibration gap {gap:.4f}"
+        figures = f"mean loss {losses.mean():.4f}" if gap is None else f"calibration gap {gap:.4f}"
     else:
-        figures = f"difference {difference:+.4f}, at most {bound:+.4f} at {rule.level:.0%}, margin {rule.margin:g}"
-    return f"Passed: {figures}." if not failed else f"Refused, not {', not '.join(failed)}: {figures}."
+        figures = (
+            f"difference {difference:+.4f}, at most {bound:+.4f} at {_percent(rule.level)}, margin {rule.margin:g}"
+        )
+    if not failed:
+        return f"Passed: {figures}."
+    more = [one.reason for one in failed if one.name not in _IN_FIGURES]
+    return " ".join([f"Refused, not {', not '.join(one.name for one in failed)}: {figures}.", *more])

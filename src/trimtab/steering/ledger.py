@@ -70,7 +70,7 @@ class Ledger:
         )
         return self.write([entry])[0]
 
-    def write(self, entries: Sequence[Entry], also: Sequence[Put | Remove] = ()) -> list[Decision]:
+    def write(self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = ()) -> list[Decision]:
         """Append decisions and change what they are about in one write: all of it or nothing.
 
         Raises:

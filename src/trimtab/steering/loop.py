@@ -10,15 +10,18 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns
 from trimtab.core.ids import Ids
 from trimtab.core.records import Prediction, Signal
-from trimtab.feedback import LabelReader, OpenDays, OutcomeJoin
+from trimtab.feedback import LabelReader, ListColumn, OpenDays, OutcomeJoin
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.registry import Registry
-from trimtab.steering.controller import Controller
+from trimtab.steering.controller import Controller, Workshop
 from trimtab.steering.definitions import Deployment, OnQualityDrop
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
+from trimtab.steering.stored import Recording
+from trimtab.steering.trials import Proving
 from trimtab.steering.workshop import TrainingData, VersionWorkshop
 from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, save_training_set
 
 KIND = "loop_reader"
@@ -47,6 +50,10 @@ class Loop:
         around: Put around the recipe (a replay shares fits between its lines).
         save: Stores a training set.
         evaluates: Whether candidates get an evaluation with baselines and intervals, for their report.
+        threads: How many a fit may use.
+        recording: How the steps of a training are done; left out, they are not recorded.
+        proving: How candidates are tried in a new process and timed; left out, they are not.
+        outside: Put around the workshop (a living project lets it work in another process).
     """
 
     def __init__(
@@ -65,18 +72,33 @@ class Loop:
         around: Callable[[Recipe], Recipe] = lambda recipe: recipe,
         save: Callable[[TrainingSet, Blob], str] = save_training_set,
         evaluates: bool = True,
+        threads: int = 1,
+        recording: Recording | None = None,
+        proving: Proving | None = None,
+        outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
     ) -> None:
         model = deployment.model
         self._model = model
         self._catalog = catalog
         self._clock = clock
-        self._outcomes = OutcomeJoin(labels, wait_us=model.label.wait_us, key_dtype=model.request.key_dtype)
+        self._outcomes = OutcomeJoin(
+            labels,
+            wait_us=model.label.wait_us,
+            key_dtype=model.request.key_dtype,
+            classes=model.label.class_names,
+            lists=_list_column(model),
+        )
         run_lengths = [r.run_length_days for r in deployment.retrain.any_of if isinstance(r, OnQualityDrop)]
         self.monitor = QualityMonitor(
-            catalog, model.name, run_length_days=run_lengths[0] if run_lengths else OnQualityDrop().run_length_days
+            catalog,
+            model.name,
+            run_length_days=run_lengths[0] if run_lengths else OnQualityDrop().run_length_days,
+            calibrated=model.task != "ranking",
         )
         batch = deployment.learn == "batch"
-        recipe: Recipe = BatchRecipe(model, seed=seed) if batch else OnlineRecipe(model, live, seed=seed)
+        recipe: Recipe = (
+            BatchRecipe(model, seed=seed, threads=threads) if batch else OnlineRecipe(model, live, seed=seed)
+        )
         self.workshop = VersionWorkshop(
             deployment,
             around(recipe),
@@ -88,12 +110,14 @@ class Loop:
             ids=ids,
             save=save,
             evaluates=evaluates,
+            recording=recording,
+            proving=proving,
         )
         self.ledger = Ledger(catalog)
         self.controller = Controller(
             deployment,
             monitor=self.monitor,
-            workshop=self.workshop,
+            workshop=outside(self.workshop),
             ledger=self.ledger,
             catalog=catalog,
             clock=clock,
@@ -154,3 +178,11 @@ class Loop:
             closed_until_us=reached.closed_until_us,
             cap=self.monitor.loss_cap,
         )
+
+
+def _list_column(model: Model) -> ListColumn | None:
+    """Where logged requests name their list; None of a model that ranks none."""
+    if model.task != "ranking" or model.group is None:
+        return None
+    names = list(model.request.columns)
+    return ListColumn(names.index(model.group), len(names))

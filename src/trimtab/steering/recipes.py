@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.time import HOUR_US
 from trimtab.registry import LoadedModel
+from trimtab.training.classes import aligned
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import fit
@@ -30,22 +31,48 @@ class Recipe(Protocol):
         ...
 
 
+def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
+    """What a stored version would have answered to all rows of a set, asked as a candidate is: learners learn."""
+    version, artifact = loaded.version, loaded.artifact
+    fitted = Fitted(
+        model=version.model,
+        recipe=version.recipe,
+        features=version.features,
+        artifact=artifact,
+        data=b"",
+        digest=version.artifact,
+        scorer=loaded.scorer,
+        importance=None,
+        cut_us=version.cut_us,
+        positions=version.positions,
+        rows=version.rows,
+        seed=0,
+        chosen=version.chosen,
+    )
+    scores = recipe.candidate_scores(fitted, training_set, np.ones(training_set.rows, np.bool_))
+    what = f"promote {version.name}"
+    return np.asarray(aligned(scores, artifact.class_names, model.label.class_names, what), np.float64)
+
+
 class BatchRecipe:
     """A model that stays as it was fitted."""
 
-    def __init__(self, model: Model, *, seed: int) -> None:
+    def __init__(self, model: Model, *, seed: int, threads: int = 1) -> None:
         self._model = model
         self._seed = seed
+        self._threads = threads
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
-        return fit(self._model, training_set, rows=rows, seed=self._seed)
+        return fit(self._model, training_set, rows=rows, seed=self._seed, threads=self._threads)
 
     def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
         return np.asarray(fitted.predict(training_set.features.values.take(window)), np.float64)
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
         matrix = champion.encoding.matrix(training_set.features.values.take(window))
-        return np.asarray(champion.predict(matrix), np.float64)
+        scores = np.asarray(champion.predict(matrix), np.float64)
+        what = f"gate of {self._model.name!r}"
+        return aligned(scores, champion.artifact.class_names, self._model.label.class_names, what)
 
 
 class LiveScores(Protocol):

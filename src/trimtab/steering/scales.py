@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.stats.edetector import LOSS_CAP
-from trimtab.stats.loss_names import PROBABILITIES, Loss, quantile_of
+from trimtab.stats.lists import list_places
+from trimtab.stats.loss_names import CHANCES, CLASS_LOSSES, PROBABILITIES, Loss, quantile_of, top_of
 
 Floats = NDArray[np.float64]
 
 _FAR = 3.0  # an error of three times the median error is the most that one row may count for
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
+_REFIT_PLACES = 0.2
 
 
 def label_unit(metric: Loss, labels: Floats) -> float:
@@ -23,14 +25,30 @@ def label_unit(metric: Loss, labels: Floats) -> float:
     >>> label_unit("log_loss", np.array([0.0, 1.0])), label_unit("squared_error", np.array([100.0, 300.0]))
     (1.0, 100.0)
     """
-    if metric in PROBABILITIES:
+    if metric in CHANCES or top_of(metric) is not None:
         return 1.0
     return float(labels.std()) or max(1.0, float(np.abs(labels).max(initial=0.0)))
 
 
 def refit_distance(metric: Loss) -> float:
     """The mean |score| distance that a refit may have from the candidate that passed, in label units."""
-    return _REFIT_PROBABILITY if metric in PROBABILITIES else _REFIT_NUMBER
+    if top_of(metric) is not None:
+        return _REFIT_PLACES
+    return _REFIT_PROBABILITY if metric in CHANCES else _REFIT_NUMBER
+
+
+def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
+    """How far two models' answers are apart in the mean; of several classes that of the class that moved most.
+
+    So it is on the scale of one chance, however many classes there are. # D76 Of a ranking, whose scores have no scale,
+    by how many places a row is listed elsewhere, as a share of its list: a third for any two orders. # D86
+
+    >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
+    0.25
+    """
+    if lists is not None:
+        return float(np.abs(list_places(one, lists) - list_places(other, lists)).mean())
+    return float(np.abs(one - other).mean(axis=0).max())
 
 
 def loss_cap(metric: Loss, losses: Floats) -> float:
@@ -38,15 +56,21 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 
     Three times the loss of a coin for probabilities. For a number: the loss of an error of three times the median
     error, so nine times the median squared error; of a quantile, of such an error on its costlier side. For a count
-    nine times the usual deviance, the mean where most rows are none and cost next to nothing.
+    nine times the usual deviance, the mean where most rows are none and cost next to nothing. For chances of several
+    classes three times the mean log loss, at least that of a coin; the others, and those of lists, are bounded as they
+    are.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
     """
     if metric in PROBABILITIES:
         return LOSS_CAP
+    if top_of(metric) is not None:
+        return 1.0
     usual = float(np.median(losses)) if losses.size else 0.0
     mean = float(losses.mean()) if losses.size else 0.0
+    if metric in CLASS_LOSSES:
+        return max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
     usual = max(usual, mean) if metric == "poisson_deviance" else usual or mean  # 0: most rows are hit exactly
     cap = _far(metric) * usual
     return cap if usual > 0.0 and np.isfinite(cap) else LOSS_CAP
@@ -55,7 +79,8 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
     """How far the answers are off as a whole, 0 or above: of a quantile the share of labels up to it against its own.
 
-    Of all others the mean score against the mean label, in their unit.
+    Of several classes the class whose mean chance is furthest from its share of the labels; of all others the mean
+    score against the mean label, in their unit.
 
     >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
     0.25
@@ -63,6 +88,9 @@ def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
     quantile = quantile_of(metric)
     if quantile is not None:
         return abs(float((labels <= scores).mean()) - quantile)
+    if metric in CLASS_LOSSES:
+        shares = np.bincount(labels.astype(np.int64), minlength=scores.shape[1]) / labels.size
+        return float(np.abs(scores.mean(axis=0) - shares).max())
     return abs(float(scores.mean() - labels.mean()))
 
 

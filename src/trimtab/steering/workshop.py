@@ -3,35 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.ids import Ids
-from trimtab.core.records import DayQuality, GateRecord
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.records import DayQuality, GateCheck, GateRecord
 from trimtab.feedback import LabelReader
 from trimtab.feedback.days import day_quality
 from trimtab.registry import Registry, Version
-from trimtab.stats.losses import row_losses
-from trimtab.steering.controller import CHAMPION, Repair
+from trimtab.registry.loading import lost_artifact
+from trimtab.run import AtOnce, Codec
+from trimtab.stats.lists import unit_losses
+from trimtab.stats.loss_names import CLASS_LOSSES
+from trimtab.steering.controller import CHAMPION, Repair, Stored
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.gate import Window, judge
-from trimtab.steering.recipes import Floats, Recipe, Rows
-from trimtab.steering.scales import label_unit, loss_cap, refit_distance
+from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
+from trimtab.steering.rivals import (
+    Answered,
+    OtherFeatures,
+    Rival,
+    asked_of_version,
+    find_rival,
+    rival_answers,
+    who_answers,
+)
+from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_distance
+from trimtab.steering.slices import parts_of
+from trimtab.steering.stored import (
+    GATE,
+    TEXT,
+    Recording,
+    address_of_rows,
+    address_of_scores,
+    address_of_set,
+    digest_codec,
+    discard_set,
+    fit_codec,
+    set_codec,
+)
+from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
+from trimtab.steering.tries import tries
+from trimtab.steering.windows import (
+    LEAST_WINDOW,
+    Stretch,
+    closed_until,
+    day_of,
+    days_of,
+    enough_from,
+    labelled_until,
+    lack_of_days,
+    lack_of_labels,
+    lack_of_lessons,
+    stretch_of,
+)
 from trimtab.store.ports import Blob
+from trimtab.training.baselines import constant_scores
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
-from trimtab.training.sets import TrainingSet, save_training_set
+from trimtab.training.sets import TrainingSet, load_manifest, load_training_set, save_training_set
 
-LEAST_DAYS = 5  # of a window that must have labels: a week without its weekend
+T = TypeVar("T")
 
 
-class TrainingData(Protocol):
+class TrainingData(OtherFeatures, Protocol):
     """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
@@ -55,6 +95,9 @@ class VersionWorkshop:
         clock: The moment of judging.
         ids: Names gate records.
         save: Stores a training set of which a version was made.
+        evaluates: Whether candidates get an evaluation for their report.
+        recording: How the steps are done, so that none is done twice; left out, nothing is recorded.
+        proving: How a candidate is tried in a new process and timed; left out (in virtual time), it is not.
     """
 
     def __init__(
@@ -70,7 +113,11 @@ class VersionWorkshop:
         ids: Ids,
         save: Callable[[TrainingSet, Blob], str] = save_training_set,
         evaluates: bool = True,
+        recording: Recording | None = None,
+        proving: Proving | None = None,
     ) -> None:
+        self._recording = recording or Recording()
+        self._steps = self._recording.steps
         self._deployment = deployment
         self._recipe = recipe
         self._data = data
@@ -81,50 +128,131 @@ class VersionWorkshop:
         self._ids = ids
         self._save = save
         self._evaluates = evaluates
+        self._proving = proving
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
         version = self._champion()
         return None if version is None else version.id
 
-    def blocked(self, cut_us: int) -> str | None:
-        champion = self._rival()
-        wait_us = self._deployment.model.label.wait_us
-        closed_us = _closed_until(cut_us, wait_us)
-        unseen_us = LEAST_WINDOW_US if champion is None else closed_us - (champion.cut_us - wait_us)
-        if unseen_us < LEAST_WINDOW_US:
-            days = _days(unseen_us)
-            return f"Only {days} of closed days are unseen by the champion; needed are {_WEEK}. Wait for more labels."
-        training_set = self._data.training_set(self._deployment.model, cut_us=cut_us)
-        lack = self._lack(training_set, self._stretch(training_set, champion), champion)
-        self._kept = (cut_us, training_set) if lack is None else None
-        return lack
+    def unseen(self, cut_us: int) -> str | None:
+        """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""
+        closed_us = closed_until(cut_us, self._deployment.model.label.wait_us)
+        rival = self._rival(closed_us)
+        if rival is None or closed_us - rival.unseen_from_us >= LEAST_WINDOW_US:
+            return None
+        enough = enough_from(rival.unseen_from_us, self._deployment.model.label.wait_us)
+        return (
+            f"Only {days_of(closed_us - rival.unseen_from_us)} of closed days are unseen by the champion; needed are "
+            f"{LEAST_WINDOW}. Keep loading requests and labels, and train again: from {enough} on there are enough."
+            f"{self._other_recipe(rival, closed_us)}"
+        )
 
-    def repair(self, cut_us: int, go_on: Callable[[], None]) -> Repair:
+    def _other_recipe(self, rival: Rival, until_us: int) -> str:
+        """What can be judged although the champion has seen the days, as a sentence with a blank before it."""
+        model, version = self._deployment.model, rival.version
+        if self._deployment.learn == "online" or version.recipe != model.hash:
+            return ""
+        other = who_answers(self._registry, version, model, until_us)
+        if until_us - other.unseen_from_us < LEAST_WINDOW_US:
+            return ""
+        return " Another estimator, other parameters or other features can be judged now."
+
+    def blocked(self, cut_us: int) -> str | None:
+        lack = self.unseen(cut_us)
+        if lack is not None:
+            return lack
+        try:
+            self._kept = (cut_us, self._snapshot(cut_us, self._check))
+        except _Lack as found:
+            self._kept = None
+            return str(found)
+        return None
+
+    def same(self, cut_us: int) -> Version | None:
+        """The version in service, if to train anew would give it again: the same data, code and seed.
+
+        Where its artifact is lost, it is fitted again, which puts the same bytes back.
+        """
+        model, champion = self._deployment.model, self._champion()
+        if champion is None or champion.recipe != model.hash:
+            return None
+        try:
+            training_set = self._snapshot(cut_us, self._check_of(champion))
+        except (NotFound, _Lack):
+            return None
+        if self._lost(champion) and self._fit("refit", training_set, training_set.usable).digest != champion.artifact:
+            return None
+        return champion
+
+    def put_back(self) -> None:
+        """Where the artifact of the version in service is lost, fit it again on the set that it was made of."""
+        model, champion = self._deployment.model, self._champion()
+        if champion is None or champion.recipe != model.hash or not self._lost(champion):
+            return
+        try:
+            training_set = load_training_set(champion.training_set, self._blob, key=model.request.key)
+        except (NotFound, Corrupt):
+            return  # it is lost too, or was never stored with its rows
+        self._fit("refit", training_set, training_set.usable)
+
+    def lost(self) -> bool:
+        """Whether the artifact of the version in service is missing or damaged."""
+        champion = self._champion()
+        return champion is not None and self._lost(champion)
+
+    def repair(self, cut_us: int, go_on: Callable[[], None], actor: str | None = None) -> Repair:
+        """See `Workshop.repair`.
+
+        Args:
+            cut_us: Only what was known by then is looked at.
+            go_on: Called before the candidate is judged; may raise.
+            actor: Who asked for the versions; left out, the registry's.
+        """
         model, recipe = self._deployment.model, self._recipe
-        training_set = self._training_set(cut_us)
-        champion = self._rival()
-        stretch = self._stretch(training_set, champion)
-        lack = self._lack(training_set, stretch, champion)
+        kept, self._kept = self._kept, None
+        training_set = kept[1] if kept is not None and kept[0] == cut_us else self._snapshot(cut_us)
+        rival = self._rival(labelled_until(training_set))
+        stretch = self._stretch(training_set, rival)
+        lack = self._lack(training_set, stretch, rival)
         if lack is not None:
             raise Misuse(f"repair of {model.name!r}: {lack}")
-        candidate = recipe.fit(training_set, stretch.before)
+        try:
+            candidate = self._fit("fit", training_set, stretch.before)
+        except Misuse:
+            if not isinstance(self._steps, AtOnce):  # the set was stored for nothing
+                discard_set(training_set, self._blob, self._registry.versions(model.name))
+            raise
         go_on()
         manifest = self._save(training_set, self._blob)
-        rival = self._rival_scores(champion, training_set, stretch)
+        answered = self._answered(rival, training_set, stretch)
         judged = self._registry.register(
-            candidate, training_set=manifest, evaluation=self._evaluation(candidate, training_set, stretch, rival)
+            candidate,
+            training_set=manifest,
+            evaluation=self._evaluation(candidate, training_set, stretch, answered.scores),
+            actor=actor,
         )
         scores = _finite(recipe.candidate_scores(candidate, training_set, stretch.rows), judged)
-        gate = self._judge(judged, scores, training_set, stretch, rival)
+        where = (training_set, stretch, answered, self._tries(judged, stretch))
+        gate = self._steps.do(
+            "judge",
+            lambda: self._judged_by(judged, *where),
+            lambda: self._judge(_Side(judged, scores, training_set.features.values.take(stretch.rows), judged), *where),
+            GATE,
+        )
         self._registry.put_gate(gate)
         successor, reason = None, gate.reason
         if gate.passed:
-            refit = recipe.fit(training_set, training_set.usable)
+            refit = self._fit("refit", training_set, training_set.usable)
             reason = self._too_far(refit, scores, training_set, stretch) or gate.reason
             if reason == gate.reason:
-                successor = self._registry.register(refit, training_set=manifest, refit_of=judged.id).id
-        cap = loss_cap(model.metric, row_losses(model.metric, training_set.target[stretch.rows], scores))
+                successor = self._steps.do(
+                    "register",
+                    None,
+                    lambda: self._registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor).id,
+                    TEXT,
+                )
+        cap = self._cap(scores, training_set, stretch)
         return Repair(
             candidate=judged.id,
             gate=gate,
@@ -137,18 +265,86 @@ class VersionWorkshop:
             loss_cap=cap,
         )
 
-    def promote(self, repair: Repair, why: str) -> str | None:
+    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
+        """Judge a stored version against the champion on the newest window that neither has seen. # D88
+
+        Raises:
+            Unavailable: There is no such window yet, or its labels tell nothing.
+            Misuse: It cannot be loaded here, foretells another thing, or its features cannot be computed any more.
+            Corrupt: What is stored of it is damaged.
+        """
+        model, version = self._deployment.model, self._registry.get(stored.version)
+        self._registry.load(version)  # before anything that takes long
+        training_set = self._done("data", lambda: self._data.training_set(model, cut_us=cut_us))
+        until_us = labelled_until(training_set)
+        asked = who_answers(self._registry, version, model, until_us, seen_until_us=stored.seen_until_us)
+        rival = self._stand_in(until_us)
+        stretch = self._stretch(training_set, asked, rival)
+        lack = self._lack_to_judge(training_set, stretch, asked, rival)
+        if lack is not None:
+            raise Unavailable(f"promote {version.name}: {lack}")
+        side = self._done("answer", lambda: self._stored_side(version, asked, training_set, stretch))
+        answered, scores = self._answered(rival, training_set, stretch), side.scores
+        number = self._tries(asked.version, stretch)
+        gate = self._done("judge", lambda: self._judge(side, training_set, stretch, answered, number))
+        if keep:
+            self._registry.put_gate(gate)
+        cap = self._cap(scores, training_set, stretch)
+        return Repair(
+            candidate=asked.version.id,
+            gate=gate,
+            successor=version.id if gate.passed else None,
+            reason=gate.reason,
+            reference=self._reference(version, scores, training_set, stretch, cap),
+            cut_us=cut_us,
+            rows=version.rows,
+            data_hash=training_set.manifest.data_hash,
+            loss_cap=cap,
+            trained_us=self._registry.as_known(version).cut_us
+            if stored.seen_until_us is None
+            else stored.seen_until_us,
+        )
+
+    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         assert repair.successor is not None  # the controller promotes only what passed
         return self._registry.move(
-            self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why
+            self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor
         ).previous
 
+    def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
+        """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
+
+        They are those that a first candidate would be fitted on: no gate from this cut on judges on any of them.
+
+        Raises:
+            Unavailable: There are too few.
+        """
+        training_set = self._data.training_set(self._deployment.model, cut_us=cut_us)
+        stretch = msgspec.structs.replace(self._stretch(training_set, None), judged=False)
+        lack = self._lack(training_set, stretch, None)
+        if lack is not None:
+            raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
+        return training_set, stretch.before, stretch.start_us
+
     def _evaluation(
-        self, candidate: Fitted, training_set: TrainingSet, stretch: _Stretch, rival: Floats | None
+        self, candidate: Fitted, training_set: TrainingSet, stretch: Stretch, rival: Floats | None
     ) -> str | None:
         """The candidate's evaluation on the window, stored; None where nobody asks for it (a replay)."""
         if not self._evaluates:
             return None
+
+        def inputs() -> object:
+            rows = [address_of_rows(stretch.before), address_of_rows(stretch.rows), address_of_scores(rival)]
+            return [self._recording.code(), address_of_set(training_set), rows]
+
+        return self._steps.do(
+            "evaluate",
+            inputs,
+            lambda: self._evaluated(candidate, training_set, stretch, rival),
+            digest_codec(self._blob),
+        )
+
+    def _evaluated(self, candidate: Fitted, training_set: TrainingSet, stretch: Stretch, rival: Floats | None) -> str:
         from trimtab.training.evaluation import evaluate, save_evaluation  # here: it loads scikit-learn
 
         found = evaluate(
@@ -159,156 +355,237 @@ class VersionWorkshop:
             train=stretch.before,
             seed=candidate.seed,
             champion_scores=rival,
-            refit=lambda rows: self._recipe.fit(training_set, rows),
+            refit=lambda rows: self._fit("partial", training_set, rows),
         )
         return save_evaluation(found, self._blob)
 
     def _champion(self) -> Version | None:
         return self._registry.alias(self._deployment.name, CHAMPION)
 
-    def _training_set(self, cut_us: int) -> TrainingSet:
-        kept, self._kept = self._kept, None
-        if kept is not None and kept[0] == cut_us:
-            return kept[1]
-        return self._data.training_set(self._deployment.model, cut_us=cut_us)
+    def _snapshot(self, cut_us: int, check: Callable[[TrainingSet], None] = lambda training_set: None) -> TrainingSet:
+        """The training set of a cut; one that does not pass the check is not stored."""
+        model = self._deployment.model
 
-    def _rival(self) -> Version | None:
-        """The version in service, where it can be compared: one of other features cannot answer today's questions.
+        def build() -> TrainingSet:
+            built = self._data.training_set(model, cut_us=cut_us)
+            check(built)
+            return built
 
-        Then a candidate has no rival, as at the first time: whoever changed the definitions chose to replace it.
-        """
-        champion = self._champion()
-        return champion if champion is None or champion.features == self._deployment.model.features.hash else None
+        found = self._steps.do(
+            "snapshot",
+            lambda: self._recording.pin(model, cut_us),
+            build,
+            set_codec(self._blob, model.request.key),
+        )
+        check(found)
+        return found
 
-    def _stretch(self, training_set: TrainingSet, champion: Version | None) -> _Stretch:
-        """The newest closed days that have labels, as far as the champion has not learnt from them."""
-        wait_us = training_set.manifest.wait_us
-        at_us, usable = training_set.at_us, training_set.usable
-        labelled = at_us[usable & (at_us < _closed_until(training_set.manifest.cut_us, wait_us))]
-        end_us = _closed_until(training_set.manifest.cut_us, wait_us)
-        if labelled.size:
-            end_us = int(labelled.max()) // DAY_US * DAY_US + DAY_US
-        start_us = end_us - self._deployment.gate.window_us
-        if champion is not None:
-            start_us = max(start_us, champion.cut_us - wait_us)
-        return _Stretch(
-            start_us,
-            end_us,
-            rows=usable & (at_us >= start_us) & (at_us < end_us),
-            before=usable & (at_us + wait_us <= start_us),
+    def _check(self, training_set: TrainingSet) -> None:
+        rival = self._rival(labelled_until(training_set))
+        lack = self._lack(training_set, self._stretch(training_set, rival), rival)
+        if lack is not None:
+            raise _Lack(lack)
+
+    def _check_of(self, version: Version) -> Callable[[TrainingSet], None]:
+        """Lets pass the set that a version was made of, also where what was stored of that is lost."""
+        try:
+            made_of = msgspec.structs.replace(load_manifest(version.training_set, self._blob), parquet=None)
+        except (NotFound, Corrupt):
+            return lambda found: _check_that(self._save(found, self._blob) == version.training_set)
+        return lambda found: _check_that(found.manifest == made_of)
+
+    def _lost(self, version: Version) -> bool:
+        return lost_artifact(self._blob, version) is not None
+
+    def _fit(self, name: str, training_set: TrainingSet, rows: Rows) -> Fitted:
+        return self._steps.do(
+            name,
+            lambda: [self._recording.code(), address_of_set(training_set), address_of_rows(rows)],
+            lambda: self._recipe.fit(training_set, rows),
+            fit_codec(self._blob),
         )
 
-    def _lack(self, training_set: TrainingSet, stretch: _Stretch, champion: Version | None) -> str | None:
-        """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
-        labelled = training_set.at_us[training_set.usable]
-        if not labelled.size:
-            states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
-            return (
-                f"None of {training_set.rows} requests has a label that its wait of "
-                f"{format_duration(training_set.manifest.wait_us)} has made final ({states}). Load labels, or wait."
-            )
-        newest = format_moment(int(labelled.max()))[:10]
-        if stretch.end_us - stretch.start_us < LEAST_WINDOW_US:
-            days = _days(stretch.end_us - stretch.start_us)
-            seen = (
-                "" if champion is None else f", the champion has learnt all that was known at {_day(champion.cut_us)}"
-            )
-            return (
-                f"The newest labels are of {newest}{seen}: {days} to judge on, needed are {_WEEK}. "
-                "Load labels, or wait for more."
-            )
-        before, needed = int(stretch.before.sum()), max(1, len(self._deployment.model.features.names))
-        if before < needed:
-            found = (
-                "There are no labels to learn from" if not before else f"Only {before} labels are there to learn from"
-            )
-            return (
-                f"{found}, final from before {_day(stretch.start_us)}, where the days to judge on begin; "
-                f"needed are {needed}. Load more history, or wait."
-            )
-        labelled_days = np.unique(training_set.at_us[stretch.rows] // DAY_US).size
-        if labelled_days < LEAST_DAYS:
-            return (
-                f"Only {labelled_days} of the days from {_day(stretch.start_us)} to {newest} have labels, "
-                f"needed are {LEAST_DAYS}. Load more, wait, or judge on more days: tt.beats_champion(window=...)."
-            )
-        return None
+    def _rival(self, until_us: int) -> Rival | None:
+        learns = self._deployment.learn == "online"
+        return find_rival(self._registry, self._champion(), self._deployment.model, until_us, learns=learns)
 
-    def _rival_scores(self, champion: Version | None, training_set: TrainingSet, stretch: _Stretch) -> Floats | None:
-        """What the version in service answered on the window; None where there is none to compare with."""
-        if champion is None:
+    def _stretch(self, training_set: TrainingSet, *rivals: Rival | None) -> Stretch:
+        """The newest closed days that have labels, as far as none of the rivals has learnt from them."""
+        seen_us = max((rival.unseen_from_us for rival in rivals if rival is not None), default=-(2**62))
+        return stretch_of(training_set, self._deployment.gate.window_us, seen_us)
+
+    def _lack(self, training_set: TrainingSet, stretch: Stretch, rival: Rival | None) -> str | None:
+        """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
+        model, seen = self._deployment.model, ""
+        if rival is not None:
+            seen = f", the champion has learnt all that was known at {day_of(rival.version.cut_us)}"
+        lack = lack_of_days(training_set, stretch, seen)
+        if lack is not None:
+            return lack if rival is None else lack + self._other_recipe(rival, labelled_until(training_set))
+        lack = lack_of_lessons(model, stretch)
+        if lack is None and np.unique(training_set.target[stretch.before]).size > 1:  # of one value a fit says more
+            return lack_of_labels(model, training_set, stretch)
+        return lack
+
+    def _answered(self, rival: Rival | None, training_set: TrainingSet, stretch: Stretch) -> Answered:
+        """What the rival answered on the window; no scores where there is nobody to compare with."""
+        if rival is None:
+            champion = self._champion()
+            other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
+            return Answered(None, other and f"{other}{champion and champion.metric}: nothing was compared.")
+        model = self._deployment.model
+        found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, stretch.rows)
+        if found.scores is not None:
+            _finite(found.scores, rival.version)
+        return found
+
+    def _stand_in(self, until_us: int) -> Rival | None:
+        """Who answers for the version in service where a stored one is judged; None where nobody can."""
+        rival = self._rival(until_us)
+        if rival is None:
             return None
-        loaded = self._registry.load(champion)
-        return _finite(self._recipe.champion_scores(loaded, training_set, stretch.rows), champion)
+        champion = self._champion()
+        assert champion is not None  # somebody answers for it
+        return who_answers(self._registry, champion, self._deployment.model, until_us)
+
+    def _lack_to_judge(
+        self, training_set: TrainingSet, stretch: Stretch, asked: Rival, rival: Rival | None
+    ) -> str | None:
+        """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
+        model = self._deployment.model
+        newer = asked if rival is None or asked.unseen_from_us >= rival.unseen_from_us else rival
+        wait_us = model.label.wait_us
+        seen = f", {newer.version.name} may have seen all that was known at {day_of(newer.unseen_from_us + wait_us)}"
+        lack = lack_of_days(training_set, stretch, seen if newer.unseen_from_us >= stretch.start_us else "")
+        if lack is None:
+            return lack_of_labels(model, training_set, stretch)
+        if training_set.usable.any() and newer.unseen_from_us >= stretch.start_us:
+            lack += f" From {enough_from(newer.unseen_from_us, wait_us)} on there are enough."
+            if newer is asked and asked.version.imported is not None:
+                lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
+        return lack
+
+    def _stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> _Side:
+        """What a stored version answers to the window's rows, with the features that it reads."""
+        model = self._deployment.model
+        try:
+            loaded = self._registry.load(asked.version)
+            own = asked_of_version(loaded, self._data, model, training_set, stretch.rows)
+            scores = stored_scores(self._recipe, loaded, own, model)
+        except (Misuse, NotFound) as error:
+            raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
+        return _Side(asked.version, _finite(scores, asked.version), own.features.values, version, asked.said)
+
+    def _done(self, name: str, work: Callable[[], T]) -> T:
+        """A step that is done each time it is asked for."""
+        found: T = self._steps.do(name, None, work, _NEVER)
+        return found
+
+    def _tries(self, judged: Version, stretch: Stretch) -> int:
+        """Which recipe it is that is compared on these days: the first, the second, ..."""
+        window = {"start_us": stretch.start_us, "end_us": stretch.end_us}
+        return tries(self._registry, self._deployment.name, judged.recipe, **window)
+
+    def _judged_by(
+        self, judged: Version, training_set: TrainingSet, stretch: Stretch, answered: Answered, number: int
+    ) -> list[object]:
+        """All that a judgement depends on, as JSON values."""
+        against = [self.champion(), address_of_scores(answered.scores), address_of_rows(stretch.rows), number]
+        rules = msgspec.to_builtins(self._deployment.gate)
+        return [self._recording.code(), rules, judged.id, address_of_set(training_set), *against]
 
     def _judge(
-        self, judged: Version, scores: Floats, training_set: TrainingSet, stretch: _Stretch, rival: Floats | None
+        self, side: _Side, training_set: TrainingSet, stretch: Stretch, answered: Answered, number: int
     ) -> GateRecord:
-        model, rows = self._deployment.model, stretch.rows
+        model, rows, rules = self._deployment.model, stretch.rows, self._deployment.gate
+        trials = self._trials(side.tried, side.sample)
+        learnt = training_set.target[stretch.before]
         return judge(
-            self._deployment.gate,
-            Window(stretch.start_us, stretch.end_us, training_set.at_us[rows], training_set.target[rows]),
+            rules,
+            Window(
+                stretch.start_us,
+                stretch.end_us,
+                training_set.begun_us[rows],
+                training_set.target[rows],
+                training_set.lists_of(rows),
+            ),
             gate_id=self._ids("gate"),
             model=model.name,
             metric=model.metric,
-            candidate=judged.id,
-            candidate_scores=scores,
+            candidate=side.judged.id,
+            candidate_scores=side.scores,
             champion=self.champion(),
-            champion_scores=rival,
+            champion_scores=answered.scores,
             judged_at_us=self._clock.now_us(),
-            loads=self._loads(judged),
+            loads=trials[0].verdict == "held",
+            parts=parts_of(rules.slices, model, training_set, rows),
+            trials=trials,
+            rival=answered.said,
+            stand_in=side.said,
+            constant_scores=constant_scores(model, learnt, int(rows.sum())),
+            tries=number,
         )
 
-    def _too_far(self, refit: Fitted, scores: Floats, training_set: TrainingSet, stretch: _Stretch) -> str | None:
+    def _trials(self, judged: Version, sample: Columns) -> list[GateCheck]:
+        """What the stored candidate shows by itself, whether it loads first."""
+        limit_us = self._deployment.gate.latency_us
+        loaded, read_back = loads(self._registry, judged)
+        found = [read_back, loads_elsewhere(self._proving, judged)]
+        if limit_us is not None:
+            found.append(fast_enough(self._proving, loaded, sample, limit_us))
+        return found
+
+    def _too_far(self, refit: Fitted, scores: Floats, training_set: TrainingSet, stretch: Stretch) -> str | None:
         """Why a refit is not the candidate that passed; None when it is near enough."""
         metric, rows = self._deployment.model.metric, stretch.rows
-        away = np.abs(self._recipe.candidate_scores(refit, training_set, rows) - scores)
-        distance = float(away.mean()) / label_unit(metric, training_set.target[rows])
+        again = self._recipe.candidate_scores(refit, training_set, rows)
+        away = mean_distance(again, scores, training_set.lists_of(rows))
+        distance = away / label_unit(metric, training_set.target[rows])
         allowed = refit_distance(metric)
         if distance <= allowed:
             return None
-        return f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed}."
+        said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed}."
+        by_heart = metric in CLASS_LOSSES or self._deployment.model.task == "ranking"
+        return f"{said} {_STEADIER}" if by_heart else said
 
     def _reference(
-        self, judged: Version, scores: Floats, training_set: TrainingSet, stretch: _Stretch, cap: float
+        self, judged: Version, scores: Floats, training_set: TrainingSet, stretch: Stretch, cap: float
     ) -> tuple[DayQuality, ...]:
         """The candidate's days on the window, with the labels that live days would have closed with."""
         model, rows = self._deployment.model, stretch.rows
         at_us = training_set.at_us[rows]
         labels = self._labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
-        return tuple(day_quality(model.name, model.metric, judged.id, at_us, scores, labels, cap=cap))
+        lists = training_set.lists_of(rows)
+        return tuple(day_quality(model.name, model.metric, judged.id, at_us, scores, labels, cap=cap, lists=lists))
 
-    def _loads(self, version: Version) -> bool:
-        """Whether the stored version is read back and repeats its golden predictions."""
-        try:
-            self._registry.load(version)
-        except Corrupt:
-            return False
-        return True
-
-
-_WEEK = format_duration(LEAST_WINDOW_US)
+    def _cap(self, scores: Floats, training_set: TrainingSet, stretch: Stretch) -> float:
+        """The most that a row, of a ranking a list, may cost a day."""
+        metric, rows = self._deployment.model.metric, stretch.rows
+        losses, _ = unit_losses(metric, training_set.target[rows], scores, training_set.lists_of(rows))
+        return loss_cap(metric, losses)
 
 
-class _Stretch(msgspec.Struct, frozen=True, eq=False):
-    """Where a candidate is judged, and on what it is fitted for that."""
-
-    start_us: int
-    end_us: int
-    rows: NDArray[np.bool_]  # of the training set: labelled ones of the window
-    before: Rows  # those whose labels were final when the window began
+_STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
+_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded
 
 
-def _closed_until(cut_us: int, wait_us: int) -> int:
-    return (cut_us - wait_us) // DAY_US * DAY_US
+class _Side(msgspec.Struct, frozen=True, eq=False):
+    """What is put forward, on the rows of a window."""
+
+    judged: Version  # who answered
+    scores: Floats
+    sample: Columns  # the features that it was given
+    tried: Version  # who is to go in service: the one that answered, or its refit
+    said: str = ""  # who answered, where that is not simply the version as it is
 
 
-def _days(span_us: int) -> str:
-    return f"{max(0, span_us // DAY_US)}d"
+class _Lack(Exception):
+    """No candidate can be made of a training set, or no other one than there is."""
 
 
-def _day(at_us: int) -> str:
-    return format_moment(at_us)[:10]
+def _check_that(same: bool) -> None:
+    if not same:
+        raise _Lack("It is another set.")
 
 
 def _finite(scores: Floats, version: Version) -> Floats:

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from trimtab.core.errors import Misuse
 
-HEAD = "0001"
-KNOWN = ("0001",)  # every revision that this version can read or migrate, oldest first
+HEAD = "0002"
+KNOWN = ("0001", "0002")  # every revision that this version can read or migrate, oldest first
 
 _text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # by bytes, as SQLite compares
 metadata = sa.MetaData()

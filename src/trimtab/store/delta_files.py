@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import sync_directory
 
 _SQL_TYPES: dict[Dtype, str] = {
@@ -30,6 +31,8 @@ _SQL_TYPES: dict[Dtype, str] = {
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
 _OPTIONS = "hive_partitioning = false, union_by_name = true"  # columns may have been added between two files
+# What the system, DuckDB and Delta's library say of it; the numbers are those of a file, a disk and a quota.
+DISK_FULL = re.compile(r"(os error |\[?Errno |\"errno\":\s*\")(27|28|122)\b|No space left|Disk quota|File too large")
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 
 
@@ -42,7 +45,7 @@ class ParquetFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._duckdb = duckdb.connect(config={"autoinstall_known_extensions": False})
+        self._duckdb = open_duckdb({"autoinstall_known_extensions": False})
         self._sound: set[str] = set()  # checked once in this process
         self._known_columns: dict[str, frozenset[str]] = {}  # by name of a file: it never changes
         self._mutex = threading.Lock()
@@ -232,6 +235,10 @@ class _Cursor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
         self._cursor.close()
+        if isinstance(error, duckdb.IOException | OSError) and DISK_FULL.search(str(error)):
+            raise Unavailable(
+                f"{self._what}: the disk is full. Nothing was lost; free some space and do this again."
+            ) from error
         if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException | OSError):
             raise Unavailable(f"{self._what}: {error}. Check free space, memory and access, and try again.") from error
         if isinstance(error, duckdb.InvalidInputException):

@@ -24,8 +24,8 @@ from deltalake.transaction import AddAction, RemoveAction
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.hashing import bytes_hash
-from trimtab.store.delta_files import ParquetFiles, order_of, quoted, runs, same_as_one_of
-from trimtab.store.durable_files import sync_directory
+from trimtab.store.delta_files import DISK_FULL, ParquetFiles, order_of, quoted, runs, same_as_one_of
+from trimtab.store.durable_files import sync_directory, unwritable
 
 _CHECKPOINT_EVERY = 50  # commits
 _COMMIT_TRIES = 10
@@ -35,7 +35,6 @@ _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _ROOM_BYTES = 64 << 10  # less is no room for a commit; Delta's library does not always say that this was why
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")  # with the lines that Delta's library draws
-_FULL = re.compile(r"os error (27|28|122)\b|\[?Errno (27|28|122)\b|No space left|Disk quota|File too large")
 _CONFIGURATION = {
     "delta.checkpointInterval": "1000000000",  # we make them ourselves, to keep their checksums
     "delta.enableExpiredLogCleanup": "false",  # any version may be pinned by a training set
@@ -85,7 +84,9 @@ class DeltaTable:
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`; False when that is in already.
 
-        Columns that the table does not have yet become columns of it: null in all rows that are there.
+        Columns that the table does not have yet become columns of it: null in all rows that are there. Of several
+        processes that append for one writer at once, one takes a position: the commit of another, begun before, is
+        refused by Delta, looked at again, and skipped when the writer's position has reached its own.
 
         Raises:
             Misuse: A column of the table is missing, or of another type.
@@ -505,8 +506,14 @@ class DeltaTable:
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
         """Shared while appending, alone while files are replaced: so no file vanishes before its commit."""
+        path = self.directory / "_lock"
+        shared = how == fcntl.LOCK_SH
+        if shared and not path.exists() and unwritable(self.directory):  # D43: nobody replaces files without a lock
+            yield
+            return
         try:
-            fd = os.open(self.directory / "_lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            access = os.O_RDONLY if shared and path.exists() else os.O_RDWR | os.O_CREAT
+            fd = os.open(path, access | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise _not_now(self.directory, error) from error
         try:
@@ -530,7 +537,7 @@ def _named(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise _not_now(directory, error) from error
     except (delta_errors.DeltaError, ValueError, KeyError) as error:
-        if _FULL.search(str(error)):
+        if DISK_FULL.search(str(error)):
             raise _not_now(directory, error) from error
         raise Corrupt(f"{directory}/_delta_log: cannot be read ({_plain(error)}). Restore it from a copy.") from error
 
@@ -538,7 +545,7 @@ def _named(directory: Path) -> Iterator[None]:
 def _not_now(directory: Path, error: Exception) -> Unavailable:
     """What to do about an error of the disk, of which the system or Delta's library tells."""
     other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
-    if _FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
+    if DISK_FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
         return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")
     return Unavailable(f"{directory}: {_plain(error)}. Check free space and access, and try again.")
 

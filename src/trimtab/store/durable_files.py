@@ -1,4 +1,4 @@
-"""Files that are there as a whole after a crash, or not at all."""
+"""Files that are there as a whole after a crash, or not at all; and where none can be made."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import tempfile
 from pathlib import Path
 
+TEMPORARY = (".", ".new")  # how the name of a file begins and ends that is being written, or was when its writer died
+_ROOM_BYTES = 1 << 18  # less is a full disk: what a database makes when it is opened takes half of it
+
 
 def write_durably(path: Path, data: bytes) -> None:
     """Put the whole content under its name, synced; after a crash the name holds the old content or the new."""
-    fd, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+    fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:
         with open(fd, "wb") as file:
             file.write(data)
@@ -25,6 +28,28 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def write_content(path: Path, data: bytes) -> None:
+    """Put content under a name that says what it must be (its hash), and sync it with that name.
+
+    Killed, this leaves all or nothing; a power cut before it returned may leave a damaged file under the name. The
+    name is given before the first sync, which brings both to the disk: the second one finds little left to do. # D83
+    """
+    fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
+    with open(fd, "wb", buffering=0) as file:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fchmod(fd, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        os.fsync(fd)
+    sync_directory(path.parent)
+
+
 def publish(made: Path, path: Path) -> None:
     """Give a synced file its name, unless another process gave that name to its own first; `made` is gone then."""
     try:
@@ -35,6 +60,25 @@ def publish(made: Path, path: Path) -> None:
         os.replace(made, path)
     made.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def unwritable(folder: Path) -> bool:
+    """Whether no file can be made in `folder` now: it is read-only for this user, or its disk is full. # D43
+
+    Who only reads asks this first, and then leaves everything as it is.
+    """
+    folder = existing(folder)
+    if not os.access(folder, os.W_OK):  # a file system that is mounted read-only included
+        return True
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < _ROOM_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
+
+
+def existing(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that is there."""
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def sync_directory(path: Path) -> None:

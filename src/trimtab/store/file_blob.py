@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
-from trimtab.store.durable_files import sync_directory, write_durably
+from trimtab.store.durable_files import TEMPORARY, sync_directory, write_content, write_durably
+from trimtab.store.ports import StoredBlob
 
-FORMAT = 1
+FORMAT = 2
+KNOWN = ("1", "2")  # 1: all blobs two folders deep, where those that lay there stay # D83
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FileBlob:
-    """A `Blob` in a directory: `ab/cd/abcd...` below it. Safe to use from many threads and processes.
+    """A `Blob` in a directory, all in one folder. Safe to use from many threads and processes.
 
     >>> import tempfile
     >>> blobs = FileBlob(Path(tempfile.mkdtemp()))
@@ -26,8 +30,7 @@ class FileBlob:
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._check_format()
+            self._marked = self._format() == str(FORMAT)  # written with the first blob: who only reads writes nothing
         except OSError as error:
             raise self._unavailable(error) from error
 
@@ -40,11 +43,11 @@ class FileBlob:
         digest = bytes_hash(data)
         path = self._path(digest)
         try:
-            if _holds(path, data):
-                sync_directory(path.parent)  # who put it first may have been killed before this
+            if _holds(path, data) and _renewed(path):
+                self._sync(path)  # who put it first may have been killed before that
             else:
-                self._make_shard(path.parent)
-                write_durably(path, data)
+                self._mark()
+                write_content(path, data)
         except OSError as error:
             raise self._unavailable(error) from error
         return digest
@@ -70,6 +73,53 @@ class FileBlob:
     def exists(self, digest: str) -> bool:
         return self._path(digest).is_file()
 
+    def stored(self, digest: str) -> StoredBlob | None:
+        """How large a blob is and when it was put last; None when it is not there."""
+        try:
+            return _weighed(digest, self._path(digest).stat())
+        except FileNotFoundError:
+            return None
+
+    def all(self) -> Iterator[StoredBlob]:
+        """Every blob, in no order; one that goes meanwhile may be among them or not."""
+        for path in blob_files(self.directory):
+            try:
+                yield _weighed(path.name, path.stat())
+            except FileNotFoundError:
+                continue
+
+    def expire(self, digest: str, before_us: int) -> bool:
+        """Remove it unless it was put since a moment, or is put at this one; False when it stays or was not there."""
+        path = self._path(digest)
+        aside = path.with_name(f"{TEMPORARY[0]}{digest}.{os.getpid()}{TEMPORARY[1]}")
+        try:
+            os.rename(path, aside)  # who puts it from here on finds none, and stores it anew
+            if aside.stat().st_mtime_ns // 1_000 >= before_us:
+                os.rename(aside, path)
+                return False
+            aside.unlink()
+            sync_directory(path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return True
+
+    def sweep(self, before_us: int, *, look: bool = False) -> int:
+        """Remove what a process was storing when it was killed, before a moment; its bytes. `look`: only count them."""
+        found = 0
+        for path in self.directory.glob(f"**/{TEMPORARY[0]}*{TEMPORARY[1]}"):
+            try:
+                seen = path.stat()
+                if seen.st_mtime_ns // 1_000 >= before_us:
+                    continue
+                if not look:
+                    path.unlink()
+                found += seen.st_size
+            except FileNotFoundError:
+                continue
+        return found
+
     def delete(self, digest: str) -> bool:
         """Remove it; False when it was not there."""
         path = self._path(digest)
@@ -94,31 +144,87 @@ class FileBlob:
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise Misuse(f"blob: {digest!r} is no hash. Give the 64 hexadecimal digits that put returned.")
-        return self.directory / digest[:2] / digest[2:4] / digest
+        try:
+            return blob_file(self.directory, digest)
+        except OSError as error:
+            raise self._unavailable(error) from error
 
-    def _make_shard(self, shard: Path) -> None:
-        if not shard.is_dir():
-            shard.mkdir(parents=True, exist_ok=True)
-            sync_directory(shard.parent)
-            sync_directory(self.directory)
+    def _sync(self, path: Path) -> None:
+        """Make a blob's content durable, and the names that lead to it."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        while path != self.directory:
+            path = path.parent
+            sync_directory(path)
 
-    def _check_format(self) -> None:
+    def _mark(self) -> None:
+        """Write down the format, once."""
+        if not self._marked:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if self._format() != str(FORMAT):
+                write_durably(self.directory / "format", f"{FORMAT}\n".encode())
+                sync_directory(self.directory.parent)
+            self._marked = True
+
+    def _format(self) -> str | None:
+        """The format that the directory says it has, one of `KNOWN`; None when nothing was ever put there."""
         path = self.directory / "format"
         try:
             found = path.read_text("ascii", "replace").strip()
         except FileNotFoundError:
-            others = any(not entry.name.startswith(".") for entry in self.directory.iterdir())
-            if others and not path.exists():
+            others = self.directory.exists() and any(e.name[0] != "." for e in self.directory.iterdir())
+            if not others:
+                return None
+            if not path.exists():  # else it was written meanwhile
                 raise Misuse(
                     f"{self.directory}: holds other files. Give an empty directory, or a blob store."
                 ) from None
-            write_durably(path, f"{FORMAT}\n".encode())
-            return
-        if found != str(FORMAT):
-            raise Misuse(f"{path}: blob format {found!r}, this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
+            found = path.read_text("ascii", "replace").strip()
+        check_format(path, found)
+        return found
 
     def _unavailable(self, error: OSError) -> Unavailable:
         return Unavailable(f"{self.directory}: {error}. Check free space and access, and try again; nothing was lost.")
+
+
+def blob_file(directory: Path, digest: str) -> Path:
+    """Where a blob lies in a store's directory, or would."""
+    path = directory / digest
+    if not path.exists() and (earlier := directory / digest[:2] / digest[2:4] / digest).exists():
+        return earlier
+    return path
+
+
+def blob_files(directory: Path) -> Iterator[Path]:
+    """The files of all blobs in a store's directory."""
+    for pattern in ("*", "??/??/*"):
+        for path in directory.glob(pattern):
+            if _DIGEST.fullmatch(path.name):
+                yield path
+
+
+def check_format(path: Path, found: str) -> None:
+    """Refuse a format that this trimtab does not read.
+
+    Raises:
+        Misuse: It is one.
+    """
+    if found not in KNOWN:
+        known = ", ".join(KNOWN)
+        raise Misuse(f"{path}: blob format {found!r}, this trimtab reads {known}. Use the trimtab that wrote it.")
+
+
+def _weighed(digest: str, found: os.stat_result) -> StoredBlob:
+    return StoredBlob(digest, found.st_size, found.st_mtime_ns // 1_000)
+
+
+def _renewed(path: Path) -> bool:
+    """Say that it was put now, so that a collection of garbage leaves it alone; False when one was faster."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
+import sys
 import weakref
 from pathlib import Path
+
+if sys.platform == "darwin":  # the C structure `flock`
+    _FLOCK, _FLOCK_FIELDS = "qqihh", ("start", "size", "process", "kind", "whence")
+else:
+    _FLOCK, _FLOCK_FIELDS = "hhqqi", ("kind", "whence", "start", "size", "process")
 
 
 class FileLock:
@@ -36,6 +43,21 @@ class FileLock:
         return FileLock(path, fd)
 
     @staticmethod
+    def is_held(path: Path) -> bool:
+        """Whether somebody holds the lock on `path`: looked at for a moment, and nothing is made or written."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    @staticmethod
     def holder(path: Path) -> str:
         """The pid written in the lock file, "unknown" when there is none."""
         try:
@@ -56,6 +78,25 @@ class FileLock:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def locked_by(path: Path) -> int | None:
+    """The process that has a record lock (`fcntl`, not `flock`) on the first byte of `path`; None: no other one.
+
+    Nothing is made or written, and no lock is taken. This process must not have such a lock itself: it would lose it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # none there, or not for us: who reads without it is told by what is read
+        return None
+    try:
+        fields = {"kind": fcntl.F_WRLCK, "whence": os.SEEK_SET, "start": 0, "size": 1, "process": 0}
+        asked = struct.pack(_FLOCK, *(fields[name] for name in _FLOCK_FIELDS))
+        told = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    found = dict(zip(_FLOCK_FIELDS, told, strict=True))
+    return None if found["kind"] == fcntl.F_UNLCK else int(found["process"])
 
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()

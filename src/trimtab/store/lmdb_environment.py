@@ -1,4 +1,7 @@
-"""One LMDB environment of this process: shared by path, grown when full, replaced after a fork."""
+"""One LMDB environment of this process: shared by path, grown when full, replaced after a fork.
+
+Where no file can be made it is only read, without LMDB's lock file. # D44
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Set
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +22,14 @@ from typing import Any, TypeVar
 import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
-from trimtab.store.durable_files import publish, sync_directory
-from trimtab.store.file_lock import FileLock
+from trimtab.store.durable_files import publish, sync_directory, unwritable
+from trimtab.store.file_lock import FileLock, locked_by
+from trimtab.store.lmdb_absent import Absent
+from trimtab.store.lmdb_length import is_cut
 
 FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
+RESTORE = "Restore it from a backup."
 _MAX_READERS = 1_024
 READERS_S = 30.0  # between two looks for readers that were killed
 _COPIED = 10_000  # pairs copied in one transaction
@@ -49,8 +56,9 @@ class LmdbEnvironment:
     replaces the map says `paused` and waits until nobody is; the interpreter lock keeps the two in order.
     """
 
-    def __init__(self, path: Path, map_bytes: int) -> None:
+    def __init__(self, path: Path, map_bytes: int, mend: str) -> None:
         self.path = path
+        self.mend = mend  # what to do when it is damaged, for messages
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
@@ -61,14 +69,8 @@ class LmdbEnvironment:
         self._writer: FileLock | None = None
         self._check_s = 0.0  # monotonic: when to look for readers that were killed
         self._closed = False
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if not (path / "data.mdb").exists():
-                _create(path)
-            elif (path / "data.mdb").stat().st_size == 0:
-                raise Corrupt(f"{path}/data.mdb: empty, which it never is. Move it away and rebuild it from the log.")
-        except OSError as error:
-            raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access.") from error
+        self._bare = False  # only read, without locks: no file can be made here
+        self._file: tuple[int, int] | None = None  # device and number of the file that is open
         self._open()
 
     def read(self, what: Callable[[Any, _A], _T], argument: _A) -> _T:
@@ -80,6 +82,10 @@ class LmdbEnvironment:
             with self._threads_mutex:
                 self._threads.add(thread)
         while True:
+            if self._bare:
+                self._look_again()
+                if isinstance(self._environment, Absent):
+                    return self._environment.read(what, argument)
             thread.busy = True
             try:
                 if not self.paused:
@@ -105,6 +111,7 @@ class LmdbEnvironment:
         """
         with self._mutex:
             self._refuse_closed()
+            self._refuse_bare()
             if self._writer is None:
                 self._writer = self._take_writer()
             if time.monotonic() >= self._check_s:
@@ -117,6 +124,9 @@ class LmdbEnvironment:
         """A consistent copy, without free pages, in a new directory; writing goes on."""
         try:
             directory.mkdir(parents=True)
+            if isinstance(self._environment, Absent):
+                _create(directory)
+                return
             self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
         except lmdb.Error as error:
             raise named(error, directory) from error
@@ -130,6 +140,38 @@ class LmdbEnvironment:
                 self._writer.release()
                 self._writer = None
 
+    def look_anew(self, *, make: bool) -> bool:
+        """Open what lies at the path now where that is another file than the one that is open; whether it was.
+
+        Args:
+            make: Where nothing lies there any more, make an empty environment, which only the writer should.
+
+        Raises:
+            Unavailable: Nothing lies there, and is not to be made.
+            Corrupt: What lies there is damaged; each look tries again.
+        """
+        found = _file_at(self.path)
+        if found == self._file or isinstance(self._environment, Absent):
+            return False
+        if found is None and not make:
+            raise Unavailable(
+                f"{self.path}/data.mdb: was removed while this process reads it. Try again once it is made anew. If "
+                f"nobody makes it: {self.mend}"
+            )
+        with self._mutex, self._alone():
+            self._refuse_closed()
+            self._environment.close()
+            if self._writer is not None:  # of a folder that is gone
+                self._writer.release()
+                self._writer = None
+            try:
+                self._open()
+            except TrimtabError as error:
+                self._file = None
+                self._begin = partial(_refuse, error)
+                raise
+        return True
+
     def rewrite(self, gone: Iterable[bytes]) -> None:
         """Put a file without these keys in the place of this one, which keeps old values on its free pages.
 
@@ -139,6 +181,7 @@ class LmdbEnvironment:
         """
         with self._mutex:
             self._refuse_closed()
+            self._refuse_bare()
             if self._writer is None:
                 self._writer = self._take_writer()
             for leftover in self.path.glob(".new-*"):  # of a process that was killed
@@ -166,7 +209,7 @@ class LmdbEnvironment:
                         writing.cursor().putmulti(some, append=True)
                 new.sync(True)
         except lmdb.Error as error:
-            raise named(error, self.path) from error
+            raise named(error, self.path, self.mend) from error
 
     def _replace_file(self, made: Path) -> None:
         """Swap the data file while it is certain that no process has it open; ours is closed."""
@@ -236,36 +279,103 @@ class LmdbEnvironment:
         self._mutex.release()
 
     def _open(self) -> None:
+        data = self.path / "data.mdb"
+        self._bare = unwritable(self.path) and self._to_be_read_bare()
+        try:
+            if data.exists() and data.stat().st_size == 0:
+                raise Corrupt(f"{data}: empty, which it never is. {self.mend}")
+            if not self._bare and not data.exists():
+                self.path.mkdir(parents=True, exist_ok=True)
+                _create(self.path)
+        except OSError as error:
+            raise Unavailable(f"{self.path}: cannot be made ({error}). Check free space and access.") from error
+        self._file = _file_at(self.path)
+        if self._bare and not data.exists():
+            self._environment: Any = Absent(FORMAT_KEY)
+            return
         try:
             self._environment = lmdb.open(
                 str(self.path),
                 map_size=max(self._map_bytes, _file_bytes(self.path)),
                 max_readers=_MAX_READERS,
                 readahead=False,
+                readonly=self._bare,
+                lock=not self._bare,
             )
         except lmdb.Error as error:
-            raise named(error, self.path) from error
+            raise named(error, self.path, self.mend) from error
         self._begin = self._environment.begin
-        self._check_readers()
+        if not self._bare:
+            self._check_readers()
         try:
+            self._check_whole()
             self._check_format()
         except BaseException:
             self._environment.close()
             raise
+
+    def _to_be_read_bare(self) -> bool:
+        """Whether to read without locks: not while another process has the environment open, and may write.
+
+        Raises:
+            Unavailable: One has, and its lock file is not for this user to write.
+        """
+        lock = self.path / "lock.mdb"
+        owner = locked_by(lock)
+        if owner is None:
+            return True
+        if os.access(lock, os.W_OK):  # the disk is full, but the lock file is there
+            return False
+        raise Unavailable(
+            f"{self.path}: process {owner} has it open, and it can be read beside that only by who may write "
+            f"{lock.name}. Ask that process (over HTTP), give this user write access, or try again once it has ended."
+        )
+
+    def _look_again(self) -> None:
+        """Whether the environment, read without locks until now, has since been opened by somebody who may write."""
+        appeared = isinstance(self._environment, Absent) and (self.path / "data.mdb").exists()
+        if appeared or locked_by(self.path / "lock.mdb") is not None:
+            with self._mutex, self._alone():
+                self._refuse_closed()
+                self._environment.close()
+                self._open()
+
+    def _refuse_bare(self) -> None:
+        """Before writing: open the environment anew if by now it can be written; the caller holds the mutex."""
+        if not self._bare:
+            return
+        if unwritable(self.path):
+            raise Unavailable(
+                f"{self.path}: read-only for this user, or the disk is full. Check free space and access, and try "
+                "again; nothing was written."
+            )
+        with self._alone():
+            self._environment.close()
+            self._open()
 
     def _check_readers(self) -> None:
         """Clear the slots of readers that were killed while they read: else no page they saw is ever used again."""
         self._environment.reader_check()
         self._check_s = time.monotonic() + READERS_S
 
+    def _check_whole(self) -> None:
+        """Refuse a file that was cut short, before a read of what is gone ends the process."""
+        try:
+            with self._begin(), (self.path / "data.mdb").open("rb") as file:
+                cut = is_cut(file)
+        except lmdb.Error as error:
+            raise named(error, self.path, self.mend) from error
+        if cut:
+            raise Corrupt(f"{self.path}/data.mdb: cut short, its end is missing. {self.mend}")
+
     def _check_format(self) -> None:
         try:
             with self._begin() as transaction:
                 found = transaction.get(FORMAT_KEY)
         except lmdb.Error as error:
-            raise named(error, self.path) from error
+            raise named(error, self.path, self.mend) from error
         if found is None:
-            raise Corrupt(f"{self.path}: an LMDB environment, but none of trimtab's: it has no format. Move it away.")
+            raise Corrupt(f"{self.path}: an LMDB environment, but none of trimtab's: it has no format. {self.mend}")
         if found != str(FORMAT).encode():
             version = found.decode("ascii", "replace")
             raise Misuse(
@@ -285,7 +395,7 @@ class LmdbEnvironment:
                 self._environment.close()
                 self._open()
         self._refuse_closed()
-        raise named(error, self.path) from error
+        raise named(error, self.path, self.mend) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -328,26 +438,26 @@ class _Thread:
         self.busy = False
 
 
-def named(error: lmdb.Error, path: Path) -> TrimtabError:
-    """The error to raise for LMDB's `error`."""
+def named(error: lmdb.Error, path: Path, mend: str = RESTORE) -> TrimtabError:
+    """The error to raise for LMDB's `error`; `mend` is what to do when it is damaged."""
     if isinstance(error, lmdb.BadValsizeError):
         return Misuse(f"{path}: a key is empty or too long ({error}). Keys have 1 to 511 bytes.")
     if isinstance(error, lmdb.VersionMismatchError):
         return Misuse(f"{path}: another LMDB format ({error}). Use the trimtab that wrote it.")
     if isinstance(error, _DAMAGED):
-        return Corrupt(f"{path}/data.mdb: damaged ({error}). Move the directory away and rebuild it from the log.")
+        return Corrupt(f"{path}/data.mdb: damaged ({error}). {mend}")
     if isinstance(error, _NOT_NOW) or type(error) is lmdb.Error:
         return Unavailable(f"{path}: {error}. Check free space, limits and access, and try again; nothing was lost.")
-    return Corrupt(f"{path}: {type(error).__name__}: {error}. Move the directory away and rebuild it from the log.")
+    return Corrupt(f"{path}: {type(error).__name__}: {error}. {mend}")
 
 
-def share(path: Path, map_bytes: int) -> LmdbEnvironment:
+def share(path: Path, map_bytes: int, mend: str) -> LmdbEnvironment:
     """The environment at `path`, opened or shared with who has it open in this process."""
     key = os.path.realpath(path)
     with _registry:
         environment = _environments.get(key)
         if environment is None:
-            environment = _environments[key] = LmdbEnvironment(path, map_bytes)
+            environment = _environments[key] = LmdbEnvironment(path, map_bytes, mend)
         else:
             environment.users += 1
         return environment
@@ -371,6 +481,20 @@ def _create(path: Path) -> None:
         except lmdb.Error as error:
             raise named(error, path) from error
         publish(Path(directory) / "data.mdb", path / "data.mdb")
+
+
+def _refuse(error: TrimtabError, **_: object) -> Any:
+    """Stands in for the transactions of an environment that cannot be opened anew."""
+    raise error
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file lies there now."""
+    try:
+        found = os.stat(path / "data.mdb")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _file_bytes(path: Path) -> int:

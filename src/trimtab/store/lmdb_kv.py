@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
 import weakref
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import add
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,12 +15,13 @@ from typing import Any
 import lmdb
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.store.lmdb_environment import FORMAT_KEY, share, unshare
+from trimtab.store.lmdb_environment import FORMAT_KEY, RESTORE, share, unshare
 
 _FIRST_MAP_BYTES = 1 << 30  # address space, not disk: the file grows as it is filled
 _LONGEST_KEY_BYTES = 511
 _RESIDUE = 0x2144DF1C  # the CRC-32 of anything followed by its own CRC-32, little-endian
 _crc32 = zlib.crc32
+_tail = struct.Struct("<I").pack
 _get = lmdb.Transaction.get
 
 
@@ -29,6 +32,11 @@ class LmdbKeyValue:
     directory's writer lock for this process, until `release_writer` or until the last of these objects is closed.
     Safe to use from many threads; a forked child opens an environment of its own.
 
+    Args:
+        directory: Made when it is not there.
+        map_bytes: Address space to begin with.
+        mend: What to do when it is damaged, a sentence for messages: only whoever opens it knows what it holds.
+
     >>> import tempfile
     >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
     ...     store.write({b"a": b"1", b"b": b"2"})
@@ -36,11 +44,12 @@ class LmdbKeyValue:
     [b'2', None]
     """
 
-    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES) -> None:
+    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, mend: str = RESTORE) -> None:
         self.directory = Path(directory)
         self._map_bytes = map_bytes
+        self._mend = mend
         self._closed = False
-        self._environment = share(self.directory, map_bytes)
+        self._environment = share(self.directory, map_bytes, mend)
         self._read = self._environment.read
         _open_stores.add(self)
 
@@ -65,11 +74,14 @@ class LmdbKeyValue:
         """
         found: list[bytes | None] = self._read(_get_all, keys)
         crc32 = _crc32
-        for i, raw in enumerate(found):
+        i = 0
+        for key in keys:
+            raw = found[i]
             if raw is not None:
-                if crc32(raw, crc32(keys[i])) != _RESIDUE:
-                    raise self._damaged(keys[i])
+                if crc32(raw, crc32(key)) != _RESIDUE:
+                    raise self._damaged(key)
                 found[i] = raw[:-4]
+            i += 1  # noqa: SIM113  # quicker than enumerate
         return found
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
@@ -85,18 +97,20 @@ class LmdbKeyValue:
         removed = list(deletes)
         if not puts and not removed:
             return
-        crc32 = _crc32
-        pairs = [(key, value + crc32(value, crc32(key)).to_bytes(4, "little")) for key, value in puts.items()]
-        pairs.sort()  # neighbours share pages
-        self._check_keys(puts)
-        self._check_keys(removed)
+        keys = sorted(puts)  # neighbours share pages
+        values = list(puts.values() if keys == list(puts) else map(puts.__getitem__, keys))
+        self._check_keys(keys)
+        self._check_keys(sorted(removed))
 
         def change(transaction: Any) -> None:
             for key in removed:
                 transaction.delete(key)
-            if pairs:
+            if keys:
                 cursor = transaction.cursor()
-                behind = not cursor.last() or cursor.key() < pairs[0][0]
+                behind = not cursor.last() or cursor.key() < keys[0]
+                checks = map(_crc32, values, map(_crc32, keys))
+                tails = map(_tail, checks)
+                pairs = zip(keys, map(add, values, tails))  # noqa: B905  # one by one: no second copy of all values
                 cursor.putmulti(pairs, append=behind)  # behind all there is: full pages, no search
 
         self._environment.write(change)
@@ -140,6 +154,21 @@ class LmdbKeyValue:
         """
         return self._read(_check, self)
 
+    def look_anew(self, *, make: bool = False) -> bool:
+        """Read on in what lies in the directory now, where the file that was opened was removed or replaced.
+
+        Args:
+            make: Where nothing lies there, begin an empty store: only for whoever writes.
+
+        Returns:
+            Whether it is another one.
+
+        Raises:
+            Unavailable: Nothing lies there, and is not to be made.
+            Corrupt: What lies there is damaged; the next look tries again.
+        """
+        return self._environment.look_anew(make=make)
+
     def copy_to(self, directory: Path) -> None:
         """Write all pairs, as they stand at one moment, to a new directory; others may write meanwhile.
 
@@ -161,9 +190,9 @@ class LmdbKeyValue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _check_keys(self, keys: Collection[bytes]) -> None:
-        """Refuse what LMDB cannot hold."""
-        if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and min(keys)[:1] > b"\0"):
+    def _check_keys(self, keys: Sequence[bytes]) -> None:
+        """Refuse what LMDB cannot hold; the keys are sorted."""
+        if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and keys[0][:1] > b"\0"):
             return
         wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
         raise Misuse(f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511, the first not zero.")
@@ -174,17 +203,14 @@ class LmdbKeyValue:
         return raw[:-4]
 
     def _damaged(self, key: bytes) -> Corrupt:
-        return Corrupt(
-            f"{self.directory}/data.mdb: the value of key {key!r} is damaged (wrong checksum). "
-            "Write it again, or move the directory away and rebuild it from the log."
-        )
+        return Corrupt(f"{self.directory}/data.mdb: the value of key {key!r} is damaged (wrong checksum). {self._mend}")
 
     def _refuse(self, what: Any, argument: Any) -> Any:
         raise Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
 
     def _after_fork_in_child(self) -> None:
         if not self._closed:
-            self._environment = share(self.directory, self._map_bytes)
+            self._environment = share(self.directory, self._map_bytes, self._mend)
             self._read = self._environment.read
 
 
@@ -215,12 +241,15 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
             raise store._damaged(key)
         if key != FORMAT_KEY:
             store._verified(key, raw)
+        if transaction.get(key) is None:  # a cursor goes from leaf to leaf, a look-up by the pages above them
+            raise Corrupt(
+                f"{store.directory}/data.mdb: key {key!r} is there and cannot be found: a page that leads to it is "
+                f"damaged. {store._mend}"
+            )
         before, count = key, count + 1
     entries = transaction.stat()["entries"]
     if count != entries:
-        raise Corrupt(
-            f"{store.directory}/data.mdb: {count} pairs where {entries} were written. Rebuild it from the log."
-        )
+        raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._mend}")
     return count - 1  # without the format's
 
 

@@ -1,4 +1,4 @@
-"""Where in a log a moment lies."""
+"""Where in a log a moment lies, and where its partitions begin."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ from trimtab.store.ports import Log
 
 
 def positions_before(log: Log, at_us: int) -> dict[str, int]:
-    """By partition, the position behind which every record appended at `at_us` or later stands, found by bisection."""
-    found = {}
-    for partition, last in log.positions().items():
-        low, high = 0, last
-        while low < high:
-            middle = (low + high) // 2
-            records = log.read(partition, middle, limit=1)
-            if not records or records[0].appended_at_us >= at_us:
-                high = middle
-            else:
-                low = records[0].position
-        found[partition] = low
-    return found
+    """By partition, the position behind which every record appended at `at_us` or later stands."""
+    return {partition: position_before(log, partition, last, at_us) for partition, last in log.positions().items()}
+
+
+def position_before(log: Log, partition: str, last: int, at_us: int) -> int:
+    """The same of one partition, whose last position is `last`, found by bisection."""
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        records = log.read(partition, middle, limit=1)
+        if not records or records[0].appended_at_us >= at_us:
+            high = middle
+        else:
+            low = records[0].position
+    return low
+
+
+def begin_of(log: Log, partition: str, last: int) -> int:
+    """The position behind which a partition has records: up to there it was truncated; `last` when none is left."""
+    first = log.read(partition, 0, limit=1)
+    return first[0].position - 1 if first else last

@@ -36,12 +36,14 @@ def open(url: str, port: Literal["log"], *, clock: Clock | None = None) -> Log: 
 @overload
 def open(url: str, port: Literal["table"], *, clock: Clock | None = None) -> Table: ...
 @overload
-def open(url: str, port: Literal["kv"], *, clock: Clock | None = None) -> KeyValue: ...
+def open(url: str, port: Literal["kv"], *, mend: str | None = None) -> KeyValue: ...
 @overload
 def open(url: str, port: Literal["blob"], *, clock: Clock | None = None) -> Blob: ...
 @overload
 def open(url: str, port: Literal["catalog"], *, clock: Clock | None = None) -> Catalog: ...
-def open(url: str, port: Port, *, clock: Clock | None = None) -> Log | Table | KeyValue | Blob | Catalog:
+def open(
+    url: str, port: Port, *, clock: Clock | None = None, mend: str | None = None
+) -> Log | Table | KeyValue | Blob | Catalog:
     """The store at `url`, made when it is not there.
 
     `sqlite:///dir` (log; `?mode=durable` or `relaxed`), `sqlite:///file.db` (catalog), `delta:///dir` (table),
@@ -51,6 +53,7 @@ def open(url: str, port: Port, *, clock: Clock | None = None) -> Log | Table | K
         url: Where it is.
         port: What it is wanted as.
         clock: Stamps a log's records and measures a catalogue's leases; the system's when left out.
+        mend: What errors say that a key-value store needs when it is damaged; to restore it, when left out.
 
     Raises:
         Misuse: The URL, or the port for it, is unknown; the message lists those that exist.
@@ -76,7 +79,7 @@ def open(url: str, port: Port, *, clock: Clock | None = None) -> Log | Table | K
         case "lmdb", "kv":
             from trimtab.store.lmdb_kv import LmdbKeyValue
 
-            return LmdbKeyValue(path)
+            return LmdbKeyValue(path) if mend is None else LmdbKeyValue(path, mend=mend)
         case "file", "blob":
             from trimtab.store.file_blob import FileBlob
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -53,6 +53,17 @@ class Log(Protocol):
 
         When it returns, what stood there before, and what was truncated, is on no page of the disk any more. Raises
         Conflict while another process writes the partition: nothing was done.
+        """
+        ...
+
+    def mark(self) -> Hashable | None:
+        """Something that is the same as before only if nobody appended in between; None: it cannot be told cheaply."""
+        ...
+
+    def upkeep(self) -> None:
+        """Do what appends do by themselves now and then, so that the next ones need not; appends wait meanwhile.
+
+        After the first call appends do it themselves only when it is long overdue. Raises Unavailable.
         """
         ...
 
@@ -147,6 +158,13 @@ class KeyValue(Protocol):
         """
         ...
 
+    def look_anew(self, *, make: bool = False) -> bool:
+        """Go on with what lies at the store's place now, where somebody removed or replaced it; whether it is another.
+
+        Raises Unavailable when nothing lies there: with `make`, which is for the writer, an empty one is begun instead.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -168,6 +186,35 @@ class Blob(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class StoredBlob(msgspec.Struct, frozen=True):
+    """A blob as it lies in its store."""
+
+    digest: str
+    size_bytes: int
+    put_at_us: int  # when it was put last, by the store's clock
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A blob store that knows how large and how old its blobs are, and can be searched for what nobody needs."""
+
+    def stored(self, digest: str) -> StoredBlob | None:
+        """One blob; None when it is not there."""
+        ...
+
+    def all(self) -> Iterator[StoredBlob]:
+        """Every blob, in no order; one that comes or goes meanwhile may be among them or not."""
+        ...
+
+    def expire(self, digest: str, before_us: int) -> bool:
+        """Remove one unless it was put since a moment; False when it stays or was not there."""
+        ...
+
+    def sweep(self, before_us: int, *, look: bool = False) -> int:
+        """Remove what killed processes left half stored before a moment; its bytes. `look`: only count them."""
+        ...
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -237,6 +284,10 @@ class Catalog(Protocol):
 
     def release(self, lease: str, holder: str) -> None:
         """Give a lease back; nothing happens when `holder` does not hold it."""
+        ...
+
+    def mark(self) -> Hashable | None:
+        """Something that is the same as before only if nobody wrote in between; None: it cannot be told cheaply."""
         ...
 
     def close(self) -> None: ...

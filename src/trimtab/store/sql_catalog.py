@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
 import weakref
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
+from trimtab.core.hashing import row_crc
 from trimtab.store import catalog_schema as schema
-from trimtab.store.durable_files import publish
+from trimtab.store.durable_files import publish, unwritable
+from trimtab.store.fork_gate import ForkGate
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
-from trimtab.store.sqlite_errors import named
+from trimtab.store.sqlite_changes import SqliteChanges
+from trimtab.store.sqlite_errors import SQLITE_RAISES, named
 from trimtab.store.sqlite_partition import leak
+from trimtab.store.sqlite_still import open_reading
+from trimtab.store.sqlite_wal import acknowledged_frames
+from trimtab.store.write_turn import WriteTurn
 
 _CHECKED_PAGES = 1_000  # up to 4 MB a database's structure is checked whenever it is opened, in a few ms
 _THREADS = 64  # that may use a catalogue at once; more have to wait
@@ -39,15 +47,21 @@ class SqlCatalog:
     Record(kind='alias', key='champion', revision=1, body=b'"late@7"')
     """
 
-    def __init__(self, engine: sa.Engine, *, what: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self, engine: sa.Engine, *, what: str, clock: Clock | None = None, turn: WriteTurn | None = None
+    ) -> None:
         self.what = what
         self._clock = clock or SystemClock()
         self._engine = engine
-        self._writing = engine.execution_options(trimtab_write=True)
+        self._reading = engine.execution_options(trimtab_begin=None)  # one statement needs no transaction of its own
+        self._writing = engine.execution_options(trimtab_begin="BEGIN IMMEDIATE")
+        self._turn = turn
+        self._gate = ForkGate()
+        self._changes = None if turn is None else SqliteChanges(Path(str(engine.url.database)))
         try:
             self._prepare(what)
         except BaseException:
-            engine.dispose()
+            self.close()
             raise
         _open_catalogs.add(self)
 
@@ -64,7 +78,8 @@ class SqlCatalog:
             raise Unavailable(
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
-        return SqlCatalog(_sqlite_engine(path), what=str(path), clock=clock)
+        turn = None if unwritable(path.parent) else _turn(path)  # D43
+        return SqlCatalog(_sqlite_engine(path, writable=turn is not None), what=str(path), clock=clock, turn=turn)
 
     def get(self, kind: str, key: str) -> Record | None:
         """The record, None when there is none.
@@ -72,11 +87,9 @@ class SqlCatalog:
         Raises:
             Corrupt: It is damaged; the message names it.
         """
-        table = schema.record
-        query = sa.select(table).where(table.c.kind == kind, table.c.key == key)
-        with self._transaction(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else self._record(row)
+        with self._transaction(self._reading) as connection:
+            row = _run(connection, _GET, {"of_kind": kind, "of_key": key}).fetchall()
+        return self._record(row[0]) if row else None
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
         """Records of a kind whose key starts with `prefix`, by key."""
@@ -84,7 +97,7 @@ class SqlCatalog:
         query = sa.select(table).where(table.c.kind == kind).order_by(table.c.key)
         if prefix:
             query = query.where(table.c.key >= prefix, sa.func.substr(table.c.key, 1, len(prefix)) == prefix)
-        with self._transaction(self._engine) as connection:
+        with self._transaction(self._reading) as connection:
             rows = connection.execute(query).all()
         return [self._record(row) for row in rows]
 
@@ -122,12 +135,12 @@ class SqlCatalog:
             .order_by(table.c.sequence)
             .limit(limit)
         )
-        with self._transaction(self._engine) as connection:
+        with self._transaction(self._reading) as connection:
             rows = connection.execute(query).all()
         for expected, row in enumerate(rows, after + 1):
             if row.sequence != expected:
                 raise Corrupt(f"{self.what}: line {expected} of journal {name!r} is missing. Restore it from a copy.")
-            if row.crc != _crc(row.journal, row.sequence, row.at_us, row.body):
+            if row.crc != row_crc(row.journal, row.sequence, row.at_us, row.body):
                 raise Corrupt(f"{self.what}: line {expected} of journal {name!r} is damaged. Restore it from a copy.")
         return [Entry(row.journal, row.sequence, row.at_us, bytes(row.body)) for row in rows]
 
@@ -138,7 +151,7 @@ class SqlCatalog:
             raise Misuse(f"catalogue: a lease of {ttl_s} s. Give a time to live above zero.")
         now_us = self._clock.now_us()
         expires_at_us = now_us + int(ttl_s * 1e6)
-        values = {"holder": holder, "expires_at_us": expires_at_us, "crc": _crc(lease, holder, expires_at_us)}
+        values = {"holder": holder, "expires_at_us": expires_at_us, "crc": row_crc(lease, holder, expires_at_us)}
         table = schema.lease
         with self._transaction(self._writing) as connection:
             row = self._lease(connection, lease)
@@ -177,6 +190,13 @@ class SqlCatalog:
             rows += len(self.journal(name, limit=lines))
         return rows
 
+    def mark(self) -> tuple[int, int] | None:
+        """Something that is the same as before only if nobody wrote in between; None: not of this database."""
+        if self._changes is None:
+            return None
+        with self._gate:
+            return self._changes.mark()
+
     def copy_to(self, path: Path) -> None:
         """Write the catalogue, as it stands at one moment and without its leases, to a new SQLite file.
 
@@ -189,16 +209,21 @@ class SqlCatalog:
             raise Misuse(f"{self.what}: only an SQLite catalogue can be copied to a file. Use the server's own tools.")
         try:
             with (
+                self._gate,
                 contextlib.closing(sqlite3.connect(self.what, timeout=_BUSY_S)) as source,
                 contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
             ):
                 source.backup(copy)
                 copy.execute(f"DELETE FROM {schema.lease.name}")  # whoever holds one holds it there, not here
-        except sqlite3.Error as error:
+        except SQLITE_RAISES as error:
             raise named(error, f"copying {self.what} to {path}") from error
 
     def close(self) -> None:
+        if self._changes is not None:
+            self._changes.close()
         self._engine.dispose()
+        if self._turn is not None:
+            self._turn.close()
 
     def __enter__(self) -> SqlCatalog:
         return self
@@ -207,20 +232,56 @@ class SqlCatalog:
         self.close()
 
     def _prepare(self, what: str) -> None:
-        with self._transaction(self._engine) as connection:
-            if connection.dialect.name == "sqlite" and _pages(connection) < _CHECKED_PAGES:
-                self._check_structure(connection)
-            revision = schema.revision_of(connection, what)
-        if revision != schema.HEAD:
+        with self._my_turn():
+            if self._turn is not None:
+                self._prepare_wal(Path(str(self._engine.url.database)))
+            with self._transaction(self._engine) as connection:
+                if connection.dialect.name == "sqlite" and _pages(connection) < _CHECKED_PAGES:
+                    self._check_structure(connection)
+                revision = schema.revision_of(connection, what)
+        if revision != schema.HEAD and not (revision and self._only_read):
             with self._transaction(self._writing) as connection:
                 if schema.revision_of(connection, what) != schema.HEAD:  # nobody was faster
                     schema.migrate(connection)
 
+    @property
+    def _only_read(self) -> bool:
+        return self._turn is None and self._engine.dialect.name == "sqlite"
+
+    def _prepare_wal(self, path: Path) -> None:
+        """Go over to WAL once; find a damaged log before SQLite takes its damage for its end. # D57"""
+        acknowledged = acknowledged_frames(path)
+        with self._named(), self._gate, self._engine.connect() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            if raw.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                raw.execute("PRAGMA journal_mode = WAL").fetchone()
+            if acknowledged:
+                _, frames, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if frames < acknowledged:
+                    raise Corrupt(
+                        f"{path}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
+                        "Changes were lost; restore the catalogue from a copy."
+                    )
+
+    def _my_turn(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._turn is None else self._turn.hold()
+
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
-        try:
-            with engine.begin() as connection:
+        turn = self._my_turn() if engine is self._writing else contextlib.nullcontext()
+        with self._named(), self._gate, turn, engine.connect() as connection:
+            if engine is self._reading:
                 yield connection
+                return
+            with connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLITE_RAISES as error:
+            raise named(error, self.what) from error
         except sa.exc.TimeoutError as error:
             raise Unavailable(f"{self.what}: all connections are in use ({error}). Try again.") from error
         except sa.exc.DBAPIError as error:
@@ -231,34 +292,40 @@ class SqlCatalog:
             raise Unavailable(f"{self.what}: {error.orig}. Check the database, and try again.") from error
 
     def _put(self, connection: sa.Connection, change: Put) -> None:
-        table = schema.record
-        at = (table.c.kind == change.kind, table.c.key == change.key)
-        found = connection.execute(sa.select(table.c.revision).where(*at).with_for_update()).scalar_one_or_none() or 0
-        self._expect(f"record {change.kind}/{change.key}", "revision", found, change.expected)
+        found = change.expected
+        if found is None:
+            found = self._revision(connection, change)
         values = {
+            "of_kind": change.kind,
+            "of_key": change.key,
             "revision": found + 1,
             "body": change.body,
-            "crc": _crc(change.kind, change.key, found + 1, change.body),
+            "crc": row_crc(change.kind, change.key, found + 1, change.body),
         }
         if found:
-            connection.execute(sa.update(table).where(*at).values(**values))
+            done = _run(connection, _UPDATE, {**values, "of_revision": found})
         else:
-            connection.execute(sa.insert(table).values(kind=change.kind, key=change.key, **values))
+            done = _run(connection, _INSERT[connection.dialect.name], values)
+        if done.rowcount != 1:
+            self._expect(f"record {change.kind}/{change.key}", "revision", self._revision(connection, change), found)
 
     def _remove(self, connection: sa.Connection, change: Remove) -> None:
-        table = schema.record
-        at = (table.c.kind == change.kind, table.c.key == change.key)
-        found = connection.execute(sa.select(table.c.revision).where(*at).with_for_update()).scalar_one_or_none() or 0
+        found = self._revision(connection, change)
         self._expect(f"record {change.kind}/{change.key}", "revision", found, change.expected)
-        connection.execute(sa.delete(table).where(*at))
+        if found:
+            _run(connection, _DELETE, {"of_kind": change.kind, "of_key": change.key})
+
+    def _revision(self, connection: sa.Connection, change: Put | Remove) -> int:
+        at = {"of_kind": change.kind, "of_key": change.key}
+        found = _run(connection, _REVISION, at).fetchall()
+        return int(found[0][0]) if found else 0
 
     def _append(self, connection: sa.Connection, change: Append) -> None:
-        table = schema.journal
-        query = sa.select(sa.func.max(table.c.sequence)).where(table.c.journal == change.journal)
-        following = (connection.execute(query).scalar_one() or 0) + 1
+        ((last,),) = _run(connection, _LAST, {"of_journal": change.journal}).fetchall()
+        following = (last or 0) + 1
         self._expect(f"journal {change.journal}", "next line", following, change.expected)
         values = {"journal": change.journal, "sequence": following, "at_us": change.at_us, "body": change.body}
-        connection.execute(sa.insert(table).values(**values, crc=_crc(*values.values())))
+        _run(connection, _LINE, {**values, "crc": row_crc(*values.values())})
 
     def _expect(self, where: str, what: str, found: int, expected: int | None) -> None:
         if expected is not None and expected != found:
@@ -269,7 +336,7 @@ class SqlCatalog:
     def _lease(self, connection: sa.Connection, name: str) -> Any:
         table = schema.lease
         row = connection.execute(sa.select(table).where(table.c.lease == name).with_for_update()).one_or_none()
-        if row is not None and row.crc != _crc(row.lease, row.holder, row.expires_at_us):
+        if row is not None and row.crc != row_crc(row.lease, row.holder, row.expires_at_us):
             raise Corrupt(f"{self.what}: lease {name!r} is damaged. Restore the catalogue from a copy.")
         return row
 
@@ -281,26 +348,50 @@ class SqlCatalog:
                 raise Corrupt(f"{self.what}: damaged ({found}). Restore the catalogue from a copy.")
 
     def _record(self, row: Any) -> Record:
-        if row.crc != _crc(row.kind, row.key, row.revision, row.body):
-            raise Corrupt(f"{self.what}: record {row.kind}/{row.key} is damaged. Restore the catalogue from a copy.")
-        return Record(row.kind, row.key, row.revision, bytes(row.body))
+        kind, key, revision, body, crc = row
+        if crc != row_crc(kind, key, revision, body):
+            raise Corrupt(f"{self.what}: record {kind}/{key} is damaged. Restore the catalogue from a copy.")
+        return Record(kind, key, revision, bytes(body))
+
+    def _before_fork(self) -> None:
+        """Leave no connection open: SQLite keeps its locks by process, and takes those of its parent for its own."""
+        if self._gate.close():
+            self._engine.dispose()
+            if self._changes is not None:
+                self._changes.close()
+
+    def _after_fork_in_parent(self) -> None:
+        self._gate.open()
 
     def _after_fork_in_child(self) -> None:
-        leak(self._engine.pool)  # closing a connection here could roll back what the parent is writing
-        self._engine.dispose(close=False)
+        if self._gate.inside:  # for too long: their connections are the parent's
+            leak((self._engine.pool, self._changes))  # closing one here could roll back what the parent is writing
+            self._engine.dispose(close=False)
+            if self._changes is not None:
+                self._changes = SqliteChanges(Path(str(self._engine.url.database)))
+        self._gate = ForkGate()
+        if self._turn is not None:
+            self._turn.forget()
+
+
+def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
+    """The cursor of a statement; of SQLite past SQLAlchemy, whose part costs seven times as much as the rest. # D83"""
+    raw: Any = connection.connection.dbapi_connection
+    if not isinstance(raw, sqlite3.Connection):
+        return connection.execute(statement, values)
+    text, names = _compiled(statement)
+    return raw.execute(text, [values[name] for name in names])
+
+
+@functools.cache
+def _compiled(statement: Any) -> tuple[str, tuple[str, ...]]:
+    """A statement in SQLite's words, and the names of its parameters by place."""
+    made = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
+    return str(made), tuple(made.positiontup)
 
 
 def _pages(connection: sa.Connection) -> int:
     return int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
-
-
-def _crc(*values: object) -> int:
-    """The CRC-32 of a row, in which a value can neither change nor move to another column."""
-    crc = 0
-    for value in values:
-        data = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode("utf-8", "surrogatepass")
-        crc = zlib.crc32(data, zlib.crc32(f"{type(value).__name__}{len(data)}:".encode(), crc))
-    return crc
 
 
 def _check_names(*names: str) -> None:
@@ -312,20 +403,26 @@ def _check_names(*names: str) -> None:
 def _create_sqlite(path: Path) -> None:
     """A migrated, empty catalogue, complete before it gets its name."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    turn = _turn(new)
     try:
-        SqlCatalog(_sqlite_engine(new), what=str(path)).close()
+        SqlCatalog(_sqlite_engine(new), what=str(path), turn=turn).close()
         publish(new, path)
     finally:
-        for leftover in (new, Path(f"{new}-journal")):
+        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal"), turn.path):
             leftover.unlink(missing_ok=True)
 
 
-def _sqlite_engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": _BUSY_S, "check_same_thread": False},
-        max_overflow=_THREADS,
-    )
+def _turn(path: Path) -> WriteTurn:
+    return WriteTurn(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
+
+
+def _sqlite_engine(path: Path, *, writable: bool = True) -> sa.Engine:
+    if writable:
+        url = sa.URL.create("sqlite", database=str(path))
+        given = {"timeout": _BUSY_S, "check_same_thread": False}
+        engine = sa.create_engine(url, connect_args=given, max_overflow=_THREADS)
+    else:  # each read opens the file anew: an immutable one sees no change
+        engine = sa.create_engine("sqlite://", creator=lambda: open_reading(path)[0], poolclass=sa.pool.NullPool)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -333,21 +430,43 @@ def _sqlite_engine(path: Path) -> sa.Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # transactions begin in `_begin_sqlite`
-    for pragma in ("journal_mode = PERSIST", "journal_size_limit = 1048576", "synchronous = FULL"):
+    for pragma in ("synchronous = FULL", "journal_size_limit = 1048576"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("trimtab_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    begin = connection.get_execution_options().get("trimtab_begin", "BEGIN")
+    if begin is not None:
+        raw: Any = connection.connection.dbapi_connection
+        raw.execute(begin)
 
+
+def _new_record(dialect: ModuleType) -> sa.Insert:
+    row: dict[str, Any] = {name: sa.bindparam(f"of_{name}") for name in ("kind", "key")}
+    row |= {name: sa.bindparam(name) for name in ("revision", "body", "crc")}
+    return dialect.insert(schema.record).values(row).on_conflict_do_nothing()  # type: ignore[no-any-return]
+
+
+_HERE = (schema.record.c.kind == sa.bindparam("of_kind"), schema.record.c.key == sa.bindparam("of_key"))
+_GET = sa.select(schema.record).where(*_HERE)
+_REVISION = sa.select(schema.record.c.revision).where(*_HERE).with_for_update()
+_INSERT = {"sqlite": _new_record(sqlite), "postgresql": _new_record(postgresql)}
+_UPDATE = sa.update(schema.record).where(*_HERE, schema.record.c.revision == sa.bindparam("of_revision"))
+_UPDATE = _UPDATE.values({name: sa.bindparam(name) for name in ("revision", "body", "crc")})
+_DELETE = sa.delete(schema.record).where(*_HERE)
+_LAST = sa.select(sa.func.max(schema.journal.c.sequence)).where(schema.journal.c.journal == sa.bindparam("of_journal"))
+_LINE = sa.insert(schema.journal)
 
 _open_catalogs: weakref.WeakSet[SqlCatalog] = weakref.WeakSet()
 
 
-def _after_fork_in_child() -> None:
+def _for_all(act: Callable[[SqlCatalog], None]) -> None:
     for catalog in list(_open_catalogs):
-        catalog._after_fork_in_child()
+        act(catalog)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=partial(_for_all, SqlCatalog._before_fork),
+    after_in_parent=partial(_for_all, SqlCatalog._after_fork_in_parent),
+    after_in_child=partial(_for_all, SqlCatalog._after_fork_in_child),
+)

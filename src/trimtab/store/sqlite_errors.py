@@ -6,10 +6,12 @@ import sqlite3
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
 
+SQLITE_RAISES = (sqlite3.Error, UnicodeDecodeError)  # the second where its message quotes bytes that damage changed
 _SHORT_READ = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 _NOT_NOW = {
     sqlite3.SQLITE_FULL: "the disk (or quota) is full. Free some space and try again; what was acknowledged is safe",
-    sqlite3.SQLITE_READONLY: "it is read-only here. Give this user write access to the file and its directory",
+    sqlite3.SQLITE_READONLY: "it is read-only for this user, or its disk was full when it was opened. Check free space "
+    "and access to the file and its directory, and try again; nothing was written",
     sqlite3.SQLITE_IOERR: "the disk refused to read or write. Check free space, limits and the disk, and try again",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Check that the directory exists and is writable for this user",
     sqlite3.SQLITE_PERM: "access is denied. Give this user access to the file and its directory",
@@ -20,7 +22,7 @@ _NOT_NOW = {
 }
 
 
-def named(error: sqlite3.Error, what: str) -> TrimtabError:
+def named(error: sqlite3.Error | UnicodeDecodeError, what: str) -> TrimtabError:
     """The error to raise for SQLite's `error` about the file or URL `what`."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF

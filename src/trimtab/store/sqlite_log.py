@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from types import TracebackType
@@ -39,13 +40,8 @@ class SqliteLog:
         self.directory = Path(directory)
         self.mode: Mode = mode
         self._clock = clock or SystemClock()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(
-                f"{directory}: cannot be made ({error}). Give a directory this user may write."
-            ) from error
         self._start()
+        self._partitions()  # a directory, or nothing yet: the first append makes it
         _open_logs.add(self)
 
     def _start(self) -> None:
@@ -109,9 +105,9 @@ class SqliteLog:
             Conflict: Another process writes that partition.
         """
         removed = 0
-        while step := self._alone(partition, lambda writer: writer.truncate(through)):
+        while step := self._change(partition, lambda writer: writer.truncate(through)):
             removed += step
-        while self._alone(partition, PartitionWriter.give_back):
+        while self._change(partition, PartitionWriter.give_back):
             pass
         return removed
 
@@ -138,14 +134,27 @@ class SqliteLog:
             Unavailable: Another process reads it just now: the records are changed, but their old bytes are still on
                 the disk. Do it again.
         """
-        return self._alone(partition, lambda writer: writer.erase(instead))
+        return self._change(partition, lambda writer: writer.erase(instead))
+
+    def mark(self) -> tuple[tuple[str, tuple[int, int]], ...] | None:
+        """Something that is the same as before only if nobody appended in between; None where nothing can be locked."""
+        names = self._partitions()
+        marks = [(name, mark) for name in names if (mark := self._reader(name).mark()) is not None]
+        return tuple(marks) if len(marks) == len(names) else None
+
+    def upkeep(self) -> None:
+        """Fold this process's write-ahead log into its file, so that no append has to."""
+        with self._files:
+            writer = self._writer
+        with self._alone():
+            if writer is not None and writer is self._writer:  # nobody closed it while this waited
+                writer.fold()
 
     def close(self) -> None:
         """Wait for the append under way, then let the partition go; nothing happens the second time."""
         if self._closed:
             return
-        self._wait_for_lead()
-        try:
+        with self._alone():
             self._closed = True
             with self._files:
                 for reader in self._readers.values():
@@ -154,8 +163,6 @@ class SqliteLog:
                 if self._writer is not None:
                     self._writer.close()
                     self._writer = None
-        finally:
-            self._pass_lead()
 
     def __enter__(self) -> SqliteLog:
         return self
@@ -163,17 +170,14 @@ class SqliteLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _alone(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
+    def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
         """Change a partition while nobody appends to it, here or in another process."""
         self._reader(partition)  # NotFound for a wrong name
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            self._wait_for_lead()
-            try:
+            with self._alone():
                 return change(writer)
-            finally:
-                self._pass_lead()
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = FileLock.take(lock_path)
         if lock is None:
@@ -217,17 +221,23 @@ class SqliteLog:
             each.positions = range(position, position + len(each.payloads))
             position += len(each.payloads)
 
-    def _wait_for_lead(self) -> None:
-        """Become the leader without anything to append: nobody else touches the writer until `_pass_lead`."""
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the leader without anything to append: nobody else touches the writer meanwhile."""
         turn = _Append((), None)
         with self._mutex:
-            if not self._leading:
-                self._leading = True
-                return
-            self._waiting.append(turn)
-        turn.turn.acquire()
-        with self._mutex:
-            self._waiting.remove(turn)
+            waits = self._leading
+            self._leading = True
+            if waits:
+                self._waiting.append(turn)
+        if waits:
+            turn.turn.acquire()
+            with self._mutex:
+                self._waiting.remove(turn)
+        try:
+            yield
+        finally:
+            self._pass_lead()
 
     def _pass_lead(self) -> None:
         with self._mutex:
@@ -246,6 +256,12 @@ class SqliteLog:
             return self._writer
 
     def _take_partition(self) -> PartitionWriter:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"{self.directory}: cannot be made ({error}). Give a directory this user may write."
+            ) from error
         for number in count(1):
             path = self._path(f"p{number:04}")
             lock_path = path.with_suffix(".lock")
@@ -276,7 +292,12 @@ class SqliteLog:
             return self._readers[partition]
 
     def _partitions(self) -> list[str]:
-        return sorted(name[:-3] for name in os.listdir(self.directory) if name.endswith(".db"))
+        try:
+            return sorted(name[:-3] for name in os.listdir(self.directory) if name.endswith(".db"))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise Unavailable(f"{self.directory}: cannot be read ({error}). Give a directory of this user.") from error
 
     def _path(self, partition: str) -> Path:
         return self.directory / f"{partition}.db"

@@ -8,11 +8,10 @@ import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Literal
-from urllib.parse import quote
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -20,10 +19,12 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavail
 from trimtab.store.durable_files import sync_directory
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
-from trimtab.store.sqlite_errors import named
+from trimtab.store.sqlite_errors import SQLITE_RAISES, named
+from trimtab.store.sqlite_still import Stamp, open_reading
 from trimtab.store.sqlite_wal import acknowledged_frames
 
 Mode = Literal["durable", "relaxed"]
+_T = TypeVar("_T")
 
 FORMAT = 1
 _APPLICATION = 0x74724C67  # "trLg"
@@ -49,6 +50,9 @@ _PREFIX = struct.Struct("<qq").pack
 _TRUNCATED = 20_000  # records that one transaction removes: appends get their turn in between
 _BUSY_MS = 5_000  # what `sqlite3.connect` sets
 _RETURNED = 2_000  # pages that one transaction gives back to the disk
+_LONG_OVERDUE = 10_000  # pages of a write-ahead log that appends fold where somebody else should have
+_readers = count()
+_TRIES = 20  # reads of a file that somebody changes meanwhile and that cannot be locked
 
 
 class PartitionWriter:
@@ -60,6 +64,7 @@ class PartitionWriter:
         self.position = 0
         self.at_us = 0
         self._lock = lock
+        self._folds_late = False  # whether somebody calls `fold`
         self._connection: sqlite3.Connection | None = None
         if not path.exists():
             _create(path)
@@ -72,7 +77,7 @@ class PartitionWriter:
         """
         if self._connection is None:
             self._open()
-        rows: list[tuple[int, int, int, bytes]] = []
+        values: list[int | bytes] = []  # row after row, as statements take them
         first = position = self.position
         at_us = self.at_us
         crc32, prefix = zlib.crc32, _PREFIX
@@ -81,22 +86,23 @@ class PartitionWriter:
                 at_us = max(at_us, now_us)
                 for payload in payloads:
                     position += 1
-                    rows.append((position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload))
+                    values += (position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload)
             else:
                 for payload, time_us in zip(payloads, times, strict=True):
                     position += 1
                     if time_us > at_us:
                         at_us = time_us
-                    rows.append((position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload))
-        if len(rows) in _INSERTS:  # one statement is a transaction of its own
+                    values += (position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload)
+        rows = position - first
+        if rows in _INSERTS:  # one statement is a transaction of its own
             with self._named() as connection:
-                connection.execute(_INSERTS[len(rows)], list(chain.from_iterable(rows)))
+                connection.execute(_INSERTS[rows], values)
         else:
             with self._transaction() as connection:
                 done = 0
                 for size in _CHUNKS:
-                    while len(rows) - done >= size:
-                        connection.execute(_INSERTS[size], list(chain.from_iterable(rows[done : done + size])))
+                    while rows - done >= size:
+                        connection.execute(_INSERTS[size], values[4 * done : 4 * (done + size)])
                         done += size
         self.position, self.at_us = position, at_us
         return first + 1
@@ -165,13 +171,25 @@ class PartitionWriter:
             raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
         return changed
 
+    def fold(self) -> None:
+        """Bring what the write-ahead log holds to the file: two syncs, in which the interpreter's lock is free.
+
+        Nobody appends meanwhile: SQLite before 3.51.3 can damage a file of which one connection folds what another one
+        commits (sqlite.org/wal.html#walresetbug).
+        """
+        with self._named() as connection:
+            if not self._folds_late:
+                self._folds_late = True
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_LONG_OVERDUE}")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
     def close(self) -> None:
         """Fold the write-ahead log into the file and let the partition go."""
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
                 connection.close()
-        except sqlite3.Error as error:
+        except SQLITE_RAISES as error:
             raise named(error, str(self.path)) from error
         finally:
             self._lock.release()
@@ -194,7 +212,7 @@ class PartitionWriter:
         """The connection; dropped, and its error named, when it fails."""
         try:
             yield self._connection or self._open()
-        except sqlite3.Error as error:
+        except SQLITE_RAISES as error:
             self._drop()
             raise named(error, str(self.path)) from error
         except BaseException:
@@ -219,6 +237,8 @@ class PartitionWriter:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
+                if self._folds_late:
+                    connection.execute(f"PRAGMA wal_autocheckpoint = {_LONG_OVERDUE}")
                 _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if head.durable and frames < acknowledged:
                     raise Corrupt(
@@ -239,7 +259,7 @@ class PartitionWriter:
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as error:
+        except SQLITE_RAISES as error:
             raise named(error, what) from error
         self.position, self.at_us, self._connection = last, max(at_us, self.at_us), connection
         return connection
@@ -251,18 +271,19 @@ class PartitionReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mutex = threading.Lock()
-        try:
-            self._connection = sqlite3.connect(
-                f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-            )
+        self._connection, self._stamp = self._opened()
+        self._number = next(_readers)  # versions of two connections say nothing about each other
+
+    def mark(self) -> tuple[int, int] | None:
+        """Something that is the same as before only if nobody wrote in between; None where nothing can be locked."""
+        with self._mutex:
+            if self._stamp is not None:
+                return None
             try:
-                self._connection.text_factory = bytes
-                _check_format(self._connection, path)
-            except BaseException:
-                self._connection.close()
-                raise
-        except sqlite3.Error as error:
-            raise named(error, str(path)) from error
+                (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            except SQLITE_RAISES as error:
+                raise named(error, str(self.path)) from error
+        return self._number, version
 
     def read(self, after: int, limit: int) -> list[LogRecord]:
         """The verified records with position > `after`.
@@ -270,14 +291,14 @@ class PartitionReader:
         Raises:
             Corrupt: A record's checksum is wrong, or one is missing.
         """
-        with self._snapshot() as connection:
-            rows = connection.execute(
-                f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)
-            ).fetchall()
-            if rows and rows[0][0] == after + 1 and len(rows) == limit:
-                return _verified(rows, after, self.path)  # nothing can be missing: spare the two look-ups below
-            head = _read_head(connection, self.path)
-            last = _sequence(connection, head)
+        return self._in_snapshot(lambda connection: self._read(connection, after, limit))
+
+    def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
+        rows = connection.execute(f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
+        if rows and rows[0][0] == after + 1 and len(rows) == limit:
+            return _verified(rows, after, self.path)  # nothing can be missing: spare the two look-ups below
+        head = _read_head(connection, self.path)
+        last = _sequence(connection, head)
         start = max(after, head.truncated_through)
         records = _verified(rows, start, self.path)
         end = records[-1].position if records else start
@@ -288,19 +309,24 @@ class PartitionReader:
 
     def position(self) -> int:
         """The last position."""
-        with self._snapshot() as connection:
-            return _sequence(connection, _read_head(connection, self.path))
+        return self._in_snapshot(lambda connection: _sequence(connection, _read_head(connection, self.path)))
 
     def copy(self, path: Path) -> int:
         """Write the partition, as it stands at one moment, to a new file of the same name; the last position in it."""
-        try:
-            source = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
-            with contextlib.closing(source), contextlib.closing(sqlite3.connect(path)) as copy:
-                source.backup(copy)
-                copy.text_factory = bytes
-                return _sequence(copy, _check_format(copy, path))
-        except sqlite3.Error as error:
-            raise named(error, f"copying {self.path} to {path}") from error
+        with contextlib.closing(PartitionReader(self.path)) as source:  # its own: others read meanwhile
+            return source._copied(path)
+
+    def _copied(self, path: Path) -> int:
+        def copied(source: sqlite3.Connection) -> int:
+            try:
+                with contextlib.closing(sqlite3.connect(path)) as copy:
+                    source.backup(copy)
+                    copy.text_factory = bytes
+                    return _sequence(copy, _check_format(copy, path))
+            except SQLITE_RAISES as error:
+                raise named(error, f"copying {self.path} to {path}") from error
+
+        return self._in_snapshot(copied)
 
     def close(self) -> None:
         with self._mutex:
@@ -310,17 +336,46 @@ class PartitionReader:
         """In a forked child: never touch the parent's connection again."""
         leak(self._connection)
 
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+    def _in_snapshot(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
+        """`what(connection)` in one snapshot; where nothing can be locked, again until nobody changed the file."""
         with self._mutex:
+            for _ in range(_TRIES):
+                if self._stamp is not None and Stamp.of(self.path) != self._stamp:
+                    self._connection.close()
+                    self._connection, self._stamp = self._opened()
+                try:
+                    found = self._once(what)
+                except TrimtabError:
+                    if self._stamp is None or Stamp.of(self.path) == self._stamp:
+                        raise
+                else:
+                    if self._stamp is None or Stamp.of(self.path) == self._stamp:
+                        return found
+        raise Unavailable(f"{self.path}: it changed {_TRIES} times while it was read without locks. Try again.")
+
+    def _once(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN")
+            return what(connection)
+        except SQLITE_RAISES as error:
+            raise named(error, str(self.path)) from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _opened(self) -> tuple[sqlite3.Connection, Stamp | None]:
+        try:
+            connection, stamp = open_reading(self.path)
             try:
-                self._connection.execute("BEGIN")
-                yield self._connection
-            except sqlite3.Error as error:
-                raise named(error, str(self.path)) from error
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                connection.text_factory = bytes
+                _check_format(connection, self.path)
+            except BaseException:
+                connection.close()
+                raise
+        except SQLITE_RAISES as error:
+            raise named(error, str(self.path)) from error
+        return connection, stamp
 
 
 def leak(thing: object) -> None:
@@ -347,7 +402,7 @@ def _create(path: Path) -> None:
             connection.close()
         new.rename(path)
         sync_directory(path.parent)
-    except sqlite3.Error as error:
+    except SQLITE_RAISES as error:
         raise named(error, str(path)) from error
     except OSError as error:
         raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access, and try again.") from error

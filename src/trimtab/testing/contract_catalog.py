@@ -124,3 +124,22 @@ class CatalogContract:
             thread.join()
         assert catalog.get("n", "n") == Record("n", "n", 41, b"40")
         assert [e.body for e in catalog.journal("steps")] == [b"%d" % i for i in range(1, 41)]
+
+    def test_a_mark_changes_with_every_change_and_with_nothing_else(self, catalog: Catalog) -> None:
+        catalog.write([Put("kind", "key", b"0")])
+        mark = catalog.mark()
+        if mark is None:
+            return  # it cannot be told: whoever asks has to look
+        catalog.get("kind", "key")
+        catalog.find("kind")
+        assert (catalog.mark(), catalog.mark()) == (mark, mark)
+        seen = {mark}
+        changes: list[Put | Remove | Append] = [
+            Put("kind", "key", b"1"), Append("journal", 1, b"line"), Remove("kind", "key", expected=2)
+        ]  # fmt: skip
+        for change in changes:
+            catalog.write([change])
+            seen.add(catalog.mark())
+        assert catalog.acquire("lease", "me", 1.0)
+        seen.add(catalog.mark())
+        assert len(seen) == 5

@@ -72,6 +72,12 @@ class KeyValueContract:
         store.write({b"k000": b"again"})
         assert store.get_many([b"k000", b"k001", b"k002"]) == [b"again", b"1", None]
 
+    def test_a_store_that_nobody_replaced_stays_as_it_is(self, store: KeyValue) -> None:
+        store.write({b"a": b"1"})
+        assert not store.look_anew()
+        assert not store.look_anew(make=True)
+        assert store.get(b"a") == b"1"
+
     def test_a_snapshot_never_shows_half_a_write(self, store: KeyValue) -> None:
         keys = [b"k%d" % i for i in range(20)]
         store.write(dict.fromkeys(keys, b"0"))

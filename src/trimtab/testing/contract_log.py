@@ -116,3 +116,16 @@ class LogContract:
             thread.join()
         assert {r.position: r.payload for r in log.read(log.partition, 0)} == got
         assert sorted(got) == list(range(1, len(got) + 1))
+
+    def test_a_mark_changes_with_every_append_and_with_nothing_else(self, log: Log) -> None:
+        log.append([b"a"])
+        mark = log.mark()
+        if mark is None:
+            return  # it cannot be told: whoever asks has to look
+        log.read(log.partition, 0)
+        assert (log.mark(), log.mark()) == (mark, mark)
+        seen = {mark}
+        for n in range(5):
+            log.append([b"%d" % n])
+            seen.add(log.mark())
+        assert len(seen) == 6

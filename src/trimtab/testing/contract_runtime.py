@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes import runtime_for, runtime_named
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -28,9 +28,11 @@ class RuntimeContract:
     """Subclass it, name the class `Test...` and give a fixture `make`: a function that makes an unfitted estimator.
 
     `classes` says whether it answers with the probability of the positive class; else it answers with numbers.
+    `several` says that it answers with a chance of each of three classes instead.
     """
 
     classes = True
+    several = False
 
     @pytest.fixture
     def make(self) -> Callable[[], Any]:
@@ -41,7 +43,13 @@ class RuntimeContract:
         chance = np.random.default_rng(0)
         inputs = chance.normal(size=(300, len(NAMES)))
         numbers = inputs[:, 0] + 0.5 * chance.normal(size=300)
+        if self.several:
+            return inputs, np.digitize(numbers, [-0.5, 0.5]).astype(np.int64)
         return inputs, (numbers > 0).astype(np.int64) if self.classes else numbers
+
+    def shape(self, rows: int) -> tuple[int, ...]:
+        """Of the answers to so many rows."""
+        return (rows, 3) if self.several else (rows,)
 
     def fitted(self, make: Callable[[], Any]) -> tuple[Any, Any, bytes]:
         """A runtime, a fitted estimator and its bytes."""
@@ -58,17 +66,18 @@ class RuntimeContract:
         runtime, found, saved = self.fitted(make)
         inputs, _ = self.data()
         own = np.asarray(found.predict_proba(inputs) if hasattr(found, "predict_proba") else found.predict(inputs))
-        own = own[:, 1] if own.ndim == 2 else own
+        own = own[:, 1] if own.ndim == 2 and not self.several else own
         np.testing.assert_allclose(runtime.load(saved).predict(inputs), own, rtol=0, atol=runtime.parity)
 
-    def test_answers_are_one_finite_number_a_row(self, make: Callable[[], Any]) -> None:
+    def test_answers_are_one_finite_number_a_row_or_a_chance_of_each_class(self, make: Callable[[], Any]) -> None:
         runtime, _, saved = self.fitted(make)
         scorer, (inputs, _) = runtime.load(saved), self.data()
         scores = scorer.predict(inputs)
-        assert (scores.shape, scores.dtype) == ((len(inputs),), np.float64)
+        assert (scores.shape, scores.dtype) == (self.shape(len(inputs)), np.float64)
         assert np.isfinite(scores).all()
         assert not self.classes or ((scores >= 0) & (scores <= 1)).all()
-        assert scorer.predict(inputs[:0]).shape == (0,)
+        assert not self.several or np.abs(scores.sum(axis=1) - 1).max() <= 1e-5
+        assert scorer.predict(inputs[:0]).shape == self.shape(0)
 
     def test_one_row_is_a_batch_of_one(self, make: Callable[[], Any]) -> None:
         runtime, _, saved = self.fitted(make)
@@ -122,6 +131,18 @@ class RuntimeContract:
         runtime, _, saved = self.fitted(make)
         with pytest.raises(Exception, match=r"\w"):  # each library has its own
             runtime.load(saved).predict(self.data()[0][:, :-1])
+
+    def test_rows_count_by_their_weight_or_weights_are_refused_by_name(self, make: Callable[[], Any]) -> None:
+        runtime, _, saved = self.fitted(make)
+        estimator, (inputs, target) = make(), self.data()
+        runtime.configure(estimator, seed=3, threads=1)
+        try:
+            found = runtime.fit(estimator, inputs, target, NAMES, np.where(target > target.mean(), 9.0, 1.0))
+        except Misuse as error:
+            assert "sample_weight" in str(error)  # noqa: PT017  # it may be refused, but only so
+            return
+        heavier, plain = (runtime.load(data).predict(inputs) for data in (runtime.save(found), saved))
+        assert heavier[..., -1].mean() > plain[..., -1].mean() if self.several else heavier.mean() > plain.mean()
 
     def test_its_name_finds_it_again(self, make: Callable[[], Any]) -> None:
         runtime, _, _ = self.fitted(make)

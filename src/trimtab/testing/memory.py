@@ -71,6 +71,12 @@ class MemoryLog:
             ]
             return sum(record.position in instead for record in before)
 
+    def mark(self) -> int:
+        return self._position
+
+    def upkeep(self) -> None:
+        """There is none."""
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -119,6 +125,10 @@ class MemoryKeyValue:
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
         self.write({}, keys)
+
+    def look_anew(self, *, make: bool = False) -> bool:
+        """Nobody can take away what is in memory."""
+        return False
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.training.online import OnlineLearner, fit_online
     from trimtab.training.parts import Month, Slice, Week
     from trimtab.training.runtimes import Runtime, Scorer, Trust
-    from trimtab.training.runtimes.estimators import onnx
+    from trimtab.training.runtimes.estimators import neural, onnx
     from trimtab.training.sets import (
         Manifest,
         TrainingSet,
@@ -63,6 +63,7 @@ __all__ = [
     "load_manifest",
     "load_training_set",
     "model",
+    "neural",
     "onnx",
     "save_evaluation",
     "save_training_set",
@@ -98,6 +99,7 @@ _ROOM = {  # where each name lives whose module loads NumPy or more
     "load_evaluation": "evaluation",
     "load_manifest": "sets",
     "load_training_set": "sets",
+    "neural": "runtimes.estimators",
     "onnx": "runtimes.estimators",
     "save_evaluation": "evaluation",
     "save_training_set": "sets",

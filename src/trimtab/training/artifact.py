@@ -1,7 +1,10 @@
-"""All that scoring needs in one blob: encoding, impute-and-scale step, estimator, calibration, golden predictions."""
+"""All that scoring needs in one blob: encoding, step, estimator, classes, calibration, golden predictions."""
 
 from __future__ import annotations
 
+import math
+import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -12,9 +15,10 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features
 from trimtab.stats.recalibration import Recalibration
 from trimtab.training.calibrated import CalibratedScorer
+from trimtab.training.classes import Classes, ClassScorer
 from trimtab.training.definitions import Metric, Task
 from trimtab.training.runtimes.choose import runtime_named
-from trimtab.training.runtimes.ports import Scorer, Trust
+from trimtab.training.runtimes.ports import PlainScorer, Score, Scorer, Trust
 from trimtab.training.standardize import Standardize, StandardizedScorer
 
 if TYPE_CHECKING:
@@ -27,13 +31,13 @@ class Golden(msgspec.Struct, frozen=True):
     """A few input rows and what they scored when the model was fitted; repeated wherever it is loaded."""
 
     rows: bytes  # little-endian float64, row after row (NaN: null)
-    scores: bytes  # little-endian float64
+    scores: bytes  # little-endian float64, of several classes row after row
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted model without its history: equal training gives equal bytes."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1  # 2: one of several classes, which an earlier trimtab cannot score
     model: str
     task: Task
     metric: Metric
@@ -49,6 +53,12 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     golden: Golden
     definitions: bytes = b""  # the document of its feature definitions (`features.stored`); empty: of before there were
     recalibration: Recalibration | None = None  # what its scores are corrected by
+    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes where there is one number a row
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the chances of a row stand for, in order; empty where it answers with one number."""
+        return () if self.classes is msgspec.UNSET else self.classes.names
 
     def features(self, digest: str) -> FeatureSet:
         """The feature definitions that it was trained with.
@@ -102,7 +112,8 @@ def scorer_for(artifact: Artifact) -> Scorer:
 def uncalibrated_scorer(artifact: Artifact) -> Scorer:
     """What scores matrix rows as the estimator alone would; see `scorer_for`."""
     scorer = runtime_named(artifact.runtime).load(artifact.estimator)
-    return scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
+    stepped = scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
+    return stepped if artifact.classes is msgspec.UNSET else ClassScorer(artifact.classes, stepped)
 
 
 def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golden:
@@ -116,13 +127,36 @@ def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golde
 
 def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
     """The largest difference between golden scores and those of now, one by one and together; 0 for equal bits."""
+    rows = golden_rows(artifact)
+    classes = len(artifact.class_names) or 1
+    expected = list(struct.iter_unpack(f"<{classes}d", artifact.golden.scores))
+    alone = [_scores_of(scorer.predict_row(row)) for row in rows]
+    together = [_scores_of(score) for score in score_rows(scorer, rows)]
+    return max(_furthest(expected, found) for found in (alone, together))
+
+
+def golden_rows(artifact: Artifact) -> list[list[float]]:
+    """The rows of the golden predictions, NaN for null."""
+    return [list(row) for row in struct.iter_unpack(f"<{len(artifact.inputs)}d", artifact.golden.rows)]
+
+
+def score_rows(scorer: Scorer, rows: list[list[float]]) -> list[Score]:
+    """The scores of a batch, without NumPy where the scorer does without."""
+    if isinstance(scorer, PlainScorer):
+        return scorer.predict_rows(rows)
     import numpy as np
 
-    expected = np.frombuffer(artifact.golden.scores, "<f8")
-    rows = np.frombuffer(artifact.golden.rows, "<f8").reshape(len(expected), -1)
-    together = np.asarray(scorer.predict(rows.astype(np.float64)))
-    alone = np.array([scorer.predict_row(row) for row in rows.tolist()])
-    if together.shape != expected.shape:
-        return float("inf")
-    difference = np.abs(np.stack([together, alone]) - expected)
-    return float("inf") if np.isnan(difference).any() else float(difference.max())
+    found: list[Score] = scorer.predict(np.array(rows, np.float64)).tolist()
+    return found
+
+
+def _scores_of(score: Score) -> Sequence[float]:
+    return score if isinstance(score, list) else (score,)
+
+
+def _furthest(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
+    """Infinite for another shape, and where one is no number."""
+    if [*map(len, expected)] != [*map(len, found)]:
+        return math.inf
+    apart = [abs(a - b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]
+    return math.inf if any(map(math.isnan, apart)) else max(apart, default=0.0)

@@ -14,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.stats.loss_names import quantile_of
 from trimtab.stats.losses import row_losses
 from trimtab.training.definitions import Model, Task
-from trimtab.training.fitting import fit, fitted_values
+from trimtab.training.fitting import fit_unchecked, fitted_values
 from trimtab.training.sets import TrainingSet
 
 _LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
@@ -46,18 +46,35 @@ def baselines(
     labels = training_set.target[chosen]
     learnt = training_set.target[training_set.usable & train]
     learnt = learnt[np.isfinite(learnt)]
-    found: dict[str, Scores | None] = {"constant": None, "last_value": None, "linear": None}
-    if learnt.size:
-        middle = _middle(model, learnt)
-        found["constant"] = np.full(labels.size, middle)
-        found["last_value"] = _last_values(model, training_set, training_set.at_us[chosen], middle)
-        found["linear"] = _linear(model, training_set, chosen, train, seed)
+    constant = constant_scores(model, learnt, labels.size)
+    found: dict[str, Scores | None] = {"constant": constant, "last_value": None, "linear": None}
+    if learnt.size and model.task == "multiclass":
+        shares = np.bincount(learnt.astype(np.int64), minlength=len(model.label.classes)) / learnt.size
+        found["last_value"] = _last_classes(training_set, training_set.at_us[chosen], shares)
+        found["linear"] = linear_scores(model, training_set, chosen, train, seed)
+    elif learnt.size:
+        found["last_value"] = _last_values(model, training_set, training_set.at_us[chosen], _middle(model, learnt))
+        found["linear"] = linear_scores(model, training_set, chosen, train, seed)
     if champion_scores is not None:
         found["champion"] = champion_scores
     return {
         name: None if scores is None else float(row_losses(model.metric, labels, scores).mean())
         for name, scores in found.items()
     }
+
+
+def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
+    """What the best constant of the labels `learnt` answers to so many rows; None where there are none.
+
+    Shape (rows,), of several classes (rows, classes).
+    """
+    learnt = learnt[np.isfinite(learnt)]
+    if not learnt.size:
+        return None
+    if model.task == "multiclass":
+        shares = np.bincount(learnt.astype(np.int64), minlength=len(model.label.classes)) / learnt.size
+        return np.tile(shares, (rows, 1))
+    return np.full(rows, _middle(model, learnt))
 
 
 def _middle(model: Model, learnt: Scores) -> float:
@@ -75,11 +92,7 @@ def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], s
     """
     if model.task == "quantile":
         return None
-    there = training_set.usable & np.isfinite(training_set.target)
-    order = np.argsort(training_set.label_known_at_us[there], kind="stable")
-    known_us = training_set.label_known_at_us[there][order]
-    labels = training_set.target[there][order]
-    seen = np.searchsorted(known_us, at_us, side="right")
+    labels, seen = _seen(training_set, at_us)
     if model.task == "regression":
         return np.where(seen > 0, labels[np.maximum(seen, 1) - 1], start)
     sums = np.concatenate([[0.0], np.cumsum(labels)])
@@ -88,9 +101,28 @@ def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], s
     return mean
 
 
-def _linear(
+def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores) -> Scores:
+    """For each moment the shares of the classes among the newest hundred labels known by then, and one of `start`."""
+    labels, seen = _seen(training_set, at_us)
+    ones = labels[:, None] == np.arange(start.size)
+    sums = np.vstack([np.zeros(start.size), np.cumsum(ones, axis=0)])
+    first = np.maximum(seen - _LAST_LABELS, 0)
+    shares: Scores = (sums[seen] - sums[first] + start) / (seen - first + 1)[:, None]
+    return shares
+
+
+def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArray[np.int64]]:
+    """Labels in the order in which they became known, and how many of them were known at each moment."""
+    there = training_set.usable & np.isfinite(training_set.target)
+    order = np.argsort(training_set.label_known_at_us[there], kind="stable")
+    known_us = training_set.label_known_at_us[there][order]
+    return training_set.target[there][order], np.searchsorted(known_us, at_us, side="right")
+
+
+def linear_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], seed: int
 ) -> Scores | None:
+    """What a linear model of the newest rows to learn from answers to `chosen`; None where none could be fitted."""
     from sklearn.exceptions import ConvergenceWarning
 
     most = _QUANTILE_ROWS if model.task == "quantile" else _LINEAR_ROWS
@@ -99,12 +131,18 @@ def _linear(
     mask = np.zeros(training_set.rows, np.bool_)
     mask[newest] = True
     plain = msgspec.structs.replace(
-        model, estimator=partial(_linear_estimator, model.task, quantile_of(model.metric)), calibration=None
+        model,
+        estimator=partial(_linear_estimator, model.task, quantile_of(model.metric)),
+        calibration=None,
+        weights=None,
+        sample=None,
+        search=None,
+        chosen=None,
     )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may stop short of its optimum
-            fitted = fit(plain, training_set, rows=mask, seed=seed)
+            fitted = fit_unchecked(plain, training_set, rows=mask, seed=seed)
         return fitted_values(fitted, training_set.features.values.take(chosen))
     except Misuse:  # one class only, or fewer rows than features: the table says that there is none
         return None
@@ -117,4 +155,4 @@ def _linear_estimator(task: Task, quantile: float | None) -> Any:
         return QuantileRegressor(quantile=quantile, alpha=0.0, solver="highs")
     if task == "count":
         return PoissonRegressor(max_iter=200)
-    return LogisticRegression(max_iter=200) if task == "binary" else Ridge()
+    return LogisticRegression(max_iter=200) if task in ("binary", "multiclass") else Ridge()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trimtab.stats.recalibration import Recalibration
-from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.runtimes.ports import Score, Scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,10 +17,10 @@ class CalibratedScorer:
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()
         self._corrected_row = recalibration.row_mapping()
-        self._scorer = scorer
+        self.inner = scorer
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        return self._corrected(self._scorer.predict(matrix))
+        return self._corrected(self.inner.predict(matrix))
 
-    def predict_row(self, row: list[float]) -> float:
-        return self._corrected_row(self._scorer.predict_row(row))
+    def predict_row(self, row: list[float]) -> Score:
+        return self._corrected_row(self.inner.predict_row(row))  # type: ignore[arg-type]  # a map is of their kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -14,11 +14,16 @@ from trimtab.core.hashing import content_hash
 from trimtab.events.definitions import check_name
 from trimtab.features.definitions import Label, Request
 from trimtab.features.feature_set import FeatureSet, Item, feature_set
-from trimtab.stats.loss_names import LOSSES, Loss, LossKind, loss_kind
+from trimtab.stats.loss_names import CLASS_LOSSES, LOSSES, Loss, LossKind, loss_kind
 from trimtab.stats.recalibration import RecalibrationKind
+from trimtab.training.runtimes.ports import Trust
+from trimtab.training.search import Chosen, Search, checked_search, lacking
+from trimtab.training.weighting import GivenWeights, Sample, Weights, checked_sample, checked_weights
 
 Metric: TypeAlias = Loss
 Task: TypeAlias = LossKind
+GivenCosts: TypeAlias = Mapping[str, float] | Mapping[str | int, float | Mapping[str | int, float]]
+RowsFrom: TypeAlias = Literal["history", "logged"]
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +33,12 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     false_negative: float
 
 
+class ClassCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """What each wrong answer costs, in any unit: a row a true class, a column an answer, in the declared order."""
+
+    rows: tuple[tuple[float, ...], ...]
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A learnable answer to a request. Make one with `model()`."""
 
@@ -35,11 +46,34 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     features: FeatureSet
     label: Label
-    estimator: Callable[[], Any]  # called for every fit: a new, unfitted estimator
+    estimator: Callable[..., Any]  # called for every fit: a new, unfitted estimator
     metric: Metric
     calibration: RecalibrationKind | None = None  # part of the recipe
     slices: tuple[str, ...] = ()  # columns and features that evaluations look at value by value; not of the recipe
-    costs: Costs | None = None  # for evaluations; not of the recipe
+    costs: Costs | ClassCosts | None = None  # for evaluations; not of the recipe
+    weights: Weights | None = None  # part of the recipe, like the two below
+    sample: Sample | None = None
+    rows: RowsFrom = "history"
+    group: str | None = None  # a column whose values should not be on both sides of a split; of a ranking: its lists
+    allow_leakage: tuple[str, ...] = ()  # columns, features and views that may look like a leak; part of the recipe
+    trust: Trust | None = None  # whether its versions may run code when they are loaded; part of the recipe
+    search: Search | None = None  # not of the recipe, but what it found is:
+    chosen: Chosen | None = None  # by the newest search of the project; never declared
+
+    def new_estimator(self) -> Any:
+        """An unfitted estimator: with the chosen parameters, or with the function's own where none are chosen.
+
+        Raises:
+            Misuse: None are chosen, and the function has none.
+        """
+        if self.chosen is not None:
+            return self.estimator(**self.chosen.values)
+        if self.search is not None and (without := lacking(self.search, self.estimator)):
+            raise Misuse(
+                f"model {self.name!r}: nothing was chosen yet for {', '.join(without)}. Search first: trimtab search "
+                f"{self.name}. Or give the estimator's function defaults."
+            )
+        return self.estimator()
 
     @property
     def task(self) -> Task:
@@ -47,9 +81,22 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of the recipe: features, label, metric, the estimator's code, and calibration if any."""
-        parts = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]
-        return content_hash(parts if self.calibration is None else [*parts, self.calibration])
+        """The content address of the recipe: features, label, metric, estimator's code, and what else is declared."""
+        parts: list[object] = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]
+        if self.calibration is not None:
+            parts.append(self.calibration)
+        more = {
+            "weights": self.weights,
+            "sample": self.sample,
+            "rows": None if self.rows == "history" else self.rows,
+            "allow_leakage": sorted(self.allow_leakage) or None,
+            "trust": self.trust,
+            "parameters": None if self.chosen is None else self.chosen.values,
+            "lists": self.group if self.task == "ranking" else None,
+        }
+        if given := {name: value for name, value in more.items() if value is not None}:
+            parts.append(given)
+        return content_hash(parts)
 
 
 def model(
@@ -58,11 +105,18 @@ def model(
     request: Request,
     features: Sequence[Item],
     label: Label,
-    estimator: Callable[[], Any],
+    estimator: Callable[..., Any],
     metric: Metric,
     calibration: RecalibrationKind | None = None,
     slices: Sequence[str] = (),
-    costs: Mapping[str, float] | None = None,
+    costs: GivenCosts | None = None,
+    weights: GivenWeights | None = None,
+    sample: Sample | None = None,
+    rows: RowsFrom = "history",
+    group: str | None = None,
+    allow_leakage: Sequence[str] = (),
+    trust: Trust | None = None,
+    search: Search | None = None,
 ) -> Model:
     """Declare a model.
 
@@ -73,14 +127,32 @@ def model(
             and other features, in order.
         label: The truth it learns from.
         estimator: A function without arguments that makes an unfitted estimator with `fit` and `predict_proba` (or
-            `predict` for a number).
+            `predict` for a number). With `search`, a function of the parameters that are searched for.
         metric: What is minimised and judged by the gate: "log_loss" or "brier" for the chance of a class,
+            "multi_log_loss", "multi_brier" or "error_rate" for chances of several (`tt.label(..., classes=[...])`),
             "squared_error" or "absolute_error" for a number, "poisson_deviance" for a count, `tt.pinball(0.9)` for a
-            quantile. The estimator's own objective is its maker's choice: it should be the same.
+            quantile, `tt.ndcg_loss(10)` for the order of the rows of a list. The estimator's own objective is its
+            maker's choice: it should be the same.
         calibration: Of a chance: what corrects the estimator's scores, fitted in training on the newer half of the
-            rows, each scored by an estimator that had not seen it. "platt", "beta", "isotonic" or None.
+            rows, each scored by an estimator that had not seen it. "platt", "beta", "isotonic" or None; of several
+            classes "platt" or None.
         slices: Columns of the request and features whose values evaluations look at one by one.
-        costs: Of a chance: {"false_positive": 1, "false_negative": 5}; evaluations then look for the best threshold.
+        costs: Of a chance: {"false_positive": 1, "false_negative": 5}; evaluations then look for the best threshold. Of
+            several classes what wrong answers cost, by the true class: {"late": 1, "cancelled": {"on_time": 9,
+            "late": 3}, ...}; evaluations then compare ways to answer.
+        weights: How much each row counts in the fit: "balanced" (all classes alike), a column, a feature, an
+            expression, or a function whose arguments name columns and features.
+        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, each weighted by one over its share.
+        rows: "history": all requests that are known, features computed as of their moment. "logged": those that were
+            asked, with the very features that answered them.
+        group: A column of the request or a feature, e.g. the customer: evaluations tell rows of groups that were
+            learnt from and those of new groups apart. Of a ranking the column of the request that names the list (a
+            search, a page): its rows are learnt from, split and judged together.
+        allow_leakage: Features, columns and views that training would refuse as leaks, and that are none.
+        trust: "pickle" allows an estimator that no safe format holds, any class with `fit` and `predict`: whoever
+            loads such a version runs code from it, which is recorded on the version.
+        search: `tt.search({"depth": tt.integer(3, 12)}, trials=50)`: where `trimtab search` looks for parameters. Until
+            it was called, the defaults of the estimator's function are taken.
 
     Raises:
         Misuse: Two features of one name, a column that does not exist, an estimator that cannot be called.
@@ -88,12 +160,17 @@ def model(
     check_name(name, "model")
     if not callable(estimator):
         raise Misuse(f"model {name!r}: estimator={estimator!r} is no function. Write estimator=lambda: {estimator!r}.")
-    _check_metric(name, metric)
+    _check_metric(name, metric, label)
+    if loss_kind(metric) == "ranking":
+        _check_ranking(name, request, group, calibration=calibration, costs=costs)
     binary = loss_kind(metric) == "binary"
-    if calibration is not None and (calibration not in get_args(RecalibrationKind) or not binary):
+    if calibration is not None and (
+        calibration not in get_args(RecalibrationKind) or not (binary or (label.classes and calibration == "platt"))
+    ):
         raise Misuse(
             f"model {name!r}: calibration={calibration!r} with metric={metric!r}. Needed: one of "
-            f"{', '.join(get_args(RecalibrationKind))}, and a metric of probabilities (log_loss, brier)."
+            f"{', '.join(get_args(RecalibrationKind))}, and a metric of probabilities of one class (log_loss, brier); "
+            "of several classes platt alone."
         )
     if label.source.columns.get(label.key) != request.columns[request.key]:
         raise Misuse(
@@ -101,6 +178,13 @@ def model(
             f"the request's key {request.key!r} is {request.columns[request.key]}. They must be of one type."
         )
     read = feature_set(request, features)
+    there = {**request.columns, **read.dtypes}
+    if trust is not None and trust not in get_args(Trust):
+        raise Misuse(f'model {name!r}: trust={trust!r}. Needed: "pickle", or nothing where a safe format does.')
+    if rows not in get_args(RowsFrom):
+        raise Misuse(f'model {name!r}: rows={rows!r} is neither "history" nor "logged".')
+    if group is not None and group not in there:
+        raise Misuse(f"model {name!r}: group={group!r} is none of {', '.join(there)}.")
     return Model(
         name=name,
         request=request,
@@ -110,7 +194,22 @@ def model(
         metric=metric,
         calibration=calibration,
         slices=checked_slices(name, request, read, slices),
-        costs=None if costs is None else checked_costs(name, costs, binary=binary),
+        costs=None if costs is None else checked_costs(name, costs, binary=binary, label=label),
+        weights=checked_weights(name, weights, there, classes=binary or bool(label.classes)),
+        sample=checked_sample(
+            name,
+            sample,
+            binary=binary,
+            classes=label.class_names if label.classes else (),
+            ranks=loss_kind(metric) == "ranking",
+        ),
+        rows=rows,
+        group=group,
+        allow_leakage=_checked_names(
+            name, "allow_leakage", allow_leakage, (*there, *(join.name for join in read.joins))
+        ),
+        trust=trust,
+        search=checked_search(name, search, estimator),
     )
 
 
@@ -120,35 +219,106 @@ def checked_slices(name: str, request: Request, features: FeatureSet, slices: Se
     Raises:
         Misuse: One is neither a column of the request nor a feature of the model.
     """
-    there = (*request.columns, *features.names)
-    for column in [slices] if isinstance(slices, str) else slices:
-        if isinstance(slices, str) or column not in there:
-            raise Misuse(f"model {name!r}: slices={slices!r}. Give a list of names, each one of {', '.join(there)}.")
-    return tuple(dict.fromkeys(slices))
+    return _checked_names(name, "slices", slices, (*request.columns, *features.names))
 
 
-def checked_costs(name: str, costs: Mapping[str, float], *, binary: bool) -> Costs:
+def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -> Costs | ClassCosts:
     """What each kind of error costs, once it can be weighed.
 
     Raises:
-        Misuse: Other keys than the two, a cost below 0 or without end, both 0, or a model of numbers.
+        Misuse: Other keys than there are, a cost below 0 or without end, all of them 0, or a model of numbers.
     """
+    if label.classes:
+        return ClassCosts(rows=_class_costs(name, costs, label.class_names))
     needed = f'model {name!r}: costs={costs!r}. Needed: {{"false_positive": 1, "false_negative": 5}} with numbers of '
     if not binary:
         raise Misuse(f"{needed}at least 0, and a metric of probabilities (log_loss, brier).")
     if not isinstance(costs, Mapping) or set(costs) != {"false_positive", "false_negative"}:
         raise Misuse(f"{needed}at least 0, under these two names.")
-    for value in costs.values():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise Misuse(f"{needed}at least 0.")
-    if not any(costs.values()):
+    found = [_cost(value, f"{needed}at least 0.") for value in (costs["false_positive"], costs["false_negative"])]
+    if not any(found):
         raise Misuse(f"{needed}at least 0, not both of them 0.")
-    return Costs(false_positive=float(costs["false_positive"]), false_negative=float(costs["false_negative"]))
+    return Costs(false_positive=found[0], false_negative=found[1])
 
 
-def _check_metric(name: str, metric: Metric) -> None:
+def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """The cost of each answer (second axis) to each true class (first axis); a right one costs nothing.  # D91"""
+    first, second = classes[:2]
+    needed = (
+        f"model {name!r}: costs={costs!r}. Needed: what wrong answers cost, for each true class of "
+        f"{', '.join(classes)}: {{{first!r}: 1, {second!r}: {{{first!r}: 5, ...}}, ...}} with numbers of at least 0"
+    )
+    given = {str(one): row for one, row in costs.items()} if isinstance(costs, Mapping) else {}
+    if given.keys() != set(classes):
+        raise Misuse(f"{needed}, under these names.")
+    rows = []
+    for truth in classes:
+        row, others = given[truth], [one for one in classes if one != truth]
+        if not isinstance(row, Mapping):
+            row = dict.fromkeys(others, row)
+        row = {str(one): cost for one, cost in row.items()}
+        if row.keys() != set(others):
+            raise Misuse(f"{needed}; of {truth!r} one number, or one for each of {', '.join(others)}.")
+        rows.append(tuple(0.0 if one == truth else _cost(row[one], f"{needed}.") for one in classes))
+    if not any(map(any, rows)):
+        raise Misuse(f"{needed}, not all of them 0.")
+    return tuple(rows)
+
+
+def _cost(value: object, needed: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise Misuse(needed)
+    return float(value)
+
+
+def _checked_names(name: str, what: str, given: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+    for one in [given] if isinstance(given, str) else given:
+        if isinstance(given, str) or one not in there:
+            raise Misuse(f"model {name!r}: {what}={given!r}. Give a list of names, each one of {', '.join(there)}.")
+    return tuple(dict.fromkeys(given))
+
+
+def _check_metric(name: str, metric: Metric, label: Label) -> None:
     try:
-        loss_kind(metric)
+        kind = loss_kind(metric)
     except (Misuse, AttributeError, TypeError):
-        names = ", ".join(LOSSES)
-        raise Misuse(f"model {name!r}: metric={metric!r} is none of {names} or tt.pinball(quantile).") from None
+        names = ", ".join((*CLASS_LOSSES, *LOSSES))
+        raise Misuse(
+            f"model {name!r}: metric={metric!r} is none of {names}, tt.pinball(quantile) or tt.ndcg_loss(places)."
+        ) from None
+    if label.classes and kind != "multiclass":
+        raise Misuse(
+            f"model {name!r}: metric={metric!r}, and its label has {len(label.classes)} classes. Needed: one of "
+            f"{', '.join(CLASS_LOSSES)}."
+        )
+    if kind == "multiclass" and not label.classes:
+        raise Misuse(
+            f"model {name!r}: metric={metric!r} judges chances of several classes, and its label names none. Needed: "
+            'tt.label(..., classes=["...", ...]), or another metric.'
+        )
+
+
+_LISTS = ("str", "int")
+_NOT_OF_LISTS = {
+    "calibration": "scores order a list and are no chances. Leave it out, or declare a chance with metric='log_loss'",
+    "costs": "a list is ordered, no row of it is answered with yes. Leave them out",
+}
+
+
+def _check_ranking(name: str, request: Request, group: str | None, **given: object) -> None:
+    """Refuse what a ranking lacks, or cannot have. # D86"""
+    columns = ", ".join(c for c, dtype in request.columns.items() if dtype in _LISTS and c != request.key)
+    if group is None or request.columns.get(group) not in _LISTS:
+        found = "has no group" if group is None else f"group={group!r} is no such column"
+        raise Misuse(
+            f"model {name!r}: it ranks lists and {found}. Needed: the column of the request, a str or an int, whose "
+            f'value the rows of one list share, e.g. group="search_id"; there are {columns}.'
+        )
+    if group == request.key:
+        raise Misuse(
+            f"model {name!r}: group={group!r} is the key of the request, so that each list has one row and no order. "
+            "Give requests a column that names the list, e.g. search_id."
+        )
+    for what, why in _NOT_OF_LISTS.items():
+        if given[what] is not None:
+            raise Misuse(f"model {name!r}: {what}={given[what]!r} of a ranking: {why}.")

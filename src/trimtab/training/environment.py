@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import subprocess
+import sys
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,24 @@ import msgspec
 
 from trimtab.core.code import distribution_version
 
-_PACKAGES = ("trimtab", "numpy", "scipy", "sklearn", "lightgbm", "skops")
+_PACKAGES = (
+    *("trimtab", "numpy", "scipy", "sklearn", "lightgbm", "skops"),
+    *("catboost", "onnxruntime", "river", "torch", "xgboost"),
+)
+_DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
+_LIBRARIES = {  # of a runtime: what reads its bytes
+    "catboost": ("catboost",),
+    "lightgbm": ("lightgbm",),
+    "onnx": ("onnxruntime",),
+    "pickle": ("sklearn", "numpy"),
+    "river": ("river",),
+    "sklearn": ("sklearn", "skops"),
+    "torch": ("torch",),
+    "xgboost": ("xgboost",),
+}
+_NUMPY_TOLD = {"NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"}
+_AVX2 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"])
+_FLAGS = {"avx512": _AVX2 | frozenset(["avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"]), "avx2": _AVX2}
 _CPU_LEVELS = {"X86_V4": "avx512", "AVX512_SKX": "avx512", "X86_V3": "avx2", "AVX2": "avx2", "ASIMD": "asimd"}
 
 
@@ -23,37 +44,103 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str]
     cpu: str  # the widest instruction set NumPy found: transcendental functions differ between them in the last bit
     commit: str | None = None  # of the project's repository; None when it is in none
+    system: str = ""  # "Linux"; "" of before it was recorded
+    architecture: str = ""  # "x86_64", "aarch64"; "" of before it was recorded
 
 
 def current_environment(folder: Path | None = None) -> Environment:
     """This process's environment; `folder` is where the project's repository is looked for.
 
-    >>> sorted(current_environment().packages)[-1]
-    'trimtab'
+    >>> "trimtab" in current_environment().packages
+    True
     """
     return Environment(
         python=platform.python_version(),
         packages=dict(_packages()),
         cpu=cpu_level(),
         commit=None if folder is None else git_commit(folder),
+        system=platform.system(),
+        architecture=platform.machine(),
     )
+
+
+def what_matters(there: Environment, here: Environment, runtime: str) -> list[str]:
+    """What differs between two environments so that a version of one may not load or answer alike in the other.
+
+    Counted are the major version of what reads the runtime's bytes, processor, architecture and, for pickles, Python.
+    A library that is absent is the runtime's own business to say.
+
+    >>> here = current_environment()
+    >>> what_matters(here, here, "lightgbm")
+    []
+    """
+    out = []
+    for name in _LIBRARIES.get(runtime, ()):
+        before, now = there.packages.get(name), here.packages.get(name)
+        if before is not None and now is not None and _major(before) != _major(now):
+            out.append(f"{name} {before} -> {now}")
+    for what, before, now in (
+        ("architecture", there.architecture, here.architecture),
+        ("processor", there.cpu, here.cpu),
+    ):
+        if before and before != now:
+            out.append(f"{what} {before} -> {now}")
+    if runtime == "pickle" and there.python.split(".")[:2] != here.python.split(".")[:2]:
+        out.append(f"Python {there.python} -> {here.python}")
+    return out
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
 
 
 @functools.cache
 def _packages() -> dict[str, str]:
-    found = {name: distribution_version(name) for name in _PACKAGES}
+    found = {name: _version(name) for name in _PACKAGES}
     return {name: version for name, version in found.items() if version is not None}
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package: asked by its usual name first, since to look through all of them takes long."""
+    for name in _DISTRIBUTIONS.get(package, (package,)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return distribution_version(package) if find_spec(package) is not None else None
 
 
 @functools.cache
 def cpu_level() -> str:
-    """The widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline."""
+    """The widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
+
+    Linux says what the processor has; where it does not, or NumPy was told to leave some of it alone, NumPy is asked.
+    """
+    flags = None if os.environ.keys() & _NUMPY_TOLD else _processor_flags()
+    if flags is None or "numpy" in sys.modules:
+        return _numpy_level()
+    return next((level for level, needed in _FLAGS.items() if needed <= flags), "baseline")
+
+
+def _numpy_level() -> str:
     import numpy as np
 
     built: Any = np.show_config(mode="dicts")
     simd = built.get("SIMD Extensions", {})
     present = {*simd.get("baseline", []), *simd.get("found", [])}
     return next((level for name, level in _CPU_LEVELS.items() if name in present), "baseline")
+
+
+def _processor_flags() -> frozenset[str] | None:
+    """What an x86 processor can do, as Linux names it; None where that is not to be read."""
+    if platform.machine() != "x86_64":
+        return None
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), None)
+    return None if flags is None else frozenset(flags.split())
 
 
 def git_commit(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ import msgspec
 from trimtab.core.columns import Columns
 from trimtab.training.artifact import Artifact
 from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.search import Chosen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     positions: dict[str, int]
     rows: int  # how many rows it was fitted on
     seed: int
+    chosen: Chosen | None = None  # the parameters that a search found for it
 
     def matrix(self, values: Columns) -> NDArray[Any]:
         """The model's input of feature values, as its training encoded them."""

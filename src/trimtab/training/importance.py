@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.stats.losses import row_losses
+from trimtab.stats.lists import unit_losses
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet
@@ -44,9 +44,14 @@ def permuted(
     lines = [*((name, (name,)) for name in inputs), *_views(inputs).items()]
     answers = _SLOW_ANSWERS if fitted.artifact.runtime in ("river", "pickle") else _ANSWERS
     most = min(max(answers // (_REPEATS * len(lines)), _ROWS[0]), _ROWS[1])
-    sample = chosen[np.sort(generator.permutation(chosen.size)[:most])]
+    sample = _sample(training_set, chosen, most, generator)
     matrix, labels = fitted.matrix(training_set.features.values.take(sample)), training_set.target[sample]
-    base = float(row_losses(model.metric, labels, fitted.scorer.predict(matrix)).mean())
+    lists = training_set.lists_of(sample)
+
+    def loss(inputs: NDArray[Any]) -> float:
+        return float(unit_losses(model.metric, labels, fitted.scorer.predict(inputs), lists)[0].mean())
+
+    base = loss(matrix)
     found = []
     for name, features in lines:
         places = [inputs.index(feature) for feature in features]
@@ -54,7 +59,7 @@ def permuted(
         for _ in range(_REPEATS):
             shuffled = matrix.copy()
             shuffled[:, places] = matrix[generator.permutation(len(matrix))][:, places]
-            rises.append(float(row_losses(model.metric, labels, fitted.scorer.predict(shuffled)).mean()) - base)
+            rises.append(loss(shuffled) - base)
         found.append(
             Permuted(
                 name=name,
@@ -65,6 +70,18 @@ def permuted(
             )
         )
     return tuple(found)
+
+
+def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generator: np.random.Generator) -> NDArray[Any]:
+    """About so many of the rows, in order; of a ranking whole lists."""
+    lists = training_set.lists_of(chosen)
+    if lists is None:
+        kept: NDArray[Any] = chosen[np.sort(generator.permutation(chosen.size)[:most])]
+        return kept
+    names, counts = np.unique(lists, return_counts=True)
+    drawn = generator.permutation(names.size)
+    enough = max(1, int(np.searchsorted(np.cumsum(counts[drawn]), most, side="right")))
+    return chosen[np.isin(lists, names[drawn[:enough]])]
 
 
 def _views(inputs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

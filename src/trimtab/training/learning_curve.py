@@ -14,7 +14,7 @@ from trimtab.training.fitted import Fitted
 from trimtab.training.parts import Judged, mean_interval
 from trimtab.training.sets import TrainingSet
 
-_SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _MOST_ROWS = 50_000  # of a fit that is made for the curve alone
 _LEAST_ROWS = 50
 
@@ -31,7 +31,6 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 def learning_curve(
     refit: Callable[[NDArray[np.bool_]], Fitted],
     judge: Callable[[Fitted], Judged],
-    losses: Callable[[Judged], NDArray[np.float64]],
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[CurvePoint, ...]:
@@ -40,28 +39,26 @@ def learning_curve(
     Args:
         refit: Fits the recipe on the rows of a mask.
         judge: A fitted model's answers on the holdout.
-        losses: The loss of each row.
         training_set: Where the rows are.
         train: The rows before the holdout that may be learnt from.
     """
     numbers = np.flatnonzero(training_set.usable & train)
-    numbers = numbers[np.argsort(training_set.at_us[numbers], kind="stable")]
+    begun_us = training_set.begun_us
+    numbers = numbers[np.argsort(begun_us[numbers], kind="stable")]
     top = min(numbers.size, _MOST_ROWS)
-    sizes = [int(top * share) for share in _SHARES if _LEAST_ROWS <= int(top * share) < numbers.size]
+    sizes = [int(top * share) for share in SHARES if _LEAST_ROWS <= int(top * share) < numbers.size]
     points = []
     for rows in sizes:
         mask = np.zeros(training_set.rows, np.bool_)
         mask[numbers[-rows:]] = True
-        since_us = int(training_set.at_us[numbers[-rows]])
+        since_us = int(begun_us[numbers[-rows]])
         try:
-            judged = judge(refit(mask))
+            judged = judge(refit(training_set.whole(mask)))
         except Misuse:  # one class only, or too few rows for its features or its calibration: the point says so
             points.append(CurvePoint(rows=rows, since_us=since_us, value=None, interval=None))
             continue
-        found = losses(judged)
+        found, at_us = judged.losses()
         points.append(
-            CurvePoint(
-                rows=rows, since_us=since_us, value=float(found.mean()), interval=mean_interval(found, judged.at_us)
-            )
+            CurvePoint(rows=rows, since_us=since_us, value=float(found.mean()), interval=mean_interval(found, at_us))
         )
     return tuple(points)

@@ -15,7 +15,8 @@ from trimtab.training.artifact import Artifact
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import finish, new_estimator, prepare, training_target
-from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.leakage import find_leaks, refuse_leaks
+from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.sklearn import LinearScorer, scorer_of
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 from trimtab.training.sets import TrainingSet
@@ -61,7 +62,7 @@ class OnlineLearner:
         """The score of each row of an encoded matrix."""
         return np.asarray(self._scorer.predict(self._stepped(matrix)), np.float64)
 
-    def predict_row(self, row: list[float]) -> float:
+    def predict_row(self, row: list[float]) -> Score:
         """The score of one encoded row."""
         step = self.artifact.step
         return self._scorer.predict_row(row if step is None else step.apply_row(row))
@@ -131,9 +132,20 @@ def fit_online(
     Raises:
         Misuse: As `fit`, or the estimator has no `partial_fit`.
     """
+    if model.task == "multiclass":
+        raise Misuse(
+            f"online learning of {model.name!r}: its label has {len(model.label.classes)} classes, and learners here "
+            'tell two apart or foretell a number. Use learn="batch".'
+        )
     if model.calibration is not None:
         raise Misuse(_no_calibration(model.name, model.calibration))
+    if model.weights is not None or model.sample is not None:
+        raise Misuse(
+            f"online learning of {model.name!r}: weights and sample shape the first fit only, not what is learnt "
+            'afterwards. Leave them out, or use learn="batch".'
+        )
     chosen, labels = training_target(model, training_set, rows)
+    refuse_leaks(model, find_leaks(model, training_set, chosen))
     order = np.argsort(training_set.at_us[chosen], kind="stable")
     estimator, runtime = new_estimator(model, None, seed=seed, threads=1)
     if not hasattr(estimator, "partial_fit"):

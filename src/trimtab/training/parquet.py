@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt
+from trimtab.store.duckdb_opening import open_duckdb
 
 _SQL = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "TIMESTAMP"}
 _DTYPES: dict[str, Dtype] = {
@@ -26,14 +27,13 @@ _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "time": 0, "bool": False,
 
 def write_parquet(table: Columns) -> bytes:
     """A table of at least one column as Parquet; rows keep their order, equal tables give equal bytes."""
-    import duckdb
 
     casts = ", ".join(
         f"{_from_number(column.dtype, _quoted(name))}::{_SQL[column.dtype]} AS {_quoted(name)}"
         for name, column in table.by_name.items()
     )
     arrays = {name: np.ma.masked_array(c.values, mask=~c.present()) for name, c in table.by_name.items()}
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(":memory:", config={"threads": 1}) as connection:
+    with tempfile.TemporaryDirectory() as folder, open_duckdb({"threads": 1}) as connection:
         path = Path(folder) / "table.parquet"
         connection.register("written", arrays)
         connection.execute(f"COPY (SELECT {casts} FROM written) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
@@ -48,7 +48,7 @@ def read_parquet(data: bytes) -> Columns:
     """
     import duckdb
 
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(":memory:", config={"threads": 1}) as connection:
+    with tempfile.TemporaryDirectory() as folder, open_duckdb({"threads": 1}) as connection:
         path = Path(folder) / "table.parquet"
         path.write_bytes(data)
         try:

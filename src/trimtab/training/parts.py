@@ -13,7 +13,8 @@ from trimtab.core.columns import Column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_moment
 from trimtab.stats.interval import Interval
-from trimtab.stats.losses import row_losses
+from trimtab.stats.lists import unit_losses
+from trimtab.stats.multiclass import macro_auc, top_class
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.stats.scores import auc
 from trimtab.training.definitions import Metric, Model
@@ -31,9 +32,9 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # "2013-07"
     rows: int
     value: float  # of the model's metric
-    auc: float | None  # None for numbers, or with one class only
-    mean_score: float
-    mean_label: float
+    auc: float | None  # of several classes their mean; None for numbers, or with one class only
+    mean_score: float  # of several classes the mean chance of the likeliest one,
+    mean_label: float  # and how often that was the label
     interval: Interval | None = None  # of `value`; None: fewer than three days
 
 
@@ -68,21 +69,28 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     metric: Metric
     binary: bool
     labels: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    at_us: NDArray[np.int64]
+    scores: NDArray[np.float64]  # of several classes (rows, classes)
+    at_us: NDArray[np.int64]  # of a ranking: when the list of each row began
+    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row
+
+    def losses(self, here: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """What each of some rows cost, and when they were asked; of a ranking each list that has some."""
+        lists = None if self.lists is None else self.lists[here]
+        found, units = unit_losses(self.metric, self.labels[here], self.scores[here], lists)
+        return found, self.at_us[here][units]
 
 
 def months_of(judged: Judged) -> tuple[Month, ...]:
     """The months that have rows, oldest first."""
     names = judged.at_us.astype("datetime64[us]").astype("datetime64[M]")
-    return tuple(Month(month=str(month), **_figures(judged, names == month)) for month in np.unique(names))
+    return tuple(Month(month=str(month), **figures_of(judged, names == month)) for month in np.unique(names))
 
 
 def weeks_of(judged: Judged) -> tuple[Week, ...]:
     """The weeks that have rows, oldest first."""
     mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
     return tuple(
-        Week(week=format_moment(int(monday) * DAY_US)[:10], **_figures(judged, mondays == monday))
+        Week(week=format_moment(int(monday) * DAY_US)[:10], **figures_of(judged, mondays == monday))
         for monday in np.unique(mondays)
     )
 
@@ -92,9 +100,9 @@ def slices_of(
 ) -> tuple[Slice, ...]:
     """The values of each column, in the order of the columns; `chosen` are the rows that were judged."""
     return tuple(
-        Slice(column=name, holds=holds, **_figures(judged, here))
+        Slice(column=name, holds=holds, **figures_of(judged, here))
         for name in columns
-        for holds, here in _values(_column(model, training_set, name).take(chosen))
+        for holds, here in values_of(column_of(model, training_set, name).take(chosen))
     )
 
 
@@ -110,31 +118,43 @@ def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval 
     return msgspec.structs.replace(found, low=max(0.0, found.low))  # no loss is below 0
 
 
-def _figures(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
+def figures_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
+    """The figures of some of the rows, as parts name them; of a ranking those of all lists that have such a row."""
+    if judged.lists is not None:
+        here = np.isin(judged.lists, judged.lists[here])
     y, p = judged.labels[here], judged.scores[here]
-    losses = row_losses(judged.metric, y, p)
+    losses, at_us = judged.losses(here)
+    area = auc(y, p) if judged.binary else None
+    if p.ndim == 2:
+        area = macro_auc(y, p)
+        p, y = top_class(y, p)
     return {
         "rows": int(here.sum()),
         "value": float(losses.mean()),
-        "auc": auc(y, p) if judged.binary else None,
+        "auc": area,
         "mean_score": float(p.mean()),
         "mean_label": float(y.mean()),
-        "interval": mean_interval(losses, judged.at_us[here]),
+        "interval": mean_interval(losses, at_us),
     }
 
 
-def _column(model: Model, training_set: TrainingSet, name: str) -> Column:
+def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
+    """A feature, or a column of the request.
+
+    Raises:
+        Misuse: There is none of that name.
+    """
     for table in (training_set.features.values, training_set.requests):
         if name in table:
             return table[name]
     raise Misuse(f"evaluate {model.name!r}: the training set has no column or feature {name!r} to slice by.")
 
 
-def _values(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """The parts of a column with their names, each with at least one row, null last."""
     there = column.present()
     values = column.values[there]
-    kinds, counts = np.unique(values.astype(str) if column.dtype == "str" else values, return_counts=True)
+    kinds, counts = np.unique(values, return_counts=True)  # as they are: a text of NumPy's lacks the NULs at its end
     if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
         yield from _ranges(column, there)
     else:
@@ -146,8 +166,8 @@ def _values(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     rest = there.copy()
     most = kinds if kinds.size <= _MOST_VALUES + 1 else kinds[:_MOST_VALUES]
-    for kind in most.tolist():
-        here = there & (column.values == kind)
+    for place, kind in enumerate(most.tolist()):
+        here = there & (column.values == most[place : place + 1])  # a bare text would lose the NULs at its end
         rest &= ~here
         yield _named(column, kind), here
     if rest.any():

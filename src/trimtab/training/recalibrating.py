@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration, shift_level
+from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration, shift_level, shift_levels
 from trimtab.training.fitted import Fitted
 from trimtab.training.folds import Mask, predict_forward
 from trimtab.training.sets import TrainingSet
@@ -44,7 +44,7 @@ def recalibrate(
     Raises:
         Misuse: There are too few rows, one class only, or a fit fails.
     """
-    misses: list[float] = []  # of each fold, in log odds
+    misses: list[Any] = []  # of each fold, in log odds; of several classes the logarithm of each class's factor
 
     def fit_and_miss(past: Mask) -> Fitted:
         fitted = fit_on(past)
@@ -56,7 +56,10 @@ def recalibrate(
     scores = found.scores.copy()
     for number, missed in enumerate(misses):
         here = found.fold == number
-        if here.any():
+        if here.any() and scores.ndim == 2:
+            level = _shares(training_set.target[here], scores.shape[1]) * np.exp(missed)
+            scores[here] = shift_levels(scores[here], level / level.sum())
+        elif here.any():
             level = _log_odds(training_set.target[here]) + missed
             scores[here] = shift_level(scores[here], 1.0 / (1.0 + np.exp(-level)))
     there = found.fold >= 0
@@ -66,11 +69,18 @@ def recalibrate(
         raise Misuse(f"model {name!r}: {error}") from error
 
 
-def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past: Mask) -> float:
-    """Log odds of the mean score less those of the mean label, on the rows that were fitted on."""
+def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past: Mask) -> Any:
+    """Log odds of the mean score less those of the mean label, on the rows that were fitted on.
+
+    Of several classes logarithms of mean chances less those of shares, shape (classes,).
+    """
     rows = np.flatnonzero(training_set.usable & past)
     rows = rows[np.unique(np.linspace(0, rows.size - 1, _LEVEL_ROWS).astype(np.int64))]
     scores = score(fitted, training_set.features.values.take(rows))
+    if scores.ndim == 2:
+        width = scores.shape[1]
+        means = (scores.sum(axis=0) + 0.5) / (rows.size + 0.5 * width)
+        return np.log(means) - np.log(_shares(training_set.target[rows], width))
     return _log_odds(scores) - _log_odds(training_set.target[rows])
 
 
@@ -78,3 +88,9 @@ def _log_odds(values: NDArray[np.float64]) -> float:
     """Of their mean, with one row of both kinds added."""
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))
+
+
+def _shares(labels: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    """Of each class, with half a row of each added."""
+    counts = np.bincount(labels.astype(np.int64), minlength=classes)
+    return np.asarray((counts + 0.5) / (labels.size + 0.5 * classes), np.float64)

@@ -12,13 +12,32 @@ from numpy.typing import NDArray
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import format_moment
-from trimtab.events.frames import EventFrame
+from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
+from trimtab.stats.lists import tells
 from trimtab.store.ports import Blob
 from trimtab.training.definitions import Model
+from trimtab.training.hindsight import Hindsight
 from trimtab.training.parquet import columns_hash, read_parquet, write_parquet
+
+
+class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The lists of a set that a ranking is to learn from."""
+
+    column: str  # of the request: the rows of one list share its value
+    lists: int
+    whole: int  # all of whose rows have a final label: the only ones that are learnt from and judged
+    told: int  # of those, whose rows differ: of the others no order is better than another
+    longest: int  # rows
+    rows_without: int  # that belong to no list: the column is null
+
+    @property
+    def said(self) -> str:
+        """What may be learnt from, as a part of a sentence."""
+        without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
+        return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +56,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     by_state: dict[str, int]  # rows by label state
     by_reason: dict[str, dict[str, int]]  # rows by reason, for each feature of a view
     data_hash: str  # of all values, reasons and labels
+    hindsight: dict[str, Hindsight] = {}  # by column of the request: what it held then and later
+    origins: dict[str, int] = {}  # rows by where they come from: "history", "asked" or "logged"; empty: not told
+    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # of a ranking; left out of all others
     parquet: str | None = None  # the blob that holds them, once saved
 
 
@@ -49,6 +71,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: NDArray[np.int64]  # t: the moment each was asked
     features: FeatureFrame
     labels: LabelFrame
+    lists: NDArray[np.int64] | None = None  # of a ranking: the number of each row's list, -1 for none
 
     @property
     def rows(self) -> int:
@@ -68,11 +91,55 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def usable(self) -> NDArray[np.bool_]:
         """Rows that may be learnt from: labelled, and asked long enough before the cut for any label to be final.
 
-        A label that came early does not make its row usable: else those that come fast would be over-represented.
+        A label that came early does not make its row usable: else those that come fast would be over-represented. Of a
+        ranking all rows of the list must be so.
         """
         there = np.isin(self.labels.state, (LABELLED, LATE))
-        mask: NDArray[np.bool_] = there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us)
+        return self.whole(there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us))
+
+    @property
+    def begun_us(self) -> NDArray[np.int64]:
+        """By which moment each row falls on a side of a split: its own, of a ranking that of its list's first row."""
+        if self.lists is None or not self.rows:
+            return self.at_us
+        begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)  # the last one is of rows without a list
+        np.minimum.at(begun, self.lists, self.at_us)
+        return np.where(self.lists < 0, self.at_us, begun[self.lists])
+
+    @property
+    def telling(self) -> NDArray[np.bool_]:
+        """Usable rows that a model can be judged by: of a ranking those of lists whose rows differ."""
+        usable = self.usable
+        if self.lists is None or not usable.any():
+            return usable
+        kept = self.lists[usable]
+        place = np.unique(kept, return_inverse=True)[1].reshape(-1)
+        mask = usable.copy()
+        mask[usable] = tells(self.target[usable], place)[place]
         return mask
+
+    def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Some rows without those whose list is not wholly among them; without lists as they are."""
+        return rows if self.lists is None else whole_lists(self.lists, rows)
+
+    def lists_of(self, rows: NDArray[Any]) -> NDArray[np.int64] | None:
+        """The list of each of some rows (numbers or a mask); None where there are no lists."""
+        return None if self.lists is None else self.lists[rows]
+
+    def take(self, rows: NDArray[Any]) -> TrainingSet:
+        """Some rows; the manifest stays that of the whole."""
+        features, labels = self.features, self.labels
+        return msgspec.structs.replace(
+            self,
+            keys=self.keys.take(rows),
+            requests=self.requests.take(rows),
+            at_us=self.at_us[rows],
+            features=FeatureFrame(
+                features.values.take(rows), {name: codes[rows] for name, codes in features.reasons.items()}
+            ),
+            labels=LabelFrame(labels.values[rows], labels.state[rows], labels.known_at_us[rows]),
+            lists=self.lists_of(rows),
+        )
 
 
 def build_training_set(
@@ -125,6 +192,8 @@ def assemble(
     *,
     cut_us: int,
     positions: Mapping[str, int],
+    hindsight: Mapping[str, Hindsight] | None = None,
+    origins: Mapping[str, int] | None = None,
 ) -> TrainingSet:
     """A training set of values that are known already: those that served predictions used (log and wait).
 
@@ -158,15 +227,21 @@ def assemble(
             by_state=_counts(labels.state, LABEL_STATES),
             by_reason={name: _counts(codes, REASONS) for name, codes in features.reasons.items()},
             data_hash="",
+            hindsight=dict(hindsight or {}),
+            origins=dict(origins or {}),
         ),
         keys=requests[model.request.key],
         requests=requests,
         at_us=at_us,
         features=features,
         labels=labels,
+        lists=numbered_lists(requests, model.group) if model.task == "ranking" else None,
     )
     manifest = msgspec.structs.replace(
-        draft.manifest, usable=int(draft.usable.sum()), data_hash=columns_hash(_flat(draft))
+        draft.manifest,
+        usable=int(draft.usable.sum()),
+        data_hash=columns_hash(_flat(draft)),
+        lists=_counted(draft, model.group),
     )
     return msgspec.structs.replace(draft, manifest=manifest)
 
@@ -226,10 +301,51 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
             Columns(parts["feature"]), {name: c.values.astype(np.uint8) for name, c in parts["reason"].items()}
         ),
         labels=LabelFrame(label["value"].values, label["state"].values.astype(np.uint8), label["known_at_us"].values),
+        lists=None if manifest.lists is msgspec.UNSET else numbered_lists(requests, manifest.lists.column),
     )
     if columns_hash(flat) != manifest.data_hash:
         raise Corrupt(f"training set {digest}: blob {manifest.parquet} does not hold the values of its manifest.")
     return found
+
+
+def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of some rows those whose list is wholly among them.
+
+    Args:
+        lists: The number of each row's list, -1 for none, shape (rows,).
+        rows: A mask over them.
+
+    >>> whole_lists(np.array([0, 0, 1, 1, -1]), np.array([True, True, True, False, True])).tolist()
+    [True, True, False, False, False]
+    """
+    cut = np.zeros(int(lists.max(initial=-1)) + 2, np.bool_)
+    cut[lists[~rows]] = True
+    mask: NDArray[np.bool_] = rows & (lists >= 0) & ~cut[lists]
+    return mask
+
+
+def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
+    """The number of each row's list, -1 for none, in the order of their ids: the same in whatever order rows came."""
+    assert column is not None  # a ranking declares it
+    given = requests[column]
+    there = given.present()
+    lists = np.full(len(there), -1, np.int64)
+    lists[there] = np.unique(given.values[there], return_inverse=True)[1].reshape(-1)
+    return lists
+
+
+def _counted(draft: TrainingSet, column: str | None) -> ListCounts | msgspec.UnsetType:
+    if draft.lists is None or column is None:
+        return msgspec.UNSET
+    there = draft.lists[draft.lists >= 0]
+    return ListCounts(
+        column=column,
+        lists=int(np.unique(there).size),
+        whole=int(np.unique(draft.lists[draft.usable]).size),
+        told=int(np.unique(draft.lists[draft.telling]).size),
+        longest=int(np.bincount(there).max(initial=0)),
+        rows_without=draft.rows - there.size,
+    )
 
 
 def _flat(training_set: TrainingSet) -> Columns:

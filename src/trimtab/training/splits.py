@@ -31,7 +31,8 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
     """
     end_us = training_set.manifest.cut_us - training_set.manifest.wait_us + 1
     start_us = end_us - holdout_us
-    holdout = training_set.usable & (training_set.at_us >= start_us) & (training_set.at_us < end_us)
+    begun_us = training_set.begun_us  # no list is cut in two
+    holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)
     train = known_before(training_set, start_us)
     if not holdout.any() or not train.any():
         raise Misuse(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.runtimes.ports import Score, Scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,23 +42,30 @@ class StandardizedScorer:
 
     def __init__(self, step: Standardize, scorer: Scorer) -> None:
         self._step = step
-        self._scorer = scorer
+        self.inner = scorer
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        return self._scorer.predict(self._step.apply(matrix))
+        return self.inner.predict(self._step.apply(matrix))
 
-    def predict_row(self, row: list[float]) -> float:
-        return self._scorer.predict_row(self._step.apply_row(row))
+    def predict_row(self, row: list[float]) -> Score:
+        return self.inner.predict_row(self._step.apply_row(row))
 
 
-def fit_standardize(matrix: NDArray[Any]) -> Standardize:
-    """Means and standard deviations of the values that are there."""
+def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -> Standardize:
+    """Means and standard deviations of the values that are there, each row counting by its weight."""
     import numpy as np
 
     there = ~np.isnan(matrix)
-    count = np.maximum(there.sum(axis=0), 1)
-    means = np.where(there, matrix, 0.0).sum(axis=0) / count
-    variances = np.where(there, (matrix - means) ** 2, 0.0).sum(axis=0) / count
+    if weights is None:
+        count = np.maximum(there.sum(axis=0), 1)
+        means = np.where(there, matrix, 0.0).sum(axis=0) / count
+        variances = np.where(there, (matrix - means) ** 2, 0.0).sum(axis=0) / count
+    else:
+        row = weights[:, None]
+        total = (there * row).sum(axis=0)
+        total[total == 0.0] = 1.0
+        means = np.where(there, matrix * row, 0.0).sum(axis=0) / total
+        variances = np.where(there, (matrix - means) ** 2 * row, 0.0).sum(axis=0) / total
     scales = np.sqrt(variances)
     scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0  # rounding is no spread
     return Standardize(tuple(means.tolist()), tuple(scales.tolist()))

@@ -60,7 +60,7 @@ def _match_ints(events: Column, requests: Column) -> tuple[Array, Array, int]:
     if len(asked) == 0:
         return np.full(len(events), -1, np.int64), of_requests, 0
     low, high = int(asked.min()), int(asked.max())
-    if high - low <= 4 * (len(events) + len(requests)):
+    if high - low <= 4 * (len(events) + len(requests)) and low > -(2**63) and high < 2**63 - 1:
         numbers = np.full(high - low + 3, -1, np.int64)  # a place below and one above stay empty
         numbers[asked - low + 1] = 0
         there = np.flatnonzero(numbers == 0)

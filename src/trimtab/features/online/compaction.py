@@ -68,7 +68,7 @@ class Compaction:
         cursors = self._store.cursors()
         while self._left:
             plan = self._plans[self._left[0]]
-            cursor = cursors.get(plan.id.hex())
+            cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
                 before = plan.state_prefix
                 if place(plan, cursor.generation).state_prefix != before:  # it was filled anew: walk it from its start
@@ -124,7 +124,7 @@ class Compaction:
         horizon_us = _horizon_us(plan, s_us)
         if horizon_us is None:
             return None
-        end = plan.index_prefix + (horizon_us + 2**63).to_bytes(8, "big")
+        end = plan.index_from(horizon_us)
         gone = [key for key, _ in self._store.kv.scan(plan.index_prefix, limit=limit) if key < end]
         if not gone:
             return None
@@ -137,7 +137,7 @@ def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
     cursors = store.cursors()
     best: list[tuple[int, str, bytes]] = []
     for view, given in store.plans.items():
-        plan = place(ViewPlan(given.view), cursors.get(given.id.hex(), BEGIN).generation)
+        plan = place(ViewPlan(given.view), cursors.get(given.cursor_name, BEGIN).generation)
         after = b""
         while found := list(store.kv.scan(plan.state_prefix, after=after, limit=_SCAN)):
             sizes = [(len(packed), view, key[len(plan.state_prefix) :]) for key, packed in found]

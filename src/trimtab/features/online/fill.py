@@ -21,7 +21,7 @@ from trimtab.features.online.generations import (
 from trimtab.features.online.history import SourceRows, log_batches
 from trimtab.features.online.load import MOST_ROWS, History, load
 from trimtab.features.online.plan import ViewPlan
-from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, OnlineStore, encode_cursors
+from trimtab.features.online.store import BEGIN, Cursor, OnlineStore, write_cursors
 from trimtab.store.ports import KeyValue, Log
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Filling:
         target = self._front(cursors)
         generation = next_generation(c.generation for c in cursors.values())
         cursors[mark] = Cursor(target.s_us, target.positions, generation)
-        store.kv.write({POSITIONS_KEY: encode_cursors(cursors)})
+        write_cursors(store.kv, cursors)
         return cursors[mark]
 
     def steps(self) -> Iterator[Filled]:
@@ -93,7 +93,7 @@ class Filling:
         target = self.begin()
         rows = SourceRows(self._log, self.view.source, target.positions, moved=self._moved)
         yield from load_steps(self.store, self.name, rows, target, most_rows=self._most_rows)
-        aside = _Aside(self.store.kv, [self.view])
+        aside = OnlineStore(self.store.kv, [self.view], filling=True)
         while True:
             cursors = self.store.cursors()
             front = self._front(cursors)
@@ -110,11 +110,11 @@ class Filling:
 
     @property
     def _id(self) -> str:
-        return self.store.plans[self.name].id.hex()
+        return self.store.plans[self.name].cursor_name
 
     def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
         """Where the views are that are read: the furthest of them, or the end of the log when there are none."""
-        live = [cursors[p.id.hex()] for p in self.store.plans.values() if p.id.hex() in cursors]
+        live = [cursors[p.cursor_name] for p in self.store.plans.values() if p.cursor_name in cursors]
         if live:
             return max(live, key=_reach)
         return log_end(self._log, self._moved)
@@ -128,17 +128,10 @@ class Filling:
             cursors[left_name(self._id, before.generation)] = before
         s_us = max(filled.s_us, front.s_us)
         cursors[self._id] = Cursor(s_us, filled.positions, filled.generation, filled.counts)
-        self.store.kv.write({POSITIONS_KEY: encode_cursors(cursors)})
+        write_cursors(self.store.kv, cursors)
 
     def _filled(self, rows: int, of: int, *, done: bool = False) -> Filled:
         return Filled(view=self.name, rows=rows, of=of, done=done)
-
-
-class _Aside(OnlineStore):
-    """A view that is being filled, to apply records to."""
-
-    def _name(self, plan: ViewPlan) -> str:
-        return FILLING + plan.id.hex()
 
 
 def load_steps(
@@ -152,8 +145,8 @@ def load_steps(
         done += taken
         yield Filled(view=name, rows=done, of=rows.most, done=False)
     cursors = store.cursors()
-    cursors[FILLING + plan.id.hex()] = target.counted(count)
-    store.kv.write({POSITIONS_KEY: encode_cursors(cursors)})
+    cursors[FILLING + plan.cursor_name] = target.counted(count)
+    write_cursors(store.kv, cursors)
 
 
 def fill(
@@ -180,13 +173,13 @@ def fill(
 def unfilled(store: OnlineStore) -> list[str]:
     """The views that have not applied a record yet, by their names in the store."""
     cursors = store.cursors()
-    return [name for name, plan in store.plans.items() if plan.id.hex() not in cursors]
+    return [name for name, plan in store.plans.items() if plan.cursor_name not in cursors]
 
 
 def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> list[str]:
     """Keep views that begin from being applied to before they are filled; the names of those not marked before."""
     cursors = store.cursors()
-    names = [name for name in unfilled(store) if FILLING + store.plans[name].id.hex() not in cursors]
+    names = [name for name in unfilled(store) if FILLING + store.plans[name].cursor_name not in cursors]
     for name in names:
         Filling(store, name, log, moved=moved).begin()
     return names
@@ -195,7 +188,7 @@ def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> l
 def live_positions(store: OnlineStore) -> dict[str, int] | None:
     """Up to where the views that are read have applied the log; None: there is none."""
     cursors = store.cursors()
-    live = [cursors[p.id.hex()].positions for p in store.plans.values() if p.id.hex() in cursors]
+    live = [cursors[p.cursor_name].positions for p in store.plans.values() if p.cursor_name in cursors]
     if not live:
         return None
     names = set().union(*live)
@@ -224,7 +217,7 @@ def sweep(store: OnlineStore, limit: int) -> bool:
             store.kv.write({}, keys)
             return True
     del cursors[name]
-    store.kv.write({POSITIONS_KEY: encode_cursors(cursors)})
+    write_cursors(store.kv, cursors)
     return len(names) > 1
 
 

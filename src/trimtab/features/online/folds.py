@@ -3,8 +3,8 @@
 A fold is what one tile (or a lifetime) keeps of one series. Folds of several tiles are merged when they are read. The
 state of a fold is two lists, the starts of its tiles and what each keeps:
 
-- `first`: the rows of the least event time, `last`: the last `keep` rows, as entries; all that share the event time of
-  the row at the cut are kept, because a repetition can lower an event's known at and so its place among them;
+- `first`: the first row, `last`: the last `keep` rows, as entries; where events have no key, all that share the event
+  time of the row at the cut are kept, because a repetition can lower an event's known at and so its place among them;
 - `count_distinct`: the `keep` least hashes, eight bytes each, in order;
 - `top`: counts by value, of the 1,024 values of least hash, and the greatest of these hashes when it is full;
 - `min`, `max`: the extreme, for windows that end before the moment asked about.
@@ -132,6 +132,8 @@ def _add_first(plan: FoldPlan, entries: list[Entry] | None, row: Row, value: Any
         return [_entry(plan, row, value)]
     if row[EVENT_AT] == entries[0][EVENT_AT]:
         insort(entries, _entry(plan, row, value))
+        if plan.keyed:
+            del entries[1:]
     return entries
 
 
@@ -141,7 +143,9 @@ def _add_last(plan: FoldPlan, entries: list[Entry] | None, row: Row, value: Any)
     keep = plan.keep
     if len(entries) < keep or row[EVENT_AT] >= entries[-keep][EVENT_AT]:
         insort(entries, _entry(plan, row, value))
-        if len(entries) > keep:
+        if plan.keyed:
+            del entries[:-keep]
+        elif len(entries) > keep:
             cut_us = entries[-keep][EVENT_AT]
             while entries[0][EVENT_AT] < cut_us:
                 del entries[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.columns import Column, Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.events.records import Event, decode_all, known_at_us
+from trimtab.events.records import Event, decode_all, known_at_us, padded
+from trimtab.store.log_order import Gap, in_order, stretches
 from trimtab.store.ports import Log, LogRecord
 
 if TYPE_CHECKING:
@@ -38,17 +39,27 @@ class SourceRows:
         source: Whose records.
         positions: Up to where, of each partition.
         moved: What of the log is in tables of record: then it may have been truncated up to where they reach.
+        only: Says of an event in the log whether it is needed; left out are those of which it says no.
 
     Raises:
         Misuse: Records that are needed were truncated from the log.
     """
 
-    def __init__(self, log: Log, source: Source, positions: Mapping[str, int], *, moved: Moved | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        source: Source,
+        positions: Mapping[str, int],
+        *,
+        moved: Moved | None = None,
+        only: Callable[[Event], bool] | None = None,
+    ) -> None:
         self.source = source
         self.positions = dict(positions)
         self.most = sum(positions.values())  # at most so many rows
         self._log = log
         self._moved = moved
+        self._only = only
 
     def __iter__(self) -> Iterator[Columns]:
         after: dict[str, int] = {}
@@ -71,6 +82,8 @@ class SourceRows:
                 s_at.append(s_us)
             events = decode_all([record.payload for record in records])
             mine = [i for i, event in enumerate(events) if event.source == self.source.name]
+            if self._only is not None:
+                mine = [i for i in mine if self._only(events[i])]
             if mine:
                 yield _of_log(self.source, [(records[i], events[i], s_at[i]) for i in mine])
 
@@ -88,37 +101,13 @@ def log_batches(
     Raises:
         Misuse: Some of them were truncated from the log.
     """
-    positions = dict(after)
-    while True:
-        new: list[LogRecord] = []
-        ends = []  # of full batches: what lies behind one must wait for the records that follow it
-        for name, end in sorted(upto.items()):
-            start = positions.get(name, 0)
-            if start >= end:
-                continue
-            records = log.read(name, start, limit=min(batch, end - start))
-            if not records or records[0].position != start + 1:
-                found = f"{records[0].position} as the first" if records else "none"
-                raise Misuse(
-                    f"event log: needs the records of partition {name!r} from {start + 1} to {end}, found {found}. "
-                    "They were truncated: fill the view from tables of record (trimtab materialise)."
-                )
-            new += records
-            if records[-1].position < end:
-                ends.append(append_order(records[-1]))
-        if not new:
-            return
-        new.sort(key=append_order)
-        if ends:
-            end_of_all = min(ends)
-            new = [record for record in new if append_order(record) <= end_of_all]
-        positions.update({record.partition: record.position for record in new})
-        yield new
-
-
-def append_order(record: LogRecord) -> tuple[int, str, int]:
-    """The order in which records of several partitions are applied."""
-    return record.appended_at_us, record.partition, record.position
+    try:
+        for parts in stretches(log, after, upto, batch=batch):
+            yield in_order(parts)
+    except Gap as gap:
+        raise Misuse(
+            f"event log: {gap} They were truncated: fill the view from tables of record (trimtab materialise)."
+        ) from gap
 
 
 def _of_log(source: Source, rows: Sequence[tuple[LogRecord, Event, int]]) -> Columns:
@@ -133,7 +122,7 @@ def _of_log(source: Source, rows: Sequence[tuple[LogRecord, Event, int]]) -> Col
         "_s_at": [s_us for _, _, s_us in rows],
     }
     columns = {name: column(dtype, fields[name]) for name, dtype in _FIELDS.items()}
-    values = [e.values if len(e.values) == width else _padded(e.values, width) for _, e, _ in rows]
+    values = [e.values if len(e.values) == width else padded(e.values, width) for _, e, _ in rows]
     for (name, dtype), of_column in zip(source.columns.items(), zip(*values, strict=True), strict=True):
         columns[name] = column(dtype, of_column)
     return Columns(columns)
@@ -147,8 +136,3 @@ def _of_table(rows: Columns, source: Source) -> Columns:
     s_at = Column("time", np.maximum.accumulate(rows["_append_at"].values))
     names = [name for name in _FIELDS if name != "_s_at"]
     return with_columns(rows, source.columns).select([*names, *source.columns]).replace({"_s_at": s_at})
-
-
-def _padded(values: Sequence[Any], width: int) -> tuple[Any, ...]:
-    """A row of before columns were added: null there."""
-    return (*values[:width], *(None,) * (width - len(values)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -77,9 +78,7 @@ def load(
             for chunk in rows:
                 latest.take(chunk, part)
                 yield chunk.rows
-            for states in latest.states():
-                kv.write(states)
-                yield 0
+            yield from _written_beside(kv, latest.states())
         elif plan.keyed:
             yield from _keyed(kv, plan, rows, s_us, count, part)
         else:
@@ -171,7 +170,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
-        for event_at, known_at, partition, position, event_id, op, at_us, values in _rows(plan, chunk):
+        for event_at, known_at, partition, position, event_id, op, values in _rows(plan, chunk):
             entity = entity_of(values)
             if op == "delete" or entity is None:
                 if part.is_first:
@@ -182,7 +181,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
                 name = names[entity] = name_bytes(entity)
             if not part.has(name):
                 continue
-            count["too_late"] += expired(event_at, at_us)
+            count["too_late"] += expired(event_at, known_at)
             row = [event_at, known_at, partition, position, NEVER_US, event_id, values]
             if forgets and event_at < groups.cut_us and groups.drop(name, row):
                 continue
@@ -202,7 +201,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
         past[:] = _distinct(past)
     if plan.windowed:
         index = (
-            (plan.index_prefix + (event_at + 2**63).to_bytes(8, "big") + name_bytes(event_id), content)
+            (plan.index_key(event_at, event_id), content)
             for (event_at, event_id), (_, _, content) in sorted(firsts.items(), key=_event_order)
         )
         yield from _written(kv, index)
@@ -232,10 +231,10 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
-        for event_at, known_at, partition, position, event_id, op, at_us, values in _rows(plan, chunk):
+        for event_at, known_at, partition, position, event_id, op, values in _rows(plan, chunk):
             if part.turns > 1 and not part.has(name_bytes(event_id)):
                 continue
-            count["too_late"] += plan.expired(event_at, at_us)
+            count["too_late"] += plan.expired(event_at, known_at)
             version = [known_at, partition, position, event_at, op == "delete", list(values)]
             versions.setdefault(event_id, []).append(version)
         yield chunk.rows
@@ -311,9 +310,9 @@ def _count_versions(kv: KeyValue, plan: ViewPlan, event_id: str, versions: Seque
 
 
 def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
-    """Of each row: both clocks, place, id, operation, S at its arrival, values in the order of the source's columns."""
+    """Of each row: both clocks, place, id, operation, values in the order of the source's columns."""
     values = zip(*(chunk[name].to_list() for name in plan.columns), strict=True)
-    fields = ("_event_at", "_known_at", "_partition", "_position", "_id", "_op", "_s_at")
+    fields = ("_event_at", "_known_at", "_partition", "_position", "_id", "_op")
     return zip(*(chunk[name].values.tolist() for name in fields), values, strict=True)
 
 
@@ -330,6 +329,20 @@ def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int
             yield 0
     kv.write(puts)
     yield 0
+
+
+def _written_beside(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
+    """Write pieces, a transaction each, while the next one is made: half of a write is waiting for the disk.
+
+    Nothing is being written while the caller does other things.
+    """
+    with ThreadPoolExecutor(1, "trimtab-load") as thread:
+        piece = next(pieces, None)
+        while piece is not None:
+            written = thread.submit(kv.write, piece)
+            piece = next(pieces, None)
+            written.result()
+            yield 0
 
 
 def _row_order(row: Row) -> Any:

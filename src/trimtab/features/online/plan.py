@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import GREATEST, Expression
 from trimtab.core.hashing import content_hash
-from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
+from trimtab.features.aggregates import DECAYED, FOLDED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.figures import steps_of, weights
 
@@ -23,9 +24,9 @@ EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: o
 Name: TypeAlias = str | int | tuple[str | int, ...]  # of an entity or an event
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
 
-FOLDED = frozenset({"first", "last", "count_distinct", "top"})
-
+FEW = 6  # tiles that have left since the last event, mostly, are no more
 _LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones go by their hash
+_moment = struct.Struct(">Q").pack
 
 
 class Series:
@@ -57,7 +58,7 @@ class DerivedSeries:
 
 
 class FoldPlan:
-    """What the tiles of a group keep of one series beside sums; see `online_folds`."""
+    """What the tiles of a group keep of one series beside sums; see `folds.py`."""
 
     def __init__(self, index: int, kind: str, series: int, hop_us: int, keyed: bool) -> None:
         self.index = index
@@ -83,6 +84,7 @@ class Feature:
     def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
         self.name = name
+        self.said = f"feature {name.rpartition('.')[2]!r}"  # in errors
         self.kind = aggregate.kind
         self.max_age_us = aggregate.max_age_us
         self.series = series.index
@@ -137,6 +139,10 @@ class Window:
         self.is_plain = True  # nothing but a stretch of tiles up to the newest one is read
 
 
+WindowRead: TypeAlias = tuple[int, int, int, bool, list[FeatureRead], Window]
+# place among its group's, length, where it begins; then what a read needs of the window first, side by side
+
+
 class Group:
     """Windows that share one row of tiles: those of one hop, or (`hop_us` 0) those that never end."""
 
@@ -144,12 +150,13 @@ class Group:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # the longest first
         self.over_us = 0  # of the longest window
-        self.reads: list[tuple[int, int, bool, list[FeatureRead], Window]] = []  # of them, side by side for speed
         self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
-        self.adds: tuple[tuple[int, int, int], ...] = ()  # of each series: places of its count and sum, 0 for none
+        self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone  # a tile's fields of a block's figures
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []
         self.width = 1
+        self.zeros = [0]
+        self.few = struct.Struct("")  # the first few packed tiles, where no sum takes more than one word
         self.tiles: dict[int, struct.Struct] = {}  # by words a sum: how a tile is packed
 
     def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
@@ -170,10 +177,15 @@ class Group:
                 self.extremes.append(extreme)
             feature.stack = self.extremes.index(extreme)
         self.width = 1 + len(self.fields)
+        self.zeros = [0] * self.width
         fields = {field: place for place, field in enumerate(self.fields, 1)}
         self.sum_places = tuple(place for (_, is_sum), place in fields.items() if is_sum)
-        series_used = dict.fromkeys(index for index, _ in self.fields)
-        self.adds = tuple((i, fields.get((i, False), 0), fields.get((i, True), 0)) for i in series_used)
+
+    def compile(self, series: int) -> None:
+        """Say which figures of a block of so many series are a tile's fields, once all features are added."""
+        self.few = struct.Struct(f"<{FEW * (1 + self.width)}q")
+        if self.fields:
+            self.fields_of = itemgetter(0, *(1 + i + (series if is_sum else 0) for i, is_sum in self.fields))
 
     def packing(self, words: int) -> struct.Struct:
         """How a tile lies in bytes when a sum takes `words` of 8 bytes: start, count of rows, fields."""
@@ -194,12 +206,13 @@ class ViewPlan:
     def __init__(self, view: View) -> None:
         self.view = view
         self.name = view.name
-        self.id = bytes.fromhex(view.hash)[:8]
+        self.cursor_name = cursor_name(view.hash)
+        self.id = bytes.fromhex(self.cursor_name)
         self.tag = int.from_bytes(self.id[:4], "big")
         self.inclusive = view.boundary == "inclusive"
         self.keyed = view.source.key is not None
         self.columns = tuple(view.source.columns)
-        self.entity_of = _entity_of([self.columns.index(name) for name in view.by])
+        self.entity_of = entity_of([self.columns.index(name) for name in view.by])
         self.series: list[Series | DerivedSeries] = []
         self.derived: list[tuple[int, bool]] = []  # of the last series: from which one, whether squared
         self.folds: list[FoldPlan] = []
@@ -219,12 +232,16 @@ class ViewPlan:
             for window in group.windows:
                 window.reads = [feature.read() for feature in window.features]
                 window.is_plain = not window.until_us and not window.decayed
-            group.reads = [(i, w.over_us, w.is_plain, w.reads, w) for i, w in enumerate(group.windows)]
+            group.compile(len(self.series))
         ranked = {index for group in [*self.groups, *filter(None, [self.life])] for index, _ in group.extremes}
         self.uses = tuple((s.index, s.summed, s.index in ranked) for s in self.series)  # of series: summed, ranked
+        self.real_fields = [self._sum_fields(index) for index in self.real_sums]  # where a float sum lies: group, place
+        self.ones = (1,) * len(self.series)
         self.windowed = bool(self.groups or self.life)
         self.forever = bool(self.latest) or self.life is not None
         self.longest_us = max([group.over_us for group in self.groups], default=0)
+        self.windows_at: tuple[int, int, list[list[WindowRead]]] = (0, 0, [])  # from, until; of each group its windows
+        self.lows: tuple[int, ...] = (0, 0)  # see `begin_lows`
         self.state_prefix = b"v" + self.id
         self.index_prefix = b"i" + self.id  # keyed: id -> its versions; else: event time and id of what was applied
         self.rows_prefix = b"r" + self.id  # keyed: entity, event time falling, id
@@ -235,6 +252,36 @@ class ViewPlan:
             return False
         return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)
 
+    def index_key(self, event_at_us: int, event_id: str) -> bytes:
+        """Where a view without versions notes that it has applied an event, so as to know it again."""
+        return self.index_from(event_at_us) + name_bytes(event_id)
+
+    def index_from(self, event_at_us: int) -> bytes:
+        """What such keys of one event time begin with: they lie behind those of all earlier ones."""
+        return self.index_prefix + _moment(event_at_us + 2**63)
+
+    def begin_windows(self, t_us: int) -> list[list[WindowRead]]:
+        """The windows of each group as they lie at a moment; they lie so until the first of them leaves a hop."""
+        since, until, groups = 0, 2**62, []
+        for group in self.groups:
+            windows: list[WindowRead] = []
+            for place, window in enumerate(group.windows):
+                low = floor(t_us - window.over_us, group.hop_us)
+                since, until = max(since, low + window.over_us), min(until, low + window.over_us + group.hop_us)
+                windows.append((place, window.over_us, low, window.is_plain, window.reads, window))
+            groups.append(windows)
+        self.windows_at = since, until, groups
+        return groups
+
+    def begin_lows(self, t_us: int) -> tuple[int, ...]:
+        """From when until when windows lie as they do at a moment, then where each begins, those of all groups."""
+        windows = [(window.over_us, group.hop_us) for group in self.groups for window in group.windows]
+        lows = [floor(t_us - over_us, hop_us) for over_us, hop_us in windows]
+        since = max(low + over_us for low, (over_us, _) in zip(lows, windows, strict=True))
+        until = min(low + over_us + hop_us for low, (over_us, hop_us) in zip(lows, windows, strict=True))
+        self.lows = since, until, *lows  # at once: others may be reading
+        return since, until, *lows
+
     def contributions(self, values: Sequence[Any]) -> list[Contribution]:
         """What an event's values give to each series, None for nothing."""
         if self.plain:
@@ -244,6 +291,25 @@ class ViewPlan:
             given = [True if s.value is None else s.value(row) for s in self._stated]
         return self._with_derived(given) if self.derived else given
 
+    def contributions_of(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
+        """The contributions of many events' values: column by column, which is quicker."""
+        if not (self.plain and rows):
+            return map(self.contributions, rows)
+        columns = list(zip(*rows, strict=True))
+        given: list[Iterable[Contribution]] = []
+        for series in self._stated:
+            if series.column is None:
+                given.append(repeat(True, len(rows)))
+            elif series.real:
+                least, greatest = -GREATEST, GREATEST
+                given.append(
+                    [v if v is None else v + 0.0 if least <= v <= greatest else None for v in columns[series.column]]
+                )
+            else:
+                given.append(columns[series.column])
+        found = map(list, zip(*given, strict=True))
+        return map(self._with_derived, found) if self.derived else found
+
     def _with_derived(self, given: list[Contribution]) -> list[Contribution]:
         for of, squared in self.derived:
             value: Any = given[of]
@@ -252,6 +318,10 @@ class ViewPlan:
                 value = value * value if squared else value
             given.append(value)
         return given
+
+    def _sum_fields(self, series: int) -> list[tuple[int, int]]:
+        places = [(at, group.fields) for at, group in enumerate(self.groups)]
+        return [(at, 1 + fields.index((series, True))) for at, fields in places if (series, True) in fields]
 
     def _compile(self, view: View) -> None:
         stated: dict[str, Series] = {}
@@ -325,6 +395,15 @@ class ViewPlan:
         return fold
 
 
+def _rows_alone(figures: Sequence[Any]) -> tuple[Any, ...]:
+    return (figures[0],)
+
+
+def cursor_name(address: str) -> str:
+    """Under which name the record of positions has the view of an address: what its keys begin with, too."""
+    return address[:16]
+
+
 def floor(at_us: int, hop_us: int) -> int:
     """The last multiple of `hop_us` not above `at_us`."""
     return at_us - at_us % hop_us
@@ -333,7 +412,7 @@ def floor(at_us: int, hop_us: int) -> int:
 def name_bytes(value: Name) -> bytes:
     """An entity or an id as part of a key: short, and never that of another one."""
     if isinstance(value, str):
-        raw = value.encode("utf-8", "surrogatepass")
+        raw = value.encode() if value.isascii() else value.encode("utf-8", "surrogatepass")
         return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
@@ -344,17 +423,21 @@ def name_bytes(value: Name) -> bytes:
     return raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
 
 
-def _entity_of(places: Sequence[int]) -> Callable[[Sequence[Any]], Any]:
-    """The function from an event's values to its entity: a value, several values, or None where any is null."""
+def entity_of(places: Sequence[int] | Sequence[str]) -> Callable[[Any], Any]:
+    """The function from values to their entity: one of them, several, or None where any is null.
+
+    >>> entity_of([1])(["a", 7]), entity_of(["x", "y"])({"x": "a", "y": None})
+    (7, None)
+    """
     if len(places) == 1:
         return itemgetter(places[0])
     several = itemgetter(*places)
 
-    def entity_of(values: Sequence[Any]) -> tuple[Any, ...] | None:
+    def entity(values: Any) -> tuple[Any, ...] | None:
         found: tuple[Any, ...] = several(values)
         return None if None in found else found
 
-    return entity_of
+    return entity
 
 
 def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Callable[[Mapping[str, Any]], Any]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from operator import add
 from typing import Any, TypeAlias
 
-from trimtab.features.exact_rows import checked, split
+from trimtab.features.exact_rows import UNITS, checked, rounded, split
 from trimtab.features.figures import deviation, variance
-from trimtab.features.frames import REASONS
 from trimtab.features.online import folds as online_folds
 from trimtab.features.online.plan import (
     COUNT,
@@ -30,13 +29,14 @@ from trimtab.features.online.plan import (
     Window,
     floor,
 )
-from trimtab.features.online.state import FORMAT, decode, fitting
+from trimtab.features.online.state import decode, fitting
 from trimtab.features.online.tiles import STACKS, Tiles, fields_between, less_expired, tiles_between
 
 ReadTile: TypeAlias = tuple[int, list[int], list[int]]  # start, fields, exponents of their sums
 
-FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(len(REASONS))
+FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(6)  # places in `REASONS`
 _NEVER_US = 2**62  # behind all events
+_UNITS = len(UNITS)
 _NO_FOLDS: list[online_folds.Fold] = []
 
 
@@ -48,9 +48,11 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
     if packed is None:
         unknown(plan, NO_ENTITY, values, reasons, at)
         return
-    state = decode(packed)
-    if state[0] != FORMAT or state[1] != plan.tag or state[2]:
-        state = fitting(plan, state)
+    read_decoded(plan, fitting(plan, decode(packed)), t_us, values, reasons, at)
+
+
+def read_decoded(plan: ViewPlan, state: list[Any], t_us: int, values: list[Any], reasons: list[int], at: int) -> None:
+    """The same of a state that is unpacked, its sums beyond 64 bits integers."""
     folds = state.pop() if plan.folds else _NO_FOLDS
     _, _, _, s_us, known, opens, winners, exponents, groups, life = state
     visible: list[Row] = []
@@ -75,12 +77,12 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
     if not plan.windowed:
         return
     opened = _Opened(plan, visible, exponents) if visible else None
-    for group, tiles in zip(plan.groups, groups):  # noqa: B905  # as many: a state of this plan; it is quicker
-        hop_us = group.hop_us
+    begin_us, end_us, windows = plan.windows_at
+    if not begin_us <= t_us < end_us:
+        windows = plan.begin_windows(t_us)
+    for group, of, tiles in zip(plan.groups, windows, groups):  # noqa: B905  # as many: of this plan; it is quicker
         newest, current, totals, past, _, stacks = tiles
-        for place, over_us, is_plain, reads, window in group.reads:
-            low = t_us - over_us
-            low -= low % hop_us
+        for place, over_us, low, is_plain, reads, window in of:
             fields: list[int] | None = None
             if newest is not None and newest >= low:
                 fields = current
@@ -88,7 +90,7 @@ def read_state(plan: ViewPlan, packed: bytes | None, t_us: int, values: list[Any
                     total = totals[place]
                     since = s_us - over_us
                     if since < low:
-                        total = less_expired(group, tiles, total, since - since % hop_us, low)
+                        total = less_expired(group, tiles, total, since, low)
                     fields = list(map(add, total, current))
             if opened is not None or not is_plain:
                 more = _Reading(plan, group, tiles, folds, exponents, opened)
@@ -164,17 +166,20 @@ def _finish(
         elif how == COUNT:
             values[place] = count
         elif how == MEAN:
-            values[place] = fields[sum_at] / (1 << exponents[sum_place]) / count + 0.0
+            exponent = exponents[sum_place]
+            total = fields[sum_at] * UNITS[exponent] if exponent < _UNITS else rounded(fields[sum_at], exponent)
+            values[place] = total / count + 0.0
         elif how == SUM:
-            values[place] = fields[sum_at] / (1 << exponents[sum_place])
+            exponent = exponents[sum_place]
+            values[place] = fields[sum_at] * UNITS[exponent] if exponent < _UNITS else rounded(fields[sum_at], exponent)
         elif how == EXTREME:
             values[place] = _extreme(feature, stacks[feature.stack], low, visible)
         elif how == WHOLE_MEAN:
             values[place] = float(fields[sum_at]) / count + 0.0  # rounded once, however large the sum is
         elif how == WHOLE_SUM:
-            values[place] = checked(fields[sum_at], f"feature {feature.name.rpartition('.')[2]!r}")
+            values[place] = checked(fields[sum_at], feature.said)
         elif how == SPREAD:
-            value = _spread(feature, count, fields, exponents)
+            value = spread(feature, count, fields[sum_at], fields[feature.square_at], exponents)
             values[place] = value
             if value is None:
                 reasons[place] = NULL
@@ -190,12 +195,12 @@ def _finish(
                 reasons[place] = NULL
 
 
-def _spread(feature: Feature, count: int, fields: list[int], exponents: list[int]) -> float | None:
+def spread(feature: Feature, count: int, total: int, squares: int, exponents: list[int]) -> float | None:
+    """A variance or deviation, from the exact sums of values and of their squares; null below two values."""
     if count < 2:
         return None
-    total = fields[feature.sum_at] / (1 << exponents[feature.sum_place])
-    squares = fields[feature.square_at] / (1 << exponents[feature.square_place])
-    return (variance if feature.kind == "var" else deviation)(count, total, squares)
+    sums = rounded(total, exponents[feature.sum_place]), rounded(squares, exponents[feature.square_place])
+    return (variance if feature.kind == "var" else deviation)(count, *sums)
 
 
 def _extreme(feature: Feature, stack: list[Any], low: int, visible: Sequence[Row]) -> Any:
@@ -319,7 +324,7 @@ def _decayed(feature: Feature, tiles: list[ReadTile], now: int, hop_us: int) -> 
     weights, count_at, sum_at, sum_place = feature.weights, feature.count_at, feature.sum_at, feature.sum_place
     for start, fields, scale in tiles:
         w = weights[now - start // hop_us]
-        weighted += w * (fields[sum_at] / (1 << scale[sum_place]))
+        weighted += w * rounded(fields[sum_at], scale[sum_place])
         weight += w * fields[count_at]
     return (weighted if feature.kind == "decayed_sum" else weighted / weight) + 0.0
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -16,8 +15,9 @@ from trimtab.features.exact_rows import SumOverflow
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
 from trimtab.features.online.generations import GOING, place
-from trimtab.features.online.plan import ViewPlan, name_bytes
-from trimtab.features.online.read import FOUND, NULL, read_state
+from trimtab.features.online.plan import ViewPlan, entity_of, name_bytes
+from trimtab.features.online.read import FOUND, NULL
+from trimtab.features.online.read_code import reader
 from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
 
@@ -33,7 +33,7 @@ _TYPES: dict[Dtype, frozenset[type]] = {
 }
 
 
-class OnlineRows(msgspec.Struct, frozen=True):
+class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
     """Features of some requests as of (t, P): one list a request, in its order."""
 
     names: tuple[str, ...]  # of the features
@@ -93,9 +93,11 @@ class RequestPlan:
 
     def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
         """The features as of one snapshot; None when the views moved on between two stages, or their states did."""
-        width = self._width
-        values: list[list[Any]] = [[None] * width for _ in rows]
-        reasons = [[FOUND] * width for _ in rows]
+        nulls: list[Any] = [None] * self._width
+        found_all = [FOUND] * self._width
+        values, reasons = [nulls], [found_all]
+        if len(rows) != 1:
+            values, reasons = [nulls[:] for _ in rows], [found_all[:] for _ in rows]
         packed: bytes | None = None
         cursor, t_us = BEGIN, now_us
         placed, stages = self._placed
@@ -107,11 +109,12 @@ class RequestPlan:
                 if generations != placed:  # a view was filled anew: its states lie elsewhere
                     self._placed = generations, self._stages_of(generations)
                     return None
-                t_us = max(now_us, cursor.s_us)
+                if cursor.s_us > now_us:
+                    t_us = cursor.s_us
             elif found[0] != packed:
                 return None
             stage.fill(rows, found, t_us, values, reasons)
-        if width > len(self.names):  # some features were only computed with
+        if self._width > len(self.names):  # some features were only computed with
             read = len(self.names)
             values, reasons = [row[:read] for row in values], [row[:read] for row in reasons]
         return OnlineRows(self.names, values, reasons, t_us, cursor.positions)
@@ -128,20 +131,20 @@ class RequestPlan:
         if packed == seen:
             return cursor, generations
         cursors = cursors_of(packed)
-        going = [plan.name for plan in self._plans if GOING + plan.id.hex() in cursors]
+        going = [plan.name for plan in self._plans if GOING + plan.cursor_name in cursors]
         if going:
             raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
-        unfilled = [plan.name for plan in self._plans if cursors and plan.id.hex() not in cursors]
+        unfilled = [plan.name for plan in self._plans if cursors and plan.cursor_name not in cursors]
         if unfilled:
             raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Ask again in a moment.")
-        found = {plan.name: cursors.get(plan.id.hex(), BEGIN) for plan in self._plans}
+        found = {plan.name: cursors.get(plan.cursor_name, BEGIN) for plan in self._plans}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
             raise Unavailable(
                 f"views are being filled, and stand at different positions: {where}. Apply the log first."
             )
         cursor = next(iter(found.values()), BEGIN)
-        generations = tuple(cursors.get(plan.id.hex(), BEGIN).generation for plan in self._plans)
+        generations = tuple(cursors.get(plan.cursor_name, BEGIN).generation for plan in self._plans)
         self._cursor = (packed, cursor, generations)
         return cursor, generations
 
@@ -183,11 +186,12 @@ class _StagePlan:
         columns = features.request.columns
         joins = sorted(stage.joins, key=lambda join: join.by)  # views of one entity side by side
         self._prefixes = [
-            (_key_of(by), [plans[join.view.hash].state_prefix for join in of])
+            (entity_of(by), [plans[join.view.hash].state_prefix for join in of])
             for by, of in groupby(joins, lambda join: join.by)
         ]
         self._joins = {layout.starts[join.name]: join for join in joins}
-        self._views = [(plans[join.view.hash], layout.starts[join.name]) for join in joins]
+        of = [(plans[join.view.hash], layout.starts[join.name]) for join in joins]
+        self._views = [(reader(plan, start), plan, start) for plan, start in of]
         self._copies = [copy for join in joins for copy in layout.copies.get(join.name, ())]
         self._keyed_by = _others({name for join in joins for name in join.by}, columns, layout)
         self._transforms = [
@@ -212,7 +216,8 @@ class _StagePlan:
                     keys += [NOWHERE] * len(prefixes)
                 else:
                     suffix = name_bytes(entity)
-                    keys += [prefix + suffix for prefix in prefixes]
+                    for prefix in prefixes:
+                        keys.append(prefix + suffix)  # quicker than a comprehension of so few
         return keys
 
     def fill(
@@ -225,10 +230,10 @@ class _StagePlan:
     ) -> None:
         """Write this stage's features into the rows."""
         at = 1
-        for answer, why in zip(values, reasons, strict=True):
-            for plan, start in self._views:
+        for answer, why in zip(values, reasons):  # noqa: B905  # as many; it is quicker
+            for read, plan, start in self._views:
                 try:
-                    read_state(plan, found[at], t_us, answer, why, start)
+                    read(found[at], t_us, answer, why)
                 except SumOverflow as error:
                     raise error.of(plan.name, self._entity(start, rows, values, answer)) from error
                 at += 1
@@ -269,16 +274,3 @@ class _StagePlan:
 def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:
     """Those of some names that are features, and where they lie."""
     return [(name, layout.places[name]) for name in sorted(names - columns.keys())]
-
-
-def _key_of(by: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Any]:
-    """The function from a row to its entity: a value, several values, or None where any is null."""
-    if len(by) == 1:
-        return itemgetter(by[0])
-    several = itemgetter(*by)
-
-    def key_of(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        found: tuple[Any, ...] = several(row)
-        return None if None in found else found
-
-    return key_of

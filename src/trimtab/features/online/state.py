@@ -8,13 +8,14 @@ of its clocks. A version that is known to end later stays open until it has ende
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import sub
+from operator import add, sub
 from typing import Any
 
 import msgspec
 
 from trimtab.core.errors import Corrupt
 from trimtab.events.frames import NEVER_US
+from trimtab.features.exact_rows import SCALES
 from trimtab.features.online import folds as online_folds
 from trimtab.features.online.plan import (
     EVENT_AT,
@@ -24,7 +25,6 @@ from trimtab.features.online.plan import (
     PARTITION,
     POSITION,
     UNTIL,
-    Group,
     Row,
     ViewPlan,
     floor,
@@ -38,7 +38,6 @@ from trimtab.features.online.tiles import (
     TOTALS,
     Block,
     Tiles,
-    add_block,
     advance,
     block_of,
     empty,
@@ -51,6 +50,8 @@ from trimtab.features.online.tiles import (
 FORMAT = 1
 FOLDS = 10  # their place in the list
 _WORD = 2**63
+_SCALES = len(SCALES)
+_from_bytes = int.from_bytes
 
 _encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(list).decode
@@ -136,14 +137,14 @@ class EntityState:
                 still.append(row)
         self.known += len(self.opens) - len(still)
         self.opens = still
-        if live:
-            self._fold(live)
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
+        self.s_us = s_us
+        if live:
+            self._fold(live)
         if self.folds:
             for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
                 online_folds.drop(fold_plan, kept, s_us)
-        self.s_us = s_us
 
     def unseal(self, row: Row) -> None:
         """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
@@ -153,9 +154,7 @@ class EntityState:
             self.dirty += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, block)]
         if plan.life is not None:
             fields, extremes = self.life
-            gone = [0] * plan.life.width
-            add_block(gone, plan.life, block)
-            fields[:] = map(sub, fields, gone)
+            fields[:] = map(sub, fields, plan.life.fields_of(block[0]))
             for place, (series, _) in enumerate(plan.life.extremes):
                 if extremes[place] is not None and extremes[place] == row[GIVES][series]:
                     extremes[place] = None
@@ -225,7 +224,7 @@ class EntityState:
                         block = block_of(plan, [row], [numbers])
                         fold(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
             if plan.life is not None:
-                add_block(self.life[0], plan.life, whole)
+                self.life[0] = list(map(add, self.life[0], plan.life.fields_of(whole[0])))
                 self._live_extremes(whole, range(len(plan.life.extremes)))
         if self.folds:
             for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
@@ -246,7 +245,13 @@ class EntityState:
             numbers = row[GIVES][:]
             for i, series in enumerate(real_sums):
                 value = numbers[series]
-                if value is not None:
+                if value is None:
+                    continue
+                exponent = exponents[i]
+                scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5
+                if scaled.is_integer():  # mostly: moving a float's exponent is exact, and thrice as quick
+                    numbers[series] = int(scaled)
+                else:
                     numerator, denominator = value.as_integer_ratio()
                     exponent = denominator.bit_length() - 1
                     shift = exponents[i] - exponent
@@ -265,15 +270,15 @@ class EntityState:
         shift = exponent - self.exponents[i]
         self.exponents[i] = exponent
         series = self.plan.real_sums[i]
-        for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
-            if (series, True) in group.fields:
-                rescale(group, tiles, 1 + group.fields.index((series, True)), shift)
+        for at, place in self.plan.real_fields[i]:
+            if self.tiles[at][TILE] is not None:
+                rescale(self.plan.groups[at], self.tiles[at], place, shift)
         if self.plan.life is not None and (series, True) in self.plan.life.fields:
             self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
 
     def _live_extremes(self, block: Block, places: Iterable[int]) -> None:
         assert self.plan.life is not None
-        _, _, _, lows, highs = block
+        _, lows, highs = block
         extremes = self.life[1]
         for place in places:
             series, kind = self.plan.life.extremes[place]
@@ -314,11 +319,21 @@ def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
             f"{plan.tag:08x}. Rebuild the view from the log."
         )
     if state[2]:
-        for group, tiles in zip(plan.groups, state[8], strict=True):
-            if group.sum_places and tiles[CURRENT]:
-                _wide_in(group, tiles[CURRENT], *tiles[TOTALS])
+        for group, tiles in zip(plan.groups, state[8]):  # noqa: B905  # as many: of this plan; it is quicker
+            current = tiles[CURRENT]
+            if current and group.sum_places:
+                totals = tiles[TOTALS]
+                for place in group.sum_places:
+                    if type(current[place]) is bytes:
+                        current[place] = _from_bytes(current[place], "little", signed=True)
+                    for fields in totals:
+                        if type(fields[place]) is bytes:
+                            fields[place] = _from_bytes(fields[place], "little", signed=True)
         if plan.life is not None:
-            _wide_in(plan.life, state[9][0])
+            fields = state[9][0]
+            for place in plan.life.sum_places:
+                if type(fields[place]) is bytes:
+                    fields[place] = _from_bytes(fields[place], "little", signed=True)
     return state
 
 
@@ -329,12 +344,3 @@ def _order(row: Row) -> Any:
 def _wide_out(fields: list[int]) -> list[Any]:
     """Fields, those beyond 64 bits as bytes."""
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]
-
-
-def _wide_in(group: Group, *of_fields: list[Any]) -> None:
-    places, from_bytes = group.sum_places, int.from_bytes
-    for fields in of_fields:
-        for place in places:
-            value = fields[place]
-            if type(value) is bytes:
-                fields[place] = from_bytes(value, "little", signed=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse
 from trimtab.events.frames import NEVER_US
-from trimtab.events.records import Event, decode, known_at_us
+from trimtab.events.records import decode_all, known_at_us, padded
 from trimtab.features.definitions import View
+from trimtab.features.online.arrivals import Arrival, Kept
 from trimtab.features.online.generations import FILLING, GOING, id_of, place, prefixes
+from trimtab.features.online.latest import latest_state
 from trimtab.features.online.plan import (
     EVENT_AT,
     GIVES,
@@ -23,20 +26,18 @@ from trimtab.features.online.plan import (
     PARTITION,
     POSITION,
     UNTIL,
-    Name,
     Row,
     ViewPlan,
     floor,
-    name_bytes,
 )
 from trimtab.features.online.state import EntityState
 from trimtab.features.online.versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"
-Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, known at
 Changes: TypeAlias = dict[bytes, bytes | None]  # None: delete
 
+_check = struct.Struct(">I").pack
 _PRUNE = 2_000  # entries of expired events looked at in one batch
 
 
@@ -47,7 +48,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0  # the same event again, where that was noticed
     id_conflicts: int = 0  # another content under an id of a source without a key: the first stays
     corrections: int = 0  # another version of an event, or its deletion
-    too_late: int = 0  # no window could see them any more
+    too_late: int = 0  # no window could see them any more when they became known
     no_entity: int = 0  # the view's `by` column is null
     refused_deletes: int = 0  # deletions of events of a source without a key, which the view cannot find again
     raw_rows_read: int = 0  # to rebuild what a correction touched
@@ -100,10 +101,12 @@ class OnlineStore:
     Args:
         kv: Where the states are. One process may apply, many may read.
         views: The views to keep up to date. A view whose definition has changed starts from nothing, beside the old.
+        filling: Apply to what the views are filled with beside what is read of them (`fill.py`).
     """
 
-    def __init__(self, kv: KeyValue, views: Sequence[View]) -> None:
+    def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
+        self._filling = filling
         self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of one name carry a part of their hash
         self._have(views)
 
@@ -140,7 +143,7 @@ class OnlineStore:
         if taken:
             changes[POSITIONS_KEY] = _encode(stored)
             deletes = [key for key, value in changes.items() if value is None]
-            self.kv.write({key: value for key, value in changes.items() if value is not None}, deletes)
+            self.kv.write(_without(changes, deletes), deletes)
         views = {name: ViewApplied(**counts[plan.id]) for name, plan in self.plans.items()}
         return Applied(records=len(records), skipped=max(0, len(records) - taken), views=views)
 
@@ -168,36 +171,14 @@ class OnlineStore:
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
         return {name: ViewApplied(**dict(zip(FIGURES, counts, strict=False))) for name, counts in found.items()}
 
-    def delete_key(self, view: str, entity: Name) -> bool:
-        """Forget an entity in one view, in all its definitions: it is unknown from now on; False when it was.
-
-        Raises:
-            NotFound: There is no such view.
-        """
-        plans = [plan for plan in self.plans.values() if plan.name == view]
-        if not plans:
-            raise NotFound(f"online store: no view {view!r} among {', '.join(self.plans)}.")
-        name = name_bytes(entity)
-        gone: list[bytes] = []
-        cursors = self.cursors()
-        for plan in plans:
-            place(plan, cursors.get(self._name(plan), BEGIN).generation)
-            index = VersionIndex(plan, self.kv)
-            index.forget(name)
-            gone += [plan.state_prefix + name, *(key for key, _ in index.changes())]
-        known = any(packed is not None for packed in self.kv.get_many(gone))
-        if known:
-            self.kv.write({}, gone)
-        return known
-
     def reset(self) -> int:
         """Delete the states of this store's views, to be filled again from the start of the log; how many keys."""
-        mine = {plan.id.hex() for plan in self.plans.values()}
+        mine = {plan.cursor_name for plan in self.plans.values()}
         return self._drop(mine.union(name for name in self.cursors() if id_of(name) in mine))
 
     def drop_others(self) -> int:
         """Delete the states of views and definitions that this store does not have; how many keys."""
-        mine = {plan.id.hex() for plan in self.plans.values()}
+        mine = {plan.cursor_name for plan in self.plans.values()}
         return self._drop({name for name in self.cursors() if id_of(name) not in mine})
 
     def take_up(self, views: Sequence[View]) -> None:
@@ -208,7 +189,7 @@ class OnlineStore:
         """
         self._have(views)
         cursors = self.cursors()
-        mine = [plan.id.hex() for plan in self.plans.values() if plan.id.hex() in cursors]
+        mine = [plan.cursor_name for plan in self.plans.values() if plan.cursor_name in cursors]
         front = max((cursors[name] for name in mine), key=lambda c: sum(c.positions.values()), default=BEGIN)
         behind = {name for name in mine if cursors[name].place != front.place}
         if behind:
@@ -226,7 +207,7 @@ class OnlineStore:
         """Mark views as going, delete what they have, forget them: a crash in between leaves them marked."""
         cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
-        self.kv.write({POSITIONS_KEY: _encode(marked)})
+        write_cursors(self.kv, marked)
         return self._sweep(marked)
 
     def _sweep(self, cursors: dict[str, Cursor]) -> int:
@@ -238,24 +219,24 @@ class OnlineStore:
                     self.kv.write({}, keys)
                     gone += len(keys)
             del cursors[name]
-        self.kv.write({POSITIONS_KEY: _encode(cursors)})
+        write_cursors(self.kv, cursors)
         return gone
 
     def cursors(self) -> dict[str, Cursor]:
-        """How far each view has read, by names in the record of positions (see `online_generations`)."""
-        cursors = cursors_of(self.kv.get(POSITIONS_KEY))
+        """How far each view has read, by names in the record of positions (see `generations.py`)."""
+        cursors = read_cursors(self.kv)
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)
         return cursors
 
     def _name(self, plan: ViewPlan) -> str:
-        """Under which name the record of positions has a view."""
-        return plan.id.hex()
+        """Under which name the record of positions has what this store applies to."""
+        return FILLING + plan.cursor_name if self._filling else plan.cursor_name
 
     def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
         groups: list[tuple[Cursor, list[ViewPlan]]] = []
         for plan in self.plans.values():
-            if self._name(plan) not in stored and FILLING + plan.id.hex() in stored:
+            if self._name(plan) not in stored and FILLING + plan.cursor_name in stored:
                 continue  # it joins the others when it is filled
             cursor = stored.get(self._name(plan), BEGIN)
             for other, plans in groups:
@@ -268,51 +249,47 @@ class OnlineStore:
 
     def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:
         """Events that have one content each: only repetitions need to be found."""
-        groups: dict[bytes, list[tuple[int, Row, bool]]] = defaultdict(list)
-        repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else [False] * len(arrivals)
-        width, entity_of, longest_us = len(plan.columns), plan.entity_of, plan.longest_us
-        names: dict[Any, bytes] = {}
-        contributions = plan.contributions
-        for (s_us, known_at, record, event), repeat in zip(arrivals, repeats, strict=True):
-            values = event.values
-            if len(values) != width:
-                values = _padded(values, width)
-            entity = entity_of(values)
-            if event.op == "delete" or entity is None:
-                count["refused_deletes" if event.op == "delete" else "no_entity"] += 1
-                continue
-            name = names.get(entity) or names.setdefault(entity, name_bytes(entity))
-            event_at, gives = event.event_at_us, contributions(values)
-            row = [event_at, known_at, record.partition, record.position, NEVER_US, event.id, gives]
-            groups[name].append((s_us, row, repeat))
-            if event_at < s_us - longest_us and plan.expired(event_at, s_us):
-                count["too_late"] += 1
         count["applied"] += len(arrivals)
+        repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
+        kept = Kept(plan, arrivals, repeats, count)
+        groups: dict[bytes, list[Row]] = {}
+        sealed_at: dict[bytes, int] = {}
+        for (s_us, known_at, record, event), name, gives in kept.rows():
+            row = [event.event_at_us, known_at, record.partition, record.position, NEVER_US, event.id, gives]
+            if name in groups:
+                groups[name].append(row)
+            else:
+                groups[name] = [row]
+            sealed_at[name] = s_us
         keys = [plan.state_prefix + name for name in groups]
-        for key, packed, rows in zip(keys, self.kv.get_many(keys), groups.values(), strict=True):
-            state = EntityState(plan, packed)
+        for key, packed, (name, rows) in zip(keys, self.kv.get_many(keys), groups.items(), strict=True):
+            s_us = sealed_at[name]
             if not plan.windowed:
-                rows = _marked(state, rows, count)
-            for _, row, repeat in rows:
-                if repeat:
-                    state.repeat(row)
-                else:
-                    state.opens.append(row)
-            state.seal(rows[-1][0])
+                usual = latest_state(plan, packed, rows, s_us)
+                if usual is not None:
+                    changes[key] = usual
+                    continue
+            state = EntityState(plan, packed)
+            again = kept.repeated if plan.windowed else _repeated(state, rows, count)
+            if again:
+                for row in rows:
+                    if (row[PARTITION], row[POSITION]) in again:
+                        state.repeat(row)
+                    else:
+                        state.opens.append(row)
+            else:
+                state.opens += rows
+            state.seal(s_us)
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
         """Which arrivals were applied before: an index by event time and id, as long as a window can see them."""
-        prefix = plan.index_prefix
-        keys = [
-            prefix + (event.event_at_us + 2**63).to_bytes(8, "big") + name_bytes(event.id)
-            for _, _, _, event in arrivals
-        ]
+        keys = [plan.index_key(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
-        repeats = []
+        repeats, crc32, longest_us = [], zlib.crc32, plan.longest_us
         for key, (s_us, _, _, event) in zip(keys, arrivals, strict=True):
-            check = zlib.crc32(_encode(event.values)).to_bytes(4, "big")
+            check = _check(crc32(_encode(event.values)))
             if event.op == "delete":
                 repeats.append(False)
             elif key in found:
@@ -320,13 +297,12 @@ class OnlineStore:
                 count["duplicates" if found[key] == check else "id_conflicts"] += 1
             else:
                 repeats.append(False)
-                if event.event_at_us >= s_us - plan.longest_us or not plan.expired(event.event_at_us, s_us):
+                if event.event_at_us >= s_us - longest_us or not plan.expired(event.event_at_us, s_us):
                     found[key] = changes[key] = check
         if arrivals and not plan.forever:
-            cut_us = earliest_us(plan, arrivals[-1][0])
-            end = prefix + (cut_us + 2**63).to_bytes(8, "big")
-            if any(key < end for key, _ in self.kv.scan(prefix, limit=1)):
-                for key, _ in self.kv.scan(prefix, limit=max(_PRUNE, 2 * len(arrivals))):
+            end = plan.index_from(earliest_us(plan, arrivals[-1][0]))
+            if any(key < end for key, _ in self.kv.scan(plan.index_prefix, limit=1)):
+                for key, _ in self.kv.scan(plan.index_prefix, limit=max(_PRUNE, 2 * len(arrivals))):
                     if key >= end:
                         break
                     changes[key] = None
@@ -337,9 +313,7 @@ class OnlineStore:
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, list[tuple[int, bool, Row]]] = defaultdict(list)
         for s_us, known_at, record, event in arrivals:
-            values = list(
-                event.values if len(event.values) == len(plan.columns) else _padded(event.values, len(plan.columns))
-            )
+            values = list(padded(event.values, len(plan.columns)))
             deleted = event.op == "delete"
             version = [known_at, record.partition, record.position, event.event_at_us, deleted, values]
             gone, come = index.add(event.id, version)
@@ -352,7 +326,7 @@ class OnlineStore:
                 for entity, row in links:
                     if entity is not None:
                         groups[entity].append((s_us, arrives, row))
-            if plan.expired(event.event_at_us, s_us):
+            if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1
         count["applied"] += len(arrivals)
         keys = [plan.state_prefix + entity for entity in groups]
@@ -373,9 +347,18 @@ class OnlineStore:
         changes.update(index.changes())
 
 
-def encode_cursors(cursors: Mapping[str, Cursor]) -> bytes:
-    """What `cursors_of` reads."""
-    return _encode(cursors)
+def read_cursors(kv: KeyValue) -> dict[str, Cursor]:
+    """How far each view has read, as stored, those included that are being filled, deleted or left.
+
+    Raises:
+        Corrupt: The store is damaged.
+    """
+    return cursors_of(kv.get(POSITIONS_KEY))
+
+
+def write_cursors(kv: KeyValue, cursors: Mapping[str, Cursor]) -> None:
+    """Store how far each view has read."""
+    kv.write({POSITIONS_KEY: _encode(cursors)})
 
 
 def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
@@ -388,35 +371,49 @@ def _arrivals(
 ) -> tuple[Cursor, dict[str, list[Arrival]]]:
     """The records behind a cursor, by source, and the cursor behind them."""
     s_us, positions = cursor.s_us, dict(cursor.positions)
-    arrivals: dict[str, list[Arrival]] = defaultdict(list)
+    fresh: list[LogRecord] = []
+    moments: list[int] = []
     for record in records:
-        last = positions.get(record.partition, 0)
-        if record.position <= last:
+        partition, position, appended_at_us = record.partition, record.position, record.appended_at_us
+        last = positions.get(partition, 0)
+        if position <= last:
             continue
-        if record.position != last + 1 and reached is None:
+        if position != last + 1 and reached is None:
             raise Misuse(
-                f"online store: needs record {last + 1} of partition {record.partition!r}, found {record.position}. "
+                f"online store: needs record {last + 1} of partition {partition!r}, found {position}. "
                 "Give the records in order; when the log was truncated, start from the tables of record."
             )
-        positions[record.partition] = record.position
-        s_us = max(s_us, record.appended_at_us)
-        event = decode(record.payload)
-        if event.source in sources:
-            arrivals[event.source].append((s_us, known_at_us(event, record), record, event))
+        positions[partition] = position
+        if appended_at_us > s_us:
+            s_us = appended_at_us
+        fresh.append(record)
+        moments.append(s_us)
+    arrivals: dict[str, list[Arrival]] = {source: [] for source in sources}
+    for record, at_us, event in zip(fresh, moments, decode_all([r.payload for r in fresh]), strict=True):
+        if event.source in arrivals:
+            arrivals[event.source].append((at_us, known_at_us(event, record), record, event))
     positions.update({name: max(position, positions.get(name, 0)) for name, position in (reached or {}).items()})
     return Cursor(s_us, positions), arrivals
 
 
-def _marked(state: EntityState, rows: list[tuple[int, Row, bool]], count: Counter[str]) -> list[tuple[int, Row, bool]]:
-    """Rows for the latest value alone, repetitions marked: only one of an open or the greatest row would matter."""
+def _without(changes: Changes, deletes: Sequence[bytes]) -> dict[bytes, bytes]:
+    """What is to be put."""
+    for key in deletes:
+        del changes[key]
+    return cast("dict[bytes, bytes]", changes)
+
+
+def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[tuple[str, int]]:
+    """Where rows for the latest value alone lie that repeat others: only one of an open or the greatest row matters."""
     known = {(row[EVENT_AT], row[ID]) for row in (*state.opens, *state.winners)}
-    marked = []
-    for s_us, row, _ in rows:
+    again = set()
+    for row in rows:
         name = row[EVENT_AT], row[ID]
-        marked.append((s_us, row, name in known))
-        count["duplicates"] += name in known
+        if name in known:
+            again.add((row[PARTITION], row[POSITION]))
         known.add(name)
-    return marked
+    count["duplicates"] += len(again)
+    return again
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
@@ -434,8 +431,3 @@ def _withdraw(state: EntityState, row: Row) -> None:
 def earliest_us(plan: ViewPlan, s_us: int) -> int:
     """The earliest event time that some window can still see."""
     return min(floor(s_us - group.over_us, group.hop_us) for group in plan.groups)
-
-
-def _padded(values: Sequence[Any], width: int) -> tuple[Any, ...]:
-    """A row of before columns were added: null there."""
-    return (*values[:width], *(None,) * (width - len(values)))

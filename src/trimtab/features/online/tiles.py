@@ -8,18 +8,19 @@ since. Extremes lie in stacks of suffix extremes.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import add, sub
 from typing import Any, TypeAlias
 
-from trimtab.features.online.plan import EVENT_AT, GIVES, Contribution, Group, Row, ViewPlan, floor
+from trimtab.features.online.plan import EVENT_AT, FEW, GIVES, Contribution, Group, Row, ViewPlan, floor
 
-Block: TypeAlias = tuple[int, list[int], list[Any], list[Any], list[Any]]
-# rows, and of each series how many values, their sum, the least and the greatest
+Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
+# how many rows, then of each series how many values, then their sum; the least value of each; the greatest of each
 Tiles: TypeAlias = list[Any]  # by the places below
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
 BEGIN_US = -(2**62)  # before all events
-_FEW = 6  # tiles taken off one by one
+first_start = struct.Struct("<q").unpack_from  # of packed tiles: where the first begins, alone in a tuple
 
 
 def empty(group: Group) -> Tiles:
@@ -36,8 +37,10 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
         numbers_of: What each row adds to the sum of each series; None where it gives nothing.
     """
     if len(rows) == 1:
-        gives = rows[0][GIVES]
-        return 1, [value is not None for value in gives], numbers_of[0], gives, gives
+        gives, numbers = rows[0][GIVES], numbers_of[0]
+        if None not in gives:
+            return [1, *plan.ones, *numbers], gives, gives
+        return [1, *[value is not None for value in gives], *[value or 0 for value in numbers]], gives, gives
     width = len(plan.series)
     counts, sums = [0] * width, [0] * width
     lows: list[Any] = [None] * width
@@ -55,7 +58,7 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
                         lows[i] = value
                     if highs[i] is None or value > highs[i]:
                         highs[i] = value
-    return len(rows), counts, sums, lows, highs
+    return [len(rows), *counts, *sums], lows, highs
 
 
 def fold(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
@@ -64,37 +67,27 @@ def fold(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> Non
     if start < low - low % group.hop_us:
         return
     newest = tiles[TILE]
+    fields = group.fields_of(block[0])
     if start == newest:
-        add_block(tiles[CURRENT], group, block)
+        tiles[CURRENT] = list(map(add, tiles[CURRENT], fields))
     else:
-        fields = [0] * group.width
-        add_block(fields, group, block)
         if newest is not None and start < newest:
             _add_late(group, tiles, s_us, [start, *fields])
         else:
             if newest is None:
-                tiles[TOTALS] = [[0] * group.width for _ in group.windows]
+                tiles[TOTALS] = [group.zeros[:] for _ in group.windows]
             else:
                 _close(group, tiles, s_us)
-            tiles[TILE], tiles[CURRENT] = start, fields
+            tiles[TILE], tiles[CURRENT] = start, list(map(add, group.zeros, fields))
     if group.extremes:
-        _, _, _, lows, highs = block
+        _, lows, highs = block
         for stack, (series, kind) in zip(tiles[STACKS], group.extremes, strict=True):
             value = lows[series] if kind == "min" else highs[series]
-            if value is not None:
-                push(stack, start, value, kind)
-
-
-def add_block(fields: list[int], group: Group, block: Block) -> None:
-    """Add rows to a tile's fields."""
-    rows, counts, sums, _, _ = block
-    fields[0] += rows
-    for series, count_at, sum_at in group.adds:
-        if counts[series]:
-            if count_at:
-                fields[count_at] += counts[series]
-            if sum_at:
-                fields[sum_at] += sums[series]
+            if value is None:
+                continue
+            if stack and stack[-2] == start and not (value < stack[-1] if kind == "min" else value > stack[-1]):
+                continue  # most values: the newest tile has a more extreme one
+            push(stack, start, value, kind)
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
@@ -106,8 +99,7 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
     start = floor(row[EVENT_AT], group.hop_us)
     if start < floor(s_us - group.over_us, group.hop_us):
         return []
-    fields = [0] * group.width
-    add_block(fields, group, block)
+    fields = group.fields_of(block[0])
     if start != tiles[TILE]:
         _add_late(group, tiles, s_us, [start, *(-value for value in fields)])
     else:
@@ -142,9 +134,9 @@ def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
     if past:
         totals = tiles[TOTALS]
         for place, window in enumerate(group.windows):
-            since, until = since_us - window.over_us, s_us - window.over_us
-            since, until = since - since % hop_us, until - until % hop_us
-            totals[place] = less_expired(group, tiles, totals[place], since, until)
+            until = s_us - window.over_us
+            until -= until % hop_us
+            totals[place] = less_expired(group, tiles, totals[place], since_us - window.over_us, until)
         if start_of(past) < low:
             size = group.packing(tiles[WORDS]).size
             tiles[PAST] = past[first_at(past, size, low) * size :]
@@ -154,9 +146,7 @@ def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
 
 
 def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
-    """Give the sum at a place of the fields a unit that is finer by some bits."""
-    if tiles[TILE] is None:
-        return
+    """Give the sum at a place of the fields of at least one tile a unit that is finer by some bits."""
     tiles[CURRENT][place] <<= shift
     for total in tiles[TOTALS]:
         total[place] <<= shift
@@ -207,26 +197,21 @@ def start_of(past: bytes, at: int = 0) -> int:
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """The total of the older tiles of a window that began at `since` when it begins at `low`."""
-    past, words = tiles[PAST], tiles[WORDS]
-    first = int.from_bytes(past[:8], "little", signed=True)
+    """The total of the older tiles of a window that began in the hop of `since` when it begins at `low`, a hop's."""
+    past = tiles[PAST]
+    (first,) = first_start(past)
     if first >= low or since >= low:
         return total
-    packing = group.tiles.get(words) or group.packing(words)
+    words = tiles[WORDS]
+    begins_before = first + group.hop_us <= since  # the total is without the first tiles
+    if words == 1 and not begins_before and len(past) >= group.few.size:
+        few, stride = group.few.unpack_from(past), group.width + 1
+        gone = bisect_left(few[::stride], low)
+        if gone < FEW:
+            return [value - sum(few[at : gone * stride : stride]) for at, value in enumerate(total, 1)]
+    packing = group.packing(words)
     size = packing.size
-    if first >= since and (len(past) <= _FEW * size or start_of(past, _FEW * size) >= low):
-        gone = []
-        for tile in packing.iter_unpack(past[: _FEW * size]):
-            if tile[0] >= low:
-                break
-            gone.append(tile)
-        if words != 1:
-            return list(map(sub, total, _sum(gone, words)))
-        if len(gone) == 1:
-            return list(map(sub, total, gone[0][1:]))
-        _, *fields = map(sum, zip(*gone))  # noqa: B905  # tiles of one length; it is quicker
-        return list(map(sub, total, fields))
-    begin, end = 0 if first >= since else first_at(past, size, since), first_at(past, size, low)
+    begin, end = first_at(past, size, since - group.hop_us + 1) if begins_before else 0, first_at(past, size, low)
     if begin == end:
         return total
     if end - begin <= len(past) // size - end:

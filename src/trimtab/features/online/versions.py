@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from trimtab.events.frames import NEVER_US
+from trimtab.events.records import padded
 from trimtab.features.online.plan import EVENT_AT, GIVES, KNOWN_AT, Row, ViewPlan, name_bytes
 from trimtab.store.ports import KeyValue
 
@@ -68,11 +69,6 @@ class VersionIndex:
             if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
                 self._forget(entity, event_at, name)
 
-    def forget(self, entity: bytes) -> None:
-        """Delete all rows of an entity, and the versions of their ids."""
-        for event_at, name in self._found(entity, -_LAST - 1, _LAST):
-            self._forget(entity, event_at, name)
-
     def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Keys and what to write there; None: delete."""
         for name in self._changed:
@@ -89,7 +85,7 @@ class VersionIndex:
         counted: list[Version] = []
         for version in versions:
             if len(version[5]) < width:  # kept before its source had all of today's columns
-                version = [*version[:5], [*version[5], *(None,) * (width - len(version[5]))]]
+                version = [*version[:5], list(padded(version[5], width))]
             if counted and version[4] == counted[-1][4] and (version[4] or version[3:] == counted[-1][3:]):
                 continue
             if version[4] and counted:  # what a tombstone leaves null it takes from the version before

@@ -13,6 +13,7 @@ from trimtab.core.columns import Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.events.checks import LARGEST
 from trimtab.events.definitions import Source
+from trimtab.store.duckdb_opening import open_duckdb
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "BIGINT"}
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
@@ -53,7 +54,7 @@ def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
         "temp_directory": str(scratch),
         "threads": 2,
     }
-    connection = duckdb.connect(":memory:", config=config)
+    connection = open_duckdb(config)
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
@@ -97,7 +98,7 @@ def folder_events(source: Source, path: Path) -> EventFiles:
         NotFound: There is no such file.
         Misuse: A column is missing or of another type, or holds what is no event; the message names it.
     """
-    source = msgspec.structs.replace(source, columns=source.declared, hidden=())  # files have no recorded places
+    source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)  # no recorded places
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise NotFound(f"events of {source.name!r}: no Parquet file at {path}. Give one, or a folder of some.")
@@ -181,7 +182,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
             tests[f"{name!r} is infinite"] = f"NOT isfinite({quoted(name)})"
     counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests.values())
     try:
-        with duckdb.connect() as connection:
+        with open_duckdb() as connection:
             found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
     except duckdb.Error as error:
         raise Corrupt(f"{path}: {str(error).splitlines()[0]} Restore that file from a copy.") from error
@@ -196,7 +197,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
 
 def _described(files: Sequence[Path], path: Path) -> dict[str, str]:
     try:
-        with duckdb.connect() as connection:
+        with open_duckdb() as connection:
             described = connection.execute(f"DESCRIBE SELECT * FROM {parquet(files)}").fetchall()
     except duckdb.Error as error:
         raise Misuse(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error

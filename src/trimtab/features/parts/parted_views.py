@@ -123,7 +123,7 @@ class PartedViews:
                     clock=self._clock,
                     retry=_RETRY,
                 )
-                found.append((rows, unpacked(made)))
+                found.append((rows, unpacked(made.result)))
             self._done()
         return scattered(found, len(at_us))
 

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt
+from trimtab.training.runtimes.catboost_code import compiled_row
+from trimtab.training.runtimes.choosing import RowCall, Ways
+from trimtab.training.runtimes.ports import Score, row_score
+from trimtab.training.runtimes.watched import watched
+from trimtab.training.runtimes.weighted import FitsInPlace
 
 _TOLD_APART = {"model_guid": "", "train_finish_time": ""}  # what differs between models that are equal
 _PROBABILITY = "probability"
 
 
-class CatboostRuntime:
+class CatboostRuntime(FitsInPlace):
     """Fits with a fixed seed; equal data and threads give equal bytes."""
 
     name = "catboost"
@@ -42,8 +47,21 @@ class CatboostRuntime:
                 chosen[other] = threads
         estimator.set_params(**chosen)
 
-    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
-        return estimator.fit(inputs, target)
+    def ranks(self, estimator: Any) -> bool:
+        return isinstance(estimator, catboost.CatBoostRanker)
+
+    def fit_lists(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        relevance: NDArray[Any],
+        sizes: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+    ) -> Any:
+        with watched(estimator) as how:
+            of_rows = {} if weights is None else {"group_weight": np.repeat(weights, sizes)}
+            lists = np.repeat(np.arange(sizes.size), sizes)
+            return estimator.fit(inputs, relevance, group_id=lists, **of_rows, **how)
 
     def save(self, fitted: Any) -> bytes:
         metadata = fitted.get_metadata()
@@ -59,10 +77,11 @@ class CatboostRuntime:
         return CatboostScorer(data)
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        return np.asarray(fitted.get_feature_importance(), np.float64)
+        kind = "PredictionValuesChange"  # a ranker's own default looks at the training rows again
+        return np.asarray(fitted.get_feature_importance(type=kind), np.float64)
 
 
-class CatboostScorer:
+class CatboostScorer(Ways):
     """A model read from its bytes."""
 
     def __init__(self, data: bytes) -> None:
@@ -72,16 +91,27 @@ class CatboostScorer:
         except catboost.CatBoostError as error:
             raise Corrupt(f"catboost: these {len(data)} bytes are no model: {str(error)[:200]}") from error
         self._probability = self._model.get_metadata()["trimtab"] == _PROBABILITY
+        compiled = compiled_row(self._model, probability=self._probability)
+        ways: dict[str, RowCall] = {} if compiled is None or not self._agrees(compiled) else {"compiled": compiled}
+        super().__init__({**ways, "library": self._alone})
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
-            return np.empty(0)
+            classes = len(self._model.classes_) if self._probability else 0
+            return np.empty((0, classes) if classes > 2 else 0)
         kind = "Probability" if self._probability else "RawFormulaVal"
         scores = np.asarray(self._model.predict(matrix, prediction_type=kind, thread_count=1), np.float64)
         return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
 
-    def predict_row(self, row: list[float]) -> float:
-        return float(self.predict(np.array([row], np.float64))[0])
+    def _alone(self, row: list[float]) -> Score:
+        return row_score(self.predict(np.array([row], np.float64)))
+
+    def _agrees(self, call: RowCall) -> bool:
+        """Whether a call gives the bits of a batch, on rows drawn at random and on odd ones."""
+        rows = np.random.default_rng(0).normal(scale=30.0, size=(64, len(self._model.feature_names_)))
+        rows[1], rows[2, ::2], rows[3, ::3], rows[4, ::2], rows[5] = np.nan, np.nan, 5e-324, -0.0, 3e38
+        rows[6:32] /= 100.0
+        return np.array([call(row) for row in rows.tolist()]).tobytes() == self.predict(rows).tobytes()
 
 
 RUNTIME = CatboostRuntime()

@@ -6,12 +6,19 @@ from importlib import import_module
 from typing import Any, Literal
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
-from trimtab.training.runtimes.estimators import OnnxEstimator
+from trimtab.training.runtimes.estimators import OnnxEstimator, TorchEstimator
 from trimtab.training.runtimes.ports import Runtime, Trust
 
-RuntimeName = Literal["lightgbm", "xgboost", "catboost", "river", "onnx", "sklearn", "pickle"]
+RuntimeName = Literal["lightgbm", "xgboost", "catboost", "river", "onnx", "torch", "sklearn", "pickle"]
 # In the order in which they are asked: XGBoost's and LightGBM's estimators are scikit-learn's too.
-_LIBRARIES: tuple[RuntimeName, ...] = ("lightgbm", "xgboost", "catboost", "river", "onnx", "sklearn")
+_LIBRARIES: tuple[RuntimeName, ...] = ("lightgbm", "xgboost", "catboost", "river", "onnx", "torch", "sklearn")
+
+# Which extra brings what is imported; scikit-learn comes with trimtab.
+_EXTRAS: dict[str, str] = {
+    **{name: name for name in _LIBRARIES if name != "sklearn"},
+    "onnxruntime": "onnx",
+    "skl2onnx": "onnx",
+}
 
 
 def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
@@ -23,6 +30,8 @@ def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
     tops = {kind.__module__.partition(".")[0] for kind in type(estimator).__mro__}
     if isinstance(estimator, OnnxEstimator):
         tops = {"onnx"}
+    if isinstance(estimator, TorchEstimator):
+        tops = {"torch"}
     for name in _LIBRARIES:
         if name in tops:
             runtime = runtime_named(name)
@@ -52,10 +61,9 @@ def runtime_named(name: str) -> Runtime:
     if name not in _LIBRARIES:
         raise NotFound(f"runtime {name!r}: there are {', '.join(_LIBRARIES)} and pickle.")
     try:
-        module = import_module(f"trimtab.training.runtimes.{name}")
+        runtime: Runtime = import_module(f"trimtab.training.runtimes.{name}").RUNTIME
     except (ImportError, OSError) as error:
         raise missing_library(name, error) from error
-    runtime: Runtime = module.RUNTIME
     return runtime
 
 
@@ -66,5 +74,12 @@ def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavail
             f"runtime {name}: the system's OpenMP library is missing ({error}). apt-get install libgomp1"
         )
     if isinstance(error, ModuleNotFoundError):
-        return Misuse(f'runtime {name}: {error.name} is not installed. pip install "trimtab[{name}]"')
+        absent = error.name or name
+        extra = _EXTRAS.get(name, _EXTRAS.get(absent.partition(".")[0]))
+        if extra is None:
+            return Misuse(
+                f"library {absent}: it is not installed. pip install the distribution that has "
+                f"{absent.partition('.')[0]!r}"
+            )
+        return Misuse(f'runtime {extra}: {absent} is not installed. pip install "trimtab[{extra}]"')
     return Unavailable(f"runtime {name}: its library does not load on this machine: {error}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from trimtab.core.errors import Misuse
 
 
 class OnnxEstimator:
@@ -42,3 +45,74 @@ def onnx(estimator: Any) -> OnnxEstimator:
     onnx(Ridge())
     """
     return OnnxEstimator(estimator)
+
+
+class TorchEstimator:
+    """A PyTorch module and how it is fitted. Make one with `neural()`."""
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        build: Callable[[int, int], Any] | None,
+        *,
+        epochs: int,
+        batch_rows: int,
+        learning_rate: float,
+        seed: int | None,
+    ) -> None:
+        self.layers = layers
+        self.build = build
+        self.epochs = epochs
+        self.batch_rows = batch_rows
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self.threads = 1
+
+    def __repr__(self) -> str:
+        return f"neural({list(self.layers) if self.build is None else self.build.__name__})"
+
+    def fit(self, inputs: Any, target: Any) -> Any:
+        """Fit it on inputs without null; what answers."""
+        from trimtab.training.runtimes.choose import runtime_named
+
+        return runtime_named("torch").fit(self, inputs, target, tuple(map(str, range(inputs.shape[1]))))
+
+    def predict(self, inputs: Any) -> Any:
+        """Refused: `fit` gives what answers."""
+        raise Misuse(f"{self!r}: ask what fit gave.")
+
+
+def neural(
+    layers: Sequence[int] | Callable[[int, int], Any] = (32, 16),
+    *,
+    epochs: int = 20,
+    batch_rows: int = 256,
+    learning_rate: float = 1e-3,
+    seed: int | None = None,
+) -> TorchEstimator:
+    """A neural network of PyTorch, on the processor (extra `torch`).
+
+    Args:
+        layers: Widths of its hidden layers; or a function of the number of inputs and outputs that gives a
+            `torch.nn.Module`, which is to give logits of classes or a number: (rows, outputs). It must be at the top of
+            a file, and is stored by its name and the address of its code; the weights alone are stored as numbers.
+        epochs: How often all rows are seen.
+        batch_rows: Rows of one step.
+        learning_rate: Of Adam.
+        seed: Left out, the project's.
+
+    Raises:
+        Misuse: A width, an epoch or a batch below 1, or a learning rate that is none.
+
+    >>> neural([16])
+    neural([16])
+    """
+    build = layers if callable(layers) else None
+    widths = () if callable(layers) else tuple(layers)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*widths, epochs, batch_rows)):
+        raise Misuse(
+            f"neural: layers={layers!r}, epochs={epochs!r}, batch_rows={batch_rows!r}. Give numbers from 1 on."
+        )
+    if not 0.0 < learning_rate < float("inf"):
+        raise Misuse(f"neural: learning_rate={learning_rate!r}. Give a number above 0, e.g. 0.001.")
+    return TorchEstimator(widths, build, epochs=epochs, batch_rows=batch_rows, learning_rate=learning_rate, seed=seed)

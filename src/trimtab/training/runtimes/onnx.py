@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.training.runtimes.choosing import RowCall, Ways
 from trimtab.training.runtimes.estimators import OnnxEstimator
+from trimtab.training.runtimes.ports import Score, row_score
 from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
+from trimtab.training.runtimes.weighted import fit_weighted
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}  # fixed, so that equal estimators give equal bytes
 
@@ -32,8 +36,16 @@ class OnnxRuntime:
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
         SKLEARN.configure(estimator.estimator, seed=seed, threads=threads)
 
-    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
-        return estimator.fit(inputs, target)
+    def fit(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        target: NDArray[Any],
+        names: tuple[str, ...],
+        weights: NDArray[Any] | None = None,
+    ) -> Any:
+        fit_weighted(estimator.estimator, inputs, target, weights)
+        return estimator
 
     def save(self, fitted: Any) -> bytes:
         return _converted(fitted.estimator)
@@ -45,7 +57,7 @@ class OnnxRuntime:
         return SKLEARN.importance(fitted.estimator)
 
 
-class OnnxScorer:
+class OnnxScorer(Ways):
     """A session over one graph with one input of shape (rows, inputs)."""
 
     def __init__(self, data: bytes) -> None:
@@ -59,37 +71,107 @@ class OnnxScorer:
         taken = self._session.get_inputs()[0]
         self._input = taken.name
         self._kind = np.float32 if taken.type == "tensor(float)" else np.float64
-        self._output = self._session.get_outputs()[-1].name  # of a classifier: after the classes the probabilities
+        answers = self._session.get_outputs()[-1]  # of a classifier: after the classes the probabilities
+        self._output = answers.name
+        width = answers.shape[1] if len(answers.shape) == 2 else 1
+        self._classes = width if isinstance(width, int) else 1
+        columns = taken.shape[1] if len(taken.shape) == 2 else None
+        self._local = threading.local()  # each thread has tensors of its own
+        self._columns = columns if isinstance(columns, int) else 0
+        bound: dict[str, RowCall] = {"bound": self._bound} if self._columns and self._can_bind() else {}
+        super().__init__({**bound, "library": self._alone})
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
-            return np.empty(0)
+            return np.empty((0, self._classes) if self._classes > 2 else 0)
         found = self._session.run([self._output], {self._input: matrix.astype(self._kind, copy=False)})[0]
         scores = np.asarray(found, np.float64)
         if scores.ndim == 2 and scores.shape[1] <= 2:
             return np.ascontiguousarray(scores[:, -1])
         return scores
 
-    def predict_row(self, row: list[float]) -> float:
-        return float(self.predict(np.array([row], np.float64))[0])
+    def _alone(self, row: list[float]) -> Score:
+        return row_score(self.predict(np.array([row], np.float64)))
+
+    def _bound(self, row: list[float]) -> Score:
+        try:
+            call = self._local.call
+        except AttributeError:
+            call = self._local.call = _BoundCall(self)
+        found: Score = call(row)
+        return found
+
+    def _can_bind(self) -> bool:
+        """Whether tensors that stay give the bits of those made for a call."""
+        rows = np.random.default_rng(0).normal(size=(4, self._columns)).tolist()
+        try:
+            call = _BoundCall(self)
+            return [call(row) for row in rows] == [self._alone(row) for row in rows]
+        except Exception:  # ONNX Runtime's own kinds: a graph with another shape of answers stays with the plain call
+            return False
+
+
+class _BoundCall:
+    """Tensors of one thread that are bound to the session once, for the input of a row and its answer."""
+
+    def __init__(self, scorer: OnnxScorer) -> None:
+        self._run = scorer._session.run_with_iobinding
+        self._columns = scorer._columns
+        self._row = np.zeros((1, scorer._columns), scorer._kind)
+        found = scorer._session.run([scorer._output], {scorer._input: self._row})[0]
+        self._scores = np.zeros_like(found)
+        self._binding = scorer._session.io_binding()
+        for bind, name, array in (
+            (self._binding.bind_input, scorer._input, self._row),
+            (self._binding.bind_output, scorer._output, self._scores),
+        ):
+            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._several = found.ndim == 2 and found.shape[1] > 2
+
+    def __call__(self, row: list[float]) -> Score:
+        if len(row) != self._columns:
+            raise Misuse(f"onnx: {self._columns} numbers are needed, {len(row)} values were given.")
+        self._row[0] = row
+        self._run(self._binding)
+        scores: list[float] = self._scores.reshape(-1).tolist()
+        return scores if self._several else scores[-1]
 
 
 def _converted(estimator: BaseEstimator) -> bytes:
+    """The graph in double precision, or in single where ONNX Runtime has no kernels of double for a part of it."""
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
+    try:
+        data = _graph(estimator, DoubleTensorType)
+        OnnxScorer(data)
+    except (Misuse, Corrupt):
+        data = _graph(estimator, FloatTensorType)
+        try:
+            OnnxScorer(data)
+        except Corrupt as error:
+            raise _unfit(estimator, error) from error
+    return data
+
+
+def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
     import skl2onnx
-    from skl2onnx.common.data_types import DoubleTensorType
 
     options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
-    shape = [("inputs", DoubleTensorType([None, estimator.n_features_in_]))]
+    shape = [("inputs", kind([None, estimator.n_features_in_]))]
     try:
         model = skl2onnx.convert_sklearn(
             estimator, name="model", initial_types=shape, options=options, target_opset=_OPSET
         )
     except Exception as error:  # a converter may raise anything for a part that it does not know
-        raise Misuse(
-            f"onnx: {type(estimator).__name__} cannot be converted: {type(error).__name__}: {str(error)[:200]}. "
-            "Use it without onnx(...), as scikit-learn's own."
-        ) from error
+        raise _unfit(estimator, error) from error
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _unfit(estimator: BaseEstimator, error: Exception) -> Misuse:
+    return Misuse(
+        f"onnx: {type(estimator).__name__} cannot be converted: {type(error).__name__}: {str(error)[:200]}. "
+        "Use it without onnx(...), as scikit-learn's own."
+    )
 
 
 RUNTIME = OnnxRuntime()

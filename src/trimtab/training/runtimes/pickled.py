@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.runtimes.weighted import FitsInPlace
 
 
-class PickleRuntime:
+class PickleRuntime(FitsInPlace):
     """An estimator that says `accepts_null = True` gets NaN for null; any other gets imputed, scaled columns."""
 
     name = "pickle"
@@ -31,17 +32,14 @@ class PickleRuntime:
         if hasattr(estimator, "n_jobs"):
             estimator.n_jobs = threads
 
-    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
-        estimator.fit(inputs, target)
-        return estimator
-
     def save(self, fitted: Any) -> bytes:
         try:
             return pickle.dumps(fitted, protocol=5)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise Misuse(
                 f"estimator {type(fitted).__qualname__}: pickle cannot store it: {error}. "
-                "Define its class at the top of a module that can be imported."
+                "Let it hold nothing but data (no lock, open file or lambda), and define its class at the top of a "
+                "module that can be imported."
             ) from error
 
     def load(self, data: bytes) -> Scorer:
@@ -49,8 +47,9 @@ class PickleRuntime:
 
         try:
             return EstimatorScorer(pickle.loads(data))
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
-            raise Corrupt(f"pickle: these {len(data)} bytes are no estimator of this project: {error}") from error
+        except (Exception, SystemExit) as error:  # it may run any code, and raise anything
+            said = f"{type(error).__name__}: {error}"
+            raise Corrupt(f"pickle: these {len(data)} bytes are no estimator of this project: {said}") from error
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         weights = getattr(fitted, "feature_importances_", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -10,16 +10,37 @@ if TYPE_CHECKING:
 Trust = Literal["pickle"]  # how far a version may be trusted: "pickle" runs code when it is loaded
 
 
+Score: TypeAlias = float | list[float]  # of one row: a number, or a chance of each of three or more classes
+
+
 class Scorer(Protocol):
     """A fitted model that answers; many threads may call it at once."""
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The probability of the positive class (or the number) of each row: float64 (rows, inputs) to (rows,)."""
+        """The probability of the positive class (or the number) of each row: float64 (rows, inputs) to (rows,).
+
+        Of three or more classes a chance of each: (rows, classes).
+        """
         ...
 
-    def predict_row(self, row: list[float]) -> float:
+    def predict_row(self, row: list[float]) -> Score:
         """The same for one row (NaN for null), by the fastest way there is."""
         ...
+
+
+@runtime_checkable
+class PlainScorer(Scorer, Protocol):
+    """A scorer that does without NumPy."""
+
+    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of a batch: the bits of `predict`."""
+        ...
+
+
+def row_score(scores: NDArray[Any]) -> Score:
+    """The score of the only row of a batch."""
+    found: Score = scores[0].tolist()
+    return found
 
 
 class Runtime(Protocol):
@@ -50,8 +71,18 @@ class Runtime(Protocol):
         """Set seed and threads on an unfitted estimator; a seed that the user chose stays."""
         ...
 
-    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
-        """The fitted estimator: `inputs` of shape (rows, inputs), named by `names`."""
+    def fit(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        target: NDArray[Any],
+        names: tuple[str, ...],
+        weights: NDArray[Any] | None = None,
+    ) -> Any:
+        """The fitted estimator: `inputs` of shape (rows, inputs), named by `names`; each row counts by its weight.
+
+        Raises Misuse for weights that the estimator does not take.
+        """
         ...
 
     def save(self, fitted: Any) -> bytes:
@@ -64,4 +95,29 @@ class Runtime(Protocol):
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         """A weight for each input, as the library sees it; None when it has no view."""
+        ...
+
+
+@runtime_checkable
+class ListRuntime(Protocol):
+    """A runtime some of whose estimators learn from whole lists; all others learn the relevance of each row."""
+
+    def ranks(self, estimator: Any) -> bool:
+        """Whether this estimator learns from lists."""
+        ...
+
+    def fit_lists(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        relevance: NDArray[Any],
+        sizes: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+    ) -> Any:
+        """The fitted estimator: rows of one list stand together, `sizes` says how many each has, in order.
+
+        `weights` says how much each list counts; None: all alike.
+
+        Raises Misuse for lists or a relevance that the library does not take.
+        """
         ...

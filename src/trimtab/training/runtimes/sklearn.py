@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import get_tags
 from threadpoolctl import ThreadpoolController
 
 from trimtab.core.errors import Misuse
-from trimtab.training.runtimes.ports import Scorer
+from trimtab.training.runtimes.choosing import RowCall, Ways
+from trimtab.training.runtimes.ports import Score, Scorer, row_score
+from trimtab.training.runtimes.sklearn_rows import quick_row
 from trimtab.training.runtimes.skops_bytes import dumps, loads
+from trimtab.training.runtimes.weighted import FitsInPlace
+
+_LARGE = 3.0e38  # what is still a float32
 
 
-class SklearnRuntime:
+class SklearnRuntime(FitsInPlace):
     """Any estimator made of scikit-learn's own parts."""
 
     name = "sklearn"
@@ -46,10 +51,6 @@ class SklearnRuntime:
                 chosen[name] = threads
         estimator.set_params(**chosen)
 
-    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
-        estimator.fit(inputs, target)
-        return estimator
-
     def save(self, fitted: Any) -> bytes:
         return dumps(fitted)
 
@@ -60,7 +61,10 @@ class SklearnRuntime:
         if hasattr(fitted, "feature_importances_"):
             return np.asarray(fitted.feature_importances_, np.float64)
         weights = getattr(fitted, "coef_", None)
-        return None if weights is None else np.abs(np.asarray(weights, np.float64)).reshape(-1)
+        if weights is None:
+            return None
+        sizes = np.abs(np.asarray(weights, np.float64))
+        return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)  # over classes
 
 
 def scorer_of(fitted: Any) -> Scorer:
@@ -70,20 +74,26 @@ def scorer_of(fitted: Any) -> Scorer:
             f"estimator {type(fitted).__name__}: it gives classes and no probabilities. "
             'Choose one with predict_proba (SGDClassifier: loss="log_loss").'
         )
-    return LinearScorer(fitted) if _is_linear(fitted) else EstimatorScorer(fitted)
+    if is_softmax(fitted):
+        return SoftmaxScorer(fitted)
+    return LinearScorer(fitted) if is_linear(fitted) else EstimatorScorer(fitted)
 
 
-class EstimatorScorer:
-    """Scores through `predict_proba`, or `predict` where that is missing."""
+class EstimatorScorer(Ways):
+    """Scores through `predict_proba`, or `predict` where that is missing; one row by a quicker way, if one is known."""
 
     def __init__(self, estimator: Any) -> None:
         self._estimator = estimator
         self._probability = hasattr(estimator, "predict_proba")
         self._threads = ThreadpoolController()
+        quick = quick_row(estimator)
+        ways = {} if quick is None or not self._agrees(quick[1]) else {quick[0]: self._where_finite(quick[1])}
+        super().__init__({**ways, "library": self._alone})
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
-            return np.empty(0)
+            classes = len(self._estimator.classes_) if hasattr(self._estimator, "classes_") else 0
+            return np.empty((0, classes) if self._probability and classes > 2 else 0)
         with self._threads.limit(limits=1):  # beside other processes, more threads wait for each other
             return self._scores(matrix)
 
@@ -93,8 +103,27 @@ class EstimatorScorer:
         scores = np.asarray(self._estimator.predict_proba(matrix), np.float64)
         return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
 
-    def predict_row(self, row: list[float]) -> float:
-        return float(self.predict(np.array([row], np.float64))[0])
+    def _alone(self, row: list[float]) -> Score:
+        return row_score(self.predict(np.array([row], np.float64)))
+
+    def _where_finite(self, call: RowCall) -> RowCall:
+        """The call for rows of ordinary size: others are the library's to refuse, in its own words."""
+
+        def finite(row: list[float]) -> Score:
+            there = row if row and row[0] == row[0] else [value for value in row if value == value] or [0.0]
+            return call(row) if max(there) < _LARGE and min(there) > -_LARGE else self._alone(row)
+
+        return finite
+
+    def _agrees(self, call: RowCall) -> bool:
+        """Whether a call gives what the library does, but for the last bits, on rows drawn at random."""
+        rows = np.random.default_rng(0).normal(size=(24, self._estimator.n_features_in_))
+        rows[:12] *= 100.0
+        if RUNTIME.accepts_null(self._estimator):
+            rows[0], rows[1, ::2], rows[13, ::3] = np.nan, np.nan, np.nan
+        own = self.predict(rows)
+        found = np.array([call(row) for row in rows.tolist()])
+        return found.shape == own.shape and np.allclose(found, own, rtol=1e-12, atol=1e-12)
 
 
 class LinearScorer:
@@ -117,7 +146,36 @@ class LinearScorer:
         return 1.0 / (1.0 + math.exp(-score)) if score >= 0 else (e := math.exp(score)) / (1.0 + e)
 
 
-def _is_linear(fitted: Any) -> bool:
+class SoftmaxScorer:
+    """Scores a logistic regression of several classes without its library: a dot product for each, and the softmax."""
+
+    def __init__(self, estimator: Any) -> None:
+        self._weights = np.ascontiguousarray(estimator.coef_, np.float64).T
+        self._offsets = np.asarray(estimator.intercept_, np.float64) + np.zeros(len(estimator.classes_))
+        self._rows: list[tuple[list[float], float]] = list(
+            zip(self._weights.T.tolist(), self._offsets.tolist(), strict=True)
+        )
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(softmax(matrix @ self._weights + self._offsets, axis=1), np.float64)
+
+    def predict_row(self, row: list[float]) -> list[float]:
+        raw = [sum(map(mul, row, weights)) + offset for weights, offset in self._rows]
+        most = max(raw)
+        powers = [math.exp(one - most) for one in raw]
+        total = sum(powers)
+        return [power / total for power in powers]
+
+
+def is_softmax(fitted: Any) -> bool:
+    """A logistic regression of several classes whose answers are known to be this formula."""
+    kind = type(fitted)
+    if not kind.__module__.startswith("sklearn.linear_model.") or kind.__name__ != "LogisticRegression":
+        return False
+    return len(fitted.classes_) > 2 and fitted.solver != "liblinear" and np.isfinite(fitted.coef_).all()
+
+
+def is_linear(fitted: Any) -> bool:
     """Models whose answer is known to be this formula; each is compared with its own answers when it is fitted."""
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):

@@ -1,17 +1,20 @@
-"""XGBoost: saved as UBJSON, scored by the library itself without the detour over its own matrix."""
+"""XGBoost: saved as UBJSON, scored by the library itself through its C interface."""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xgboost
-from numpy.typing import NDArray
+from trimtab.core.errors import Misuse
+from trimtab.training.runtimes.watched import watched
+from trimtab.training.runtimes.weighted import FitsInPlace
+from trimtab.training.runtimes.xgboost_booster import TreesScorer
 
-from trimtab.core.errors import Corrupt, Misuse
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
-class XgboostRuntime:
+class XgboostRuntime(FitsInPlace):
     """Fits with a fixed seed; equal data give equal bytes."""
 
     name = "xgboost"
@@ -19,6 +22,8 @@ class XgboostRuntime:
     parity = 1e-9
 
     def handles(self, estimator: Any) -> bool:
+        import xgboost
+
         return isinstance(estimator, xgboost.XGBModel)
 
     def accepts_null(self, estimator: Any) -> bool:
@@ -32,8 +37,32 @@ class XgboostRuntime:
             chosen["verbosity"] = 0
         estimator.set_params(**chosen)
 
-    def fit(self, estimator: Any, inputs: NDArray[Any], target: NDArray[Any], names: tuple[str, ...]) -> Any:
-        return estimator.fit(inputs, target)
+    def ranks(self, estimator: Any) -> bool:
+        import xgboost
+
+        return isinstance(estimator, xgboost.XGBRanker)
+
+    def fit_lists(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        relevance: NDArray[Any],
+        sizes: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+    ) -> Any:
+        import numpy as np
+
+        whole = str(estimator.objective) in ("rank:ndcg", "rank:map")
+        bad = relevance[relevance != np.floor(relevance)] if whole else relevance[:0]
+        if bad.size:
+            raise Misuse(
+                f"XGBRanker: relevance must be a whole number with {estimator.objective}; {bad.size} of "
+                f"{relevance.size} labels are none, e.g. {bad[0]:g}. Let the label's expression give degrees, or take "
+                'objective="rank:pairwise".'
+            )
+        with watched(estimator) as how:
+            lists = np.repeat(np.arange(sizes.size), sizes)
+            return estimator.fit(inputs, relevance, qid=lists, sample_weight=weights, **how)
 
     def save(self, fitted: Any) -> bytes:
         booster = fitted.get_booster()
@@ -45,33 +74,15 @@ class XgboostRuntime:
         return TreesScorer(data)
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
+        import numpy as np
+
         return np.asarray(fitted.feature_importances_, np.float64)
 
 
-class TreesScorer:
-    """A booster read from its bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        if data[:1] != b"{":  # its parser ends the process at some bytes that are none of its own
-            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
-        booster = xgboost.Booster({"nthread": 1})
-        try:
-            booster.load_model(bytearray(data))
-        except xgboost.core.XGBoostError as error:
-            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
-        booster.set_param({"nthread": 1})
-        best = booster.attr("best_iteration")
-        self._rounds = (0, 0) if best is None else (0, int(best) + 1)  # as the estimator does after early stopping
-        self._booster = booster
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        if not len(matrix):
-            return np.empty(0)
-        scores = self._booster.inplace_predict(matrix, iteration_range=self._rounds, missing=np.nan)
-        return np.asarray(scores, np.float64)
-
-    def predict_row(self, row: list[float]) -> float:
-        return float(self.predict(np.array([row], np.float64))[0])
-
-
-RUNTIME = XgboostRuntime()
+def __getattr__(name: str) -> Any:
+    """`RUNTIME`, where XGBoost is installed: what scores loads without importing it."""
+    if name == "RUNTIME":
+        if find_spec("xgboost") is None:
+            raise ModuleNotFoundError("No module named 'xgboost'", name="xgboost")
+        return XgboostRuntime()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

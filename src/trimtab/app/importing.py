@@ -1,0 +1,121 @@
+"""Models that were made elsewhere, as versions of a project: held against golden rows or a labelled window first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import format_duration, format_moment
+from trimtab.registry import AliasMove, Version
+from trimtab.registry.transfer.golden import GoldenRows, golden_matrix, golden_of, with_golden
+from trimtab.registry.transfer.importing import check_same, find_model, imported_model, provenance, save_no_set
+from trimtab.steering.controller import CHAMPION
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.store.ports import Append, Put, Remove
+from trimtab.training.evaluation import Evaluation, evaluate, save_evaluation
+from trimtab.training.runtimes.ports import Trust
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.training.definitions import Model
+    from trimtab.training.fitted import Fitted
+
+ACT = "import"  # in the ledger: a model that was made elsewhere is the first champion
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """How a model is to be imported."""
+
+    golden: GoldenRows | None
+    window_us: int | None
+    categories: Mapping[str, Sequence[str]] | None
+    trust: Trust | None
+    first: bool
+    why: str
+    actor: str
+    seen_until_us: int | None
+
+
+def import_version(project: Project, path: Path, name: str, asked: Asked) -> Version:
+    """See `Project.import_model`."""
+    model = project.definitions.models.get(name)
+    if model is None:
+        declared = ", ".join(project.definitions.models) or "none"
+        raise NotFound(f"import {path.name}: model {name!r} is not declared. There are: {declared}.")
+    given = find_model(path)
+    golden = asked.golden or golden_of(path)
+    if golden is None and asked.window_us is None:
+        raise Misuse(
+            f"import {path.name}: nothing says that it answers as it should. Give golden rows (rows of its inputs with "
+            'the scores that it must give), or window="14d" to score it on the newest labelled rows.'
+        )
+    cut_us = project.clock.now_us() if asked.seen_until_us is None else asked.seen_until_us
+    fitted, named = imported_model(given, model, trust=asked.trust, categories=asked.categories, cut_us=cut_us)
+    told = []
+    if golden is not None:
+        fitted = with_golden(fitted, golden_matrix(fitted, golden))
+        told.append(f"{len(golden.rows):,} golden rows")
+    evaluation = None
+    if asked.window_us is not None:
+        fitted, found = _scored(project, path.name, model, fitted, asked.window_us)
+        start, end = format_moment(found.start_us)[:10], format_moment(found.end_us)[:10]
+        told.append(f"{found.rows:,} labelled rows from {start} to {end}")
+        evaluation = save_evaluation(found, project.state.blob)
+    version = project.registry.register(
+        fitted,
+        training_set=save_no_set(model, project.state.blob),
+        evaluation=evaluation,
+        imported=provenance(given, named=named, golden=" and ".join(told), window_us=asked.window_us),
+        actor=asked.actor,
+    )
+    check_same(version, f"import {path.name}", seen_until_us=asked.seen_until_us, window_us=asked.window_us)
+    if asked.first:
+        _put_in_service(project, version, asked)
+    return version
+
+
+def _put_in_service(project: Project, version: Version, asked: Asked) -> None:
+    """Make it the first champion, and write down who did so: both or neither, and once is as good as twice."""
+
+    def write(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
+        entry = Entry(
+            at_us=row.at_us,
+            model=version.model,
+            act=ACT,
+            actor=asked.actor,
+            cause=asked.why,
+            evidence={"to": version.name},
+            version=version.id,
+        )
+        Ledger(project.state.catalog).write([entry], changes)
+
+    project.registry.move(
+        version.model, CHAMPION, version, first=True, why=asked.why, actor=asked.actor, together=write
+    )
+
+
+def _scored(project: Project, file: str, model: Model, fitted: Fitted, window_us: int) -> tuple[Fitted, Evaluation]:
+    """The model with golden predictions, of the window's rows where it has none, and its evaluation on them."""
+    plain = msgspec.structs.replace(model, rows="history")
+    built = project.living_data().training_set(plain, cut_us=project.clock.now_us())
+    if not built.usable.any():
+        raise Misuse(
+            f"import {file}: no request of {model.request.name!r} has a final label, so it cannot be scored. Ingest "
+            "labels, or give golden rows."
+        )
+    start_us = int(built.begun_us[built.usable].max()) - window_us
+    rows = built.usable & (built.begun_us > start_us)
+    before = built.whole(built.usable & (built.at_us <= start_us - model.label.wait_us))
+    if not before.any():
+        raise Misuse(
+            f"import {file}: there is no labelled row before the window of {format_duration(window_us)}, and baselines "
+            "need some. Make the window smaller."
+        )
+    if not fitted.data:
+        fitted = with_golden(fitted, fitted.matrix(built.features.values.take(np.flatnonzero(rows))))
+    return fitted, evaluate(model, fitted, built, rows=rows, train=before)

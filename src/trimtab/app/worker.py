@@ -1,0 +1,130 @@
+"""One worker of `trimtab serve`: a process that answers, and leaves everything else to the one that watches it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.app.grpc import GrpcAddress, grpc_beside
+from trimtab.core.config import Config
+from trimtab.core.errors import TrimtabError, Unavailable
+from trimtab.serving.workers.line import BEAT, NUDGE, READY, Line
+
+if TYPE_CHECKING:
+    from trimtab.app.keeper import Keeper
+    from trimtab.app.project import Project
+
+_LOAD_S, _RETRY_S = 3.0, 0.5
+_SILENT_US = 10_000_000  # without a word the process that applies events does not get on
+
+
+class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is told."""
+
+    slot: int  # its number, from 1
+    count: int  # how many workers there are
+    config: dict[str, Any]
+    state: str  # the project's state folder
+    folder: str  # where the processes of the service tell of themselves
+    ahead_us: int | None  # of the monotonic clock is the project's; None: it has the system's
+    fill_s: float  # how long to wait for the online features
+    grpc: GrpcAddress | None = None
+
+
+def main(line_fd: int, listener_fd: int) -> None:
+    """Answer until the process that watches ends, or says so."""
+    from trimtab.app.definitions import load_definitions
+    from trimtab.app.project import Project
+    from trimtab.core.clock import ShiftedClock
+
+    line = Line(line_fd)
+    task = msgspec.msgpack.decode(line.task(), type=WorkerTask)
+    line.watch(lambda: os.kill(os.getpid(), signal.SIGTERM))  # as if it had been asked to end
+    listener = socket.socket(fileno=listener_fd)
+    config = msgspec.convert(task.config, Config, dec_hook=lambda kind, value: kind(value))
+    clock = None if task.ahead_us is None else ShiftedClock(time.monotonic_ns() // 1_000 + task.ahead_us)
+    definitions = load_definitions(config.project_file)
+    with listener, Project(config, definitions, clock=clock, state=Path(task.state)) as project:
+        answer(project, task, line, listener)
+
+
+def answer(project: Project, task: WorkerTask, line: Line, listener: socket.socket) -> None:
+    """Answer what comes in at `listener`, until SIGTERM."""
+    from trimtab.app.followed_views import FollowedViews
+    from trimtab.app.keeper import Keeper
+    from trimtab.app.service import http_service, tls_of
+    from trimtab.serving.http.accepting import Connections
+    from trimtab.serving.http.server import serve
+    from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics
+    from trimtab.serving.workers.late_log import LateLog
+    from trimtab.serving.workers.states import read_state
+
+    begun = project.state.events.positions()
+    views = FollowedViews(project, lambda: line.say(NUDGE), lambda: read_state(Path(task.folder)))
+    with ExitStack() as opened:
+        metrics = SharedMetrics(Path(task.folder), str(task.slot))
+        keeper = Keeper(project, keeps=False, worker=task.slot)
+        keeper.show(metrics)
+        service = http_service(
+            project,
+            opened,
+            log=LateLog(project.state.predictions, project.clock),
+            metrics=metrics,
+            host=listener.getsockname()[0],
+            workers=task.count,
+            wait_applied=views.wait_applied,
+            ready=lambda: missing_here(task, views.missing(begun)),
+            beside=grpc_beside(task.grpc, tls_of(project)),
+        )
+        _load(keeper)
+        opened.enter_context(keeper.start())
+        opened.enter_context(FiguresWriter(metrics))
+        with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
+            views.wait_applied(begun, task.fill_s)
+        serve(
+            service,
+            listener=listener,
+            connections=Connections(Path(task.folder), task.slot),
+            announce=lambda url: line.say(READY),
+            beat=lambda: line.say(BEAT),
+            tls=tls_of(project),
+        )
+
+
+def _load(keeper: Keeper) -> None:
+    """Load every version in service; one that cannot be is tried for a moment, while other workers answer."""
+    end_s = time.monotonic() + _LOAD_S
+    keeper.follow()
+    while keeper.failures and time.monotonic() < end_s:
+        time.sleep(_RETRY_S)
+        keeper.follow()
+
+
+def missing_here(task: WorkerTask, left: int) -> str | None:
+    """Why online features do not follow the log, if they do not."""
+    from trimtab.serving.workers.states import read_state
+
+    state = read_state(Path(task.folder))
+    if state is None:
+        return "the process that applies events has not begun."
+    silent_us = time.time_ns() // 1_000 - state.at_us
+    if silent_us > _SILENT_US:
+        return f"the process that applies events has not been heard of for {silent_us // 1_000_000} s."
+    if state.stands_still is not None:
+        return state.stands_still
+    return f"online features are being filled: {left:,} records to apply." if left else None
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]), int(sys.argv[2]))
+    except TrimtabError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,93 @@
+"""The command for API keys: keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from trimtab.cli.options import account, command, manner, opened_project
+from trimtab.cli.output import show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.serving.access_keys import AccessKey, Role
+
+_ACTIONS = ("show", "add", "remove")
+
+
+@command("keys")
+@click.argument("words", nargs=-1, metavar="[show | add NAME | remove NAME]")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice(["read", "predict", "write", "admin"]),
+    help="What the key may do; may be repeated. admin includes the others.",
+)
+@click.option("--rate", metavar="RATE", help="At most so many requests: 100/s, 600/min or 1000/h.")
+def keys(words: tuple[str, ...], roles: tuple[str, ...], rate: str | None) -> None:
+    """List the API keys of the service, make one, or remove one.
+
+    A new key is shown once, and only its hash is stored. As soon as there ever was a key, requests without one are
+    refused (setting serve.require_key). Running services follow within two seconds.
+
+    \b
+    Example:
+      trimtab keys add shop --role predict --rate 100/s
+      trimtab keys
+      trimtab keys remove shop
+    """
+    action, *names = words or ("show",)
+    if action not in _ACTIONS or len(names) != (action != "show"):
+        raise click.UsageError(f"found {' '.join(words)!r}, needed is show, add NAME or remove NAME.")
+    if action != "add" and (roles or rate):
+        raise click.UsageError("--role and --rate are for: trimtab keys add NAME")
+    if action == "add":
+        _add(names[0], cast("tuple[Role, ...]", roles), rate)
+    elif action == "remove":
+        _remove(names[0])
+    else:
+        _show()
+
+
+def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
+    with opened_project() as project:
+        first = not project.keys.changes()
+        key = project.keys.add(name, roles, rate=rate, actor=account())
+    if manner().json:
+        show_json({"name": name, "roles": roles, "rate": rate, "key": key})
+        return
+    closes = ["This is the first key: from now on requests without one are refused (setting serve.require_key)."]
+    show_lines([key, "", "Keep it now: it is not stored, and cannot be shown again.", *(closes if first else [])])
+
+
+def _remove(name: str) -> None:
+    with opened_project() as project:
+        project.keys.remove(name, actor=account())
+        left = len(project.keys.all())
+    if manner().json:
+        show_json({"removed": name, "left": left})
+    else:
+        show_lines([f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left."])
+
+
+def _show() -> None:
+    with opened_project() as project:
+        found = project.keys.all()
+    if manner().json:
+        for key in found:
+            show_json(_public(key))
+    else:
+        show_lines(_table(found) if found else ["No key. Make one: trimtab keys add NAME --role predict"])
+
+
+def _table(found: list[AccessKey]) -> list[str]:
+    from trimtab.core.time import format_moment
+    from trimtab.report.tables import text_table
+
+    rows = [[k.name, k.id, ", ".join(k.roles), k.rate or "", format_moment(k.made_at_us)[:19], k.actor] for k in found]
+    return [text_table(["name", "id", "roles", "rate", "made at", "by"], rows)]
+
+
+def _public(key: AccessKey) -> dict[str, object]:
+    return {name: getattr(key, name) for name in ("name", "id", "roles", "rate", "made_at_us", "actor")}

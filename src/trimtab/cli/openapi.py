@@ -1,0 +1,37 @@
+"""The command for the OpenAPI document of the service: openapi."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.output import show_json, show_lines
+
+
+@command("openapi")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; left out, it is printed.")
+def openapi(out: Path | None) -> None:
+    """Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too.
+
+    \b
+    Example:
+      trimtab openapi --out openapi.json
+    """
+    import msgspec
+
+    from trimtab.app.addresses import openapi_json
+    from trimtab.core.errors import Misuse
+    from trimtab.store.durable_files import write_durably
+
+    with opened_project() as project:
+        document = openapi_json(project)
+    if out is None:
+        show_json(msgspec.Raw(document)) if manner().json else click.echo(msgspec.json.format(document, indent=2))
+        return
+    try:
+        write_durably(out, msgspec.json.format(document, indent=2) + b"\n")
+    except OSError as error:
+        raise Misuse(f"--out {out}: it cannot be written: {error}") from error
+    show_json({"document": str(out)}) if manner().json else show_lines([f"OpenAPI document: {out}"])

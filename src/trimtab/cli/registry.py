@@ -1,0 +1,184 @@
+"""Commands about registered versions: versions, tag, protect, gc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trimtab.cli.options import account, command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.version import show_version
+from trimtab.core.sizes import format_bytes
+
+if TYPE_CHECKING:
+    from trimtab.registry.collecting.collector import Collection
+    from trimtab.registry.searching import Found
+
+_MOST_REASONS = 3  # of a version that stays, in a dry run
+_SHOWN = 12  # digits of an address
+
+
+@command("versions")
+@click.argument("model", required=False)
+@click.option("--search", metavar="TEXT", help="In names, addresses, tags, notes, aliases, inputs.")
+@click.option("--tag", metavar="TAG", help="Only those with this tag.")
+@click.option("--metric", metavar="BOUND", help='A figure, also with a bound: "auc>0.8".')
+@click.option("--feature", metavar="NAME", help="Only those that read this feature, or a feature of this view.")
+@click.option("--source", metavar="NAME", help="Only those whose features are made of this source.")
+def versions(model: str | None, **wanted: Any) -> None:
+    """List or search the registered versions of models, or show one with its signature.
+
+    \b
+    Example:
+      trimtab versions late_flight --tag approved --metric "log_loss<0.4"
+      trimtab versions late_flight@champion
+    """
+    with opened_project() as project:
+        if model is not None and "@" in model:
+            show_version(project, model)
+            return
+        found = project.versions(model, **wanted)
+        models = project.registry.models()
+        named = "" if model is None or models else f" {project.definitions.deployment(model).name}"
+    if manner().json:
+        for one in found:
+            show_json(one)
+    elif found:
+        from trimtab.report.tables import text_table
+
+        show_lines(
+            [text_table(["version", "address", "made", "metric", "aliases", "tags", ""], [_row(one) for one in found])]
+        )
+        show_lines(_notes(found))
+    elif models:
+        show_lines([f"No version fits. There are versions of {', '.join(models)}."])
+    else:
+        show_lines([f"No version yet. Train: trimtab train{named}"])
+
+
+@command("tag")
+@click.argument("version")
+@click.argument("tags", nargs=-1, metavar="TAG...")
+@click.option("--note", metavar="TEXT", help="A remark, kept with who and when.")
+def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
+    """Give a version tags, or a note.
+
+    Tags are never taken away, and neither they nor notes change the version's address.
+
+    \b
+    Example:
+      trimtab tag late_flight@7 approved region:eu --note "Looked at the slices by hand."
+    """
+    if not tags and note is None:
+        raise click.UsageError("give at least one TAG, or --note")
+    with opened_project() as project:
+        found = project.registry.get(version)
+        project.registry.tag(found, *tags, note=note, actor=account())
+        now = project.registry.tags(found)
+    if manner().json:
+        show_json(now)
+    else:
+        show_lines([f"{found.name}: {', '.join(one.tag for one in now) or 'no tags'}"])
+
+
+@command("protect")
+@click.argument("model")
+@click.argument("alias")
+@click.option("--needs", required=True, type=click.Choice(["gate", "reason", "nothing"]), help="What a move needs.")
+@click.option("--why", required=True, metavar="TEXT", help="One sentence for the history.")
+def protect(model: str, alias: str, needs: Any, why: str) -> None:
+    """Say what a move of an alias needs: a gate record, a reason, or nothing.
+
+    It counts at once, for every process, beside what [registry.protected] of trimtab.toml says. Rolling back is always
+    allowed.
+
+    \b
+    Example:
+      trimtab protect late_flight canary --needs gate --why "five percent of all users see it"
+    """
+    with opened_project() as project:
+        made = project.registry.protect(model, alias, needs, why=why, actor=account())
+    if manner().json:
+        show_json(made)
+    else:
+        show_lines([f"{model}@{alias}: a move needs {needs} from now on"])
+
+
+@command("gc", safe="What went is noted; run the same command again for the rest.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would go, and why the rest stays.")
+@click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="What is newer stays.")
+@click.option("--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Steps back of an alias.")
+@click.option("--evidence", metavar="DURATION", help="Gate records and ledger rows older than this keep nothing.")
+@click.option(
+    "--searches", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="The newest N stay."
+)
+@click.option("--why", default="nothing needs it any more", show_default=True, help="Told to who asks for one later.")
+def gc(dry_run: bool, **asked: Any) -> None:
+    """Remove what nothing needs any more: artifacts of versions, searches, results of steps.
+
+    Their records stay, so that every question about the past is answered. Kept is what an alias points to or can go
+    back to, what a gate record, a ledger row or a logged prediction names, and everything new. Every version that the
+    loop trained has a gate record: without --evidence it stays. A dry run says what would let each version go.
+
+    Of searches the newest stay, and those that chose a version's parameters. Results of steps go that a killed training
+    had finished and that no other went on from.
+
+    \b
+    Example:
+      trimtab gc --dry-run --evidence 365d
+    """
+    with opened_project() as project, progress("looking at versions"):
+        done = project.collect(dry_run=dry_run, **asked, actor=account())
+    if manner().json:
+        show_json(done)
+    else:
+        show_lines(_collected(done, dry_run))
+
+
+def _row(found: Found) -> list[str]:
+    from trimtab.core.time import format_moment
+
+    version = found.version
+    value = found.metric if found.value is None else f"{found.metric} {found.value:.4f}"
+    made = format_moment(version.made_at_us)
+    gone = "removed" if found.removed else ""
+    return [version.name, version.id[:_SHOWN], made, value, ", ".join(found.aliases), ", ".join(found.tags), gone]
+
+
+def _notes(found: list[Found]) -> Iterator[str]:
+    for one in found:
+        for note in one.notes:
+            yield f"{one.version.name}: {note.text} ({note.actor})"
+
+
+def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
+    from trimtab.core.time import format_moment
+
+    for kept in done.kept:
+        told = kept.why[: _MOST_REASONS if dry_run else 1]
+        more = f" (and {_counted(len(kept.why) - len(told), 'more reason')})" if len(kept.why) > len(told) else ""
+        yield f"stays  {kept.name:<24} {format_bytes(kept.size_bytes):>10}  {'; '.join(told)}{more}"
+        if dry_run:
+            yield f"       it would go with: {', '.join(kept.frees)}"
+    word, said = ("would go", "would give back") if dry_run else ("went", "gave back")
+    for going in done.going:
+        yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {_counted(len(going.blobs), 'blob')}"
+    for orphan in done.orphans:
+        stored = f"{format_bytes(orphan.size_bytes)}, stored {format_moment(orphan.put_at_us)}"
+        yield f"{word}  blob {orphan.digest[:_SHOWN]}  {stored}: nothing names it"
+    for one in done.forgotten:
+        what = "search" if one.what == "search" else "result of step"
+        yield f"{word}  {what} {one.name[: one.name.index('/') + 1 + _SHOWN]}, of {format_moment(one.at_us)}"
+    if done.unfinished_bytes:
+        yield f"{word}  {format_bytes(done.unfinished_bytes)} that killed processes left half stored"
+    yield (
+        f"{_counted(len(done.kept), 'version')} stay{'s' * (len(done.kept) == 1)}; "
+        f"{_counted(len(done.going), 'version')} and {_counted(len(done.orphans), 'blob')} that nothing names {said} "
+        f"{format_bytes(done.size_bytes)}"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,151 @@
+"""Commands about runs: list them, show one, cancel one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.options import account, command, manner, opened_project
+from trimtab.cli.output import show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.cli.output import Meter
+    from trimtab.run import Run, RunStep
+
+
+@command("runs")
+@click.option("--model", metavar="NAME", help="Only those of one deployment.")
+@click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
+def runs(model: str | None, last: int) -> None:
+    """List the runs: trainings, what came of them, and those under way.
+
+    \b
+    Example:
+      trimtab runs --last 5
+    """
+    with opened_project() as project:
+        found, now_us = project.runs(model)[-last:], project.clock.now_us()
+    if manner().json:
+        for one in found:
+            show_json(one)
+        return
+    from trimtab.report.tables import text_table
+
+    rows = [[r.id, r.kind, r.model, r.state, _moment(r.began_us), _took(r, now_us), _short(r)] for r in found]
+    if rows:
+        show_lines([text_table(["id", "kind", "model", "state", "started", "took", "outcome"], rows)])
+    else:
+        show_lines([f"No run yet. Train: trimtab train {model or ''}".rstrip()])
+
+
+@command("run")
+@click.argument("action", type=click.Choice(["show", "cancel"]))
+@click.argument("run_id", metavar="ID")
+def run(action: str, run_id: str) -> None:
+    """Show one run with its steps and what it printed, or cancel one that is under way.
+
+    ID is that of `trimtab runs`, or the beginning of it. A run is cancelled in whichever process it is; what it had
+    finished by then stays finished.
+
+    \b
+    Example:
+      trimtab run show run_01jd3q8z
+      trimtab run cancel run_01jd3q8z
+    """
+    with opened_project() as project:
+        now_us = project.clock.now_us()
+        found = project.run(run_id) if action == "show" else project.cancel_run(run_id, actor=account())
+    if manner().json:
+        show_json(found)
+    elif action == "show":
+        show_lines(run_lines(found, now_us))
+    else:
+        show_lines([f"{found.id}: asked to end. See: trimtab run show {found.id}"])
+
+
+def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
+    """All about one run for a terminal; with the present moment, how long what is under way takes so far."""
+    from trimtab.report.tables import text_table
+
+    yield f"{run.id}: {run.kind} {run.model}, {run.state}"
+    took = f"; took {_took(run, now_us)}" if run.ended_us is not None else ""
+    yield f"started {_moment(run.began_us)} by {run.actor}, {run.holder}{took}"
+    if run.resumes is not None:
+        yield f"goes on from {run.resumes}, which was interrupted"
+    if run.outcome:
+        yield _said(run)
+    if run.steps:
+        yield ""
+        headers = ["step", "state", "took", "attempts", "inputs"]
+        yield text_table(
+            headers,
+            [[s.name, _state(s), _took(s, now_us), s.attempts or "", (s.inputs_hash or "")[:12]] for s in run.steps],
+        )
+    if run.lines:
+        yield ""
+        yield from run.lines
+
+
+def show_doing(meter: Meter, run: Run) -> None:
+    """Let a meter show what a run is at, and the share of that step that is done."""
+    verb = {"train": "training", "promote": "judging"}.get(run.kind, run.kind)
+    if not run.steps:
+        meter.say(f"{verb} {run.model}")
+        return
+    step = _step(run)
+    over = step.progress is not None and step.progress >= 1.0
+    meter.say(f"{verb} {run.model}: {step.name}" + ", finishing" * over, None if over else step.progress)
+
+
+def _said(run: Run) -> str:
+    """How it ended; the state says already that one was cancelled."""
+    told = run.outcome.removeprefix(f"run {run.id}: ")
+    return f"{run.error}: {told}" if run.error and run.state != "cancelled" else told
+
+
+def _short(run: Run) -> str:
+    said = _said(run)
+    if not said and run.steps:
+        said = f"at {_at(run)}"
+    return said if len(said) <= 70 else f"{said[:67]}..."
+
+
+def _at(run: Run) -> str:
+    """The step that a run is at, and how far that is where somebody says so."""
+    step = _step(run)
+    return f"{step.name} {_far(step)}".rstrip()
+
+
+def _step(run: Run) -> RunStep:
+    """The step that a run with steps is at: of several within each other the outermost, whose share is of them all."""
+    return next((step for step in run.steps if step.state == "running"), run.steps[-1])
+
+
+def _state(step: RunStep) -> str:
+    if step.cached:
+        return "cached"
+    return f"{step.state} {_far(step)}".rstrip() if step.state == "running" else step.state
+
+
+def _far(step: RunStep) -> str:
+    """How far a step is: what says so is its longest part, and not all of it."""
+    if step.progress is None:
+        return ""
+    return f"{step.progress:.0%}" if step.progress < 1.0 else "100%, finishing"
+
+
+def _moment(at_us: int) -> str:
+    from trimtab.core.time import format_moment
+
+    return format_moment(at_us)[:19].replace("T", " ")
+
+
+def _took(work: Run | RunStep, now_us: int | None) -> str:
+    """How long it took, or takes so far; nothing where it is not known when it ended."""
+    if work.ended_us is not None:
+        return f"{(work.ended_us - work.began_us) / 1e6:.1f} s"
+    if now_us is None or work.state != "running":
+        return ""
+    return f"{(now_us - work.began_us) / 1e6:.0f} s so far"

@@ -1,0 +1,64 @@
+"""Commands about searches: look for parameters, show the trials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.options import command, manner, opened_project, say_which
+from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.planning import say_first
+
+if TYPE_CHECKING:
+    from trimtab.run import Run
+
+_SAFE = "Every finished trial is kept; run the same command again to go on."
+_SHOWN = 10
+
+
+@command("search", safe=_SAFE)
+@click.argument("model", required=False)
+@click.option("--trials", type=int, metavar="N", help="How many in all; left out, as the model declares.")
+@click.option("--time", metavar="TIME", help="How long all trials together may take, e.g. 10m.")
+def search(model: str | None, trials: int | None, time: str | None) -> None:
+    """Look for the parameters of a model's estimator.
+
+    MODEL may be left out when the project's first deployment is meant; it declares where to look with tt.search. The
+    best parameters are taken by the next `trimtab train`. A search that was stopped is gone on with.
+
+    \b
+    Example:
+      trimtab search late_flight --trials 100 --time 10m
+    """
+
+    def watch(run: Run) -> None:
+        step = run.steps[-1] if run.steps else None
+        meter.say(f"searching {run.model}", None if step is None else step.progress)
+
+    with opened_project() as project, progress("searching") as meter:
+        say_first(project)
+        say_which(project, model, "search")
+        found = project.search(model, trials=trials, time=time, watch=watch)
+    if manner().json:
+        show_json(found)
+        return
+    show_lines(found.lines(most=_SHOWN))
+    show_lines([f"\nNext: trimtab train {found.search.model}"])
+
+
+@command("trials")
+@click.argument("model", required=False)
+@click.option("--best", type=click.IntRange(min=1), metavar="N", help="Only the N best ones.")
+def trials(model: str | None, best: int | None) -> None:
+    """Show the trials of a model's newest search.
+
+    The best ones come first, then those that were ended early, then those that failed.
+
+    \b
+    Example:
+      trimtab trials late_flight
+    """
+    with opened_project() as project:
+        found = project.trials(model)
+    show_json(found) if manner().json else show_lines(found.lines(most=best))

@@ -1,0 +1,151 @@
+"""The command that looks at a running service again and again: top."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.options import command, manner, project_config
+from trimtab.cli.output import show_json, show_lines
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from trimtab.core.config import Config
+    from trimtab.serving.scrape import Scrape
+
+_TIMEOUT_S = 5.0
+_HOME, _REST = "\x1b[H", "\x1b[J"  # to the upper left corner; clear what is behind
+_HIDE, _SHOW = "\x1b[?25l\x1b[2J", "\x1b[?25h"  # the cursor
+
+
+@command("top", safe="It only looked.")
+@click.option("--url", help="Where the service is; left out, where this project is served.")
+@click.option("--key", help="An API key with the role read, where one is needed.")
+@click.option("--model", metavar="NAME", help="Show the predictions of this model only.")
+@click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Print one view, with rates over that time, and end.")
+def top(url: str | None, key: str | None, model: str | None, every: float, once: bool) -> None:
+    """Watch a running service: rates, latencies, versions, what fails.
+
+    Ctrl-C ends it. Where no terminal is, one view is printed after the other.
+
+    \b
+    Example:
+      trimtab top --once
+    """
+    look = _looking(url, key)
+    first = look()
+    try:
+        time.sleep(every)
+        if once:
+            _show(first, look(), model)
+        else:
+            _watch(look, first, every, model)
+    except KeyboardInterrupt:  # the way to end it
+        return
+
+
+def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], every: float, model: str | None) -> None:
+    from trimtab.core.errors import Unavailable
+
+    terminal = sys.stdout.isatty() and not manner().json
+    if terminal:
+        sys.stdout.write(_HIDE)
+    try:
+        while True:
+            try:
+                now = look()
+            except Unavailable as error:  # it may come back
+                show_lines([str(error)])
+            else:
+                _show(before, now, model, terminal=terminal)
+                before = now
+            time.sleep(every)
+    finally:
+        if terminal:
+            sys.stdout.write(_SHOW)
+            sys.stdout.flush()
+
+
+def _show(before: tuple[str, Scrape], now: tuple[str, Scrape], model: str | None, *, terminal: bool = False) -> None:
+    from trimtab.cli.exits import printable
+    from trimtab.serving.overview import overview
+
+    found = overview(before[1], now[1], now[0], model)
+    if manner().json:
+        show_json(found)
+    elif not terminal:
+        show_lines(found.lines())
+    else:
+        columns, rows = shutil.get_terminal_size((80, 24))
+        lines = [printable(line)[:columns] for line in found.lines()][: rows - 1]
+        sys.stdout.write(_HOME + "".join(f"{line}\x1b[K\n" for line in lines) + _REST)
+        sys.stdout.flush()
+
+
+def _looking(url: str | None, key: str | None) -> Callable[[], tuple[str, Scrape]]:
+    """What asks the service for its figures; it gives the address, too."""
+    config = None if url is not None else project_config()
+
+    def look() -> tuple[str, Scrape]:
+        where = (url or _address(config)).rstrip("/")
+        return where, _scrape(where, key, _context(config))
+
+    return look
+
+
+def _address(config: Config | None) -> str:
+    """Where the project says that it is served, else where its settings put it."""
+    from trimtab.serving.workers.states import FOLDER, read_state
+
+    assert config is not None  # without --url
+    state = read_state(config.state_folder / FOLDER)
+    if state is not None:
+        return state.url
+    scheme = "http" if config.serve.tls_cert is None else "https"
+    return f"{scheme}://{config.serve.host}:{config.serve.port}"
+
+
+def _context(config: Config | None) -> SSLContext | None:
+    """Trust the certificate that the project serves with, whatever names it has."""
+    if config is None or config.serve.tls_cert is None:
+        return None
+    import ssl
+
+    context = ssl.create_default_context(cafile=config.folder / config.serve.tls_cert)
+    context.check_hostname = False
+    return context
+
+
+def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
+    import urllib.error
+    import urllib.request
+
+    from trimtab.core.errors import Misuse, Unavailable
+    from trimtab.serving.scrape import read_scrape
+
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    try:
+        request = urllib.request.Request(f"{url}/metrics", headers=headers)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as response:
+            text = response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in (401, 403):
+                needed = "a key with the role read is needed: --key KEY (trimtab keys add NAME --role read)"
+                raise Misuse(f"{url}: {needed}.") from error
+            raise Unavailable(f"{url}/metrics: the answer was {error.code}. Is it a service of trimtab?") from error
+    except ValueError as error:
+        raise Misuse(f"--url {url}: {error}. Give an address such as http://127.0.0.1:8117.") from error
+    except OSError as error:
+        why = getattr(error, "reason", None) or error
+        raise Unavailable(
+            f"{url}: no service answers there ({why}). Start one: trimtab serve; or name it: --url."
+        ) from error
+    return read_scrape(text, time.time())

@@ -1,0 +1,206 @@
+"""Commands about one version, or two: compare, card, export, import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trimtab.cli.options import account, command, manner, opened_project
+from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.core.errors import Misuse
+
+if TYPE_CHECKING:
+    from trimtab.app import Project
+    from trimtab.registry import Version
+    from trimtab.registry.describing.signature import Signature
+    from trimtab.training.row_calls import RowChoice
+
+
+@command("compare")
+@click.argument("one")
+@click.argument("other")
+@click.option("--window", default="14d", show_default=True, metavar="DURATION", help="How far back labelled rows go.")
+@click.option("--no-rows", is_flag=True, help="Compare records only, and ask neither version.")
+@click.option("--moved", type=float, metavar="X", help="From which difference on an answer counts as moved.")
+@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page, too.")
+def compare(one: str, other: str, window: str, no_rows: bool, moved: float | None, html: str | None) -> None:
+    """Show what differs between two versions, and what each answers to the same rows.
+
+    \b
+    Example:
+      trimtab compare late_flight@champion late_flight@9 --html compare.html
+    """
+    with opened_project() as project, progress("asking both versions"):
+        found = project.compare(one, other, window=None if no_rows else window, moved=moved)
+    from trimtab.registry.describing.compare_page import comparison_page, comparison_text
+
+    if html is not None:
+        _write(Path(html), comparison_page(found))
+    if manner().json:
+        show_json(found)
+    else:
+        show_lines([comparison_text(found), *([f"page: {html}"] if html else [])])
+
+
+@command("card")
+@click.argument("version")
+@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page instead.")
+def card(version: str, html: str | None) -> None:
+    """Show a version's model card, made from its records alone, as Markdown.
+
+    \b
+    Example:
+      trimtab card late_flight@champion --html card.html
+    """
+    with opened_project() as project:
+        text = project.card(version, html=html is not None)
+    if html is not None:
+        _write(Path(html), text)
+    if manner().json:
+        show_json({"page": html} if html else {"markdown": text})
+    else:
+        show_lines([f"card: {html}"] if html else [text])
+
+
+@command("export")
+@click.argument("version")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--mlflow", is_flag=True, help="Make it an MLflow model folder.")
+@click.option("--trust", type=click.Choice(["pickle"]), help="Let a version go that is stored with pickle.")
+def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
+    """Write a version as a folder that runs without trimtab, or that MLflow reads.
+
+    \b
+    Example:
+      trimtab export late_flight@champion out && python out/predict.py --check
+    """
+    with opened_project() as project:
+        done = project.export(version, folder, mlflow=mlflow, trust=trust)
+    if manner().json:
+        show_json(done)
+        return
+    show_lines(
+        [
+            f"{done.version}: {len(done.files)} files in {done.folder}; its {done.golden} golden predictions come out "
+            f"within {done.difference:.2g} there (allowed {done.tolerance:.2g})",
+            f"check it anywhere: python {Path(done.folder) / done.check} --check",
+        ]
+    )
+
+
+@command("import", safe="Nothing was registered.")
+@click.argument("path", type=click.Path())
+@click.option("--model", required=True, help="The declared model that it is a version of.")
+@click.option("--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with the scores it must give.")
+@click.option("--window", metavar="DURATION", help="Score it on the newest labelled rows, so far back.")
+@click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the model's own order.")
+@click.option("--seen-until", metavar="TIME", help="Until when it may have seen data; left out, now.")
+@click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")
+@click.option("--first", is_flag=True, help="Make it champion; allowed while there is none.")
+@click.option("--why", default="imported", show_default=True, help="One sentence for the alias's history.")
+def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
+    """Register a model file, or an MLflow model folder, of elsewhere as a version.
+
+    LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. Its inputs must be the model's features, in their
+    order, and it must give golden scores or be scored on labelled rows first.
+
+    \b
+    Example:
+      trimtab import model.txt --model late_flight --window 14d --category carrier=AA,UA,DL
+    """
+    with opened_project() as project, progress("reading and scoring"):
+        there = {one.id for one in project.registry.versions(model)}
+        version = project.import_model(path, model, categories=_categories(category), actor=account(), **given)
+        champion = project.registry.alias(model, "champion")
+    if manner().json:
+        show_json(version)
+        return
+    assert version.imported is not None  # it was, just now
+    named = "by name" if version.imported.inputs_named else "by their number alone: the file names none"
+    lines = [
+        f"{version.name} ({version.id[:12]}): {version.imported.kind}, held against {version.imported.golden}; its "
+        f"inputs were compared {named}"
+    ]
+    if version.id in there:
+        lines = [f"The same content is {version.name} already, imported {_moment(version.made_at_us)}: nothing is new."]
+    elif given["seen_until"] is None:
+        lines.append("It counts as knowing all data until now: gates judge it on later days. Better: --seen-until TIME")
+    if champion is None or champion.id != version.id:
+        lines.append(f"It serves nothing yet. Judge it and put it in service: trimtab promote {version.name}")
+    show_lines(lines)
+
+
+def _moment(at_us: int) -> str:
+    from trimtab.core.time import format_moment
+
+    return format_moment(at_us)[:19]
+
+
+def show_version(project: Project, reference: str) -> None:
+    """Print one version: where it came from, which way one row takes through it, and its signature."""
+    version, signature = project.registry.as_known(project.registry.get(reference)), project.signature(reference)
+    tags = [tag.tag for tag in project.registry.tags(version)]
+    aliases = [name for name, move in project.registry.aliases(version.model).items() if move.version == version.id]
+    row_calls = project.registry.row_choices(version)
+    if manner().json:
+        shown = {"version": version, "signature": signature, "tags": tags, "aliases": aliases, "row_calls": row_calls}
+        show_json(shown)
+    else:
+        show_lines(_version_lines(version, signature, tags, aliases, row_calls))
+
+
+def _version_lines(
+    version: Version, signature: Signature, tags: list[str], aliases: list[str], row_calls: Sequence[RowChoice]
+) -> list[str]:
+    from trimtab.report.tables import text_table
+
+    origin = f"trained on {version.rows:,} rows"
+    if version.imported is not None:
+        until = f"may have seen all until {_moment(version.cut_us)}: figures of earlier rows may be too good"
+        origin = f"imported from {version.imported.file}, {until}"
+    output = signature.output
+    span = (
+        "" if output.low is None else f", from {output.low:g}" + ("" if output.high is None else f" to {output.high:g}")
+    )
+    return [
+        f"{version.name}  {version.id}",
+        f"{version.runtime}, {origin}; made {_moment(version.made_at_us)} by {version.actor}",
+        f"aliases: {', '.join(aliases) or 'none'}; tags: {', '.join(tags) or 'none'}",
+        *(f"one row takes {one.said}; tried on {one.rows} rows, {one.machine}" for one in row_calls),
+        "",
+        text_table(
+            ["request", "type", "null", "read by features"],
+            [[f.name, f.type, "allowed" if f.null else "no", "yes" if f.read else "no"] for f in signature.request],
+        ),
+        "",
+        text_table(
+            ["input of the estimator", "type", "values"],
+            [[f.name, f.type, f"{len(f.values)} categories" if f.type == "category" else ""] for f in signature.inputs],
+        ),
+        "",
+        f"output: {output.name}, {output.meaning}{span}" + (f": {', '.join(output.classes)}" if output.classes else ""),
+    ]
+
+
+def _categories(given: tuple[str, ...]) -> dict[str, list[str]] | None:
+    found = {}
+    for one in given:
+        name, equals, values = one.partition("=")
+        if not equals or not values:
+            raise Misuse(
+                f"--category {one!r}: write NAME=A,B,C, the values in the order in which the model numbers them."
+            )
+        found[name] = values.split(",")
+    return found or None
+
+
+def _write(file: Path, text: str) -> None:
+    from trimtab.store.durable_files import write_durably
+
+    try:
+        write_durably(file, text.encode())
+    except OSError as error:
+        raise Misuse(f"--html {file}: it cannot be written: {error}") from error

@@ -1,0 +1,61 @@
+"""Blobs that nothing names: a process was killed after it had stored them, and before it said what they are. # D84"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from trimtab.core.errors import Corrupt, NotFound
+from trimtab.core.time import DAY_US
+from trimtab.run.steps import KIND as STEP
+from trimtab.store.ports import Blob, Catalog, Listed, StoredBlob
+
+YOUNGEST_US = DAY_US  # whatever grace is asked for: a training that is under way stores before it records
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
+_FOLLOWED_BYTES = 1 << 20  # what names other blobs is a small document
+
+
+def orphans(
+    catalog: Catalog,
+    blob: Blob,
+    listed: Listed,
+    *,
+    needed: Iterable[str],
+    before_us: int,
+    without: Collection[str] = (),
+) -> tuple[StoredBlob, ...]:
+    """The blobs that no version and no finished step names, directly or through what they name, by age.
+
+    Args:
+        catalog: Where finished steps are.
+        blob: Where blobs are.
+        listed: The same, to go through all of them.
+        needed: The blobs of versions.
+        before_us: Only those that were put before this moment.
+        without: Finished steps that do not count, by their key.
+    """
+    old = {found.digest: found for found in listed.all() if found.put_at_us < before_us}
+    named: set[str] = set()
+    ahead = [*needed]
+    for record in catalog.find(STEP):
+        ahead += _digests(record.body) if record.key not in without else []
+    while ahead:
+        digest = ahead.pop()
+        if digest not in named:
+            named.add(digest)
+            ahead += _named_in(digest, blob, listed)
+    return tuple(sorted((one for digest, one in old.items() if digest not in named), key=lambda one: one.put_at_us))
+
+
+def _named_in(digest: str, blob: Blob, listed: Listed) -> list[str]:
+    found = listed.stored(digest)
+    if found is None or found.size_bytes > _FOLLOWED_BYTES:
+        return []
+    try:
+        return _digests(blob.get(digest))
+    except (Corrupt, NotFound):
+        return []
+
+
+def _digests(text: bytes) -> list[str]:
+    return [found.decode() for found in _DIGEST.findall(text)]

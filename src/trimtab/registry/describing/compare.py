@@ -1,0 +1,352 @@
+"""Two versions side by side: what they were made of, how they were judged, and what they answer to the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.registry.describing.parameters import parameters_of
+from trimtab.registry.versions import Version, possibly_seen
+from trimtab.stats.figures import Better
+from trimtab.stats.interval import Interval
+from trimtab.stats.lists import list_places, unit_losses
+from trimtab.stats.paired import paired_mean_bound
+from trimtab.store.ports import Blob
+from trimtab.training.artifact import Artifact, decode_artifact
+from trimtab.training.evaluation import Evaluation
+from trimtab.training.sets import Manifest, load_manifest
+
+Told: TypeAlias = str | int | float | None
+Floats: TypeAlias = NDArray[np.float64]
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One thing of both versions."""
+
+    what: str
+    one: Told
+    other: Told
+
+    @property
+    def same(self) -> bool:
+        return self.one == self.other
+
+
+class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a feature from one version to the other; told apart by the address of its definition."""
+
+    name: str
+    what: Literal["added", "removed", "changed"]
+    words: str  # "over 7d -> 14d"
+
+
+class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of the two stored evaluations, each on its own holdout."""
+
+    name: str
+    better: Better
+    one: float | None
+    one_interval: Interval | None
+    other: float | None
+    other_interval: Interval | None
+
+
+class RowDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """A row to which the two answer differently."""
+
+    key: str
+    at_us: int
+    one: float
+    other: float
+    label: float | str
+    of: str = ""  # of several classes: the one whose chance differs most
+
+
+class Mean(msgspec.Struct, frozen=True):
+    """A mean over rows; rows of one day stand or fall together."""
+
+    value: float
+    interval: Interval | None  # None: the rows are of one day
+
+
+class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What the two answer to the same labelled rows, each by its own features as of their time."""
+
+    rows: int
+    start_us: int
+    end_us: int
+    metric: str
+    one: Mean  # of the metric
+    other: Mean
+    difference: Mean  # of the metric, other less one: below 0 the other is better
+    moved_by: float
+    moved: float  # the share of rows whose answer differs by more than that
+    mean_moved: float
+    most_moved: float
+    seen_one: int  # rows of those days on which it may have been fitted
+    seen_other: int
+    most: tuple[RowDifference, ...]  # the rows that differ most
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of the difference of two versions."""
+
+    format: Literal[1] = 1
+    one: str
+    other: str
+    about: tuple[Pair, ...]
+    data: tuple[Pair, ...]
+    features: tuple[FeatureChange, ...]
+    same_features: int
+    recipe: tuple[Pair, ...]
+    parameters: tuple[Pair, ...] | None  # None: the format of one of them keeps none
+    environment: tuple[Pair, ...]
+    metrics: tuple[MetricPair, ...]
+    metrics_on: tuple[str, str]  # which rows each evaluation is about, "" where there is none
+    predictions: PredictionComparison | None
+    not_scored: str = ""  # why there are no predictions
+    same_rows: bool = False  # both were evaluated, and on the same rows
+
+
+class Record(msgspec.Struct, frozen=True, eq=False):
+    """What is stored about a version."""
+
+    version: Version
+    artifact: Artifact
+    manifest: Manifest
+    evaluation: Evaluation | None  # its own, or that of the candidate which it refits
+
+    @property
+    def learnt_until_us(self) -> int:
+        """No later row can be among those that it was fitted on."""
+        version = self.version
+        seen_us = version.cut_us - (0 if version.imported is not None else self.manifest.wait_us)
+        if self.evaluation is None or version.evaluation is None or version.imported is not None:
+            return seen_us
+        return min(seen_us, self.evaluation.start_us - 1)  # it was fitted on what came before its holdout
+
+
+class Rows(msgspec.Struct, frozen=True, eq=False):
+    """Labelled rows, and what both versions answer to them."""
+
+    metric: str
+    keys: list[Any]
+    at_us: NDArray[np.int64]
+    labels: Floats
+    one: Floats  # shape (rows,), or (rows, classes)
+    other: Floats
+    class_names: tuple[str, ...] = ()
+    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row
+
+
+def record_of(version: Version, blob: Blob, evaluation: Evaluation | None) -> Record:
+    """The stored parts of a version.
+
+    Raises:
+        NotFound: One is not there any more.
+        Corrupt: One is damaged.
+    """
+    return Record(
+        version, decode_artifact(blob.get(version.artifact)), load_manifest(version.training_set, blob), evaluation
+    )
+
+
+def compare(
+    one: Record,
+    other: Record,
+    *,
+    features: tuple[list[FeatureChange], int],
+    predictions: PredictionComparison | None,
+    not_scored: str = "",
+) -> Comparison:
+    """The comparison of two versions of one model.
+
+    Args:
+        one: The first, usually the older.
+        other: The second.
+        features: What became of the features, and how many stayed as they are.
+        predictions: What `compare_predictions` gave.
+        not_scored: Else why it could not be asked.
+
+    Raises:
+        Misuse: They are versions of different models.
+    """
+    if one.version.model != other.version.model:
+        raise Misuse(
+            f"compare {one.version.name} and {other.version.name}: versions of two models answer different questions. "
+            "Give two of one model."
+        )
+    mine, theirs = parameters_of(one.artifact), parameters_of(other.artifact)
+    return Comparison(
+        one=one.version.name,
+        other=other.version.name,
+        about=_pairs(_about(one), _about(other)),
+        data=_pairs(_data(one), _data(other)),
+        features=tuple(features[0]),
+        same_features=features[1],
+        recipe=_pairs(_recipe(one), _recipe(other)),
+        parameters=None if mine is None or theirs is None else _pairs(mine, theirs),
+        environment=_pairs(_environment(one.version), _environment(other.version)),
+        metrics=tuple(_metrics(one.evaluation, other.evaluation)),
+        metrics_on=(_judged_on(one), _judged_on(other)),
+        predictions=predictions,
+        not_scored=not_scored,
+        same_rows=_rows_of(one.evaluation) is not None and _rows_of(one.evaluation) == _rows_of(other.evaluation),
+    )
+
+
+def compare_predictions(
+    rows: Rows, *, moved_by: float, learnt_until_us: tuple[int, int], most: int = 10
+) -> PredictionComparison:
+    """What two versions answer to the same labelled rows.
+
+    Args:
+        rows: At least one.
+        moved_by: From which difference on an answer counts as moved; of a ranking a share of its list's places.
+        learnt_until_us: Of each version, until when rows may be among those that it was fitted on.
+        most: How many of the rows that differ most are named.
+    """
+    one, units = unit_losses(rows.metric, rows.labels, rows.one, rows.lists)
+    losses = one, unit_losses(rows.metric, rows.labels, rows.other, rows.lists)[0]
+    days = rows.at_us[units] // DAY_US
+    apart = np.abs(rows.other - rows.one)
+    if rows.lists is not None:  # scores of a ranking have no scale: how far a row moved in its list
+        apart = np.abs(list_places(rows.other, rows.lists) - list_places(rows.one, rows.lists))
+    distance = apart if apart.ndim == 1 else apart.max(axis=1)
+    order = np.argsort(-distance, kind="stable")[:most]
+    return PredictionComparison(
+        rows=len(rows.labels),
+        start_us=int(rows.at_us.min()),
+        end_us=int(rows.at_us.max()),
+        metric=rows.metric,
+        one=_mean(losses[0], days),
+        other=_mean(losses[1], days),
+        difference=_mean(losses[1] - losses[0], days),
+        moved_by=moved_by,
+        moved=float((distance > moved_by).mean()),
+        mean_moved=float(distance.mean()),
+        most_moved=float(distance.max()),
+        seen_one=int((rows.at_us <= learnt_until_us[0]).sum()),
+        seen_other=int((rows.at_us <= learnt_until_us[1]).sum()),
+        most=tuple(_row(rows, apart, row) for row in order.tolist() if distance[row] > 0.0),
+    )
+
+
+def _mean(losses: Floats, days: NDArray[np.int64]) -> Mean:
+    return Mean(float(losses.mean()), paired_mean_bound(losses, days) if np.unique(days).size > 1 else None)
+
+
+def _row(rows: Rows, apart: Floats, row: int) -> RowDifference:
+    label: float | str = float(rows.labels[row])
+    of, one, other = "", rows.one[row], rows.other[row]
+    if apart.ndim == 2:
+        place = int(apart[row].argmax())
+        of, one, other = rows.class_names[place], one[place], other[place]
+        label = rows.class_names[int(rows.labels[row])]
+    return RowDifference(
+        key=str(rows.keys[row]), at_us=int(rows.at_us[row]), one=float(one), other=float(other), label=label, of=of
+    )
+
+
+def _pairs(one: Mapping[str, Told], other: Mapping[str, Told]) -> tuple[Pair, ...]:
+    return tuple(Pair(what, one.get(what), other.get(what)) for what in dict.fromkeys([*one, *other]))
+
+
+def _about(record: Record) -> dict[str, Told]:
+    version = record.version
+    return {
+        "address": version.id[:16],
+        "made": format_moment(version.made_at_us)[:19],
+        "made by": version.actor,
+        "refits": None if version.refit_of is None else version.refit_of[:16],
+    }
+
+
+def _data(record: Record) -> dict[str, Told]:
+    version, manifest = record.version, record.manifest
+    found: dict[str, Told] = {
+        "training set": version.training_set[:16],
+        "values": manifest.data_hash[:16],
+        "known until": format_moment(manifest.cut_us)[:19],
+        "labels wait": format_duration(manifest.wait_us),
+        "rows": manifest.rows,
+        "rows that may be learnt from": manifest.usable,
+        "rows fitted": version.rows,
+        "label definition": manifest.label[:16],
+        "request definition": manifest.request[:16],
+        **{f"rows {state}": count for state, count in sorted(manifest.by_state.items())},
+        **{f"rows from {origin}": count for origin, count in sorted(manifest.origins.items())},
+        **{f"position of {name}": at for name, at in sorted(manifest.positions.items())},
+    }
+    for name, reasons in manifest.by_reason.items():
+        total = sum(reasons.values())
+        found[f"{name} found"] = f"{reasons.get('found', 0) / total:.1%}" if total else None
+    for name, values in record.artifact.encoding.vocabularies.items():
+        found[f"categories of {name}"] = len(values)
+    return found
+
+
+def _recipe(record: Record) -> dict[str, Told]:
+    artifact, recalibration = record.artifact, record.artifact.recalibration
+    return {
+        "recipe": record.version.recipe[:16],
+        "features": record.version.features[:16],
+        "number of features": len(artifact.inputs),
+        "estimator": artifact.kind,
+        "runtime": artifact.runtime,
+        "task": artifact.task,
+        "metric": artifact.metric,
+        "nulls": "as they are" if artifact.step is None else "imputed, and columns scaled",
+        "calibration": "none" if recalibration is None else recalibration.kind,
+        "size": len(artifact.estimator),
+        "trust": artifact.trust or "none needed",
+    }
+
+
+def _environment(version: Version) -> dict[str, Told]:
+    environment = version.environment
+    return {
+        "python": environment.python,
+        **dict(sorted(environment.packages.items())),
+        "processor": environment.cpu,
+        "system": environment.system or None,
+        "architecture": environment.architecture or None,
+        "commit": environment.commit,
+    }
+
+
+def _metrics(one: Evaluation | None, other: Evaluation | None) -> Iterator[MetricPair]:
+    mine = {} if one is None else {figure.name: figure for figure in one.figures}
+    theirs = {} if other is None else {figure.name: figure for figure in other.figures}
+    for name in dict.fromkeys([*mine, *theirs]):
+        a, b = mine.get(name), theirs.get(name)
+        known = a or b
+        assert known is not None  # the name is of one of the two
+        yield MetricPair(
+            name=name,
+            better=known.better,
+            one=None if a is None else a.value,
+            one_interval=None if a is None else a.interval,
+            other=None if b is None else b.value,
+            other_interval=None if b is None else b.interval,
+        )
+
+
+def _rows_of(evaluation: Evaluation | None) -> tuple[int, int, int] | None:
+    return None if evaluation is None else (evaluation.rows, evaluation.start_us, evaluation.end_us)
+
+
+def _judged_on(record: Record) -> str:
+    evaluation, version = record.evaluation, record.version
+    if evaluation is None:
+        return ""
+    start, end = format_moment(evaluation.start_us)[:10], format_moment(evaluation.end_us)[:10]
+    of = f", of {version.refit_of[:12]}, which it refits" if version.evaluation is None and version.refit_of else ""
+    learnt = ", which it may have been trained on: it was imported" * bool(possibly_seen(version, evaluation.start_us))
+    return f"{evaluation.rows:,} rows, {start} to {end}{of}{learnt}"

@@ -1,0 +1,174 @@
+"""A comparison for people: as text for a terminal, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import format_moment
+from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Told
+from trimtab.report import Bar, Page, Table, bar_chart, text_table
+from trimtab.stats.interval import Interval
+
+_SIGNS = {"added": "+", "removed": "-", "changed": "~"}
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The differences, for a terminal."""
+    parts: list[str] = [f"{comparison.one} and {comparison.other}"]
+    for title, table, said in _sections(comparison):
+        lines = [title, *said]
+        if table is not None:
+            lines.append(text_table(table.headers, table.rows, table.align))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """A self-contained HTML page."""
+    page = Page(f"{comparison.one} and {comparison.other}", "What differs between two versions, by their records")
+    for title, table, said in _sections(comparison):
+        page.heading(title)
+        for line in said:
+            page.paragraph(line)
+        if table is not None:
+            page.table(table)
+        if title == _PREDICTIONS and comparison.predictions is not None:
+            _bars(page, comparison, comparison.predictions)
+    page.heading("All of it")
+    for title, pairs in (("Data", comparison.data), ("Recipe", comparison.recipe)):
+        page.heading(title, 3)
+        page.table(_pair_table(comparison, pairs))
+    if comparison.parameters:
+        page.heading("Parameters", 3)
+        page.table(_pair_table(comparison, comparison.parameters))
+    return page.render()
+
+
+_PREDICTIONS = "Answers to the same rows"
+
+
+def _sections(comparison: Comparison) -> Iterator[tuple[str, Table | None, list[str]]]:
+    """Title, table and sentences of each part."""
+    yield "The versions", _pair_table(comparison, comparison.about), []
+    yield _PREDICTIONS, *_answers(comparison)
+    yield "Metrics of the stored evaluations", *_metrics(comparison)
+    yield "Features", *_features(comparison)
+    yield "Data", *_differing(comparison, comparison.data)
+    yield "Recipe", *_differing(comparison, comparison.recipe)
+    if comparison.parameters is None:
+        yield "Parameters", None, ["The format of one of them keeps none."]
+    else:
+        yield "Parameters", *_differing(comparison, comparison.parameters)
+    yield "Environment", *_differing(comparison, comparison.environment)
+
+
+def _answers(comparison: Comparison) -> tuple[Table | None, list[str]]:
+    found = comparison.predictions
+    if found is None:
+        return None, [comparison.not_scored or "They were not asked."]
+    start, end = format_moment(found.start_us)[:10], format_moment(found.end_us)[:10]
+    said = [
+        f"{found.rows:,} labelled rows, {start} to {end}, each version by its own features as of their time.",
+        f"{found.metric} of {comparison.one} {_with_interval(found.one)}, of {comparison.other} "
+        f"{_with_interval(found.other)}.",
+        f"Difference {_with_interval(found.difference, '+.4f')}: {_verdict(comparison, found)}",
+        f"{found.moved:.1%} of answers moved by more than {found.moved_by:.4g}; by {found.mean_moved:.4g} in the mean, "
+        f"by {found.most_moved:.4g} at most.",
+        *_seen(comparison, found),
+    ]
+    if not found.most:
+        return None, said
+    of = ("of",) if any(row.of for row in found.most) else ()
+    headers = ("row", "asked", comparison.one, comparison.other, "label", *of)
+    rows = tuple(
+        (row.key, format_moment(row.at_us)[:16], row.one, row.other, row.label, *((row.of,) if of else ()))
+        for row in found.most
+    )
+    return Table(headers=headers, rows=rows, caption="The rows that differ most"), said
+
+
+def _verdict(comparison: Comparison, found: PredictionComparison) -> str:
+    interval = found.difference.interval
+    if interval is not None and interval.high < 0.0:
+        return f"{comparison.other} is better on these rows, beyond chance."
+    if interval is not None and interval.low > 0.0:
+        return f"{comparison.one} is better on these rows, beyond chance."
+    return "these rows do not tell them apart."
+
+
+def _seen(comparison: Comparison, found: PredictionComparison) -> Iterator[str]:
+    for name, seen in ((comparison.one, found.seen_one), (comparison.other, found.seen_other)):
+        if seen:
+            yield f"{name} may have been fitted on {seen:,} of these rows: that flatters it. This is no gate."
+
+
+def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
+    sides = tuple(zip((comparison.one, comparison.other), comparison.metrics_on, strict=True))
+    said = [f"{name}: {on or 'it was not evaluated'}." for name, on in sides]
+    if all(comparison.metrics_on) and not comparison.same_rows:
+        said.append("Each was judged on rows of its own: better rows look like a better version.")
+    if not comparison.metrics:
+        return None, said
+    headers = ("figure", comparison.one, "95 % interval", comparison.other, "95 % interval", "better")
+    rows = tuple(
+        (
+            one.name.replace("_", " "),
+            *_side(one.one, one.one_interval),
+            *_side(one.other, one.other_interval),
+            one.better,
+        )
+        for one in comparison.metrics
+    )
+    return Table(headers=headers, rows=rows, align=("left", "right", "right", "right", "right", "left")), said
+
+
+def _features(comparison: Comparison) -> tuple[Table | None, list[str]]:
+    said = [f"{comparison.same_features:,} features are the same, definition by definition."]
+    if not comparison.features:
+        return None, said
+    rows = tuple((f"{_SIGNS[change.what]} {change.what}", change.name, change.words) for change in comparison.features)
+    return Table(headers=("", "feature", "how"), rows=rows), said
+
+
+def _differing(comparison: Comparison, pairs: Iterable[Pair]) -> tuple[Table | None, list[str]]:
+    pairs = tuple(pairs)
+    differ = [pair for pair in pairs if not pair.same]
+    if not differ:
+        return None, [f"The same in all {len(pairs)} respects."]
+    return _pair_table(comparison, differ), [f"{len(pairs) - len(differ)} of {len(pairs)} are the same."]
+
+
+def _pair_table(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
+    return Table(
+        headers=("", comparison.one, comparison.other),
+        rows=tuple((pair.what, _cell(pair, pair.one), _cell(pair, pair.other)) for pair in pairs),
+        align=("left", "left", "left"),
+    )
+
+
+def _cell(pair: Pair, value: Told) -> Told:
+    return format_bytes(value) if pair.what == "size" and isinstance(value, int) else value
+
+
+def _bars(page: Page, comparison: Comparison, found: PredictionComparison) -> None:
+    sides = ((comparison.one, found.one), (comparison.other, found.other))
+    bars = [
+        Bar(label=name, value=side.value)
+        if side.interval is None
+        else Bar(label=name, value=side.value, low=side.interval.low, high=side.interval.high)
+        for name, side in sides
+    ]
+    page.figure(bar_chart(bars, title=f"{found.metric} on the same rows"))
+
+
+def _with_interval(mean: Mean, form: str = ".4f") -> str:
+    if mean.interval is None:
+        return f"{mean.value:{form}} (no interval: the rows are of one day)"
+    return f"{mean.value:{form}} ({mean.interval.low:{form}} to {mean.interval.high:{form}})"
+
+
+def _side(value: float | None, interval: Interval | None) -> tuple[str, str]:
+    """A figure and its interval."""
+    ends = "–" if interval is None else f"{interval.low:,.4f} to {interval.high:,.4f}"
+    return "–" if value is None else f"{value:,.4f}", ends

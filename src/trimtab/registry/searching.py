@@ -1,0 +1,180 @@
+"""Which versions fit what is looked for."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.registry.aliases import Aliases
+from trimtab.registry.removed import removed
+from trimtab.registry.tags import Note, Tags
+from trimtab.registry.versions import Version
+from trimtab.store.ports import Blob, Catalog
+from trimtab.training.artifact import decode_artifact
+from trimtab.training.evaluation import Evaluation, load_evaluation
+
+_METRIC = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:(<=|>=|<|>)\s*([-+0-9.eE]+))?\s*")
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version must be like; what is left out does not matter."""
+
+    text: str | None = None  # in its name, address, actor, tags, notes, aliases or the names of its inputs
+    tag: str | None = None
+    metric: str | None = None  # a figure of its evaluation: "log_loss", or with a bound: "auc>0.8"
+    feature: str | None = None  # one that the model reads, or the view that it comes from
+    source: str | None = None  # one that its features are made of
+
+    def __post_init__(self) -> None:
+        if self.metric is not None:
+            self.bound()
+
+    def bound(self) -> tuple[str, Callable[[float], bool] | None]:
+        """The metric's name, and what its value must fulfil.
+
+        Raises:
+            Misuse: It cannot be read.
+        """
+        found = _METRIC.fullmatch(self.metric or "")
+        try:
+            if found is None:
+                raise ValueError(self.metric)
+            name, sign, number = found.groups()
+            if sign is None:
+                return name, None
+            compare, limit = _COMPARE[sign], float(number)
+        except ValueError:
+            raise Misuse(f'search: metric {self.metric!r}: write "log_loss" or "log_loss<0.4".') from None
+        return name, lambda value: compare(value, limit)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A version with what people look at in a list."""
+
+    version: Version
+    metric: str  # the one that was looked for, else its own
+    value: float | None  # of that metric, if it was evaluated, or the version that it refits was
+    tags: tuple[str, ...]
+    notes: tuple[Note, ...]
+    aliases: tuple[str, ...]
+    removed: bool  # its artifact is not kept any more
+
+
+class _Made(msgspec.Struct, frozen=True):
+    features: frozenset[str]  # names, and those of their views
+    sources: frozenset[str]
+
+
+class Searcher:
+    """Finds versions by their records and by the definitions that they were trained with."""
+
+    def __init__(self, catalog: Catalog, blob: Blob, *, tags: Tags, aliases: Aliases) -> None:
+        self._catalog = catalog
+        self._blob = blob
+        self._tags = tags
+        self._aliases = aliases
+        self._made: dict[str, _Made] = {}  # by the hash of the definitions
+
+    def find(self, versions: list[Version], search: Search) -> list[Found]:
+        """Those of `versions` that fit, in their order.
+
+        Raises:
+            NotFound: None of them has such a figure, reads such a feature or is made of such a source.
+        """
+        figures = {version.id: self._figures(version, versions) for version in versions}
+        self._check(versions, search, figures)
+        tags = self._tags.all()
+        aliases = {model: self._aliases.places(model) for model in {version.model for version in versions}}
+        out = []
+        for version in versions:
+            metric = version.metric if search.metric is None else search.bound()[0]
+            found = Found(
+                version,
+                metric,
+                figures[version.id].get(metric),
+                tuple(tag.tag for tag in tags.get(version.id, ())),
+                tuple(self._tags.notes(version.id)),
+                tuple(name for name, move in aliases[version.model].items() if move.version == version.id),
+                removed(self._catalog, version.id) is not None,
+            )
+            if self._fits(found, search):
+                out.append(found)
+        return out
+
+    def _check(self, versions: list[Version], search: Search, figures: dict[str, dict[str, float]]) -> None:
+        """Refuse what would fit no version because it is the name of nothing."""
+        if not versions:
+            return
+        if search.metric is not None:
+            metrics = {version.metric for version in versions}.union(*figures.values())
+            _known("metric", search.bound()[0], metrics)
+        if search.feature is not None:
+            _known("feature or view", search.feature, set().union(*(self._of(one).features for one in versions)))
+        if search.source is not None:
+            _known("source", search.source, set().union(*(self._of(one).sources for one in versions)))
+
+    def _fits(self, found: Found, search: Search) -> bool:
+        version = found.version
+        if search.tag is not None and search.tag not in found.tags:
+            return False
+        if search.metric is not None:
+            name, holds = search.bound()
+            if found.value is None and (name != version.metric or holds is not None):
+                return False
+            if found.value is not None and holds is not None and not holds(found.value):
+                return False
+        if search.feature is not None and search.feature not in self._of(version).features:
+            return False
+        if search.source is not None and search.source not in self._of(version).sources:
+            return False
+        return search.text is None or search.text.lower() in self._text(found).lower()
+
+    def _text(self, found: Found) -> str:
+        version = found.version
+        said = [version.name, version.id, version.actor, version.runtime, version.metric]
+        said += [*found.tags, *found.aliases, *(note.text for note in found.notes)]
+        return "\n".join([*said, *sorted(self._of(version).features)])
+
+    def _of(self, version: Version) -> _Made:
+        if version.features not in self._made:
+            try:
+                artifact = decode_artifact(self._blob.get(version.artifact))
+                features = artifact.features(version.features)
+            except (NotFound, Corrupt, Misuse):  # removed, damaged, or of before definitions travelled with versions
+                return _Made(frozenset(), frozenset())
+            views = {view.name for view in features.views}
+            sources = {view.source.name for view in features.views} | {features.request.name}
+            self._made[version.features] = _Made(frozenset({*artifact.inputs, *views}), frozenset(sources))
+        return self._made[version.features]
+
+    def _figures(self, version: Version, versions: list[Version]) -> dict[str, float]:
+        """What it was judged by: figures by name; none where it was not evaluated."""
+        judged = version.evaluation or next((v.evaluation for v in versions if v.id == version.refit_of), None)
+        if judged is None:
+            return {}
+        try:
+            return _figures_of(load_evaluation(judged, self._blob))
+        except NotFound:
+            return {}
+
+
+def _figures_of(evaluation: Evaluation) -> dict[str, float]:
+    found = {"auc": evaluation.auc, "calibration_error": evaluation.calibration_error}
+    found |= {figure.name: figure.value for figure in evaluation.figures} | {evaluation.metric: evaluation.value}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _known(what: str, name: str, names: Iterable[str]) -> None:
+    there = sorted(names)
+    if name not in there:
+        raise NotFound(f"search: no version has a {what} {name!r}. There are: {', '.join(there) or 'none'}.")

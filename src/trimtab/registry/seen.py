@@ -1,0 +1,48 @@
+"""Until when an imported version has seen data, where a person said so after its import. # D105"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Misuse
+from trimtab.core.time import format_moment
+from trimtab.registry.versions import Version
+from trimtab.store.ports import Catalog, Put
+
+KIND = "seen_until"
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody said of an imported version; the newest word counts."""
+
+    format: int = 1
+    version: str
+    until_us: int
+    at_us: int
+    actor: str
+
+
+def say_seen(catalog: Catalog, version: Version, until_us: int, *, clock: Clock, actor: str) -> Seen:
+    """Keep until when a version has seen data.
+
+    Raises:
+        Misuse: It was trained here, or the moment is in the future.
+    """
+    what = f"version {version.name}: seen_until={format_moment(until_us)}"
+    if version.imported is None:
+        raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave that out.")
+    now_us = clock.now_us()
+    if until_us > now_us:
+        raise Misuse(f"{what} is in the future. Say until when it had seen data when it was made.")
+    said = Seen(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
+    catalog.write([Put(KIND, version.id, msgspec.json.encode(said))])
+    return said
+
+
+def as_known(catalog: Catalog, version: Version) -> Version:
+    """The version, its cut being the moment that was said last."""
+    record = None if version.imported is None else catalog.get(KIND, version.id)
+    if record is None:
+        return version
+    return msgspec.structs.replace(version, cut_us=msgspec.json.decode(record.body, type=Seen).until_us)

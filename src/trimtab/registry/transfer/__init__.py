@@ -1,0 +1,1 @@
+"""Versions that leave as folders, and models of elsewhere that come in."""

@@ -1,0 +1,121 @@
+"""Golden rows of models that were made elsewhere: what they must answer before anybody uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.hashing import bytes_hash
+from trimtab.registry.transfer import standalone
+from trimtab.training.artifact import encode_artifact, make_golden
+from trimtab.training.fitted import Fitted
+from trimtab.training.fitting import checked_scores
+
+_TOLERANCE = 1e-6  # relative to scores above 1: other machines, other versions, single precision
+
+
+class GoldenRows(msgspec.Struct, frozen=True, eq=False):
+    """Rows of the model's inputs, and the scores that it must give."""
+
+    rows: list[dict[str, Any]]
+    scores: NDArray[np.float64]
+    tolerance: float = _TOLERANCE
+
+
+def golden_of(path: Path) -> GoldenRows | None:
+    """The golden rows of a folder that trimtab exported; None where there are none."""
+    file = path / "golden.json"
+    if not path.is_dir() or not file.is_file():
+        return None
+    found = standalone.read_document(file)
+    return GoldenRows(found["rows"], np.array(found["scores"], np.float64), max(found["tolerance"], _TOLERANCE))
+
+
+def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
+    """Golden rows of a file: a golden.json, or JSON lines each with the inputs and "score" (of classes: a list).
+
+    Raises:
+        NotFound: There is no such file.
+        Misuse: A row has no score, or it cannot be read.
+    """
+    what = f"golden rows {file.name}"
+    try:
+        text = file.read_text("utf-8")
+        if file.suffix == ".json":
+            found = msgspec.json.decode(text, type=dict[str, Any])
+            rows, scores = list(found["rows"]), list(found["scores"])
+        else:
+            rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.splitlines() if line.strip()]
+            scores = [row.pop("score") for row in rows]
+        wanted = np.array(scores, np.float64)
+    except FileNotFoundError:
+        raise NotFound(f"{what}: there is no such file ({file}).") from None
+    except KeyError as error:
+        raise Misuse(f'{what}: a row has no {error}. Give lines of {{"input": 1.5, ..., "score": 0.25}}.') from None
+    except (OSError, ValueError, TypeError) as error:
+        raise Misuse(f'{what}: {error}. Give lines of {{"input": 1.5, ..., "score": 0.25}}.') from error
+    if not rows or len(rows) != len(wanted) or wanted.shape[1:] != ((len(classes),) if classes else ()):
+        raise Misuse(f"{what}: {len(rows)} rows and scores of shape {wanted.shape}. Each row needs one score.")
+    return GoldenRows(rows, wanted)
+
+
+def golden_matrix(fitted: Fitted, golden: GoldenRows) -> NDArray[np.float64]:
+    """Golden rows as the estimator reads them, once the model gives their scores.
+
+    Raises:
+        Misuse: It does not; the message names the row.
+    """
+    encoding = fitted.artifact.encoding
+    kinds = [
+        {
+            "name": name,
+            "type": "category" if name in encoding.vocabularies else dtype,
+            "values": encoding.vocabularies.get(name, ()),
+        }
+        for name, dtype in encoding.dtypes.items()
+    ]
+    try:
+        matrix: NDArray[np.float64] = standalone.Inputs(kinds).matrix(golden.rows)
+    except standalone.ModelError as error:
+        raise Misuse(f"golden rows: {error}") from None
+    found = _checked(fitted, matrix)
+    away = np.abs(found - golden.scores) / np.maximum(1.0, np.abs(golden.scores))
+    worst = away if away.ndim == 1 else away.max(axis=1)
+    row = int(worst.argmax())
+    if not worst[row] <= golden.tolerance:
+        raise Misuse(
+            f"golden row {row}: the model gives {found[row]}, needed is {golden.scores[row]} (allowed "
+            f"{golden.tolerance:g}). Is it another model, another order of inputs, or a category numbered otherwise?"
+        )
+    return matrix
+
+
+def with_golden(fitted: Fitted, matrix: NDArray[np.float64]) -> Fitted:
+    """The model ready to be registered: golden predictions of these rows, and how far one row is from a batch.
+
+    Raises:
+        Misuse: It answers nonsense to them, or to a row without any value.
+    """
+    several = np.vstack([matrix, np.full((1, matrix.shape[1]), np.nan)])
+    scores = _checked(fitted, several)
+    alone = np.array([fitted.scorer.predict_row(row) for row in several[-200:].tolist()])
+    tolerance = float(np.max(np.abs(alone - scores[-200:]), initial=0.0))
+    artifact = msgspec.structs.replace(
+        fitted.artifact,
+        row_exact=fitted.artifact.row_exact and not tolerance,
+        row_tolerance=tolerance,
+        golden=make_golden(fitted.scorer, matrix),
+    )
+    data = encode_artifact(artifact)
+    return msgspec.structs.replace(fitted, artifact=artifact, data=data, digest=bytes_hash(data))
+
+
+def _checked(fitted: Fitted, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    artifact = fitted.artifact
+    return checked_scores(fitted.model, artifact.task, fitted.scorer, matrix, classes=len(artifact.class_names))

@@ -1,0 +1,357 @@
+"""Models that were made elsewhere: read without running their code, held against what is declared. # D62"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.hashing import bytes_hash
+from trimtab.core.time import format_duration, format_moment
+from trimtab.features.encoding import Encoding
+from trimtab.features.stored import encode_features
+from trimtab.registry.transfer import standalone
+from trimtab.registry.transfer.inspecting import Asked, Inspected
+from trimtab.registry.transfer.mlflow import MLMODEL, OF_TORCH, read_mlflow
+from trimtab.registry.versions import Imported, Version
+from trimtab.run import ProcessExecutor, Task
+from trimtab.stats.recalibration import Recalibration
+from trimtab.store.ports import Blob
+from trimtab.training.artifact import Artifact, Golden, scorer_for
+from trimtab.training.classes import Classes
+from trimtab.training.definitions import Model
+from trimtab.training.fitted import Fitted
+from trimtab.training.runtimes.choose import runtime_named
+from trimtab.training.runtimes.ports import Trust
+from trimtab.training.sets import Manifest
+from trimtab.training.standardize import Standardize
+
+_ENDINGS = {
+    "lightgbm": (".txt", ".lgb"),
+    "xgboost": (".json", ".ubj"),
+    "catboost": (".cbm", ".cb"),
+    "onnx": (".onnx",),
+    "skops": (".skops",),
+    "pickle": (".pkl", ".pickle"),
+}
+_TORCH = (".pt", ".pth", ".ckpt", ".safetensors")
+_SAID = {"lightgbm": "LightGBM text", "xgboost": "XGBoost", "catboost": "CatBoost", "onnx": "ONNX"}
+_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # what libraries call inputs that nobody named
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A model file as it was found, not looked into yet."""
+
+    path: Path  # what was given: the file, or its folder
+    format: str
+    data: bytes
+    kind: str  # in words
+    declared: tuple[str, ...] = ()  # the inputs that the folder around it names
+    exported: dict[str, Any] | None = None  # the model.json of a folder that trimtab wrote
+
+
+def find_model(path: Path) -> Given:
+    """The model file at a path: itself, or in an MLflow model folder or one that trimtab exported.
+
+    Raises:
+        NotFound: There is nothing.
+        Misuse: It is none of the formats that can be imported.
+    """
+    if path.is_dir():
+        if (path / "model.json").is_file():
+            about = standalone.read_document(path / "model.json")
+            kind = f"exported by trimtab, {about['runtime']}"
+            native = "skops" if about["runtime"] == "sklearn" else about["runtime"]
+            return _read(path, path / about["file"], native, kind, exported=about)
+        if not (path / MLMODEL).is_file():
+            raise NotFound(
+                f"import {path}: no {MLMODEL} and no model.json in it. Give a model folder, or a model file."
+            )
+        found = read_mlflow(path)
+        return _read(path, found.file, found.format, f"MLflow folder, {found.format}", declared=found.inputs)
+    if not path.is_file():
+        raise NotFound(f"import {path}: there is no such file or folder.")
+    name = next((name for name, endings in _ENDINGS.items() if path.suffix.lower() in endings), None)
+    if path.suffix.lower() in _TORCH:
+        raise Misuse(f"import {path.name}: it is a file of PyTorch. {OF_TORCH}")
+    if name is None:
+        known = "; ".join(f"{name} {', '.join(endings)}" for name, endings in _ENDINGS.items())
+        raise Misuse(f"import {path.name}: its ending {path.suffix!r} is none of those that can be read: {known}.")
+    return _read(path, path, name, _SAID.get(name, name))
+
+
+def imported_model(
+    given: Given,
+    model: Model,
+    *,
+    trust: Trust | None,
+    categories: Mapping[str, Sequence[str]] | None,
+    cut_us: int,
+) -> tuple[Fitted, bool]:
+    """A model of elsewhere as if it had been fitted here, without golden predictions yet; whether it names its inputs.
+
+    Args:
+        given: Its file.
+        model: The declared model whose features it reads.
+        trust: "pickle" allows to read a pickle, which runs code.
+        categories: The values of each category, in the order of their numbers.
+        cut_us: Until when it may have seen data.
+
+    Raises:
+        Misuse: Its library does not read it, its inputs are not the model's features, or a category's values are
+            missing.
+    """
+    what = f"import {given.path.name}"
+    if given.format == "pickle" and trust != "pickle":
+        raise Misuse(
+            f"{what}: it is a pickle, which runs code when it is read. Save it with skops or as its library's own "
+            'file; or allow that with trust="pickle", which is recorded on the version.'
+        )
+    encoding, step, recalibration = _encoding(what, given, model, categories)
+    looked = _inspected(what, given, model)
+    inputs = check_inputs(given, looked, model)
+    runtime = runtime_named(looked.runtime)
+    if step is None and not looked.accepts_null:
+        raise Misuse(
+            f"{what}: its {looked.kind} refuses nulls, and features may be null. Put it into a scikit-learn pipeline "
+            "with a SimpleImputer, save that with skops, and import it."
+        )
+    names = model.label.class_names if model.task == "multiclass" else ()
+    artifact = Artifact(
+        format=2 if names else 1,
+        model=model.name,
+        task=model.task,
+        metric=model.metric,
+        runtime=looked.runtime,
+        trust="pickle" if looked.runtime == "pickle" else None,
+        kind=looked.kind,
+        inputs=model.features.names,
+        encoding=encoding,
+        step=step,
+        estimator=looked.data,
+        row_exact=runtime.row_exact,
+        row_tolerance=0.0,
+        golden=Golden(b"", b""),
+        definitions=encode_features(model.features),
+        recalibration=recalibration,
+        classes=_classes(given, names) if names else msgspec.UNSET,
+    )
+    fitted = Fitted(
+        model=model.name,
+        recipe=bytes_hash(b"imported " + given.data),
+        features=model.features.hash,
+        artifact=artifact,
+        data=b"",
+        digest="",
+        scorer=scorer_for(artifact),
+        importance=None,
+        cut_us=cut_us,
+        positions={},
+        rows=0,
+        seed=0,
+    )
+    return fitted, inputs
+
+
+def check_inputs(given: Given, looked: Inspected, model: Model) -> bool:
+    """Whether the file names its inputs, once they are the model's features in their order.
+
+    Raises:
+        Misuse: They are not; the message names those that are missing, and those that are too many. Or an exported
+            version foretells another kind of thing.
+    """
+    what, wanted = f"import {given.path.name}", model.features.names
+    if given.exported is not None and given.exported["features"] != model.features.hash:
+        raise Misuse(
+            f"{what}: {given.exported['version']} was exported with feature definitions "
+            f"{given.exported['features'][:12]}, model {model.name!r} declares {model.features.hash[:12]}. Bring the "
+            "definitions back."
+        )
+    if given.exported is not None:
+        _check_kind(what, given.exported, model)
+    told = [names for names in (looked.inputs, given.declared) if names and not all(map(_NO_NAME.fullmatch, names))]
+    for names in told:
+        missing = [name for name in wanted if _plain(name) not in set(map(_plain, names))]
+        others = [name for name in names if _plain(name) not in set(map(_plain, wanted))]
+        if missing or others:
+            raise Misuse(
+                f"{what}: its {len(names)} inputs are not the {len(wanted)} features of model {model.name!r}: "
+                f"missing {', '.join(missing) or 'none'}; not declared {', '.join(others) or 'none'}."
+            )
+        pairs = zip(names, wanted, strict=False)
+        place = next((n for n, (found, needed) in enumerate(pairs) if _plain(found) != _plain(needed)), None)
+        if place is not None:
+            raise Misuse(
+                f"{what}: its input {place + 1} is {names[place]!r}, the feature there is {wanted[place]!r}. Declare "
+                f"the features in the order {', '.join(names)}."
+            )
+    if looked.count is not None and looked.count != len(wanted):
+        raise Misuse(
+            f"{what}: it reads {looked.count} inputs, model {model.name!r} declares {len(wanted)} features: "
+            f"{', '.join(wanted)}."
+        )
+    return bool(told) or given.exported is not None
+
+
+def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
+    """Refuse a version that was exported of a model which foretells another thing."""
+    task, metric = exported.get("task", model.task), exported.get("metric", model.metric)
+    if task != model.task:
+        raise Misuse(
+            f"{what}: {exported['version']} foretells another thing ({task}, judged by {metric}) than model "
+            f"{model.name!r} ({model.task}, {model.metric}). Import it as a version of a model of its kind."
+        )
+    classes = exported.get("classes")
+    if classes and tuple(classes["names"]) != model.label.class_names:
+        raise Misuse(
+            f"{what}: {exported['version']} tells {', '.join(classes['names'])} apart, in this order; model "
+            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare the classes of the version."
+        )
+
+
+def _classes(given: Given, names: tuple[str, ...]) -> Classes:
+    """Those of an exported version, which may have met fewer than are declared; of any other file all of them."""
+    told = None if given.exported is None else given.exported.get("classes")
+    if told is not None:
+        return msgspec.convert(told, Classes)
+    return Classes(names=names, fitted=tuple(range(len(names))), rows=0)
+
+
+def save_no_set(model: Model, blob: Blob) -> str:
+    """The manifest of a version that was not trained here: no rows, nothing known; its hash."""
+    manifest = Manifest(
+        model=model.name,
+        request=model.request.hash,
+        features=model.features.hash,
+        label=model.label.hash,
+        cut_us=0,
+        wait_us=model.label.wait_us,
+        positions={},
+        rows=0,
+        usable=0,
+        by_state={},
+        by_reason={},
+        data_hash="",
+        origins={"imported": 0},
+    )
+    return blob.put(msgspec.json.encode(manifest, order="deterministic"))
+
+
+def provenance(given: Given, *, named: bool, golden: str, window_us: int | None) -> Imported:
+    """Where a version came from, for its record."""
+    return Imported(
+        file=given.path.name,
+        sha256=bytes_hash(given.data),
+        kind=given.kind,
+        inputs_named=named,
+        golden=golden,
+        window_us=window_us,
+    )
+
+
+def check_same(version: Version, what: str, *, seen_until_us: int | None, window_us: int | None) -> None:
+    """Refuse a second import of a version's content with other options; what is left out is as it was.
+
+    Raises:
+        Conflict: One differs; the message names it, and what to do.
+    """
+    imported, other = version.imported, []
+    assert imported is not None  # its recipe is the hash of an imported file
+    if seen_until_us is not None and seen_until_us != version.cut_us:
+        then, now = format_moment(version.cut_us)[:19], format_moment(seen_until_us)[:19]
+        other.append(f"it counts as knowing all until {then}, not {now} (trimtab promote takes --seen-until, too)")
+    if window_us is not None and version.evaluation is None:
+        other.append("it was not scored on a window (trimtab compare scores it, beside another version)")
+    elif window_us is not None and imported.window_us not in (None, window_us):
+        scored = format_duration(imported.window_us or 0)
+        other.append(f"it was scored on {scored}, not {format_duration(window_us)} (trimtab compare scores it anew)")
+    if other:
+        made = format_moment(version.made_at_us)[:19]
+        raise Conflict(
+            f"{what}: the same content is {version.name} already, imported {made}, and a version stays as it is: "
+            f"{'; '.join(other)}. Leave the option out to go on with {version.name}."
+        )
+
+
+def _read(
+    path: Path,
+    file: Path,
+    name: str,
+    kind: str,
+    *,
+    declared: tuple[str, ...] = (),
+    exported: dict[str, Any] | None = None,
+) -> Given:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise Unavailable(f"import {path.name}: {file} cannot be read: {error}") from error
+    if exported is not None and bytes_hash(data) != exported["sha256"]:
+        raise Corrupt(f"import {path.name}: {file.name} is not what was exported (another SHA-256). Export it again.")
+    return Given(path=path, format=name, data=data, kind=kind, declared=declared, exported=exported)
+
+
+def _inspected(what: str, given: Given, model: Model) -> Inspected:
+    """What the library finds in the bytes; in another process, since some bytes end the process that reads them."""
+    asked = Asked(
+        format=given.format,
+        data=given.data,
+        probability=model.task in ("binary", "multiclass"),
+        names=model.features.names,
+    )
+    executor = ProcessExecutor(nice=0)
+    try:
+        found = executor.run(
+            Task(
+                "trimtab.registry.transfer.inspecting:inspect",
+                msgspec.msgpack.encode(asked),
+                about=f"reading {given.path.name}",
+            ),
+            hear=lambda event: None,
+            cancelled=lambda: None,
+        )
+    except Unavailable as error:
+        raise Misuse(
+            f"{what}: {given.format} ended its process while it read {given.path}. The file is damaged or cut short: "
+            f"save it again. ({str(error).removesuffix(' Try again.')})"
+        ) from error
+    except Corrupt as error:
+        foreign = " Other types come in a folder of `trimtab export`, or by pickle (--trust pickle)."
+        raise Misuse(f"{what}: {error} Save it again.{foreign if 'Untrusted types' in str(error) else ''}") from error
+    finally:
+        executor.close()
+    return msgspec.msgpack.decode(found, type=Inspected)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W", "_", name)  # LightGBM keeps no spaces in names
+
+
+def _encoding(
+    what: str, given: Given, model: Model, categories: Mapping[str, Sequence[str]] | None
+) -> tuple[Encoding, Standardize | None, Recalibration | None]:
+    about = given.exported
+    if about is not None:
+        told = {one["name"]: tuple(one["values"]) for one in about["inputs"] if one["type"] == "category"}
+        step = None if about["step"] is None else msgspec.convert(about["step"], Standardize)
+        calibration = about["calibration"]
+        return (
+            Encoding(dtypes=model.features.dtypes, vocabularies=told),
+            step,
+            None if calibration is None else msgspec.convert(calibration, Recalibration),
+        )
+    vocabularies = {name: tuple(values) for name, values in (categories or {}).items()}
+    missing = [name for name in model.features.categories if name not in vocabularies]
+    strange = [name for name in vocabularies if name not in model.features.categories]
+    if strange:
+        raise Misuse(f"{what}: categories for {', '.join(strange)}, which the model does not declare as a category.")
+    if missing:
+        raise Misuse(
+            f"{what}: the values of {', '.join(missing)} are needed, in the order in which the model numbers them: "
+            'categories={"carrier": ["AA", "UA"]}.'
+        )
+    return Encoding(dtypes=model.features.dtypes, vocabularies=vocabularies), None, None

@@ -1,0 +1,97 @@
+"""A swarm of points on each line: where a feature pushes answers, coloured by its value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.report.drawing import GRID, WIDTH, scale, shortened, svg, text, text_width
+from trimtab.report.markup import Markup, join, tag
+from trimtab.report.tables import written
+from trimtab.report.ticks import number_ticks
+
+_TOP, _LINE, _SPREAD = 54, 30, 11.0
+_BIN = 5.0  # points nearer than this along the axis lie one above the other
+_LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"  # told apart with every colour blindness
+
+
+class Swarm(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a swarm chart: points with a place on the axis, and a shade from 0 to 1 (None: none)."""
+
+    label: str
+    points: Sequence[tuple[float, float | None]]
+
+
+def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shades: str = "") -> Markup:
+    """Points line by line; where many lie at one place they are spread upwards and downwards.
+
+    Args:
+        swarms: The lines, in the order given.
+        title: Shown above, and read out by screen readers.
+        x_label: Under the axis.
+        shades: What the colours mean: "value of the feature".
+
+    Raises:
+        Misuse: There is nothing to draw, or a place is no finite number.
+    """
+    places = [at for swarm in swarms for at, _ in swarm.points]
+    if not places or not all(map(math.isfinite, places)):
+        raise Misuse(f"plot {title!r}: needs at least one point and only finite ones, found {len(places)}.")
+    left = 24 + min(240.0, max(text_width(swarm.label) for swarm in swarms))
+    ticks = number_ticks(min(0.0, *places), max(0.0, *places))
+    x = scale(ticks[0], ticks[-1], left, WIDTH - 16)
+    bottom = _TOP + _LINE * len(swarms)
+    grid = [
+        join(
+            tag("line", x1=x(tick), x2=x(tick), y1=_TOP, y2=bottom, style=GRID),
+            text(x(tick), bottom + 16, written(tick), anchor="middle"),
+        )
+        for tick in ticks
+    ]
+    lines = []
+    for number, swarm in enumerate(swarms):
+        middle = _TOP + _LINE * (number + 0.5)
+        lines.append(text(left - 8, middle + 4, shortened(swarm.label, 240.0), anchor="end"))
+        lines += [
+            tag("circle", cx=at, cy=round(middle + up, 1), r=2.4, style=f"fill:{_shade(shade)};opacity:.75")
+            for at, up, shade in _spread([(x(at), shade) for at, shade in swarm.points])
+        ]
+    zero = tag("line", x1=x(0.0), x2=x(0.0), y1=_TOP, y2=bottom, style="stroke:var(--ink,#222)")
+    below = text((left + WIDTH - 16) / 2, bottom + 34, x_label, anchor="middle", faint=True) if x_label else None
+    described = f"{len(places)} points on {len(swarms)} lines"
+    return svg(title, described, bottom + (40 if x_label else 24), _key(shades), *grid, zero, *lines, below)
+
+
+def _spread(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float, float | None]]:
+    """The points with how far each is moved off its line, alternately down and up where several share a place."""
+    by_bin: dict[int, list[tuple[float, float | None]]] = {}
+    for at, shade in points:
+        by_bin.setdefault(int(at // _BIN), []).append((at, shade))
+    most = max(len(those) for those in by_bin.values())
+    step = min(3.0, 2 * _SPREAD / most)
+    return [
+        (at, (number + 1) // 2 * step * (1 if number % 2 else -1), shade)
+        for those in by_bin.values()
+        for number, (at, shade) in enumerate(those)
+    ]
+
+
+def _shade(share: float | None) -> str:
+    if share is None:
+        return _NONE
+    red, green, blue = (round(low + (high - low) * share) for low, high in zip(_LOW, _HIGH, strict=True))
+    return f"rgb({red},{green},{blue})"
+
+
+def _key(shades: str) -> Markup | None:
+    if not shades:
+        return None
+    names = [(0.0, f"low {shades}"), (1.0, f"high {shades}"), (None, "null, or no order")]
+    parts, at = [], 0.0
+    for share, name in names:
+        parts += [tag("circle", cx=at + 5, cy=33, r=4, style=f"fill:{_shade(share)}"), text(at + 14, 37, name)]
+        at += 30 + text_width(name)
+    return join(*parts)

@@ -1,0 +1,213 @@
+"""API keys as the catalogue keeps them: names, roles and hashes; the keys themselves are shown once and never stored.
+
+A key is 256 random bits, so that nobody can try them all, nor guess one from a dictionary: one SHA-256 of it is as
+good as a slow hash, and lets a server check a key in a microsecond.  # D96
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
+from trimtab.store.ports import Append, Catalog, Put, Remove
+
+Role: TypeAlias = Literal["read", "predict", "write", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_KIND = "access_key"  # of records in the catalogue, by name
+_JOURNAL = "access_keys"  # who made and removed which, and what servers look at for changes
+_PREFIX = "trimtab"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # it is told in ledgers and logs
+_RATE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*/\s*(s|min|h)\s*")
+_SECONDS = {"s": 1, "min": 60, "h": 3_600}
+_WATCH_S = 0.5  # between two looks of a server
+_logger = logging.getLogger(__name__)
+
+
+class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    format: Literal[1] = 1
+    id: str  # stands in the key, so that it is found without trying all
+    name: str
+    roles: tuple[Role, ...]
+    sha256: str  # of the whole key
+    rate: str | None  # "100/s"; None: no limit
+    made_at_us: int
+    actor: str
+
+    @property
+    def rate_per_s(self) -> float | None:
+        return None if self.rate is None else rate_per_s(self.rate)
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the keys' journal."""
+
+    act: Literal["add", "remove"]
+    name: str
+    id: str
+    actor: str
+
+
+class AccessKeys:
+    """Makes, lists and removes keys.
+
+    Args:
+        catalog: Where they are.
+        clock: When they are made.
+    """
+
+    def __init__(self, catalog: Catalog, *, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+
+    def add(self, name: str, roles: Sequence[Role], *, rate: str | None = None, actor: str = "a person") -> str:
+        """Make a key; it is returned this once.
+
+        Args:
+            name: Who will use it; told in ledgers and logs.
+            roles: What it may do; "admin" includes the others.
+            rate: At most so many requests, "100/s", "600/min" or "1000/h", in each serving process.
+            actor: Who makes it.
+
+        Raises:
+            Misuse: The name, a role or the rate is none.
+            Conflict: There is a key of this name.
+        """
+        what = f"key {name!r}"
+        if not _NAME.fullmatch(name):
+            raise Misuse(f"{what}: a name begins with a letter and has up to 63 of A-Z, a-z, 0-9 and ._@-")
+        if not roles or (wrong := [role for role in roles if role not in ROLES]):
+            raise Misuse(
+                f"{what}: role {wrong[0]!r}. Give one or more of {', '.join(ROLES)}."
+                if roles
+                else f"{what}: no role. Give one or more of {', '.join(ROLES)} (--role)."
+            )
+        if rate is not None:
+            rate_per_s(rate)
+        key_id = secrets.token_hex(6)
+        key = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
+        made = AccessKey(
+            id=key_id,
+            name=name,
+            roles=tuple(role for role in ROLES if role in roles),
+            sha256=hashlib.sha256(key.encode()).hexdigest(),
+            rate=rate,
+            made_at_us=self._clock.now_us(),
+            actor=actor,
+        )
+        try:
+            self._catalog.write(
+                [Put(_KIND, name, msgspec.json.encode(made), expected=0), self._row("add", made, actor)]
+            )
+        except Conflict as error:
+            raise Conflict(
+                f"{what}: there is one already. Remove it first (trimtab keys remove {name}), or choose another name."
+            ) from error
+        return key
+
+    def remove(self, name: str, *, actor: str = "a person") -> AccessKey:
+        """Remove a key: servers refuse it within two seconds.
+
+        Raises:
+            NotFound: There is none of this name.
+        """
+        found = next((one for one in self.all() if one.name == name), None)
+        if found is None:
+            there = ", ".join(one.name for one in self.all()) or "none"
+            raise NotFound(f"key {name!r}: there is no such key. There is: {there}.")
+        self._catalog.write([Remove(_KIND, name), self._row("remove", found, actor)])
+        return found
+
+    def all(self) -> list[AccessKey]:
+        """Every key, by name."""
+        return [msgspec.json.decode(record.body, type=AccessKey) for record in self._catalog.find(_KIND)]
+
+    def changes(self, *, after: int = 0) -> int:
+        """How many changes there have been, `after` of which are known: 0 means that there never was a key."""
+        while entries := self._catalog.journal(_JOURNAL, after=after):
+            after = entries[-1].sequence
+        return after
+
+    def _row(self, act: Literal["add", "remove"], key: AccessKey, actor: str) -> Append:
+        row = Change(act=act, name=key.name, id=key.id, actor=actor)
+        return Append(_JOURNAL, self._clock.now_us(), msgspec.json.encode(row))
+
+
+class KeyWatch:
+    """A thread that tells of changes of the keys, so that a server knows them within two seconds. Use it with `with`.
+
+    Args:
+        keys: The keys.
+        tell: Called with all keys and whether there ever was one: at once, and after each change.
+
+    Raises:
+        TrimtabError: The keys cannot be read: without them nothing is served.
+    """
+
+    def __init__(self, keys: AccessKeys, tell: Callable[[Sequence[AccessKey], bool], object]) -> None:
+        self._keys = keys
+        self._tell = tell
+        self._changes = keys.changes()
+        tell(keys.all(), self._changes > 0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)
+
+    def __enter__(self) -> KeyWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        failed = False
+        while not self._stop.wait(_WATCH_S):
+            try:
+                changes = self._keys.changes(after=self._changes)
+                if changes != self._changes:
+                    self._tell(self._keys.all(), True)
+                    self._changes = changes
+                failed = False
+            except TrimtabError as error:  # the keys that are known go on being good
+                if not failed:
+                    _logger.warning("access keys cannot be read: %s", error)
+                failed = True
+
+
+def rate_per_s(rate: str) -> float:
+    """A rate such as "100/s" as a number a second.
+
+    Raises:
+        Misuse: It is none.
+
+    >>> rate_per_s("600/min")
+    10.0
+    """
+    found = _RATE.fullmatch(rate)
+    number = 0.0 if found is None else float(found[1])
+    if found is None or not number:
+        raise Misuse(f'rate {rate!r}: write a number above 0 and a unit, "100/s", "600/min" or "1000/h".')
+    return number / _SECONDS[found[2]]
+
+
+def key_id(key: str) -> str | None:
+    """The id in a key; None when it has not the form of one."""
+    parts = key.split("_", 2)
+    return parts[1] if len(parts) == 3 and parts[0] == _PREFIX else None

@@ -1,0 +1,70 @@
+"""How many predictions may be under way: found from their own latencies, so that a queue never grows long."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.core.errors import Misuse
+
+_EVERY_S = 0.1  # between two steps of the limit
+_EASY_S = 0.01  # a mean latency that no limit is drawn for
+_TOLERANCE = 5.0  # a mean latency so many times the service is no long queue: at four fifths of the load it is three
+_SHARPEST = 0.5  # of the limit, the most that a step takes away
+
+
+class GradientLimit:
+    """A limit that falls when answers take longer than they must, and rises again, by steps, when they do not.
+
+    The mean latency of a tenth of a second is compared with the mean time of service in it: what the answers would
+    have taken had nobody been before them. While it is within five times that, or within 10 ms, the limit may rise by
+    its square root at each step, but only if it was nearly reached; beyond, it is multiplied by the gradient, wanted
+    over found. That is the rule of Netflix's concurrency limits (2018) with the time of service in the place of the
+    latency of quieter times: a machine that becomes slow is no queue.
+
+    Args:
+        least: It never falls below.
+        most: Nor rises above.
+
+    >>> limit = GradientLimit(least=4, most=100)
+    >>> for step in range(40):  # each answer takes 10 ms of service, and waits behind all that are under way
+    ...     for _ in range(5):
+    ...         limit.observe(0.01 * limit.limit, service_s=0.01, under_way=limit.limit, now_s=step / 10)
+    >>> 4 <= limit.limit <= 9
+    True
+    """
+
+    def __init__(self, *, least: int = 8, most: int = 512) -> None:
+        if not 1 <= least <= most:
+            raise Misuse(f"limit: least={least}, most={most}. Give 1 <= least <= most.")
+        self.limit = most
+        self._least, self._most = least, most
+        self._exact = float(most)
+        self._latency_s, self._service_s, self._count, self._peak = 0.0, 0.0, 0, 0
+        self._step_at_s = -math.inf
+
+    def observe(self, latency_s: float, *, service_s: float, under_way: int, now_s: float) -> None:
+        """Count one answer.
+
+        Args:
+            latency_s: From the request's arrival to its answer.
+            service_s: The part of it that was no waiting for others.
+            under_way: How many were under way when it was answered, itself among them.
+            now_s: A clock that never goes back.
+        """
+        self._latency_s += latency_s
+        self._service_s += service_s
+        self._count += 1
+        if under_way > self._peak:
+            self._peak = under_way
+        if now_s >= self._step_at_s:
+            self._step(now_s)
+
+    def _step(self, now_s: float) -> None:
+        wanted_s = max(_TOLERANCE * self._service_s, _EASY_S * self._count)
+        gradient = min(1.0, max(_SHARPEST, wanted_s / self._latency_s)) if self._latency_s else 1.0
+        if gradient < 1.0 or 2 * self._peak >= self.limit:
+            exact = gradient * self._exact + math.sqrt(self._exact)
+            self._exact = min(float(self._most), max(float(self._least), exact))
+            self.limit = int(self._exact)
+        self._latency_s, self._service_s, self._count, self._peak = 0.0, 0.0, 0, 0
+        self._step_at_s = now_s + _EVERY_S

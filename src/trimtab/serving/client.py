@@ -1,0 +1,445 @@
+"""A thin client of `trimtab serve`: the project's verbs over HTTP, with its answers and its errors."""
+
+from __future__ import annotations
+
+import http.client
+import math
+import random
+import selectors
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.serving.answering import Answer
+from trimtab.serving.problems import InvalidField, Problem, Refused
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from trimtab.serving.http.operations import EntityFeatures, Labelled, ModelShown
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+_RETRIES = 3
+_FIRST_PAUSE_S = 0.05  # before the second try; twice as long before each further one
+_LONGEST_PAUSE_S = 5.0  # of those that a server asks for
+_SLACK_S = 0.25  # that an answer may take on its way after its deadline
+_IDLE_AT_MOST = 16  # connections kept
+_LONGEST_MS = 600_000  # that a service is told to have
+_JSON = "application/json"
+
+
+class PushProblem(msgspec.Struct, frozen=True):
+    """Why one row went to quarantine."""
+
+    row: int
+    field: str
+    reason: str
+    found: str
+
+
+class PushedRows(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of pushed rows: the accepted ones are safe in the log."""
+
+    accepted: int
+    quarantined: int
+    problems: tuple[PushProblem, ...] = ()  # the first hundred
+    absent: tuple[str, ...] = ()  # declared columns that some row left out: null now
+
+
+def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> Client:
+    """A client of the service at `url`; nothing is asked yet.
+
+    Args:
+        url: What `trimtab serve` prints: "http://127.0.0.1:8117".
+        key: An API key, where the service needs one.
+        timeout_s: How long a call may take with all its tries; the service is told (`X-Timeout-Ms`).
+        cafile: A PEM file with the certificate to trust, where it is none that the system knows.
+
+    Raises:
+        Misuse: The URL or the time is none.
+    """
+    return Client(url, key=key, timeout_s=timeout_s, cafile=cafile)
+
+
+class Client:
+    """Asks one service. Threads may share it. Close it, or use it in `with`.
+
+    Errors are those of a project: `Misuse` (of one field: with `field` and `pointer`), `NotFound`, `Conflict`,
+    `Unavailable`. A call is tried again only where that is safe: when no connection was made, when the service refused
+    it before doing anything (429), and otherwise when it may be done twice: questions, and events that carry `_id`.
+    """
+
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> None:
+        if not isinstance(url, str):
+            raise Misuse(f"connect: url is a {type(url).__name__}. Give a text such as http://127.0.0.1:8117.")
+        place = urlsplit(url if "//" in url else f"http://{url}")
+        if place.scheme not in ("http", "https") or not place.hostname or place.query or place.username:
+            raise Misuse(f"connect: {url!r} is no address of a service. Give one such as http://127.0.0.1:8117.")
+        _check_timeout(timeout_s)
+        try:
+            self._host, self._port = place.hostname, place.port
+        except ValueError as error:
+            raise Misuse(f"connect: {url!r}: {error}.") from None
+        self.url = f"{place.scheme}://{place.netloc}{place.path.rstrip('/')}"
+        self._prefix = place.path.rstrip("/")
+        self._tls = _context(cafile) if place.scheme == "https" else None
+        self._timeout_s = timeout_s
+        self._headers = {"accept": _JSON} | ({} if key is None else {"authorization": f"Bearer {_header(key)}"})
+        self._idle: list[http.client.HTTPConnection] = []
+        self._mutex = threading.Lock()
+        self._closed = False
+
+    # -- verbs --------------------------------------------------------------------------------------------------
+
+    @overload
+    def predict(
+        self, model: str, rows: Row, *, at: str | int | dt.datetime | None = None, timeout_s: float | None = None
+    ) -> Answer: ...
+
+    @overload
+    def predict(
+        self,
+        model: str,
+        rows: Sequence[Row],
+        *,
+        at: str | int | dt.datetime | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Answer]: ...
+
+    def predict(
+        self,
+        model: str,
+        rows: Row | Sequence[Row],
+        *,
+        at: str | int | dt.datetime | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer | list[Answer]:
+        """The answer to a request row, or the answers to several, in their order; each is logged.
+
+        Args:
+            model: A deployed model's name.
+            rows: A dict, or a list of them; every declared column must be there.
+            at: A moment in the past to answer as of; left out, now.
+            timeout_s: How long it may take; left out, the client's.
+
+        Raises:
+            NotFound: There is no such model.
+            Misuse: A row is not as declared.
+            Unavailable: It is too busy, or not ready.
+        """
+        one = isinstance(rows, Mapping)
+        body: dict[str, Any] = {"request": rows} if one else {"rows": _listed(rows)}
+        if at is not None:
+            body["at"] = at
+        call = _Call("POST", _path("v1", "models", model, "predict"), body, again=False, timeout_s=timeout_s)
+        if one:
+            return self._ask(call, Answer)
+        return self._ask(call, _Predictions).predictions
+
+    def push(
+        self, source: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
+    ) -> PushedRows:
+        """Append events; the accepted ones are safe when this returns.
+
+        Args:
+            source: The source's name.
+            rows: An event, or a list of them. With an `_id` in each a failed call is tried again.
+            wait: Return once the online features have them, too.
+            timeout_s: How long it may take; left out, the client's.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A column is not declared, or no row was taken.
+            Unavailable: It is too busy; or the events are safe, and the features behind.
+        """
+        given = _listed(rows)
+        path = _path("v1", "events", source) + ("?wait=applied" if wait else "")
+        again = all("_id" in row for row in given)
+        return self._ask(_Call("POST", path, given, again=again, timeout_s=timeout_s), PushedRows)
+
+    def label(
+        self, model: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
+    ) -> Labelled:
+        """Tell what became of requests.
+
+        Args:
+            model: A deployed model's name.
+            rows: `{"prediction": answer.id, "value": True}`, or `{"request": key, ...}`; a list of such. Instead of
+                `value`, `columns` gives several columns of the label's source; `at` says when it happened.
+            wait: Return once the online features have them, too.
+            timeout_s: How long it may take; left out, the client's.
+
+        Raises:
+            NotFound: There is no such model or prediction.
+            Misuse: A label is not as declared, or none was taken.
+            Unavailable: It is too busy; or the labels are safe, and the features behind.
+        """
+        from trimtab.serving.http.operations import Labelled
+
+        given = _listed(rows)
+        path = _path("v1", "labels", model) + ("?wait=applied" if wait else "")
+        call = _Call("POST", path, given, again=False, timeout_s=timeout_s)
+        return self._ask(call, Labelled)
+
+    def why(self, prediction_id: str) -> dict[str, Any]:
+        """All that led to one prediction: what `trimtab why --json` says.
+
+        Raises:
+            NotFound: There is no such prediction.
+        """
+        return self._get(_path("v1", "predictions", prediction_id) + "?why", dict[str, Any])
+
+    def features(self, entity: str, *key: str | int, model: str | None = None) -> EntityFeatures:
+        """The features of one entity as they stand online, with their reasons and their age.
+
+        Args:
+            entity: Its name, as views call it.
+            key: One value for each of its columns.
+            model: Only what this model reads.
+
+        Raises:
+            NotFound: No view is about it, or there is no such model.
+        """
+        from trimtab.serving.http.operations import EntityFeatures
+
+        path = _path("v1", "entities", entity, *map(str, key), "features")
+        return self._get(path + ("" if model is None else f"?{urlencode({'model': model})}"), EntityFeatures)
+
+    def models(self) -> list[ModelShown]:
+        """The deployed models: which version answers, and where aliases point."""
+        from trimtab.serving.http.operations import ModelShown
+
+        return self._get("/v1/models", dict[str, list[ModelShown]])["models"]
+
+    def close(self) -> None:
+        """Close its connections."""
+        with self._mutex:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, kind: type[T]) -> T:
+        return self._ask(_Call("GET", path, None, again=True, timeout_s=None), kind)
+
+    def _ask(self, call: _Call, kind: type[T]) -> T:
+        """What the service answers, after as many tries as are safe within the time."""
+        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
+        end_s = time.monotonic() + timeout_s
+        body = None if call.body is None else _encode(call.body)
+        for attempt in range(_RETRIES + 1):
+            try:
+                return self._try(call, body, end_s, kind)
+            except _AgainError as again:
+                pause_s = again.after_s or _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0)
+                if attempt == _RETRIES or time.monotonic() + pause_s >= end_s:
+                    raise again.error from again.error.__cause__
+                time.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _try(self, call: _Call, body: bytes | None, end_s: float, kind: type[T]) -> T:
+        left_s = end_s - time.monotonic()
+        connection, sent = self._connection(left_s), False
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(left_s + _SLACK_S)
+            sent = True
+            connection.request(call.method, self._prefix + call.path, body, self._sent_headers(body, left_s))
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._failed(error, again=call.again or not sent) from error
+        if response.will_close:
+            connection.close()
+        else:
+            self._keep(connection)
+        if response.status == 200:
+            return _decoded(content, kind, self.url)
+        problem = _error(response.status, content, f"{self.url}{call.path}")
+        if response.status == 429 or (response.status == 503 and call.again):
+            raise _AgainError(problem, _retry_after_s(response)) from problem
+        raise problem
+
+    def _sent_headers(self, body: bytes | None, left_s: float) -> dict[str, str]:
+        headers = {**self._headers, "x-timeout-ms": str(min(max(1, round(left_s * 1_000)), _LONGEST_MS))}
+        return headers if body is None else {**headers, "content-type": _JSON}
+
+    def _connection(self, left_s: float) -> http.client.HTTPConnection:
+        """An idle connection that the service has not closed, or a new one."""
+        while True:
+            with self._mutex:
+                if self._closed:
+                    raise Misuse(f"{self.url}: this client is closed. Connect again: tt.connect({self.url!r})")
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                break
+            if connection.sock is not None and not _is_readable(connection):
+                return connection
+            connection.close()
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=left_s, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port, timeout=left_s)
+
+    def _keep(self, connection: http.client.HTTPConnection) -> None:
+        with self._mutex:
+            if not self._closed and len(self._idle) < _IDLE_AT_MOST:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _failed(self, error: Exception, *, again: bool) -> Exception:
+        if isinstance(error, TimeoutError):
+            return Unavailable(f"{self.url}: no answer in time. Give it more (timeout_s), or ask again.")
+        found = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        failed = Unavailable(f"{self.url}: cannot be asked ({found}). {self._advice(error)}")
+        return _AgainError(failed, 0.0) if again and not isinstance(error, ssl.SSLError) else failed
+
+    def _advice(self, error: Exception) -> str:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "Ask by a name that its certificate is for, and name the certificate to trust (cafile=FILE)."
+        if isinstance(error, ssl.SSLError):
+            return "If it speaks no HTTPS, ask by http://."
+        if isinstance(error, http.client.RemoteDisconnected) and self._tls is None:
+            return "Is `trimtab serve` running there? Ask by https://, where it has a certificate (serve.tls_cert)."
+        return "Is `trimtab serve` running there?"
+
+
+class _Call(msgspec.Struct, frozen=True):
+    method: str
+    path: str
+    body: Any
+    again: bool  # whether it may be done twice
+    timeout_s: float | None
+
+
+class _Predictions(msgspec.Struct, frozen=True):
+    predictions: list[Answer]
+
+
+class _AgainError(Exception):
+    """What failed may be tried again."""
+
+    def __init__(self, error: TrimtabError, after_s: float) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.after_s = after_s
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="@") for part in parts)
+
+
+def _check_timeout(timeout_s: float) -> float:
+    if not 0 < timeout_s <= 86_400:
+        raise Misuse(f"timeout_s={timeout_s}: give seconds above 0, at most a day.")
+    return timeout_s
+
+
+def _header(key: str) -> str:
+    if not key.isascii() or not key.isprintable() or not key:
+        raise Misuse("connect: this is no key. Give one that `trimtab keys add` printed.")
+    return key
+
+
+def _context(cafile: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except (OSError, ssl.SSLError) as error:
+        raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
+
+
+def _is_readable(connection: http.client.HTTPConnection) -> bool:
+    """Whether something lies in an idle connection: its end, that is."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
+def _listed(rows: Any) -> list[Row]:
+    if isinstance(rows, Mapping):
+        return [rows]
+    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+        raise Misuse(f"rows is a {type(rows).__name__}. Give a dict or a list of dicts.")
+    return list(rows)
+
+
+def _encode(body: Any) -> bytes:
+    _check_finite(body, "$", "")
+    try:
+        return msgspec.json.encode(body, enc_hook=_plain)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Misuse(f"rows: {error}. Give numbers, texts, truth values, None and datetimes.") from error
+
+
+def _check_finite(value: Any, pointer: str, field: str) -> None:
+    """JSON has no infinity, and the encoder would write null, which is another question."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            _check_finite(one, f"{pointer}.{name}", str(name))
+    elif isinstance(value, list | tuple):
+        for place, one in enumerate(value):
+            _check_finite(one, f"{pointer}[{place}]", field)
+    elif not isinstance(value, str | int | None):
+        number = _plain(value) if type(value).__module__ == "numpy" else value
+        if isinstance(number, float) and math.isinf(number):
+            raise InvalidField(
+                f"{pointer}: found {number}, and JSON has nothing infinite. Give a finite number, or None.",
+                field=field,
+                pointer=pointer,
+            )
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as Python's."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"found a {type(value).__name__}, {value!r}")
+
+
+def _decoded(content: bytes, kind: type[T], url: str) -> T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Unavailable(f"{url}: answered what no trimtab of this version does ({error}).") from error
+
+
+def _error(status: int, content: bytes, where: str) -> TrimtabError:
+    """The error that a problem detail stands for."""
+    try:
+        problem = msgspec.json.decode(content, type=Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        text = content[:200].decode("utf-8", "replace")
+        return Unavailable(f"{where}: answered {status} without saying why: {text!r}. Is it a trimtab service?")
+    said = problem.detail
+    if problem.field is not None:
+        return InvalidField(said, field=problem.field, pointer=problem.pointer or "")
+    if status in (408, 429, 503, 504):
+        return Unavailable(said)
+    kinds: dict[int, type[TrimtabError]] = {400: Misuse, 404: NotFound, 409: Conflict}
+    if status in kinds:
+        return kinds[status](said)
+    return Refused(status, said) if status < 500 else TrimtabError(f"{where}: {said}")
+
+
+def _retry_after_s(response: http.client.HTTPResponse) -> float:
+    given = response.getheader("retry-after") or ""
+    return min(float(given), _LONGEST_PAUSE_S) if given.isdecimal() else 0.0

@@ -1,0 +1,21 @@
+"""How an answer can fail that was asked for rightly."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from trimtab.core.errors import Unavailable
+
+
+class Late(Unavailable):
+    """The answer was not there when it had to be."""
+
+
+class ModelFailed(Unavailable):
+    """The model raised, or gave no number."""
+
+
+def check_deadline(deadline_s: float | None) -> None:
+    """Raise `Late` when a moment of `perf_counter` has passed."""
+    if deadline_s is not None and perf_counter() > deadline_s:
+        raise Late("the time for this answer is over. Ask again, or give it more time.")

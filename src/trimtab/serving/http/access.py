@@ -1,0 +1,271 @@
+"""Who may ask what: API keys, their rights and their rates.
+
+Nothing here is asked while no key was ever made and none is required; with keys, a request costs one look-up in a
+dictionary (`Access.admit`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from random import getrandbits
+from time import monotonic
+
+from trimtab.serving.access_keys import AccessKey, Role, key_id
+from trimtab.serving.problems import Refused
+
+ANYBODY = "anybody"  # who asks without a key
+_SEEN = 4_096  # presented keys that are remembered as good
+_BEARER = b"bearer "
+_OPEN = re.compile(r"/health/(live|ready)|/docs|/v2/health/(live|ready)")
+_WRITES = re.compile(r"/v1/(events|labels)/[^/]+")
+_PREDICTS = re.compile(r"/v1/models/[^/]+/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
+_LISTS = re.compile(r"/v2/repository/index")
+_LOCAL = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_REALM = 'Bearer realm="trimtab"'
+
+
+def right_of(method: str, path: str) -> Role | None:
+    """The right that a request needs where something answers to it; None: none.
+
+    What is not named here and may change something takes the right to administer: an address that is added is closed
+    until it is named. Where nothing answers, the service asks for no more than the right to read (D134).
+
+    >>> right_of("POST", "/v1/models/late/predict"), right_of("GET", "/metrics"), right_of("GET", "/health/ready")
+    ('predict', 'read', None)
+    """
+    if path.startswith("/v2"):
+        path = path.rstrip("/")  # as its addresses are read
+    if _OPEN.fullmatch(path):
+        return None
+    if _PREDICTS.fullmatch(path):
+        return "predict"
+    if method in ("GET", "HEAD", "OPTIONS") or _LISTS.fullmatch(path):
+        return "read"
+    return "write" if _WRITES.fullmatch(path) else "admin"
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The `X-Request-Id` of a request: the asker's where it is up to 128 of A-Z, a-z, 0-9 and ._:-, else a new one.
+
+    >>> request_id([(b"x-request-id", b"job-7.1")])
+    'job-7.1'
+    >>> len(request_id([(b"x-request-id", b"a line" + bytes([10]) + b"and another")]))
+    32
+    """
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return f"{getrandbits(128):032x}"  # a name, no secret
+
+
+class Access:
+    """What is asked of each request.
+
+    Args:
+        required: True: nobody asks without a key. None: as soon as a key was ever made. False: only what changes what
+            is served needs one.
+        host: The address that is listened on: away from loopback what changes what is served always needs a key.
+        share: What part of a key's rate this process lets through.
+        now_s: The time for rates.
+    """
+
+    def __init__(
+        self,
+        *,
+        required: bool | None = None,
+        host: str = "127.0.0.1",
+        share: float = 1.0,
+        now_s: Callable[[], float] = monotonic,
+    ) -> None:
+        self.asks = bool(required)  # whether a request has to be admitted at all
+        self._required = required
+        self._closed = bool(required)  # nobody asks without a key
+        self._host = host
+        self._local = is_loopback(host)
+        self._share = share
+        self._now_s = now_s
+        self._by_id: dict[str, _Holder] = {}
+        self._seen: dict[bytes, _Holder] = {}
+
+    def take(self, keys: Sequence[AccessKey], ever: bool) -> None:
+        """Know these keys from now on, and no others.
+
+        Args:
+            keys: All that there are.
+            ever: Whether there ever was one.
+        """
+        before = self._by_id
+        self._by_id = {key.id: _Holder(key, self._share, before.get(key.id)) for key in keys}
+        self._seen = {}
+        self._closed = ever if self._required is None else self._required
+        self.asks = self._closed or bool(keys)
+
+    def let_in(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
+        """Who asks by HTTP: as `admit` where a key may be needed, else anybody but another site's page.
+
+        Raises:
+            Refused: As `admit`; or a page of another site asks, without a key, for what is logged (403).
+        """
+        if self.asks or right == "admin":
+            return self.admit(headers, right)
+        if right != "read" and _presented(headers) is None:
+            _check_page(headers)
+        return ANYBODY
+
+    def admit(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
+        """Who asks; counts against the rate of the key.
+
+        Raises:
+            Refused: A key is needed, or unknown (401); it has not this right (403); it asks too often (429).
+        """
+        presented = _presented(headers)
+        if presented is None:
+            return self._without(headers, right)
+        seen = self._seen
+        holder = seen.get(presented)  # by hash with a random seed of the process: how long it takes tells nothing
+        if holder is None:
+            holder = self._verified(presented)
+            if len(seen) >= _SEEN:
+                seen.clear()
+            seen[presented] = holder
+        if right not in holder.rights:
+            raise _not_allowed(holder, right)
+        if holder.rate_per_s and (wait_s := holder.wait_s(self._now_s())):
+            raise Refused(
+                429,
+                f"key {holder.name!r}: more than its rate of {holder.rate}. Ask again in {wait_s} s.",
+                headers=((b"retry-after", b"%d" % wait_s),),
+            )
+        return holder.name
+
+    def _verified(self, presented: bytes) -> _Holder:
+        key = (presented[7:] if presented[:7].lower() == _BEARER else presented).strip()
+        holder = self._by_id.get(key_id(key.decode("latin-1")) or "")
+        digest = hashlib.sha256(key).hexdigest()
+        if holder is None or not hmac.compare_digest(digest, holder.sha256):
+            raise _unauthorised("the key is not known here; it may have been removed", 'error="invalid_token"')
+        return holder
+
+    def _without(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
+        if self._closed:
+            raise _unauthorised("a key is needed")
+        if right != "admin":
+            if right != "read":
+                _check_page(headers)
+            return ANYBODY
+        if self._by_id or not self._local:
+            why = "" if self._local else f" while the server listens on {self._host}"
+            raise Refused(
+                403,
+                f"what changes what is served needs a key{why}. Make one (trimtab keys add NAME --role admin) and send "
+                "it: Authorization: Bearer KEY.",
+                headers=_challenge(),
+            )
+        host = next((value for name, value in headers if name == b"host"), b"")
+        if not _LOCAL.fullmatch(host) or _is_from_elsewhere(headers):
+            raise Refused(
+                403,
+                "asked by way of another host or page: what changes what is served needs a key then (trimtab keys add "
+                "NAME --role admin).",
+                headers=_challenge(),
+            )
+        return ANYBODY
+
+
+class _Holder:
+    """A key that is known, and how much of its rate is left."""
+
+    def __init__(self, key: AccessKey, share: float, before: _Holder | None) -> None:
+        self.name = key.name
+        self.sha256 = key.sha256
+        self.rights = frozenset(("read", "predict", "write", "admin") if "admin" in key.roles else key.roles)
+        self.rate = key.rate
+        self.rate_per_s = (key.rate_per_s or 0.0) * share
+        self._most = max(1.0, self.rate_per_s)  # at once, after a pause
+        self._left, self._at_s = self._most, -math.inf
+        if before is not None and before.rate_per_s == self.rate_per_s:
+            self._left, self._at_s = before._left, before._at_s
+
+    def wait_s(self, now_s: float) -> int:
+        """0 when a request may go on, which is counted; else after how many seconds."""
+        left = self._left + (now_s - self._at_s) * self.rate_per_s
+        if left > self._most:
+            left = self._most
+        self._at_s = now_s
+        if left < 1.0:
+            self._left = left
+            return max(1, math.ceil((1.0 - left) / self.rate_per_s))
+        self._left = left - 1.0
+        return 0
+
+
+def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The key that a request carries, whether it is known or not."""
+    for name, value in headers:
+        if name == b"x-api-key" or (name == b"authorization" and value[:7].lower() == _BEARER):
+            return value
+    return None
+
+
+def _is_from_elsewhere(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser sent a request for a page that is not this server's own.
+
+    Browsers say so themselves, and no page can keep them from it; whoever is no browser says nothing.  # D0107
+    """
+    host, origins, site = b"", [], b""
+    for name, value in headers:
+        if name == b"host":
+            host = value
+        elif name == b"origin":
+            origins.append(value)
+        elif name == b"sec-fetch-site":
+            site = value.lower()
+    return site == b"cross-site" or any(origin.partition(b"://")[2] != host for origin in origins)
+
+
+def _check_page(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    if _is_from_elsewhere(headers):
+        raise Refused(
+            403,
+            "asked by a page of another site: what is logged needs a key then (trimtab keys add NAME --role predict, "
+            "or write), sent as Authorization: Bearer KEY.",
+            headers=_challenge(),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
+    import ipaddress
+
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _unauthorised(found: str, more: str = "") -> Refused:
+    return Refused(
+        401,
+        f"{found}. Send Authorization: Bearer KEY, or X-Api-Key: KEY (made by trimtab keys add NAME --role ROLE).",
+        headers=_challenge(more),
+    )
+
+
+def _not_allowed(holder: _Holder, right: Role) -> Refused:
+    has = ", ".join(sorted(holder.rights))
+    return Refused(
+        403,
+        f"key {holder.name!r} has not the role {right!r}; it has {has}. Ask with a key that has it.",
+        headers=_challenge(f'error="insufficient_scope", scope="{right}"'),
+    )
+
+
+def _challenge(more: str = "") -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"www-authenticate", (f"{_REALM}, {more}" if more else _REALM).encode()),)

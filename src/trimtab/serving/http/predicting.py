@@ -1,0 +1,381 @@
+"""One model's predict address, from a body to the bytes of its answer: the hot path, whoever reads the request.
+
+Nothing here may cost what it need not (`make bench ARGS=http_relaxed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trimtab.core.records import Prediction
+from trimtab.features.frames import REASONS
+from trimtab.serving.answering import NO_VIEW, Answerer
+from trimtab.serving.batching import Batching
+from trimtab.serving.commit import GroupCommit
+from trimtab.serving.endpoint import Endpoint, Prepared
+from trimtab.serving.failures import Late
+from trimtab.serving.http.exchanges import CURRENT, STAGES, Exchange
+from trimtab.serving.http.limits import Limits
+from trimtab.serving.http.shadowing import Shadowing
+from trimtab.serving.http.threads import Threads
+from trimtab.serving.metrics import SIZE_BUCKETS, Histogram, Metrics
+from trimtab.serving.problems import Refused
+from trimtab.serving.request_rows import Asked, Row
+from trimtab.serving.timed import TimedAnswerer
+
+_SAMPLED = 15  # a mask: one in 16
+_INLINE_BYTES = 64 << 10  # a larger body is read in a thread
+_QUIET = bytes((0, NO_VIEW))
+_PARTS = ("features", "model")  # of `predict`
+_encode = msgspec.json.Encoder().encode
+
+
+class PredictFigures:
+    """What is counted about predictions; each model's series are bound once, so that counting costs next to nothing."""
+
+    def __init__(self, metrics: Metrics, latency: Histogram) -> None:
+        self.latency = latency
+        self.rows = metrics.histogram("trimtab_request_rows", "Rows of a predict request.", ("model",), SIZE_BUCKETS)
+        self.nulls = metrics.counter("trimtab_null_inputs_total", "Inputs without a fresh value.", ("model", "reason"))
+        self.flags = metrics.counter("trimtab_flagged_predictions_total", "Answers with a flag.", ("model", "flag"))
+
+
+class Waiting:
+    """An answer that is there once `done` is: its predictions are being appended, or made in a thread.
+
+    `shared` is whose call it shares with others, where it does.
+    """
+
+    def __init__(
+        self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Batching[Any, Any] | None = None
+    ) -> None:
+        self.done = done
+        self.shared = shared
+        self._answer = answer
+
+    def answer(self) -> bytes:
+        """The body of the answer; raises what went wrong."""
+        failed: Any = self.done.exception()
+        if failed is not None:
+            raise failed
+        return self._answer()
+
+
+class Read(NamedTuple):
+    """A large body that a thread has read for a version."""
+
+    answerer: Answerer
+    asked: Asked
+    received: float  # `perf_counter` when the body was there
+
+
+class Predictor:
+    """Takes the bodies sent to one model's address.
+
+    Args:
+        endpoint: The model.
+        commit: Where predictions are appended before their answers leave.
+        limits: What is refused.
+        figures: Where it is counted.
+        threads: For what takes long.
+        shadowing: Lets shadows answer what was answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        commit: GroupCommit,
+        limits: Limits,
+        figures: PredictFigures,
+        threads: Threads,
+        shadowing: Shadowing,
+    ) -> None:
+        self.endpoint = endpoint
+        self.path = f"/v1/models/{endpoint.name}/predict"
+        self.requests = 0
+        self.logged = 0
+        self.stored = 0
+        self.answers: dict[tuple[str, str], int] = {}  # made now, by version and arm
+        self._commit = commit
+        self._limits = limits
+        self._rows_inline = limits.rows_inline
+        self._threads = threads
+        self._shadowing = shadowing
+        self._nulls, self._flags = figures.nulls, figures.flags
+        self._total = figures.latency.of((endpoint.name, "total"))
+        self._stages = [figures.latency.of((endpoint.name, stage)) for stage in STAGES]
+        self._parts = [figures.latency.of((endpoint.name, part)) for part in _PARTS]
+        self._rows = figures.rows.of((endpoint.name,))
+
+    def take(
+        self,
+        body: bytes,
+        started: float,
+        timeout_s: float | None = None,
+        exchange: Exchange | None = None,
+        read: Read | None = None,
+    ) -> bytes | Waiting:
+        """The answer to a request's body, or what it waits for.
+
+        Args:
+            body: The whole of it.
+            started: `perf_counter` when the request began to arrive.
+            timeout_s: How long after that an answer is of use.
+            exchange: Gets to know what became of it.
+            read: What the body says, where a thread has read it.
+
+        Raises:
+            Refused: Too many rows (413), or too much is under way for a large body (429).
+            Misuse: The body is not as declared.
+            Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
+            ModelFailed: The model gave no number.
+        """
+        received = perf_counter()
+        endpoint = self.endpoint
+        if endpoint.sleeps:
+            return self._take_woken(body, started, timeout_s, exchange)
+        version = answerer = endpoint.current
+        if read is not None:
+            version = answerer = read.answerer
+            asked, received = read.asked, read.received
+        elif len(body) > _INLINE_BYTES:
+            return self._take_large(version, body, started, timeout_s, exchange)
+        else:
+            asked = answerer.rows.decode(body)
+        decoded = perf_counter()
+        rows = asked.rows
+        deadline_s = self._deadline_s(started, timeout_s)
+        if exchange is not None or not endpoint.uses & _SAMPLED:
+            answerer = TimedAnswerer(version, exchange, sampled=not endpoint.uses & _SAMPLED)
+        if len(rows) > self._rows_inline or asked.at_us is not None:
+            return self._take_slowly(answerer, asked, (started, received, decoded), deadline_s, begun=read is not None)
+        if (joined := self._join(version, rows, deadline_s)) is not None:
+            task = asyncio.get_running_loop().create_task(
+                self._together(joined, answerer, asked, (started, received, decoded))
+            )
+            return Waiting(task, task.result, endpoint.batched)
+        prepared = endpoint.prepare(answerer, rows, None, deadline_s)
+        predicted = perf_counter()
+        made = [one for one in prepared if isinstance(one, Prediction)]
+        if made and not self._commit.note(made):
+            done = self._commit.append(made)
+            times = started, received, decoded, predicted
+            return Waiting(done, lambda: self._answered(answerer, asked, prepared, made, (*times, perf_counter())))
+        return self._answered(answerer, asked, prepared, made, (started, received, decoded, predicted, perf_counter()))
+
+    def _take_woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> Waiting:
+        """The same once the version is loaded, in a thread."""
+        task = asyncio.get_running_loop().create_task(self._woken(body, started, timeout_s, exchange))
+        return Waiting(task, task.result)
+
+    async def _woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> bytes:
+        await self._threads.work(lambda: self.endpoint.current)
+        answer = self.take(body, started, timeout_s, exchange)
+        if isinstance(answer, Waiting):
+            await answer.done
+            answer = answer.answer()
+        return answer
+
+    def _take_large(
+        self, answerer: Answerer, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
+    ) -> Waiting:
+        """The same for a body that is read in a thread, so that others do not wait for it."""
+        task = asyncio.get_running_loop().create_task(self._large(answerer, body, started, timeout_s, exchange))
+        return Waiting(task, task.result)
+
+    async def _large(
+        self, answerer: Answerer, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
+    ) -> bytes:
+        received = perf_counter()
+        asked = await self._threads.work(answerer.rows.decode, body)
+        answer = self.take(body, started, timeout_s, exchange, Read(answerer, asked, received))
+        if isinstance(answer, Waiting):
+            await answer.done
+            answer = answer.answer()
+        return answer
+
+    def _take_slowly(
+        self, answerer: Answerer, asked: Asked, times: tuple[float, ...], deadline_s: float | None, *, begun: bool
+    ) -> Waiting:
+        if len(asked.rows) > self._limits.rows:
+            raise Refused(413, f"body: {len(asked.rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
+        task = asyncio.get_running_loop().create_task(self._slowly(answerer, asked, times, deadline_s, begun))
+        return Waiting(task, task.result)
+
+    async def _slowly(
+        self, answerer: Answerer, asked: Asked, times: tuple[float, ...], deadline_s: float | None, begun: bool
+    ) -> bytes:
+        prepared = await self._prepare_slowly(answerer, asked.rows, asked.at_us, deadline_s, begun=begun)
+        times = (*times, perf_counter())
+        made = await self._safe(prepared)
+        times = (*times, perf_counter())
+        body: bytes = await self._threads.go_on(self._body, answerer, asked, prepared)
+        self._count(answerer, made, len(prepared), (*times, perf_counter()))
+        self._offer(asked.rows, asked.at_us)
+        return body
+
+    async def _together(
+        self, joined: asyncio.Future[Prepared], answerer: Answerer, asked: Asked, times: tuple[float, ...]
+    ) -> bytes:
+        prepared = [await joined]
+        times = (*times, perf_counter())
+        made = await self._safe(prepared)
+        return self._answered(answerer, asked, prepared, made, (*times, perf_counter()))
+
+    async def answer_rows(
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        at_us: int | None,
+        started: float,
+        timeout_s: float | None = None,
+    ) -> Sequence[Prepared]:
+        """An answer to each checked row, safe and counted: for other protocols than that of `take`.
+
+        Args:
+            answerer: The version that answers.
+            rows: At most as many as the limits say.
+            at_us: The moment they ask about; None: now.
+            started: `perf_counter` when the request began to arrive.
+            timeout_s: How long after that an answer is of use.
+
+        Raises:
+            Misuse: `at_us` lies in the future.
+            Unavailable: State or log cannot be used now; `Late` when the time is over.
+        """
+        received = perf_counter()
+        version, deadline_s = answerer, self._deadline_s(started, timeout_s)
+        if (exchange := CURRENT.get()) is not None or not self.endpoint.uses & _SAMPLED:
+            answerer = TimedAnswerer(answerer, exchange, sampled=not self.endpoint.uses & _SAMPLED)
+        prepared: Sequence[Prepared]
+        if len(rows) > self._rows_inline or at_us is not None:
+            prepared = await self._prepare_slowly(answerer, rows, at_us, deadline_s)
+        elif (joined := self._join(version, rows, deadline_s)) is not None:
+            prepared = [await joined]
+        else:
+            prepared = self.endpoint.prepare(answerer, rows, None, deadline_s)
+        predicted = perf_counter()
+        made = await self._safe(prepared)
+        self._count(answerer, made, len(prepared), (started, received, received, predicted, perf_counter()))
+        self._offer(rows, at_us)
+        return prepared
+
+    def _join(
+        self, answerer: Answerer, rows: Sequence[Row], deadline_s: float | None
+    ) -> asyncio.Future[Prepared] | None:
+        """The answer to one row by a call that others share, where that pays; None: it is to be answered by itself.
+
+        A row whose time is over shares none, for what is answered then is its own. A shared call has no deadline: it
+        begins within two milliseconds.
+        """
+        endpoint = self.endpoint
+        if endpoint.batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
+            return None
+        return endpoint.batching.join(answerer, lambda rows: endpoint.prepare(answerer, rows, None, None), rows[0])
+
+    def _offer(self, rows: Sequence[Row], at_us: int | None) -> None:
+        """Let the shadow, if there is one, answer what was asked about now."""
+        shadow = self.endpoint.shadow
+        if shadow is not None and at_us is None:
+            self._shadowing.offer(shadow, rows)
+
+    async def _prepare_slowly(
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        at_us: int | None,
+        deadline_s: float | None,
+        *,
+        begun: bool = False,
+    ) -> Sequence[Prepared]:
+        """What `Endpoint.prepare` gives, in a thread; that one goes on when the time is over, and nobody sees it.
+
+        A request that a thread has begun on is not refused any more.
+        """
+        run = self._threads.go_on if begun else self._threads.work
+        degrading = self.endpoint.degrading
+        prepared: Sequence[Prepared]
+        try:
+            async with asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter())):
+                prepared = await run(self.endpoint.prepare, answerer, rows, at_us, deadline_s)
+        except TimeoutError:
+            if degrading is None or at_us is not None:
+                raise Late("the answer was not there in time. Ask for less at once, or give it more time.") from None
+            prepared = await self._threads.go_on(degrading.late, answerer, rows)
+        return prepared
+
+    async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
+        """The predictions among answers, once they are noted or appended."""
+        made = [one for one in prepared if isinstance(one, Prediction)]
+        if made and not self._commit.note(made):
+            await self._commit.append(made)
+        return made
+
+    def _deadline_s(self, started: float, timeout_s: float | None) -> float | None:
+        degrading = self.endpoint.degrading
+        if degrading is not None:
+            return degrading.deadline_s(started, timeout_s)
+        return None if timeout_s is None else started + timeout_s
+
+    def _answered(
+        self,
+        answerer: Answerer,
+        asked: Asked,
+        prepared: Sequence[Prepared],
+        made: Sequence[Prediction],
+        times: tuple[float, ...],
+    ) -> bytes:
+        """The body of an answer whose predictions are safe, counted."""
+        body = self._body(answerer, asked, prepared)
+        self._count(answerer, made, len(prepared), (*times, perf_counter()))
+        self._offer(asked.rows, asked.at_us)
+        return body
+
+    def _body(self, answerer: Answerer, asked: Asked, prepared: Sequence[Prepared]) -> bytes:
+        shown = self.endpoint.shown
+        out = [one if isinstance(one, bytes) else _encode(shown(answerer, one)) for one in prepared]
+        return b'{"predictions":[' + b",".join(out) + b"]}" if asked.many else out[0]
+
+    def _count(self, answerer: Answerer, made: Sequence[Prediction], answers: int, times: tuple[float, ...]) -> None:
+        """Count one answered request by the ends of its stages."""
+        self.requests += 1
+        logged = len(made)
+        self.logged += logged
+        if logged != answers:
+            self.stored += answers - logged
+        self._total(times[-1] - times[0])
+        if answerer.__class__ is TimedAnswerer:
+            self._tell(answerer, made, answers, times)
+        counted = self.answers
+        for one in made:
+            by = one.version, one.arm
+            counted[by] = counted.get(by, 0) + 1
+            if one.flags or one.reasons.translate(None, _QUIET):
+                self._count_remarks(one)
+
+    def _tell(self, timed: TimedAnswerer, made: Sequence[Prediction], answers: int, times: tuple[float, ...]) -> None:
+        """Show a request in the histograms of stages and rows, or tell its exchange of it."""
+        if timed.sampled:
+            self._rows(answers)
+            for observe, start, end in zip(self._stages, times, times[1:], strict=False):
+                if end != start:  # a stage that this request had
+                    observe(end - start)
+            for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
+                if taken_s:
+                    observe(taken_s)
+        if (exchange := timed.exchange) is not None:
+            exchange.made, exchange.answers, exchange.times = made, answers, times
+            exchange.label = self.endpoint.label(made[0].version) if made else timed.served.label
+            exchange.features_s, exchange.model_s = timed.features_s, timed.model_s
+
+    def _count_remarks(self, one: Prediction) -> None:
+        for flag in one.flags:
+            self._flags.add(self.endpoint.name, flag)
+        for code in one.reasons.translate(None, _QUIET):
+            self._nulls.add(self.endpoint.name, REASONS[code])

@@ -1,0 +1,52 @@
+"""Shadows work on spare capacity: a little, now and then, while nobody waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from trimtab.serving.arms import Shadow
+from trimtab.serving.commit import GroupCommit
+from trimtab.serving.http.turns import Turns
+from trimtab.serving.request_rows import Row
+
+_PAUSE_S = 0.005
+_WORK_S = 0.001  # after each pause: at most a sixth of the process's time
+
+
+class Shadowing:
+    """Lets shadows answer what they were offered.
+
+    Args:
+        turns: Says whether anybody waits.
+        commit: Where their predictions go.
+    """
+
+    def __init__(self, turns: Turns, commit: GroupCommit) -> None:
+        self._turns = turns
+        self._commit = commit
+        self._busy: set[Shadow] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def offer(self, shadow: Shadow, rows: Sequence[Row]) -> None:
+        """Requests that were answered."""
+        shadow.offer(rows)
+        if shadow.waits:
+            self._busy.add(shadow)
+            self._later()
+
+    def _later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, self._work)
+
+    def _work(self) -> None:
+        self._timer = None
+        if not self._turns.under_way:
+            for shadow in list(self._busy):
+                made = shadow.work(_WORK_S / len(self._busy))
+                if made and not self._commit.note(made):
+                    self._commit.append(made).add_done_callback(lambda done: done.cancelled() or done.exception())
+                if not shadow.waits:
+                    self._busy.discard(shadow)
+        if self._busy:
+            self._later()

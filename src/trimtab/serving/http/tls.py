@@ -1,0 +1,45 @@
+"""HTTPS: a certificate, its private key, and the oldest version of TLS that is spoken."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """Where certificate and key are, in PEM files."""
+
+    cert: Path  # with its chain
+    key: Path | None  # None: it is in the certificate's file
+    least: Literal["1.2", "1.3"] = "1.2"
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """What speaks HTTPS with these files.
+
+    Raises:
+        Misuse: A file cannot be read, is no PEM, or the key is another certificate's or has a password.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.least == "1.3" else ssl.TLSVersion.TLSv1_2
+    files = f"serve.tls_cert {tls.cert}" + ("" if tls.key is None else f", serve.tls_key {tls.key}")
+    try:
+        context.load_cert_chain(tls.cert, tls.key, password=_no_password)
+    except (OSError, ssl.SSLError, _HasPasswordError) as error:
+        raise Misuse(
+            f"{files}: {error}. Needed are a certificate and its private key in PEM, the key without a password."
+        ) from error
+    return context
+
+
+class _HasPasswordError(Exception):
+    """A key is encrypted."""
+
+
+def _no_password() -> str:
+    raise _HasPasswordError("the key has a password")

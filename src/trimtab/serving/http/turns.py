@@ -1,0 +1,82 @@
+"""Predict requests in the order of their arrival: a few at a time, so that those that are refused need not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+
+from trimtab.serving.admission import GradientLimit
+
+_SLICE_S = 0.001  # of work between two looks at the connections
+_GAP_S = 0.00005  # a pause after which work begins anew
+_SAMPLED = 15  # a mask: one in 16 of what was answered at once
+_SAMPLED_WAITS = 3  # and one in four of what had to wait
+
+
+class Turns:
+    """Who may be answered now, later, or not at all.
+
+    A request is answered at once while the process has been busy for less than a millisecond since it last looked at
+    all connections. The others queue, and connections are looked at again after each millisecond of work. What comes
+    while `limit` are under way is refused when it is seen.  # D82
+    """
+
+    def __init__(self, limit: GradientLimit) -> None:
+        self.limit = limit
+        self.under_way = 0  # queued, or waiting for log or thread
+        self.refused = 0
+        self.queued_s: Callable[[float], None] | None = None  # counts what one in 16 waited that had to queue
+        self._queue: deque[tuple[float, Callable[[], object]]] = deque()  # since when, and what is to be done
+        self._burst_s = self._ended_s = 0.0  # when the work at hand began, and when the last of it ended
+        self._answered = 0
+
+    @property
+    def queued(self) -> int:
+        """How many wait for their turn."""
+        return len(self._queue)
+
+    def full(self) -> bool:
+        """Whether the next request is to be refused; then it is counted as that."""
+        if self.under_way < self.limit.limit:
+            return False
+        self.refused += 1
+        return True
+
+    def free(self, heard_s: float) -> bool:
+        """Whether a request that arrived at `heard_s` may be answered at once."""
+        if self._queue:
+            return False
+        if heard_s - self._ended_s > _GAP_S:
+            self._burst_s = heard_s
+        return heard_s - self._burst_s < _SLICE_S
+
+    def queue(self, work: Callable[[], object], heard_s: float) -> None:
+        """Do `work` in its turn; it counts as under way until `work`, or what that waits for, counts it off."""
+        if not self._queue:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._queue.append((heard_s, work))
+        self.under_way += 1
+
+    def answered(self, heard_s: float, begun_s: float, *, waited: bool) -> None:
+        """An answer was given to a request that arrived at `heard_s`, and was begun at `begun_s`."""
+        self._ended_s = now_s = perf_counter()
+        self._answered += 1
+        if not self._answered & (_SAMPLED_WAITS if waited else _SAMPLED):
+            self.limit.observe(now_s - heard_s, service_s=now_s - begun_s, under_way=self.under_way + 1, now_s=now_s)
+
+    def _go_on(self) -> None:
+        now_s = perf_counter()
+        until_s = now_s + _SLICE_S
+        queue = self._queue
+        while queue and now_s < until_s:
+            queued_s, work = queue.popleft()
+            if not self._answered & _SAMPLED and self.queued_s is not None:
+                self.queued_s(now_s - queued_s)
+            work()
+            now_s = perf_counter()
+        if queue:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._burst_s = perf_counter()

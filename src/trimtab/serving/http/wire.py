@@ -1,0 +1,191 @@
+"""ASGI at its barest: the body in, bounded in size and time; a response out in two messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.serving.problems import PROBLEM_TYPE, InvalidField, Refused, problem_of
+
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+JSON_TYPE = b"application/json"
+TIMEOUT = b"x-timeout-ms"
+_LONGEST_MS = 600_000
+_CLOSE: Headers = ((b"connection", b"close"),)  # what is left of a body is no request
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """What is sent back."""
+
+    status: int
+    body: bytes
+    media_type: bytes = JSON_TYPE
+    headers: Headers = ()
+
+
+class Gone(ConnectionError):
+    """The asker hung up before the request was complete."""
+
+
+class Sent:
+    """Sends answers with what all but predictions have: no guessing of types, no copies on the way, the request's id.
+
+    Args:
+        send: What sends.
+        request_id: The request's.
+    """
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.status = 0
+        self.size_bytes = 0  # of the body, so far
+        self._send = send
+        self._headers = (
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", request_id.encode()),
+        )
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._headers]
+        else:
+            self.size_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+
+async def whole_body(message: Message, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, of which `message` is the first part.
+
+    Raises:
+        Refused: It is larger than `limit_bytes` (413), or did not arrive in time (408).
+        Gone: The asker hung up.
+    """
+    if message["type"] != "http.request":
+        raise Gone
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await _rest(body, scope, receive, limit_bytes)
+        except TimeoutError:
+            said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
+            raise Refused(408, said, headers=_CLOSE) from None
+    check_size(len(body), limit_bytes)
+    return body
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Refuse a body that is too large (413)."""
+    if size_bytes > limit_bytes:
+        raise too_large(f"{size_bytes} bytes", limit_bytes)
+
+
+def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
+    """The request's media type, one of `allowed`; the first of them when it has none.
+
+    Raises:
+        Refused: It is another one (415).
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise Refused(415, f"content-encoding {value[:40].decode('latin-1')!r}: send the body as it is.")
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            if value in allowed:
+                return value  # type: ignore[no-any-return]  # a header's value is bytes
+            found: bytes = value.partition(b";")[0].strip().lower()
+            if found not in allowed:
+                names = " or ".join(a.decode() for a in allowed)
+                raise Refused(415, f"content-type {found.decode('latin-1')!r}: needed is {names}.")
+            return found
+    return allowed[0]
+
+
+def timeout_of(value: bytes) -> float | None:
+    """The seconds that a header `X-Timeout-Ms` gives an answer; None when it says nothing that can be understood.
+
+    >>> timeout_of(b"250"), timeout_of(b"soon"), timeout_of(b"0")
+    (0.25, None, None)
+    """
+    try:
+        timeout_ms = float(value)
+    except ValueError:
+        return None
+    return timeout_ms / 1_000 if 0 < timeout_ms <= _LONGEST_MS else None
+
+
+def asked_timeout(scope: Scope) -> float | None:
+    """The seconds after which nobody waits for the answer to this request any more, if it says so.
+
+    Raises:
+        InvalidField: It says so in a way that cannot be understood.
+    """
+    for name, value in scope["headers"]:
+        if name == TIMEOUT:
+            timeout_s = timeout_of(value)
+            if timeout_s is None:
+                raise InvalidField(
+                    f"X-Timeout-Ms: {value[:40].decode('latin-1')!r}. Needed: milliseconds above 0, at most "
+                    f"{_LONGEST_MS:,}.",
+                    field="X-Timeout-Ms",
+                )
+            return timeout_s
+    return None
+
+
+async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
+    """Send a whole response; without its body when `head`."""
+    length = b"%d" % len(reply.body)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": reply.status,
+            "headers": [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"" if head else reply.body})
+
+
+def problem_reply(error: BaseException, path: str) -> Reply:
+    """The problem detail of an error met at `path`."""
+    problem = problem_of(error, path)
+    headers: Headers = error.headers if isinstance(error, Refused) else ()
+    if problem.status in (429, 503) and all(name != b"retry-after" for name, _ in headers):
+        headers = (*headers, (b"retry-after", b"1"))
+    return Reply(problem.status, _encode(problem), PROBLEM_TYPE, headers)
+
+
+async def _rest(body: bytes, scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            check_size(int(value), limit_bytes)
+    parts, size = [body], len(body)
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Gone
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large(f"more than {limit_bytes} bytes", limit_bytes)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def too_large(found: str, limit_bytes: int) -> Refused:
+    """The refusal of a body (413)."""
+    return Refused(413, f"body: {found}; the limit is {limit_bytes}. Send it in parts.", headers=_CLOSE)
+
+
+_encode = msgspec.json.Encoder().encode

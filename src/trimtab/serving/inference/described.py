@@ -1,0 +1,142 @@
+"""What a server and its models are, in the words of the protocol; field names are those on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from trimtab.features.definitions import Request
+from trimtab.serving.answering import ServedVersion
+from trimtab.serving.inference.request_columns import DATATYPE_OF
+from trimtab.serving.inference.tensors import BYTES
+
+PLATFORM = "trimtab"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+SCORE, PREDICTION, ID, VERSION, REASONS, FLAGS = "score", "prediction", "id", "version", "reasons", "flags"
+ANY = -1  # as many as there are rows
+
+
+class ServerMetadata(msgspec.Struct, frozen=True):
+    """Name, version and abilities of the server."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...] = EXTENSIONS
+
+
+class TensorMetadata(msgspec.Struct, frozen=True):
+    """A tensor that a model takes or gives; -1: as many as there are rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(msgspec.Struct, frozen=True):
+    """What a model takes and gives."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+class ConfiguredInput(msgspec.Struct, frozen=True):
+    """An input in a `ModelConfig`."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    optional: bool
+
+
+class ConfiguredOutput(msgspec.Struct, frozen=True):
+    """An output in a `ModelConfig`."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+
+
+class ConfigParameter(msgspec.Struct, frozen=True):
+    """A value among the parameters of a `ModelConfig`."""
+
+    string_value: str
+
+
+class ModelConfig(msgspec.Struct, frozen=True):
+    """The same as the metadata in the form of a configuration, and what only that has room for."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int  # 0: rows are the first dimension of every shape
+    input: tuple[ConfiguredInput, ...]
+    output: tuple[ConfiguredOutput, ...]
+    parameters: Mapping[str, ConfigParameter]
+
+
+class ModelIndex(msgspec.Struct, frozen=True):
+    """A line of the repository's index."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+def version_number(served: ServedVersion) -> str:
+    """The number of a version, "7" of "late_flight@7"."""
+    return served.label.rpartition("@")[2]
+
+
+def described_outputs(served: ServedVersion) -> tuple[TensorMetadata, ...]:
+    """What a version gives, in the order of answers."""
+    several = len(served.classes)
+    out = [TensorMetadata(SCORE, "FP64", (ANY, several) if several else (ANY,))]
+    if several:
+        out.append(TensorMetadata(PREDICTION, BYTES, (ANY,)))
+    return (*out, *(TensorMetadata(name, BYTES, (ANY,)) for name in (ID, VERSION, REASONS, FLAGS)))
+
+
+def metadata(served: ServedVersion, request: Request) -> ModelMetadata:
+    """The metadata of a version."""
+    return ModelMetadata(
+        name=served.model,
+        versions=(version_number(served),),
+        platform=PLATFORM,
+        inputs=tuple(TensorMetadata(name, DATATYPE_OF[dtype], (ANY,)) for name, dtype in request.columns.items()),
+        outputs=described_outputs(served),
+    )
+
+
+def config(served: ServedVersion, request: Request) -> ModelConfig:
+    """The configuration of a version."""
+    described = metadata(served, request)
+    needed = (request.key, request.time)
+    parameters = {
+        "version": ConfigParameter(served.label),
+        "address": ConfigParameter(served.version),
+        "arm": ConfigParameter(served.arm),
+        "key": ConfigParameter(request.key),
+        "time": ConfigParameter(request.time),
+    }
+    if served.classes:
+        parameters["classes"] = ConfigParameter(msgspec.json.encode(served.classes).decode())
+    return ModelConfig(
+        name=served.model,
+        platform=PLATFORM,
+        backend=PLATFORM,
+        max_batch_size=0,
+        input=tuple(
+            ConfiguredInput(t.name, _data_type(t.datatype), t.shape, t.name not in needed) for t in described.inputs
+        ),
+        output=tuple(ConfiguredOutput(t.name, _data_type(t.datatype), t.shape) for t in described.outputs),
+        parameters=parameters,
+    )
+
+
+def _data_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == BYTES else f"TYPE_{datatype}"

@@ -1,0 +1,365 @@
+"""Requests of the protocol, answered: what HTTP and gRPC have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version as installed
+from time import perf_counter
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound, TrimtabError
+from trimtab.core.records import Prediction
+from trimtab.core.time import moment_us
+from trimtab.serving.answering import Answer, Answerer, ServedVersion
+from trimtab.serving.endpoint import Endpoint, Prepared
+from trimtab.serving.http.limits import Limits
+from trimtab.serving.http.predicting import Predictor
+from trimtab.serving.http.threads import Threads
+from trimtab.serving.http.turns import Turns
+from trimtab.serving.inference.described import (
+    FLAGS,
+    ID,
+    PREDICTION,
+    REASONS,
+    SCORE,
+    VERSION,
+    ModelConfig,
+    ModelIndex,
+    ModelMetadata,
+    ServerMetadata,
+    TensorMetadata,
+    config,
+    described_outputs,
+    metadata,
+    version_number,
+)
+from trimtab.serving.inference.request_columns import checked_count, rows_of
+from trimtab.serving.inference.statistics import ModelStatistics, show_statistics, statistics_told
+from trimtab.serving.inference.tensors import InputTensor, OutputTensor
+from trimtab.serving.metrics import Metrics
+from trimtab.serving.problems import Refused
+from trimtab.serving.request_rows import Row
+
+Parameter: TypeAlias = bool | int | float | str
+State: TypeAlias = Literal["READY", "UNAVAILABLE"]
+NO_LOADING = (
+    "models: all that are deployed are loaded here, and other versions take their place by promotion and rollback "
+    "(trimtab promote, trimtab rollback)."
+)
+_TIMEOUT = "timeout"  # a parameter: after how many microseconds nobody waits any more
+_LONGEST_US = 600_000_000
+_AT = "at"  # a parameter: the moment in the past that is asked about
+_REFUSED = {  # parameters that would change the meaning of an answer
+    "sequence_id": "requests are independent of each other here. Leave sequences out",
+    "shared_memory_region": "shared memory is not read here. Send the tensor in the request",
+    "classification": "classes are not ranked here. Ask for `score` and `prediction`",
+}
+_SINGLE = frozenset((bool, int, float, str))
+_encode = msgspec.json.Encoder().encode
+
+
+class Infer(msgspec.Struct, frozen=True, gc=False):
+    """A request for an inference."""
+
+    model: str
+    version: str  # empty: the one that serves
+    id: str
+    parameters: Mapping[str, Parameter]
+    inputs: Sequence[InputTensor]
+    outputs: Sequence[str]  # names; empty: all
+
+
+class Inferred(msgspec.Struct, frozen=True, gc=False):
+    """An inference: what answered, and the outputs asked for in that order."""
+
+    model: str
+    version: str
+    id: str
+    parameters: Mapping[str, Parameter]
+    outputs: Sequence[OutputTensor]
+
+
+class InferenceService:
+    """The protocol over the models of a service; HTTP and gRPC ask it.
+
+    Args:
+        predictors: By their paths under `/v1`.
+        limits: What is refused.
+        turns: How many requests may be under way.
+        threads: For what takes long.
+        not_ready: A sentence about what is missing, or None.
+        metrics: Where the figures of this process are shown, and those of others are found.
+    """
+
+    def __init__(
+        self,
+        predictors: Mapping[str, Predictor],
+        *,
+        limits: Limits,
+        turns: Turns,
+        threads: Threads,
+        not_ready: Callable[[], Awaitable[str | None]],
+        metrics: Metrics,
+    ) -> None:
+        self.limits = limits
+        self._metrics = metrics
+        self.not_ready = not_ready
+        self._predictors = predictors
+        self._turns = turns
+        self.threads = threads
+        self._statistics: dict[tuple[str, str], ModelStatistics] = {}
+        show_statistics(metrics, lambda: list(self._statistics.values()))
+
+    # -- what there is --------------------------------------------------------------------------------------------
+
+    def server_metadata(self) -> ServerMetadata:
+        """Name, version and abilities of this server."""
+        return ServerMetadata("trimtab", installed("trimtab"))
+
+    async def model_ready(self, model: str, version: str = "") -> bool:
+        """Whether a model answers, and with this version.
+
+        Raises:
+            NotFound: There is no such model, or another version answers.
+        """
+        if not self._predictor(model).endpoint.ready:
+            return False
+        if version or not self._predictor(model).endpoint.sleeps:  # one that sleeps would answer; it is let sleep
+            await self._serving(model, version)
+        return True
+
+    async def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """What a model takes and gives.
+
+        Raises:
+            NotFound: There is no such model, or another version answers.
+            Unavailable: None answers yet.
+        """
+        answerer = (await self._serving(model, version))[1]
+        return metadata(answerer.served, answerer.rows.request)
+
+    async def config(self, model: str, version: str = "") -> ModelConfig:
+        """The configuration of a model; raises as `metadata`."""
+        answerer = (await self._serving(model, version))[1]
+        return config(answerer.served, answerer.rows.request)
+
+    async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
+        """The figures of the versions that answer, in all processes of the service together: of one model, or of all.
+
+        Those of other processes are about a second old. Raises as `metadata`.
+        """
+        if model:
+            asked = [(await self._serving(model, version))[1].served]
+        else:
+            serving = (one.endpoint.serving for one in self._predictors.values())
+            asked = [served for served in serving if served is not None]
+        others = await self.threads.look(lambda: statistics_told(self._metrics.others()))
+        out = []
+        for served in asked:
+            own = self._figures(served)
+            theirs = others.get((own.name, own.version))
+            out.append(own if theirs is None else own.plus(theirs))
+        return out
+
+    def index(self, *, ready: bool = False) -> list[ModelIndex]:
+        """A line for each model; those that answer when `ready`."""
+        out = []
+        for predictor in self._predictors.values():
+            endpoint = predictor.endpoint
+            if endpoint.serving is not None:
+                out.append(ModelIndex(endpoint.name, version_number(endpoint.serving), "READY", ""))
+            elif endpoint.ready:
+                out.append(ModelIndex(endpoint.name, "", "READY", "it is loaded by its next request"))
+            elif not ready:
+                out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version serves yet"))
+        return out
+
+    def check_room(self, *, counted: bool = False) -> None:
+        """Refuse an inference when more predictions are under way than can be answered soon.
+
+        Raises:
+            Refused: They are (429).
+        """
+        turns = self._turns
+        if turns.full() if counted else turns.under_way >= turns.limit.limit:
+            raise Refused(429, "More predictions are under way than can be answered soon. Ask again in a moment.")
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    async def infer(self, asked: Infer, started: float, timeout_s: float | None = None) -> Inferred:
+        """The answer, once its predictions are safe.
+
+        Args:
+            asked: The request.
+            started: `perf_counter` when it began to arrive.
+            timeout_s: How long after that an answer is of use; its parameter `timeout` may say less.
+
+        Raises:
+            Misuse: A tensor, an output or a parameter is not as it has to be; it is named.
+            NotFound: There is no such model, or another version answers.
+            Refused: Too many requests are under way (429), or too many rows (413).
+            Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
+        """
+        predictor, answerer = await self._serving(asked.model, asked.version)
+        self.check_room(counted=True)
+        begun = perf_counter()
+        figures = self._figures(answerer.served)
+        self._turns.under_way += 1
+        try:
+            return await self._inferred(predictor, answerer, asked, figures, (started, begun), timeout_s)
+        except Exception:
+            figures.failed(perf_counter() - begun)
+            raise
+        finally:
+            self._turns.under_way -= 1
+
+    async def _inferred(
+        self,
+        predictor: Predictor,
+        answerer: Answerer,
+        asked: Infer,
+        figures: ModelStatistics,
+        times: tuple[float, float],
+        timeout_s: float | None,
+    ) -> Inferred:
+        started, begun = times
+        check_parameters(asked.parameters)
+        wanted = _wanted(answerer, asked.outputs)
+        at_us = _moment(asked.parameters)
+        count = checked_count(asked.inputs, self.limits.rows)
+        rows: list[Row]
+        arguments = asked.inputs, count, answerer.rows, answerer.served.inputs, asked.parameters
+        if count > self.limits.rows_inline:
+            rows = await self.threads.work(rows_of, *arguments)
+        else:
+            rows = rows_of(*arguments)
+        decoded = perf_counter()
+        prepared = await predictor.answer_rows(answerer, rows, at_us, started, _sooner(timeout_s, asked.parameters))
+        inferred = perf_counter()
+        if count > self.limits.rows_inline:
+            outputs = await self.threads.go_on(_outputs, predictor, answerer, prepared, wanted)
+        else:
+            outputs = _outputs(predictor, answerer, prepared, wanted)
+        figures.answered(count, begun, decoded, inferred, perf_counter())
+        return Inferred(asked.model, figures.version, asked.id, _echoed(asked.parameters), outputs)
+
+    def _predictor(self, model: str) -> Predictor:
+        predictor = self._predictors.get(f"/v1/models/{model}/predict")
+        if predictor is None:
+            names = ", ".join(sorted(one.endpoint.name for one in self._predictors.values())) or "none"
+            raise NotFound(f"model {model[:60]!r}: no such model is served here; there are: {names}.")
+        return predictor
+
+    async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
+        predictor = self._predictor(model)
+        endpoint = predictor.endpoint
+        answerer = await self.threads.work(_woken, endpoint) if endpoint.sleeps else endpoint.current
+        number = version_number(answerer.served)
+        if version not in ("", number):
+            raise NotFound(
+                f"model {model!r}: version {version[:60]!r} is not served; version {number!r} is. Leave the version "
+                "out for the one that serves."
+            )
+        return predictor, answerer
+
+    def _figures(self, served: ServedVersion) -> ModelStatistics:
+        key = served.model, version_number(served)
+        figures = self._statistics.get(key)
+        if figures is None:
+            figures = self._statistics[key] = ModelStatistics(*key)
+        return figures
+
+
+def _woken(endpoint: Endpoint) -> Answerer:
+    """The version of an endpoint that slept."""
+    return endpoint.current
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters of requests, inputs and outputs that are no single values, or would have to be heeded.
+
+    Raises:
+        Misuse: There is one.
+    """
+    for name, value in parameters.items():
+        if type(value) not in _SINGLE:
+            raise Misuse(f"parameter {name[:60]!r}: a {type(value).__name__}. Give a text, a number, true or false.")
+        if value and name in _REFUSED:
+            raise Misuse(f"parameter {name!r}: {_REFUSED[name]}.")
+
+
+def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
+    """Those parameters that are not about the form of the answer."""
+    if not parameters:
+        return parameters
+    return {name: value for name, value in parameters.items() if name != "binary_data_output"}
+
+
+def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
+    """After how many seconds nobody waits any more, by the request or by its parameters; None: they do not say."""
+    timeout_us = parameters.get(_TIMEOUT) or None
+    if timeout_us is None:
+        return timeout_s
+    if type(timeout_us) is not int or not 0 < timeout_us <= _LONGEST_US:
+        raise Misuse(f"parameter {_TIMEOUT!r}: {str(timeout_us)[:60]}. Give microseconds, at most {_LONGEST_US:,}.")
+    return timeout_us / 1e6 if timeout_s is None else min(timeout_s, timeout_us / 1e6)
+
+
+def _moment(parameters: Mapping[str, Any]) -> int | None:
+    if (at := parameters.get(_AT)) is None:
+        return None
+    if isinstance(at, bool | float):
+        raise Misuse(f"parameter {_AT!r}: {at!r}. Give ISO 8601 text or UTC microseconds.")
+    try:
+        return moment_us(at)
+    except TrimtabError as error:
+        raise Misuse(f"parameter {_AT!r}: {error}") from error
+
+
+def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:
+    """The outputs asked for.
+
+    Raises:
+        Misuse: There is no such output.
+    """
+    described = described_outputs(answerer.served)
+    if not names:
+        return described
+    by_name = {one.name: one for one in described}
+    for name in names:
+        if name not in by_name:
+            raise Misuse(f"output {name[:60]!r}: there is none. The outputs are {', '.join(by_name)}.")
+    return tuple(by_name[name] for name in dict.fromkeys(names))
+
+
+def _outputs(
+    predictor: Predictor, answerer: Answerer, prepared: Sequence[Prepared], wanted: Sequence[TensorMetadata]
+) -> list[OutputTensor]:
+    endpoint = predictor.endpoint
+    answers = [
+        endpoint.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
+        for one in prepared
+    ]
+    out = []
+    for tensor in wanted:
+        values: list[Any]
+        if tensor.name == SCORE and len(tensor.shape) == 2:
+            classes = answerer.served.classes
+            values = [(one.scores or {}).get(name, math.nan) for one in answers for name in classes]
+        else:
+            values = [*map(_VALUES[tensor.name], answers)]
+        out.append(OutputTensor(tensor.name, tensor.datatype, (len(answers), *tensor.shape[1:]), values))
+    return out
+
+
+_VALUES: dict[str, Callable[[Answer], Any]] = {
+    SCORE: lambda one: one.score,
+    PREDICTION: lambda one: one.prediction or "",
+    ID: lambda one: one.id,
+    VERSION: lambda one: one.version,
+    REASONS: lambda one: _encode(one.reasons).decode() if one.reasons else "",
+    FLAGS: lambda one: ",".join(one.flags),
+}

@@ -1,0 +1,132 @@
+"""Tensors as request rows: one tensor a column, one row an element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+from trimtab.core.columns import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.serving.inference.tensors import BYTES, FLOATS, INTEGERS, InputTensor, elements, row_count
+from trimtab.serving.problems import InvalidField, Refused
+from trimtab.serving.request_rows import RequestRows, Row
+
+DATATYPE_OF: dict[Dtype, str] = {"float": "FP64", "int": "INT64", "bool": "BOOL", "str": BYTES, "time": BYTES}
+TAKEN: dict[Dtype, tuple[str, ...]] = {
+    "float": (*FLOATS, *INTEGERS),
+    "int": (*INTEGERS, *FLOATS),  # numbers without a fraction: as pandas keeps integers among which some are missing
+    "bool": ("BOOL",),
+    "str": (BYTES,),
+    "time": (BYTES, "INT64"),
+}
+EMPTY_IS_NULL = "empty_is_null"  # a parameter of requests
+
+
+def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
+    """How many rows the tensors of a request have: all the same number.
+
+    Raises:
+        Misuse: There is none, a shape is no column's, or they differ.
+        Refused: There are more than `limit` rows.
+    """
+    if not tensors:
+        raise Misuse("inputs: none. Send a tensor for each column of the request.")
+    counts = [row_count(tensor) for tensor in tensors]
+    if len(set(counts)) > 1:
+        other = next(n for n, count in enumerate(counts) if count != counts[0])
+        raise Misuse(
+            f"inputs: {tensors[0].name!r} has {counts[0]} rows, {tensors[other].name!r} {counts[other]}. Send tensors "
+            "of equally many rows."
+        )
+    if counts[0] > limit:
+        raise Refused(413, f"inputs: {counts[0]} rows; the limit is {limit}. Send them in parts.")
+    return counts[0]
+
+
+def rows_of(
+    tensors: Sequence[InputTensor],
+    count: int,
+    request_rows: RequestRows,
+    model_inputs: Sequence[str],
+    parameters: Mapping[str, Any],
+) -> list[Row]:
+    """Checked request rows.  # D94
+
+    Args:
+        tensors: One a column; columns that are left out are null.
+        count: Of rows, as `checked_count` gives it.
+        request_rows: The request's declaration.
+        model_inputs: Names that are told to be no columns.
+        parameters: Of the request; `empty_is_null` is looked at.
+
+    Raises:
+        Misuse: A tensor is no column's, or not as declared; `InvalidField` for a value that is not.
+    """
+    columns = request_rows.request.columns
+    given = {tensor.name: tensor for tensor in tensors}
+    if len(given) != len(tensors):
+        twice = next(t.name for n, t in enumerate(tensors) if t.name in {one.name for one in tensors[:n]})
+        raise Misuse(f"input {twice!r}: sent twice. Send one tensor a column.")
+    for name in given:
+        if name not in columns:
+            raise _no_column(name, request_rows.names, model_inputs)
+    for name in (request_rows.request.key, request_rows.request.time):
+        if name not in given:
+            raise Misuse(
+                f"input {name!r}: is missing. Key and time of a request are needed; other columns may be null."
+            )
+    empty_is_null = parameters.get(EMPTY_IS_NULL) is True
+    values = [
+        _column(given[name], columns[name], count, empty_is_null) if name in given else repeat(None, count)
+        for name in request_rows.names
+    ]
+    rows = [dict(zip(request_rows.names, row, strict=True)) for row in zip(*values, strict=True)]
+    try:
+        return request_rows.check(rows)
+    except InvalidField as error:
+        raise _as_input(error) from error
+
+
+def _column(tensor: InputTensor, dtype: Dtype, count: int, empty_is_null: bool) -> Sequence[Any]:
+    """The values of one column; None where one is null."""
+    datatype = tensor.datatype
+    if datatype not in TAKEN[dtype]:
+        raise Misuse(
+            f"input {tensor.name!r}: datatype {datatype[:20]!r}, but the column is declared {dtype}. Send "
+            f"{' or '.join(TAKEN[dtype])}."
+        )
+    values = elements(tensor, count)
+    if dtype == "int" and datatype in FLOATS:
+        return [_whole(tensor.name, index, value) for index, value in enumerate(values)]
+    if empty_is_null and datatype == BYTES:
+        return [value or None for value in values]
+    return values
+
+
+def _whole(name: str, index: int, value: float | None) -> int | None:
+    if value is None:
+        return None
+    if not value.is_integer():  # also when it is infinite
+        raise Misuse(
+            f"input {name!r}: element {index} is {value!r}, but the column is declared int. Send whole numbers."
+        )
+    return int(value)
+
+
+def _no_column(name: str, names: Sequence[str], model_inputs: Sequence[str]) -> Misuse:
+    shown = name[:60]
+    if name in model_inputs:
+        return Misuse(
+            f"input {shown!r}: an input of the model, which is made from the request and not sent. The request's "
+            f"columns are {', '.join(names)}."
+        )
+    return Misuse(f"input {shown!r}: no column of the request. Its columns are {', '.join(names)}.")
+
+
+def _as_input(error: InvalidField) -> InvalidField:
+    """The error of a row, told as that of an element."""
+    row, _, name = error.pointer.partition("].")
+    said = f"input {error.field!r}, element {row.removeprefix('rows[')}"
+    text = str(error).replace(f"{error.pointer}: ", f"{said}: ", 1) if name else str(error)
+    return InvalidField(text, field=error.field, pointer=error.pointer)

@@ -1,0 +1,180 @@
+"""Tensors: named, typed elements in row-major order, as raw bytes or one by one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+
+BYTES = "BYTES"
+FLOATS = ("FP64", "FP32", "FP16")
+INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
+_CODES = {
+    "BOOL": "?", "FP64": "d", "FP32": "f", "FP16": "e",
+    "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b", "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
+}  # fmt: skip
+DATATYPES = (*_CODES, BYTES)
+_ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # of one element
+_SIZES = {name: one.size for name, one in _ONES.items()}
+_SIZE = struct.Struct("<I")  # in front of each element of BYTES
+_SHOWN = 40  # characters of a refused value
+
+
+class InputTensor(msgspec.Struct, frozen=True, gc=False):
+    """A tensor as it was sent: either `raw` or `data` has its elements."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    raw: bytes | None = None  # little-endian, each of BYTES behind its size
+    data: Sequence[Any] | None = None  # one by one
+
+
+class OutputTensor(msgspec.Struct, frozen=True, gc=False):
+    """A tensor that is sent back."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Sequence[Any]  # flat; texts for BYTES
+
+    def raw(self) -> bytes:
+        """Its elements as bytes.
+
+        >>> OutputTensor("id", "BYTES", (1,), ["ab"]).raw()
+        b'\\x02\\x00\\x00\\x00ab'
+        """
+        if self.datatype != BYTES:
+            return struct.pack(f"<{len(self.values)}{_CODES[self.datatype]}", *self.values)
+        out = []
+        for value in self.values:
+            element = value.encode()
+            out.append(_SIZE.pack(len(element)))
+            out.append(element)
+        return b"".join(out)
+
+
+def row_count(tensor: InputTensor) -> int:
+    """How many rows a tensor of shape [n] or [n, 1] has.
+
+    Raises:
+        Misuse: It has another shape.
+    """
+    shape = tensor.shape
+    if not 1 <= len(shape) <= 2 or shape[0] < 0 or (len(shape) == 2 and shape[1] != 1):
+        raise Misuse(f"input {_short(tensor.name)}: shape {_short(list(shape))}. Needed: [n] or [n, 1], n rows.")
+    return shape[0]
+
+
+def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
+    """The elements of a tensor in order: numbers, truth values or texts; None for NaN and for null.
+
+    Args:
+        tensor: What was sent.
+        count: How many there have to be; nothing is allocated for more than were sent.
+
+    Raises:
+        Misuse: Size or number of elements do not fit, or one is not of the datatype; the tensor is named.
+    """
+    name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
+    if count == 1 and raw is not None and len(raw) == _SIZES.get(datatype):  # most of all tensors: one number
+        number = _ONES[datatype].unpack(raw)
+        return number if number[0] == number[0] else (None,)
+    if datatype not in _SIZES and datatype != BYTES:
+        raise Misuse(f"input {_short(name)}: datatype {_short(datatype)}. Known are {', '.join(DATATYPES)}.")
+    if raw is not None:
+        values = _texts(name, raw, count) if datatype == BYTES else _numbers(name, datatype, raw, count)
+    elif tensor.data is not None:
+        values = _given(name, datatype, tensor.data, count)
+    else:
+        raise Misuse(f"input {_short(name)}: has no data. Send `data`, or bytes and their number (binary_data_size).")
+    return [None if v != v else v for v in values] if datatype in FLOATS else values  # NaN is unequal to itself
+
+
+def _numbers(name: str, datatype: str, raw: bytes, count: int) -> Sequence[Any]:
+    if len(raw) != count * _SIZES[datatype]:
+        needed = f"{count} of {datatype} are {count * _SIZES[datatype]} bytes"
+        raise Misuse(f"input {_short(name)}: {len(raw)} bytes, but {needed}. Send as many as the shape says.")
+    return struct.unpack(f"<{count}{_CODES[datatype]}", raw)
+
+
+def _texts(name: str, raw: bytes, count: int) -> list[str]:
+    out: list[str] = []
+    at, end = 0, len(raw)
+    while at < end and len(out) < count:
+        if at + 4 > end:
+            raise Misuse(
+                f"input {_short(name)}: breaks off in the size of element {len(out)}. Send four bytes of size."
+            )
+        begin = at + 4
+        at = begin + _SIZE.unpack_from(raw, at)[0]
+        if at > end:
+            raise Misuse(
+                f"input {_short(name)}: element {len(out)} has {at - begin} bytes by its size; {end - begin} are left."
+            )
+        out.append(_text(name, len(out), raw[begin:at]))
+    if len(out) != count or at != end:
+        more = f" and {end - at} bytes more" if at < end else ""
+        raise Misuse(f"input {_short(name)}: {len(out)} elements{more}, but its shape says {count}.")
+    return out
+
+
+def _text(name: str, index: int, element: bytes) -> str:
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise Misuse(
+            f"input {_short(name)}: element {index} is not UTF-8 ({error.reason}). Send texts in UTF-8."
+        ) from None
+
+
+def _given(name: str, datatype: str, data: Sequence[Any], count: int) -> Sequence[Any]:
+    """Elements that came one by one, as JSON or as typed contents."""
+    if data and isinstance(data[0], list):  # the rows of a shape [n, 1]
+        if wrong := next((one for one in data if not isinstance(one, list) or len(one) != 1), None):
+            raise Misuse(
+                f"input {_short(name)}: a row {_short(wrong)}. Give [value] for each row, or all values in one list."
+            )
+        data = [one[0] for one in data]
+    if len(data) != count:
+        raise Misuse(f"input {_short(name)}: {len(data)} elements, but its shape says {count}.")
+    if datatype == BYTES:
+        return [
+            _text(name, index, value) if isinstance(value, bytes) else _of_kind(name, datatype, index, value, str)
+            for index, value in enumerate(data)
+        ]
+    if datatype == "BOOL":
+        return [_of_kind(name, datatype, index, value, bool) for index, value in enumerate(data)]
+    return [_number(name, datatype, index, value) for index, value in enumerate(data)]
+
+
+def _of_kind(name: str, datatype: str, index: int, value: Any, kind: type) -> Any:
+    if value is not None and type(value) is not kind:
+        raise _wrong(name, datatype, index, value)
+    return value
+
+
+def _number(name: str, datatype: str, index: int, value: Any) -> Any:
+    """A number as its datatype has it: 0.1 of FP32 is the nearest number of 32 bits."""
+    if value is None:
+        return None
+    if type(value) is not int and (type(value) is not float or datatype not in FLOATS):
+        raise _wrong(name, datatype, index, value)
+    one = _ONES[datatype]
+    try:
+        return one.unpack(one.pack(value))[0]
+    except (struct.error, OverflowError):
+        raise _wrong(name, datatype, index, value) from None
+
+
+def _wrong(name: str, datatype: str, index: int, value: Any) -> Misuse:
+    return Misuse(f"input {_short(name)}: element {index} is {_short(value)}, which is no {datatype}.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,178 @@
+"""Scores that are remembered: the same version, shown the same inputs, says the same.
+
+A score is a pure function of version and inputs. So inputs are still read as of now, every answer still has an id and a
+row in the log, and both are what they would be without: only the model is not asked again.  # D101
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.sizes import size_bytes
+from trimtab.core.time import duration_us
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trimtab.training.runtimes.ports import Score
+
+REMEMBERED = "trimtab_remembered_scores_total"  # the metric: by model, and whether it was `found`: yes or no
+_ENTRY_BYTES = 250  # of an entry besides its inputs: bytes object, number, its end, place in the dictionary
+_MOST_LOOKED_UP = 256  # rows of a batch; the rows of a larger one hardly come again
+_LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
+_LOOKED_AT = 2  # of the least used entries, at each new one: the old among them are forgotten
+
+
+class Cache(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a deployment's version may remember. Make one with `cache()`."""
+
+    size_bytes: int  # in each process that answers
+    ttl_us: int | None = None  # None: until there is no room, or another version serves
+
+
+def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
+    """Let the version in service remember its scores by its inputs.
+
+    Args:
+        size: About how much memory they may take in each process that answers: "64MB", or bytes.
+        ttl: How long a score is given again at most: "10m". A score cannot grow stale, since inputs are read anew for
+            each answer; what goes is the memory of the inputs. None: until there is no room for it.
+
+    Raises:
+        Misuse: No size between 1 kB and 64 GiB, or no duration above 0.
+
+    >>> cache("1MB", ttl="10m")
+    Cache(size_bytes=1000000, ttl_us=600000000)
+    """
+    size_b = size if isinstance(size, int) else size_bytes(size)
+    if isinstance(size, bool) or not _LEAST_BYTES <= size_b <= _MOST_BYTES:
+        raise Misuse(f'cache: size={size!r}. Give a size from "1kB" to "64GiB"; without a cache leave cache= out.')
+    ttl_us = None if ttl is None else duration_us(ttl)
+    if ttl_us is not None and ttl_us <= 0:
+        raise Misuse(f'cache: ttl={ttl!r} remembers nothing. Give a duration such as "10m", or leave it out.')
+    return Cache(size_bytes=size_b, ttl_us=ttl_us)
+
+
+class CacheFigures:
+    """What the caches of one model counted, whichever version answered."""
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Of all scores that were asked for, those that were remembered.
+
+        >>> CacheFigures().hit_rate
+        0.0
+        """
+        return self.hits / max(1, self.hits + self.misses)
+
+
+class Scores(Protocol):
+    """A fitted model."""
+
+    def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
+
+    def predict_row(self, row: list[float], /) -> Score: ...
+
+
+class CachedScores:
+    """A model of one version that remembers scores by the bytes of its inputs, the least used forgotten first.
+
+    A new version has a cache of its own, so that a promotion forgets all. Scores that are too old are not given; they
+    leave the memory as new ones come.
+
+    Args:
+        scorer: The model.
+        inputs: How many numbers a row has.
+        cache: How much it may remember, and for how long.
+        figures: Where it is counted.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        scorer: Scores,
+        *,
+        inputs: int,
+        cache: Cache,
+        figures: CacheFigures,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.model = scorer
+        self._pack = struct.Struct(f"{inputs}d").pack
+        self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs))
+        self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
+        self._clock = clock if cache.ttl_us is not None else lambda: 0.0  # then no score ends
+        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # with when it ends, the least used first
+        self._figures = figures
+
+    def predict_row(self, row: list[float]) -> Score:
+        """The score of one row."""
+        key = self._pack(*row)
+        score = self._remembered(key, self._clock())
+        if score is None:
+            score = self.model.predict_row(row)
+            self._keep(key, score)
+            return score
+        self._figures.hits += 1
+        self._used(key)
+        return score
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """The scores of many rows; of a small batch only new ones are asked for."""
+        import numpy as np
+
+        if not 0 < len(matrix) <= _MOST_LOOKED_UP:
+            return self.model.predict(matrix)
+        keys, now_s = [self._pack(*row) for row in matrix.tolist()], self._clock()
+        found = [self._remembered(key, now_s) for key in keys]
+        new = [place for place, score in enumerate(found) if score is None]
+        self._figures.hits += len(keys) - len(new)
+        if new:
+            for place, score in zip(new, self.model.predict(matrix[new]).tolist(), strict=True):
+                found[place] = score
+                self._keep(keys[place], score)
+        return np.array(found, np.float64)
+
+    def _remembered(self, key: bytes, now_s: float) -> Score | None:
+        kept = self._kept.get(key)
+        return kept[0] if kept is not None and now_s < kept[1] else None
+
+    def _keep(self, key: bytes, score: Score) -> None:
+        kept, now_s = self._kept, self._clock()
+        self._figures.misses += 1
+        kept[key] = score, now_s + self._ttl_s
+        self._used(key)  # an old score may have been in its place
+        if len(kept) > self._most:
+            kept.popitem(last=False)
+        if self._ttl_s < math.inf:
+            self._forget_old(now_s)
+
+    def _forget_old(self, now_s: float) -> None:
+        """What was not used for longest and is too old goes: all of it in time, as long as new scores come."""
+        for _ in range(_LOOKED_AT):
+            try:
+                key, (score, end_s) = self._kept.popitem(last=False)
+            except KeyError:  # other threads took what there was
+                return
+            if now_s < end_s:
+                self._kept[key] = score, end_s
+                self._used(key, last=False)
+                return
+
+    def _used(self, key: bytes, *, last: bool = True) -> None:
+        try:
+            self._kept.move_to_end(key, last)
+        except KeyError:  # another thread's new one has just taken its place
+            return

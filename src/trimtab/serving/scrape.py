@@ -1,0 +1,113 @@
+"""The figures of a running service, read from its `/metrics`: what they are, what they grew by, and quantiles."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+
+Labels: TypeAlias = "tuple[tuple[str, str], ...]"  # sorted by name
+Series: TypeAlias = "dict[Labels, float]"
+
+_SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+
+
+class Scrape(msgspec.Struct, frozen=True):
+    """What a service said at one moment."""
+
+    at_s: float
+    samples: dict[str, Series]
+
+    def total(self, name: str, by: tuple[str, ...] = (), **only: str) -> dict[tuple[str, ...], float]:
+        """The samples of a metric, added up by the values of some labels."""
+        return _added(self.samples.get(name, {}), by, only)
+
+    def number(self, name: str, **only: str) -> float:
+        """All samples of a metric together."""
+        return self.total(name, (), **only).get((), 0.0)
+
+
+def read_scrape(text: str, at_s: float) -> Scrape:
+    """The samples of a text in the format of Prometheus.
+
+    Raises:
+        Misuse: It is none.
+
+    >>> read_scrape('# TYPE a counter\\na{b="c"} 2\\na{b="d"} 1\\n', 0.0).number("a")
+    3.0
+    """
+    samples: dict[str, Series] = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        match = _SAMPLE.fullmatch(line)
+        if match is None:
+            raise Misuse(f"metrics: {line[:80]!r} is no sample. Name the address of a service of trimtab.")
+        labels = tuple(
+            sorted((name, _ESCAPED.sub(_unescaped, value)) for name, value in _LABEL.findall(match[2] or ""))
+        )
+        samples.setdefault(match[1], {})[labels] = float(match[3])
+    return Scrape(at_s, samples)
+
+
+def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
+    """What each series of a counter grew by; since its process began, where that began since or nothing was before."""
+    earlier = {} if before is None else before.samples.get(name, {})
+    found = {}
+    for labels, value in now.samples.get(name, {}).items():
+        least = earlier.get(labels, 0.0)
+        found[labels] = value - least if value >= least else value
+    return found
+
+
+def grown(
+    before: Scrape | None, now: Scrape, name: str, by: tuple[str, ...] = (), **only: str
+) -> dict[tuple[str, ...], float]:
+    """The same, added up by the values of some labels."""
+    return _added(growth(before, now, name), by, only)
+
+
+def quantiles(
+    before: Scrape | None, now: Scrape, name: str, shares: tuple[float, ...], **only: str
+) -> tuple[float | None, ...]:
+    """Quantiles of what a histogram counted between two scrapes, interpolated within its buckets; None: nothing.
+
+    >>> text = 'h_bucket{le="1"} 5\\nh_bucket{le="2"} 10\\nh_bucket{le="+Inf"} 10\\n'
+    >>> quantiles(None, read_scrape(text, 0.0), "h", (0.5, 0.9))
+    (1.0, 1.8)
+    """
+    buckets = sorted((float(edge), n) for (edge,), n in grown(before, now, f"{name}_bucket", ("le",), **only).items())
+    total = buckets[-1][1] if buckets else 0.0
+    return tuple(_quantile(buckets, share * total) if total else None for share in shares)
+
+
+def _quantile(buckets: list[tuple[float, float]], rank: float) -> float:
+    low, below = 0.0, 0.0
+    for edge, count in buckets:
+        if count >= rank:
+            if math.isinf(edge):
+                return low
+            return low + (edge - low) * ((rank - below) / (count - below) if count > below else 1.0)
+        low, below = edge, count
+    return low
+
+
+def _added(series: Series, by: tuple[str, ...], only: Mapping[str, str]) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for labels, value in series.items():
+        named = dict(labels)
+        if all(named.get(name) == wanted for name, wanted in only.items()):
+            key = tuple(named.get(name, "") for name in by)
+            found[key] = found.get(key, 0.0) + value
+    return found
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]

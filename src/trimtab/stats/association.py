@@ -1,0 +1,109 @@
+"""How far one number foretells another, with closed-form intervals."""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.interval import Interval, check_level
+
+_HALVINGS = 60  # of the search for a bound
+
+
+def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
+    """The interval of an area under the ROC curve, from rows that do not depend on each other.
+
+    It keeps inside [0, 1] and has a width where the area seen is 1: ten rows that are told apart prove little.
+
+    Args:
+        value: The area seen, in [0, 1].
+        positives: Rows of the one class, at least 1.
+        negatives: Rows of the other, at least 1.
+        level: The share of such intervals that hold the truth.
+
+    Raises:
+        Misuse: A class without rows, or an area outside [0, 1].
+
+    Source: Hanley & McNeil (1982); Newcombe (2006), part 2, method 5.
+
+    >>> round(auc_interval(1.0, 10, 10).low, 2)
+    0.8
+    """
+    check_level(level)
+    if positives < 1 or negatives < 1 or not 0.0 <= value <= 1.0:
+        raise Misuse(
+            f"AUC interval: needs an area in [0, 1] and both classes; found {value}, {positives}, {negatives}."
+        )
+    z = _normal_quantile(level)
+
+    def beyond(area: float) -> bool:
+        return (value - area) ** 2 > z * z * _auc_variance(area, positives, negatives)
+
+    return Interval(estimate=value, low=_edge(beyond, value, 0.0), high=_edge(beyond, value, 1.0), level=level)
+
+
+def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Interval:
+    """The interval of a squared correlation, from rows that do not depend on each other.
+
+    Args:
+        value: The squared correlation seen, in [0, 1].
+        rows: How many, at least 4.
+        level: The share of such intervals that hold the truth.
+
+    Raises:
+        Misuse: Fewer rows, or a value outside [0, 1].
+
+    Source: Fisher (1921), the z transform.
+
+    >>> interval = r_squared_interval(0.81, 50)
+    >>> round(interval.low, 2), round(interval.high, 2)
+    (0.69, 0.89)
+    """
+    check_level(level)
+    if rows < 4 or not 0.0 <= value <= 1.0:
+        raise Misuse(f"R2 interval: needs a value in [0, 1] and at least 4 rows; found {value} of {rows}.")
+    centre = math.atanh(min(math.sqrt(value), 1.0 - 1e-12))
+    reach = _normal_quantile(level) / math.sqrt(rows - 3)
+    low = max(0.0, math.tanh(centre - reach)) ** 2
+    return Interval(estimate=value, low=min(low, value), high=max(math.tanh(centre + reach) ** 2, value), level=level)
+
+
+def share_interval(hits: int, rows: int, *, level: float = 0.95) -> Interval:
+    """The interval of a share of rows that do not depend on each other.
+
+    Raises:
+        Misuse: No rows, or more hits than rows.
+
+    Source: Wilson (1927).
+
+    >>> round(share_interval(10, 10).low, 2)
+    0.72
+    """
+    check_level(level)
+    if not 0 <= hits <= rows or not rows:
+        raise Misuse(f"share: {hits} of {rows} rows. Needed: at least one row, and no more hits than rows.")
+    z, share = _normal_quantile(level), hits / rows
+    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    reach = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
+    low, high = max(0.0, centre - reach), min(1.0, centre + reach)
+    return Interval(estimate=share, low=min(low, share), high=max(high, share), level=level)
+
+
+def _auc_variance(area: float, positives: int, negatives: int) -> float:
+    more = (positives + negatives) / 2 - 1
+    spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
+    return area * (1 - area) * spread / (positives * negatives)
+
+
+def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where values towards `outside` begin to be too far."""
+    if not beyond(outside):
+        return outside
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+    return inside
+
+
+def _normal_quantile(level: float) -> float:
+    return NormalDist().inv_cdf(0.5 + level / 2)

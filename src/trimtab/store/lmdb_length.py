@@ -1,0 +1,85 @@
+"""Whether a data file of LMDB was cut short: reading a page that is not there would end the process (SIGBUS)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import IO
+
+_HEAD_BYTES = 16  # of a page: number, pad, flags, and where its free space begins and ends
+_META = struct.Struct("<IIQQ")  # magic, version, address, map size
+_TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, pages of three kinds, entries, root
+_LAST = struct.Struct("<QQ")  # last page, transaction
+_MAGIC = 0xBEEFC0DE
+_EMPTY = 2**64 - 1  # the root of a tree without pages
+_BRANCH = 0x01  # a page's flag
+_APART = 0x01  # a node's: its value lies on pages of its own
+
+
+def is_cut(file: IO[bytes]) -> bool:
+    """Whether the newest trees lead to a page behind the end of a `data.mdb`.
+
+    A whole file may end before its last page: what was used and freed again by one transaction is not written. So
+    only a file that is shorter than all of its pages is walked through; that takes as long as reading it. A read
+    transaction that is open meanwhile keeps others from changing what is walked through.
+    """
+    page_bytes, last, roots = _newest(file)
+    if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
+        return False
+    return any(not _whole(file, root, page_bytes) for root in roots)
+
+
+def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
+    """Size and last number of pages, and the trees' roots; zeros where it is not as LMDB writes it on this machine."""
+    found: list[tuple[int, int, int, list[int]]] = []
+    page_bytes = 0
+    for number in (0, 1):
+        file.seek(number * page_bytes + _HEAD_BYTES)
+        raw = file.read(_META.size + 2 * _TREE.size + _LAST.size)
+        if len(raw) < _META.size + 2 * _TREE.size + _LAST.size or _META.unpack_from(raw)[0] != _MAGIC:
+            return 0, 0, []
+        trees = [_TREE.unpack_from(raw, _META.size + n * _TREE.size) for n in (0, 1)]
+        last, transaction = _LAST.unpack_from(raw, _META.size + 2 * _TREE.size)
+        page_bytes = trees[0][0]
+        found.append((transaction, page_bytes, last, [tree[7] for tree in trees]))
+    return max(found)[1:]
+
+
+def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
+    """Whether all pages of a tree are there."""
+    left = [] if root == _EMPTY else [root]
+    seen: set[int] = set()  # damage may lead back
+    while left:
+        number = left.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        file.seek(number * page_bytes)
+        page = file.read(page_bytes)
+        if len(page) < page_bytes:
+            return False
+        flags, lower = struct.unpack_from("<HH", page, 10)
+        for child, pages in _led_to(page, flags, lower):
+            if pages:
+                file.seek((child + pages) * page_bytes - 1)
+                if not file.read(1):
+                    return False
+            else:
+                left.append(child)
+    return True
+
+
+def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
+    """The pages that a page leads to: children with 0, and values of their own with the number of their pages."""
+    page_bytes = len(page)
+    for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
+        if at + 8 > page_bytes:
+            continue  # damaged otherwise: checksums say so
+        low, high, of, key_bytes = struct.unpack_from("<HHHH", page, at)
+        if flags & _BRANCH:
+            yield low | high << 16 | of << 32, 0
+        elif of & _APART and at + 16 + key_bytes <= page_bytes:
+            size = low | high << 16
+            (child,) = struct.unpack_from("<Q", page, at + 8 + key_bytes)
+            yield child, -(-(size + _HEAD_BYTES) // page_bytes)

@@ -1,0 +1,86 @@
+"""Whose turn it is to write an SQLite file in WAL mode: one connection at a time, of all threads and processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimtab.core.errors import Unavailable
+
+_LONGEST_WAIT_S = 0.02  # between two looks at a lock that another process holds
+
+
+class WriteTurn:
+    """An exclusive `flock` on a file beside the database, held from before a write begins until it is committed.
+
+    SQLite before 3.51.3 can damage a database in WAL mode when one connection checkpoints while another one commits
+    (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints that they bring, happen inside a turn only. # D57
+
+    Args:
+        path: The lock file, made when it is first needed; it stays.
+        wait_s: How long to wait for others.
+    """
+
+    def __init__(self, path: Path, *, wait_s: float) -> None:
+        self.path = path
+        self._wait_s = wait_s
+        self._mutex = threading.Lock()
+        self._fd = -1
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Nobody else writes meanwhile.
+
+        Raises:
+            Unavailable: Others did not stop in time, or the lock file cannot be made.
+        """
+        if not self._mutex.acquire(timeout=self._wait_s):
+            raise self._late()
+        try:
+            self._lock()
+            try:
+                yield
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
+
+    def close(self) -> None:
+        """Give the lock file's descriptor back; the next turn opens it again."""
+        with self._mutex:
+            self._close()
+
+    def forget(self) -> None:
+        """In a forked child: the descriptor is the parent's, and would share its lock."""
+        self._mutex = threading.Lock()
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _lock(self) -> None:
+        end, pause_s = time.monotonic() + self._wait_s, 0.0005
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            while True:
+                try:
+                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise self._late() from None
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, _LONGEST_WAIT_S)
+        except OSError as error:
+            raise Unavailable(f"{self.path}: {error}. Check free space and access, and try again.") from error
+
+    def _late(self) -> Unavailable:
+        return Unavailable(f"{self.path}: others wrote for more than {self._wait_s:g} s. Try again.")

@@ -1,0 +1,261 @@
+"""One row through scikit-learn's models without scikit-learn, whose checks of a call take longer than the model.
+
+Trees are walked in plain Python with the library's own arithmetic (inputs in float32, sums in the order of the trees);
+pipelines of scalers and a linear model become one dot product. Whoever takes such a call compares it first.  # D99
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from operator import mul
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.training.runtimes.choosing import RowCall
+from trimtab.training.runtimes.ports import Score
+
+_MOST_NODES = 400_000  # more take much memory as Python's objects, and long to unpack
+# A leaf: (-1, value). A node: (input, threshold, node below or at it, node above it, node of null).
+_Node: TypeAlias = "tuple[Any, ...]"
+
+
+def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
+    """A name and a call for one row; None for an estimator that this file does not know."""
+    kind = type(fitted).__name__
+    module = type(fitted).__module__
+    if kind == "Pipeline" and module.startswith("sklearn."):
+        folded = _folded(fitted)
+        return None if folded is None else ("folded", folded)
+    if not module.startswith(("sklearn.ensemble.", "sklearn.tree.")):
+        return None
+    make = _TREES.get(kind)
+    walk = None if make is None else make(fitted)
+    return None if walk is None else ("trees", walk)
+
+
+# -- trees ------------------------------------------------------------------------------------------------------------
+
+
+def _forest(fitted: Any) -> RowCall | None:
+    """A forest or a single tree: the mean of what each tree says."""
+    if getattr(fitted, "n_outputs_", 1) != 1:
+        return None
+    trees = [tree.tree_ for tree in getattr(fitted, "estimators_", [fitted])]
+    if sum(tree.node_count for tree in trees) > _MOST_NODES:
+        return None
+    classes = len(fitted.classes_) if hasattr(fitted, "classes_") else 0
+    if classes == 1:
+        return None
+    place = slice(1, 2) if classes == 2 else slice(None)  # of two classes the chance of the second is the score
+    roots = [_nodes(tree, place) for tree in trees]
+    inputs, count = int(fitted.n_features_in_), len(roots)
+
+    if classes > 2:
+
+        def chances(row: list[float]) -> Score:
+            values = _singles(row, inputs)
+            leaves = [_leaf(root, values) for root in roots]
+            return [sum(column) / count for column in zip(*leaves, strict=True)]
+
+        return chances
+
+    def mean(row: list[float]) -> Score:
+        values, total = _singles(row, inputs), 0.0
+        for root in roots:
+            total += _leaf(root, values)[0]
+        return total / count
+
+    return mean
+
+
+def _boosted(fitted: Any) -> RowCall | None:
+    """Gradient boosting of one number a row: a first guess and a share of each tree."""
+    trees = [tree.tree_ for tree in fitted.estimators_.reshape(-1)]
+    if fitted.estimators_.shape[1] != 1 or sum(tree.node_count for tree in trees) > _MOST_NODES:
+        return None
+    guess = np.asarray(fitted._raw_predict_init(np.zeros((1, fitted.n_features_in_), np.float32)))
+    if type(fitted.init_).__name__ not in ("DummyClassifier", "DummyRegressor") or guess.shape != (1, 1):
+        return None
+    roots = [_nodes(tree, slice(None)) for tree in trees]
+    first, rate, inputs = float(guess[0, 0]), float(fitted.learning_rate), int(fitted.n_features_in_)
+    link = _logistic if hasattr(fitted, "classes_") else _itself
+
+    def boosted(row: list[float]) -> Score:
+        values, total = _singles(row, inputs), first
+        for root in roots:
+            total += rate * _leaf(root, values)[0]
+        return link(total)
+
+    return boosted
+
+
+def _histogram(fitted: Any) -> RowCall | None:
+    """Gradient boosting over histograms of one number a row; its inputs stay float64."""
+    if fitted.is_categorical_ is not None or fitted.n_trees_per_iteration_ != 1:
+        return None
+    trees = [one[0].nodes for one in fitted._predictors]
+    if sum(map(len, trees)) > _MOST_NODES:
+        return None
+    link = _LINKS.get(type(fitted._loss.link).__name__)
+    if link is None:
+        return None
+    roots = [_histogram_nodes(nodes) for nodes in trees]
+    first, inputs = float(np.asarray(fitted._baseline_prediction).reshape(-1)[0]), int(fitted.n_features_in_)
+
+    def boosted(row: list[float]) -> Score:
+        _checked(row, inputs)
+        total = first
+        for root in roots:
+            total += _leaf(root, row)[0]
+        return link(total)
+
+    return boosted
+
+
+_TREES: dict[str, Callable[[Any], RowCall | None]] = {
+    **dict.fromkeys(("RandomForestClassifier", "RandomForestRegressor"), _forest),
+    **dict.fromkeys(("ExtraTreesClassifier", "ExtraTreesRegressor"), _forest),
+    **dict.fromkeys(("DecisionTreeClassifier", "DecisionTreeRegressor"), _forest),
+    **dict.fromkeys(("GradientBoostingClassifier", "GradientBoostingRegressor"), _boosted),
+    **dict.fromkeys(("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"), _histogram),
+}
+
+
+def _leaf(node: _Node, values: Sequence[float]) -> Any:
+    """The value of the leaf that a row comes to."""
+    while len(node) == 5:
+        place, threshold, below, above, null = node
+        value = values[place]
+        if value <= threshold:
+            node = below
+        elif value == value:
+            node = above
+        else:  # NaN is not equal to itself
+            node = null
+    return node[1]
+
+
+def _nodes(tree: Any, place: slice) -> _Node:
+    """A tree of the library as nested tuples; children stand after their parents in it."""
+    state = tree.__getstate__()["nodes"]
+    null_left = state["missing_go_to_left"].astype(bool).tolist() if "missing_go_to_left" in state.dtype.names else []
+    left, right = tree.children_left.tolist(), tree.children_right.tolist()
+    inputs, thresholds = tree.feature.tolist(), tree.threshold.tolist()
+    values = tree.value[:, 0, place].tolist()
+    made: list[_Node] = [()] * len(left)
+    for at in range(len(left) - 1, -1, -1):
+        if left[at] < 0:
+            made[at] = (-1, values[at])
+        else:
+            below, above = made[left[at]], made[right[at]]
+            null = below if null_left and null_left[at] else above
+            made[at] = (inputs[at], thresholds[at], below, above, null)
+    return made[0]
+
+
+def _histogram_nodes(nodes: NDArray[Any]) -> _Node:
+    made: list[_Node] = [()] * len(nodes)
+    for at in range(len(nodes) - 1, -1, -1):
+        node = nodes[at]
+        if node["is_leaf"]:
+            made[at] = (-1, [float(node["value"])])
+        else:
+            below, above = made[int(node["left"])], made[int(node["right"])]
+            null = below if node["missing_go_to_left"] else above
+            made[at] = (int(node["feature_idx"]), float(node["num_threshold"]), below, above, null)
+    return made[0]
+
+
+def _checked(row: list[float], inputs: int) -> None:
+    if len(row) != inputs:
+        raise Misuse(f"scikit-learn: {inputs} numbers are needed, {len(row)} values were given.")
+
+
+def _singles(row: list[float], inputs: int) -> Sequence[float]:
+    """A row in float32, as the library rounds it."""
+    _checked(row, inputs)
+    return array("f", row)
+
+
+def _itself(score: float) -> float:
+    return score
+
+
+def _logistic(score: float) -> float:
+    return 1.0 / (1.0 + math.exp(-score)) if score >= 0 else (e := math.exp(score)) / (1.0 + e)
+
+
+_LINKS: dict[str, Callable[[float], float]] = {"IdentityLink": _itself, "LogLink": math.exp, "LogitLink": _logistic}
+
+# -- linear pipelines -------------------------------------------------------------------------------------------------
+
+
+def _folded(pipeline: Any) -> RowCall | None:
+    """Imputers, scalers and a linear model as one dot product over the inputs, with what stands for null."""
+    from trimtab.training.runtimes.sklearn import is_linear  # here: that file imports this one
+
+    *steps, last = [part for _, part in pipeline.steps]
+    if not is_linear(last):
+        return None
+    width = getattr(pipeline, "n_features_in_", None)
+    if width is None:  # the first part is one of the user's own, which need not say it
+        return None
+    factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
+    for part in steps:
+        if isinstance(part, str):  # "passthrough"
+            continue
+        known = _affine(part, width)
+        if known is None:
+            return None
+        times, plus, null = known
+        if null is not None:
+            instead = np.where(np.isnan(instead), (null - shift) / factor, instead)
+        factor, shift = factor * times, shift * times + plus
+    weights = np.asarray(last.coef_, np.float64).reshape(-1)
+    offset = float(np.asarray(last.intercept_).reshape(-1)[0]) + float(shift @ weights)
+    by_input: list[float] = (weights * factor).tolist()
+    nulls: list[float] = instead.tolist()
+    if not all(map(math.isfinite, by_input)) or not math.isfinite(offset):
+        return None
+    link = _logistic if hasattr(last, "predict_proba") else _itself
+
+    def dot(row: list[float]) -> Score:
+        _checked(row, width)
+        total: float = sum(map(mul, row, by_input)) + offset
+        if total != total:  # some input is null
+            total = sum(map(mul, [v if v == v else n for v, n in zip(row, nulls, strict=True)], by_input)) + offset
+            if total != total:
+                raise Misuse("scikit-learn: a value is null, and no part of the pipeline imputes it.")
+        return link(total)
+
+    return dot
+
+
+def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
+    """Factors, what is added, and what stands for null, of a part that does no more to each input; None: it does."""
+    kind = type(part).__name__
+    if not type(part).__module__.startswith(("sklearn.preprocessing.", "sklearn.impute.")):
+        return None
+    ones, zeros = np.ones(width), np.zeros(width)
+    if kind == "SimpleImputer":
+        numbers = np.asarray(part.statistics_)
+        plain = not part.add_indicator and isinstance(part.missing_values, float) and numbers.dtype.kind == "f"
+        return (ones, zeros, numbers) if plain and numbers.shape == (width,) and np.isfinite(numbers).all() else None
+    if kind == "StandardScaler":
+        scale = ones if part.scale_ is None else part.scale_
+        mean = part.mean_ if part.with_mean else zeros
+    elif kind == "RobustScaler":
+        scale = ones if part.scale_ is None else part.scale_
+        mean = part.center_ if part.with_centering else zeros
+    elif kind == "MaxAbsScaler" and not getattr(part, "clip", False):
+        scale, mean = part.scale_, zeros
+    elif kind == "MinMaxScaler" and not part.clip:
+        return part.scale_, part.min_, None
+    else:
+        return None
+    return 1.0 / np.asarray(scale), -np.asarray(mean) / np.asarray(scale), None

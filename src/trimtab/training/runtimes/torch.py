@@ -1,0 +1,302 @@
+"""PyTorch on the processor: weights are stored as plain numbers, and the module is built anew by code that is here.
+
+Nothing in the stored bytes is run: they hold arrays, and for a module of one's own the name and the address of the
+function that builds it, which must say the same as when it was trained.  # D74
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from threading import Lock
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.code import code_hash
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.training.runtimes.estimators import TorchEstimator
+from trimtab.training.runtimes.ports import Score, row_score
+
+_DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_DRAWS = Lock()  # PyTorch has one generator for all threads
+
+
+class _Array(msgspec.Struct, frozen=True, array_like=True):
+    """One tensor of a state: little-endian, row after row."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class _Saved(msgspec.Struct, frozen=True, kw_only=True):
+    format: Literal[1] = 1
+    layers: tuple[int, ...]
+    build: str | None  # "module:function" of a module of one's own; None: a network of `layers`
+    code: str | None  # the address of that function
+    inputs: int
+    outputs: int  # 1, or the number of classes
+    chances: bool
+    level: float  # of numbers: the module answers in spreads from the level of its training rows
+    spread: float
+    arrays: tuple[_Array, ...]
+
+
+class TorchRuntime:
+    """Fits by Adam in small batches, seeded and on the processor alone."""
+
+    name = "torch"
+    row_exact = False  # single precision, and other kernels for one row than for many
+    parity = 1e-6
+
+    def handles(self, estimator: Any) -> bool:
+        return isinstance(estimator, TorchEstimator)
+
+    def accepts_null(self, estimator: Any) -> bool:
+        return False
+
+    def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
+        if estimator.seed is None:
+            estimator.seed = seed
+        estimator.threads = threads
+
+    def fit(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        target: NDArray[Any],
+        names: tuple[str, ...],
+        weights: NDArray[Any] | None = None,
+    ) -> TorchScorer:
+        import torch
+
+        _named(estimator.build)  # what cannot be stored is not fitted first
+        chances = bool(np.issubdtype(target.dtype, np.integer))
+        outputs = int(target.max()) + 1 if chances and target.max() > 1 else 1
+        level, spread = (0.0, 1.0) if chances else _level_and_spread(target, weights)
+        torch.set_num_threads(estimator.threads)
+        with _drawing(estimator.seed or 0):
+            module = _built(estimator.build, estimator.layers, inputs.shape[1], outputs)
+        _learn(module, estimator, inputs, (target - level) / spread, weights, chances=chances, outputs=outputs)
+        about = _Saved(
+            layers=estimator.layers,
+            build=_named(estimator.build),
+            code=None if estimator.build is None else code_hash(estimator.build),
+            inputs=inputs.shape[1],
+            outputs=outputs,
+            chances=chances,
+            level=level,
+            spread=spread,
+            arrays=(),
+        )
+        return TorchScorer(module, about)
+
+    def save(self, fitted: Any) -> bytes:
+        state = fitted.module.state_dict()
+        return msgspec.msgpack.encode(
+            msgspec.structs.replace(fitted.about, arrays=tuple(_array(name, state[name]) for name in state))
+        )
+
+    def load(self, data: bytes) -> TorchScorer:
+        import torch
+
+        try:
+            saved = msgspec.msgpack.decode(data, type=_Saved)
+        except msgspec.DecodeError as error:
+            raise Corrupt(f"torch: these {len(data)} bytes are no model: {error}") from error
+        torch.set_num_threads(1)  # more than one wait for each other beside other work
+        build = None if saved.build is None else _found(saved.build, saved.code)
+        with _drawing(0):  # the first weights, which are thrown away
+            module = _built(build, saved.layers, saved.inputs, saved.outputs)
+        try:
+            module.load_state_dict({one.name: _tensor(one) for one in saved.arrays}, strict=True)
+        except (RuntimeError, ValueError) as error:
+            raise Corrupt(f"torch: the stored weights are none of this module: {error}") from error
+        return TorchScorer(module, msgspec.structs.replace(saved, arrays=()))
+
+    def importance(self, fitted: Any) -> NDArray[Any] | None:
+        return None
+
+
+class TorchScorer:
+    """A module that answers; it is not changed by that, so threads may share it."""
+
+    def __init__(self, module: Any, about: _Saved) -> None:
+        self.module = module.eval()
+        self.about = about  # all but its weights
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        import torch
+
+        about = self.about
+        if matrix.ndim != 2 or matrix.shape[1] != about.inputs:
+            raise Misuse(f"torch: inputs of shape {matrix.shape}; needed are {about.inputs} columns.")
+        with torch.inference_mode():
+            raw = self.module(torch.from_numpy(np.array(matrix, np.float32, order="C")))  # a copy it may write to
+            raw = _shaped(raw, len(matrix), about.outputs).to(torch.float64)
+            if about.chances:
+                raw = torch.sigmoid(raw) if about.outputs == 1 else torch.softmax(raw, dim=1)
+        return np.asarray(raw.numpy(), np.float64) * about.spread + about.level
+
+    def predict_row(self, row: list[float]) -> Score:
+        return row_score(self.predict(np.array([row], np.float64)))
+
+
+def _learn(
+    module: Any,
+    estimator: TorchEstimator,
+    inputs: NDArray[Any],
+    target: NDArray[Any],
+    weights: NDArray[Any] | None,
+    *,
+    chances: bool,
+    outputs: int,
+) -> None:
+    import torch
+
+    x = torch.from_numpy(np.array(inputs, np.float32, order="C"))
+    y = torch.from_numpy(np.array(target, np.int64 if outputs > 1 else np.float32))
+    row_weights = torch.ones(len(x)) if weights is None else torch.from_numpy(np.array(weights, np.float32))
+    functions = torch.nn.functional
+    optimizer = torch.optim.Adam(module.parameters(), lr=estimator.learning_rate)
+    module.train()
+    seed = estimator.seed or 0
+    order = np.random.default_rng(seed)
+    for epoch in range(estimator.epochs):
+        for step, rows in enumerate(_batches(torch.from_numpy(order.permutation(len(x))), estimator.batch_rows)):
+            optimizer.zero_grad()
+            with _drawing((seed, epoch, step)):  # dropout and the like
+                raw = _shaped(module(x[rows]), len(rows), outputs)
+            if outputs > 1:
+                losses = functions.cross_entropy(raw, y[rows], reduction="none")
+            elif chances:
+                losses = functions.binary_cross_entropy_with_logits(raw, y[rows], reduction="none")
+            else:
+                losses = functions.mse_loss(raw, y[rows], reduction="none")
+            (losses * row_weights[rows]).mean().backward()
+            optimizer.step()
+
+
+@contextmanager
+def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
+    """PyTorch's own generator for this thread alone, begun with a seed and afterwards where it was.
+
+    It is taken for a step at a time, so that a long fit keeps no other thread from loading a model.
+    """
+    import torch
+
+    start = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
+    with _DRAWS:
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(start)
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(before)
+
+
+def _batches(order: Any, rows: int) -> list[Any]:
+    """Parts of so many rows; a last one of a single row joins the one before, since some layers need two."""
+    parts = list(order.split(rows))
+    if len(parts) > 1 and rows > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [order[-rows - 1 :]]
+    return parts
+
+
+def _level_and_spread(target: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
+    """Mean and standard deviation (1 where there is none): Adam's steps are made for numbers near 1."""
+    level = float(np.average(target, weights=weights))
+    spread = float(np.sqrt(np.average((target - level) ** 2, weights=weights)))
+    return level, spread if spread > 0.0 else 1.0
+
+
+def _named(build: Any) -> str | None:
+    """By which name a function that builds a module will be found.
+
+    Raises:
+        Misuse: By none.
+    """
+    if build is None:
+        return None
+    name = f"{getattr(build, '__module__', None)}:{getattr(build, '__qualname__', type(build).__qualname__)}"
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if found is not build:
+        raise Misuse(f"torch: {name} cannot be found by its name when it is loaded. Define it at the top of a file.")
+    return name
+
+
+def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> Any:
+    import torch
+
+    if build is not None:
+        try:
+            module = build(inputs, outputs)
+        except Exception as error:  # whatever a function of the user's raises
+            raise Misuse(
+                f"torch: {build.__qualname__}({inputs}, {outputs}) raised {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(module, torch.nn.Module):
+            raise Misuse(f"torch: {build.__qualname__} gave {module!r}. Needed: a torch.nn.Module.")
+        return module
+    parts: list[Any] = []
+    for width in layers:
+        parts += [torch.nn.Linear(inputs, width), torch.nn.ReLU()]
+        inputs = width
+    return torch.nn.Sequential(*parts, torch.nn.Linear(inputs, outputs))
+
+
+def _shaped(raw: Any, rows: int, outputs: int) -> Any:
+    """Of one output a number a row, of several a row of them."""
+    wanted = (rows,) if outputs == 1 else (rows, outputs)
+    if tuple(raw.shape) not in {wanted, (rows, outputs)}:
+        raise Misuse(f"torch: the module gives {tuple(raw.shape)} for {rows} rows; needed is {(rows, outputs)}.")
+    return raw.reshape(wanted)
+
+
+def _found(name: str, code: str | None) -> Any:
+    """The function that builds a module, if it still says what it said in training."""
+    module, _, path = name.partition(":")
+    try:
+        found: Any = sys.modules.get(module) or import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise Misuse(f"torch: {name}, which builds the module, is not there: {error}. Bring it back.") from error
+    if code_hash(found) != code:
+        raise Misuse(f"torch: {name}, which builds the module, was changed since it was trained. Train anew.")
+    return found
+
+
+def _array(name: str, tensor: Any) -> _Array:
+    dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise Misuse(f"torch: {name} of the module is {dtype}; stored are tensors of {', '.join(_DTYPES)}.")
+    values = tensor.detach().cpu().contiguous().numpy()
+    return _Array(name, dtype, tuple(values.shape), values.astype(values.dtype.newbyteorder("<")).tobytes())
+
+
+def _tensor(array: _Array) -> Any:
+    import torch
+
+    if array.dtype not in _DTYPES:
+        raise ValueError(f"{array.name} is {array.dtype}")
+    values = np.frombuffer(array.data, np.dtype(array.dtype).newbyteorder("<")).reshape(array.shape)
+    return torch.from_numpy(values.astype(array.dtype))  # a copy that may be written to
+
+
+def __getattr__(name: str) -> Any:
+    """`RUNTIME`, where PyTorch is installed: this file alone loads without it."""
+    if name == "RUNTIME":
+        import torch  # noqa: F401
+
+        return TorchRuntime()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,264 @@
+"""What may be searched for: an estimator's parameters, where each lies, and for how long."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from itertools import accumulate
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.hashing import content_hash
+from trimtab.core.time import duration_us, format_duration
+
+Value: TypeAlias = bool | int | float | str | None
+_FOLDS = (1, 20)
+_FORM = 'tt.search({"depth": tt.integer(3, 12)}, trials=50)'
+
+
+class Integer(msgspec.Struct, frozen=True, tag="integer"):
+    """A whole number. Make one with `integer`."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def holds(self, value: Value) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Number(msgspec.Struct, frozen=True, tag="number"):
+    """A number. Make one with `number`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def holds(self, value: Value) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Choice(msgspec.Struct, frozen=True, tag="choice"):
+    """One of several values without an order. Make one with `choice`."""
+
+    options: tuple[Value, ...]
+
+    def holds(self, value: Value) -> bool:
+        return any(type(value) is type(one) and value == one for one in self.options)
+
+
+Space: TypeAlias = Integer | Number | Choice
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to look for an estimator's parameters, and for how long. Make one with `search`."""
+
+    spaces: dict[str, Space]
+    trials: int
+    time_us: int | None
+    seed: int
+    prune: bool
+    folds: int
+
+    @property
+    def hash(self) -> str:
+        """The address of what the trials depend on: where is looked and how; not for how long."""
+        return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
+
+    def holds(self, values: Mapping[str, Value]) -> bool:
+        """Whether these are values of all its parameters."""
+        return values.keys() == self.spaces.keys() and all(self.spaces[n].holds(v) for n, v in values.items())
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """The best parameters that a search found."""
+
+    values: dict[str, Value]
+    search: str  # the search's address
+    trial: int
+    until_us: int  # no label that became known later was looked at
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One set of parameters, and what came of it. `value` is the model's own metric; smaller is better."""
+
+    format: Literal[1] = 1
+    number: int  # 0, 1, ...
+    values: dict[str, Value]
+    state: Literal["done", "pruned", "failed"]
+    value: float | None  # over the rows of all folds that it came to; None: it failed
+    folds: tuple[float, ...]  # the metric on each of them
+    rows: tuple[int, ...]  # and how many rows each has
+    took_s: float
+    error: str = ""
+
+    @property
+    def so_far(self) -> list[float]:
+        """The metric over the rows of the first fold, of the first two, and so on."""
+        losses = accumulate(value * rows for value, rows in zip(self.folds, self.rows, strict=True))
+        return [loss / rows for loss, rows in zip(losses, accumulate(self.rows), strict=True)]
+
+
+def integer(low: int, high: int, *, log: bool = False) -> Integer:
+    """A whole number from `low` to `high`, both included; `log`: as much effort from 1 to 10 as from 10 to 100.
+
+    Raises:
+        Misuse: A bound is no whole number, they are no range, or `log` from below 1.
+
+    >>> integer(7, 63, log=True)
+    Integer(low=7, high=63, log=True)
+    """
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in (low, high)) or low >= high:
+        raise Misuse(f"integer({low!r}, {high!r}): needed are two whole numbers, the lower one first: integer(3, 12).")
+    if log and low < 1:
+        raise Misuse(f"integer({low}, {high}, log=True): the lower bound must be at least 1.")
+    return Integer(low, high, log)
+
+
+def number(low: float, high: float, *, log: bool = False) -> Number:
+    """A number from `low` to `high`; `log`: as much effort from 0.01 to 0.1 as from 0.1 to 1.
+
+    Raises:
+        Misuse: A bound is no finite number, they are no range, or `log` from 0 or below.
+
+    >>> number(0.01, 0.3, log=True)
+    Number(low=0.01, high=0.3, log=True)
+    """
+    real = all(not isinstance(x, bool) and isinstance(x, int | float) and math.isfinite(x) for x in (low, high))
+    if not real or low >= high:
+        raise Misuse(f"number({low!r}, {high!r}): needed are two numbers, the lower one first: number(0.01, 0.3).")
+    if log and low <= 0:
+        raise Misuse(f"number({low}, {high}, log=True): the lower bound must be above 0.")
+    return Number(float(low), float(high), log)
+
+
+def choice(*options: Value) -> Choice:
+    """One of several texts, numbers, True, False or None.
+
+    Raises:
+        Misuse: Fewer than two, two that are equal, or something else.
+
+    >>> choice("gbdt", "dart")
+    Choice(options=('gbdt', 'dart'))
+    """
+    plain = all(
+        one is None or isinstance(one, str | int) or (isinstance(one, float) and math.isfinite(one)) for one in options
+    )
+    if not plain or len(options) < 2 or len({(type(one).__name__, str(one)) for one in options}) < len(options):
+        raise Misuse(f"choice{options!r}: needed are two or more different texts or numbers: choice('gbdt', 'dart').")
+    return Choice(options)
+
+
+def search(
+    spaces: Mapping[str, Space],
+    *,
+    trials: int = 50,
+    time: str | int | None = None,
+    seed: int = 0,
+    prune: bool = True,
+    folds: int = 3,
+) -> Search:
+    """Where `trimtab search` looks for an estimator's parameters; each trial is judged walking forward in time.
+
+    Args:
+        spaces: By name of an argument of the estimator's function: `integer`, `number` or `choice`.
+        trials: How many sets of parameters are tried.
+        time: How long all trials together may take ("10m"); the one under way is finished. Left out, as long as needed.
+        seed: The same seed, data and number of trials give the same best parameters, also across interruptions.
+        prune: End a trial after a fold where it is worse than the median of those before it.
+        folds: How many parts of the newer half of the rows are predicted, each by what was known before it.
+
+    Raises:
+        Misuse: No parameter, or a budget that makes no sense.
+    """
+    if not isinstance(spaces, Mapping) or not spaces:
+        raise Misuse(f"search: {spaces!r} names no parameter. Needed: {_FORM}.")
+    for name, space in spaces.items():
+        if not isinstance(name, str) or not isinstance(space, Integer | Number | Choice):
+            raise Misuse(
+                f"search: {name!r}: {space!r} is no space. Needed: tt.integer(low, high), tt.number(low, high) or "
+                "tt.choice(one, another)."
+            )
+    for what, given, low, high in (("trials", trials, 1, 100_000), ("folds", folds, *_FOLDS), ("seed", seed, 0, 2**31)):
+        if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
+            raise Misuse(f"search: {what}={given!r}. Needed: a whole number from {low} to {high}.")
+    if not isinstance(prune, bool):
+        raise Misuse(f"search: prune={prune!r}. Needed: True or False.")
+    time_us = None if time is None else duration_us(time)
+    if time_us is not None and time_us <= 0:
+        raise Misuse(f'search: time={time!r} is no time to search in. Give e.g. "10m".')
+    return Search(spaces=dict(spaces), trials=trials, time_us=time_us, seed=seed, prune=prune, folds=folds)
+
+
+def with_budget(declared: Search, *, trials: int | None, time: str | int | None) -> Search:
+    """The search with another budget of trials or of time; the same trials come first.
+
+    Raises:
+        Misuse: A budget makes no sense.
+    """
+    given = search(declared.spaces, trials=declared.trials if trials is None else trials, time=time)
+    time_us = declared.time_us if time is None else given.time_us
+    return msgspec.structs.replace(declared, trials=given.trials, time_us=time_us)
+
+
+def checked_search(name: str, given: Search | None, estimator: Callable[..., Any]) -> Search | None:
+    """The search, once the estimator's function takes what it names, and needs nothing else.
+
+    Raises:
+        Misuse: It is no `tt.search(...)`, or the function takes other arguments.
+    """
+    if given is not None and not isinstance(given, Search):
+        raise Misuse(f"model {name!r}: search={given!r}. Needed: {_FORM}.")
+    taken = _arguments(estimator)
+    if taken is None:
+        return given
+    wanted = {} if given is None else given.spaces
+    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values())
+    named = {n: one for n, one in taken.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+    needed = [n for n, one in named.items() if one.default is one.empty and n not in wanted]
+    unknown = [] if anything else [n for n in wanted if n not in named or named[n].kind is named[n].POSITIONAL_ONLY]
+    if needed:
+        raise Misuse(
+            f"model {name!r}: its estimator function needs {', '.join(needed)}, which "
+            + ("no search looks for" if given is None else f"search does not look for ({', '.join(wanted)})")
+            + f". Give each a default, or a space: search={_FORM}."
+        )
+    if unknown:
+        raise Misuse(
+            f"model {name!r}: search looks for {', '.join(unknown)}, and its estimator function takes "
+            f"{', '.join(named) or 'no argument'}. Write estimator=lambda {', '.join(wanted)}: ..."
+        )
+    return given
+
+
+def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] | None:
+    """The values that the function itself has for all parameters; None where it has none, or some lie elsewhere."""
+    taken = _arguments(estimator) or {}
+    own = {n: taken[n].default for n in given.spaces if n in taken and taken[n].default is not inspect.Parameter.empty}
+    return own if given.holds(own) else None
+
+
+def lacking(given: Search, estimator: Callable[..., Any]) -> list[str]:
+    """The parameters without which the function cannot be called."""
+    taken = _arguments(estimator) or {}
+    return [n for n in given.spaces if n in taken and taken[n].default is inspect.Parameter.empty]
+
+
+def parameters_text(values: Mapping[str, Value]) -> str:
+    """Parameters in a line."""
+    return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())
+
+
+def budget_text(given: Search) -> str:
+    """For how long is searched."""
+    return f"{given.trials} trials" + ("" if given.time_us is None else f" or {format_duration(given.time_us)}")
+
+
+def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # one written in C
+        return None

@@ -1,0 +1,152 @@
+"""How much each row counts when a model is fitted, and which rows are: as a model declares it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from trimtab.core.columns import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions import Expression, col
+from trimtab.core.functions import Transform, transform
+
+Weights: TypeAlias = Literal["balanced"] | Expression
+GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """Which share of the rows is fitted on; each that is kept counts as many as it stands for. Make one with `sample`.
+
+    Whether a row is kept follows from its key and the seed alone, so that training again keeps the same.  # D65
+    """
+
+    negatives: float = 1.0
+    positives: float = 1.0
+    rows: float = 1.0
+    seed: int = 0
+    classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # unset: recipes of before hash as they did
+
+    def __repr__(self) -> str:
+        shares = {"negatives": self.negatives, "positives": self.positives, "rows": self.rows}
+        told = [f"{name}={share}" for name, share in shares.items() if share != 1.0]
+        told += [] if self.classes is msgspec.UNSET else [f"classes={self.classes}"]
+        return f"sample({', '.join([*told, f'seed={self.seed}'])})"
+
+
+def sample(
+    *,
+    negatives: float = 1.0,
+    positives: float = 1.0,
+    rows: float = 1.0,
+    classes: Mapping[str | int, float] | None = None,
+    seed: int = 0,
+) -> Sample:
+    """Fit on a share of the rows, each weighted by one over its share, so that probabilities keep their level.
+
+    Args:
+        negatives: The share of the rows with label 0 that is kept.
+        positives: The share of those with label 1.
+        rows: The share of all rows, whatever their label: the only one for numbers and counts.
+        classes: Of several classes, the shares of some: {"on_time": 0.1}; of the others all rows are kept.
+        seed: Another seed keeps other rows.
+
+    Raises:
+        Misuse: A share outside (0, 1], or all of them 1.
+
+    >>> sample(negatives=0.1, seed=1)
+    sample(negatives=0.1, seed=1)
+    """
+    if classes is not None and not isinstance(classes, Mapping):
+        raise Misuse(f'sample: classes={classes!r}. Needed: shares by class, e.g. classes={{"on_time": 0.1}}.')
+    by_class = {str(one): share for one, share in (classes or {}).items()}
+    given = [("negatives", negatives), ("positives", positives), ("rows", rows)]
+    for name, share in (*given, *((f"classes[{one!r}]", share) for one, share in by_class.items())):
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share <= 1.0:
+            raise Misuse(f"sample: {name}={share!r}. Needed: a share above 0 and up to 1, e.g. {name}=0.1.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise Misuse(f"sample: seed={seed!r}. Needed: a whole number.")
+    if negatives == positives == rows == 1.0 == min(by_class.values(), default=1.0):
+        raise Misuse("sample: every share is 1, which keeps all rows. Leave sample out, or give negatives=0.1.")
+    return Sample(
+        negatives=float(negatives),
+        positives=float(positives),
+        rows=float(rows),
+        seed=seed,
+        classes={one: float(share) for one, share in by_class.items()} if classes else msgspec.UNSET,
+    )
+
+
+def checked_sample(
+    name: str, given: Sample | None, *, binary: bool, classes: Sequence[str] = (), ranks: bool = False
+) -> Sample | None:
+    """The sample, once the model has the classes that it speaks of.
+
+    Args:
+        name: The model's.
+        given: What was declared.
+        binary: Whether it answers with the chance of one class.
+        classes: Of several, their names.
+        ranks: Whether it orders lists, of which whole ones are kept.
+
+    Raises:
+        Misuse: It is no `tt.sample(...)`, or speaks of classes where there are numbers.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Sample):
+        raise Misuse(f"model {name!r}: sample={given!r}. Needed: tt.sample(negatives=0.1, seed=1).")
+    if not binary and (given.negatives, given.positives) != (1.0, 1.0):
+        of = "several classes" if classes else "lists" if ranks else "numbers"
+        way = f"shares by class: tt.sample(classes={{{classes[0]!r}: 0.1}})" if classes else "a share of all"
+        raise Misuse(f"model {name!r}: sample={given!r} of a model of {of}. Give {way}, or tt.sample(rows=0.1).")
+    if given.classes is not msgspec.UNSET and (unknown := [one for one in given.classes if one not in classes]):
+        found = f"its classes are {', '.join(classes)}" if classes else "it is no model of several classes"
+        raise Misuse(f"model {name!r}: sample={given!r} names {unknown[0]!r}; {found}.")
+    return given
+
+
+def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtype], *, classes: bool) -> Weights | None:
+    """The weights as an expression over the request's columns and the model's features, or "balanced".
+
+    Args:
+        name: The model's.
+        given: "balanced", a column or feature, an expression, or a function whose arguments name columns and features.
+        known: What there is to compute with.
+        classes: Whether there are any to balance.
+
+    Raises:
+        Misuse: A column that there is not, a weight that is no number, or classes to balance where there are none.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) and given == "balanced":
+        if not classes:
+            raise Misuse(
+                f'model {name!r}: weights="balanced" needs classes, a metric of probabilities (log_loss, brier).'
+            )
+        return "balanced"
+    expression = _expression(name, given)
+    if absent := sorted(expression.columns() - known.keys()):
+        raise Misuse(f"model {name!r}: weights read {', '.join(absent)}; there are {', '.join(known)}.")
+    dtype = expression.dtype(known, f"weights of model {name!r}")
+    if dtype not in ("float", "int"):
+        raise Misuse(f"model {name!r}: weights={given!r} is {dtype}. Needed: a number of at least 0 a row.")
+    return expression
+
+
+def _expression(name: str, given: Any) -> Expression:
+    if isinstance(given, Expression):
+        return given
+    if isinstance(given, str):
+        return col(given)
+    if not callable(given):
+        raise Misuse(
+            f'model {name!r}: weights={given!r}. Needed: "balanced", the name of a column or feature, an expression, '
+            "or a function whose arguments name columns and features."
+        )
+    function = given if isinstance(given, Transform) else transform(given, returns=float)
+    arguments = inspect.signature(function.function).parameters
+    return function(*(col(argument) for argument in arguments))

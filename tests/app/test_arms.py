@@ -1,0 +1,80 @@
+"""Versions beside the one in service: set by a person, followed by whoever serves, written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import shop
+
+from trimtab.app.arms import arm_shares
+from trimtab.core.errors import Misuse, NotFound
+
+
+def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        served = project.served("buyer")
+        served.refresh()
+        row = project.set_arm("buyer@1", "canary", share=1.0, why="Try the smaller one.", actor="Ada")
+        assert (row.act, row.actor, row.cause) == ("set_arm", "Ada", "Try the smaller one.")
+        assert row.evidence == {"arm": "canary", "share": 1.0, "version": "buyer@1"}
+        served.refresh()
+        (answer,) = project.predict("buyer", [shop.visit("a", shop.NOW_US)])
+        assert (answer.version, answer.arm) == ("buyer@1", "canary")
+        assert "  canary: buyer@1, on 100 % of the requests" in project.status().lines()
+        project.set_arm("buyer", "canary", share=0.0)
+        assert not any("canary:" in line for line in project.status().lines())
+        served.refresh()
+        (answer,) = project.predict("buyer", [shop.visit("b", shop.NOW_US)])
+        assert (answer.version, answer.arm) == ("buyer@2", "champion")
+        assert project.why(project.predict("buyer", [shop.visit("c", shop.NOW_US)])[0].id)
+        assert len(project.registry.history("buyer", "canary")) == 1
+        assert [d.act for d in project.ledger()][-2:] == ["set_arm", "set_arm"]
+        assert project.verify_ledger() == len(project.ledger())
+
+
+def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        rows = len(project.ledger())
+        with pytest.raises(Misuse, match="canary, shadow"):
+            project.set_arm("buyer@1", "champion", share=0.5)
+        with pytest.raises(Misuse, match="a share of 2"):
+            project.set_arm("buyer@1", "canary", share=2.0)
+        with pytest.raises(NotFound, match="no version is its shadow yet"):
+            project.set_arm("buyer", "shadow", share=0.5)
+        with pytest.raises(NotFound):
+            project.set_arm("buyer@77", "canary", share=0.5)
+        assert len(project.ledger()) == rows
+        assert arm_shares(project.state.catalog, "buyer").canary == 0.0
+
+
+def test_an_arm_that_needs_a_gate_takes_the_record_that_a_version_has(trained: Path, tmp_path: Path) -> None:
+    with shop.opened(trained) as project:
+        project.registry.protect("buyer", "canary", "gate", why="askers see its answers")
+        project.export("buyer@1", tmp_path / "out")
+        stranger = project.import_model(tmp_path / "out", "buyer").name
+        with pytest.raises(Misuse, match="no gate record"):
+            project.set_arm(stranger, "canary", share=0.1)
+        project.set_arm("buyer@1", "canary", share=0.1)
+        (row,) = project.registry.history("buyer", "canary")
+        assert row.gate == project.registry.gates_of(project.registry.get("buyer@1"))[-1].id
+
+
+def test_versions_beyond_the_memory_that_is_allowed_sleep_until_they_are_asked(trained: Path) -> None:
+    with (trained / "trimtab.toml").open("a") as file:
+        file.write("\n[serve]\nmodel_memory_bytes = 1\n")
+    with shop.opened(trained) as project:
+        names = list(project.definitions.deployments)
+        for name in names:
+            project.served(name).refresh()
+        memory = project.version_memory
+        assert memory.too_full()
+        project.make_room()
+        sleeping = {name: project.served(name).endpoint.sleeps for name in names}
+        assert sleeping["buyer"]
+        assert project.served("buyer").endpoint.ready
+        project.served("buyer").follow()
+        assert project.served("buyer").endpoint.sleeps  # whoever only looks does not wake it
+        (answer,) = project.served("buyer").endpoint.answer([shop.visit("a", shop.NOW_US)])
+        assert answer.version == "buyer@2"
+        assert not project.served("buyer").endpoint.sleeps

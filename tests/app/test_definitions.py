@@ -1,0 +1,28 @@
+"""A project file that does not come to its end: what it raised is said with its line, whatever it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimtab.app.definitions import load_definitions
+from trimtab.core.errors import Misuse
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("sys.exit('no licence')", "SystemExit: no licence"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_project_file_that_exits_or_raises_is_named_with_its_line(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "project.py"
+    file.write_text(f"import sys\n{line}\n")
+    with pytest.raises(Misuse) as found:
+        load_definitions(file)
+    assert str(found.value).startswith(f"{file}, line 2: {said}")

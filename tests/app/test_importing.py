@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import catboost
+import lightgbm
+import msgspec
+import numpy as np
+import pytest
+import shop
+import skops.io
+import xgboost
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
+from trimtab.core.time import moment_us
+from trimtab.registry.transfer.importing import Given, check_inputs, find_model
+from trimtab.registry.transfer.inspecting import Asked, Inspected, inspect
+from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
+from trimtab.run import Workplace
+
+NAMES = ["x", "site", "site.level", "site.level_1d"]
+SITES = {"site": ["north", "south"]}
+_CHANCE = np.random.default_rng(0)
+INPUTS = np.column_stack(
+    [_CHANCE.normal(size=400), _CHANCE.integers(0, 2, 400), _CHANCE.normal(size=400), _CHANCE.normal(size=400)]
+)
+LABELS = (INPUTS[:, 0] + _CHANCE.normal(size=400) > 0).astype(int)
+MLMODEL = """\
+flavors:
+  lightgbm:
+    code: null
+    data: model.lgb
+    lgb_version: 4.7.0
+    model_class: lightgbm.basic.Booster
+    skops_trusted_types:
+    - lightgbm.sklearn.LGBMRegressor
+    - collections.OrderedDict
+  python_function:
+    data: model.lgb
+    env:
+      conda: conda.yaml
+      virtualenv: python_env.yaml
+    loader_module: mlflow.lightgbm
+    python_version: 3.11.7
+is_signature_from_type_hint: false
+metadata:
+  note: 'it''s two
+
+    lines'
+mlflow_version: 3.17.2
+signature:
+  inputs: '[{"type": "double", "name": "x", "required": true}, {"type": "double",
+    "name": "site", "required": true}, {"type": "double", "name": "site.level", "required":
+    true}, {"type": "double", "name": "site.level_1d", "required": true}]'
+  outputs: '[{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]'
+  params: null
+utc_time_created: '2024-04-10 20:04:54.761896'
+"""
+
+
+def booster(names: list[str] | str = "auto", columns: int = 4) -> lightgbm.Booster:
+    data = lightgbm.Dataset(INPUTS[:, :columns], LABELS, feature_name=names)
+    return lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 5)
+
+
+def golden(file: Path, scores: Any, rows: int = 5) -> Path:
+    """Golden rows as JSON lines, of the first inputs."""
+    lines = []
+    for row, score in zip(INPUTS[:rows].tolist(), np.asarray(scores)[:rows].tolist(), strict=True):
+        row[1] = SITES["site"][int(row[1])]
+        lines.append(json.dumps({**dict(zip(NAMES, row, strict=True)), "score": score}))
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with history and no version."""
+    folder = shop.write_project(tmp_path_factory.mktemp("import") / "empty")
+    with shop.opened(folder) as project:
+        shop.load(project)
+    return folder
+
+
+def test_a_bare_model_becomes_a_version_that_serves_only_once_it_is_promoted(empty: Path, tmp_path: Path) -> None:
+    model = booster(NAMES)
+    model.save_model(tmp_path / "theirs.txt")
+    file = golden(tmp_path / "golden.ndjson", model.predict(INPUTS))
+    with shop.opened(empty) as project:
+        made = project.import_model(
+            tmp_path / "theirs.txt",
+            "buyer",
+            golden=file,
+            window="7d",
+            categories=SITES,
+            seen_until="2024-03-20",
+            actor="ada",
+        )
+        assert made.imported is not None
+        assert (made.imported.file, made.imported.kind, made.actor) == ("theirs.txt", "LightGBM text", "ada")
+        assert made.imported.inputs_named
+        assert made.imported.golden.startswith("5 golden rows and 2")
+        assert (made.rows, made.cut_us) == (0, moment_us("2024-03-20"))
+        assert project.evaluation(made.name).value < 0.65
+        assert project.registry.alias("buyer", "champion") is None
+        with pytest.raises(Misuse, match="no gate record"):
+            project.registry.move("buyer", "champion", made, why="it came from elsewhere")
+        with pytest.raises(Conflict, match=r"until 2024-03-20T00:00:00, not 2024-03-21.*scored on 7d, not 8d"):
+            project.import_model(
+                tmp_path / "theirs.txt", "buyer", golden=file, window="8d", categories=SITES, seen_until="2024-03-21"
+            )
+        assert "may have been trained on these rows" not in project.card(made.name)  # seen until before its window
+        again = project.import_model(
+            tmp_path / "theirs.txt", "buyer", golden=file, categories=SITES, first=True, why="the old system's model"
+        )
+        assert again.id == made.id  # an equal one is the same version
+        row, told = project.ledger()[-1], (made.id, "the old system's model")
+        assert (row.act, row.actor, row.version, row.cause) == ("import", "a person", *told)
+        answer = project.predict("buyer", [shop.visit("one", shop.NOW_US)])[0]
+        logged = next(p for p in project.predictions.read({})[0] if p.id == answer.id)
+        assert answer.version == made.name
+        assert answer.score == model.predict(np.frombuffer(logged.values, "<f8").reshape(1, -1))[0]
+        assert project.train("buyer")  # and it is a champion as any other
+        compared = project.compare(made.name, "buyer@2", window="7d")
+        assert compared.predictions is not None
+
+
+def test_each_library_s_own_file_is_read(empty: Path, tmp_path: Path) -> None:
+    frame = {"feature_names": NAMES}
+    trees = xgboost.train({"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(INPUTS, LABELS, **frame), 5)
+    trees.save_model(tmp_path / "xgb.json")
+    cat = catboost.CatBoostClassifier(iterations=5, verbose=False, thread_count=1, allow_writing_files=False)
+    cat.fit(catboost.Pool(INPUTS, LABELS, feature_names=NAMES))
+    cat.save_model(str(tmp_path / "cat.cbm"))
+    pipe = make_pipeline(SimpleImputer(keep_empty_features=True), LogisticRegression()).fit(INPUTS, LABELS)
+    skops.io.dump(pipe, tmp_path / "pipe.skops")
+    told = {
+        "xgb.json": (trees.predict(xgboost.DMatrix(INPUTS, **frame)), True, "xgboost"),
+        "cat.cbm": (cat.predict_proba(INPUTS)[:, 1], True, "catboost"),
+        "pipe.skops": (pipe.predict_proba(INPUTS)[:, 1], False, "sklearn"),
+    }
+    with shop.opened(empty) as project:
+        for name, (scores, named, runtime) in told.items():
+            file = golden(tmp_path / "golden.ndjson", scores)
+            made = project.import_model(tmp_path / name, "buyer", golden=file, categories=SITES)
+            assert made.imported is not None
+            assert (made.imported.inputs_named, made.runtime) == (named, runtime)
+            loaded = project.registry.load(made)
+            np.testing.assert_allclose(loaded.predict(INPUTS), scores, atol=1e-6)
+
+
+def test_an_onnx_graph_is_read(empty: Path, tmp_path: Path) -> None:
+    weights = np.array([[1.0], [0.0], [0.5], [-0.5]])
+    nodes = [
+        helper.make_node("IsNaN", ["inputs"], ["null"]),
+        helper.make_node("Where", ["null", "zero", "inputs"], ["clean"]),
+        helper.make_node("MatMul", ["clean", "weights"], ["odds"]),
+        helper.make_node("Sigmoid", ["odds"], ["chances"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("inputs", TensorProto.DOUBLE, [None, 4])],
+        [helper.make_tensor_value_info("chances", TensorProto.DOUBLE, [None, 1])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array(0.0), "zero")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "graph.onnx").write_bytes(made.SerializeToString())
+    scores = 1.0 / (1.0 + np.exp(-INPUTS @ weights[:, 0]))
+    file = golden(tmp_path / "golden.ndjson", scores)
+    with shop.opened(empty) as project:
+        assert project.import_model(tmp_path / "graph.onnx", "buyer", golden=file, categories=SITES).runtime == "onnx"
+
+
+def test_what_an_export_wrote_comes_back_to_the_bit(trained: Path, tmp_path: Path) -> None:
+    with shop.opened(trained) as project:
+        project.export("buyer@champion", tmp_path / "out")
+        made = project.import_model(tmp_path / "out", "buyer")
+        ours, theirs = project.registry.load("buyer@champion"), project.registry.load(made)
+        assert ours.predict(INPUTS).tobytes() == theirs.predict(INPUTS).tobytes()
+        assert made.imported is not None
+        assert made.imported.kind == "exported by trimtab, sklearn"
+        file = tmp_path / "out" / "model.skops"
+        file.write_bytes(file.read_bytes() + b"!")
+        with pytest.raises(Corrupt, match=r"model\.skops is not what was exported"):
+            project.import_model(tmp_path / "out", "buyer")
+
+
+def test_an_export_of_a_model_of_another_kind_is_refused(trained: Path, tmp_path: Path) -> None:
+    with shop.opened(trained) as project:
+        project.export("buyer@champion", tmp_path / "out")
+    folder = shop.write_project(tmp_path / "numbers")
+    file = folder / "project.py"
+    text = (
+        file.read_text()
+        .replace('"bought": bool', '"bought": bool, "amount": float')
+        .replace('"bought", wait', '"amount", wait')
+    )
+    file.write_text(
+        text.replace('metric="log_loss"', 'metric="squared_error"').replace("calibration=0.5", "calibration=1.0")
+    )
+    said = r"buyer@2 foretells another thing \(binary, judged by log_loss\) than model 'buyer' \(regression, squared"
+    with shop.opened(folder) as project, pytest.raises(Misuse, match=said):
+        project.import_model(tmp_path / "out", "buyer")
+
+
+def test_an_mlflow_folder_is_read_without_mlflow(empty: Path, tmp_path: Path) -> None:
+    model = booster()
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    model.save_model(folder / "model.lgb")
+    (folder / "MLmodel").write_text(MLMODEL)
+    assert read_yaml(MLMODEL)["metadata"]["note"] == "it's two\nlines"
+    file = golden(tmp_path / "golden.ndjson", model.predict(INPUTS))
+    with shop.opened(empty) as project:
+        made = project.import_model(folder, "buyer", golden=file, categories=SITES)
+        assert made.imported is not None
+        assert (made.imported.file, made.imported.kind) == ("mlflow", "MLflow folder, lightgbm")
+        assert made.imported.inputs_named  # by its signature: the file itself says Column_0
+        (folder / "MLmodel").write_text(MLMODEL.replace('"name": "x"', '"name": "why"'))
+        with pytest.raises(Misuse, match="missing x; not declared why"):
+            project.import_model(folder, "buyer", golden=file, categories=SITES)
+        (folder / "MLmodel").write_text(MLMODEL.replace("model.lgb", "../model.lgb"))
+        with pytest.raises(Misuse, match="outside of it"):
+            project.import_model(folder, "buyer", golden=file, categories=SITES)
+        (folder / "MLmodel").write_text(write_yaml({"flavors": {"spark": {"data": "x"}}}))
+        with pytest.raises(Misuse, match="it has the flavors spark"):
+            project.import_model(folder, "buyer", golden=file, categories=SITES)
+
+
+def test_inputs_that_are_not_the_features_are_named(empty: Path) -> None:
+    with shop.opened(empty) as project:
+        model = project.definitions.models["buyer"]
+    given = Given(path=Path("m.txt"), format="lightgbm", data=b"", kind="LightGBM text")
+    for names, said in (
+        ([*NAMES[:3], "other"], r"missing site\.level_1d; not declared other"),
+        ([*NAMES, "more"], "missing none; not declared more"),
+        ([NAMES[1], NAMES[0], *NAMES[2:]], "its input 1 is 'site', the feature there is 'x'"),
+        (["Column_0", "Column_1", "Column_2"], "it reads 3 inputs, model 'buyer' declares 4 features"),
+    ):
+        looked = Inspected(runtime="lightgbm", data=b"", kind="Booster", inputs=tuple(names), count=len(names))
+        with pytest.raises(Misuse, match=said):
+            check_inputs(given, looked, model)
+    assert not check_inputs(given, Inspected(runtime="onnx", data=b"", kind="graph", count=4), model)
+    assert check_inputs(given, Inspected(runtime="lightgbm", data=b"", kind="Booster", inputs=tuple(NAMES)), model)
+
+
+def test_nothing_is_registered_that_was_not_held_against_something(empty: Path, tmp_path: Path) -> None:
+    model = booster(NAMES)
+    model.save_model(tmp_path / "m.txt")
+    wrong = golden(tmp_path / "wrong.ndjson", model.predict(INPUTS) + 0.01)
+    with shop.opened(empty) as project:
+        count = len(project.versions())
+        with pytest.raises(Misuse, match="nothing says that it answers as it should"):
+            project.import_model(tmp_path / "m.txt", "buyer", categories=SITES)
+        with pytest.raises(Misuse, match="golden row 0: the model gives"):
+            project.import_model(tmp_path / "m.txt", "buyer", golden=wrong, categories=SITES)
+        with pytest.raises(Misuse, match="the values of site are needed"):
+            project.import_model(tmp_path / "m.txt", "buyer", window="7d")
+        with pytest.raises(Misuse, match="before the window of 300d"):
+            project.import_model(tmp_path / "m.txt", "buyer", window="300d", categories=SITES)
+        with pytest.raises(NotFound, match="model 'byer' is not declared"):
+            project.import_model(tmp_path / "m.txt", "byer", window="7d")
+        with pytest.raises(NotFound, match="no such file"):
+            project.import_model(tmp_path / "absent.txt", "buyer", window="7d")
+        with pytest.raises(NotFound, match="there is no such file"):
+            project.import_model(tmp_path / "m.txt", "buyer", golden=tmp_path / "absent.ndjson")
+        (tmp_path / "lines.ndjson").write_text('{"x": 1}\n')
+        with pytest.raises(Misuse, match="a row has no 'score'"):
+            project.import_model(tmp_path / "m.txt", "buyer", golden=tmp_path / "lines.ndjson")
+        assert len(project.versions()) == count
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+def test_files_that_are_none_and_code_that_nobody_allowed_are_refused(empty: Path, tmp_path: Path) -> None:
+    text = booster(NAMES).model_to_string()
+    (tmp_path / "cut.txt").write_text(text[: len(text) // 2])
+    (tmp_path / "model.h5").write_bytes(b"x")
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(Bomb()))
+    skops.io.dump(Bomb, tmp_path / "foreign.skops")
+    with shop.opened(empty) as project:
+        with pytest.raises(Misuse, match=r"Untrusted types.*Bomb.*come in a folder of `trimtab export`"):
+            project.import_model(tmp_path / "foreign.skops", "buyer", window="7d", categories=SITES)
+        for file in ("cut.txt", "model.h5"):
+            with pytest.raises(Misuse, match=f"import {file}"):
+                project.import_model(tmp_path / file, "buyer", window="7d", categories=SITES)
+        with pytest.raises(Misuse, match='trust="pickle"'):
+            project.import_model(tmp_path / "bomb.pkl", "buyer", window="7d", categories=SITES)
+        with pytest.raises(Misuse, match="ended its process"):  # what was allowed runs in a process of its own
+            project.import_model(tmp_path / "bomb.pkl", "buyer", window="7d", categories=SITES, trust="pickle")
+
+
+class Leaves:
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+def look(kind: str, data: bytes) -> Inspected:
+    """What is found in a file's bytes."""
+    asked = Asked(format=kind, data=data, probability=True, names=tuple(NAMES))
+    return msgspec.msgpack.decode(inspect(msgspec.msgpack.encode(asked), Workplace(print)), type=Inspected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("lightgbm", b"a letter to a friend"),
+        ("catboost", b"CBM1" + bytes(range(256))),
+        ("catboost", b"no model"),
+        ("xgboost", b"no model"),
+        ("onnx", bytes(range(256))),
+        ("skops", bytes(range(256))),
+        ("pickle", b"no pickle"),
+        ("pickle", pickle.dumps(Leaves())),
+    ],
+)
+def test_bytes_that_are_no_model_are_called_so(kind: str, data: bytes) -> None:
+    with pytest.raises(Corrupt, match=f"{kind}: these"):
+        look(kind, data)
+
+
+def test_a_catboost_model_with_categories_of_its_own_is_refused_by_name(tmp_path: Path) -> None:
+    rows = [["a", 1.0], ["b", 2.0]] * 20
+    quiet = {"iterations": 2, "verbose": False, "allow_writing_files": False}
+    catboost.CatBoostClassifier(**quiet).fit(rows, [0, 1] * 20, cat_features=[0]).save_model(str(tmp_path / "own.cbm"))
+    with pytest.raises(Misuse, match="encodes categories by itself, and trimtab gives it their numbers"):
+        look("catboost", (tmp_path / "own.cbm").read_bytes())
+
+
+def test_a_look_says_what_an_estimator_takes() -> None:
+    plain = look("skops", skops.io.dumps(LogisticRegression().fit(INPUTS, LABELS)))
+    assert (plain.count, plain.inputs, plain.accepts_null) == (4, (), False)
+    with pytest.raises(Misuse, match="no estimator of scikit-learn"):
+        look("skops", skops.io.dumps({"a": 1}))
+    with pytest.raises(Misuse, match="no fit and predict"):
+        look("pickle", pickle.dumps({"a": 1}))
+
+
+def test_a_pickle_is_imported_where_somebody_allows_it(empty: Path, tmp_path: Path) -> None:
+    pipe = make_pipeline(SimpleImputer(keep_empty_features=True), LogisticRegression()).fit(INPUTS, LABELS)
+    (tmp_path / "pipe.pkl").write_bytes(pickle.dumps(pipe))
+    file = golden(tmp_path / "golden.ndjson", pipe.predict_proba(INPUTS)[:, 1])
+    with shop.opened(empty) as project:
+        made = project.import_model(tmp_path / "pipe.pkl", "buyer", golden=file, categories=SITES, trust="pickle")
+        assert made.trust == "pickle"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["net.pt", "net.PTH", "net.ckpt", "net.safetensors", "folder"])
+def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        (path / "MLmodel").write_text("flavors:\n  pytorch:\n    model_data: data\n")
+    else:
+        path.write_bytes(b"PK")
+    with pytest.raises(Misuse, match=r"of PyTorch\. .*torch\.onnx\.export\(.*trimtab\.training\.neural"):
+        find_model(path)

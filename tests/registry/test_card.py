@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from lightgbm import LGBMClassifier
+
+from trimtab.core.clock import VirtualClock
+from trimtab.core.records import GateCheck, GateRecord
+from trimtab.registry import Registry, Version
+from trimtab.store.file_blob import FileBlob
+from trimtab.store.sql_catalog import SqlCatalog
+from trimtab.training import evaluate, fit, save_evaluation, save_training_set, time_split
+
+NOW_US = 1_361_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def judged(
+    tmp_path_factory: pytest.TempPathFactory, make: Callable[..., Any]
+) -> Iterator[tuple[Registry, Version, Version]]:
+    """A registry with a candidate that was judged, and its refit."""
+    folder, world = tmp_path_factory.mktemp("card"), make()
+    blob = FileBlob(folder / "blobs")
+    catalog = SqlCatalog.sqlite(folder / "c.db")
+    registry = Registry(catalog, blob, clock=VirtualClock(NOW_US), actor="tester")
+    model = msgspec.structs.replace(
+        world.model, estimator=lambda: LGBMClassifier(n_estimators=5), weights="balanced", slices=("carrier",)
+    )
+    training_set = world.training_set()
+    split = time_split(training_set)
+    digest = save_training_set(training_set, blob)
+    candidate = fit(model, training_set, rows=split.train)
+    found = evaluate(model, candidate, training_set, rows=split.holdout, train=split.train)
+    version = registry.register(candidate, training_set=digest, evaluation=save_evaluation(found, blob))
+    refit = registry.register(fit(model, training_set), training_set=digest, refit_of=version.id)
+    registry.tag(version, "approved", note="Slices looked at | by hand.")
+    registry.put_gate(
+        GateRecord(
+            id="gate_1",
+            model=version.model,
+            candidate=version.id,
+            champion=None,
+            judged_at_us=NOW_US,
+            window_start_us=0,
+            window_end_us=1,
+            rows=100,
+            metric="log_loss",
+            candidate_metric=0.4,
+            champion_metric=None,
+            difference=None,
+            bound=None,
+            margin=0.002,
+            passed=True,
+            checks={"calibrated": True},
+            reason="Passed.",
+            findings=(GateCheck(name="calibrated", figure=0.01, bound=0.05, verdict="held", reason="Near enough."),),
+        )
+    )
+    yield registry, version, refit
+    catalog.close()
+
+
+def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tuple[Registry, Version, Version]) -> None:
+    registry, version, refit = judged
+    card = registry.card(version)
+    for said in (
+        "## Signature",
+        "| flight_id | str | no | no |",
+        "| name | category | 4 categories |",
+        "## Classes, weights and leaks",
+        "share of weight",
+        "50.0%",  # "balanced": both classes alike
+        "| gate_1 | calibrated | held | 0.01 | 0.05 | Near enough. |",
+        "| is refitted by | late_flight@2 |",
+        "| approved |",
+        "Slices looked at \\| by hand.",
+        "| carrier | c0 |",
+    ):
+        assert said in card, said
+    assert "leak" in card.partition("## Classes")[2].lower()
+    other = registry.card(refit)
+    assert "It is the evaluation of late_flight@1, whose recipe this one refits." in other
+    assert "| refits | late_flight@1 |" in other
+    assert "gate_1" in other
+
+
+def test_a_card_is_a_page_too(judged: tuple[Registry, Version, Version], tmp_path: Path) -> None:
+    registry, version, _ = judged
+    page = registry.card(version, html=True)
+    assert page.startswith("<!doctype html>")
+    for said in ("late_flight@1: model card", "Signature", "share of weight", "Near enough."):
+        assert said in page
+    assert "src=" not in page

@@ -1,0 +1,62 @@
+import msgspec
+import pytest
+
+from trimtab.core.errors import Misuse
+from trimtab.core.records import GateCheck, GateRecord
+from trimtab.registry import Version
+from trimtab.registry.evidence import check_evidence
+from trimtab.training.environment import Environment
+
+VERSION = Version(
+    id="c" * 64, model="m", number=2, artifact="a", recipe="r", features="f", runtime="sklearn", trust=None,
+    training_set="t", refit_of=None, metric="log_loss", cut_us=0, positions={}, rows=1, evaluation=None,
+    made_at_us=0, actor="Ada", environment=Environment(python="3.11", packages={}, cpu="x", commit=None),
+)  # fmt: skip
+
+
+def found(name: str, held: bool, reason: str) -> GateCheck:
+    return GateCheck(name=name, figure=None, bound=None, verdict="held" if held else "failed", reason=reason)
+
+
+def record(*findings: GateCheck) -> GateRecord:
+    checks = {one.name: one.verdict == "held" for one in findings}
+    return GateRecord(
+        id="g", model="m", candidate=VERSION.id, champion="d" * 64, judged_at_us=0, window_start_us=0, window_end_us=1,
+        rows=1, metric="log_loss", candidate_metric=0.3, champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0,
+        passed=all(checks.values()), checks=checks, reason="Refused.", findings=findings,
+    )  # fmt: skip
+
+
+SOUND = [
+    found(name, True, "Fine.") for name in ("loads", "finite", "better_by_margin", "provably_better", "calibrated")
+]
+
+
+def said(gate: GateRecord | None) -> str:
+    with pytest.raises(Misuse) as error:
+        check_evidence(VERSION, gate, first=False, champion="d" * 64)
+    return str(error.value)
+
+
+def test_what_passed_is_let_through() -> None:
+    check_evidence(VERSION, record(*SOUND), first=False, champion="d" * 64)
+
+
+def test_without_a_record_the_checks_are_named_that_nobody_made() -> None:
+    assert "so nothing shows loads, finite, calibrated, better_by_margin, provably_better." in said(None)
+
+
+def test_each_failed_check_is_named_with_its_reason() -> None:
+    slow, worse = found("latency", False, "p99 9 ms."), found("every_slice", False, "Worse on carrier=UA.")
+    message = said(record(*SOUND, slow, worse))
+    assert "Not latency: p99 9 ms. Not every_slice: Worse on carrier=UA." in message
+
+
+def test_a_record_that_leaves_a_check_out_is_no_evidence_for_it() -> None:
+    assert "Not provably_better: the record says nothing of it." in said(record(*(SOUND[:3] + SOUND[4:])))
+
+
+def test_a_record_of_before_there_were_findings_counts_as_it_stands() -> None:
+    old = msgspec.structs.replace(record(*SOUND), findings=(), checks={"loads": True})
+    check_evidence(VERSION, old, first=False, champion="d" * 64)
+    assert said(msgspec.structs.replace(old, passed=False)).endswith("did not pass: Refused.")

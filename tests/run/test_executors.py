@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.run import (
+    Cancelled,
+    Event,
+    Executor,
+    Line,
+    ProcessExecutor,
+    Progress,
+    StepBegan,
+    StepEnded,
+    Task,
+    TaskFailed,
+    ThreadExecutor,
+)
+
+
+@pytest.fixture(autouse=True)
+def tasks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.fixture(params=["thread", "process"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    made: Executor = ThreadExecutor() if request.param == "thread" else ProcessExecutor(nice=5, threads=3)
+    yield made
+    made.close()
+
+
+def run(executor: Executor, name: str, argument: str = "", cancelled: Callable[[], str | None] = lambda: None) -> bytes:
+    return executor.run(Task(f"tasks:{name}", argument.encode()), hear=lambda event: None, cancelled=cancelled)
+
+
+def test_a_task_gives_its_result_and_an_error_of_ours_comes_out_as_itself(executor: Executor) -> None:
+    assert json.loads(run(executor, "where", "hello"))["asked"] == "hello"
+    with pytest.raises(Misuse, match="needed a, found b"):
+        run(executor, "misused")
+    assert json.loads(run(executor, "where", "again"))["asked"] == "again"
+
+
+def test_what_a_task_keeps_lives_until_the_executor_is_closed(executor: Executor, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    assert [run(executor, "kept", str(closed)) for _ in range(3)] == [b"1", b"2", b"3"]
+    assert not closed.exists()
+    executor.close()
+    assert closed.exists()
+
+
+def test_a_task_that_is_cancelled_ends_soon(executor: Executor, tmp_path: Path) -> None:
+    began, pid = time.monotonic(), tmp_path / "pid"
+    with pytest.raises(Cancelled, match="by Ada"):
+        run(executor, "endless", str(pid), cancelled=lambda: "by Ada" if pid.exists() else None)
+    assert time.monotonic() - began < 10.0
+    if isinstance(executor, ProcessExecutor):
+        assert not alive(int(pid.read_text()))
+    assert json.loads(run(executor, "where", "after"))["asked"] == "after"
+
+
+def test_a_child_process_is_nice_limits_its_threads_and_tells_what_it_does_and_prints() -> None:
+    executor, heard = ProcessExecutor(nice=5, threads=3), list[Event]()
+    try:
+        there = json.loads(run(executor, "where"))
+        assert there["pid"] != os.getpid()
+        assert (there["nice"], there["omp"]) == (os.nice(0) + 5, "3")
+        assert executor.run(Task("tasks:telling", b""), hear=heard.append, cancelled=lambda: None) == b""
+        assert [e for e in heard if not isinstance(e, Line)] == [
+            StepBegan("one", "h"),
+            Progress(1, 2),
+            StepEnded("one", cached=False, attempts=1),
+        ]
+        assert sorted(e.text for e in heard if isinstance(e, Line)) == ["complained", "printed"]
+        with pytest.raises(TaskFailed, match=r"ZeroDivisionError: by nothing\n(?s:.*)tasks.py"):
+            run(executor, "broken")
+        with pytest.raises(
+            Unavailable, match=r"was killed by signal 9 before it was done\. The system may have run out"
+        ):
+            run(executor, "dying")
+        assert json.loads(run(executor, "where"))["nice"] == os.nice(0) + 5  # another child
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize(("argument", "how"), [(b"", r"killed by signal 6 \(SIGABRT\)"), (b"x", "ended with status 3")])
+def test_a_task_whose_process_dies_says_what_was_done_in_which_step_and_by_whom(argument: bytes, how: str) -> None:
+    executor = ProcessExecutor()
+    task = Task("tasks:aborting", argument, about="training of 'buyer'", native="the estimator's library")
+    try:
+        with pytest.raises(Unavailable, match=how) as found:
+            executor.run(task, hear=lambda event: None, cancelled=lambda: None)
+    finally:
+        executor.close()
+    said = str(found.value)
+    assert said.startswith("training of 'buyer', step 'fit': ")
+    assert "in native code or by its own exit, most likely of the estimator's library" in said
+    assert "tasks:" not in said
+
+
+def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    script = (
+        "import sys; from trimtab.run import ProcessExecutor, Task; "
+        "ProcessExecutor().run(Task('tasks:endless', sys.argv[1].encode()), hear=print, cancelled=lambda: None)"
+    )
+    pid, here = tmp_path / "pid", str(Path(__file__).parent)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(pid)], env={**os.environ, "PYTHONPATH": here}, stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: pid.exists() and pid.read_text() != "")
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_until(lambda: not alive(int(pid.read_text())))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)

@@ -1,0 +1,37 @@
+"""A process that serves the shop by the Open Inference Protocol: `inference_process.py FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest import Shop
+from trimtab.core.clock import SystemClock
+from trimtab.serving import HttpService, Limits, serve
+from trimtab.serving.inference.grpc_server import GrpcServer
+
+
+def main(folder: Path) -> None:
+    shop = Shop(folder, clock=SystemClock(), notes=True)
+    said: list[str] = []
+    service = HttpService(
+        [shop.endpoint],
+        shop.log,
+        limits=Limits(body_bytes=400_000, rows=2_000, body_timeout_s=1.0),
+        beside=lambda service: GrpcServer(
+            service.inference,
+            access=service.access,
+            count=service.count,
+            announce=said.append,
+        ),
+    )
+    try:
+        serve(service, port=0, announce=lambda url: print(url, said[0], flush=True))
+    finally:
+        shop.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

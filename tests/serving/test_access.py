@@ -1,0 +1,270 @@
+"""Keys, their rights and rates: who is let in, who is not, and what it costs."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.serving.access_keys import AccessKeys, KeyWatch, Role, rate_per_s
+from trimtab.serving.http.access import ANYBODY, Access, request_id, right_of
+from trimtab.serving.problems import Refused
+from trimtab.store.sql_catalog import SqlCatalog
+
+RIGHTS: tuple[Role, ...] = ("read", "predict", "write", "admin")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Iterator[AccessKeys]:
+    catalog = SqlCatalog.sqlite(tmp_path / "catalog.db")
+    yield AccessKeys(catalog, clock=VirtualClock(1_700_000_000_000_000))
+    catalog.close()
+
+
+def knowing(keys: AccessKeys, **given: Any) -> Access:
+    access = Access(**given)
+    access.take(keys.all(), keys.changes() > 0)
+    return access
+
+
+def bearer(key: str) -> list[tuple[bytes, bytes]]:
+    return [(b"host", b"localhost:8117"), (b"authorization", f"Bearer {key}".encode())]
+
+
+def refusal(access: Access, headers: Any, right: Role) -> Refused:
+    with pytest.raises(Refused) as caught:
+        access.admit(headers, right)
+    return caught.value
+
+
+LOCAL = [(b"host", b"127.0.0.1:8117")]
+
+
+@pytest.mark.fast
+def test_while_there_never_was_a_key_everybody_on_this_machine_may_do_everything(keys: AccessKeys) -> None:
+    access = knowing(keys)
+    assert not access.asks
+    assert [access.admit(LOCAL, right) for right in RIGHTS] == [ANYBODY] * 4
+
+
+def test_a_key_may_do_what_its_roles_say_and_admin_everything(keys: AccessKeys) -> None:
+    made = {role: keys.add(f"of-{role}", [role]) for role in RIGHTS}
+    both = keys.add("both", ["predict", "read"])
+    access = knowing(keys)
+    assert access.asks
+    for role, key in made.items():
+        for right in RIGHTS:
+            if right == role or role == "admin":
+                assert access.admit(bearer(key), right) == f"of-{role}"
+            else:
+                problem = refusal(access, bearer(key), right)
+                assert problem.status == 403
+                assert f'scope="{right}"' in dict(problem.headers)[b"www-authenticate"].decode()
+    assert access.admit([(b"x-api-key", both.encode())], "read") == "both"
+    assert access.admit(bearer(both), "predict") == "both"
+
+
+def test_with_keys_nobody_is_let_in_without_one_or_with_another(keys: AccessKeys) -> None:
+    key = keys.add("shop", ["predict"])
+    access = knowing(keys)
+    assert dict(refusal(access, LOCAL, "predict").headers)[b"www-authenticate"] == b'Bearer realm="trimtab"'
+    wrong = ["", "x", key[:-1], key + "x", key.replace("trimtab", "trimtaB"), key.upper(), key[:20] + "_" + "A" * 43]
+    for one in wrong:
+        problem = refusal(access, bearer(one), "predict")
+        assert (problem.status, b"invalid_token" in dict(problem.headers)[b"www-authenticate"]) == (401, True)
+    assert refusal(access, [(b"authorization", b"Basic " + key.encode())], "predict").status == 401
+    assert access.admit([(b"authorization", b"bEARER  " + key.encode())], "predict") == "shop"
+
+
+@given(st.binary(max_size=120))
+def test_no_bytes_are_a_key(presented: bytes) -> None:
+    access = Access(required=True)
+    assert refusal(access, [(b"authorization", b"Bearer " + presented)], "read").status == 401
+    assert refusal(access, [(b"x-api-key", presented)], "read").status == 401
+
+
+def test_the_last_key_that_is_removed_leaves_the_door_closed(keys: AccessKeys) -> None:
+    key = keys.add("shop", ["admin"])
+    keys.remove("shop")
+    access = knowing(keys)
+    assert refusal(access, bearer(key), "read").status == 401
+    assert refusal(access, LOCAL, "read").status == 401
+
+
+def test_require_key_closes_before_there_is_a_key_and_false_opens_all_but_administration(keys: AccessKeys) -> None:
+    assert Access(required=True).asks
+    assert refusal(knowing(keys, required=True), LOCAL, "read").status == 401
+    key = keys.add("boss", ["admin"])
+    access = knowing(keys, required=False)
+    assert [access.admit(LOCAL, right) for right in RIGHTS[:3]] == [ANYBODY] * 3
+    assert refusal(access, LOCAL, "admin").status == 403
+    assert refusal(access, bearer(key + "x"), "predict").status == 401
+    assert access.admit(bearer(key), "admin") == "boss"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "shop.example", ""])
+def test_away_from_loopback_administration_needs_a_key(keys: AccessKeys, host: str) -> None:
+    access = knowing(keys, host=host)
+    assert access.admit(LOCAL, "predict") == ANYBODY
+    problem = refusal(access, LOCAL, "admin")
+    assert problem.status == 403
+    assert "trimtab keys add NAME --role admin" in str(problem)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1"])
+def test_another_hosts_name_or_page_may_not_administer_without_a_key(keys: AccessKeys, host: str) -> None:
+    access = knowing(keys, host=host)
+    assert access.admit([(b"host", b"[::1]:80"), (b"origin", b"http://[::1]:80")], "admin") == ANYBODY
+    for headers in (
+        [(b"host", b"evil.example")],
+        [(b"host", b"localhost.evil.example")],
+        [],
+        [*LOCAL, (b"origin", b"http://evil.example")],
+        [*LOCAL, (b"origin", b"null")],
+    ):
+        assert refusal(access, headers, "admin").status == 403
+
+
+def test_a_rate_lets_so_many_through_and_says_when_to_come_again(keys: AccessKeys) -> None:
+    slow, quick = keys.add("slow", ["predict"], rate="30/min"), keys.add("quick", ["predict"], rate="4/s")
+    now = [100.0]
+    access = knowing(keys, now_s=lambda: now[0], share=0.5)
+    let: list[int] = []
+    for tick in range(401):  # 40 s in tenths: at 2 a second for this one of two processes
+        now[0] = 100.0 + tick / 10
+        with suppress(Refused):
+            access.admit(bearer(quick), "predict")
+            let.append(tick)
+    assert len(let) == 2 + 80
+    now[0] = 1_000.0
+    assert access.admit(bearer(slow), "predict") == "slow"
+    problem = refusal(access, bearer(slow), "predict")
+    assert dict(problem.headers)[b"retry-after"] == b"4"
+    now[0] += 4
+    assert access.admit(bearer(slow), "predict") == "slow"
+    access.take(keys.all(), True)  # another key changed: what is left stays
+    assert refusal(access, bearer(slow), "predict").status == 429
+
+
+def test_what_is_remembered_is_bounded_and_forgotten_when_keys_change(keys: AccessKeys) -> None:
+    key = keys.add("shop", ["predict"])
+    access = knowing(keys)
+    for n in range(5_000):
+        assert access.admit([(b"x-api-key", key.encode() + b" " * n)], "predict") == "shop"
+    assert len(access._seen) <= 4_096
+    keys.remove("shop")
+    access.take(keys.all(), True)
+    assert refusal(access, bearer(key), "predict").status == 401
+
+
+def test_the_catalogue_holds_no_key(tmp_path: Path) -> None:
+    catalog = SqlCatalog.sqlite(tmp_path / "catalog.db")
+    keys = AccessKeys(catalog, clock=VirtualClock(5))
+    key = keys.add("shop", ["predict"], rate="5/s", actor="ann")
+    found = keys.all()[0]
+    assert (found.name, found.roles, found.rate, found.actor) == ("shop", ("predict",), "5/s", "ann")
+    catalog.close()
+    secret = key.rpartition("_")[2].encode()
+    assert key.encode() not in (everything := b"".join(file.read_bytes() for file in tmp_path.iterdir()))
+    assert secret not in everything
+    assert re.fullmatch(r"trimtab_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", key)
+
+
+def test_nonsense_makes_no_key(keys: AccessKeys) -> None:
+    for name in ("", "1a", "a b", "a\nb", "a" * 64, "é"):
+        with pytest.raises(Misuse, match="name"):
+            keys.add(name, ["read"])
+    for roles in ([], ["root"]):
+        with pytest.raises(Misuse, match="role"):
+            keys.add("a", roles)  # type: ignore[arg-type]  # that is the test
+    for rate in ("", "5", "0/s", "-1/s", "5/day", "nan/s"):
+        with pytest.raises(Misuse, match="rate"):
+            keys.add("a", ["read"], rate=rate)
+    keys.add("a", ["read"])
+    with pytest.raises(Conflict, match="keys remove a"):
+        keys.add("a", ["read"])
+    with pytest.raises(NotFound, match="There is: a"):
+        keys.remove("b")
+    assert rate_per_s(" 36 / h ") == 0.01
+
+
+def test_a_watch_tells_of_changes(keys: AccessKeys) -> None:
+    told: list[tuple[list[str], bool]] = []
+    came = threading.Event()
+
+    def tell(found: Any, ever: bool) -> None:
+        told.append(([key.name for key in found], ever))
+        came.set()
+
+    with KeyWatch(keys, tell):
+        assert told == [([], False)]
+        for change in (lambda: keys.add("a", ["read"]), lambda: keys.remove("a")):
+            came.clear()
+            change()
+            assert came.wait(2.0)
+    assert told == [([], False), (["a"], True), ([], True)]
+
+
+def test_each_address_needs_a_right_and_one_that_is_not_named_that_to_administer() -> None:
+    assert right_of("POST", "/v1/models/a/aliases/champion/rollback") == "admin"
+    assert right_of("PUT", "/v1/models/a/aliases/champion") == "admin"
+    assert right_of("POST", "/v2/repository/models/a/load") == "admin"
+    assert right_of("POST", "/v2/models/a/infer") == "predict"
+    assert right_of("POST", "/v2/models/a/versions/2/infer") == "predict"
+    assert right_of("POST", "/v1/labels/a") == "write"
+    assert right_of("DELETE", "/health/ready/x") == "admin"
+    assert right_of("POST", "/v1/model/a/predict") == "admin"
+    assert right_of("GET", "/openapi.json") == "read"
+    assert right_of("GET", "/docs") is None
+
+
+@given(st.binary(max_size=200))
+def test_a_request_id_can_say_nothing_in_a_log(given: bytes) -> None:
+    found = request_id([(b"x-request-id", given)])
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", found)
+    assert found.encode() == given or len(found) == 32
+
+
+ELSEWHERE: list[list[tuple[bytes, bytes]]] = [
+    [(b"origin", b"https://shop.example")],
+    [(b"origin", b"null")],
+    [(b"origin", b"")],
+    [(b"origin", b"http://127.0.0.1:3000")],
+    [(b"origin", b"http://127.0.0.1:8117"), (b"origin", b"http://shop.example")],
+    [(b"sec-fetch-site", b"cross-site")],
+]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("said", ELSEWHERE)
+def test_a_page_of_another_site_adds_nothing_to_a_log_without_a_key(
+    keys: AccessKeys, said: list[tuple[bytes, bytes]]
+) -> None:
+    for access in (knowing(keys), knowing(keys, required=False), knowing(keys, host="0.0.0.0")):
+        assert access.let_in([*LOCAL, *said], "read") == ANYBODY
+        for right in ("predict", "write", "admin"):
+            with pytest.raises(Refused) as caught:
+                access.let_in([*LOCAL, *said], right)  # type: ignore[arg-type]  # a right
+            assert caught.value.status == 403
+    made = keys.add("page", ["write"])
+    with_keys = knowing(keys, required=False)
+    assert with_keys.let_in([*LOCAL, *said, (b"x-api-key", made.encode())], "write") == "page"
+    with pytest.raises(Refused):
+        with_keys.let_in([*LOCAL, *said], "write")
+
+
+def test_its_own_page_and_whoever_is_no_browser_ask_as_before(keys: AccessKeys) -> None:
+    access = knowing(keys)
+    own = [(b"origin", b"http://127.0.0.1:8117"), (b"sec-fetch-site", b"same-origin")]
+    for said in ([], own, [(b"sec-fetch-site", b"none")], [(b"origin", b"https://x"), (b"x-api-key", b"of another")]):
+        for right in ("predict", "write"):
+            assert access.let_in([*LOCAL, *said], right) == ANYBODY  # type: ignore[arg-type]  # a right

@@ -1,0 +1,139 @@
+"""Canaries, shadows, and models that sleep: every request is answered, by whom it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from trimtab.core.errors import Misuse
+from trimtab.core.records import Prediction
+from trimtab.serving.admission import GradientLimit
+from trimtab.serving.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
+from trimtab.serving.commit import GroupCommit
+from trimtab.serving.http.shadowing import Shadowing
+from trimtab.serving.http.turns import Turns
+
+
+class Broken:
+    def predict(self, matrix: Any) -> Any:
+        raise ValueError("a bug of the user's")
+
+    predict_row = predict
+
+
+def logged(shop: Any) -> list[Prediction]:
+    return [p for block in shop.log.scan() for p in block]
+
+
+def other(shop: Any, arm: str, *, scorer: Any = None) -> Any:
+    import msgspec
+
+    made = shop.answerer(number=2, scorer=scorer)
+    made.served = msgspec.structs.replace(made.served, arm=arm)
+    made._arm = arm
+    shop.endpoint.know(made.served)
+    return made
+
+
+def users(n: int) -> list[str]:
+    return [f"user-{k}" for k in range(n)]
+
+
+def test_a_canary_answers_its_share_always_about_the_same_entities(shop: Any) -> None:
+    shop.endpoint.canary = Canary(other(shop, "canary"), Share("late", 0.3, ["user"]))
+    first = {user: shop.endpoint.answer([shop.ask(user)])[0] for user in users(300)}
+    share = sum(answer.arm == "canary" for answer in first.values()) / 300
+    assert 0.2 < share < 0.4
+    assert {answer.version for answer in first.values() if answer.arm == "canary"} == {"late@2"}
+    assert {answer.version for answer in first.values() if answer.arm == "champion"} == {"late@1"}
+    again = shop.endpoint.answer([shop.ask(user) for user in users(300)])
+    assert [answer.arm for answer in again] == [answer.arm for answer in first.values()]
+    assert [answer.request_id for answer in again] == ["c1"] * 300
+    assert {p.version for p in logged(shop) if p.arm == "canary"} == {f"{2:064}"}
+
+
+def test_who_is_in_a_share_stays_in_it_when_it_grows() -> None:
+    rows = [{"user": user} for user in users(2_000)]
+    held = [[share.holds(row) for row in rows] for share in (Share("m", s, ["user"]) for s in (0.0, 0.1, 0.5, 1.0))]
+    assert not any(held[0])
+    assert all(held[3])
+    assert all(small <= large for small, large in zip(held[1], held[2], strict=True))
+    assert [Share("m", 0.5, ["user"]).holds(r) for r in rows] != [Share("n", 0.5, ["user"]).holds(r) for r in rows]
+    with pytest.raises(Misuse, match=r"a share of 1.5"):
+        ArmShares(canary=1.5)
+
+
+def test_two_lines_of_a_model_split_its_entities_independently() -> None:
+    """With one hash for both, a shadow of a tenth would be asked about nobody but those whom a canary answers."""
+    rows = [{"user": user} for user in users(4_000)]
+    canary = [Share("m", 0.5, ["user"]).holds(row) for row in rows]
+    for line in ("shadow", "canary-2", "holdback"):
+        other = [Share("m", 0.2, ["user"], line=line).holds(row) for row in rows]
+        both = sum(a and b for a, b in zip(canary, other, strict=True))
+        assert 0.17 < sum(other) / 4_000 < 0.23
+        assert 0.08 < both / 4_000 < 0.12  # a fifth of those in the canary, as of all
+    with_lines = {line: [Share("m", 0.5, ["user"], line=line).holds(r) for r in rows] for line in ("a", "b")}
+    assert with_lines["a"] != with_lines["b"]
+
+
+def test_who_was_in_a_canary_before_there_were_lines_still_is() -> None:
+    held = [n for n in range(60) if Share("late", 0.25, ["user"]).holds({"user": f"user-{n}"})]
+    assert held == [2, 7, 8, 13, 16, 22, 25, 29, 30, 37, 38, 41, 43, 45, 46, 48, 49, 52, 54, 58]
+
+
+def test_where_a_canary_fails_the_version_in_service_answers(shop: Any) -> None:
+    shop.endpoint.canary = Canary(other(shop, "canary", scorer=Broken()), Share("late", 0.5, ["user"]))
+    answers = shop.endpoint.answer([shop.ask(user) for user in users(40)])
+    assert {(a.version, a.flags) for a in answers} == {("late@1", ()), ("late@1", ("canary_failed",))}
+    assert len(logged(shop)) == 40
+
+
+def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
+    shadow = Shadow(other(shop, "shadow"), Share("late", 1.0, ["user"]))
+    turns = Turns(GradientLimit())
+    commit = GroupCommit(shop.log)
+
+    async def serve() -> None:
+        shadowing = Shadowing(turns, commit)
+        turns.under_way = 1
+        shadowing.offer(shadow, [{**shop.ask(user), "at": 1} for user in users(10)])
+        await asyncio.sleep(0.05)
+        assert shadow.answered == 0  # somebody waits
+        turns.under_way = 0
+        while shadow.waits:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+
+    asyncio.run(serve())
+    commit.close()
+    assert (shadow.answered, shadow.dropped, shadow.failed) == (10, 0, 0)
+    assert [(p.arm, p.version) for p in logged(shop)] == [("shadow", f"{2:064}")] * 10
+
+
+def test_a_shadow_that_falls_behind_or_fails_costs_nobody_anything(shop: Any) -> None:
+    shadow = Shadow(other(shop, "shadow", scorer=Broken()), Share("late", 1.0, ["user"]))
+    shadow.offer([shop.ask(user) for user in users(SHADOWED_AT_MOST + 7)])
+    assert shadow.dropped == 7
+    while shadow.waits:
+        assert shadow.work(1.0) == []
+    assert (shadow.answered, shadow.failed) == (0, SHADOWED_AT_MOST)
+
+
+def test_a_model_that_sleeps_is_woken_once_and_answers(shop: Any) -> None:
+    answerer, woken = shop.endpoint.current, []
+
+    def wake() -> None:
+        woken.append(threading.get_ident())
+        shop.endpoint.swap(answerer)
+
+    shop.endpoint.sleep(wake)
+    assert shop.endpoint.ready
+    assert shop.endpoint.sleeps
+    assert shop.endpoint.serving is None
+    assert shop.endpoint.answer([shop.ask()])[0].version == "late@1"
+    assert not shop.endpoint.sleeps
+    shop.endpoint.answer([shop.ask()])
+    assert len(woken) == 1

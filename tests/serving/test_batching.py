@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from trimtab.core.errors import Misuse
+from trimtab.serving import HttpService
+from trimtab.serving.batching import LONGEST_WAIT_S, MOST_ROWS, BatchCosts, Batching, calls_by_size, measure_costs
+from trimtab.serving.http.predicting import Waiting
+
+
+class Model:
+    """Costs so much a call and so much a row, on a clock of its own."""
+
+    def __init__(self, call_s: float, row_s: float, alone_s: float) -> None:
+        self.call_s, self.row_s, self.alone_s, self.now_s = call_s, row_s, alone_s, 0.0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def predict_row(self, row: list[float]) -> float:
+        self.now_s += self.alone_s
+        return sum(row)
+
+    def predict(self, matrix: Any) -> Any:
+        self.now_s += self.call_s + self.row_s * len(matrix)
+        return matrix.sum(axis=1)
+
+
+def costs(call_s: float, row_s: float, alone_s: float) -> BatchCosts:
+    model = Model(call_s, row_s, alone_s)
+    return measure_costs(model, 3, stopwatch_s=model.clock)
+
+
+@pytest.mark.fast
+def test_batches_are_measured_only_where_a_row_is_slow_and_used_only_where_they_pay() -> None:
+    forest = costs(0.005, 0.0001, 0.005)
+    assert forest.pays
+    assert forest.together_s == pytest.approx({8: 0.0051 / 8 + 0.0001 * 7 / 8, 32: 0.005 / 32 + 0.0001})
+    assert forest.wait_s == LONGEST_WAIT_S
+    quick = costs(0.00002, 0.000004, 0.000004)
+    assert not quick.pays
+    assert quick.together_s == {}
+    assert not costs(0.0, 0.005, 0.005).pays  # a batch costs what its rows do
+    assert costs(0.0003, 0.00001, 0.0003).wait_s == pytest.approx(0.0003)  # no longer than it costs itself
+
+
+def test_a_model_that_refuses_the_rows_it_is_timed_with_answers_alone() -> None:
+    class Refuses:
+        def predict(self, matrix: Any) -> Any:
+            raise ValueError("no zeros")
+
+        def predict_row(self, row: list[float]) -> float:
+            raise ValueError("no zeros")
+
+    assert not measure_costs(Refuses(), 2).pays
+
+
+def gathered(calls: list[list[int]], *, fails: Sequence[int] = ()) -> Any:
+    def answers(rows: Sequence[int]) -> list[int]:
+        calls.append([*rows])
+        if set(rows) & set(fails):
+            raise ValueError(f"cannot answer {sorted(set(rows) & set(fails))}")
+        return [10 * row for row in rows]
+
+    return answers
+
+
+def test_rows_of_one_turn_share_a_call_and_one_that_comes_alone_does_not_wait() -> None:
+    async def ask() -> None:
+        calls: list[list[int]] = []
+        batching: Batching[int, int] = Batching()
+        batching.costs = BatchCosts(alone_s=5.0, together_s={8: 0.001})
+        answers = gathered(calls)
+        assert await asyncio.wait_for(batching.join("v1", answers, 7), 0.5) == 70
+        futures = [batching.join("v1", answers, row) for row in range(5)]
+        assert await asyncio.gather(*futures) == [0, 10, 20, 30, 40]
+        assert calls == [[7], [0, 1, 2, 3, 4]]
+        futures = [batching.join("v1", answers, row) for row in range(5)]  # as many as before: none waits for the clock
+        await asyncio.wait_for(asyncio.gather(*futures), 0.5)
+        assert calls[2:] == [[0, 1, 2, 3, 4]]
+        started = asyncio.get_running_loop().time()
+        assert await batching.join("v1", answers, 1) == 10  # fewer than before: waits, but not long
+        assert asyncio.get_running_loop().time() - started < 1.0
+        assert await asyncio.wait_for(batching.join("v1", answers, 2), 0.5) == 20
+        assert batching.calls == {1: 3, 5: 2}
+        assert batching.rows == 13
+
+    asyncio.run(ask())
+
+
+def test_a_batch_is_never_larger_than_allowed_and_versions_are_not_mixed() -> None:
+    async def ask() -> None:
+        calls: list[list[int]] = []
+        other: list[list[int]] = []
+        batching: Batching[int, int] = Batching()
+        futures = [batching.join("v1", gathered(calls), row) for row in range(MOST_ROWS + 6)]
+        futures += [batching.join("v2", gathered(other), row) for row in range(3)]
+        assert await asyncio.gather(*futures) == [10 * n for n in (*range(MOST_ROWS + 6), *range(3))]
+        assert [*map(len, calls)] == [MOST_ROWS, 6]
+        assert other == [[0, 1, 2]]
+
+    asyncio.run(ask())
+
+
+def test_one_row_that_cannot_be_answered_takes_no_other_with_it() -> None:
+    async def ask() -> None:
+        batching: Batching[int, int] = Batching()
+        answers = gathered([], fails=[3])
+        found = await asyncio.gather(*(batching.join("v", answers, row) for row in range(6)), return_exceptions=True)
+        assert [one for one in found if not isinstance(one, Exception)] == [0, 10, 20, 40, 50]
+        assert str(found[3]) == "cannot answer [3]"
+
+    asyncio.run(ask())
+
+
+def test_askers_that_go_away_are_not_answered_and_hold_up_nobody() -> None:
+    async def ask() -> None:
+        calls: list[list[int]] = []
+        batching: Batching[int, int] = Batching()
+        futures = [batching.join("v", gathered(calls), row) for row in range(4)]
+        futures[1].cancel()
+        assert await asyncio.gather(*futures, return_exceptions=True) != []
+        assert calls == [[0, 2, 3]]
+
+    asyncio.run(ask())
+
+
+def test_of_many_askers_each_gets_its_own_answer_once_in_whatever_order_they_come() -> None:
+    async def ask() -> None:
+        draw = random.Random(5)
+        batching: Batching[int, int] = Batching()
+        batching.costs = BatchCosts(alone_s=0.001, together_s={8: 0.0001})
+        calls: list[list[int]] = []
+        answers = gathered(calls)
+
+        async def one(number: int) -> None:
+            for turn in range(20):
+                await asyncio.sleep(draw.choice([0.0, 0.0, 0.0005]))
+                assert await batching.join("v", answers, 100 * number + turn) == 10 * (100 * number + turn)
+
+        await asyncio.gather(*map(one, range(16)))
+        assert sorted(row for rows in calls for row in rows) == [
+            100 * n + turn for n in range(16) for turn in range(20)
+        ]
+        assert len(calls) < 320
+        assert sum(calls_by_size(batching.calls).values()) == len(calls)
+
+    asyncio.run(ask())
+
+
+class Slow:
+    """A model whose calls take long, whatever they are asked."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict_row(self, row: list[float]) -> float:
+        time.sleep(0.0005)
+        return float(np.nansum(row))
+
+    def predict(self, matrix: Any) -> Any:
+        self.batches.append(len(matrix))
+        time.sleep(0.0005)
+        return np.array([np.nansum(row) for row in matrix.tolist()])
+
+
+def test_requests_of_a_slow_model_share_its_calls_and_each_is_answered_and_logged_once(shop: Any) -> None:
+    async def ask() -> None:
+        slow = Slow()
+        shop.endpoint.swap(shop.answerer(scorer=slow))
+        slow.batches.clear()
+        service = HttpService([shop.endpoint], shop.log)
+        predictor = service.predictors["/v1/models/late/predict"]
+        bodies = [msgspec.json.encode({"request": shop.ask(id=f"r{n}", basket=float(n))}) for n in range(24)]
+        waiting = [predictor.take(body, time.perf_counter()) for body in bodies]
+        assert all(isinstance(one, Waiting) for one in waiting)
+        await asyncio.gather(*(one.done for one in waiting))  # type: ignore[union-attr]
+        answers = [msgspec.json.decode(one.answer()) for one in waiting]  # type: ignore[union-attr]
+        assert [one["request_id"] for one in answers] == [f"r{n}" for n in range(24)]
+        assert slow.batches == [24]
+        assert len({one["id"] for one in answers}) == 24
+        text = service.metrics.text()
+        assert 'trimtab_model_batches_total{model="late",rows="32"} 1' in text
+        assert 'trimtab_model_row_seconds{model="late",rows="32"}' in text
+        assert 'trimtab_predictions_total{model="late",fate="logged"} 24' in text
+        with pytest.raises(Misuse, match="basket"):  # what is wrong is said before anything waits
+            predictor.take(b'{"request": {"id": "x", "basket": "much"}}', time.perf_counter())
+        shop.endpoint.swap(shop.answerer(number=2))  # a quick one: nothing waits any more
+        assert shop.endpoint.batching is None
+        service.close()
+
+    asyncio.run(ask())

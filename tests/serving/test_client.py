@@ -1,0 +1,309 @@
+"""The client: a project's answers and errors over HTTP, tried again only where that is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trimtab
+from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.serving.answering import Answer
+from trimtab.serving.client import Client, connect
+from trimtab.serving.problems import InvalidField, Refused
+
+ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
+
+
+@pytest.fixture(scope="module")
+def running(start_server: Any, tmp_path_factory: Any) -> Iterator[Any]:
+    server = start_server(tmp_path_factory.mktemp("client"))
+    yield server
+    assert server.stop() == (0, "")
+
+
+@pytest.fixture
+def client(running: Any) -> Iterator[Client]:
+    with connect(running.url) as made:
+        yield made
+
+
+@pytest.mark.fast
+def test_one_row_has_one_answer_and_a_list_has_a_list(client: Client) -> None:
+    one = client.predict("late", ROW)
+    assert isinstance(one, Answer)
+    assert (one.request_id, one.version) == ("c1", "late@1")
+    many = client.predict("late", [{**ROW, "id": f"c{n}"} for n in range(3)])
+    assert [answer.request_id for answer in many] == ["c0", "c1", "c2"]
+    assert many[0].score == one.score
+    assert client.predict("late", []) == []
+
+
+def test_values_of_python_and_numpy_are_taken(client: Client) -> None:
+    given = {**ROW, "basket": np.float64(12.5), "at": dt.datetime(2023, 11, 14, 22, 13, 20, tzinfo=dt.UTC)}
+    assert client.predict("late", given).score == client.predict("late", ROW).score
+    assert client.predict("late", {**ROW, "basket": float("nan")}).score is not None
+    with pytest.raises(Misuse, match="found a object"):
+        client.predict("late", {**ROW, "kind": object()})
+
+
+def test_events_are_pushed_and_applied(client: Client) -> None:
+    before = client.predict("late", {**ROW, "user": "eve"}).score
+    now = dt.datetime.now(dt.UTC)
+    pushed = client.push("payments", {"user": "eve", "amount": 5.0, "paid_at": now, "_id": "e1"}, wait=True)
+    assert (pushed.accepted, pushed.quarantined) == (1, 0)
+    time.sleep(0.001)  # an event counts from the microsecond after its own time
+    assert client.predict("late", {**ROW, "user": "eve"}).score != before
+    with pytest.raises(InvalidField) as caught:
+        client.push("payments", [{"user": "eve", "amount": "much", "paid_at": now}])
+    assert (caught.value.field, caught.value.pointer) == ("amount", "$[0].amount")
+
+
+def test_errors_are_those_of_a_project(client: Client, running: Any) -> None:
+    with pytest.raises(NotFound, match="no such model is served here; there are: late"):
+        client.predict("nobody", ROW)
+    with pytest.raises(InvalidField, match="basket") as caught:
+        client.predict("late", {**ROW, "basket": "much"})
+    assert caught.value.field == "basket"
+    with pytest.raises(Misuse, match="future"):
+        client.predict("late", ROW, at="2999-01-01")
+    with pytest.raises(NotFound):
+        client.why("p_nothing")
+    with pytest.raises(NotFound):
+        client.models()  # this server has no further addresses
+    with connect(f"127.0.0.1:{running.port}/elsewhere/") as other, pytest.raises(NotFound, match="/elsewhere/v1"):
+        other.predict("late", ROW)
+
+
+def test_nonsense_is_refused_before_anything_is_asked() -> None:
+    for url in (None, "", "ftp://x", "http://", "http://x?y", "http://a:b@x", "http://x:port"):
+        with pytest.raises(Misuse, match="connect"):
+            connect(url)  # type: ignore[arg-type]
+    with pytest.raises(Misuse, match="timeout_s"):
+        connect("http://x", timeout_s=0)
+    with pytest.raises(Misuse, match="key"):
+        connect("http://x", key="a\nb: c")
+    with pytest.raises(Misuse, match="cafile"):
+        connect("https://x", cafile="nowhere.pem")
+    client = connect("http://127.0.0.1:1")
+    client.close()
+    with pytest.raises(Misuse, match="closed"):
+        client.models()
+
+
+@pytest.mark.parametrize(
+    ("ask", "pointer"),
+    [
+        (lambda c, inf: c.predict("late", {**ROW, "basket": inf}), "$.request.basket"),
+        (lambda c, inf: c.predict("late", [ROW, {**ROW, "basket": np.float64(-inf)}]), "$.rows[1].basket"),
+        (lambda c, inf: c.predict("late", [{**ROW, "basket": np.float32(inf)}]), "$.rows[0].basket"),
+        (lambda c, inf: c.push("payments", {"user": "eve", "amount": inf, "paid_at": 0}), "$[0].amount"),
+        (lambda c, inf: c.label("late", [{"request": "c1", "columns": {"amount": inf}}]), "$[0].columns.amount"),
+    ],
+)
+def test_what_is_infinite_is_not_sent_as_null(ask: Callable[[Client, float], Any], pointer: str) -> None:
+    with connect("http://127.0.0.1:9") as client, pytest.raises(InvalidField, match="infinite") as caught:
+        ask(client, float("inf"))
+    assert (caught.value.field, caught.value.pointer) == (pointer.rpartition(".")[2], pointer)
+
+
+@pytest.mark.parametrize("rows", [None, 5, "abc", b"abc", object()])
+def test_rows_of_another_kind_are_refused_by_name(rows: Any) -> None:
+    with connect("http://127.0.0.1:9") as client:
+        for ask in (client.predict, client.push, client.label):
+            with pytest.raises(Misuse, match=rf"rows is a {type(rows).__name__}\. Give a dict or a list of dicts\."):
+                ask("late", rows)
+
+
+def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, tmp_path: Path) -> None:
+    with (
+        connect(f"https://127.0.0.1:{running.port}") as client,
+        pytest.raises(Unavailable, match="ask by http://"),
+    ):
+        client.predict("late", ROW)
+    server = Told(None)
+    with connect(server.url) as client, pytest.raises(Unavailable, match="by https://, where it has a certificate"):
+        client.predict("late", ROW)
+    server.join(5)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+
+        def greet() -> None:
+            with contextlib.suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True):
+                pass
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        url = f"https://localhost:{listener.getsockname()[1]}"
+        with connect(url) as client, pytest.raises(Unavailable, match="cafile"):
+            client.predict("late", ROW)
+        thread.join(5)
+
+
+def test_threads_share_a_client_and_its_connections(client: Client) -> None:
+    def ask(n: int) -> str:
+        return client.predict("late", {**ROW, "id": f"t{n}"}).request_id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(200))) == [f"t{n}" for n in range(200)]
+    assert 1 <= len(client._idle) <= 8
+
+
+class Told(threading.Thread):
+    """A server that gives one told answer a connection, and remembers what it was asked."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        super().__init__(daemon=True)
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self._answers = answers
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        for answer in self._answers:
+            connection, _ = self._listener.accept()
+            with connection, connection.makefile("rb") as stream:
+                first = stream.readline().decode().strip()
+                headers = {}
+                while line := stream.readline().strip():
+                    name, _, value = line.decode().partition(": ")
+                    headers[name.lower()] = value
+                stream.read(int(headers.get("content-length", 0)))
+                self.asked.append((first, headers))
+                if answer is not None:
+                    connection.sendall(answer)
+        self._listener.close()
+
+
+def answer(status: int, body: Any, **headers: str) -> bytes:
+    text = json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(text)}", "connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + text
+
+
+def problem(status: int) -> bytes:
+    fields = {"type": "urn:x", "title": "t", "status": status, "detail": f"said {status}", "instance": "/"}
+    return answer(status, fields, retry_after="0")
+
+
+MODELS = answer(200, {"models": []})
+PUSHED = answer(200, {"accepted": 1, "quarantined": 0})
+
+
+@pytest.mark.parametrize(
+    ("ask", "answers", "times"),
+    [
+        (lambda c: c.models(), [problem(503), None, problem(429), MODELS], 4),
+        (lambda c: c.models(), [None, None, None, None], 4),
+        (lambda c: c.predict("m", {}), [None], 1),
+        (lambda c: c.predict("m", {}), [problem(503)], 1),
+        (lambda c: c.predict("m", {}), [problem(429), problem(500)], 2),
+        (lambda c: c.push("s", {"_id": "a"}), [None, problem(503), PUSHED], 3),
+        (lambda c: c.push("s", [{"_id": "a"}, {}]), [None], 1),
+        (lambda c: c.label("m", {}), [problem(503)], 1),
+        (lambda c: c.models(), [problem(409)], 1),
+    ],
+)
+def test_only_what_may_be_done_twice_is_asked_again(ask: Callable[[Client], Any], answers: Any, times: int) -> None:
+    server = Told(*answers)
+    with connect(server.url) as client:
+        if answers[-1] in (MODELS, PUSHED):
+            ask(client)
+        else:
+            with pytest.raises(TrimtabError):
+                ask(client)
+    server.join(5)
+    assert len(server.asked) == times
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Misuse),
+        (401, Refused),
+        (403, Refused),
+        (404, NotFound),
+        (409, Conflict),
+        (413, Refused),
+        (504, Unavailable),
+    ],
+)
+def test_each_status_is_an_error_of_its_kind(status: int, kind: type[TrimtabError]) -> None:
+    server = Told(problem(status))
+    with connect(server.url) as client, pytest.raises(kind, match=f"said {status}"):
+        client.predict("m", {})
+    server.join(5)
+
+
+def test_what_is_no_trimtab_is_said_to_be_none() -> None:
+    for wrong in (answer(502, "gateway"), answer(200, {"hello": 1}), b"SSH-2.0-x\r\n\r\n"):
+        server = Told(wrong)
+        with connect(server.url) as client, pytest.raises(Unavailable, match="trimtab"):
+            client.predict("m", {})
+        server.join(5)
+
+
+def test_the_time_of_a_call_is_its_requests_deadline_and_holds_for_all_tries() -> None:
+    server = Told(problem(503), MODELS)
+    with connect(server.url, key="trimtab_a_b", timeout_s=2.0) as client:
+        client.models()
+    server.join(5)
+    left_ms = [int(headers["x-timeout-ms"]) for _, headers in server.asked]
+    assert 1_500 < left_ms[1] < left_ms[0] <= 2_000
+    assert server.asked[0][1]["authorization"] == "Bearer trimtab_a_b"
+    silent = socket.create_server(("127.0.0.1", 0))
+    with connect(f"http://127.0.0.1:{silent.getsockname()[1]}") as client:
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="no answer in time"):
+            client.predict("m", {}, timeout_s=0.2)
+        assert time.monotonic() - began < 2.0
+    silent.close()
+    with connect("http://127.0.0.1:9", timeout_s=0.5) as client, pytest.raises(Unavailable, match="trimtab serve"):
+        client.predict("m", {})
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
+    keeps = MODELS.replace(b"connection: close\r\n", b"")
+    server = Told(keeps, PUSHED)
+    with connect(server.url) as client:
+        client.models()
+        end_s = time.monotonic() + 5
+        while len(server.asked) < 1:
+            assert time.monotonic() < end_s
+        time.sleep(0.05)  # for the end of the connection to arrive
+        assert client.push("s", {"x": 1}).accepted == 1
+    server.join(5)
+    assert len(server.asked) == 2
+
+
+def test_to_connect_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, trimtab; trimtab.connect('http://127.0.0.1:1').close(); "
+        "print({'numpy', 'duckdb', 'sklearn', 'uvicorn', 'starlette', 'sqlalchemy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+    assert trimtab.connect is connect

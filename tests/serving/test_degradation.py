@@ -1,0 +1,250 @@
+"""Answers when features or the model fail or are late: makeshift, flagged, logged, and never the version's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import trimtab as tt
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.records import Prediction
+from trimtab.features.exact_rows import SumOverflow
+from trimtab.serving.degradation import Degrading, degrade
+from trimtab.serving.failures import Late, ModelFailed
+from trimtab.serving.inputs import BareInputs
+
+
+class Failing:
+    """A reader or a model that works until it is told not to."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.error: Exception | None = None
+        self.calls = 0
+
+    def _do(self, method: str, *arguments: Any) -> Any:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return getattr(self.inner, method)(*arguments)
+
+    def read(self, *arguments: Any) -> Any:
+        return self._do("read", *arguments)
+
+    def predict_row(self, row: list[float]) -> Any:
+        return self._do("predict_row", row)
+
+    def predict(self, matrix: Any) -> Any:
+        return self._do("predict", matrix)
+
+
+class Degraded:
+    """The shop with a policy, a reader and a model that can be made to fail."""
+
+    def __init__(self, shop: Any, *, number: int = 1, **policy: Any) -> None:
+        self.shop = shop
+        self.model = Failing(shop.scorer)
+        self.answerer = shop.answerer(number=number, scorer=self.model)
+        self.reader = Failing(type("Reads", (), {"read": staticmethod(self.answerer._read)})())
+        self.answerer._read = self.reader.read
+        self.answerer.bare = BareInputs(shop.features, shop.encoding)
+        self.fallback = shop.answerer(number=9)
+        self.endpoint = shop.endpoint
+        self.endpoint.swap(self.answerer)
+        self.endpoint.know(self.fallback.served)
+        if policy:
+            self.endpoint.degrading = Degrading(degrade(**policy), about=["user"], fallback=lambda: self.fallback)
+
+    def answer(self, user: str = "ann", **columns: Any) -> Any:
+        return self.endpoint.answer([self.shop.ask(user, **columns)])[0]
+
+    def logged(self) -> Prediction:
+        return [p for block in self.shop.log.scan() for p in block][-1]
+
+
+def test_without_a_policy_what_fails_is_an_error(shop: Any) -> None:
+    degraded = Degraded(shop)
+    degraded.reader.error = Unavailable("the store is gone")
+    with pytest.raises(Unavailable, match="gone"):
+        degraded.answer()
+    degraded.reader.error = None
+    degraded.model.error = ValueError("a bug of the user's")
+    with pytest.raises(ValueError, match="a bug"):
+        degraded.answer()
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_model_that_gives_no_number_has_failed(shop: Any, number: float) -> None:
+    degraded = Degraded(shop)
+    shop.scorer.predict_row = lambda row: number
+    shop.scorer.predict = lambda matrix: np.full(len(matrix), number)
+    with pytest.raises(ModelFailed, match=r"late@1: the model gave no finite number"):
+        degraded.answer()
+    with pytest.raises(ModelFailed):
+        degraded.endpoint.answer([shop.ask(), shop.ask()])
+
+
+def test_null_features_leave_what_the_request_says(shop: Any) -> None:
+    shop.pay("ann", 20.0)
+    shop.wait(1)
+    degraded = Degraded(shop, null_features=True)
+    whole = degraded.answer()
+    degraded.reader.error = Unavailable("the store is gone")
+    bare = degraded.answer()
+    assert bare.flags == ("features_failed", "null_features")
+    assert bare.reasons == dict.fromkeys(("spent.n_1h", "spent.total", "spent.last"), "unavailable")
+    assert whole.reasons == {}
+    inputs = shop.features.names
+    logged = degraded.logged()
+    values = dict(zip(inputs, msgspec.json.decode(json.dumps(_values(logged))), strict=True))
+    assert values["log_basket"] == math.log1p(12.5)
+    assert [values[name] for name in ("spent.n_1h", "spent.total", "spent.last")] == [None] * 3
+    assert logged.is_makeshift
+    assert bare.score == shop.scorer.predict_row([math.nan if v is None else v for v in values.values()])
+
+
+def test_the_last_answer_about_the_same_entities_stands_in_while_it_is_fresh(shop: Any) -> None:
+    degraded = Degraded(shop, last_answer="10m")
+    first = degraded.answer("ann")
+    degraded.reader.error = Unavailable("the store is gone")
+    shop.wait(60)
+    again = degraded.answer("ann", id="c2", basket=99.0)
+    assert (again.score, again.at_us) == (first.score, first.at_us)
+    assert again.id != first.id
+    assert (again.request_id, again.flags) == ("c2", ("features_failed", "last_answer"))
+    assert msgspec.msgpack.decode(degraded.logged().request)[2] == 99.0
+    with pytest.raises(Unavailable):
+        degraded.answer("bob")
+    shop.wait(600)
+    with pytest.raises(Unavailable):
+        degraded.answer("ann")
+
+
+def test_another_version_answers_where_the_model_fails(shop: Any) -> None:
+    degraded = Degraded(shop, version="fallback")
+    degraded.model.error = ValueError("a bug")
+    answer = degraded.answer()
+    assert (answer.version, answer.flags) == ("late@9", ("model_failed", "fallback_version"))
+    assert not degraded.logged().is_makeshift  # it is that version's own answer
+    degraded.reader.error = Unavailable("the store is gone")
+    assert degraded.answer().flags == ("features_failed", "fallback_version")
+
+
+def test_a_rule_is_a_number_or_a_function_of_the_request(shop: Any) -> None:
+    degraded = Degraded(shop, rule=lambda row: row["basket"] / 100)
+    degraded.model.error = ValueError("a bug")
+    assert (degraded.answer(basket=25.0).score, degraded.answer().flags) == (0.25, ("model_failed", "rule"))
+    constant = Degraded(shop, rule=0.5)
+    constant.model.error = ValueError("a bug")
+    assert constant.answer().score == 0.5
+    assert constant.logged().is_makeshift
+    broken = Degraded(shop, rule=lambda row: row["no such column"])
+    broken.model.error = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        broken.answer()
+
+
+def test_what_is_named_first_is_tried_first(shop: Any) -> None:
+    degraded = Degraded(shop, null_features=True, last_answer="1h", version="fallback", rule=0.1)
+    degraded.reader.error = Unavailable("gone")
+    assert degraded.answer().flags[-1] == "null_features"
+    degraded.model.error = ValueError("a bug")
+    assert degraded.answer().flags[-1] == "fallback_version"
+    degraded.reader.error = degraded.model.error = None
+    degraded.answer()
+    degraded.model.error = ValueError("a bug")
+    assert degraded.answer().flags == ("model_failed", "last_answer")
+    degraded.fallback = None
+    assert degraded.answer("bob").flags == ("model_failed", "rule")
+
+
+def test_an_answer_whose_time_is_over_is_late(shop: Any) -> None:
+    over_s = perf_counter() - 1
+    rows = shop.endpoint.current.rows.check([shop.ask()])
+    plain = Degraded(shop)
+    with pytest.raises(Late):
+        plain.endpoint.prepare(plain.answerer, rows, None, over_s)
+    assert plain.reader.calls == 0  # it reached the feature read, which was not begun
+    ruled = Degraded(shop, rule=0.5, after="20ms")
+    made = ruled.endpoint.prepare(ruled.answerer, rows, None, over_s)
+    assert made[0].flags == ("late", "rule")
+    within = ruled.endpoint.degrading.deadline_s
+    assert (within(1.0, None), within(1.0, 5.0), within(1.0, 0.01)) == (1.02, 1.02, 1.01)
+
+
+def test_features_that_fail_again_and_again_are_left_alone(shop: Any) -> None:
+    degraded = Degraded(shop, rule=0.5)
+    degraded.reader.error = Unavailable("gone")
+    for _ in range(20):
+        assert degraded.answer().flags == ("features_failed", "rule")
+    assert degraded.reader.calls == 5
+    assert degraded.endpoint.degrading.breaker.is_open
+
+
+def test_askers_that_cannot_wait_do_not_keep_others_from_their_features(shop: Any) -> None:
+    degraded = Degraded(shop, rule=0.5)
+    rows = degraded.answerer.rows.check([shop.ask()])
+    for _ in range(20):
+        degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+    degraded.reader.error = SumOverflow(2**63, "one entity's sum")  # the store answered
+    for _ in range(20):
+        assert degraded.answer().flags == ("features_failed", "rule")
+    degraded.reader.error = None
+    assert degraded.answer().flags == ()
+
+
+def test_many_rows_ask_another_version_once(shop: Any) -> None:
+    degraded = Degraded(shop, version="fallback", rule=0.5)
+    degraded.fallback = shop.answerer(number=9, scorer=(model := Failing(shop.scorer)))
+    degraded.model.error = ValueError("a bug")
+    answers = degraded.endpoint.answer([shop.ask(id=f"c{n}") for n in range(5)])
+    assert [a.flags[-1] for a in answers] == ["fallback_version"] * 5
+    assert model.calls == 1
+    model.error = ValueError("another")
+    assert degraded.answer().flags == ("model_failed", "rule")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_rule_that_gives_no_number_is_none(shop: Any, number: float) -> None:
+    degraded = Degraded(shop, rule=lambda row: number)
+    degraded.model.error = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        degraded.answer()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "says nothing to answer"),
+        ({"after": "50ms"}, "says nothing to answer"),
+        ({"rule": "0.5"}, "Give a number, or a function"),
+        ({"rule": True}, "Give a number, or a function"),
+        ({"version": "champion"}, "is what failed"),
+        ({"last_answer": "soon"}, "soon"),
+        ({"rule": 0.5, "after": 50}, 'after=50 is 50 us, too short for anything. Give a text: "50ms"'),
+        ({"last_answer": 600}, "last_answer=600 is 600 us"),
+        ({"rule": math.nan}, "rule=nan. Give a finite number"),
+        ({"rule": math.inf}, "rule=inf. Give a finite number"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        tt.degrade(**given)
+
+
+def test_two_policies_are_the_same_when_their_rules_are() -> None:
+    assert tt.degrade(rule=lambda row: 1.0).hash == tt.degrade(rule=lambda row: 1.0).hash
+    assert tt.degrade(rule=lambda row: 1.0).hash != tt.degrade(rule=lambda row: 2.0).hash
+
+
+def _values(prediction: Prediction) -> list[float | None]:
+    import struct
+
+    found = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
+    return [None if value != value else value for value in found]

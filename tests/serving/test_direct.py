@@ -1,0 +1,304 @@
+"""The direct road and the usual one answer the same, however a request arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+PREDICT = "/v1/models/late/predict"
+ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
+BODY = json.dumps({"request": ROW}).encode()
+
+
+@pytest.fixture(scope="module", params=["relaxed", "durable"])
+def running(request: Any, start_server: Any, tmp_path_factory: Any) -> Iterator[Any]:
+    server = start_server(tmp_path_factory.mktemp("direct"), request.param)
+    yield server
+    code, complaints = server.stop()
+    assert (code, complaints) == (0, "")
+
+
+def message(body: bytes = BODY, *, version: str = "1.1", **headers: str) -> bytes:
+    lines = [f"POST {PREDICT} HTTP/{version}", "host: x", f"content-length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+class Connection:
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.stream = self.socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], Any]:
+        status = int(self.stream.readline().split()[1])
+        headers = {}
+        while line := self.stream.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name] = value
+        return status, headers, json.loads(self.stream.read(int(headers["content-length"])))
+
+    def ended(self) -> bool:
+        try:
+            return self.stream.read(1) == b""
+        except ConnectionResetError:  # closed before all that was sent was read
+            return True
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+        self.socket.close()
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return {**one, "id": 0, "at_us": 0} == {**other, "id": 0, "at_us": 0} and one["id"] != other["id"]
+
+
+@pytest.mark.parametrize("cuts", [(), (40,), (-70,), (-1,), (40, 90, -60, -5)])
+def test_an_upgrade_that_is_offered_is_left_alone(running: Any, cuts: tuple[int, ...]) -> None:
+    """Java's client offers HTTP/2 in the first request of each connection, unless it is told not to."""
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAAAAIAAAABAAMAAABk"}
+    asked = message(**offer)
+    at = [0, *(cut % len(asked) for cut in cuts), len(asked)]
+    with Connection(running.port) as connection:
+        for begin, end in itertools.pairwise(at):
+            connection.send(asked[begin:end])
+            time.sleep(0.02)
+        assert connection.answer()[0] == 200
+        connection.send(asked + message())
+        assert [connection.answer()[0] for _ in range(2)] == [200, 200]
+        connection.send(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        assert connection.answer()[2] == {"status": "live"}
+        connection.send(message())
+        assert connection.answer()[0] == 200
+    with Connection(running.port) as connection:
+        connection.send(b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.stream.readline().startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "detail", "instance"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", "Ask by http://", ""),
+        (b"hello\r\n\r\n", "no HTTP request", ""),
+        (message().replace(b"\r\n\r\n", b"\r\nbad header\r\n\r\n", 1), "no HTTP request", "/v1/models/late/predict"),
+        (message().replace(b"HTTP/1.1", b"HTTP/9.9", 1), "no HTTP request", "/v1/models/late/predict"),
+        (b"GET /v1/models?x=\xff\r\n\r\n", "no HTTP request", ""),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", "url is too long", "/" + "a" * 1_023),
+        (b"GET http://:x:y/ HTTP/1.1\r\n\r\n", "no HTTP request: invalid url", "http://:x:y/"),
+    ],
+)
+def test_what_is_no_http_is_refused_by_a_problem_detail(running: Any, sent: bytes, detail: str, instance: str) -> None:
+    with Connection(running.port) as connection:
+        connection.send(sent)
+        status, headers, problem = connection.answer()
+        assert (status, headers["content-type"], headers["connection"]) == (400, "application/problem+json", "close")
+        assert (detail in problem["detail"], problem["instance"]) == (True, instance)
+        assert connection.ended()
+
+
+def test_both_roads_give_the_same_answer(running: Any) -> None:
+    with Connection(running.port) as connection:
+        connection.send(message())
+        status, headers, direct = connection.answer()
+        connection.send(message(expect="100-continue"))
+        assert connection.stream.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert connection.stream.readline() == b"\r\n"
+        usual_status, usual_headers, usual = connection.answer()
+    assert (status, usual_status) == (200, 200)
+    assert same(direct, usual)
+    assert {**headers, "content-length": 0} == {**usual_headers, "content-length": 0}
+
+
+def test_a_head_that_was_read_before_is_known_and_its_body_read_anew(running: Any) -> None:
+    bodies = [json.dumps({"request": {**ROW, "id": f"c{n}"}}).encode() for n in range(4)]
+    with Connection(running.port) as one, Connection(running.port) as other:
+        for _ in range(2):
+            for connection in (one, other):
+                for n, body in enumerate(bodies):
+                    connection.send(message(body))
+                    status, _, answer = connection.answer()
+                    assert (status, answer["request_id"]) == (200, f"c{n}")
+                connection.send(message(bodies[0])[:-1] + b"!")  # as long, and no JSON
+                assert connection.answer()[0] == 400
+                connection.send(message(bodies[0]) + message(bodies[1]))
+                assert [connection.answer()[2]["request_id"] for _ in range(2)] == ["c0", "c1"]
+                connection.send(message(bodies[2])[:-5])
+                connection.send(message(bodies[2])[-5:])
+                assert connection.answer()[2]["request_id"] == "c2"
+    for _ in range(2):
+        with Connection(running.port) as last:
+            last.send(message(connection="close"))
+            assert last.answer()[0] == 200
+            assert last.ended()
+
+
+def test_a_request_may_arrive_in_any_pieces(running: Any) -> None:
+    whole = message()
+    with Connection(running.port) as connection:
+        for cut in (1, 20, whole.index(b"\r\n\r\n") + 3, whole.index(b"\r\n\r\n") + 4, len(whole) - 1):
+            connection.send(whole[:cut])
+            connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.send(whole[cut:])
+            assert connection.answer()[0] == 200, cut
+
+
+def test_pipelined_requests_are_answered_in_their_order(running: Any) -> None:
+    bodies = [json.dumps({"request": {**ROW, "id": f"c{n}"}}).encode() for n in range(6)]
+    bodies[3] = b"no JSON"
+    with Connection(running.port) as connection:
+        connection.send(
+            message(bodies[0])
+            + message(bodies[1])
+            + b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+            + b"".join(message(body) for body in bodies[2:])
+        )
+        answers = [connection.answer() for _ in range(7)]
+    assert [status for status, _, _ in answers] == [200, 200, 200, 200, 400, 200, 200]
+    asked = [document.get("request_id") for _, _, document in answers]
+    assert asked == ["c0", "c1", None, "c2", None, "c4", "c5"]
+    assert answers[2][2] == {"status": "live"}
+
+
+def test_a_connection_ends_when_it_is_to_end(running: Any) -> None:
+    for sent in (message(connection="close"), message(version="1.0")):
+        with Connection(running.port) as connection:
+            connection.send(sent)
+            status, headers, _ = connection.answer()
+            assert (status, headers.get("connection")) == (200, "close")
+            assert connection.ended()
+
+
+def test_a_body_that_is_too_large_is_refused_and_the_connection_ends(running: Any) -> None:
+    with Connection(running.port) as connection:
+        connection.send(message(b" " * 200_001))
+        status, headers, problem = connection.answer()
+        assert (status, headers["connection"], problem["title"]) == (413, "close", "The request is too large")
+        assert connection.ended()
+
+
+def test_a_head_that_does_not_end_and_a_body_that_is_packed_are_refused(running: Any) -> None:
+    with Connection(running.port) as connection:
+        connection.send(b"POST /v1/models/late/predict HTTP/1.1\r\n")
+        with suppress(BrokenPipeError, ConnectionResetError):  # it is refused on the way
+            for n in range(80):
+                connection.send(b"x-%d: %s\r\n" % (n, b"y" * 1_000))
+                time.sleep(0.001)
+        assert connection.stream.readline().startswith(b"HTTP/1.1 400")
+    with Connection(running.port) as connection:
+        connection.send(message(content_encoding="gzip"))
+        status, _, problem = connection.answer()
+        assert (status, "gzip" in problem["detail"]) == (415, True)
+
+
+def test_nonsense_after_an_answer_ends_that_connection_only(running: Any) -> None:
+    with Connection(running.port) as connection, Connection(running.port) as other:
+        connection.send(message())
+        assert connection.answer()[0] == 200
+        connection.send(b"\x00\x01 nonsense\r\n\r\n")
+        assert connection.stream.readline().startswith(b"HTTP/1.1 400")
+        other.send(message())
+        assert other.answer()[0] == 200
+
+
+def test_askers_that_hang_up_leave_nothing_behind(running: Any) -> None:
+    for sent in (message(), message()[:-1], message() + message()):
+        for _ in range(20):
+            with Connection(running.port) as connection:
+                connection.send(sent)
+    until = time.monotonic() + 10
+    while 'trimtab_requests_under_way{kind="predict"} 0\n' not in metrics(running.port):
+        assert time.monotonic() < until
+
+
+def metrics(port: int) -> str:
+    with Connection(port) as connection:
+        connection.send(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        return connection.stream.read().decode()
+
+
+@pytest.mark.parametrize("headers", [{}, {"expect": "100-continue"}])
+def test_a_deadline_holds_on_both_roads(running: Any, headers: dict[str, str]) -> None:
+    with Connection(running.port) as connection:
+        connection.send(message(x_timeout_ms="0.0001", **headers))
+        if headers:
+            assert connection.stream.readline() == b"HTTP/1.1 100 Continue\r\n"
+            connection.stream.readline()
+        status, _, problem = connection.answer()
+        assert (status, problem["type"]) == (504, "urn:trimtab:problem:late")
+        connection.send(message(x_timeout_ms="60000"))
+        assert connection.answer()[0] == 200
+        connection.send(message(x_timeout_ms="soon"))
+        status, _, problem = connection.answer()
+        assert (status, problem["field"]) == (422, "X-Timeout-Ms")
+
+
+def test_of_two_deadlines_the_first_holds_on_both_roads(running: Any) -> None:
+    def asked(first: str, second: str, road: str) -> int:
+        with Connection(running.port) as connection:
+            head = f"X-Timeout-Ms: {first}\r\nx-timeout-ms: {second}\r\n{road}content-length"
+            connection.send(message().replace(b"content-length", head.encode(), 1))
+            return connection.answer()[0]
+
+    for road in ("", "origin: http://x\r\n"):  # its own page: asks the usual way
+        assert asked("60000", "0.0001", road) == 200
+        assert asked("0.0001", "60000", road) == 504
+        assert asked("60000", "soon", road) == 200
+        assert asked("soon", "60000", road) == 422
+
+
+def test_answers_of_one_connection_keep_their_order_whichever_way_they_take(running: Any) -> None:
+    """Three ways: answered at once, refused at once, and the usual one, all in what arrives together."""
+    bodies = [json.dumps({"request": {**ROW, "id": f"o{n}"}}).encode() for n in range(3)]
+    live = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+    wrong = message(b'{"request": 1}')
+    for _ in range(3):  # the second time the heads are known
+        with Connection(running.port) as connection:
+            connection.send(message(bodies[0]) + wrong + message(bodies[1]) + live + message(bodies[2]))
+            found = [connection.answer() for _ in range(5)]
+        assert [status for status, _, _ in found] == [200, 422, 200, 200, 200]
+        assert [found[n][2]["request_id"] for n in (0, 2, 4)] == ["o0", "o1", "o2"]
+        assert found[3][2] == {"status": "live"}
+
+
+def test_what_is_put_leaves_together_and_not_to_who_hung_up() -> None:
+    from trimtab.serving.http.outbox import Outbox
+
+    class Transport:
+        def __init__(self, closing: bool = False) -> None:
+            self.closing, self.written = closing, b""
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def write(self, data: bytes) -> None:
+            assert not self.closing
+            self.written += data
+
+    async def main() -> None:
+        outbox, one, gone = Outbox(), Transport(), Transport()
+        outbox.put(one, b"a")  # type: ignore[arg-type]  # what is asked of it
+        outbox.put(gone, b"b")  # type: ignore[arg-type]  # the same
+        gone.closing = True
+        assert one.written == b""
+        await asyncio.sleep(0)
+        assert (one.written, gone.written) == (b"a", b"")
+        outbox.put(one, b"c")  # type: ignore[arg-type]  # the same
+        outbox.send()
+        assert one.written == b"ac"
+        await asyncio.sleep(0)
+        assert one.written == b"ac"
+
+    asyncio.run(main())

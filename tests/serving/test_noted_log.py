@@ -1,0 +1,318 @@
+"""A log that notes first: the same as a log, whoever reads, and nothing is lost however its process ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Unavailable
+from trimtab.core.records import Prediction
+from trimtab.serving.noted_log import NotedLog
+from trimtab.serving.prediction_ids import PredictionIds
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.spool import SIZE_BYTES
+from trimtab.store.sqlite_log import SqliteLog
+from trimtab.testing import LogContract, MemoryLog
+
+CHILD = """
+import os, sys, time
+from pathlib import Path
+from trimtab.core.clock import SystemClock
+from trimtab.core.records import Prediction
+from trimtab.serving.noted_log import NotedLog
+from trimtab.serving.prediction_ids import PredictionIds
+from trimtab.serving.prediction_log import PredictionLog
+from trimtab.store.sqlite_log import SqliteLog
+
+folder, how = Path(sys.argv[1]), sys.argv[2]
+noted = NotedLog(SqliteLog(folder / "log", mode="relaxed"), folder / "spool")
+log, ids = PredictionLog(noted), PredictionIds(SystemClock())
+end_s = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end_s:
+    one = Prediction(id=ids(), request_id="r", model="m", version="v", arm="a", mode="live", made_at_us=0, at_us=0,
+        positions={}, score=0.5, request=b"x" * 500, values=b"", reasons=b"")
+    log.note([one])
+    print(one.id, flush=True)
+    if how == "slow":
+        time.sleep(0.001)
+if how == "fork" and os.fork() == 0:
+    one = Prediction(id=ids(), request_id="child", model="m", version="v", arm="a", mode="live", made_at_us=0, at_us=0,
+        positions={}, score=0.5, request=b"", values=b"", reasons=b"")
+    log.note([one])
+    print(one.id, flush=True)
+elif how == "fork":
+    os.wait()
+"""
+
+
+class TestInFrontOfMemory(LogContract):
+    @pytest.fixture
+    def log(self, clock: VirtualClock, tmp_path: Path) -> Iterator[NotedLog]:
+        log = NotedLog(MemoryLog(clock=clock), tmp_path)
+        yield log
+        log.close()
+
+
+class TestInFrontOfFiles(LogContract):
+    @pytest.fixture
+    def log(self, clock: VirtualClock, tmp_path: Path) -> Iterator[NotedLog]:
+        with SqliteLog(tmp_path / "log", mode="relaxed", clock=clock) as inner:
+            log = NotedLog(inner, tmp_path / "spool")
+            yield log
+            log.close()
+
+
+ids = PredictionIds(VirtualClock(1_700_000_000_000_000))
+
+
+def payload(size: int = 10) -> bytes:
+    from trimtab.serving.prediction_log import encode
+
+    return encode(
+        Prediction(
+            id=ids(), request_id="r", model="m", version="v", arm="a", mode="live", made_at_us=0, at_us=0,
+            positions={}, score=0.5, request=b"x" * size, values=b"", reasons=b"",
+        )
+    )  # fmt: skip
+
+
+class Disk(MemoryLog):
+    """A log on a disk that can be full, and counts its appends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self.sizes: list[int] = []
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
+        if self.full:
+            raise Unavailable("disk full")
+        self.sizes.append(len(payloads))
+        return super().append(payloads, at_us=at_us)
+
+
+def read_back(folder: Path) -> list[str]:
+    with SqliteLog(folder / "log", mode="relaxed") as inner:
+        log = NotedLog(inner, folder / "spool")
+        found = [p.id for block in PredictionLog(log).scan() for p in block]
+        log.close()
+    return found
+
+
+def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
+    disk = Disk()
+    log = NotedLog(disk, tmp_path)
+    made = [payload() for _ in range(700)]
+    for one in made:
+        log.note([one])
+    assert len(disk.sizes) < 30
+    end_s = time.monotonic() + 5
+    while disk.positions() != {"p0001": 700}:  # of the log behind: nobody reads through this one
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    assert [record.payload for record in disk.read("p0001", 0)] == made
+    log.close()
+
+
+def test_what_was_noted_is_read_at_once(tmp_path: Path) -> None:
+    log = NotedLog(MemoryLog(), tmp_path)
+    for n in range(1, 20):
+        log.note([one := payload()])
+        assert (log.positions(), log.read("p0001", n - 1)[0].payload) == ({"p0001": n}, one)
+    log.close()
+
+
+def test_an_append_has_places_behind_all_that_was_noted_from_many_threads(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log", mode="relaxed") as inner:
+        log = NotedLog(inner, tmp_path / "spool")
+        given: dict[int, bytes] = {}
+        noted: list[bytes] = []
+
+        def work(number: int) -> None:
+            for n in range(60):
+                mine = [payload() for _ in range(n % 4)]
+                log.note(mine)
+                noted.extend(mine)
+                if (n + number) % 20 == 0:
+                    made = [payload() for _ in range(100)]
+                    given.update(zip(log.append(made), made, strict=True))
+                    places = {r.payload: r.position for r in inner.read(inner.partition, 0)}
+                    assert all(places[one] < places[made[0]] for one in mine)
+                if n % 25 == 0:
+                    log.positions()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = {r.position: r.payload for r in log.read(log.partition, 0)}
+        assert given.items() <= found.items()
+        assert sorted(found.values()) == sorted([*given.values(), *noted])
+        log.close()
+
+
+def test_notes_of_one_process_and_appends_of_another_keep_their_places(tmp_path: Path) -> None:
+    """What an append was told stays so, whoever brings notes of the dead to the log."""
+    first = SqliteLog(tmp_path / "log", mode="relaxed")
+    first.append([b"other"])
+    second = NotedLog(SqliteLog(tmp_path / "log", mode="relaxed"), tmp_path / "spool")
+    second.add([payload()])
+    made = [payload() for _ in range(10)]
+    places = second.append(made)
+    second.add([last := payload()])
+    second.open().close()  # it was killed
+    third = NotedLog(first, tmp_path / "spool")
+    assert third.positions() == {"p0001": 2, "p0002": 11}
+    assert third.read("p0001", 1)[0].payload == last
+    assert [r.payload for r in third.read(second.partition, places[0] - 1, limit=10)] == made
+    third.close()
+    second.log.close()
+
+
+def test_on_a_full_disk_answers_are_noted_until_there_is_no_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    disk.full = True
+    log = NotedLog(disk, tmp_path)
+    taken = 0
+    with pytest.raises(Unavailable, match="disk full"):  # noqa: PT012  # which append fails is what is counted
+        while taken < 1_000:
+            log.note([payload(50_000)])
+            taken += 1
+    assert taken == SIZE_BYTES // 50_400
+    assert log.positions() == {}  # reading goes on
+    with pytest.raises(Unavailable, match="disk full"):
+        log.append([payload()])
+    assert "stay noted: disk full" in caplog.text
+    disk.full = False
+    end_s = time.monotonic() + 10
+    while disk.positions() != {"p0001": taken}:
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+    log.note([payload()])
+    log.close()
+    assert disk.positions() == {"p0001": taken + 1}
+
+
+def test_what_cannot_be_written_at_the_end_is_written_by_the_next(tmp_path: Path) -> None:
+    disk = Disk()
+    log = NotedLog(disk, tmp_path)
+    disk.full = True
+    log.note([payload()])
+    log.close()
+    assert disk.positions() == {}
+    disk.full = False
+    assert NotedLog(disk, tmp_path).positions() == {"p0001": 1}  # reading is enough
+
+
+def test_letting_go_of_the_spool_writes_it(tmp_path: Path) -> None:
+    disk = Disk()
+    log = NotedLog(disk, tmp_path)
+    log.note([payload()])
+    log.let_go()
+    assert disk.positions() == {"p0001": 1}
+    for path in tmp_path.glob("spool-????"):
+        path.unlink()
+    log.note([payload()])
+    log.close()
+    assert disk.positions() == {"p0001": 2}
+
+
+@pytest.mark.parametrize("how", ["quick", "slow"])
+def test_a_killed_process_lost_nothing_that_was_appended(tmp_path: Path, how: str) -> None:
+    for _ in range(3):
+        command = [sys.executable, "-c", CHILD, str(tmp_path), how, "30"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            said = [process.stdout.readline() for _ in range(20)]  # it is well under way
+            time.sleep(0.5)
+            process.send_signal(signal.SIGKILL)
+            said += process.stdout.read().splitlines(keepends=True)
+        acknowledged = {line.decode().strip() for line in said if line.endswith(b"\n")}
+        found = read_back(tmp_path)
+        assert len(found) == len(set(found))
+        assert acknowledged <= set(found)
+
+
+@pytest.mark.parametrize("how", ["quick", "fork"])
+def test_a_process_that_ends_without_closing_leaves_nothing_noted(tmp_path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path), how, "0.2"], stdout=subprocess.PIPE, check=True, timeout=60
+    )
+    with SqliteLog(tmp_path / "log", mode="relaxed") as written:
+        found = [p.id for block in PredictionLog(written).scan() for p in block]
+    assert sorted(found) == sorted(done.stdout.decode().split())
+
+
+def test_upkeep_is_done_in_the_thread(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    class Kept(Disk):
+        def upkeep(self) -> None:
+            names.append(threading.current_thread().name)
+
+    disk = Kept()
+    log = NotedLog(disk, tmp_path)
+    end_s = time.monotonic() + 10
+    while not names:
+        assert time.monotonic() < end_s
+        log.note([payload(20_000)])
+    log.close()
+    assert set(names) == {"trimtab-noted"}
+
+
+class Interrupted(Disk):
+    """A log in front of which somebody presses Ctrl-C: before an append, or just after it."""
+
+    when = ""
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
+        if self.when == "before":
+            raise KeyboardInterrupt
+        positions = super().append(payloads, at_us=at_us)
+        if self.when == "after":
+            raise KeyboardInterrupt
+        return positions
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupted_write_is_done_once(tmp_path: Path, when: str) -> None:
+    disk = Interrupted()
+    log = NotedLog(disk, tmp_path)
+    made = [payload() for _ in range(40)]
+    for n, one in enumerate(made):
+        assert log.add([one])
+        if n % 10 == 5:
+            disk.when = when
+            with pytest.raises(KeyboardInterrupt):
+                log.flush()
+            disk.when = ""
+        if n % 10 == 8:
+            log.flush()
+    log.close()
+    assert [record.payload for record in disk.read("p0001", 0)] == made
+
+
+def test_ctrl_c_neither_loses_nor_doubles_an_answer(tmp_path: Path) -> None:
+    for _ in range(4):
+        command = [sys.executable, "-c", CHILD, str(tmp_path), "quick", "30"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            said = [process.stdout.readline() for _ in range(20)]
+            process.send_signal(signal.SIGINT)
+            said += process.stdout.read().splitlines(keepends=True)
+        acknowledged = {line.decode().strip() for line in said if line.endswith(b"\n")}
+        found = read_back(tmp_path)
+        assert len(found) == len(set(found))
+        assert acknowledged <= set(found)

@@ -1,0 +1,181 @@
+"""More requests than can be answered: some are, soon, and the rest is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import urllib.request
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from trimtab.serving.admission import GradientLimit
+
+ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
+BODY = json.dumps({"request": ROW})
+MESSAGE = f"POST /v1/models/late/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}".encode()
+WORK_S = 0.002  # of the model, an answer: about 450 a second
+
+
+class Asked(msgspec.Struct):
+    """What became of the requests of some seconds."""
+
+    latencies_s: list[float]  # of those that were answered
+    refusals_s: list[float]  # of those that were refused
+    other: list[int]  # other statuses
+    unsent: int  # nobody was free to send them: the asker's own limit
+
+    def p99_ms(self, *, refused: bool = False) -> float:
+        found = sorted(self.refusals_s if refused else self.latencies_s)
+        return 1_000 * found[int(0.99 * len(found))] if found else float("nan")
+
+
+async def ask(port: int, request: bytes, *, rate: float, seconds: float, connections: int, seed: int = 1) -> Asked:
+    """Send `rate` requests a second over `connections`, a request at a time on each."""
+    free: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.LifoQueue()
+    for _ in range(connections):
+        free.put_nowait(await asyncio.open_connection("127.0.0.1", port))
+    chance = random.Random(seed)
+    found = Asked([], [], [], 0)
+    tasks: set[asyncio.Task[None]] = set()
+    begun_s = due_s = perf_counter()
+    while (now_s := perf_counter()) < begun_s + seconds:
+        due_s += chance.expovariate(rate)
+        if due_s > now_s:
+            await asyncio.sleep(due_s - now_s)
+        if free.empty():
+            await asyncio.sleep(0)
+        if free.empty():
+            found.unsent += 1
+            continue
+        task = asyncio.create_task(_one(free, free.get_nowait(), request, found))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+    while not free.empty():
+        free.get_nowait()[1].close()
+    return found
+
+
+async def _one(free: Any, connection: Any, request: bytes, found: Asked) -> None:
+    reader, writer = connection
+    sent_s = perf_counter()
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+    took_s, status = perf_counter() - sent_s, int(head.split()[1])
+    if status == 200:
+        found.latencies_s.append(took_s)
+    elif status == 429 and b"retry-after:" in head:
+        found.refusals_s.append(took_s)
+    else:
+        found.other.append(status)
+    free.put_nowait(connection)
+
+
+def run(port: int, rate: float, seconds: float, connections: int = 200) -> Asked:
+    return asyncio.run(ask(port, MESSAGE, rate=rate, seconds=seconds, connections=connections))
+
+
+def figures(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        lines = [line.rsplit(" ", 1) for line in response.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def memory_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def test_overload_is_refused_and_passes_without_a_trace(start_server: Any, tmp_path: Path) -> None:
+    server = start_server(tmp_path, work_s=0.005)
+    loaded = run(server.port, 1_000, 2)
+    assert loaded.other == []
+    assert loaded.latencies_s
+    assert loaded.refusals_s
+    until = time.monotonic() + 30
+    while (after := run(server.port, 20, 1)).refusals_s:
+        assert time.monotonic() < until
+    seen = figures(server.port)
+    assert seen['trimtab_requests_under_way{kind="predict"}'] == 0
+    refused = seen['trimtab_requests_total{route="predict",model="late",status="429"}']
+    assert refused >= len(loaded.refusals_s) + len(after.refusals_s)
+    assert server.stop() == (0, "")
+
+
+@pytest.mark.soak
+def test_admitted_requests_stay_quick_at_five_times_the_capacity(
+    start_server: Any, tmp_path: Path, soak_report: Any
+) -> None:
+    server = start_server(tmp_path, work_s=WORK_S)
+    run(server.port, 100, 2)
+    before = figures(server.port)['trimtab_answered_requests_total{model="late"}']
+    full = run(server.port, 1_500, 5)
+    capacity = (figures(server.port)['trimtab_answered_requests_total{model="late"}'] - before) / 5
+    time.sleep(2)
+    quiet = run(server.port, 0.8 * capacity, 20)
+    memory = memory_mb(server.process.pid)
+    loaded = run(server.port, 5 * capacity, 60, connections=400)
+    grown = memory_mb(server.process.pid) - memory
+    time.sleep(2)
+    after = run(server.port, 0.5 * capacity, 5)
+    found = {
+        "capacity_per_s": round(capacity),
+        "p99_ms_at_80_percent": quiet.p99_ms(),
+        "refused_at_80_percent": len(quiet.refusals_s),
+        "admitted": len(loaded.latencies_s),
+        "refused": len(loaded.refusals_s),
+        "p99_ms_admitted": loaded.p99_ms(),
+        "p99_ms_refused": loaded.p99_ms(refused=True),
+        "unsent": loaded.unsent,
+        "grown_mb": grown,
+        "refused_2_s_later": len(after.refusals_s),
+        "p99_ms_2_s_later": after.p99_ms(),
+    }
+    failures = len(full.other) + len(loaded.other) + len(after.refusals_s)
+    soak_report("overload", runs=1, failures=failures, **found)
+    assert loaded.other == []
+    assert after.refusals_s == []
+    assert grown < 20
+    assert len(loaded.latencies_s) > 0.5 * 60 * capacity
+    assert server.stop() == (0, "")
+
+
+def test_a_limit_falls_to_where_answers_need_not_wait_long() -> None:
+    limit, now_s = GradientLimit(least=4, most=200), 0.0
+    for _ in range(200):
+        for _ in range(20):
+            now_s += 0.005
+            limit.observe(0.002 * limit.limit, service_s=0.002, under_way=limit.limit, now_s=now_s)
+    assert 6 <= limit.limit <= 14
+
+
+def test_a_slow_machine_is_no_queue() -> None:
+    limit, now_s = GradientLimit(least=4, most=200), 0.0
+    for step in range(4_000):
+        now_s += 0.005
+        limit.observe(0.5, service_s=0.45 if step % 2 else 0.4, under_way=30, now_s=now_s)
+    assert limit.limit == 200
+
+
+def test_a_limit_rises_only_when_it_is_needed_and_rises_again_within_two_seconds() -> None:
+    limit, now_s = GradientLimit(least=8, most=512), 0.0
+    for _ in range(400):
+        now_s += 0.01
+        limit.observe(1.0, service_s=0.001, under_way=limit.limit, now_s=now_s)
+    assert limit.limit < 20
+    low = limit.limit
+    for _ in range(200):
+        now_s += 0.01
+        limit.observe(0.001, service_s=0.001, under_way=1, now_s=now_s)
+    assert limit.limit == low
+    for _ in range(200):
+        now_s += 0.01
+        limit.observe(0.001, service_s=0.001, under_way=limit.limit, now_s=now_s)
+    assert limit.limit > 80

@@ -1,0 +1,293 @@
+"""Who watches workers: replaces the dead, kills those that stand still, gives up when none can start, ends in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.core.clock import SystemClock
+from trimtab.core.errors import NotFound, Unavailable
+from trimtab.core.records import Prediction
+from trimtab.serving import PredictionIds
+from trimtab.serving.metrics import Metrics
+from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear, merged
+from trimtab.serving.workers.late_log import LateLog
+from trimtab.serving.workers.states import ServiceState, read_state, remove_state, write_state
+from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
+from trimtab.serving.workers.worker import Worker, environment
+from trimtab.store.sqlite_log import SqliteLog
+
+COMMAND = [sys.executable, str(Path(__file__).parent / "worker_process.py")]
+
+
+def within(seconds: float, what: Callable[[], Any]) -> Any:
+    """What `what` gives once that is true."""
+    end_s = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@contextmanager
+def supervised(task: str, count: int = 2, **given: Any) -> Iterator[Supervisor]:
+    """Workers that do `task`, watched in a thread; ended and gone at the end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    supervisor = Supervisor(COMMAND, lambda slot: task.encode(), listener, count, **given)
+    announced = threading.Event()
+    thread = threading.Thread(target=supervisor.run, args=(announced.set,))
+    thread.start()
+    try:
+        assert announced.wait(60)
+        yield supervisor
+    finally:
+        supervisor.stop()
+        thread.join(60)
+        assert listener.fileno() == -1
+
+
+def pids(supervisor: Supervisor) -> list[int]:
+    """Of all workers, once they are ready."""
+
+    def look() -> list[int]:
+        states = supervisor.states()
+        return [s.pid for s in states if s.pid] if all(s.ready for s in states) else []
+
+    found: list[int] = within(60, look)
+    return found
+
+
+def test_a_worker_that_dies_is_replaced_and_its_last_words_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    ended: list[tuple[int, int]] = []
+    with supervised("work", ended=lambda slot, pid: ended.append((slot, pid))) as supervisor:
+        first = pids(supervisor)
+        os.kill(first[1], signal.SIGKILL)
+        within(60, lambda: ended)
+        second = pids(supervisor)
+        assert second[0] == first[0] != second[1] != first[1]
+        states = supervisor.states()
+        assert [state.restarts for state in states] == [0, 1]
+        assert states[1].ended == f"worker 2 (pid {first[1]}) was ended by SIGKILL"
+        assert states[1].last_words == "doing: work"
+    assert ended == [(2, first[1])]
+    assert all(map(is_gone, [*first, *second]))
+    assert "worker 2: doing: work\n" in capsys.readouterr().err
+
+
+def test_a_worker_whose_loop_stands_still_is_killed_and_replaced() -> None:
+    with supervised("hang", count=1, patience=Patience(silent_s=0.5)) as supervisor:
+        (first,) = pids(supervisor)
+        within(60, lambda: supervisor.states()[0].restarts)
+        assert is_gone(first)
+
+
+def test_one_that_dies_again_and_again_is_started_less_and_less_often() -> None:
+    with supervised("work", count=1) as supervisor:
+        begun = []
+        for _ in range(5):
+            (pid,) = pids(supervisor)
+            os.kill(pid, signal.SIGKILL)
+            at = time.monotonic()
+            within(60, lambda gone=pid: supervisor.states()[0].pid not in (gone, None))
+            begun.append(time.monotonic() - at)
+        assert max(begun[:2]) < begun[4]
+        assert begun[4] > 0.35
+
+
+def test_a_service_whose_workers_cannot_start_says_why() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    supervisor = Supervisor(COMMAND, lambda slot: b"fail", listener, 1)
+    with pytest.raises(
+        Unavailable, match=r"3 were tried: worker 1 .* status 1: doing: fail\nnothing can be loaded here"
+    ):
+        supervisor.run(lambda: None)
+    assert listener.fileno() == -1
+
+
+def test_a_worker_that_was_never_ready_is_not_said_to_have_requests(caplog: pytest.LogCaptureFixture) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    seen: set[int] = set()
+    supervisor = Supervisor(
+        COMMAND,
+        lambda slot: b"fail" if slot == 1 else b"asleep",
+        listener,
+        2,
+        each_round=lambda: seen.update(s.pid for s in supervisor.states() if s.pid),
+    )
+    with pytest.raises(Unavailable, match="worker 1 "):
+        supervisor.run(lambda: None)
+    assert len(seen) > 1
+    assert all(map(is_gone, seen))
+    assert "killed" not in caplog.text
+
+
+def test_a_command_that_is_none_is_named() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with pytest.raises(Unavailable, match=r"cannot be started: .*nowhere"):
+        Supervisor(["/nowhere"], lambda slot: b"", listener, 1).run(lambda: None)
+
+
+def test_a_line_without_an_end_is_shown_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        code = "import sys; sys.stdout.write('x' * 200_000)"
+        worker = Worker(1, [sys.executable, "-c", code], b"", listener)
+        while worker.pass_on_output():
+            time.sleep(0.001)
+        worker.process.wait(60)
+        worker.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.count("x") for line in lines) == 200_000
+    assert len(lines) > 1
+    assert max(map(len, lines)) < 16_384 + 65_536 + 20
+
+
+def test_labels_may_hold_what_some_take_for_the_end_of_a_line() -> None:
+    sample = 'a{b="one\u2028two\x85three\x0cfour"} 1'
+    assert merged([("1", f"# TYPE a counter\n{sample}\n")]).split("\n")[1] == sample.replace("{", '{worker="1",')
+
+
+def test_a_nudge_is_passed_on() -> None:
+    nudged = threading.Event()
+    with supervised("nudge", count=1, nudged=nudged.set):
+        assert nudged.wait(60)
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    begun = time.monotonic()
+    with supervised("work", patience=Patience(grace_s=60)) as supervisor:
+        for pid in pids(supervisor):
+            os.kill(pid, signal.SIGSTOP)  # it cannot finish anything
+        supervisor.stop()
+    assert time.monotonic() - begun < 30
+
+
+def test_workers_of_a_killed_supervisor_notice() -> None:
+    code = (
+        "import socket, sys\nfrom trimtab.serving.workers.supervisor import Supervisor\n"
+        f"one = Supervisor({COMMAND!r}, lambda slot: b'work', socket.create_server(('127.0.0.1', 0)), 2)\n"
+        "import threading, time\n"
+        "def tell():\n"
+        "    while not all(s.ready for s in one.states()): time.sleep(0.01)\n"
+        "    print(*[s.pid for s in one.states()], flush=True)\n"
+        "threading.Thread(target=tell, daemon=True).start()\n"
+        "one.run(lambda: None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        found = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(found) == 2
+        process.kill()
+    within(30, lambda: all(map(is_gone, found)))
+
+
+@pytest.mark.fast
+def test_texts_of_several_processes_are_one_with_their_names() -> None:
+    first, second = Metrics(), Metrics()
+    for metrics, count in ((first, 2), (second, 3)):
+        metrics.counter("asked_total", "Asked.", ("model",)).add('a{"b', by=count)
+        metrics.histogram("took_seconds", "Took.", ("model",)).of(("a",))(0.2)
+    second.counter("only_total", "Only here.").add()
+    text = merged([("1", first.text()), ("engine", second.text())])
+    lines = text.splitlines()
+    assert lines[:4] == [
+        "# HELP asked_total Asked.",
+        "# TYPE asked_total counter",
+        'asked_total{worker="1",model="a{\\"b"} 2',
+        'asked_total{worker="engine",model="a{\\"b"} 3',
+    ]
+    assert sum(line.startswith("# TYPE took_seconds") for line in lines) == 1
+    begin, end = lines.index("# TYPE took_seconds histogram"), lines.index("# HELP only_total Only here.")
+    assert all(line.startswith("took_seconds") for line in lines[begin + 1 : end])
+    assert lines[-1] == 'only_total{worker="engine"} 1'
+
+
+@pytest.mark.fast
+def test_whoever_is_asked_shows_the_figures_of_all_that_live(tmp_path: Path) -> None:
+    mine, other = SharedMetrics(tmp_path, "1"), SharedMetrics(tmp_path, "engine")
+    mine.counter("asked_total", "Asked.").add(by=2)
+    other.counter("applied_total", "Applied.").add(by=5)
+    with FiguresWriter(other):
+        text = within(10, lambda: mine.text() if "applied" in mine.text() else None)
+        assert 'applied_total{worker="engine"} 5' in text
+        assert 'asked_total{worker="1"} 2' in text
+    assert "applied" not in mine.text()
+    other.write()
+    clear(tmp_path, "engine", os.getpid())
+    assert "applied" not in mine.text()
+
+
+@pytest.mark.fast
+def test_the_state_of_a_service_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_state(tmp_path) is None
+    worker = SlotState(slot=1, pid=7, ready=True, restarts=2, ended="x", last_words="gone")
+    state = ServiceState(pid=5, url="http://x", at_us=1, workers=[worker])
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state
+    (tmp_path / "service.json").write_bytes(b"half")
+    assert read_state(tmp_path) is None
+    remove_state(tmp_path)
+    remove_state(tmp_path)
+
+
+@pytest.mark.fast
+def test_numerical_libraries_of_a_worker_use_one_thread_unless_told_otherwise() -> None:
+    assert environment({"OMP_NUM_THREADS": "4", "HOME": "x"}) == {
+        "OMP_NUM_THREADS": "4",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "NUMEXPR_NUM_THREADS": "1",
+        "HOME": "x",
+    }
+
+
+def test_a_prediction_that_another_worker_is_about_to_log_is_waited_for(tmp_path: Path) -> None:
+    clock = SystemClock()
+    with SqliteLog(tmp_path) as theirs, SqliteLog(tmp_path) as mine:
+        late, ids = LateLog(mine, clock), PredictionIds(clock)
+        made = prediction(ids())
+        timer = threading.Timer(0.1, LateLog(theirs, clock).append, [[made]])
+        timer.start()
+        assert late.find(made.id) == made
+        timer.join()
+        with pytest.raises(NotFound, match="not in the log"):
+            late.find(ids())
+        with pytest.raises(NotFound, match="not in the log"):
+            late.find("p_none")
+
+
+def prediction(name: str) -> Prediction:
+    now_us = SystemClock().now_us()
+    return Prediction(
+        id=name,
+        request_id="r",
+        model="m",
+        version="v",
+        arm="champion",
+        mode="live",
+        made_at_us=now_us,
+        at_us=now_us,
+        positions={},
+        score=0.5,
+        request=b"",
+        values=b"",
+        reasons=b"",
+    )

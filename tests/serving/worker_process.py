@@ -1,0 +1,34 @@
+"""A worker for tests: says what its task tells it to, and does no more."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from trimtab.serving.workers.line import BEAT, NUDGE, READY, Line
+
+
+def main(fd: int) -> None:
+    line = Line(fd)
+    gone = threading.Event()
+    task = line.task().decode()
+    line.watch(gone.set)
+    print(f"doing: {task}", flush=True)
+    if task == "fail":
+        sys.exit("nothing can be loaded here")
+    if task == "asleep":
+        time.sleep(60)
+    line.say(READY)
+    if task == "nudge":
+        line.say(NUDGE)
+    while not gone.wait(0.05):
+        if task != "hang":
+            line.say(BEAT)
+    print("alone", flush=True)
+    if task == "stubborn":
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

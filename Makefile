@@ -1,15 +1,18 @@
 # Every target sets up `.venv` alone. PYTHON=... names the interpreter, WORKERS=... how many tests run at once,
 # ARGS=... goes on to the command (`make test ARGS="tests/store -x"`, `make bench ARGS=log_append`).
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak docs lock format clean environment
+.PHONY: help demo test failed check bench soak docs lock format clean environment
 WORKERS ?= 2
 ARGS ?=
 BIN := .venv/bin
+TESTS := $(BIN)/pytest -q -p cacheprovider -m "not soak" --doctest-glob="*.md"
+TESTED := tests src docs README.md
 export PYTHON
 
 help:
 	@echo "make demo    the main job on real data: a year of flights, and what happened"
 	@echo "make test    the tests and the examples in docstrings and documents"
+	@echo "make failed  of the tests those that failed the last time, one after the other"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
 	@echo "make soak    the long campaigns -> build/soak.json"
@@ -28,7 +31,10 @@ demo: .venv/.stamp
 	$(BIN)/trimtab demo examples/flights $(ARGS)
 
 test: .venv/.stamp
-	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not soak" --doctest-glob="*.md" $(or $(ARGS),tests src docs README.md)
+	$(TESTS) -n $(WORKERS) --dist worksteal $(or $(ARGS),$(TESTED))
+
+failed: .venv/.stamp
+	$(TESTS) --last-failed --last-failed-no-failures none $(TESTED)
 
 check: .venv/.stamp
 	$(BIN)/ruff check .

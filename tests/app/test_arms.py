@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import shop
+from alias_moves import promote
 
 from trimtab.app.arms import arm_shares
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.app.project import Project
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.time import DAY_US
+
+
+def answered_as(project: Project) -> tuple[str, str]:
+    """The version and the arm of an answer, without a look at what moved."""
+    (answer,) = project.served("buyer").endpoint.answer([shop.visit("one", shop.NOW_US)])
+    return answer.version, answer.arm
+
+
+@pytest.fixture
+def unfilled(trained: Path) -> Iterator[Project]:
+    """A project whose version in service, buyer@4, has features of its own; those of buyer@2 are not kept any more."""
+    (trained / "project.py").write_text(shop.PROJECT.replace('over="1d"', 'over="2d"'))
+    with (trained / "trimtab.toml").open("a") as file:
+        file.write("\n[serve]\nmodel_memory_bytes = 1\n")
+    with shop.opened(trained) as project:
+        project.apply()
+        assert [decision.act for decision in project.train("buyer")][-1] == "promote"
+        project.views.catch_up()
+        shop.move(project, 8 * DAY_US)
+        assert project.views.drop()
+        yield project
+
+
+def damage(project: Project, name: str) -> None:
+    """Overwrite a version's artifact."""
+    blob = project.registry.get(name).artifact
+    (file,) = [path for path in (project.state_folder / "blob").rglob("*") if path.name.endswith(blob[4:])]
+    file.write_bytes(b"damaged")
 
 
 def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:
@@ -31,6 +63,48 @@ def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:
         assert len(project.registry.history("buyer", "canary")) == 1
         assert [d.act for d in project.ledger()][-2:] == ["set_arm", "set_arm"]
         assert project.verify_ledger() == len(project.ledger())
+
+
+def test_a_canary_is_ended_while_the_champion_waits_for_features(unfilled: Project) -> None:
+    served = unfilled.served("buyer")
+    unfilled.set_arm("buyer@3", "canary", share=1.0)
+    served.refresh()
+    unfilled.registry.roll_back("buyer", "champion", why="It was better.")
+    assert served.refresh().version.name == "buyer@4"
+    assert answered_as(unfilled) == ("buyer@3", "canary")
+    unfilled.set_arm("buyer", "canary", share=0.0)
+    assert served.refresh().version.name == "buyer@4"
+    assert answered_as(unfilled) == ("buyer@4", "champion")
+    unfilled.set_arm("buyer@3", "shadow", share=1.0)
+    served.refresh()
+    assert served.endpoint.shadow is not None
+    assert served.endpoint.shadow.answerer.served.label == "buyer@3"
+
+
+def test_a_canary_is_ended_while_the_champion_cannot_be_loaded(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+        served = project.served("buyer")
+        project.set_arm("buyer@2", "canary", share=1.0)
+        served.refresh()
+        damage(project, "buyer@1")
+        promote(project, "buyer@1")
+        for share, arm in ((1.0, "canary"), (0.0, "champion"), (1.0, "canary")):
+            project.set_arm("buyer", "canary", share=share)
+            with pytest.raises(Corrupt, match="buyer@1"):
+                served.refresh()
+            assert answered_as(project) == ("buyer@2", arm)
+
+
+def test_a_version_that_waits_for_features_stays_in_memory(unfilled: Project) -> None:
+    served = unfilled.served("buyer")
+    served.refresh()
+    unfilled.registry.roll_back("buyer", "champion", why="It was better.")
+    assert served.refresh().version.name == "buyer@4"
+    damage(unfilled, "buyer@2")  # it cannot be loaded any more
+    assert served.refresh().version.name == "buyer@4"
+    unfilled.views.catch_up()
+    assert served.refresh().version.name == "buyer@2"
 
 
 def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) -> None:

@@ -121,6 +121,7 @@ class ServedModel:
         self._shares = shares
         self._loaded: LoadedModel | None = None
         self._waiting: str | None = None  # the version that is waited for, once that was said
+        self._waits: set[str] = set()  # versions that answer once their features are filled: they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         self._beside: dict[str, Answerer] = {}  # by alias: versions that answer beside the champion
         self._beside_failure: TrimtabError | None = None  # why one of them cannot
@@ -177,18 +178,29 @@ class ServedModel:
         if version is None:
             raise NotFound(f"model {name!r}: no version is in service. Train one: trimtab train {name}")
         self.see_stored()
-        if self._loaded is None or self._loaded.version.id != version.id:
-            loaded = self._memory.get(version)
-            features = self._checked(loaded)
-            if not self._holds(features) and self._loaded is not None and self.endpoint.ready:
-                self._say_waiting(version, self._loaded.version)
-                return self._loaded
-            self.endpoint.swap(self._answerer(loaded, features))
-            self._loaded = loaded
-        elif self.learner is not None:
-            self.learner.follow()
-        self._follow_beside()
-        return self._loaded
+        self._waits = set()
+        try:
+            return self._follow_champion(version)
+        finally:  # whoever ends a canary must not have to wait for features of the champion, or for its repair
+            if self._loaded is not None:
+                self._follow_beside()
+
+    def _follow_champion(self, version: Version) -> LoadedModel:
+        if self._loaded is not None and self._loaded.version.id == version.id:
+            if self.learner is not None:
+                self.learner.follow()
+            return self._loaded
+        loaded = self._memory.get(version)
+        features = self._checked(loaded)
+        if not self._holds(features) and self._loaded is not None and self.endpoint.ready:
+            self._say_waiting(version, self._loaded.version)
+            self._waits.add(version.id)
+            if self.learner is not None:
+                self.learner.follow()
+            return self._loaded
+        self.endpoint.swap(self._answerer(loaded, features))
+        self._loaded = loaded
+        return loaded
 
     def _follow_beside(self) -> None:
         """Put the versions in place that answer beside the champion: canary, shadow, and where that fails."""
@@ -220,7 +232,7 @@ class ServedModel:
             endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW))
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
-        held = {one.served.version for one in found.values()}
+        held = self._waits | {one.served.version for one in found.values()}
         self._memory.hold(name, held if self._loaded is None else held | {self._loaded.version.id})
 
     def _beside_as(self, alias: str) -> Answerer | None:
@@ -236,6 +248,7 @@ class ServedModel:
                 f"{version.name} ({alias}): it takes other request columns than the model has now. Train it again."
             )
         if not self._holds(features):
+            self._waits.add(version.id)
             return None
         made = self._answerer(loaded, features, arm=alias)
         self.endpoint.know(made.served)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
@@ -18,6 +18,7 @@ from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite_partition import Mode, PartitionReader, PartitionWriter, busy, leak, open_writer
 
+_T = TypeVar("_T")
 _LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
 
 
@@ -51,7 +52,7 @@ class SqliteLog:
         self._mutex = threading.Lock()  # the queue and who leads
         self._files = threading.Lock()  # taking a partition, opening readers
         self._waiting: list[_Append] = []
-        self._leading = False
+        self._leader: _Append | None = None
         self._last_group = 1
 
     @property
@@ -69,14 +70,13 @@ class SqliteLog:
         mine = _Append(payloads, at_us)
         if not mine.payloads:
             return range(0)
-        with self._mutex:
-            self._waiting.append(mine)
-            leads = not self._leading
-            self._leading = True
-        if not leads:
-            mine.turn.acquire()  # until a leader wrote it, or left the lead to this thread
-        if not mine.done:
-            self._lead(mine)
+        try:
+            self._wait(mine)
+            if not mine.done:
+                self._lead(mine)
+        except BaseException as failure:
+            self._leave(mine, failure)
+            raise
         if mine.error is not None:
             raise type(mine.error)(*mine.error.args) from mine.error
         return mine.positions
@@ -144,25 +144,17 @@ class SqliteLog:
 
     def upkeep(self) -> None:
         """Fold this process's write-ahead log into its file, so that no append has to."""
-        with self._files:
-            writer = self._writer
-        with self._alone():
-            if writer is not None and writer is self._writer:  # nobody closed it while this waited
-                writer.fold()
+
+        def fold() -> None:
+            if self._writer is not None:
+                self._writer.fold()
+
+        self._alone(fold)
 
     def close(self) -> None:
         """Wait for the append under way, then let the partition go; nothing happens the second time."""
-        if self._closed:
-            return
-        with self._alone():
-            self._closed = True
-            with self._files:
-                for reader in self._readers.values():
-                    reader.close()
-                self._readers.clear()
-                if self._writer is not None:
-                    self._writer.close()
-                    self._writer = None
+        if not self._closed or self._writer is not None:
+            self._alone(self._close)
 
     def __enter__(self) -> SqliteLog:
         return self
@@ -170,14 +162,23 @@ class SqliteLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def _close(self) -> None:
+        self._closed = True
+        with self._files:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
         """Change a partition while nobody appends to it, here or in another process."""
         self._reader(partition)  # NotFound for a wrong name
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            with self._alone():
-                return change(writer)
+            return self._alone(lambda: change(self._own()))  # Misuse, if somebody closed it while this waited
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = FileLock.take(lock_path)
         if lock is None:
@@ -188,32 +189,38 @@ class SqliteLog:
         finally:
             writer.close()
 
+    def _wait(self, mine: _Append) -> None:
+        """Return once somebody wrote it, or the lead is its own."""
+        with self._mutex:
+            if self._leader is None:
+                self._leader = mine
+            self._waiting.append(mine)
+        if self._leader is not mine:
+            mine.turn.acquire()
+
     def _lead(self, mine: _Append) -> None:
-        """Write what waits in one transaction, wake its threads and leave the lead to the next one."""
+        """Write what waits in one transaction, leave the lead to the next one and wake whose was written."""
         while self._last_group > 1:  # whom the last commit woke will be here in a moment: let them share this sync
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:
-            group = list(takewhile(lambda each: each.payloads, self._waiting))  # an empty one wants the lead alone
+        with self._mutex:  # an empty one wants the lead alone
+            mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
-        error: BaseException | None = None
+        error: TrimtabError | None = None
         try:
             self._write(group)
         except TrimtabError as failure:
             error = failure
-        except BaseException as failure:  # not ours to explain, but the followers must not wait for ever
-            error = Unavailable(f"{self.directory}: the append was interrupted ({failure!r}). Try again.")
-            raise
-        finally:
-            for each in group:
-                each.error, each.done = error, True
-            self._pass_lead()
-            for each in group:
-                if each is not mine:
-                    each.turn.release()
+        for each in group:
+            each.error, each.done = error, True
+        self._pass_lead(mine)
+        for each in group:
+            if each is not mine:
+                each.turn.release()
+        mine.group = ()  # it holds itself: without this its payloads would wait for the collector
 
     def _write(self, group: list[_Append]) -> None:
         position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
@@ -221,30 +228,42 @@ class SqliteLog:
             each.positions = range(position, position + len(each.payloads))
             position += len(each.payloads)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Be the leader without anything to append: nobody else touches the writer meanwhile."""
-        turn = _Append((), None)
-        with self._mutex:
-            waits = self._leading
-            self._leading = True
-            if waits:
-                self._waiting.append(turn)
-        if waits:
-            turn.turn.acquire()
-            with self._mutex:
-                self._waiting.remove(turn)
+    def _alone(self, work: Callable[[], _T]) -> _T:
+        """`work()` as the leader, without anything to append: nobody else touches the writer meanwhile."""
+        mine = _Append((), None)
         try:
-            yield
-        finally:
-            self._pass_lead()
+            self._wait(mine)
+            found = work()
+            self._leave(mine)
+        except BaseException:
+            self._leave(mine)
+            raise
+        return found
 
-    def _pass_lead(self) -> None:
+    def _pass_lead(self, mine: _Append) -> None:
         with self._mutex:
-            following = self._waiting[0] if self._waiting else None
-            self._leading = following is not None
-        if following is not None:
-            following.turn.release()
+            if self._leader is mine:
+                self._leader = following = self._waiting[0] if self._waiting else None
+                if following is not None:
+                    following.turn.release()
+
+    def _leave(self, mine: _Append, failure: BaseException | None = None) -> None:
+        """Wait no longer, and lead no longer, whatever an exception interrupted: others must not wait for ever. # D119
+
+        It may be called at any point, and again.
+        """
+        with self._mutex:
+            for each in mine.group:
+                if not each.done:
+                    each.error = Unavailable(f"{self.directory}: the append was interrupted ({failure!r}). Try again.")
+                    each.done = True
+            self._waiting = [each for each in self._waiting if each is not mine and not each.done]
+        self._pass_lead(mine)
+        with self._mutex:
+            for waits in (*mine.group, self._leader):
+                if waits is not None and waits.turn.locked():  # it was not woken yet, or does not wait any more
+                    waits.turn.release()
+        mine.group = ()
 
     def _own(self) -> PartitionWriter:
         if self._writer is not None:
@@ -321,7 +340,7 @@ class SqliteLog:
 class _Append:
     """One call of `append` while it waits for its commit."""
 
-    __slots__ = ("at_us", "done", "error", "payloads", "positions", "turn")
+    __slots__ = ("at_us", "done", "error", "group", "payloads", "positions", "turn")
 
     def __init__(self, payloads: Sequence[bytes], at_us: Sequence[int] | None) -> None:
         for kind in set(map(type, payloads)):
@@ -337,8 +356,9 @@ class _Append:
         self.payloads = payloads
         self.at_us = at_us
         self.positions = range(0)
-        self.error: BaseException | None = None
+        self.error: TrimtabError | None = None
         self.done = False
+        self.group: Sequence[_Append] = ()  # what it writes, itself among them, when it leads
         self.turn = threading.Lock()
         self.turn.acquire()
 

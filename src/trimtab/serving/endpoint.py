@@ -64,14 +64,15 @@ class Endpoint:
         self.fails_to_load = False  # the version that its alias names
         self.uses = 0  # how often it was asked
         self._said_s = -_SAID_EVERY_S
-        self._current: Answerer | None = None
+        self._begun = False
+        self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
         self._wake: Callable[[], object] | None = None
         self._served: dict[str, ServedVersion] = {}  # by address: what answered lately
 
     @property
     def ready(self) -> bool:
-        """Whether a version answers, or would once it was woken."""
-        return self._current is not None or self._wake is not None
+        """Whether a version answers, or would once it was woken: from the first one on."""
+        return self._begun
 
     @property
     def missing(self) -> str:
@@ -97,12 +98,22 @@ class Endpoint:
         Raises:
             Unavailable: None has been put in place yet.
         """
-        if self._wake is not None:
-            self._wake()
-        answerer = self._current
-        if answerer is None:
-            raise Unavailable(f"model {self.name!r}: {self.missing} Promote one, or try again in a moment.")
+        while (answerer := self._current) is None:
+            wake = self._wake
+            if wake is not None:
+                wake()
+            elif not self.ready:  # else it was woken between the two looks
+                raise self.refusal()
         return answerer
+
+    def refusal(self) -> Unavailable:
+        """What whoever asks is told where no version answers."""
+        return Unavailable(f"model {self.name!r}: {self.missing} Promote one, or try again in a moment.")
+
+    @property
+    def awake(self) -> Answerer | None:
+        """The version that answers now, for whoever must not wait: None where it sleeps, or there is none."""
+        return self._current
 
     def swap(
         self, answerer: Answerer, *, golden: Sequence[Golden] = (), warm: Sequence[Mapping[str, Any]] = ()
@@ -133,11 +144,12 @@ class Endpoint:
         self.batched.costs = measure_costs(model, len(served.inputs))
         self.know(served)
         self._current = answerer
+        self._begun = True
         self._wake = None
         self.batching = self.batched if self.batched.costs.pays else None
 
     def sleep(self, wake: Callable[[], object]) -> None:
-        """Let go of the version; `wake` is called before the next answer, and swaps it in again."""
+        """Let go of the version; `wake` is called before the next answer, and swaps it in again, or raises."""
         self.canary = self.shadow = None
         self._wake = wake
         self._current = None

@@ -51,7 +51,7 @@ async def answer_arrow(
         Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
     """
     endpoint = predictor.endpoint
-    answerer: Answerer = await threads.work(lambda: endpoint.current) if endpoint.sleeps else endpoint.current
+    answerer: Answerer = endpoint.awake or await threads.work(lambda: endpoint.current)
 
     def read() -> list[Row]:
         return answerer.rows.check(rows_of_table(table_of_body(body, most_rows, "rows")))

@@ -138,11 +138,11 @@ class Predictor:
         """
         received = perf_counter()
         endpoint = self.endpoint
-        if endpoint.sleeps:
+        version = endpoint.awake if read is None else read.answerer  # read once: another thread may let it sleep
+        if version is None:
             return self._take_woken(body, started, timeout_s, exchange)
-        version = answerer = endpoint.current
+        answerer = version
         if read is not None:
-            version = answerer = read.answerer
             asked, received = read.asked, read.received
         elif len(body) > _INLINE_BYTES:
             return self._take_large(version, body, started, timeout_s, exchange)
@@ -170,7 +170,9 @@ class Predictor:
         return self._answered(answerer, asked, prepared, made, (started, received, decoded, predicted, perf_counter()))
 
     def _take_woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> Waiting:
-        """The same once the version is loaded, in a thread."""
+        """The same once the version is loaded, in a thread; raises where there is none."""
+        if not self.endpoint.ready:
+            raise self.endpoint.refusal()
         task = asyncio.get_running_loop().create_task(self._woken(body, started, timeout_s, exchange))
         return Waiting(task, task.result)
 

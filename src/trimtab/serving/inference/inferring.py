@@ -256,7 +256,7 @@ class InferenceService:
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
         predictor = self._predictor(model)
         endpoint = predictor.endpoint
-        answerer = await self.threads.work(_woken, endpoint) if endpoint.sleeps else endpoint.current
+        answerer = endpoint.awake or await self.threads.work(_woken, endpoint)
         number = version_number(answerer.served)
         if version not in ("", number):
             raise NotFound(

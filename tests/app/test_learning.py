@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import shop
 
 from trimtab.app.project import Project
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
+from trimtab.registry import LoadedModel
 from trimtab.training.online import OnlineLearner
 
 BEGIN_US = shop.NOW_US + MINUTE_US  # the versions know the labels of before
@@ -50,6 +52,17 @@ def by_hand(project: Project, *hours: list[tuple[str, float]]) -> list[float]:
 def project(trained: Path) -> Any:
     with shop.opened(trained, BEGIN_US) as opened:
         yield opened
+
+
+def put_in_service(project: Project, name: str) -> None:
+    """Make a version champion as if a gate had passed it."""
+    registry = project.registry
+    version, champion = registry.get(name), registry.alias("learner", "champion")
+    assert champion is not None
+    passed = registry.gates_of(champion)[0]
+    gate = msgspec.structs.replace(passed, id="test", candidate=version.id, champion=champion.id)
+    registry.put_gate(gate)
+    registry.move("learner", "champion", version, why="A test.", gate=gate)
 
 
 def next_hour(project: Project) -> None:
@@ -170,6 +183,31 @@ def test_predictions_that_wait_at_a_promotion_teach_the_new_version(project: Pro
     with shop.opened(project.config.folder, project.clock.now_us()) as again:
         assert again.teacher("learner").teach() == 0
         assert scores(again) == scores(project)
+
+
+def test_a_version_that_comes_into_service_meanwhile_is_not_taught_rows_of_the_one_before(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(project, "a")
+    label(project, "a", False)
+    next_hour(project)
+    served = project.served("learner")
+    refresh = served.refresh
+
+    def moved_meanwhile() -> LoadedModel:
+        """Another thread follows the alias as soon as the teacher has looked."""
+        found = refresh()
+        monkeypatch.setattr(served, "refresh", refresh)
+        put_in_service(project, "learner@1")
+        refresh()
+        return found
+
+    monkeypatch.setattr(served, "refresh", moved_meanwhile)
+    assert project.teacher("learner").teach() == 0
+    assert scores(project) == by_hand(project)
+    assert project.teacher("learner").teach() == 1
+    assert scores(project) != by_hand(project)
+    assert scores(project) == by_hand(project, [("a", 0.0)])
 
 
 def test_tick_teaches_too(project: Project) -> None:

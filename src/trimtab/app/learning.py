@@ -14,7 +14,7 @@ from trimtab.core.errors import Conflict
 from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
 from trimtab.registry import LoadedModel
-from trimtab.serving.online_learning import Example, OnlineDeployment
+from trimtab.serving.online_learning import Example, OnlineDeployment, learner_name
 from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 
@@ -65,7 +65,8 @@ class Teacher:
         served = project.served(model.name)
         loaded = served.refresh()
         learner = served.learner
-        assert learner is not None  # `refresh` makes one for an online deployment
+        if learner is None or learner.name != learner_name(model.name, loaded.version.id):
+            return 0  # another version came into service between the two looks: the next round teaches its learner
         now_us = project.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:

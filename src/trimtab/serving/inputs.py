@@ -32,22 +32,20 @@ class OnlineInputs:
 
     def __init__(self, plan: RequestPlan, encoding: Encoding) -> None:
         _check_same(plan.features, encoding)
-        self._read = plan.read
+        self._read = plan.read_checked  # the rows were checked at the border
         self._encode = encoding.row
         self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
         """The inputs of checked rows as of `now_us`, never below what has been applied."""
         found = self._read(rows, now_us)
+        if self._transforms:
+            for codes in found.reasons:
+                for place in self._transforms:
+                    codes[place] = NO_VIEW
         encode = self._encode
-        for codes in found.reasons:
-            for place in self._transforms:
-                codes[place] = NO_VIEW
         return ModelInputs(
-            [encode(values) for values in found.values],
-            [bytes(codes) for codes in found.reasons],
-            found.at_us,
-            dict(found.positions),
+            [encode(values) for values in found.values], [*map(bytes, found.reasons)], found.at_us, found.positions
         )
 
 

@@ -12,8 +12,9 @@ import msgspec
 
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import moment_us
 from trimtab.features.definitions import Request
+from trimtab.serving.plain_rows import EARLY_US, YEAR_9999_US, plain_check
 from trimtab.serving.problems import InvalidField, decode_problem
 
 Row = dict[str, Any]  # a request's columns in declared order: None for null, microseconds for times
@@ -24,16 +25,14 @@ _SHOWN = 60  # characters of a refused value
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
 _NO_MOMENT = "Invalid RFC3339"  # of msgspec, which takes no date and no moment without seconds
 _MICROSECOND = dt.timedelta(microseconds=1)
-_EARLY_US = 30 * DAY_US  # integers from 0 to here may count seconds or milliseconds
 _YEAR_1_US = -62_135_596_800_000_000
-_YEAR_9999_US = 253_402_300_799_999_999
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
 _TYPES: dict[Dtype, Any] = {
     "float": Annotated[float, msgspec.Meta(ge=-1e150, le=1e150)],
     "int": Annotated[int, _INT64],
     "bool": bool,
     "str": str,
-    "time": dt.datetime | Annotated[int, msgspec.Meta(ge=_YEAR_1_US, le=_YEAR_9999_US)],
+    "time": dt.datetime | Annotated[int, msgspec.Meta(ge=_YEAR_1_US, le=YEAR_9999_US)],
 }
 _NEEDED: dict[Dtype, str] = {
     "float": "a number within 1e150",
@@ -72,6 +71,7 @@ class RequestRows:
     def __init__(self, request: Request, now_us: Callable[[], int] | None = None) -> None:
         self.request = request
         self._now_us = now_us
+        self._plain_check = plain_check(request)
         self.names = tuple(request.columns)
         self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
         self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
@@ -147,6 +147,10 @@ class RequestRows:
         """
         out = []
         for number, row in enumerate(rows):
+            plain = self._plain_check(row)
+            if plain is not None:
+                out.append(plain)
+                continue
             if not isinstance(row, Mapping):
                 raise Misuse(f"row {number}: a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
             try:
@@ -183,7 +187,7 @@ class RequestRows:
         for name in self._times:
             value = row[name]
             if value.__class__ is int:
-                if 0 <= value < _EARLY_US:
+                if 0 <= value < EARLY_US:
                     self._moment_us(value, name, f"{pointer}.{name}")
             elif value is not None:
                 row[name] = self._moment_us(value, name, f"{pointer}.{name}")
@@ -194,7 +198,7 @@ class RequestRows:
             return _moment_us(value, field, pointer)
         from trimtab.events.checks import moment_shown, other_unit
 
-        if other_unit(value) and (self._now_us is None or self._now_us() > _EARLY_US):
+        if other_unit(value) and (self._now_us is None or self._now_us() > EARLY_US):
             said = f"{pointer}: {moment_shown(value)}. Needed: {_NEEDED['time']}."
             raise InvalidField(said, field=field, pointer=pointer)
         return value
@@ -223,7 +227,7 @@ def rows_of_table(table: Columns) -> list[Row]:
     """Rows to check of a table; its timestamps are moments of whatever year, for their type says the unit."""
     rows = table.to_rows()
     for name, one in table.by_name.items():
-        if one.dtype == "time" and ((one.values >= 0) & (one.values < _EARLY_US)).any():
+        if one.dtype == "time" and ((one.values >= 0) & (one.values < EARLY_US)).any():
             for row in rows:
                 row[name] = None if row[name] is None else _said_moment(row[name])
     return rows
@@ -231,7 +235,7 @@ def rows_of_table(table: Columns) -> list[Row]:
 
 def _said_moment(us: int) -> int | dt.datetime:
     """A moment whose unit is known, in a form that nobody takes for a number of seconds."""
-    return _EPOCH + us * _MICROSECOND if 0 <= us < _EARLY_US else us
+    return _EPOCH + us * _MICROSECOND if 0 <= us < EARLY_US else us
 
 
 def _said(problem: Misuse) -> Misuse:

@@ -40,7 +40,7 @@ class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
     values: list[list[Any]]  # None for null; a category is its text
     reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found" or "null"
     at_us: int  # t: the moment of asking, at least the greatest append time in P
-    positions: Mapping[str, int]  # P
+    positions: dict[str, int]  # P; nobody writes into it
 
     def reason(self, row: int, feature: str) -> Reason:
         """Why a value is what it is."""
@@ -83,6 +83,10 @@ class RequestPlan:
             for name, types in self._needed:
                 if type(row.get(name, NOWHERE)) not in types:
                     raise self._wrong(row, name)
+        return self.read_checked(rows, now_us)
+
+    def read_checked(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
+        """As `read`, of requests whose columns are known to be there and of their types."""
         for _ in range(_TRIES):
             answer = self._read(rows, now_us)
             if answer is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ import shop
 
 from trimtab.app.backup import MANIFEST, read_manifest, restore
 from trimtab.app.project import Project, open_project
+from trimtab.app.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
@@ -173,6 +176,154 @@ def test_state_that_is_there_is_replaced_only_by_force_and_never_while_it_is_use
     with at(trained) as project:
         project.history.refresh()
         assert project.history.frame("readings").rows == rows - 1
+    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
+
+
+def reading(level: float) -> dict[str, object]:
+    return {"read_at": shop.NOW_US - HOUR_US, "site": "north", "level": level}
+
+
+def readings(folder: Path, state: Path | None = None) -> int:
+    with at(folder, state) as project:
+        project.history.refresh()
+        return project.history.frame("readings").rows
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_who_comes_while_a_backup_is_restored_is_refused_and_so_loses_nothing(
+    trained: Path, tmp_path: Path, there: bool
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        state = project.state_folder if there else tmp_path / "else" / "state"
+    before, acknowledged, refused = readings(trained), 0, set()
+
+    def come(done: int, total: int) -> None:
+        nonlocal acknowledged
+        try:
+            with at(trained, state) as project:
+                project.push("readings", [reading(1.0)])
+                acknowledged += 1
+        except Conflict as error:
+            refused.add(str(error))
+
+    restore(tmp_path / "copy", state, force=there, progress=come)
+    assert readings(trained, state) == before + acknowledged
+    assert refused == {f"{state}: a backup is being restored there. Try again when that is done."}
+
+
+def test_a_project_that_is_open_is_not_replaced_also_when_it_did_nothing_yet(trained: Path, tmp_path: Path) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+    before = readings(trained)
+    with at(trained) as project, at(trained, tmp_path / "new") as other:
+        for state in (project.state_folder, other.state_folder):
+            with pytest.raises(Conflict, match=r"a process uses it: a project is open there\. Stop or close it first"):
+                restore(tmp_path / "copy", state, force=True)
+        project.push("readings", [reading(1.0)])
+    assert readings(trained) == before + 1
+    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
+
+
+def test_a_project_whose_process_was_killed_can_be_replaced(trained: Path, tmp_path: Path) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+    code = "import sys, time; from trimtab.app.project import open_project\n"
+    code += "project = open_project(sys.argv[1], environment={}); print('go', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(trained)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(Conflict, match="a project is open there"):
+            restore(tmp_path / "copy", trained / ".trimtab", force=True)
+        process.kill()
+    restore(tmp_path / "copy", trained / ".trimtab", force=True)
+    assert readings(trained) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_comes_after_the_swap_is_too_late(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        project.push("readings", [reading(1.0)])
+        state = project.state_folder
+    before, there = readings(trained), state.stat().st_ino
+    remove, stops = shutil.rmtree, []
+
+    def stop(path: Path, *more: Any, **options: Any) -> None:
+        if state.exists() and state.stat().st_ino != there:
+            stops.append(path)
+            os.kill(os.getpid(), number)
+        remove(path, *more, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", stop)
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        restore(tmp_path / "copy", state, force=True)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert stops
+    monkeypatch.undo()
+    assert readings(trained) == before - 1
+    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
+
+
+def test_a_swap_that_fails_half_way_leaves_the_state_of_before(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        project.push("readings", [reading(1.0)])
+        state = project.state_folder
+    before, rename = readings(trained), Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(Unavailable, match=r"Input/output error\. Nothing was changed"):
+        restore(tmp_path / "copy", state, force=True)
+    monkeypatch.undo()
+    assert readings(trained) == before
+    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
+
+
+def test_where_a_restoration_was_killed_between_its_steps_nobody_begins_an_empty_project(
+    trained: Path, tmp_path: Path
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        project.push("readings", [reading(1.0)])
+        state = project.state_folder
+    before, old = readings(trained), set_aside(state)
+
+    def cut_off() -> None:
+        state.rename(old)  # what the first of the two renames does
+        (trained / "..trimtab.partial").mkdir(exist_ok=True)
+
+    cut_off()
+    with pytest.raises(Conflict, match=f"of before lies in {old}. .* put the state back: mv '{old}' '{state}'"):
+        at(trained)
+    assert not state.exists()
+    with pytest.raises(Conflict, match="--force"):  # put back before anything else
+        restore(tmp_path / "copy", state)
+    assert readings(trained) == before
+    cut_off()
+    state.mkdir()  # by hand
+    with pytest.raises(Conflict, match="the state of before lies in"):
+        at(trained)
+    (tmp_path / "copy" / "state" / "format.json").rename(tmp_path / "format.json")
+    with pytest.raises(Corrupt, match=r"format\.json"):
+        restore(tmp_path / "copy", state, force=True)
+    assert readings(trained) == before
+    cut_off()
+    (tmp_path / "format.json").rename(tmp_path / "copy" / "state" / "format.json")
+    restore(tmp_path / "copy", state, force=True)
+    assert readings(trained) == before - 1
     assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Run
@@ -48,6 +52,41 @@ def test_from_disk_and_retain_to_a_backup_that_comes_back(call: Run, project: Pa
     assert "landings  1 events" in call("status", cwd=project).stdout
     assert call("restore", "../copy", "--into", "../else", "--json", cwd=project).returncode == 0
     assert (project.parent / "else" / "format.json").is_file()
+
+
+def test_a_restoration_that_is_stopped_says_what_holds(
+    call: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("ingest", "landings", "landings.csv", cwd=project)
+    assert call("backup", "../copy", cwd=project).returncode == 0
+    assert call("retain", cwd=project).returncode == 0
+    state, remove = project / ".trimtab", shutil.rmtree
+    there = state.stat().st_ino
+
+    def stop(_: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", stop)
+        early = call("restore", "../copy", "--force", cwd=project)
+    for number, handler in handlers.items():  # the command ignores them from the first one on
+        signal.signal(number, handler)
+    assert (early.returncode, early.stderr.strip()) == (130, "trimtab: interrupted. The state is as it was before.")
+    assert "landings  1 events" in call("status", cwd=project).stdout
+
+    def stop_late(path: Path, *more: Any, **options: Any) -> None:
+        if state.exists() and state.stat().st_ino != there:
+            stop(0)
+        remove(path, *more, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", stop_late)
+        late = call("restore", "../copy", "--force", cwd=project)
+    assert (late.returncode, late.stderr) == (0, "")
+    assert late.stdout.splitlines()[0].endswith(".trimtab: restored")
+    assert "landings  500 events" in call("status", cwd=project).stdout
+    assert sorted(path.name for path in project.iterdir() if path.name.startswith(".")) == [".trimtab"]
 
 
 @pytest.mark.parametrize(

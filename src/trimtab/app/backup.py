@@ -10,9 +10,11 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,8 @@ from trimtab.app.disk import taken
 from trimtab.app.lease import Lease
 from trimtab.app.retention import LEASE
 from trimtab.app.state import check_format
-from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.app.state_use import have_alone, set_aside
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_moment
@@ -99,7 +102,7 @@ def back_up(project: Project, to: Path) -> Backup:
     if to.is_relative_to(project.state_folder.absolute()):
         raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder elsewhere.")
     partial = to.with_name(f".{to.name}.partial")
-    with _alone(project), _whole_or_nothing(partial, to):
+    with _alone(project), _told(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
         _room(project.state_folder, partial.parent)
         positions = _copy_parts(project, partial / _STATE)
         files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
@@ -160,7 +163,7 @@ def restore(
     Raises:
         NotFound: There is no backup.
         Misuse: `into` is a file.
-        Conflict: There is state already, or a process uses it.
+        Conflict: There is state already, or a process has it open.
         Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
         Unavailable: The disk is full or read-only; nothing was changed.
     """
@@ -168,19 +171,18 @@ def restore(
     manifest = read_manifest(backup)
     if into.exists() and not into.is_dir():
         raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")
-    if into.exists() and any(into.iterdir()):
-        if not force:
-            raise Conflict(f"{into}: there is state already. Name another folder (--into), or replace it: --force")
-        _refuse_used(into)
+    _refuse_there(into, force)
     partial = into.with_name(f".{into.name}.partial")
-    with _whole_or_nothing(partial, into, replace=True):
-        done = 0
-        for file in manifest.files:
-            _restore_file(backup / _STATE, partial, file)
-            done += file.size_bytes
-            if progress is not None:
-                progress(done, manifest.size_bytes)
-        check_format(partial)
+    with _told(into, "Nothing was changed"), _had_alone(into):
+        _refuse_there(into, force)  # somebody may have been quicker
+        with _whole_or_nothing(partial, into, _replace):
+            done = 0
+            for file in manifest.files:
+                _restore_file(backup / _STATE, partial, file)
+                done += file.size_bytes
+                if progress is not None:
+                    progress(done, manifest.size_bytes)
+            check_format(partial)
     return manifest
 
 
@@ -293,15 +295,30 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
         raise Corrupt(f"{path}: this file of the backup is damaged (wrong checksum). Use another backup.")
 
 
-def _refuse_used(folder: Path) -> None:
-    """Refuse to replace state that a process uses."""
+def _refuse_there(folder: Path, force: bool) -> None:
+    """Refuse to replace state without being told to, and state that a process uses."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise Conflict(f"{folder}: there is state already. Name another folder (--into), or replace it: --force")
     for path in sorted(folder.rglob("*.lock")):
-        if path.name == "lock.mdb":
-            continue
-        lock = FileLock.take(path)
-        if lock is None:
+        if path.name != "lock.mdb" and FileLock.is_held(path):
             raise Conflict(f"{folder}: process {FileLock.holder(path)} uses it ({path.name}). Stop it first.")
-        lock.release()
+
+
+@contextmanager
+def _had_alone(folder: Path) -> Iterator[None]:
+    """While no process can open a project there; a folder that was made for that goes when the work fails."""
+    hold, made = have_alone(folder)
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        hold.let_go()
 
 
 @contextmanager
@@ -320,33 +337,84 @@ def _alone(project: Project) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_or_nothing(partial: Path, to: Path, *, replace: bool = False) -> Iterator[None]:
-    """Work in `partial`, which becomes `to` in one step at the end, or goes."""
-    old = to.with_name(f".{to.name}.before")
-    with ExitStack() as failed:
+def _told(to: Path, left: str) -> Iterator[None]:
+    """Whatever the system refuses, as an error that says what is left of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why, do = "the disk (or quota) is full", "free some space or name another disk"
+        else:
+            why, do = error.strerror or str(error), "name a folder that can be made and written to"
+        raise Unavailable(f"{to}: {why}. {left}; {do}.") from error
+
+
+@contextmanager
+def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Work in `partial`, which is put at `to` in the end, or goes."""
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+    try:
+        partial.mkdir(parents=True)
+        yield
+        for folder, _, _ in os.walk(partial):
+            sync_directory(Path(folder))
+        put(partial, to)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _put(partial: Path, to: Path) -> None:
+    partial.rename(to)
+    sync_directory(to.parent)
+
+
+def _replace(partial: Path, to: Path) -> None:
+    """Put `partial` in the place of what stands there, which comes back when that fails and goes when it is done."""
+    old = set_aside(to)
+    shutil.rmtree(old, ignore_errors=True)  # of one that was killed with its own state in place
+    with _unstoppable():
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
-            partial.mkdir(parents=True)
-            failed.callback(shutil.rmtree, partial, ignore_errors=True)
-            yield
-            for folder, _, _ in os.walk(partial):
-                sync_directory(Path(folder))
-            if replace and to.exists():
-                shutil.rmtree(old, ignore_errors=True)
+            _refuse_there(to, force=True)
+            if any(to.iterdir()):
                 to.rename(old)
             partial.rename(to)
             sync_directory(to.parent)
-        except TrimtabError:
+        except BaseException:
+            _put_back(old, to, partial)
             raise
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            if full:
-                why, do = "the disk (or quota) is full", "free some space or name another disk"
-            else:
-                why, do = error.strerror or str(error), "name a folder that can be made and written to"
-            raise Unavailable(f"{to}: {why}. Nothing is left there; {do}.") from error
-        failed.pop_all()
-    shutil.rmtree(old, ignore_errors=True)
+        if old.exists():
+            old.rename(partial)  # from now on nothing is set aside, whatever happens: the rest only gives room back
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_back(old: Path, to: Path, partial: Path) -> None:
+    try:
+        if not partial.exists():
+            to.rename(partial)
+        if old.exists():
+            old.rename(to)
+    except OSError as error:
+        raise Unavailable(
+            f"{to}: the state of before lies in {old} and cannot be put back ({error}). Put it back: mv '{old}' '{to}'"
+        ) from error
+
+
+@contextmanager
+def _unstoppable() -> Iterator[None]:
+    """While Ctrl-C and SIGTERM come too late: they do nothing."""
+    if threading.current_thread() is not threading.main_thread():  # others are never stopped by signals
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    own = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
+    try:
+        for number in own:
+            signal.signal(number, lambda *_: None)
+        yield
+    finally:
+        for number, handler in own.items():
+            signal.signal(number, handler)
 
 
 def _room(folder: Path, to: Path) -> None:

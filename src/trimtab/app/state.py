@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from trimtab import store
+from trimtab.app.state_use import FILE, use
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, Misuse, TrimtabError, Unavailable
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
+from trimtab.serving.prediction_ids import PredictionIds
 from trimtab.store.absent_catalog import AbsentCatalog
 from trimtab.store.durable_files import unwritable
 from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
@@ -30,7 +32,6 @@ REBUILD = "What mends it: trimtab rebuild --all"  # where online features are da
 RESTORE = "What mends it: trimtab restore BACKUP --force"  # where anything else is
 ASIDE = "online.before"  # what is left of online features while all are made anew
 _SOURCE = "source/"
-_FILE = "format.json"
 
 
 class StateFormat(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ Part = TypeVar("Part", bound=Closeable)
 
 
 class State:
-    """One project's state, each part opened on first use.
+    """One project's state, each part opened on first use; until it is closed no backup is restored there.
 
     Args:
         folder: Made when it is not there, unless nothing can be written there: then it is read as an empty one.
@@ -59,22 +60,23 @@ class State:
     Raises:
         Misuse: The folder was written by a newer trimtab.
         Corrupt: `format.json` cannot be read.
+        Conflict: A backup is being restored there, or that was cut off.
     """
 
     def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
         self.folder = folder
         self._clock = clock
+        self.prediction_ids = PredictionIds(clock)  # of all that this process answers
         self._prediction_mode = prediction_mode
         self._online_file = str(folder / "online" / "data.mdb")
         self._opened: list[Closeable] = []
         self._tables: dict[str, Table] = {}
-        check_format(folder)
-        if not (folder / _FILE).exists() and not unwritable(folder):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / _FILE).write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
-            except OSError as error:
-                raise Unavailable(f"{folder}: cannot be made ({error}). Check free space and access.") from error
+        self._hold = use(folder)
+        try:
+            self._see_format()
+        except TrimtabError:
+            self.close()
+            raise
 
     @cached_property
     def events(self) -> Log:
@@ -92,7 +94,7 @@ class State:
     @cached_property
     def written_predictions(self) -> Log:
         """What of the answers is written, without those that are noted only."""
-        return self._log("predictions", self._prediction_mode)
+        return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D119
 
     @property
     def spools(self) -> Path:
@@ -215,13 +217,24 @@ class State:
     def close(self) -> None:
         """Close whatever was opened."""
         self._tables.clear()
-        while self._opened:
-            self._opened.pop().close()
+        try:
+            while self._opened:
+                self._opened.pop().close()
+        finally:
+            if self._hold is not None:
+                self._hold.let_go()
 
-    def _log(self, name: str, mode: str) -> Log:
-        return self._kept(
-            store.open(f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}", "log", clock=self._clock)
-        )
+    def _see_format(self) -> None:
+        check_format(self.folder)
+        if not (self.folder / FILE).exists() and not unwritable(self.folder):
+            try:
+                (self.folder / FILE).write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
+            except OSError as error:
+                raise Unavailable(f"{self.folder}: cannot be made ({error}). Check free space and access.") from error
+
+    def _log(self, name: str, mode: str, clock: Clock | None = None) -> Log:
+        url = f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}"
+        return self._kept(store.open(url, "log", clock=clock or self._clock))
 
     def _key_values(self, name: str, mend: str) -> KeyValue:
         return self._kept(store.open(store_url("lmdb", self.folder / name), "kv", mend=mend))
@@ -286,7 +299,7 @@ def check_format(folder: Path) -> None:
         Misuse: It was written by a newer trimtab.
         Corrupt: `format.json` cannot be read.
     """
-    file = folder / _FILE
+    file = folder / FILE
     if not file.exists():
         return
     try:

@@ -67,7 +67,7 @@ def backup(to: Path) -> None:
         show_lines([f"{to}: whole", *made.lines()])
 
 
-@command("restore")
+@command("restore", safe="The state is as it was before.")
 @click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path))
 @click.option("--into", type=click.Path(path_type=Path), help="The state folder to be; left out, the project's.")
 @click.option("--force", is_flag=True, help="Replace the state that is there.")
@@ -83,6 +83,7 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
 
     with progress(f"restoring {backup}") as meter:
         made = bring_back(backup, folder, force=force, progress=meter)
+        manner().safe = "The backup was restored."
     if manner().json:
         show_json(made)
     else:

@@ -1,0 +1,151 @@
+"""Who has a state folder: any number of open projects together, or one restoration alone. # D133
+
+The lock is on the folder itself. So it needs no file, also where nothing can be written, it cannot be missed by a
+process that comes later, and the system takes it from a process that dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from trimtab.core.errors import Conflict, Unavailable
+from trimtab.store.durable_files import sync_directory, unwritable
+
+FILE = "format.json"  # every state folder has it
+
+
+class FolderHold:
+    """A folder that is had, until it is let go or nobody knows this object any more."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.let_go = weakref.finalize(self, os.close, fd)  # nothing happens the second time
+
+    @staticmethod
+    def take(folder: Path, *, alone: bool) -> FolderHold | None:
+        """Have the folder, together with others or alone; None while somebody has it in another way.
+
+        Raises:
+            OSError: There is no such folder, or it cannot be opened.
+        """
+        while True:
+            hold = FolderHold(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            try:
+                fcntl.flock(hold._fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                hold.let_go()
+                return None
+            except OSError:  # a file system that locks no folders: what each engine locks is all there is
+                return hold
+            if hold.is_of(folder):
+                return hold
+            hold.let_go()  # another folder took its place since it was opened
+
+    def is_of(self, folder: Path) -> bool:
+        """Whether it is this folder that is had, and not one that stood there before."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(folder))
+        except FileNotFoundError:
+            return False
+
+
+def set_aside(folder: Path) -> Path:
+    """Where a restoration puts the state of before, for the moment until its own has taken the place."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def use(folder: Path) -> FolderHold | None:
+    """Have a state folder together with others; it is made when it is not there.
+
+    None: there is none, and none can be made, or it cannot be opened.
+
+    Raises:
+        Conflict: A backup is being restored there; or a restoration was killed between its two steps.
+        Unavailable: The folder cannot be made.
+    """
+    made = False
+    while True:
+        try:
+            hold = FolderHold.take(folder, alone=False)
+        except FileNotFoundError:
+            _refuse_set_aside(folder)
+            if unwritable(folder):
+                return None
+            made = _make(folder)
+            continue
+        except OSError:  # what is read there says more
+            return None
+        if hold is None:
+            raise _restoring(folder)
+        if (folder / FILE).exists():
+            return hold
+        try:
+            _refuse_set_aside(folder)
+        except Conflict:
+            hold.let_go()
+            if made:
+                with suppress(OSError):  # what was restored stands there by now
+                    folder.rmdir()
+            raise
+        if hold.is_of(folder):
+            return hold
+        hold.let_go()
+
+
+def have_alone(folder: Path) -> tuple[FolderHold, bool]:
+    """Have a state folder alone, and whether it was made for that; what was set aside there is put back before.
+
+    Raises:
+        Conflict: A process has it open.
+        OSError: It cannot be made or opened.
+    """
+    old = set_aside(folder)
+    if old.is_dir() and not (folder.exists() and any(folder.iterdir())):  # killed between its two steps
+        hold = FolderHold.take(old, alone=True)
+        if hold is None:
+            raise _restoring(folder)
+        old.rename(folder)
+        sync_directory(folder.parent)
+        return hold, False
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    hold = FolderHold.take(folder, alone=True)
+    if hold is None:
+        raise Conflict(f"{folder}: a process uses it: a project is open there. Stop or close it first.")
+    return hold, made
+
+
+def _make(folder: Path) -> bool:
+    """Make the folder; whether somebody else did not do so first."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot be made ({error}). Check free space and access.") from error
+    return True
+
+
+def _refuse_set_aside(folder: Path) -> None:
+    """Refuse to begin a state where another one only stands aside."""
+    old = set_aside(folder)
+    try:
+        hold = FolderHold.take(old, alone=False)
+    except OSError:  # none does
+        return
+    if hold is None:
+        raise _restoring(folder)
+    hold.let_go()
+    raise Conflict(
+        f"{folder}: restoring a backup was cut off there, and the state of before lies in {old}. Restore the backup "
+        f"again, or put the state back: mv '{old}' '{folder}'"
+    )
+
+
+def _restoring(folder: Path) -> Conflict:
+    return Conflict(f"{folder}: a backup is being restored there. Try again when that is done.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import shop
 
+from trimtab.app.project import open_project
 from trimtab.core.errors import NotFound
 from trimtab.serving.noted_log import NotedLog
 
@@ -72,3 +73,18 @@ def test_a_backup_has_what_was_noted(relaxed: Path, tmp_path: Path) -> None:
         project.backup(tmp_path / "copy")
     assert b"one" in b"".join(p.read_bytes() for p in (tmp_path / "copy").rglob("p0001.db"))
     assert one.id
+
+
+def test_an_answer_is_found_though_the_clock_was_set_back_before_it_was_written(relaxed: Path) -> None:
+    class Clock:
+        us = shop.NOW_US
+
+        def now_us(self) -> int:
+            return self.us
+
+    clock = Clock()
+    with open_project(relaxed, clock=clock, environment={}) as project:
+        for n in range(3):
+            one = project.predict("buyer", [shop.visit(f"v-{n}", clock.us - 7_200_000_000)])[0]
+            clock.us -= 3_600_000_000
+            assert project.why(one.id).request_id == f"v-{n}"

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from trimtab import store
+from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving import Manifest, batch_manifest, batch_prediction_ids, batch_predictions, score_table
 from trimtab.serving.prediction_log import PredictionLog, encode
 from trimtab.store.ports import Catalog
+from trimtab.store.sqlite_log import SqliteLog
 
 Shop = Any  # from conftest
 
@@ -88,11 +90,11 @@ class _Interrupted(PredictionLog):
         self.left = appends
         self.after = after
 
-    def append_payloads(self, payloads: Any) -> range:
+    def append_payloads(self, payloads: Any, *, at_us: Any = None) -> range:
         self.left -= 1
         if self.left < 0 and not self.after:
             raise KeyboardInterrupt
-        positions = super().append_payloads(payloads)
+        positions = super().append_payloads(payloads, at_us=at_us)
         if self.left < 0:
             raise KeyboardInterrupt
         return positions
@@ -113,6 +115,25 @@ def test_a_batch_that_was_interrupted_goes_on_where_it_was(
     assert [p.score for p in batch] == [p.score for p in live]
     assert len({p.id for p in batch}) == 40
     assert len(shop.log.read()[0]) == 80
+
+
+def test_a_part_is_logged_once_though_the_clock_was_set_back_in_between(shop: Shop, catalog: Catalog) -> None:
+    """Two processes die between the append of a part and the word of it, the second one an hour before the first."""
+    table, at_us, live = questions(shop, 30)
+    asked_us = shop.clock.now_us()
+    shop.wait(3_600)
+    with pytest.raises(KeyboardInterrupt):
+        score(shop, catalog, table, at_us, part_rows=10, log=_Interrupted(shop.log, appends=0, after=True))
+    shop.clock = VirtualClock(asked_us)
+    with SqliteLog(shop.log.log.directory, mode="relaxed", clock=shop.clock) as store_of_other:
+        other = PredictionLog(store_of_other)
+        with pytest.raises(KeyboardInterrupt):
+            score(shop, catalog, table, at_us, part_rows=10, log=_Interrupted(other, appends=0, after=True))
+        manifest = score(shop, catalog, table, at_us, part_rows=10, log=other)
+        batch = [p for part in batch_predictions(manifest, other) for p in part]
+        assert [p.score for p in batch] == [p.score for p in live]
+        assert [other.find(p.id) for p in batch] == batch
+        assert len(other.read()[0]) == 30 + len(live)
 
 
 def test_a_name_belongs_to_one_table_and_version(shop: Shop, catalog: Catalog) -> None:

@@ -29,7 +29,7 @@ from trimtab.events import Ingestor, Quarantine, Source
 from trimtab.features.stored import with_sources
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
-from trimtab.serving import PredictionIds, PredictionLog
+from trimtab.serving import PredictionLog
 from trimtab.serving.access_keys import AccessKeys
 from trimtab.training.definitions import Model
 
@@ -90,7 +90,6 @@ class Wiring:
         """Nothing is open and nothing remembered."""
         self._forget_parts()
         self._state: State | None = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
-        self._ids = PredictionIds(self.clock)
 
     def _forget_parts(self) -> None:
         for part in _MADE_ONCE:
@@ -280,7 +279,7 @@ class Wiring:
                 memory=self.version_memory,
                 shares=partial(arm_shares, self.state.catalog, deployment.name),
                 clock=self.clock,
-                ids=self._ids,
+                ids=self.state.prediction_ids,
             )
         return self._served[deployment.name]
 

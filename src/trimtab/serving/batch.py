@@ -130,7 +130,7 @@ def score_table(
             if place is not None:
                 held.add(Part(*place, len(left.pop(0))))
         batch = _Batch(served, inputs, scorer, mode, table, moments, frames, held.manifest)
-        _log_all(batch, left, log, held)
+        _log_all(batch, left, log, held, clock)
     finally:
         catalog.release(lease, holder)
     return held.manifest
@@ -262,7 +262,7 @@ class _Held:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
 
-def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held) -> None:
+def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
     """Append part after part, each in one transaction, while a thread has the model score the next one. # D110"""
 
     def finish(rows: range, questions: Mapping[str, list[Any]], scoring: Future[NDArray[Any]]) -> None:
@@ -272,7 +272,10 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
         payloads = batch.payloads(questions, scoring.result())
         held_always &= held.keep()
         place = None if held_always else log.locate(questions["id"][0])  # whoever had the lease may have died since
-        held.add(Part(*(place or (log.log.partition, log.append_payloads(payloads).start)), len(rows)))
+        if place is None:
+            at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
+            place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
+        held.add(Part(*place, len(rows)))
 
     thread = ThreadPoolExecutor(1, "batch")
     try:

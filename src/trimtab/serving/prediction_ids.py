@@ -37,6 +37,9 @@ class PredictionIds:
     They never repeat, also between threads; used by one thread they increase, also when the clock is set back. The
     shape is that of `core.ids.TimeIds`. Give a `seed` to get the same identifiers again (a simulation).
 
+    They are also the clock of the log that predictions with them go to: no append is older than its identifiers, so
+    that they are found by bisection. # D119
+
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)
     >>> a, b = ids(), ids()
@@ -64,6 +67,10 @@ class PredictionIds:
             self._time = _letters(self._ms, 5)
         counter = _PAIRS[count >> 20] + _PAIRS[count >> 10 & 1023] + _PAIRS[count & 1023]
         return f"{_PREFIX}{self._time}{counter}{self._chance}"
+
+    def now_us(self) -> int:
+        """What time it is, and never before that of an identifier that was given."""
+        return max(self._now_us(), 1_000 * self._ms)
 
 
 def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[str]:

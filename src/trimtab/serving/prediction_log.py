@@ -52,9 +52,12 @@ class PredictionLog:
         """
         return self.log.append([encode(p) for p in predictions], at_us=at_us)
 
-    def append_payloads(self, payloads: Sequence[bytes]) -> range:
-        """Append predictions that are encoded already."""
-        return self.log.append(payloads)
+    def append_payloads(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
+        """Append predictions that are encoded already.
+
+        Those of another process's identifiers are given append times of which none is before its identifier. # D119
+        """
+        return self.log.append(payloads, at_us=at_us)
 
     def read(
         self, after: Mapping[str, int] | None = None, *, limit: int = _BLOCK

@@ -7,12 +7,13 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
 from types import TracebackType
 
-from trimtab.core.errors import Conflict, Unavailable
-from trimtab.serving.prediction_log import PredictionLog, payload_id
+from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.serving.prediction_ids import id_time_us
+from trimtab.serving.prediction_log import PredictionLog, decode, payload_id
 from trimtab.store.file_lock import FileLock
 
 SIZE_BYTES = 4 << 20  # what is answered in a third of a second, which the log's upkeep may take
@@ -146,10 +147,18 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append what a spool holds and the log has not; how many that were."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:
-        log.append_payloads(lost)
+    if lost:  # by the time of the answers: the clock may have been set back since. # D119
+        log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     _pack_used(mapped, 8, 0)
     return len(lost)
+
+
+def _answered_at_us(payload: bytes) -> int:
+    prediction = decode(payload, "a spool", 0)
+    try:
+        return max(prediction.made_at_us, id_time_us(prediction.id))
+    except Misuse:  # an identifier of somebody else's making, by which nobody finds it
+        return prediction.made_at_us
 
 
 def _free(directory: Path) -> tuple[Path, FileLock]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import account, command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
@@ -47,7 +47,9 @@ def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, 
 
         columns = columns_of(project.definitions, project.sources, entity)
         keys = _groups(entity, key, columns) + ([] if file is None else _lines(entity, file, columns))
-        found = project.forget(entity, keys=keys, why=why, dry_run=dry_run, training_sets=training_sets)
+        found = project.forget(
+            entity, keys=keys, why=why, dry_run=dry_run, training_sets=training_sets, actor=account()
+        )
     if manner().json:
         show_json(found)
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED, printable
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import account, command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
@@ -56,7 +56,7 @@ def apply(yes: bool) -> None:
             show_lines(found.lines())
             click.confirm("Apply this?", abort=True, err=True)
         with progress("filling views") as meter:
-            done = project.apply(progress=meter)
+            done = project.apply(actor=account(), progress=meter)
     show_json(done) if manner().json else show_lines(done.lines())
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project, say_which
+from trimtab.cli.options import account, command, manner, opened_project, say_which
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
 
@@ -39,7 +39,7 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
     with opened_project() as project, progress("searching") as meter:
         say_first(project)
         say_which(project, model, "search")
-        found = project.search(model, trials=trials, time=time, watch=watch)
+        found = project.search(model, trials=trials, time=time, actor=account(), watch=watch)
     if manner().json:
         show_json(found)
         return

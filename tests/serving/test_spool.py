@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
 from trimtab.serving.prediction_log import encode
+from trimtab.serving.red_note import RedNote, red_notes
 from trimtab.serving.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
+from trimtab.store.file_lock import FileLock
 from trimtab.testing import MemoryLog
 
 ids = PredictionIds(SystemClock())
@@ -219,3 +224,84 @@ def test_spools_are_removed_with_what_they_held_in_the_log_unless_somebody_lives
     remove_spools(tmp_path, log)
     assert list(tmp_path.glob("spool-????")) == []
     assert sorted(p.id for p in log.read()[0]) == sorted([one.id, two.id])
+
+
+@contextmanager
+def full() -> Iterator[None]:
+    """No file of this process may grow beyond a kilobyte: to it that is a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def held() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd" if sys.platform == "linux" else "/dev/fd"))
+
+
+def test_a_spool_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    with full():
+        before = held()
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="a spool cannot be made"):
+                Spool(tmp_path, log)
+        assert held() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["spool-0001.lock"]
+    with Spool(tmp_path, log) as spool:  # the same one, once there is
+        assert spool.add([encode(prediction())])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["spool-0001", "spool-0001.lock"]
+
+
+def test_a_spool_that_cannot_be_made_anew_is_let_go(tmp_path: Path) -> None:
+    log = PredictionLog(MemoryLog())
+    with Spool(tmp_path, log) as spool:
+        spool.add([encode(one := prediction())])
+    os.truncate(tmp_path / "spool-0001", 200_000)  # of an older version
+    with full(), pytest.raises(Unavailable, match="a spool cannot be made"):
+        Spool(tmp_path, log)
+    assert [p.id for p in log.read()[0]] == [one.id]
+    with Spool(tmp_path, log) as spool:
+        assert (spool.recovered, spool.add([encode(prediction())])) == (0, True)
+
+
+def test_answers_that_find_no_room_for_a_spool_are_refused_and_it_is_tried_now_and_then(tmp_path: Path) -> None:
+    log = NotedLog(MemoryLog(), tmp_path)
+    with full():
+        before = held()
+        for _ in range(50):
+            with pytest.raises(Unavailable, match="a spool cannot be made"):
+                log.note([encode(prediction())])
+        assert held() == before
+    with pytest.raises(Unavailable, match="a spool cannot be made"):
+        log.note([encode(prediction())])  # not tried yet
+    log._open_at_s = 0.0
+    log.note([encode(one := prediction())])
+    assert [p.id for p in PredictionLog(log).read()[0]] == [one.id]
+    log.close()
+
+
+def test_a_note_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    with full():
+        before = held()
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="a note cannot be made"):
+                RedNote(tmp_path)
+        assert held() == before
+    assert red_notes(tmp_path) == []
+    with RedNote(tmp_path) as note:
+        assert [path.name for path in sorted(tmp_path.iterdir())] == ["note-0001", "note-0001.lock"]
+        note.say("the disk is full")
+        assert red_notes(tmp_path) == ["the disk is full"]
+
+
+def test_a_note_that_is_not_made_yet_says_nothing(tmp_path: Path) -> None:
+    """Its process has the lock, and the file has no content so far."""
+    lock = FileLock.take(tmp_path / "note-0001.lock")
+    assert lock is not None
+    (tmp_path / "note-0001").touch()
+    assert red_notes(tmp_path) == []
+    lock.release()

@@ -47,6 +47,8 @@ class NotedLog:
         self._mutex = threading.RLock()  # the notes and their spool: held for moments
         self._writing = threading.Lock()  # who writes to the log, or keeps it up: taken before the other one
         self._spool: Spool | None = None
+        self._refusal: TrimtabError | None = None  # why there is none
+        self._open_at_s = 0.0  # when that is tried again
         self._noted: list[bytes] = []
         self._in_doubt = 0  # notes, the first of all, of a write that did not come to its end
         self._written_bytes = 0  # since the last upkeep
@@ -72,11 +74,18 @@ class NotedLog:
         """Where this process notes, opened at the first call; what killed processes noted is in the log then.
 
         Raises:
-            Unavailable: It cannot be made.
+            Unavailable: It cannot be made, or could not a moment ago.
         """
         with self._mutex:
             if self._spool is None:
-                self._spool = Spool(self._folder, PredictionLog(self.log))
+                if self._refusal is not None and monotonic() < self._open_at_s:
+                    raise type(self._refusal)(*self._refusal.args)
+                try:
+                    self._spool = Spool(self._folder, PredictionLog(self.log))
+                except TrimtabError as error:
+                    self._refusal, self._open_at_s = error, monotonic() + _AGAIN_S
+                    raise
+                self._refusal = None
             return self._spool
 
     def add(self, payloads: Sequence[bytes]) -> bool:

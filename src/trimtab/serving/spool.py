@@ -7,11 +7,12 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from itertools import accumulate, count
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 
 from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.serving.held_file import HeldFile, lock_of
 from trimtab.serving.prediction_ids import id_time_us
 from trimtab.serving.prediction_log import PredictionLog, decode, payload_id
 from trimtab.store.file_lock import FileLock
@@ -41,20 +42,19 @@ class Spool:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self.recovered = recover_spools(directory, log)  # predictions that were found in spools, not in the log
-            path, self._lock = _free(directory)
-            self._map = _mapped(path)
+            self._file = HeldFile.first_free(directory, "spool", SIZE_BYTES, _fits)
+            try:
+                self.recovered += _emptied(self._file.memory, log)  # its process may have died just now
+                if len(self._file.memory) < SIZE_BYTES:  # of an older version, or cut short
+                    self._file.renew()
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise Unavailable(f"{directory}: a spool cannot be made ({error}). Check space and access.") from error
+        self._map = self._file.memory
+        self._map[:8] = _MAGIC
         self._used = 0
-        try:
-            self.recovered += _emptied(self._map, log)  # its process may have died just now
-            if len(self._map) < SIZE_BYTES:  # of an older version, or cut short
-                self._map.close()
-                path.unlink()
-                self._map = _mapped(path)
-        except BaseException:
-            self.close()
-            raise
 
     def add(self, payloads: Sequence[bytes]) -> bool:
         """Note payloads, all or none; False when there is no room for them."""
@@ -78,8 +78,7 @@ class Spool:
         _pack_used(self._map, 8, 0)
 
     def close(self) -> None:
-        self._map.close()
-        self._lock.release()
+        self._file.close()
 
     def __enter__(self) -> Spool:
         return self
@@ -111,37 +110,25 @@ def remove_spools(directory: Path, log: PredictionLog) -> None:
     """
     try:
         for path in sorted(directory.glob(_FILES)):
-            lock = FileLock.take(path.with_suffix(".lock"))
-            if lock is None:
-                holder = FileLock.holder(path.with_suffix(".lock"))
+            held = HeldFile.take(path, SIZE_BYTES, _fits)
+            if held is None:
+                holder = FileLock.holder(lock_of(path))
                 raise Conflict(
                     f"{path}: process {holder} notes answers there. End it, or close its project, and try again."
                 )
-            try:
-                mapped = _mapped(path)
-                try:
-                    _emptied(mapped, log)
-                finally:
-                    mapped.close()
+            with held:
+                _emptied(held.memory, log)
                 path.unlink()
-            finally:
-                lock.release()
     except OSError as error:
         raise Unavailable(f"{directory}: spools cannot be removed ({error}). Check access.") from error
 
 
 def _recovered(path: Path, log: PredictionLog) -> int:
-    lock = FileLock.take(path.with_suffix(".lock"))
-    if lock is None:
+    held = HeldFile.take(path, SIZE_BYTES, _fits)
+    if held is None:
         return 0
-    try:
-        mapped = _mapped(path)
-        try:
-            return _emptied(mapped, log)
-        finally:
-            mapped.close()
-    finally:
-        lock.release()
+    with held:
+        return _emptied(held.memory, log)
 
 
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
@@ -161,28 +148,9 @@ def _answered_at_us(payload: bytes) -> int:
         return prediction.made_at_us
 
 
-def _free(directory: Path) -> tuple[Path, FileLock]:
-    """The first spool that nobody holds."""
-    for number in count(1):
-        path = directory / f"spool-{number:04}"
-        lock = FileLock.take(path.with_suffix(".lock"))
-        if lock is not None:
-            return path, lock
-    raise AssertionError("unreachable")
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    """The file in memory, made when it is not there; a spool of another size is taken as it is."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if os.pread(fd, len(_MAGIC), 0) != _MAGIC or os.fstat(fd).st_size <= _BEGIN:
-            os.ftruncate(fd, 0)
-            os.posix_fallocate(fd, 0, SIZE_BYTES)  # the room is taken now: writing can never meet a full disk
-        mapped = mmap.mmap(fd, 0)
-    finally:
-        os.close(fd)
-    mapped[:8] = _MAGIC
-    return mapped
+def _fits(fd: int) -> bool:
+    """Whether a file is a spool, of whatever size."""
+    return os.pread(fd, len(_MAGIC), 0) == _MAGIC and os.fstat(fd).st_size > _BEGIN
 
 
 def _payloads(mapped: mmap.mmap) -> list[bytes]:

@@ -91,11 +91,14 @@ class Disk(MemoryLog):
     def __init__(self) -> None:
         super().__init__()
         self.full = False
+        self.failure: Exception | None = None
         self.sizes: list[int] = []
 
     def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
         if self.full:
             raise Unavailable("disk full")
+        if self.failure is not None:
+            raise self.failure
         self.sizes.append(len(payloads))
         return super().append(payloads, at_us=at_us)
 
@@ -316,3 +319,49 @@ def test_ctrl_c_neither_loses_nor_doubles_an_answer(tmp_path: Path) -> None:
         found = read_back(tmp_path)
         assert len(found) == len(set(found))
         assert acknowledged <= set(found)
+
+
+def test_an_error_that_nobody_foresaw_neither_ends_the_thread_nor_reaches_whoever_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    disk.failure = OSError("the disk is gone")
+    log = NotedLog(disk, tmp_path)
+    made = [payload() for _ in range(600)]
+    for one in made:
+        log.note([one])
+    end_s = time.monotonic() + 5
+    while "stay noted: the disk is gone" not in caplog.text:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    assert disk.positions() == {}
+    disk.failure = None
+    end_s = time.monotonic() + 10
+    while disk.positions() != {"p0001": 600}:  # of the log behind: nobody reads, or notes more
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    assert [record.payload for record in disk.read("p0001", 0)] == made
+    log.close()
+
+
+def test_an_upkeep_that_fails_in_a_way_that_nobody_foresaw_does_not_end_the_thread(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Disk):
+        def upkeep(self) -> None:
+            raise OSError("the disk is gone")
+
+    disk = Broken()
+    log = NotedLog(disk, tmp_path)
+    for _ in range(300):
+        log.note([payload(20_000)])
+    end_s = time.monotonic() + 5
+    while "work on the prediction log failed" not in caplog.text:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    log.note([payload()])
+    end_s = time.monotonic() + 5
+    while disk.positions() != {"p0001": 301}:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    log.close()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.errors import Conflict, Corrupt, Misuse
+from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.store.sqlite_log import SqliteLog
 from trimtab.testing import LogContract, MemoryLog
 
@@ -277,3 +277,26 @@ def test_it_is_the_log_in_memory_made_durable(batches: list[tuple[list[bytes], i
             assert logs[0].positions() == logs[1].positions()
         with SqliteLog(Path(directory), clock=clock) as reopened:
             assert reopened.read("p0001", 0) == logs[1].read("p0001", 0)
+
+
+def test_a_write_ahead_log_that_cannot_be_read_is_said_and_no_other_partition_is_taken(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as log:
+        log.append([b"a"])
+    wal = tmp_path / "p0001.db-wal"
+    wal.mkdir()
+    with SqliteLog(tmp_path) as log:
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=r"p0001.db-wal: cannot be read \(.*directory"):
+                log.append([b"b"])
+        wal.rmdir()
+        assert log.append([b"b"]) == range(2, 3)
+        assert log.positions() == {"p0001": 2}
+
+
+def test_a_lock_file_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path) as log:
+        log.append([b"a"])
+    (tmp_path / "p0001.lock").unlink()
+    (tmp_path / "p0001.lock").mkdir()
+    with SqliteLog(tmp_path) as log, pytest.raises(Unavailable, match=r"p0001\.lock: the lock file cannot be made"):
+        log.truncate("p0001", 1)

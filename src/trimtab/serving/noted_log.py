@@ -264,9 +264,10 @@ class NotedLog:
             return
         try:
             self.flush(wait=wait)
-        except TrimtabError as error:
+        except Exception as error:  # answered and noted: whoever asked must not be told to ask again
             self._again_at_s = monotonic() + _AGAIN_S
-            _logger.warning("%d answers stay noted: %s", len(self._noted), error)
+            unnamed = not isinstance(error, TrimtabError)
+            _logger.warning("%d answers stay noted: %s", len(self._noted), error, exc_info=unnamed)
 
     def _tend(self) -> None:
         """Let the thread write what is noted, in a moment."""
@@ -283,14 +284,16 @@ class NotedLog:
             self._there.clear()
             if self._ending.is_set():
                 return
-            self._try_flush(wait=True)
-            if self._noted:  # it failed, or more came
-                self._there.set()
-            if self.wants_upkeep:
-                try:
+            try:
+                self._try_flush(wait=True)
+                if self._noted:  # it failed, or more came
+                    self._there.set()
+                if self.wants_upkeep:
                     self.upkeep()
-                except TrimtabError as error:  # the next write says what is wrong
-                    _logger.warning("the upkeep of the prediction log has to wait: %s", error)
+            except TrimtabError as error:  # the next write says what is wrong
+                _logger.warning("the upkeep of the prediction log has to wait: %s", error)
+            except Exception:  # what comes next is to be written all the same
+                _logger.exception("work on the prediction log failed")
 
     def _after_fork_in_child(self) -> None:
         """Leave the parent's notes to it: the child opens a spool of its own."""

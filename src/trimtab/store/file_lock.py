@@ -37,6 +37,9 @@ class FileLock:
         except BlockingIOError:
             os.close(fd)
             return None
+        except BaseException:
+            os.close(fd)
+            raise
         with contextlib.suppress(OSError):  # the pid is only for messages: a full disk must not refuse the lock
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)

@@ -180,7 +180,7 @@ class SqliteLog:
         if writer is not None and writer.path.stem == partition:
             return self._alone(lambda: change(self._own()))  # Misuse, if somebody closed it while this waited
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
-        lock = FileLock.take(lock_path)
+        lock = self._lock(lock_path)
         if lock is None:
             raise busy(path, lock_path)
         writer = open_writer(path, lock, self.mode)
@@ -285,16 +285,19 @@ class SqliteLog:
             path = self._path(f"p{number:04}")
             lock_path = path.with_suffix(".lock")
             used_before = lock_path.exists()
-            try:
-                lock = FileLock.take(lock_path)
-            except OSError as error:
-                raise Unavailable(f"{path}: its lock file cannot be made ({error}). Check space and access.") from error
+            lock = self._lock(lock_path)
             if lock is None:
                 continue
             if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
             lock.release()  # its file was moved away: views remember positions of it, which must not be given again
         raise AssertionError("unreachable")
+
+    def _lock(self, path: Path) -> FileLock | None:
+        try:
+            return FileLock.take(path)
+        except OSError as error:
+            raise Unavailable(f"{path}: the lock file cannot be made ({error}). Check space and access.") from error
 
     def _reader(self, partition: str) -> PartitionReader:
         reader = self._readers.get(partition)

@@ -228,7 +228,10 @@ class PartitionWriter:
 
     def _open(self) -> sqlite3.Connection:
         what = str(self.path)
-        acknowledged = acknowledged_frames(self.path)
+        try:
+            acknowledged = acknowledged_frames(self.path)
+        except OSError as error:
+            raise Unavailable(f"{what}-wal: cannot be read ({error}). Check the disk, limits and access.") from error
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             try:
@@ -481,7 +484,7 @@ def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
     """The writer of `path`; the lock is let go when it cannot be opened."""
     try:
         return PartitionWriter(path, lock, mode)
-    except TrimtabError:
+    except BaseException:
         lock.release()
         raise
 

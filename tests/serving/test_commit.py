@@ -5,31 +5,54 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from trimtab.core.clock import SystemClock
+from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
 from trimtab.testing import MemoryLog
 
 
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    """The time of group commits: it goes on when the test says so, however slow this machine is."""
+    clock = VirtualClock(1_000_000)
+    monkeypatch.setattr("trimtab.serving.commit.perf_counter", lambda: clock.now_us() / 1e6)
+    return clock
+
+
+def go_on(clock: VirtualClock, seconds: float) -> None:
+    clock.advance_to(clock.now_us() + round(seconds * 1e6))
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Turn the loop until something is so."""
+    async with asyncio.timeout(30):
+        while not what():
+            await asyncio.sleep(0.002)
+
+
 class Disk(MemoryLog):
     """A log on a disk that can be slow or full, and remembers its appends."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopwatch: VirtualClock | None = None) -> None:
         super().__init__()
+        self.stopwatch = stopwatch  # left out, slow is slow in earnest
         self.slow_s = 0.0
         self.full = False
         self.appends: list[tuple[int, str]] = []
 
     def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
-        time.sleep(self.slow_s)
+        if self.stopwatch is None:
+            time.sleep(self.slow_s)
+        else:
+            go_on(self.stopwatch, self.slow_s)
         if self.full:
             raise Unavailable("disk full")
         self.appends.append((len(payloads), threading.current_thread().name))
@@ -86,6 +109,7 @@ def test_an_answer_is_in_the_log_once_when_its_asker_has_it(slow_s: float) -> No
     assert sorted(answered) == sorted(p.id for p in PredictionLog(disk).read()[0])
 
 
+@pytest.mark.usefixtures("stopwatch")
 def test_those_who_ask_together_share_an_append() -> None:
     disk = Disk()
     run(disk, askers=20, questions=3)
@@ -93,31 +117,40 @@ def test_those_who_ask_together_share_an_append() -> None:
     assert {name for _, name in disk.appends} == {"MainThread"}
 
 
-def test_a_slow_disk_does_not_hold_up_the_loop() -> None:
-    disk = Disk()
+def test_a_slow_disk_does_not_hold_up_the_loop(stopwatch: VirtualClock) -> None:
+    disk = Disk(stopwatch)
     disk.slow_s = 0.02
     run(disk, askers=4, questions=30)
     names = [name for _, name in disk.appends]
     assert names[-1] == "trimtab-commit"
     assert names.index("trimtab-commit") < 10
-    longest = 0.0
+
+
+def test_the_loop_turns_while_the_thread_appends() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Standing(Disk):
+        def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
+            begun.set()
+            assert may_end.wait(30)
+            return super().append(payloads, at_us=at_us)
 
     async def watch() -> None:
-        nonlocal longest
-        commit = GroupCommit(PredictionLog(disk))
+        commit = GroupCommit(PredictionLog(Standing()))
         commit._in_loop = False
         pending = [commit.append([prediction()]) for _ in range(3)]
-        while not all(one.done() for one in pending):
-            start = time.perf_counter()
-            await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - start)
+        await until(begun.is_set)
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+        assert not any(one.done() for one in pending)
+        may_end.set()
+        await asyncio.gather(*pending)
         commit.close()
 
-    disk.slow_s = 0.2
     asyncio.run(watch())
-    assert longest < 0.15
 
 
+@pytest.mark.usefixtures("stopwatch")
 def test_the_loop_is_tried_again_when_the_disk_is_quick_again() -> None:
     disk = Disk()
     commit = GroupCommit(PredictionLog(disk))
@@ -164,7 +197,7 @@ def test_an_asker_who_goes_away_disturbs_nobody() -> None:
     assert len(PredictionLog(disk).read()[0]) == 2
 
 
-def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly() -> None:
+def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly(stopwatch: VirtualClock) -> None:
     class Counted(Disk):
         tries = 0
 
@@ -178,20 +211,15 @@ def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly() -> 
 
     async def main() -> None:
         commit = GroupCommit(PredictionLog(disk), failing=said.append)
-        begun = time.perf_counter()
-        while time.perf_counter() - begun < 0.5:
+        for _ in range(500):
             with pytest.raises(Unavailable, match="disk full"):
                 await commit.append([prediction()])
-            await asyncio.sleep(0.001)
+            go_on(stopwatch, 0.001)
         assert 2 <= disk.tries < 8
         assert (commit.failures, said) == (disk.tries, ["disk full"])
         disk.full = False
-        while True:
-            try:
-                await commit.append([prediction()])
-                break
-            except Unavailable:
-                await asyncio.sleep(0.01)
+        go_on(stopwatch, 2)
+        await commit.append([prediction()])
         assert (commit.failure, said) == (None, ["disk full", None])
         commit.close()
 
@@ -207,13 +235,10 @@ def test_what_was_noted_is_appended_once_there_is_room_though_nobody_asks(tmp_pa
     async def main() -> None:
         commit = GroupCommit(log)
         assert all(commit.note([prediction()]) for _ in range(3))
-        await asyncio.sleep(0.05)
+        await until(lambda: commit.failure)
         assert (commit.noted, type(commit.failure)) == (3, Unavailable)
         disk.full = False
-        end_s = time.monotonic() + 5
-        while commit.noted:
-            assert time.monotonic() < end_s
-            await asyncio.sleep(0.01)
+        await until(lambda: not commit.noted)
         assert commit.failure is None
         commit.close()
 
@@ -234,7 +259,7 @@ class Kept(Disk):
     def upkeep(self) -> None:
         self.names.append(threading.current_thread().name)
         self.begun.set()
-        assert self.may_end.wait(10)
+        assert self.may_end.wait(30)
         if self.broken:
             raise Unavailable("no room for upkeep")
 
@@ -243,6 +268,12 @@ def big() -> Prediction:
     return msgspec.structs.replace(prediction(), request=b"x" * 1_000_000)
 
 
+async def upkeep_or_rest(commit: GroupCommit, disk: Kept) -> None:
+    """Until the log's upkeep has begun, or all is written and none is to come."""
+    await until(lambda: disk.begun.is_set() or not (commit.noted or commit._in_upkeep))
+
+
+@pytest.mark.usefixtures("stopwatch")
 @pytest.mark.parametrize("noted", [True, False])
 def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_path: Path, noted: bool) -> None:
     disk = Kept()
@@ -252,7 +283,7 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             await commit.append([big()])
-            await asyncio.sleep(0.05)
+            await upkeep_or_rest(commit, disk)
         appends = len(disk.appends)
         made = [prediction() for _ in range(300)]
         waiting = [commit.append([one]) for one in made if not commit.note([one])]
@@ -260,8 +291,7 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
         assert (len(disk.appends), commit.noted, len(waiting)) == (appends, *((300, 0) if noted else (0, 300)))
         assert not any(one.done() for one in waiting)
         disk.may_end.set()
-        while len(disk.appends) == appends:
-            await asyncio.sleep(0.005)
+        await until(lambda: len(disk.appends) > appends)
         await asyncio.gather(*waiting)
         assert [p.id for p in PredictionLog(disk).read()[0]][-300:] == [p.id for p in made]
         assert disk.appends[appends:] == [(300, "MainThread")]
@@ -280,15 +310,12 @@ def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) ->
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             assert commit.note([big()])
-            await asyncio.sleep(0.02)
+            await upkeep_or_rest(commit, disk)
         assert commit.note([prediction()])  # which the reader is to see
         reading = asyncio.get_running_loop().run_in_executor(None, log.read)
         await asyncio.sleep(0.05)
-        begun = time.perf_counter()
-        for _ in range(300):
-            assert commit.note([prediction()])
-        assert time.perf_counter() - begun < 5  # the reader waits for as long as the test says
-        assert not reading.done()
+        assert all(commit.note([prediction()]) for _ in range(300))
+        assert not reading.done()  # it waits for as long as the test says, and the notes did not
         disk.may_end.set()
         await reading
         commit.close()
@@ -341,7 +368,7 @@ def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             assert commit.note([big()])
-            await asyncio.sleep(0.02)
+            await upkeep_or_rest(commit, disk)
         appends = len(disk.appends)
         assert [commit.note([big()]) for _ in range(5)] == [True] * 4 + [False]
         late = commit.append([big()])
@@ -382,7 +409,7 @@ def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_pa
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             await commit.append([big()])
-            await asyncio.sleep(0.05)
+            await upkeep_or_rest(commit, disk)
         late, noted = commit.append([prediction()]), commit.note([prediction()])
         threading.Timer(0.05, disk.may_end.set).start()
         commit.close()
@@ -394,3 +421,58 @@ def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_pa
     asyncio.run(main())
     log.close()
     assert len(PredictionLog(disk).read()[0]) == sum(size for size, _ in disk.appends)
+
+
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_where_no_thread_can_be_started_the_loop_does_its_work(monkeypatch: pytest.MonkeyPatch, in_loop: bool) -> None:
+    """Nobody waits for a thread that is not there, and one is started once that can be done."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk = Kept()
+    disk.may_end.set()
+
+    async def main() -> None:
+        commit = GroupCommit(PredictionLog(disk))
+        commit._in_loop = in_loop
+        with monkeypatch.context() as at_the_limit:
+            at_the_limit.setattr(threading.Thread, "start", refuse)
+            for _ in range(12):
+                await asyncio.wait_for(commit.append([big()]), 5)
+        assert (disk.names, {name for _, name in disk.appends}) == ([], {"MainThread"})
+        commit._thread_at_s = 0.0  # two seconds have passed
+        while not disk.names:
+            await asyncio.wait_for(commit.append([big()]), 5)
+            await asyncio.sleep(0.01)
+        commit.close()
+
+    asyncio.run(main())
+    assert set(disk.names) == {"trimtab-commit"}
+    assert len(PredictionLog(disk).read()[0]) == sum(size for size, _ in disk.appends)
+
+
+def test_what_is_noted_is_written_where_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk = Kept()
+    log = PredictionLog(NotedLog(disk, tmp_path))
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        commit = GroupCommit(log)
+        for _ in range(30):
+            assert commit.note([big()])
+            commit.append_noted()
+        assert commit.noted == 0
+        commit.close()
+
+    asyncio.run(main())
+    monkeypatch.undo()
+    log.close()
+    assert disk.names == []
+    assert len(PredictionLog(disk).read()[0]) == 30
+    assert caplog.text.count("has to do without a thread") < 5

@@ -365,3 +365,24 @@ def test_an_upkeep_that_fails_in_a_way_that_nobody_foresaw_does_not_end_the_thre
         assert time.monotonic() < end_s
         time.sleep(0.01)
     log.close()
+
+
+def test_without_a_thread_each_answer_is_written_at_once_until_there_may_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk = Disk()
+    log = NotedLog(disk, tmp_path)
+    with monkeypatch.context() as at_the_limit:
+        at_the_limit.setattr(threading.Thread, "start", refuse)
+        for n in range(1, 4):
+            log.note([payload()])
+            assert disk.positions() == {"p0001": n}
+    log.note([payload()])
+    end_s = time.monotonic() + 5
+    while disk.positions() != {"p0001": 4}:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    log.close()

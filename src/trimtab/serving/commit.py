@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving.noted_log import TOGETHER, NotedLog
+from trimtab.serving.noted_log import TOGETHER, UPKEEP_BYTES, NotedLog
 from trimtab.serving.prediction_log import PredictionLog, encode
 
 SLOW_S = 0.005  # an append that usually takes longer must not hold up the loop
@@ -21,7 +21,6 @@ _WEIGHT = 0.1  # of the newest append in the usual time
 _RETRY_AFTER = 256  # appends in the thread before the loop is tried again
 
 _LATER_S = 0.01  # how long noted answers wait for more to share their append
-_UPKEEP_BYTES = 4 << 20  # appended, until the log gets its upkeep
 _APPEND_BYTES = 8 << 10  # that an append counts for, beside its payloads: what a disk writes for the least of them
 _STALE_S = 5.0  # so long after it a failure says nothing: nobody asked since
 _AGAIN_S, _AGAIN_AT_MOST_S = 0.1, 2.0  # after a failure the log is left alone for so long, then twice as long, ...
@@ -73,6 +72,7 @@ class GroupCommit:
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._thread_at_s = 0.0  # until then none is started: that failed
         self._closed = False
 
     def note(self, predictions: Sequence[Prediction]) -> bool:
@@ -135,7 +135,7 @@ class GroupCommit:
         done = loop.create_future()
         if self._is_left_alone():
             done.set_exception(self._refusal())
-        elif self._in_loop:
+        elif self._in_loop or not self._has_thread():
             if not self._turn and not self._in_upkeep:
                 loop.call_soon(self._flush, loop, 1, _LOOKS)
             self._turn.append((predictions, done))
@@ -173,13 +173,20 @@ class GroupCommit:
             first = not self._handed
             self._handed.append(one)
         if first:
-            self._do_in_thread(lambda: self._append_handed(loop))
+            self._queue.put(lambda: self._append_handed(loop))
 
-    def _do_in_thread(self, work: Callable[[], object]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="trimtab-commit", daemon=True)
-            self._thread.start()
-        self._queue.put(work)
+    def _has_thread(self) -> bool:
+        """Whether there is the thread, which is started where it is not; if that cannot be, the loop does its work."""
+        if self._thread is None and not self._closed and perf_counter() >= self._thread_at_s:
+            thread = threading.Thread(target=self._run, name="trimtab-commit", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system allows no more of them
+                self._thread_at_s = perf_counter() + _AGAIN_AT_MOST_S
+                _logger.warning("the prediction log has to do without a thread: %s", error)
+            else:
+                self._thread = thread
+        return self._thread is not None
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
@@ -221,7 +228,7 @@ class GroupCommit:
     def _look_after(self, written_bytes: int) -> None:
         """Have the log's upkeep done once much was appended."""
         self._written_bytes += _APPEND_BYTES + written_bytes
-        if self._written_bytes >= _UPKEEP_BYTES:
+        if self._written_bytes >= UPKEEP_BYTES:
             self._start_upkeep()
 
     def _start_upkeep(self) -> None:
@@ -232,9 +239,11 @@ class GroupCommit:
         if threading.current_thread() is self._thread:  # appends are done here: they wait of themselves
             self._keep_up()
             return
+        if not self._has_thread():
+            return  # then appends fold
         loop = asyncio.get_running_loop()
         self._in_upkeep = True
-        self._do_in_thread(lambda: self._keep_up_for(loop))
+        self._queue.put(lambda: self._keep_up_for(loop))
 
     def _keep_up(self) -> None:
         try:

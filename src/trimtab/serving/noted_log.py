@@ -20,7 +20,7 @@ TOGETHER = 256  # notes that are written as soon as they are so many
 _LATER_S = 0.05  # how long notes of this process may wait for more
 _AGAIN_S = 1.0  # after a failure the log is left alone for so long
 _LOOK_S = 10.0  # between two looks for what killed processes noted
-_UPKEEP_BYTES = 4 << 20  # written, until the log wants its upkeep
+UPKEEP_BYTES = 4 << 20  # written, until the log wants its upkeep
 _logger = logging.getLogger(__name__)
 
 
@@ -68,7 +68,7 @@ class NotedLog:
     @property
     def wants_upkeep(self) -> bool:
         """Whether so much was written that the log's upkeep would do good."""
-        return self._written_bytes >= _UPKEEP_BYTES
+        return self._written_bytes >= UPKEEP_BYTES
 
     def open(self) -> Spool:
         """Where this process notes, opened at the first call; what killed processes noted is in the log then.
@@ -107,10 +107,9 @@ class NotedLog:
             if not self.add(payloads):  # too many for it
                 self.append(payloads)
                 return
-        if not self._there.is_set():
-            self._tend()
-        if len(self._noted) >= TOGETHER:
-            self._try_flush(wait=False)
+        tended = self._there.is_set() or self._tend()
+        if not tended or len(self._noted) >= TOGETHER:
+            self._try_flush(wait=not tended)
 
     def flush(self, *, wait: bool = True) -> bool:
         """Write what is noted; False, if not to `wait`, when somebody else writes or keeps the log up just now.
@@ -269,13 +268,19 @@ class NotedLog:
             unnamed = not isinstance(error, TrimtabError)
             _logger.warning("%d answers stay noted: %s", len(self._noted), error, exc_info=unnamed)
 
-    def _tend(self) -> None:
-        """Let the thread write what is noted, in a moment."""
+    def _tend(self) -> bool:
+        """Let the thread write what is noted, in a moment; False: there is none, and none can be started."""
         with self._mutex:
             if self._thread is None and not self._ending.is_set():
-                self._thread = threading.Thread(target=self._run, name="trimtab-noted", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="trimtab-noted", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system allows no more of them
+                    _logger.warning("answers are written one by one: %s", error)
+                    return False
+                self._thread = thread
         self._there.set()
+        return True
 
     def _run(self) -> None:
         while True:

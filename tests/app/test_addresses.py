@@ -168,6 +168,10 @@ def test_the_features_of_an_entity_are_those_that_a_request_would_read(ask: Aske
     assert ask("GET", "/v1/entities/site/a/b/features")[0] == 400
     assert ask("GET", "/v1/entities/site/a/features?modle=buyer")[0] == 400
     assert ask("GET", "/v1/entities/site/a/features?model=x")[0] == 404
+    for cut in ("v1%2Fentities/site/a", "v1%2Fentities%2Fsite%2Fa", "v1%2Fentities/site/a/b/c", "v1/entities%2Fsite/a"):
+        status, problem = ask("GET", f"/{cut}/features")
+        assert (status, "ENTITY/KEY/features" in problem["detail"]) == (404, True)
+    assert ask("GET", "/v1/entities/site/a%2Ffeatures")[0] == 404
 
 
 def test_an_entity_is_as_old_as_its_newest_event_that_counts(trained: Path) -> None:

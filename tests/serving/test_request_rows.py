@@ -51,6 +51,25 @@ def test_a_body_of_another_form_is_told_the_form(body: bytes, said: str) -> None
         RequestRows(request("visit", key="id", time="at", columns=columns)).decode(body)
 
 
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        (b"", "not JSON at byte"),
+        (b"}}, 3", "not JSON at byte"),
+        (b',"x":\xff', "not JSON|not UTF-8"),
+        (b',"x":"\xff"}}', "not UTF-8"),
+        (b',"x":' + b"[" * 100_000, "nested too deeply"),
+        (b',"x":1e}}', "not JSON at byte"),
+    ],
+)
+@pytest.mark.parametrize("begin", [b'{"request":{"id":"a","at":"2013-01-01"', b'{"rows":[{"id":"a","at":"2013-01-01"'])
+def test_what_breaks_off_behind_a_moment_is_refused_as_anywhere(begin: bytes, rest: bytes, said: str) -> None:
+    """A date is read a second time, as plain JSON: nobody knows yet what stands behind it."""
+    columns: dict[str, Any] = {"id": str, "x": float, "at": Time}
+    with pytest.raises(Misuse, match=said):
+        RequestRows(request("visit", key="id", time="at", columns=columns)).decode(begin + rest)
+
+
 def test_what_is_no_text_in_utf8_is_refused_from_python_as_from_json() -> None:
     rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "kind": str, "at": Time}))
     given = {"id": "é😀\0", "kind": None, "at": 0}

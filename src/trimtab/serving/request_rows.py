@@ -24,6 +24,7 @@ _NOTHING = object()
 _SHOWN = 60  # characters of a refused value
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
 _NO_MOMENT = "Invalid RFC3339"  # of msgspec, which takes no date and no moment without seconds
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _YEAR_1_US = -62_135_596_800_000_000
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
@@ -111,7 +112,7 @@ class RequestRows:
         """
         try:
             asked = self._decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except _UNDECODABLE as error:
             asked = self._decoded_again(body, error)
         unset = msgspec.UNSET
         at_us = None if asked.at is unset else self._moment_us(asked.at, "at", "$.at")
@@ -126,18 +127,21 @@ class RequestRows:
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
         """A body that has a moment as only we read it; else what is wrong with it."""
         if _NO_MOMENT in str(error):
-            given = msgspec.json.decode(body)  # it was JSON
-            rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
-            for row in rows or [given.get("request")]:
-                if isinstance(row, dict):
-                    row.update({name: _as_moment(row[name]) for name in self._times if name in row})
-            if "at" in given:
-                given["at"] = _as_moment(given["at"])
             try:
-                return msgspec.convert(given, self._body)
-            except msgspec.ValidationError as still:
+                return msgspec.convert(self._with_moments(msgspec.json.decode(body)), self._body)
+            except _UNDECODABLE as still:  # also of what stands behind the moment, which was not read yet
                 error = still
         raise self._explained(decode_problem(error, body), body) from error
+
+    def _with_moments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A body as plain JSON, its moments as msgspec takes them."""
+        rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
+        for row in rows or [given.get("request")]:
+            if isinstance(row, dict):
+                row.update({name: _as_moment(row[name]) for name in self._times if name in row})
+        if "at" in given:
+            given["at"] = _as_moment(given["at"])
+        return given
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are taken.

@@ -47,6 +47,7 @@ from trimtab.serving.problems import InvalidField, Refused, decode_problem
 Answering: TypeAlias = "Callable[[Asked], Awaitable[Reply]]"
 T = TypeVar("T")
 
+_FEATURES = "The features of an entity are at /v1/entities/ENTITY/KEY/features; only slashes in a key are encoded."
 _HTML_TYPE = b"text/html; charset=utf-8"
 _logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -232,7 +233,10 @@ class Routes:
 
     async def _features(self, asked: Asked) -> Reply:
         model = asked.query("model").get("model")
-        _, _, _, entity, *key, _ = asked.segments()
+        parts = asked.segments()
+        if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":  # an encoded slash between
+            raise NotFound(f"{asked.scope['path']}: nothing is here. {_FEATURES}")
+        _, _, _, entity, *key, _ = parts
         return _json(await self._work(self._records.features, entity, key, model))
 
     async def _label(self, asked: Asked) -> Reply:

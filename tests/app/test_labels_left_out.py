@@ -29,7 +29,7 @@ def records(folder: Path, *, more: str) -> ProjectRecords:
     declared, rest = shop.PROJECT.split("sales = tt.source(", 1)
     text = declared + MORE.lstrip() + rest.split("\n", 1)[1] + more
     (folder / "project.py").write_text(text)
-    return ProjectRecords(shop.opened(folder), lambda _: pytest.fail("labels by key look nothing up"))
+    return ProjectRecords(shop.opened(folder), lambda *_: pytest.fail("labels by key look nothing up"))
 
 
 def row(**columns: object) -> LabelRow:

@@ -33,12 +33,12 @@ def open_access(project: Project, opened: ExitStack, *, host: str, workers: int)
     return access
 
 
-def open_routes(project: Project, find: Callable[[str], Prediction]) -> Callable[[HttpService], More]:
+def open_routes(project: Project, find: Callable[[str, float | None], Prediction]) -> Callable[[HttpService], More]:
     """Makes the further addresses of a project's service.
 
     Args:
         project: What is served.
-        find: The prediction of an id.
+        find: The prediction of an id, looked for until a moment (`perf_counter`).
     """
 
     def made(service: HttpService) -> More:

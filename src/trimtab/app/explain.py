@@ -128,7 +128,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain(project: Project, prediction_id: str) -> Explanation:
     """See `Project.why`."""
-    prediction = project.predictions.find(prediction_id)
+    return explain_found(project, project.predictions.find(prediction_id))
+
+
+def explain_found(project: Project, prediction: Prediction) -> Explanation:
+    """The same of a prediction that was found already."""
     version = project.registry.get(prediction.version)
     label, state = _truth(project, prediction)
     gates = project.registry.gates_of(version)
@@ -138,7 +142,7 @@ def explain(project: Project, prediction_id: str) -> Explanation:
     values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
     if not len(values) == len(names) == len(prediction.reasons):
         raise Corrupt(
-            f"prediction {prediction_id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
+            f"prediction {prediction.id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
             "Restore the prediction log or the version's blob."
         )
     request, note = _request(project, prediction, version)

@@ -171,12 +171,12 @@ class ProjectRecords:
 
     Args:
         project: Which.
-        find: The prediction of an id, as every address of the service finds it.
+        find: The prediction of an id, as every address of the service finds it: looked for until a moment.
     """
 
-    def __init__(self, project: Project, find: Callable[[str], Prediction]) -> None:
+    def __init__(self, project: Project, find: Callable[[str, float | None], Prediction]) -> None:
         self._project = project
-        self._find = find
+        self.find = find
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
         """The features of an entity as they stand online, of all views or of those of a model."""
@@ -201,23 +201,31 @@ class ProjectRecords:
             views=now.views,
         )
 
-    def label_events(self, model: str, rows: Sequence[LabelRow]) -> tuple[str, list[dict[str, object]]]:
-        """The source that the model's label comes from, and its events that tell these labels."""
+    def label_events(
+        self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
+    ) -> tuple[str, list[dict[str, object]]]:
+        """The source that the model's label comes from, and its events that tell these labels.
+
+        Predictions that they name are looked for until `until_s` (`perf_counter`).
+        """
         declared = self._project.definitions.deployment(model).model
         label, key = declared.label, declared.request.key_dtype
         readers = _readers(self._project.definitions, label)
-        events = [self._event(model, label, key, row, n) for n, row in enumerate(rows)]
+        events = [self._event(model, label, key, row, n, until_s) for n, row in enumerate(rows)]
         for number, event in enumerate(events):
             if lost := [column for column in readers if column not in event]:
                 raise _left_out(label.source.name, {column: readers[column] for column in lost}, number)
         return label.source.name, events
 
-    def why(self, prediction_id: str) -> Explanation:
+    def why(self, prediction: Prediction) -> Explanation:
         """All that led to a prediction."""
-        self._find(prediction_id)  # waits for one that another process gave a moment ago
-        return self._project.why(prediction_id)
+        from trimtab.app.explain import explain_found
 
-    def _event(self, model: str, label: Label, key: Dtype, row: LabelRow, number: int) -> dict[str, object]:
+        return explain_found(self._project, prediction)
+
+    def _event(
+        self, model: str, label: Label, key: Dtype, row: LabelRow, number: int, until_s: float | None
+    ) -> dict[str, object]:
         at = f"$[{number}]"
         if (row.prediction is None) == (row.request is None):
             raise InvalidField(
@@ -235,7 +243,7 @@ class ProjectRecords:
                     field=name,
                     pointer=f"{at}.columns.{name}",
                 )
-        request = row.request if row.request is not None else self._request_of(model, row, at)
+        request = row.request if row.request is not None else self._request_of(model, row, at, until_s)
         event[label.key] = _key_value(request, key, f"{at}.request")
         event[source.time] = self._project.clock.now_us() if row.at is None else _moment(row.at, f"{at}.at")
         return event
@@ -254,8 +262,8 @@ class ProjectRecords:
             )
         return {names[0]: row.value}
 
-    def _request_of(self, model: str, row: LabelRow, at: str) -> str:
-        found = self._find(str(row.prediction))
+    def _request_of(self, model: str, row: LabelRow, at: str, until_s: float | None) -> str:
+        found = self.find(str(row.prediction), until_s)
         if found.model != model:
             raise InvalidField(
                 f"{at}.prediction: it is of model {found.model!r}, not of {model!r}. Ask /v1/labels/{found.model}.",

@@ -101,6 +101,15 @@ def id_time_us(prediction_id: str) -> int:
     return ms * 1_000
 
 
+def id_front(at_us: int) -> str:
+    """What the identifiers of a moment begin with: they sort as their moments do.
+
+    >>> id_front(5_000) < id_front(6_999) == id_front(6_000)
+    True
+    """
+    return f"{_PREFIX}{_letters(at_us // 1_000, _TIME_LETTERS // 2)}"
+
+
 def _letters(number: int, pairs: int) -> str:
     if not 0 <= number < 1 << 10 * pairs:
         raise Misuse(f"identifier: {number} lies outside its {10 * pairs} bits. Is the clock set before 1970?")

@@ -11,9 +11,10 @@ import msgspec
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Mode, Prediction
+from trimtab.serving.logged_late import SOON_US, LoggedLate, check_search, holds_id
 from trimtab.serving.prediction_ids import id_time_us
 from trimtab.store.log_places import position_before, positions_before
-from trimtab.store.ports import Log
+from trimtab.store.ports import Log, LogRecord
 
 if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
     from numpy.typing import NDArray
@@ -23,19 +24,19 @@ CLASSES = b"\x02"  # the first byte of one of several classes: the same array, w
 ERASED = b"\x00"  # the first byte of one that was erased; the rest is its identifier. # D26
 _BLOCK = 10_000
 _FIRST_LOOK = 50
-_HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
 
 
 class PredictionLog:
     """Predictions in a `Log`, one a record.
 
     Identifiers begin with the time they were made (`core.ids`) and append times never decrease, so a prediction is
-    found by bisection and needs no index beside the log.
+    found by bisection and needs no index beside the log; `logged_late.py` finds those that were logged long after.
     """
 
     def __init__(self, log: Log) -> None:
         self.log = log
         self._note = getattr(log, "note", log.append)  # of a `NotedLog`
+        self._late = LoggedLate(log)
 
     def note(self, predictions: Iterable[Prediction]) -> None:
         """Log predictions without a wait, where the log is one that notes; else append them.
@@ -87,44 +88,78 @@ class PredictionLog:
                 return
             yield predictions
 
-    def find(self, prediction_id: str) -> Prediction:
-        """The prediction with this identifier.
+    def find(self, prediction_id: str, deadline_s: float | None = None) -> Prediction:
+        """The prediction with this identifier; looked for until `deadline_s` (`perf_counter`), if that is given.
 
         Raises:
             NotFound: The log holds none, or it was erased; the message says which.
+            Late: The time is over. Ask again: the search goes on where it stopped.
         """
-        found = self.get(prediction_id)
-        if found is None and self.locate(prediction_id) is not None:
+        record = self.look_up(prediction_id, deadline_s)
+        if record is None:
+            raise NotFound(f"prediction {prediction_id!r} is not in the log. Give an id as it stood in an answer.")
+        if record.payload.startswith(ERASED):
             raise NotFound(
                 f"prediction {prediction_id!r} was erased: somebody it was about was forgotten. `trimtab ledger` says "
                 "when and why."
             )
-        if found is None:
-            raise NotFound(f"prediction {prediction_id!r} is not in the log. Give an id as it stood in an answer.")
-        return found
+        return decode(record.payload, record.partition, record.position)
 
     def get(self, prediction_id: str) -> Prediction | None:
         """The prediction with this identifier, None when the log holds none, or none any more."""
-        place = self.locate(prediction_id)
-        return None if place is None else next(iter(self.read_range(*place, 1)), None)
+        record = self.look_up(prediction_id)
+        if record is None or record.payload.startswith(ERASED):
+            return None
+        return decode(record.payload, record.partition, record.position)
 
     def locate(self, prediction_id: str) -> tuple[str, int] | None:
         """The partition and position of a prediction, None when the log holds none of this identifier."""
+        record = self.look_up(prediction_id)
+        return None if record is None else (record.partition, record.position)
+
+    def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
+        """The record of a prediction, also of one that was erased; None when the log holds none of this identifier.
+
+        It nearly always lies where its time says. What was logged long after that may lie anywhere behind.  # D123
+
+        Raises:
+            Late: It was not found until `deadline_s` (`perf_counter`).
+        """
         try:
             made_at_us = id_time_us(prediction_id)
         except Misuse:
             return None
         needle = _encoder.encode(prediction_id)
+        behind: list[tuple[str, int, int]] = []  # where it may lie if it was logged late
         for partition, last in self.log.positions().items():
             after = position_before(self.log, partition, last, made_at_us)
-            limit = _FIRST_LOOK  # it is nearly always near
-            while records := self.log.read(partition, after, limit=limit):
-                for record in records:
-                    if record.payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0:
-                        return partition, record.position
-                after = records[-1].position
-                limit = min(4 * limit, _BLOCK)
+            record, reached = self._look_near(partition, after, made_at_us, needle, deadline_s)
+            if record is not None:
+                return record
+            behind.append((partition, reached, last))
+        for place in behind:
+            record = self._late.find(prediction_id, needle, place, deadline_s)
+            if record is not None:
+                return record
         return None
+
+    def _look_near(
+        self, partition: str, after: int, made_at_us: int, needle: bytes, deadline_s: float | None
+    ) -> tuple[LogRecord | None, int]:
+        """The record, if it is among those that were appended soon after a moment; and the position reached."""
+        limit = _FIRST_LOOK  # it is nearly always near
+        while True:
+            check_search(deadline_s)
+            records = self.log.read(partition, after, limit=limit)
+            for record in records:
+                if record.appended_at_us > made_at_us + SOON_US:
+                    return None, record.position - 1
+                if holds_id(record.payload, needle):
+                    return record, record.position
+            if not records:
+                return None, after
+            after = records[-1].position
+            limit = min(4 * limit, _BLOCK)
 
     def read_range(self, partition: str, first: int, rows: int) -> list[Prediction]:
         """`rows` predictions of one partition that stand together, from position `first` on, but those erased."""

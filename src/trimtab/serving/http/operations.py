@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from trimtab.core.records import Prediction
 from trimtab.features.online.entity_read import ViewNow
 from trimtab.registry.describing.signature import Signature
 from trimtab.registry.versions import AliasMove
@@ -145,8 +146,19 @@ class RecordOperations(Protocol):
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures: ...
 
-    def label_events(self, model: str, rows: Sequence[LabelRow]) -> tuple[str, list[dict[str, object]]]:
-        """The source of a model's label, and the events of it that tell these labels."""
+    def label_events(
+        self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
+    ) -> tuple[str, list[dict[str, object]]]:
+        """The source of a model's label, and the events of it that tell these labels.
+
+        Predictions that they name are looked for until `until_s` (`perf_counter`).
+        """
         ...
 
-    def why(self, prediction_id: str) -> msgspec.Struct: ...
+    def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
+        """The prediction of an id, looked for until `until_s` (`perf_counter`)."""
+        ...
+
+    def why(self, prediction: Prediction) -> msgspec.Struct:
+        """All that led to a prediction."""
+        ...

@@ -28,7 +28,6 @@ from trimtab.serving.http.operations import (
     RecordOperations,
     RollBack,
 )
-from trimtab.serving.http.pushing import Push
 from trimtab.serving.http.threads import Threads
 from trimtab.serving.http.wire import (
     JSON_TYPE,
@@ -40,6 +39,7 @@ from trimtab.serving.http.wire import (
     check_media_type,
     problem_reply,
     respond,
+    search_until,
     whole_body,
 )
 from trimtab.serving.problems import InvalidField, Refused, decode_problem
@@ -245,13 +245,10 @@ class Routes:
         given: Sequence[LabelRow] = [rows] if isinstance(rows, LabelRow) else rows
         if len(given) > self._limits.rows:
             raise Refused(413, f"body: {len(given)} labels; the limit is {self._limits.rows}. Send them in parts.")
-        self._behind.append_noted()
-
-        def work(push: Push) -> Taken:
-            source, events = self._records.label_events(asked.names["model"], given)
-            return Taken(source, push(source, events), len(given))
-
-        taken = await self._behind.door.take(work, "label", until_s=until_s)
+        source, events = await self._search(asked, self._records.label_events, asked.names["model"], given)
+        taken = await self._behind.door.take(
+            lambda push: Taken(source, push(source, events), len(given)), "label", until_s=until_s
+        )
         pushed = taken.pushed
         problems = tuple(LabelProblem(p.row, p.field, p.reason, p.found) for p in pushed.problems)
         return _json(
@@ -267,8 +264,19 @@ class Routes:
     async def _why(self, asked: Asked) -> Reply:
         if asked.query("why").get("why") not in ("", "true", "1"):
             raise Misuse("query: write ?why for the explanation, or leave it out for the prediction alone.")
+        prediction = await self._search(asked, self._records.find, asked.names["prediction"])
+        return _json(await self._work(self._records.why, prediction))
+
+    async def _search(self, asked: Asked, look_up: Callable[..., T], *arguments: Any) -> T:
+        """What `look_up` finds in the prediction log: its last argument is until when it looks.
+
+        A long search only waits for a disk, so that it is done where nobody works.  # D123
+        """
+        until_s = search_until(asked.scope)
         self._behind.append_noted()
-        return _json(await self._work(self._records.why, asked.names["prediction"]))
+        self._behind.threads.check_room()
+        found: T = await self._behind.threads.wait(look_up, *arguments, until_s)
+        return found
 
     # -- documents ----------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ from trimtab.serving.http.wire import (
     check_media_type,
     problem_reply,
     respond,
+    search_until,
     whole_body,
 )
 from trimtab.serving.inference.inferring import InferenceService
@@ -335,7 +336,7 @@ class HttpService:
             elif (match := _PREDICTION.fullmatch(path)) and not (scope["query_string"] and self._more):
                 route = "prediction"
                 self._allow(scope, "GET", "HEAD")
-                await self._show_prediction(match[1], send, method == "HEAD")
+                await self._show_prediction(match[1], scope, send)
             elif is_inference(path):
                 route, model = "inference", self._known(asked_model(path))
                 await respond(send, await self._inference.answer(scope, receive), head=method == "HEAD")
@@ -390,10 +391,12 @@ class HttpService:
         if self._commit.failure is None:
             self._commit.append_noted()
 
-    async def _show_prediction(self, prediction_id: str, send: Send, head: bool) -> None:
+    async def _show_prediction(self, prediction_id: str, scope: Scope, send: Send) -> None:
+        until_s = search_until(scope)
         self.append_noted()
-        prediction = await self.threads.work(self._log.find, prediction_id)
-        await respond(send, Reply(200, self._encode(logged_prediction(prediction))), head=head)
+        self.threads.check_room()
+        prediction = await self.threads.wait(self._log.find, prediction_id, until_s)  # it may be a long search  # D123
+        await respond(send, Reply(200, self._encode(logged_prediction(prediction))), head=scope["method"] == "HEAD")
 
     async def _answer_ready(self, send: Send, head: bool) -> None:
         if missing := await self._not_ready():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -20,6 +21,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 JSON_TYPE = b"application/json"
 TIMEOUT = b"x-timeout-ms"
 _LONGEST_MS = 600_000
+_SEARCH_S = 10.0
 _CLOSE: Headers = ((b"connection", b"close"),)  # what is left of a body is no request
 
 
@@ -141,6 +143,16 @@ def asked_timeout(scope: Scope) -> float | None:
                 )
             return timeout_s
     return None
+
+
+def search_until(scope: Scope) -> float:
+    """Until when (`perf_counter`) something is looked for that a request names: as it says itself, or ten seconds.
+
+    Raises:
+        InvalidField: It says so in a way that cannot be understood.
+    """
+    timeout_s = asked_timeout(scope)
+    return perf_counter() + (_SEARCH_S if timeout_s is None else timeout_s)
 
 
 async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:

@@ -6,10 +6,9 @@ import time
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
-from trimtab.core.records import Prediction
 from trimtab.serving.prediction_ids import id_time_us
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.store.ports import Log
+from trimtab.store.ports import Log, LogRecord
 
 _YOUNG_US = 2_000_000
 _WAIT_S, _LOOK_S = 0.3, 0.02
@@ -22,16 +21,14 @@ class LateLog(PredictionLog):
         super().__init__(log)
         self._clock = clock
 
-    def find(self, prediction_id: str) -> Prediction:
-        """The prediction with this identifier.
-
-        Raises:
-            NotFound: The log holds none, or it was erased; the message says which.
-        """
+    def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
+        """The record of a prediction, also of one that was erased; None when the log holds none of this identifier."""
         end_s = time.monotonic() + _WAIT_S
-        while self.locate(prediction_id) is None and self._is_young(prediction_id) and time.monotonic() < end_s:
+        while True:
+            record = super().look_up(prediction_id, deadline_s)
+            if record is not None or not self._is_young(prediction_id) or time.monotonic() >= end_s:
+                return record
             time.sleep(_LOOK_S)
-        return super().find(prediction_id)
 
     def _is_young(self, prediction_id: str) -> bool:
         try:

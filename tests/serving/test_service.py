@@ -258,6 +258,38 @@ def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) ->
     assert len(shop.log.read()[0]) == 3
 
 
+@pytest.mark.parametrize("damage", ["unavailable", "corrupt"])
+def test_where_stored_answers_cannot_be_read_answers_are_made_now(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """One entry that was damaged, or a store that is gone, was an error for ever, though the model could answer."""
+    precomputed = Precomputed(shop.kv, "late", max_age_us=HOUR_US)
+    shop.endpoint.precomputed = precomputed
+    rows = shop.endpoint.current.rows.check([shop.ask(id="c1")])
+    (made,) = shop.endpoint.current.predict(rows)
+    precomputed.put([(rows[0], "c1", made.version, shop.endpoint.current.shown(made))])
+
+    def gone(key: bytes) -> bytes:
+        if damage == "unavailable":
+            raise Unavailable("data.mdb: cannot be read.")
+        return b"nonsense" if key.endswith(b"c1") else get(key)  # type: ignore[no-any-return]  # of a store
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            answer = await client.post(PREDICT, json={"request": rows[0]})
+            assert (answer.status_code, answer.json()["flags"]) == (200, ["precomputed_missing"])
+        text = (await client.get("/metrics")).text
+        assert 'trimtab_flagged_predictions_total{model="late",flag="precomputed_missing"} 3' in text
+
+    get = shop.kv.get
+    with monkeypatch.context() as patch:
+        patch.setattr(precomputed, "_store", type("Damaged", (), {"get": staticmethod(gone)})())
+        run(HttpService([shop.endpoint], shop.log), talk)
+    said = [one.getMessage() for one in caplog.records if "stored answers" in one.getMessage()]
+    assert len(said) == 1
+    assert ("Corrupt" if damage == "corrupt" else "cannot be read") in said[0]
+
+
 def test_a_state_that_cannot_be_looked_at_is_not_ready(shop: Shop) -> None:
     def damaged() -> str | None:
         raise Corrupt("data.mdb: damaged. Move it away.")

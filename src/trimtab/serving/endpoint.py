@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
 from trimtab.serving.arms import Canary, Shadow
 from trimtab.serving.batching import Batching, measure_costs
 from trimtab.serving.degradation import Degrading
-from trimtab.serving.precomputed import Precomputed
+from trimtab.serving.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.request_rows import Row
 from trimtab.serving.score_cache import CachedScores, CacheFigures
 
@@ -63,7 +63,7 @@ class Endpoint:
         self.cached: CacheFigures | None = None  # of remembered scores, where they are
         self.fails_to_load = False  # the version that its alias names
         self.uses = 0  # how often it was asked
-        self._said_s = -_SAID_EVERY_S
+        self._said_s: dict[str, float] = {}  # when something was said last, by what it was about
         self._begun = False
         self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
         self._wake: Callable[[], object] | None = None
@@ -193,7 +193,7 @@ class Endpoint:
             return self._predict(answerer, rows, (), deadline_s)
         now_us = answerer.now_us()
         key, version = answerer.rows.request.key, answerer.served.version
-        looked = [precomputed.look_up(row, str(row[key]), version, now_us) for row in rows]
+        looked = [self._look_up(precomputed, row, str(row[key]), version, now_us) for row in rows]
         prepared: list[Prepared] = [one.answer for one in looked if one.answer]
         if len(prepared) == len(rows):
             return prepared
@@ -204,6 +204,14 @@ class Endpoint:
             for n, prediction in zip(places, made, strict=True):
                 prepared[n] = prediction
         return prepared
+
+    def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
+        """The stored answer to a row; where it cannot be read the row is answered as one that has none."""
+        try:
+            return precomputed.look_up(row, key, version, now_us)
+        except (Unavailable, Corrupt) as error:
+            self._say(f"{self.name} (stored answers)", error)
+            return MISSING
 
     def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
         """A prediction that `prepare` gave, as its asker sees it."""
@@ -241,18 +249,18 @@ class Endpoint:
         try:
             theirs = canary.answerer.predict(its, flags=flags, deadline_s=deadline_s)
         except Exception as error:  # whatever a user's model raises
-            self._say(canary, error)
+            self._say(f"{canary.answerer.served.label} (canary)", error)
             theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s)
         rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
         made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s))}
         return [next(made[mine]) for mine in taken]
 
-    def _say(self, canary: Canary, error: Exception) -> None:
-        """Once in ten seconds: the metrics count the flags."""
+    def _say(self, what: str, error: Exception) -> None:
+        """Once in ten seconds of each: the metrics count the flags."""
         now_s = monotonic()
-        if now_s - self._said_s >= _SAID_EVERY_S:
-            self._said_s = now_s
-            _logger.warning("%s (canary): %s: %s", canary.answerer.served.label, type(error).__name__, error)
+        if now_s - self._said_s.get(what, -_SAID_EVERY_S) >= _SAID_EVERY_S:
+            self._said_s[what] = now_s
+            _logger.warning("%s: %s: %s", what, type(error).__name__, error)
 
 
 def _distance(score: float | list[float], recorded: float | list[float]) -> float:

@@ -28,6 +28,9 @@ class Looked(msgspec.Struct, frozen=True, gc=False):
     answer: bytes = b""
 
 
+MISSING = Looked("missing")
+
+
 class Precomputed:
     """Answers of one model, stored by request key.
 
@@ -72,7 +75,7 @@ class Precomputed:
         """
         stored = self._store.get(self._key(key))
         if stored is None:
-            return _MISSING
+            return MISSING
         try:
             entry = _decoder.decode(stored)
         except msgspec.MsgspecError as error:
@@ -80,7 +83,7 @@ class Precomputed:
         if entry.format != FORMAT:
             raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, this trimtab reads {FORMAT}.")
         if entry.columns != _encoder.encode([*row.values()]):
-            return _MISSING
+            return MISSING
         if now_us - entry.as_of_us > self.max_age_us or entry.version != version:
             return _STALE
         return Looked("found", entry.answer)
@@ -122,5 +125,4 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Entry)
 _json = msgspec.json.Encoder()
-_MISSING = Looked("missing")
 _STALE = Looked("stale")

@@ -29,6 +29,8 @@ MOST_WAITING = 50_000  # exchanges that may wait for the thread
 _EVERY_S = 0.1
 _END_S = 3.0  # for what waits when the service ends
 _AT_ONCE = 500
+_OF_TRACES = frozenset((b"traceparent", b"tracestate"))
+_LONGEST_TOLD = 2_048  # of a path or a header: an asker may make up as much as a head can hold
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
 _logger = logging.getLogger(__name__)
 CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)  # of a task, where nobody hands it on
@@ -45,7 +47,7 @@ class Exchange:
         heard_s: `perf_counter` when it began to arrive.
         method: Of HTTP, or `gRPC`.
         path: Its address, without a query.
-        headers: As they came.
+        headers: As they came; those of traces are kept.
         client: The address and port that it came from.
     """
 
@@ -76,15 +78,15 @@ class Exchange:
     def __init__(self, heard_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> None:
         self.heard_s = heard_s
         self.method = method
-        self.path = path
-        self.headers = headers
+        self.path = path if len(path) <= _LONGEST_TOLD else path[:_LONGEST_TOLD]
+        self.headers = [one for one in headers if one[0] in _OF_TRACES and len(one[1]) <= _LONGEST_TOLD]
         self.client = client
         self.request_id = request_id(headers)
         self.key = ANYBODY  # who asks: the name of the key
         self.route = "predict"
         self.model = ""
         self.label = ""  # of the version that answered: "late_flight@7"
-        self.made: Sequence[Prediction] = ()  # what is logged of it
+        self.made: Sequence[Prediction] = ()  # the first of what is logged of it: many exchanges may wait to be told
         self.answers = 0
         self.times: tuple[float, ...] = ()  # of a prediction: the ends of its stages
         self.features_s = self.model_s = 0.0

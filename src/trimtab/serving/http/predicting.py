@@ -372,7 +372,7 @@ class Predictor:
                 if taken_s:
                     observe(taken_s)
         if (exchange := timed.exchange) is not None:
-            exchange.made, exchange.answers, exchange.times = made, answers, times
+            exchange.made, exchange.answers, exchange.times = made[:1], answers, times
             exchange.label = self.endpoint.label(made[0].version) if made else timed.served.label
             exchange.features_s, exchange.model_s = timed.features_s, timed.model_s
 

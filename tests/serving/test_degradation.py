@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from time import perf_counter
+import threading
+from time import perf_counter, sleep
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ import trimtab as tt
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.features.exact_rows import SumOverflow
+from trimtab.serving import HttpService
 from trimtab.serving.degradation import Degrading, degrade
 from trimtab.serving.failures import Late, ModelFailed
 from trimtab.serving.inputs import BareInputs
@@ -197,6 +201,63 @@ def test_askers_that_cannot_wait_do_not_keep_others_from_their_features(shop: An
         assert degraded.answer().flags == ("features_failed", "rule")
     degraded.reader.error = None
     assert degraded.answer().flags == ()
+
+
+def test_a_store_that_answers_too_late_again_and_again_is_left_alone(shop: Any) -> None:
+    """Every answer waited for it: it did not fail, so that the breaker never heard of it."""
+
+    def slow(*arguments: Any) -> Any:
+        sleep(0.02)
+        return read(*arguments)
+
+    degraded = Degraded(shop, rule=0.5, after="15ms")
+    degraded.reader.error = None
+    read, degraded.answerer._read = degraded.answerer._read, slow
+    rows = degraded.answerer.rows.check([shop.ask()])
+    within = degraded.endpoint.degrading.deadline_s
+    for _ in range(20):
+        (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, within(perf_counter(), None))
+        assert made.flags in (("late", "rule"), ("features_failed", "rule"))
+    assert degraded.endpoint.degrading.breaker.is_open
+    assert degraded.reader.calls < 20
+
+
+def test_askers_with_little_time_are_late_by_no_fault_of_the_store(shop: Any) -> None:
+    def slow(*arguments: Any) -> Any:
+        sleep(0.002)
+        return read(*arguments)
+
+    degraded = Degraded(shop, rule=0.5, after="1h")
+    read, degraded.answerer._read = degraded.answerer._read, slow
+    rows = degraded.answerer.rows.check([shop.ask()])
+    for _ in range(20):
+        degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() + 0.001)
+    assert not degraded.endpoint.degrading.breaker.is_open
+    assert degraded.answer().flags == ()
+
+
+def test_late_work_does_not_hold_up_who_answers_in_its_place(shop: Any) -> None:
+    """Eight requests of many rows filled the threads with what was late, and makeshift answers waited for it."""
+    over = threading.Event()
+    Degraded(shop, rule=0.5, after="20ms")
+    service = HttpService([shop.endpoint], shop.log)
+
+    async def talk() -> None:
+        late = [asyncio.create_task(service.threads.work(over.wait, 60)) for _ in range(8)]
+        rows = [shop.ask(id=f"c{n}") for n in range(70)]
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            answer = await client.post("/v1/models/late/predict", json={"rows": rows})
+        assert not any(one.done() for one in late)
+        assert {tuple(one["flags"]) for one in answer.json()["predictions"]} == {("late", "rule")}
+        over.set()
+        await asyncio.gather(*late)
+
+    try:
+        asyncio.run(asyncio.wait_for(talk(), 30))
+    finally:
+        over.set()
+        service.close()
 
 
 def test_many_rows_ask_another_version_once(shop: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,7 +26,8 @@ _logger = logging.getLogger(__name__)
 _SAID_EVERY_S = 10.0
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
-_LATE, _FEATURES_FAILED, _MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
+_SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
+LATE, _FEATURES_FAILED, _MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
 
@@ -106,6 +107,7 @@ class Degrading:
         self.policy = policy
         self.breaker = CircuitBreaker()
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
+        self._slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._about = tuple(about)
         self.fallback = fallback
         self._mutex = threading.Lock()  # of what is written to `_last`
@@ -131,7 +133,7 @@ class Degrading:
         try:
             inputs = self._inputs(answerer, rows, now_us, deadline_s)
         except Exception as error:  # of the store, or of a function of the user's that computes a feature
-            why = _LATE if isinstance(error, Late) else _FEATURES_FAILED
+            why = LATE if isinstance(error, Late) else _FEATURES_FAILED
             return self._instead(answerer, rows, now_us, (*flags, why), error)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
@@ -148,24 +150,34 @@ class Degrading:
             Late: The policy has nothing to answer instead.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        return self._instead(answerer, rows, answerer.now_us(), (_LATE,), error)
+        return self._instead(answerer, rows, answerer.now_us(), (LATE,), error)
 
     def _inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
         """What the model is shown; a store that cannot be read again and again is left alone for a while."""
         check_deadline(deadline_s)
         if not self.breaker.allows():
             raise Unavailable("features failed again and again, and are left alone for a moment.")
+        begun_s = perf_counter()
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
-            if isinstance(error, Unavailable | Corrupt):
-                self.breaker.failed()
-            else:  # the store answered
-                self.breaker.succeeded()
+            self._judge(begun_s, deadline_s, failed=isinstance(error, Unavailable | Corrupt))  # else the store answered
             raise
-        self.breaker.succeeded()
+        self._judge(begun_s, deadline_s, failed=False)
         check_deadline(deadline_s)
         return inputs
+
+    def _judge(self, begun_s: float, deadline_s: float | None, *, failed: bool) -> None:
+        """Tell the breaker of a read: it failed, or took the time that there was.
+
+        An asker who gives little time, or whose request had to wait, is late by no fault of the store.
+        """
+        now_s = perf_counter()
+        late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > self._slow_s
+        if failed or late:
+            self.breaker.failed()
+        else:
+            self.breaker.succeeded()
 
     def _instead(
         self, answerer: Answerer, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], error: Exception

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.serving.answering import Answer
-from trimtab.serving.http.predicting import Predictor
+from trimtab.serving.http.predicting import Predictor, is_late
 from trimtab.serving.http.pushing import ARROW_TYPE, table_of_body
 from trimtab.serving.http.threads import Threads
 from trimtab.serving.http.wire import Reply, Scope
@@ -59,7 +59,7 @@ async def answer_arrow(
     rows: list[Row] = await threads.work(read)
     prepared = await predictor.answer_rows(answerer, rows, None, started, timeout_s)
     write = _as_arrow if _accepts_arrow(scope) else _as_json
-    reply: Reply = await threads.go_on(write, endpoint, answerer, prepared)
+    reply: Reply = await predictor.finish(is_late(prepared), write, endpoint, answerer, prepared)
     return reply
 
 

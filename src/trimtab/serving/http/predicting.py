@@ -17,6 +17,7 @@ from trimtab.features.frames import REASONS
 from trimtab.serving.answering import NO_VIEW, Answerer
 from trimtab.serving.batching import Batching
 from trimtab.serving.commit import GroupCommit
+from trimtab.serving.degradation import LATE
 from trimtab.serving.endpoint import Endpoint, Prepared
 from trimtab.serving.failures import Late
 from trimtab.serving.http.exchanges import CURRENT, STAGES, Exchange
@@ -72,6 +73,12 @@ class Read(NamedTuple):
     answerer: Answerer
     asked: Asked
     received: float  # `perf_counter` when the body was there
+
+
+def is_late(prepared: Sequence[Prepared]) -> bool:
+    """Whether answers were made in the place of others, which may still be being made."""
+    first = prepared[0] if prepared else None
+    return isinstance(first, Prediction) and LATE in first.flags
 
 
 class Predictor:
@@ -217,7 +224,7 @@ class Predictor:
         times = (*times, perf_counter())
         made = await self._safe(prepared)
         times = (*times, perf_counter())
-        body: bytes = await self._threads.go_on(self._body, answerer, asked, prepared)
+        body: bytes = await self.finish(is_late(prepared), self._body, answerer, asked, prepared)
         self._count(answerer, made, len(prepared), (*times, perf_counter()))
         self._offer(asked.rows, asked.at_us)
         return body
@@ -309,8 +316,12 @@ class Predictor:
         except TimeoutError:
             if degrading is None or at_us is not None:
                 raise Late("the answer was not there in time. Ask for less at once, or give it more time.") from None
-            prepared = await self._threads.go_on(degrading.late, answerer, rows)
+            prepared = await self.finish(True, degrading.late, answerer, rows)
         return prepared
+
+    async def finish(self, late: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The last work on answers, in a thread; of late ones where nobody works: what is late may hold all who do."""
+        return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 
     async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
         """The predictions among answers, once they are noted or appended."""

@@ -16,7 +16,7 @@ from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion
 from trimtab.serving.endpoint import Endpoint, Prepared
 from trimtab.serving.http.limits import Limits
-from trimtab.serving.http.predicting import Predictor
+from trimtab.serving.http.predicting import Predictor, is_late
 from trimtab.serving.http.threads import Threads
 from trimtab.serving.http.turns import Turns
 from trimtab.serving.inference.described import (
@@ -80,6 +80,7 @@ class Inferred(msgspec.Struct, frozen=True, gc=False):
     id: str
     parameters: Mapping[str, Parameter]
     outputs: Sequence[OutputTensor]
+    late: bool = False  # made in the place of what may still be being made
 
 
 class InferenceService:
@@ -238,13 +239,13 @@ class InferenceService:
             rows = rows_of(*arguments)
         decoded = perf_counter()
         prepared = await predictor.answer_rows(answerer, rows, at_us, started, _sooner(timeout_s, asked.parameters))
-        inferred = perf_counter()
+        inferred, late = perf_counter(), is_late(prepared)
         if count > self.limits.rows_inline:
-            outputs = await self.threads.go_on(_outputs, predictor, answerer, prepared, wanted)
+            outputs = await predictor.finish(late, _outputs, predictor, answerer, prepared, wanted)
         else:
             outputs = _outputs(predictor, answerer, prepared, wanted)
         figures.answered(count, begun, decoded, inferred, perf_counter())
-        return Inferred(asked.model, figures.version, asked.id, _echoed(asked.parameters), outputs)
+        return Inferred(asked.model, figures.version, asked.id, _echoed(asked.parameters), outputs, late)
 
     def _predictor(self, model: str) -> Predictor:
         predictor = self._predictors.get(f"/v1/models/{model}/predict")

@@ -146,8 +146,9 @@ class InferenceRest:
         else:
             read = read_infer(model, version, body_sent, length)
         inferred = await self.service.infer(read.asked, started, timeout_s)
+        finish = self.service.threads.wait if inferred.late else self.service.threads.go_on
         if len(body_sent) > INLINE_BYTES or inferred.outputs[0].shape[0] > self._limits.rows_inline:
-            body, head_bytes = await self.service.threads.go_on(write_inferred, inferred, read)
+            body, head_bytes = await finish(write_inferred, inferred, read)
         else:
             body, head_bytes = write_inferred(inferred, read)
         headers: Headers = ()
@@ -156,7 +157,7 @@ class InferenceRest:
         encoding = encoding_of(accepted) if len(body) >= _WORTH_BYTES else None
         if encoding is not None:
             if len(body) > INLINE_BYTES:
-                body = await self.service.threads.go_on(compressed, body, encoding)
+                body = await finish(compressed, body, encoding)
             else:
                 body = compressed(body, encoding)
             headers = (*headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))

@@ -8,7 +8,7 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -442,3 +442,68 @@ def test_a_model_that_sleeps_is_listed_asleep_and_woken_by_a_request(shop: Shop)
         assert not shop.endpoint.sleeps
 
     talk(shop, say)
+
+
+class Call:
+    """What gRPC knows of a call, whose time runs out when a test says so."""
+
+    left_s = 60.0
+
+    def time_remaining(self) -> float:
+        return self.left_s
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def abort(self, code: Any, text: str) -> None:
+        raise AssertionError(f"{code}: {text}")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, streamed: bool) -> None:
+    """What was left of it was read after the message, and counted from when that had come: the wait between, twice."""
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.messages import build_messages
+
+    messages, over = build_messages(), threading.Event()
+    request = messages["ModelInferRequest"](model_name="late")
+    for name, text in (("id", "c1"), ("user", "ann"), ("kind", "k" * 70_000)):
+        request.inputs.add(name=name, datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
+    request.inputs.add(name="basket", datatype="FP64", shape=[1]).contents.fp64_contents.append(12.5)
+    request.inputs.add(name="at", datatype="INT64", shape=[1]).contents.int64_contents.append(shop.clock.now_us())
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield request.SerializeToString()
+
+    async def answered(server: GrpcServer, call: Call) -> bytes:
+        if streamed:
+            return await anext(aiter(server._model_stream_infer(sent(), call)))
+        return await server._unary("ModelInfer", "predict", server._not_loaded)(request.SerializeToString(), call)
+
+    async def main() -> None:
+        server, call = GrpcServer(service.inference, access=service.access, count=service.count), Call()
+        busy = [asyncio.create_task(service.threads.work(over.wait)) for _ in range(8)]
+        asked = asyncio.create_task(answered(server, call))
+        while service.threads.under_way < 9:
+            await asyncio.sleep(0.001)
+        call.left_s = -1.0  # as if it had waited for that long; the test does not
+        over.set()
+        response = await asked
+        await asyncio.gather(*busy)
+        if streamed:
+            told = messages["ModelStreamInferResponse"].FromString(response)
+            assert told.error_message == ""
+            assert next(one.name for one in told.infer_response.outputs) == "score"
+        else:
+            assert next(one.name for one in messages["ModelInferResponse"].FromString(response).outputs) == "score"
+
+    service = HttpService([shop.endpoint], shop.log)
+    try:
+        asyncio.run(asyncio.wait_for(main(), 60))
+    finally:
+        over.set()
+        service.close()

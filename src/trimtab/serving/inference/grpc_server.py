@@ -165,7 +165,7 @@ class GrpcServer:
                     request = await self._read(read, sent)
                     if name == "ModelInfer":
                         model = request.model_name
-                        response = await self._model_infer(request, asked, len(sent), context.time_remaining())
+                        response = await self._model_infer(request, asked, len(sent))
                     else:
                         response = await answer(request)
                     answered: bytes = response.SerializeToString()
@@ -198,7 +198,7 @@ class GrpcServer:
         try:
             request = await self._read(self._messages["ModelInferRequest"].FromString, sent)
             model = request.model_name
-            inferred = await self._model_infer(request, asked, len(sent), context.time_remaining())
+            inferred = await self._model_infer(request, asked, len(sent))
             answered: bytes = response(infer_response=inferred).SerializeToString()
             self._count("grpc", "OK", model)
             asked.ended(200, "OK", len(answered))
@@ -222,7 +222,7 @@ class GrpcServer:
             context: What gRPC knows of it.
             again: Whether it is one of several of a stream, which have their trailing metadata in common.
         """
-        heard_s = perf_counter()
+        heard_s, timeout_s = perf_counter(), context.time_remaining()  # together: the one counts from the other
         headers = _headers(context.invocation_metadata())
         exchange = begun(self._watch, heard_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer()))
         if exchange is not None:
@@ -230,7 +230,7 @@ class GrpcServer:
             if not again:
                 context.set_trailing_metadata((("x-request-id", exchange.request_id),))
         CURRENT.set(exchange)
-        asked = _Asked(heard_s, headers, exchange)
+        asked = _Asked(heard_s, timeout_s, headers, exchange)
         try:
             yield asked
         finally:
@@ -281,11 +281,12 @@ class GrpcServer:
     async def _not_loaded(self, request: Any) -> Any:
         raise Misuse(NO_LOADING)
 
-    async def _model_infer(self, request: Any, asked: _Asked, size_bytes: int, timeout_s: float | None) -> Any:
+    async def _model_infer(self, request: Any, asked: _Asked, size_bytes: int) -> Any:
         threads, large = self._service.threads, size_bytes > INLINE_BYTES
         infer = await threads.go_on(_asked_for, request) if large else _asked_for(request)
-        inferred = await self._service.infer(infer, asked.heard_s, timeout_s)
-        return await threads.go_on(self._inferred, inferred) if large else self._inferred(inferred)
+        inferred = await self._service.infer(infer, asked.heard_s, asked.timeout_s)
+        finish = threads.wait if inferred.late else threads.go_on
+        return await finish(self._inferred, inferred) if large else self._inferred(inferred)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -327,10 +328,13 @@ class GrpcServer:
 class _Asked:
     """One request, and its exchange where somebody wants to be told of it."""
 
-    __slots__ = ("_exchange", "headers", "heard_s")
+    __slots__ = ("_exchange", "headers", "heard_s", "timeout_s")
 
-    def __init__(self, heard_s: float, headers: list[tuple[bytes, bytes]], exchange: Exchange | None) -> None:
+    def __init__(
+        self, heard_s: float, timeout_s: float | None, headers: list[tuple[bytes, bytes]], exchange: Exchange | None
+    ) -> None:
         self.heard_s = heard_s  # `perf_counter` when it came
+        self.timeout_s = timeout_s  # how long after that an answer is of use
         self.headers = headers
         self._exchange = exchange
 

@@ -9,9 +9,16 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from trimtab.serving import HttpService, Limits
+from trimtab.serving.http.direct import DirectProtocol
+from trimtab.serving.http.outbox import Outbox
 
 PREDICT = "/v1/models/late/predict"
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
@@ -302,3 +309,52 @@ def test_what_is_put_leaves_together_and_not_to_who_hung_up() -> None:
         assert one.written == b"ac"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("road", [{}, {"expect": "100-continue"}])
+@pytest.mark.parametrize(("hosts", "found"), [(b"", 0), (b"host: x\r\nhost: x\r\n", 2), (b"Host: x\r\nHOST: y\r\n", 2)])
+def test_a_request_names_one_host(running: Any, hosts: bytes, found: int, road: dict[str, str]) -> None:
+    """RFC 9112, section 3.2: what stands before the service may have read another one of two."""
+    for _ in range(2):  # no such head is learnt
+        with Connection(running.port) as connection:
+            connection.send(message(**road).replace(b"host: x\r\n", hosts, 1))
+            status, headers, problem = connection.answer()
+            assert (status, headers["connection"]) == (400, "close")
+            assert f"{found} lines Host" in problem["detail"]
+            assert connection.ended()
+    with Connection(running.port) as connection:
+        connection.send(message(version="1.0").replace(b"host: x\r\n", hosts, 1))
+        assert connection.answer()[0] == (200 if found == 0 else 400)
+
+
+@pytest.mark.parametrize(
+    ("begin", "more", "answered"),
+    [
+        (b"POST /v1/models/late/predict HTTP/1.1\r\nhost: x\r\n", b"x: y\r\n", b"HTTP/1.1 408 "),
+        (b"", b"\r\n", b""),
+    ],
+)
+def test_a_head_does_not_trickle_for_ever(shop: Any, begin: bytes, more: bytes, answered: bytes) -> None:
+    """A byte now and then kept a connection open without an end, and its descriptor with it."""
+    service = HttpService([shop.endpoint], shop.log, limits=Limits(body_timeout_s=0.3))
+    config = uvicorn.Config(service, lifespan="off", log_config=None, timeout_keep_alive=1)
+
+    async def main() -> None:
+        made = partial(DirectProtocol, service, {}, Outbox(), config=config, server_state=ServerState(), app_state={})
+        listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        whole = asyncio.create_task(reader.read())
+        writer.write(begin)
+        with suppress(ConnectionError):
+            while not whole.done():
+                writer.write(more)
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        assert (await whole)[:13] == answered
+        writer.close()
+        listening.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 30))
+    finally:
+        service.close()

@@ -29,12 +29,14 @@ _LONGEST_TOLD = 1_024  # characters of an address that is refused
 _TLS_BEGINS = b"\x16\x03"
 _TLS = "This is the beginning of TLS, and the service speaks HTTP here. Ask by http://, or set serve.tls_cert."
 _HEAD_END = b"\r\n\r\n"
+_LOOK_S = 10.0  # between two looks at a head that is still arriving
 _LINGER_S = 0.5  # at the end, for what is just being asked on a connection that seems idle
 _KNOWN_HEADS = 512  # of all connections; then they are learnt anew
 _LONGEST_KNOWN_BYTES = 2_048
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 _REQUEST_ID = b"x-request-id"
 _EACH_ITS_OWN = frozenset((_REQUEST_ID, b"traceparent"))  # headers that differ from request to request
+_CLOSE = ((b"connection", b"close"),)
 _PAGES = (b"origin", b"sec-fetch-site")  # of browsers: whose page asks is looked at on the usual way
 _SPECIAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMEOUT, _REQUEST_ID, *_PAGES))
 
@@ -94,6 +96,8 @@ class DirectProtocol(HttpToolsProtocol):
         self._parts: list[bytes] = []  # of its body
         self._heard_s = 0.0  # when something last arrived
         self._head_bytes = -1  # of a head that has not all arrived
+        self._head_s = 0.0  # when it began to arrive
+        self._began = False  # whether a message began with what arrived last
         self._data = b""  # what arrived, where a message begins with it
         self._open = False  # whether the parser is within a message
         self._keep_alive = True  # after the answer to the request at hand
@@ -105,11 +109,12 @@ class DirectProtocol(HttpToolsProtocol):
     # -- what the parser says -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._heard_s = perf_counter()
+        before_s, self._heard_s = self._heard_s, perf_counter()
         if not self._open:
             if self._is_known(data):
                 return
             self._data = data
+            self._began = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -122,6 +127,8 @@ class DirectProtocol(HttpToolsProtocol):
             self._go_round()
         elif self._head_bytes >= 0:
             self._bound_head(len(data))
+        elif not self._began:
+            self._heard_s = before_s  # line ends between requests ask nothing
 
     def _is_known(self, data: bytes) -> bool:
         """Take a request whose head was read before, byte by byte the same; False when it has to be parsed."""
@@ -151,6 +158,8 @@ class DirectProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._head_bytes = 0
+        self._head_s = self._heard_s
+        self._began = True
 
     def on_headers_complete(self) -> None:
         self._head_bytes = -1
@@ -364,7 +373,10 @@ class DirectProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser cannot go on with, by a problem detail like all others, and close the connection."""
-        refused = Refused(400, msg, headers=((b"connection", b"close"),))
+        self._refuse_all(Refused(400, msg, headers=_CLOSE))
+
+    def _refuse_all(self, refused: Refused) -> None:
+        """Answer what this connection will never ask properly, and close it."""
         path = self.url.partition(b"?")[0].decode("latin-1")[:_LONGEST_TOLD]
         self._write(problem_reply(refused, path), keep_alive=False, exchange=None)
 
@@ -401,13 +413,25 @@ class DirectProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if it has been silent for long: one timer looks now and then, none is set a request."""
         self.timeout_keep_alive_task = None
-        silent_s = perf_counter() - self._heard_s
+        now_s = perf_counter()
+        silent_s = now_s - self._heard_s
         if self.cycle is not None and not self.cycle.response_complete:
             self._look_later(self.timeout_keep_alive)
+        elif self._head_bytes >= 0:
+            self._wait_for_head(now_s - self._head_s)
         elif silent_s < self.timeout_keep_alive:
             self._look_later(self.timeout_keep_alive - silent_s)
         else:
             super().timeout_keep_alive_handler()
+
+    def _wait_for_head(self, taken_s: float) -> None:
+        """Close the connection if the head of a request has been arriving for too long, however steadily it does."""
+        longest_s = self._direct.limits.body_timeout_s
+        if taken_s < longest_s:
+            self._look_later(min(_LOOK_S, longest_s - taken_s))
+            return
+        said = f"The head of the request is incomplete after {longest_s:g} s. Send it faster."
+        self._refuse_all(Refused(408, said, headers=_CLOSE))
 
 
 class _Under:

@@ -103,8 +103,8 @@ def test_an_upgrade_that_is_offered_is_left_alone(running: Any, cuts: tuple[int,
         (message().replace(b"\r\n\r\n", b"\r\nbad header\r\n\r\n", 1), "no HTTP request", "/v1/models/late/predict"),
         (message().replace(b"HTTP/1.1", b"HTTP/9.9", 1), "no HTTP request", "/v1/models/late/predict"),
         (b"GET /v1/models?x=\xff\r\n\r\n", "no HTTP request", ""),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", "url is too long", "/" + "a" * 1_023),
-        (b"GET http://:x:y/ HTTP/1.1\r\n\r\n", "no HTTP request: invalid url", "http://:x:y/"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", "url is too long", "/" + "a" * 1_023),
+        (b"GET http://:x:y/ HTTP/1.1\r\nhost: x\r\n\r\n", "no HTTP request: invalid url", "http://:x:y/"),
     ],
 )
 def test_what_is_no_http_is_refused_by_a_problem_detail(running: Any, sent: bytes, detail: str, instance: str) -> None:

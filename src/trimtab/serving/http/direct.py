@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from trimtab.core.errors import Misuse
 from trimtab.serving.http.access import Access
 from trimtab.serving.http.exchanges import Exchange, Watch, begun
 from trimtab.serving.http.limits import Limits
@@ -165,12 +166,19 @@ class DirectProtocol(HttpToolsProtocol):
         self._head_bytes = -1
         if self.parser.should_upgrade():
             return  # the parser stops here, with `HttpParserUpgrade`
+        self._check_host()
         predictor = self._predictors.get(self.url)
         if predictor is None or not self._is_plain():
             self._begin_usual()
             return
         self._predictor = predictor
         self._parts = []
+
+    def _check_host(self) -> None:
+        """Refuse what names two hosts, which are read differently on the way here, or none (RFC 9112, section 3.2)."""
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or not (hosts or self.parser.get_http_version() == "1.0"):
+            raise Misuse(f"its head has {hosts} lines Host, and needed is one")
 
     def on_body(self, body: bytes) -> None:
         if self._predictor is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from typing import Any
 
 import pytest
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Prediction
+from trimtab.serving import HttpService
 from trimtab.serving.admission import GradientLimit
 from trimtab.serving.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
 from trimtab.serving.commit import GroupCommit
@@ -101,7 +103,7 @@ def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
         turns.under_way = 1
         shadowing.offer(shadow, [{**shop.ask(user), "at": 1} for user in users(10)])
         await asyncio.sleep(0.05)
-        assert shadow.answered == 0  # somebody waits
+        assert shadow.figures.answered == 0  # somebody waits
         turns.under_way = 0
         while shadow.waits:
             await asyncio.sleep(0.005)
@@ -109,17 +111,56 @@ def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
 
     asyncio.run(serve())
     commit.close()
-    assert (shadow.answered, shadow.dropped, shadow.failed) == (10, 0, 0)
+    assert counted(shadow) == (10, 0, 0)
     assert [(p.arm, p.version) for p in logged(shop)] == [("shadow", f"{2:064}")] * 10
 
 
 def test_a_shadow_that_falls_behind_or_fails_costs_nobody_anything(shop: Any) -> None:
     shadow = Shadow(other(shop, "shadow", scorer=Broken()), Share("late", 1.0, ["user"]))
     shadow.offer([shop.ask(user) for user in users(SHADOWED_AT_MOST + 7)])
-    assert shadow.dropped == 7
+    assert counted(shadow) == (0, 7, 0)
     while shadow.waits:
         assert shadow.work(1.0) == []
-    assert (shadow.answered, shadow.failed) == (0, SHADOWED_AT_MOST)
+    assert counted(shadow) == (0, 7, SHADOWED_AT_MOST)
+
+
+def test_what_became_of_requests_for_shadows_is_counted_for_all_of_them_and_only_grows(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new version in the shadow began its figures anew, and what could not be logged was counted as answered."""
+    endpoint, everybody = shop.endpoint, Share("late", 1.0, ["user"])
+    service = HttpService([endpoint], shop.log)
+
+    def figures() -> dict[str, int]:
+        found = re.findall(r'trimtab_shadow_requests_total{model="late",fate="(\w+)"} (\d+)', service.metrics.text())
+        return {fate: int(count) for fate, count in found}
+
+    async def offered(scorer: Any = None) -> dict[str, int]:
+        shadow = endpoint.shadow = Shadow(other(shop, "shadow", scorer=scorer), everybody, endpoint.shadowed)
+        offers = Shadowing(service.turns, service._commit)
+        offers.offer(shadow, [shop.ask(user) for user in users(4)])
+        while shadow.waits or sum(counted(shadow)) < before + 4:
+            await asyncio.sleep(0.002)
+        return figures()
+
+    def full(*_: Any, **__: Any) -> range:
+        raise Unavailable("the disk is full")
+
+    before = 0
+    assert asyncio.run(offered()) == {"answered": 4, "dropped": 0, "failed": 0}
+    before = 4
+    assert asyncio.run(offered(Broken())) == {"answered": 4, "dropped": 0, "failed": 4}
+    before = 8
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.log.log, "append", full)
+        assert asyncio.run(offered()) == {"answered": 4, "dropped": 4, "failed": 4}
+    endpoint.shadow = None
+    assert figures() == {"answered": 4, "dropped": 4, "failed": 4}
+    service.close()
+
+
+def counted(shadow: Shadow) -> tuple[int, int, int]:
+    return shadow.figures.answered, shadow.figures.dropped, shadow.figures.failed
 
 
 def test_a_model_that_sleeps_is_woken_once_and_answers(shop: Any) -> None:

@@ -229,7 +229,7 @@ class ServedModel:
         if shadow is None:
             endpoint.shadow = None
         elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:
-            endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW))
+            endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW), endpoint.shadowed)
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
         held = self._waits | {one.served.version for one in found.values()}

@@ -69,16 +69,30 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
     share: Share
 
 
+class ShadowFigures:
+    """What became of the requests that were offered to the shadows of one model, one shadow after another."""
+
+    def __init__(self) -> None:
+        self.answered = 0  # and logged
+        self.dropped = 0  # the shadow did not get to them, or its answer could not be logged
+        self.failed = 0
+
+
 class Shadow:
     """A version that answers a share of the requests once more: logged, and seen by nobody.
 
     It works when asked to, on what waits for it; what it cannot get to in time is dropped and counted.
+
+    Args:
+        answerer: The version.
+        share: Which requests it answers.
+        figures: Where they are counted; whoever logs its predictions counts what was answered.
     """
 
-    def __init__(self, answerer: Answerer, share: Share) -> None:
+    def __init__(self, answerer: Answerer, share: Share, figures: ShadowFigures | None = None) -> None:
         self.answerer = answerer
         self.share = share
-        self.answered = self.dropped = self.failed = 0
+        self.figures = figures or ShadowFigures()
         self._waiting: deque[Row] = deque()
         self._said_s = -_SAID_EVERY_S
 
@@ -93,7 +107,7 @@ class Shadow:
         waiting.extend(row for row in rows if self.share.holds(row))
         while len(waiting) > SHADOWED_AT_MOST:
             waiting.popleft()
-            self.dropped += 1
+            self.figures.dropped += 1
 
     def work(self, time_s: float) -> list[Prediction]:
         """Answer what waits, for so long at most; the predictions, not logged yet."""
@@ -103,9 +117,8 @@ class Shadow:
             row = self._waiting.popleft()
             try:
                 made += self.answerer.predict([row])
-                self.answered += 1
             except Exception as error:  # whatever a user's model raises: nobody waits for it
-                self.failed += 1
+                self.figures.failed += 1
                 self._say(error)
         return made
 

@@ -58,6 +58,7 @@ class Endpoint:
         self.degrading = degrading
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
+        self.shadowed = ShadowFigures()  # of all its shadows
         self.batching: Batching[Row, Prepared] | None = None  # where a batch is cheaper than its rows
         self.batched: Batching[Row, Prepared] = Batching()  # the same, also of before, with its figures
         self.cached: CacheFigures | None = None  # of remembered scores, where they are

@@ -19,11 +19,11 @@ def show_answers(metrics: Metrics, predictors: Mapping[str, Predictor]) -> None:
     asked = list(predictors.values())
     counted, gauge = metrics.counted, metrics.gauge
     counted("trimtab_answered_requests_total", "Predict requests answered.", ("model",), lambda: _answered(asked))
-    said = "Answers by fate of their prediction."
+    said = "Answers by fate of their prediction; dropped stays 0: what can be neither noted nor logged is refused."
     counted("trimtab_predictions_total", said, ("model", "fate"), lambda: _predictions(asked))
     said = "Answers that were made, by the version that made them."
     counted("trimtab_answers_total", said, ("model", "version", "arm"), lambda: _answers(asked))
-    said = "Requests offered to a shadow."
+    said = "Requests offered to the shadows of a model; answered are those that were logged."
     counted("trimtab_shadow_requests_total", said, ("model", "fate"), lambda: _shadows(asked))
     gauge("trimtab_breaker_open", "Features left alone after failures.", ("model",), lambda: _breakers(asked))
     labels = ("model", "version", "address", "arm")
@@ -79,9 +79,8 @@ def _answers(asked: list[Predictor]) -> _Values:
 
 
 def _shadows(asked: list[Predictor]) -> _Values:
-    shadows = {one.endpoint.name: one.endpoint.shadow for one in asked}
     fates = ("answered", "dropped", "failed")
-    return {(name, fate): getattr(one, fate) for name, one in shadows.items() if one is not None for fate in fates}
+    return {(e.name, fate): getattr(e.shadowed, fate) for e in (one.endpoint for one in asked) for fate in fates}
 
 
 def _breakers(asked: list[Predictor]) -> _Values:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from trimtab.serving.arms import Shadow
+from trimtab.core.records import Prediction
+from trimtab.serving.arms import Shadow, ShadowFigures
 from trimtab.serving.commit import GroupCommit
 from trimtab.serving.http.turns import Turns
 from trimtab.serving.request_rows import Row
@@ -44,9 +45,23 @@ class Shadowing:
         if not self._turns.under_way:
             for shadow in list(self._busy):
                 made = shadow.work(_WORK_S / len(self._busy))
-                if made and not self._commit.note(made):
-                    self._commit.append(made).add_done_callback(lambda done: done.cancelled() or done.exception())
+                if made:
+                    self._log(made, shadow.figures)
                 if not shadow.waits:
                     self._busy.discard(shadow)
         if self._busy:
             self._later()
+
+    def _log(self, made: Sequence[Prediction], figures: ShadowFigures) -> None:
+        """Log what a shadow answered; what cannot be logged is dropped, for nobody waits for it."""
+
+        def logged(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                figures.dropped += len(made)
+            else:
+                figures.answered += len(made)
+
+        if self._commit.note(made):
+            figures.answered += len(made)
+        else:
+            self._commit.append(made).add_done_callback(logged)

@@ -157,6 +157,24 @@ def test_a_person_approves_or_rejects_what_passed_and_the_status_shows_who_waits
             project.reject("buyer", why="Too late.")
 
 
+def test_without_a_name_the_only_candidate_that_waits_is_meant(trained: Path) -> None:
+    approval = ("**rules)", 'approval="2d", **rules)')
+    more = ('{"x"', '{"also": tt.col("x") + 1.0, "x"')
+    before = ('buyer("buyer", batch)', 'buyer("first", batch)\nbuyer("buyer", batch)')
+    with shop.opened(changed(trained, approval, more, before)) as project:
+        for call in (project.approve, lambda: project.reject(why="x")):
+            with pytest.raises(Conflict, match="no candidate of first, buyer, learner waits for approval"):
+                call()
+        for call in (project.train, project.search):
+            with pytest.raises(Misuse, match=r"no model is named, and there are first, buyer, learner\. Name one"):
+                call()
+        project.apply()
+        assert [d.act for d in project.train("buyer")] == ["train", "gate", "ask"]
+        assert [(d.act, d.model) for d in project.reject(why="x")] == [("reject", "buyer")]
+        assert [d.act for d in project.train("buyer")] == ["train", "gate", "ask"]
+        assert [(d.act, d.model) for d in project.approve()] == [("approve", "buyer"), ("promote", "buyer")]
+
+
 def test_who_is_rolled_back_under_it_leaves_a_candidate_that_nobody_can_approve(trained: Path) -> None:
     approval = ("**rules)", 'approval="2d", **rules)')
     with shop.opened(changed(trained, ('{"x"', '{"also": tt.col("x") + 1.0, "x"'))) as project:

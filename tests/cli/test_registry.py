@@ -77,6 +77,10 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
     assert f"By hand. ({getpass.getuser()})" in call("versions", "--search", "by HAND", cwd=trained).stdout
     assert call("versions", "--metric", "auc>1", cwd=trained).stdout == "No version fits. There are versions of late.\n"
     assert "auc 0." in call("versions", "--metric", "auc>0", cwd=trained).stdout
+    for arguments in (["versions", "ltae"], ["versions", "ltae", "--tag", "seen", "--json"]):
+        misspelt = call(*arguments, cwd=trained)
+        assert (misspelt.returncode, misspelt.stdout) == (3, "")
+        assert "no model 'ltae'. There is: late." in misspelt.stderr
     for option, what in (("--feature", "feature or view"), ("--metric", "metric"), ("--source", "source")):
         none = call("versions", option, "nothing", cwd=trained)
         assert (none.returncode, f"no version has a {what} 'nothing'. There are: " in none.stderr) == (3, True)
@@ -129,11 +133,16 @@ def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call
     second += '    estimator=scaled, metric="log_loss")\n'
     (tmp_path / "project.py").write_text(f"{PROJECT}\n{second}tt.deployment(slow, gate=tt.beats_champion())\n")
     (tmp_path / "trimtab.toml").write_text("")
-    for command in (("train",), ("search",), ("approve",), ("reject", "--why", "x")):
-        name = command[0]
+    for name in ("train", "search"):
         said = f"{name}: no MODEL was named, so it is 'late'. For the others: trimtab {name} slow\n"
-        assert said in call(*command).stderr
-        assert "no MODEL" not in call(name, "slow", *command[1:]).stderr
+        assert said in call(name).stderr
+        assert "no MODEL" not in call(name, "slow").stderr
+    for command in (("approve",), ("reject", "--why", "x")):  # nobody waits at either
+        done = call(*command)
+        said = f"trimtab: {command[0]}: no candidate of late, slow waits for approval. See: trimtab status\n"
+        assert (done.returncode, done.stderr) == (4, said)
+    none = call("trials")
+    assert (none.returncode, "nothing was searched yet for late, slow" in none.stderr) == (3, True)
     first = call("versions", "slow")
     assert first.stderr == ""
     assert first.stdout == "No version yet. Train: trimtab train slow\n"

@@ -15,7 +15,7 @@ from trimtab.app.retention_needs import check_retention
 from trimtab.app.wiring import Wiring
 from trimtab.core.clock import Clock
 from trimtab.core.config import load_config
-from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us, moment_us
 from trimtab.serving import Answer
@@ -167,16 +167,17 @@ class Project(Wiring):
         killed is gone on with: its finished steps are not done again.
 
         Args:
-            model: A deployment's name; left out, the first.
+            model: A deployment's name; it may be left out where there is only one.
             actor: Who asks for it.
             watch: Called with the run whenever it gets on.
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: The data cannot be learnt from; the message names the cause.
+            Misuse: None of several is named, or the data cannot be learnt from; the message names the cause.
             Unavailable: Nothing can be judged yet.
             Conflict: Another process is at work on it, the run was cancelled, or automation is frozen.
         """
+        _check_named("train", model, list(self.definitions.deployments))
         loop = self.loop(model)
         self.apply_first()
         return loop.train(actor, watch)
@@ -196,7 +197,7 @@ class Project(Wiring):
         goes on when it is given more trials or time. Rows that a gate may judge on are never looked at.
 
         Args:
-            model: A deployment's name; left out, the first.
+            model: A deployment's name; it may be left out where there is only one.
             trials: How many in all; left out, as the model declares.
             time: How long all of them may take, those of before included.
             actor: Who asks for it.
@@ -204,23 +205,31 @@ class Project(Wiring):
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: The model declares no search, Optuna is not installed, or no trial succeeds.
+            Misuse: None of several is named, the model declares no search, Optuna is not installed, or no trial
+                succeeds.
             Unavailable: There are too few labels.
             Conflict: Another process searches for it, or the run was cancelled.
         """
         from trimtab.app.searching import search_model
 
+        _check_named("search", model, list(self.definitions.deployments))
         self.apply_first()
         return search_model(self, model, trials=trials, time=time, actor=actor, watch=watch)
 
     def trials(self, model: str | None = None) -> Searched:
         """The newest search of a deployment with its trials; also of one that is under way.
 
+        Args:
+            model: A deployment's name; it may be left out where only one was searched for.
+
         Raises:
             NotFound: No such deployment, or nothing was searched.
+            Misuse: Several were searched for, and none is named.
         """
         from trimtab.app.searches import newest_search
+        from trimtab.app.which import searched_for
 
+        model = searched_for("trials", model, list(self.definitions.deployments), self.state.catalog)
         return newest_search(self.state.catalog, self.definitions.deployment(model).name)
 
     def runs(self, model: str | None = None) -> list[Run]:
@@ -329,7 +338,7 @@ class Project(Wiring):
             NotFound: There is no such model.
             Misuse: A row is not as declared, `at` is no moment that has come, or None is the name of one of several.
         """
-        _check_named(model, list(self.definitions.deployments))
+        _check_named("predict", model, list(self.definitions.deployments))
         given = _request_rows(rows)
         return self.current(model).endpoint.answer(given, at=_at(at, self.clock))
 
@@ -637,12 +646,18 @@ class Project(Wiring):
 
         Raises:
             Misuse: The metric cannot be read.
-            NotFound: No version has such a figure, reads such a feature or is made of such a source.
+            NotFound: There is no such model; or no version has such a figure, reads such a feature or is made of such
+                a source.
         """
         from trimtab.registry.searching import Search
 
         wanted = Search(text=search, tag=tag, metric=metric, feature=feature, source=source)
-        return self.registry.search(wanted, model=model)
+        found = self.registry.search(wanted, model=model)
+        if model is not None and not found:
+            known = dict.fromkeys([*self.definitions.models, *self.registry.models()])
+            if model not in known:
+                raise NotFound(f"versions: no model {model!r}. There is: {', '.join(known) or 'none'}.")
+        return found
 
     def collect(
         self,
@@ -921,30 +936,37 @@ class Project(Wiring):
         """Let the candidate of a deployment that waits for approval take over.
 
         Args:
-            model: A deployment's name; left out, the first.
+            model: A deployment's name; it may be left out where only one candidate waits.
             why: For the ledger.
             actor: Who approves it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
+            Misuse: Several wait, and none is named.
             Conflict: None waits, its time is over, another champion stands there than it was compared with, automation
                 is frozen, or another process is at work on it.
         """
+        from trimtab.app.which import waiting
+
+        model = waiting("approve", model, list(self.definitions.deployments), self.state.catalog)
         return self.loop(model).answer("approve", actor, why or "No reason was given.")
 
     def reject(self, model: str | None = None, *, why: str, actor: str = "a person") -> list[Decision]:
         """Drop the candidate of a deployment that waits for approval; the quiet time runs as after a refusal.
 
         Args:
-            model: A deployment's name; left out, the first.
+            model: A deployment's name; it may be left out where only one candidate waits.
             why: For the ledger.
             actor: Who rejects it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
-            Misuse: No reason is given.
+            Misuse: No reason is given; or several wait, and none is named.
             Conflict: As `approve`.
         """
+        from trimtab.app.which import waiting
+
+        model = waiting("reject", model, list(self.definitions.deployments), self.state.catalog)
         return self.loop(model).answer("reject", actor, why)
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
@@ -1077,9 +1099,9 @@ class Project(Wiring):
         return Ledger(self.state.catalog).write([row], [change])[0]
 
 
-def _check_named(model: str | None, names: Sequence[str]) -> None:
-    if model is None and len(names) > 1:  # no type checker saw the caller: nobody guesses which one was meant
-        raise Misuse(f"predict: no model is named, and there are {', '.join(names)}. Name one of them.")
+def _check_named(what: str, model: str | None, names: Sequence[str]) -> None:
+    if model is None and len(names) > 1:  # nobody guesses which one was meant
+        raise Misuse(f"{what}: no model is named, and there are {', '.join(names)}. Name one of them.")
 
 
 def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import command, manner, opened_project, refuse_given
 from trimtab.cli.output import show_json, show_lines
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def ledger(action: str, last: int | None) -> None:
       trimtab ledger --last 10
       trimtab ledger verify
     """
+    if action == "verify":
+        refuse_given("is for: trimtab ledger show; verify looks at every row.", "last")
     with opened_project() as project:
         if action == "verify":
             rows = project.verify_ledger()

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, moment_of, opened_project
+from trimtab.cli.options import command, manner, moment_of, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
@@ -109,8 +109,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
         raise click.UsageError("Give either FILE or --row JSON.")
     moment_of("--at", at)
     if file is None:
-        if out is not None:
-            raise click.UsageError("--out is for FILE; the answers to --row are printed.")
+        refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode")
         _answer_rows(model, [_parsed(text) for text in rows], at)
         return
     _there(file)

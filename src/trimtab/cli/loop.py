@@ -43,7 +43,7 @@ def train(model: str | None) -> int:
     with opened_project() as project:
         with progress("training") as meter:
             say_first(project)
-            say_which(project, model, "train")
+            model = say_which(project, model, "train")
             decisions = project.train(model, actor=account(), watch=watch)
         outcome = project.run(ran[0].id).outcome if ran else ""
         made = [d.version for d in decisions if d.act == "train" and d.version is not None]
@@ -103,14 +103,13 @@ def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, ac
 def approve(model: str | None, reason: str, actor: str | None) -> int:
     """Let the candidate that waits for approval take over.
 
-    MODEL may be left out when the project's first deployment is meant.
+    MODEL may be left out when only one waits.
 
     \b
     Example:
       trimtab approve late_flight --why "looked at the slices"
     """
     with opened_project() as project, progress("promoting"):
-        say_which(project, model, "approve")
         decisions = project.approve(model, why=reason, actor=actor or account())
     show_json(decisions) if manner().json else show_lines(shown_decisions(decisions))
     return FAILED if decisions and decisions[-1].act == "refuse" else 0
@@ -123,14 +122,13 @@ def approve(model: str | None, reason: str, actor: str | None) -> int:
 def reject(model: str | None, reason: str, actor: str | None) -> None:
     """Drop the candidate that waits for approval.
 
-    MODEL may be left out when the project's first deployment is meant. The cooldown runs as after a refusal.
+    MODEL may be left out when only one waits. The cooldown runs as after a refusal.
 
     \b
     Example:
       trimtab reject late_flight --why "trained on the days of the strike"
     """
     with opened_project() as project:
-        say_which(project, model, "reject")
         decisions = project.reject(model, why=reason, actor=actor or account())
     show_json(decisions) if manner().json else show_lines(shown_decisions(decisions))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from trimtab.cli.exits import Manner
 from trimtab.core.errors import Misuse, NotFound
@@ -102,14 +103,31 @@ def opened_project(*, as_of: str | None = None) -> Project:
     return open_project(folder, clock=clock, environment=os.environ)
 
 
-def say_which(project: Project, model: str | None, command: str) -> None:
-    """Say on standard error which deployment is meant when none was named and there are several."""
+def say_which(project: Project, model: str | None, command: str) -> str | None:
+    """The deployment that is meant: the first when none was named, which is said on standard error if there are more.
+
+    None: there is no deployment at all.
+    """
     names = list(project.definitions.deployments)
     if model is None and len(names) > 1:
         from trimtab.cli.output import show_lines
 
         others = ", ".join(f"trimtab {command} {name}" for name in names[1:])
         show_lines([f"{command}: no MODEL was named, so it is {names[0]!r}. For the others: {others}"], err=True)
+    return next(iter(names), None) if model is None else model
+
+
+def refuse_given(why: str, *names: str) -> None:
+    """Refuse options and arguments, by their parameter's name, that were given although they would change nothing.
+
+    Raises:
+        UsageError: One was; the message names it, and goes on with `why`.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            named = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            raise click.UsageError(f"{named} {why}", context)
 
 
 def account() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project
+from trimtab.cli.options import command, manner, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def quarantine(words: tuple[str, ...], reason: str | None, yes: bool) -> None:
     action, *rest = words if words and words[0] in _ACTIONS else ("show", *words)
     if len(rest) > 1:
         raise click.UsageError(f"found {' '.join(words)!r}, needed is [show|replay|drop] [SOURCE].")
+    if action != "drop":
+        refuse_given("is for: trimtab quarantine drop", "yes")
     source = rest[0] if rest else None
     if action == "replay":
         _replay(source, reason)

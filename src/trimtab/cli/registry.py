@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project
+from trimtab.cli.options import account, command, manner, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.version import show_version
 from trimtab.core.sizes import format_bytes
@@ -35,10 +35,12 @@ def versions(model: str | None, **wanted: Any) -> None:
       trimtab versions late_flight --tag approved --metric "log_loss<0.4"
       trimtab versions late_flight@champion
     """
-    with opened_project() as project:
-        if model is not None and "@" in model:
+    if model is not None and "@" in model:
+        refuse_given(f"narrows a list, and {model} is one version.", *wanted)
+        with opened_project() as project:
             show_version(project, model)
-            return
+        return
+    with opened_project() as project:
         found = project.versions(model, **wanted)
         models = project.registry.models()
         named = "" if model is None or models else f" {project.definitions.deployment(model).name}"

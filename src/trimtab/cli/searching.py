@@ -38,7 +38,7 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 
     with opened_project() as project, progress("searching") as meter:
         say_first(project)
-        say_which(project, model, "search")
+        model = say_which(project, model, "search")
         found = project.search(model, trials=trials, time=time, actor=account(), watch=watch)
     if manner().json:
         show_json(found)
@@ -53,7 +53,8 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 def trials(model: str | None, best: int | None) -> None:
     """Show the trials of a model's newest search.
 
-    The best ones come first, then those that were ended early, then those that failed.
+    MODEL may be left out when only one deployment was searched for. The best ones come first, then those that were
+    ended early, then those that failed.
 
     \b
     Example:

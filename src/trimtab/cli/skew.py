@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, moment_of, opened_project
+from trimtab.cli.options import command, manner, moment_of, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
 
 
@@ -36,6 +36,11 @@ def skew(
       trimtab skew late_flight --since 2024-05-01
     """
     moment_of("--since", since)
+    if history is not None:
+        alone = "is for a check; --history shows the newest ones of all models."
+        refuse_given(alone, "model", "sample", "everything", "since", "seed", "scores")
+    if everything:
+        refuse_given("and --all exclude each other.", "sample")
     with opened_project() as project:
         if history is not None:
             found = project.skew_checks(last=history)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project
+from trimtab.cli.options import account, command, manner, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse
 
@@ -33,6 +33,8 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
     Example:
       trimtab compare late_flight@champion late_flight@9 --html compare.html
     """
+    if no_rows:
+        refuse_given("is about rows, and --no-rows asks neither version.", "window", "moved")
     with opened_project() as project, progress("asking both versions"):
         found = project.compare(one, other, window=None if no_rows else window, moved=moved)
     from trimtab.registry.describing.compare_page import comparison_page, comparison_text

@@ -14,7 +14,7 @@ from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
-from trimtab.serving.arms import Canary, Shadow
+from trimtab.serving.arms import Canary, Shadow, ShadowFigures
 from trimtab.serving.batching import Batching, measure_costs
 from trimtab.serving.degradation import Degrading
 from trimtab.serving.precomputed import MISSING, Looked, Precomputed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -386,3 +388,43 @@ def test_without_a_thread_each_answer_is_written_at_once_until_there_may_be_one(
         assert time.monotonic() < end_s
         time.sleep(0.01)
     log.close()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_an_interruption_at_any_line_of_a_flush_lets_others_flush(tmp_path: Path, wait: bool) -> None:
+    """What is noted is written once. No signal comes between a lock and its `with`."""
+    disk = Disk()
+    log = NotedLog(disk, tmp_path)
+    lines, step = 0, 0
+    file = NotedLog.flush.__code__.co_filename
+
+    def see(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line" and not linecache.getline(file, frame.f_lineno).strip().startswith("with "):
+            lines += 1
+            if lines == step:
+                raise KeyboardInterrupt
+        return see
+
+    made = []
+    while lines >= step:
+        lines, step = 0, step + 1
+        made.append(payload())
+        assert log.add([made[-1]])
+        before = sys.gettrace()
+        sys.settrace(see)
+        try:
+            log.flush(wait=wait)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        other = threading.Thread(target=log.flush, daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), "it waits for ever"
+    assert step > 10
+    log.close()
+    assert [record.payload for record in disk.read("p0001", 0)] == made

@@ -117,12 +117,10 @@ class NotedLog:
         Raises:
             Unavailable: The log cannot be written now; all stays noted.
         """
-        if not self._writing.acquire(blocking=wait):
+        if not wait and self._writing.locked():
             return False
-        try:
+        with self._writing:  # nothing comes between, which an `acquire` before a `try` lets happen. # D119
             self._write()
-        finally:
-            self._writing.release()
         return True
 
     def make_room(self) -> None:

@@ -1,12 +1,26 @@
-"""What every test may use: the report of the soak campaigns."""
+"""What every test may use: the report of the soak campaigns, and `processes`; and what of the outside reaches none."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # all is here, and plain text
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a script, which children inherit
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # ignored here as before, and as usual in children
+if settings().deadline is not None:  # at home: random examples as ever; under CI Hypothesis has a profile of its own
+    settings.register_profile("home", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("home")
 
 SOAK_JSON = Path(__file__).parents[1] / "build" / "soak.json"
 

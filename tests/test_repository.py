@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ROOMS = [path.parent.name for path in (ROOT / "src" / "trimtab").glob("*/__init__.py")]
+ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "trimtab").glob("*/__init__.py"))
 LOCKS = ["requirements.lock", "requirements-demo.lock"]
 HEAVY = {
     *("alembic", "arro3", "deltalake", "duckdb", "jinja2", "lightgbm", "lmdb", "numpy", "pandas", "pyarrow", "rich"),

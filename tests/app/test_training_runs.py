@@ -343,10 +343,10 @@ def test_another_process_trains_gives_way_and_is_cancelled_from_outside(loaded: 
         thread.start()
         with open_project(loaded, environment={}) as other:
             run = under_way(other, lambda run: len(run.steps) == 2 and any("nice" in line for line in run.lines))
-            assert f"nice {os.nice(0) + 7} 1" in run.lines
+            assert f"nice {min(19, os.nice(0) + 7)} 1" in run.lines
             assert [step.state for step in run.steps] == ["done", "running"]
             other.cancel_run(run.id, actor="Ada")
-            thread.join(20.0)
+            thread.join(120)
             assert not thread.is_alive()
             assert "Cancelled by Ada" in str(ended[0])
             seen = other.run(run.id)
@@ -356,7 +356,7 @@ def test_another_process_trains_gives_way_and_is_cancelled_from_outside(loaded: 
 
 
 def under_way(project: Project, ready: Callable[[Run], bool]) -> Run:
-    until = time.monotonic() + 40.0
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         found = project.runs()
         if found and ready(found[-1]):

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from processes import is_alive, within
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.run import (
     Cancelled,
@@ -59,12 +59,11 @@ def test_what_a_task_keeps_lives_until_the_executor_is_closed(executor: Executor
 
 
 def test_a_task_that_is_cancelled_ends_soon(executor: Executor, tmp_path: Path) -> None:
-    began, pid = time.monotonic(), tmp_path / "pid"
+    pid = tmp_path / "pid"
     with pytest.raises(Cancelled, match="by Ada"):
         run(executor, "endless", str(pid), cancelled=lambda: "by Ada" if pid.exists() else None)
-    assert time.monotonic() - began < 10.0
     if isinstance(executor, ProcessExecutor):
-        assert not alive(int(pid.read_text()))
+        assert not is_alive(int(pid.read_text()))
     assert json.loads(run(executor, "where", "after"))["asked"] == "after"
 
 
@@ -73,7 +72,7 @@ def test_a_child_process_is_nice_limits_its_threads_and_tells_what_it_does_and_p
     try:
         there = json.loads(run(executor, "where"))
         assert there["pid"] != os.getpid()
-        assert (there["nice"], there["omp"]) == (os.nice(0) + 5, "3")
+        assert (there["nice"], there["omp"]) == (niceness(5), "3")
         assert executor.run(Task("tasks:telling", b""), hear=heard.append, cancelled=lambda: None) == b""
         assert [e for e in heard if not isinstance(e, Line)] == [
             StepBegan("one", "h"),
@@ -87,7 +86,7 @@ def test_a_child_process_is_nice_limits_its_threads_and_tells_what_it_does_and_p
             Unavailable, match=r"was killed by signal 9 before it was done\. The system may have run out"
         ):
             run(executor, "dying")
-        assert json.loads(run(executor, "where"))["nice"] == os.nice(0) + 5  # another child
+        assert json.loads(run(executor, "where"))["nice"] == niceness(5)  # another child
     finally:
         executor.close()
 
@@ -116,21 +115,12 @@ def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(pid)], env={**os.environ, "PYTHONPATH": here}, stdout=subprocess.DEVNULL
     )
-    wait_until(lambda: pid.exists() and pid.read_text() != "")
+    within(30, lambda: pid.exists() and pid.read_text() != "")
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    wait_until(lambda: not alive(int(pid.read_text())))
+    within(30, lambda: not is_alive(int(pid.read_text())))
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def niceness(more: int) -> int:
+    """Of a child that is to be so much nicer than this process: there is no more than 19."""
+    return min(19, os.nice(0) + more)

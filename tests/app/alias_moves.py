@@ -21,9 +21,11 @@ from trimtab.app.project import Project
 from trimtab.core.time import format_moment
 
 AS_OF = format_moment(shop.NOW_US)
+ALONE = 100  # answers in a row of one version: it answers alone
 LOAD = Path(__file__).parent / "answer_load.py"
 CLI = [sys.executable, "-c", "from trimtab.cli import main; main()"]
 Answers: TypeAlias = "NDArray[Any]"  # of `answer_load.RECORD`
+RECORD_BYTES = np.dtype(RECORD).itemsize
 
 
 def promote(project: Project, name: str) -> float:
@@ -80,6 +82,18 @@ def asking(folder: Path, url: str, connections: int, rate: float = 0.0) -> Itera
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def wait_until_alone(folder: Path, at: float, name: str) -> None:
+    """Wait until all that was answered at last, of what was asked after a move `at`, is of the version it names."""
+    out, end_s = folder / "answers", time.monotonic() + 60
+    while True:
+        size = out.stat().st_size // RECORD_BYTES * RECORD_BYTES  # the last one may be written in part
+        newest = np.fromfile(out, RECORD, ALONE, offset=max(0, size - ALONE * RECORD_BYTES))
+        if len(newest) == ALONE and newest["asked"].min() >= at and (newest["version"] == name.encode()).all():
+            return
+        assert time.monotonic() < end_s, (name, newest["version"])
+        time.sleep(0.05)
 
 
 def waited_s(answers: Answers, moves: list[tuple[float, str]]) -> list[float]:

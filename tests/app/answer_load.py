@@ -86,6 +86,7 @@ class Load:
             now = time.time()
             if now - looked > _LOOK_S:
                 looked, on = now, on and not stop.exists()
+                out.flush()  # somebody may wait for what comes
             wait_s = _LOOK_S
             while on and self._free:
                 due = begun + self._asked / rate if rate else now

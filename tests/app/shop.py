@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from processes import within
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.serving.workers.states import ServiceState, read_state
 
 BEGIN_US = moment_us("2024-03-01T00:00:00Z")
 DAYS = 40
@@ -148,6 +150,22 @@ def serving(folder: Path, *arguments: str, stop: signal.Signals = signal.SIGTERM
         if process.poll() is None:
             process.send_signal(stop)
         process.communicate(timeout=60)
+
+
+def state(folder: Path) -> ServiceState | None:
+    """What the supervisor of several workers says."""
+    return read_state(folder / ".trimtab" / "workers")
+
+
+def all_ready(folder: Path) -> ServiceState:
+    """The state of the service once every worker answers."""
+
+    def look() -> ServiceState | None:
+        found = state(folder)
+        return found if found is not None and all(worker.ready for worker in found.workers) else None
+
+    found: ServiceState = within(60, look)
+    return found
 
 
 def call(url: str, body: Any = None) -> tuple[int, Any]:

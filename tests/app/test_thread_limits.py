@@ -31,7 +31,8 @@ def test_numerical_libraries_have_one_thread_unless_somebody_says_otherwise(
     with (trained / "project.py").open("a") as file:
         file.write(LOOK)
     with shop.serving(trained, "--as-of", AS_OF, "--workers", str(workers)):
-        pass
+        if workers > 1:
+            shop.all_ready(trained)
     found = [json.loads(line) for line in (trained / "pools.jsonl").read_text().splitlines()]
     assert len({one["process"] for one in found}) == (1 if workers == 1 else 3)
     threads = {tuple(pool) for one in found for pool in one["pools"]}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import shop
 
 import trimtab as tt
+from processes import within
 from trimtab.app.lease import Lease
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, NotFound, Unavailable
@@ -79,46 +82,61 @@ def test_the_applier_waits_while_another_process_writes(trained: Path) -> None:
     with shop.opened(trained) as project:
         project.views.catch_up()
         writing = f"""
-import time
+import sys
 from pathlib import Path
 from trimtab.store.lmdb_kv import LmdbKeyValue
 store = LmdbKeyValue(Path({str(trained / ".trimtab" / "online")!r}))
 store.write({{b"other": b"1"}})
-Path({str(trained / "writing")!r}).touch()
-time.sleep(1.0)
+print("writing", flush=True)
+sys.stdin.read()
 store.close()
 """
-        process = multiprocessing.get_context("spawn").Process(target=exec, args=(writing,))
-        process.start()
-        while not (trained / "writing").exists():
-            time.sleep(0.01)
+        command = [sys.executable, "-c", writing]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
         with project.views.follow().start() as applier:
             pushed = project.push("readings", [reading(0)])
             with pytest.raises(Unavailable):
                 applier.wait_applied({pushed.partition: pushed.position}, 0.3)
-            assert "writes here" in (project.views.blocked or "")
-            applier.wait_applied({pushed.partition: pushed.position}, 20)
+            within(30, lambda: "writes here" in (project.views.blocked or ""))
+            process.communicate(timeout=60)  # its standard input closes, and it ends
+            assert process.returncode == 0
+            applier.wait_applied({pushed.partition: pushed.position}, 60)
             assert (applier.failure, project.views.blocked) == (None, None)
-        process.join()
     with shop.opened(trained) as again:
         assert not again.views.followed()
     assert "trimtab-lease" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(trained: Path) -> None:
+def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with shop.opened(trained) as project:
         killed = f"import os, shop, pathlib; shop.opened(pathlib.Path({str(trained)!r})).views.follow(); os._exit(1)"
         assert run(killed) == 1
         project.views.follow().close()
         project.views.let_go()
     with shop.opened(trained) as project:
+        clock_s, renewed = [0.0], []
+        acquire = project.state.catalog.acquire
+
+        def counted(name: str, holder: str, ttl_s: float) -> bool:
+            taken = acquire(name, holder, ttl_s)
+            renewed.append(holder)
+            return taken
+
+        monkeypatch.setattr("trimtab.app.lease.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+        monkeypatch.setattr(project.state.catalog, "acquire", counted)
         lease = Lease(project.state.catalog, "short", trained, ttl_s=0.4)
         assert lease.take()
-        for _ in range(10):
-            time.sleep(0.1)
-            shop.move(project, 100_000)
+        for _ in range(5):
+            clock_s[0] += 0.3
+            shop.move(project, 300_000)
             assert lease.held
-            assert not project.state.catalog.acquire("short", "somebody", 30)
+            seen = renewed.count(lease.holder)
+            within(30, lambda seen=seen: renewed.count(lease.holder) >= seen + 2)  # the first may have begun before
+            assert not acquire("short", "somebody", 30)
         lease.let_go()
         assert not lease.held
         assert project.state.catalog.acquire("short", "somebody", 30)

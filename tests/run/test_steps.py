@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trimtab.core.clock import SystemClock
+from processes import within
+from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.run import Retry, finished, step
 from trimtab.store.file_blob import FileBlob
@@ -32,7 +32,7 @@ for number in range(3):
     def work():
         with open(folder / "ran", "a") as log:
             log.write(f"{number} {who}\\n")
-        time.sleep(slow)
+        time.sleep(slow if number else 0)
         return f"result {number}".encode()
     got = step(catalog, blob, f"part{number}", "h", work, clock=SystemClock(), retry=Retry(lease_s=0.6, poll_s=0.02))
     assert got.result == f"result {number}".encode()
@@ -95,23 +95,40 @@ def test_only_what_is_unavailable_is_tried_again_after_doubling_pauses(catalog: 
     assert step(catalog, blob, "c", "h", lambda: b"later", clock=CLOCK).result == b"later"  # the lease was given back
 
 
-def test_two_threads_do_a_step_once_and_both_get_its_result(catalog: SqlCatalog, blob: FileBlob) -> None:
-    calls, results = [], []
+def test_three_threads_do_a_step_once_and_all_get_its_result(
+    tmp_path: Path, blob: FileBlob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work takes longer than the lease, which has to be renewed; leases run out by a clock of their own."""
+    calls, results, renewed = [], [], []
+    clock = VirtualClock(0)
 
     def work() -> bytes:
         calls.append(1)
-        time.sleep(0.3)
+        for _ in range(4):
+            clock.advance_to(clock.now_us() + 100_000)
+            seen = len(renewed)
+            within(30, lambda seen=seen: len(renewed) >= seen + 2)  # the first of them may have begun before
         return b"once"
 
     def run() -> None:
-        retry = Retry(lease_s=0.15, poll_s=0.01)  # shorter than the work: it has to be renewed
+        retry = Retry(lease_s=0.15, poll_s=0.01)
         results.append(step(catalog, blob, "s", "h", work, clock=CLOCK, retry=retry).result)
 
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with SqlCatalog.sqlite(tmp_path / "catalog.db", clock=clock) as catalog:
+        acquire = catalog.acquire
+
+        def counted(lease: str, holder: str, ttl_s: float) -> bool:
+            taken = acquire(lease, holder, ttl_s)
+            if taken:
+                renewed.append(holder)
+            return taken
+
+        monkeypatch.setattr(catalog, "acquire", counted)
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert results == [b"once"] * 3
     assert len(calls) == 1
 
@@ -119,13 +136,11 @@ def test_two_threads_do_a_step_once_and_both_get_its_result(catalog: SqlCatalog,
 def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    first = subprocess.Popen([*command, "first", "0.4"], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not (ran.exists() and "1 first" in ran.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    first = subprocess.Popen([*command, "first", "60"], stdout=subprocess.DEVNULL)
+    within(60, lambda: ran.exists() and "1 first" in ran.read_text())
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    second = subprocess.run([*command, "second", "0"], capture_output=True, text=True, timeout=30, check=True)
+    second = subprocess.run([*command, "second", "0"], capture_output=True, text=True, timeout=120, check=True)
     assert second.stdout == "done\n"
     assert ran.read_text().split("\n")[:-1] == ["0 first", "1 first", "1 second", "2 second"]
 

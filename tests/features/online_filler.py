@@ -1,10 +1,13 @@
-"""A process that fills, rebuilds, applies and compacts until it is killed or done: `online_filler.py LOG ONLINE`."""
+"""A process that fills, rebuilds, applies and compacts until it is killed or done.
+
+`online_filler.py LOG ONLINE [MOST]` says "batch" after each step, and after MOST of them waits to be killed.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from online_follower import BATCH, VIEWS
+from online_follower import BATCH, VIEWS, Told
 
 from trimtab import store
 from trimtab.features.online.compaction import Compaction
@@ -12,7 +15,8 @@ from trimtab.features.online.fill import Filling, fill, live_positions, unfilled
 from trimtab.features.online.store import OnlineStore
 
 
-def work(log_folder: str, online_folder: str) -> None:
+def work(log_folder: str, online_folder: str, most: str | None = None) -> None:
+    told = Told(None if most is None else int(most))
     log = store.open(f"sqlite://{log_folder}", "log")
     kv = store.open(f"lmdb://{online_folder}", "kv")
     online = OnlineStore(kv, VIEWS)
@@ -22,15 +26,18 @@ def work(log_folder: str, online_folder: str) -> None:
         half = log.positions()[partition] // 2
         while (at := online.positions().get(partition, 0)) < half:
             online.apply(log.read(partition, at, limit=BATCH))
+            told()
     for _ in fill(online, log, most_rows=700):
-        pass
+        told()
     compaction = Compaction(online)
     for name in online.plans:
         for _ in Filling(online, name, log, most_rows=1_000).steps():
             online.apply(log.read(partition, (live_positions(online) or {}).get(partition, 0), limit=BATCH))
             compaction.step(20)
+            told()
     while records := log.read(partition, online.positions().get(partition, 0), limit=BATCH):
         online.apply(records)
+        told()
     kv.close()
     log.close()
     print("done", flush=True)

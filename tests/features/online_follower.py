@@ -1,4 +1,7 @@
-"""A process that applies a log to an online store until it is killed or done: `online_follower.py LOG ONLINE`."""
+"""A process that applies a log to an online store until it is killed or done: `online_follower.py LOG ONLINE [MOST]`.
+
+It says "batch" after each batch, and after MOST of them waits to be killed.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,22 @@ VIEWS = [
 BATCH = 40
 
 
-def follow(log_folder: str, online_folder: str) -> None:
+class Told:
+    """Tells of each batch; after `most` of them it waits, to be killed, until its standard input closes."""
+
+    def __init__(self, most: int | None) -> None:
+        self._left = most
+
+    def __call__(self) -> None:
+        print("batch", flush=True)
+        if self._left is not None:
+            self._left -= 1
+            if self._left <= 0:
+                sys.stdin.read()
+
+
+def follow(log_folder: str, online_folder: str, most: str | None = None) -> None:
+    told = Told(None if most is None else int(most))
     log = store.open(f"sqlite://{log_folder}", "log")
     kv = store.open(f"lmdb://{online_folder}", "kv")
     online = OnlineStore(kv, VIEWS)
@@ -39,6 +57,7 @@ def follow(log_folder: str, online_folder: str) -> None:
     print("ready", flush=True)
     while records := log.read(partition, online.positions().get(partition, 0), limit=BATCH):
         online.apply(records)
+        told()
     kv.close()
     log.close()
     print("done", flush=True)

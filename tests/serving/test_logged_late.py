@@ -206,7 +206,7 @@ def test_few_wait_for_a_search_and_a_forked_child_for_nobody(filled: Filled) -> 
             except Exception as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        threads = [threading.Thread(target=ask) for _ in range(16)]
         for thread in threads:
             thread.start()
         while late._room._value:
@@ -224,7 +224,7 @@ def test_few_wait_for_a_search_and_a_forked_child_for_nobody(filled: Filled) -> 
         assert errors == []
     for thread in threads:
         thread.join()
-    assert [type(error) for error in errors] == [NotFound] * 4
+    assert [type(error) for error in errors] == [NotFound] * 16
 
 
 def test_searches_leave_the_working_threads_to_those_who_work(shop: Any) -> None:

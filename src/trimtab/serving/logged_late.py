@@ -18,7 +18,7 @@ from trimtab.store.ports import Log, LogRecord
 
 SOON_US = 1_000_000  # who is logged within this is found where its time says; all others are late
 _BLOCK = 2_000
-_AT_ONCE = 4  # of those who have a deadline: more are refused at once, so that no service is full of them
+_AT_ONCE = 16  # of those who have a deadline: more are refused at once, so that no service is full of them
 _HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
 _PREFIX = b"p_"
 _FRONT_BYTES = len(id_front(0))

@@ -70,7 +70,7 @@ def test_long_messages_are_cut_to_two_lines() -> None:
     assert len(guarded("raise Misuse('a\\nb\\nc\\nd')").stderr.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_it_cleanly_and_says_what_is_safe(number: signal.Signals, status: int) -> None:
     body = "try:\n        print('working', flush=True)\n        time.sleep(60)\n    finally:\n        print('closed')"
     process = subprocess.Popen(
@@ -84,6 +84,37 @@ def test_a_signal_ends_it_cleanly_and_says_what_is_safe(number: signal.Signals, 
     assert out == "closed\n"
     assert "All is safe." in error
     assert "Traceback" not in error
+
+
+def test_a_terminal_that_closes_says_so_twice_and_what_is_closed_then_is_closed() -> None:
+    body = (
+        "try:\n        print('working', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('closing', flush=True)\n        time.sleep(0.3)\n        print('closed')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", GUARDED.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for said in ("working\n", "closing\n"):
+        assert process.stdout.readline() == said
+        process.send_signal(signal.SIGHUP)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, out) == (143, "closed\n")
+    assert "All is safe." in error
+
+
+def test_a_command_that_is_to_outlive_its_terminal_does() -> None:
+    body = "print('working', flush=True)\n    time.sleep(0.3)\n    print('done')"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
+    try:
+        process = subprocess.Popen([sys.executable, "-c", GUARDED.format(body=body)], stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=30)[0] == "done\n"
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.08, 0.15, 0.3])

@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import click
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.core.signals import ENDING, caught
 from trimtab.core.urls import mask_url
 
 FAILED = 1  # a check found something: `doctor`, `status --check`
@@ -24,7 +25,7 @@ INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's numbe
 
 
 class Terminated(BaseException):
-    """SIGTERM came: like KeyboardInterrupt, it unwinds through every `with` and `finally`."""
+    """SIGTERM or SIGHUP came: like KeyboardInterrupt, it unwinds through every `with` and `finally`."""
 
 
 class Manner:
@@ -41,7 +42,7 @@ def guarded(work: Callable[[], object], manner: Manner) -> int:
     """Do `work` and give the exit status; whatever it raises becomes a line on standard error."""
     _print_anything()
     try:
-        with _terminated_by_signal():
+        with caught(_terminated, (signal.SIGTERM, signal.SIGHUP)):
             done = work()
             sys.stdout.flush()
             return done if isinstance(done, int) else 0
@@ -123,26 +124,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-@contextmanager
-def _terminated_by_signal() -> Iterator[None]:
-    """SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C raises KeyboardInterrupt."""
+    raise Terminated
 
 
 def _ignore_signals() -> None:
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
 
 

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import errno
 import gc
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
@@ -18,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.signals import caught
 from trimtab.serving.http.accepting import Acceptor, Connections
 from trimtab.serving.http.tls import Tls, tls_context
 from trimtab.serving.http.wire import AsgiApp
@@ -41,9 +40,9 @@ def serve(
     beat: Callable[[], object] | None = None,
     tls: Tls | None = None,
 ) -> None:
-    """Serve `app` until SIGTERM or SIGINT; requests under way are finished first, for at most `grace_s`.
+    """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests under way are finished first, for at most `grace_s`.
 
-    A second signal ends it at once.
+    A second signal ends it at once, unless it is a second SIGHUP: a terminal that closes says so twice.
 
     Args:
         app: An ASGI application; the service's predictions go the direct road.
@@ -131,16 +130,9 @@ class _Announced(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the server, and not the process: `serve` returns, so that its caller can close."""
-        if threading.current_thread() is not threading.main_thread():
+        """Let signals end the server, and not the process: `serve` returns, so that its caller can close."""
+        with caught(self.handle_exit):
             yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import selectors
-import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from trimtab.core.errors import Unavailable
+from trimtab.core.signals import caught
 from trimtab.serving.workers.line import NUDGE, READY
 from trimtab.serving.workers.worker import Worker
 
@@ -120,7 +118,7 @@ class Supervisor:
         ]
 
     def run(self, announce: Callable[[], object]) -> None:
-        """Supervise until SIGTERM or SIGINT (or `stop`); then workers finish what is under way. A second one kills.
+        """Supervise until a signal (or `stop`); then workers finish what is under way. A second one kills.
 
         Args:
             announce: Called once, when the first worker is ready.
@@ -128,7 +126,7 @@ class Supervisor:
         Raises:
             Unavailable: No worker can be started; the message has its last words.
         """
-        with self._catching_signals():
+        with caught(lambda number, frame: self.stop()):
             try:
                 while not self._signals:
                     self._fill_slots()
@@ -259,19 +257,3 @@ class Supervisor:
         self._selector.close()
         self._bell.close()
         self._rung.close()
-
-    @contextlib.contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def caught(number: int, frame: FrameType | None) -> None:
-            self.stop()
-
-        before = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -67,15 +67,17 @@ def half_asked(url: str) -> Iterator[Callable[[], bytes]]:
 
 
 @pytest.mark.parametrize("arguments", [TWO, ONE], ids=["workers", "one process"])
-def test_a_terminal_that_closes_lets_requests_finish_though_it_says_so_twice(
-    trained: Path, arguments: tuple[str, ...]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_tells_every_process_to_end_lets_requests_finish(
+    trained: Path, arguments: tuple[str, ...], number: signal.Signals
 ) -> None:
+    """As systemd tells all processes at once, of which a supervisor tells its workers again; a terminal tells twice."""
     with shop.serving(trained, *arguments) as (process, url):
-        worker_pids(trained)
+        workers = worker_pids(trained)
         with half_asked(url) as rest:
-            process.send_signal(signal.SIGHUP)
+            send_all([process.pid, *workers], number)
             within(10, lambda: not takes_connections(url))
-            process.send_signal(signal.SIGHUP)
+            send_all(workers if number == signal.SIGTERM else [process.pid, *workers], number)
             time.sleep(0.3)
             assert rest().startswith(b"HTTP/1.1 200 OK\r\n")
         _, error = process.communicate(timeout=60)

@@ -96,6 +96,7 @@ def answer(project: Project, task: WorkerTask, line: Line, listener: socket.sock
             announce=lambda url: line.say(READY),
             beat=lambda: line.say(BEAT),
             tls=tls_of(project),
+            impatient=False,
         )
 
 

@@ -15,6 +15,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, somebody who 
 def caught(
     handle: Callable[[int, FrameType | None], object],
     numbers: Sequence[signal.Signals] = ENDING,
+    *,
+    for_good: bool = False,
 ) -> Iterator[None]:
     """While `handle` is called with these signals; in any other thread than the main one nothing changes.
 
@@ -24,6 +26,7 @@ def caught(
     Args:
         handle: Called by the main thread, between two instructions of whatever it does.
         numbers: Which signals.
+        for_good: Ignore them afterwards, for the process is about to end; else what was there before is there again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,7 +45,7 @@ def caught(
     finally:
         for number, handler in before.items():
             if not _is_nohup(number):
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if for_good else handler)
 
 
 def _is_nohup(number: signal.Signals) -> bool:

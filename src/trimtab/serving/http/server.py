@@ -39,6 +39,7 @@ def serve(
     connections: Connections | None = None,
     beat: Callable[[], object] | None = None,
     tls: Tls | None = None,
+    impatient: bool = True,
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests under way are finished first, for at most `grace_s`.
 
@@ -54,6 +55,8 @@ def serve(
         connections: Those of all workers that take them from `listener`; closed at the end.
         beat: Called about once a second by the event loop while it turns.
         tls: Speak HTTPS only, with this certificate.
+        impatient: Whether a second signal ends it at once. If not, further ones are ignored until the process ends:
+            for a process that is told to end by several others, of which one has SIGKILL.
 
     Raises:
         Misuse: The certificate or its key cannot be used.
@@ -79,7 +82,7 @@ def serve(
         ssl_context_factory=None if context is None else lambda config, default: context,
     )
     server = _Announced(config, lambda: (announce or _print)(url), beat, app, grace_s)
-    server.connections = connections
+    server.connections, server.impatient = connections, impatient
     before = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
@@ -114,11 +117,12 @@ class _Announced(uvicorn.Server):
         self._grace_s = grace_s
 
     connections: Connections | None = None  # of all workers; None: nobody else takes them
+    impatient = True
     acceptors: Sequence[Acceptor] = ()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal lets requests finish; the second does not."""
-        self.force_exit = self.should_exit
+        """The first signal lets requests finish; the second does not, where somebody is impatient."""
+        self.force_exit = self.should_exit and self.impatient
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -131,7 +135,7 @@ class _Announced(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Let signals end the server, and not the process: `serve` returns, so that its caller can close."""
-        with caught(self.handle_exit):
+        with caught(self.handle_exit, for_good=not self.impatient):
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,26 +1,65 @@
-"""How a service ends: told several times, by its terminal."""
+"""How a service ends: told several times, by its terminal, with a request that never ends, without its supervisor."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import shop
 
 from processes import within
+from trimtab.app import engine
+from trimtab.app.project import open_project
+from trimtab.core.clock import ShiftedClock
 from trimtab.core.time import format_moment
-from trimtab.serving.workers.states import FOLDER
+from trimtab.serving.http import accepting
+from trimtab.serving.http.server import listen
+from trimtab.serving.workers.states import FOLDER, ServiceState, write_state
+from trimtab.serving.workers.worker import Worker
 
 AS_OF = format_moment(shop.NOW_US)
+ENDLESS = 4711.0
+TOILING = """
+import time
+
+def toiled(x):
+    while x == 4711.0:
+        time.sleep(0.01)
+    return x
+"""
 ONE, TWO = ("--as-of", AS_OF), ("--as-of", AS_OF, "--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def toiling_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shop.write_project(tmp_path_factory.mktemp("toiling") / "trained")
+    text = shop.PROJECT.replace('"x": tt.col("x")', '"x": tt.transform(toiled, returns=float)(tt.col("x"))')
+    (folder / "project.py").write_text(TOILING + text)
+    with shop.opened(folder) as project:
+        shop.load(project)
+        assert project.train("buyer")[-1].act == "promote"
+    return folder
+
+
+@pytest.fixture
+def toiling(toiling_once: Path, tmp_path: Path) -> Path:
+    """A project in service whose model comes to no end with one request, and whose log is relaxed."""
+    folder = Path(shutil.copytree(toiling_once, tmp_path / "project"))
+    (folder / "trimtab.toml").write_text('[serve]\nlog = "relaxed"\n')
+    return folder
 
 
 def port_of(url: str) -> int:
@@ -46,8 +85,8 @@ def send_all(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def visit(key: str) -> dict[str, Any]:
-    return {**shop.visit(key, shop.NOW_US), "at": AS_OF}
+def visit(key: str, x: float = 0.5) -> dict[str, Any]:
+    return {**shop.visit(key, shop.NOW_US, x), "at": AS_OF}
 
 
 @contextmanager
@@ -64,6 +103,36 @@ def half_asked(url: str) -> Iterator[Callable[[], bytes]]:
             return connection.recv(4_096)
 
         yield rest
+
+
+class Endless:
+    """Asks what the model comes to no end with; in a thread of the service where it is asked as of the past."""
+
+    def __init__(self, url: str, *, past: bool = True) -> None:
+        self.status: int | None = None  # None: there was no answer
+        self.ended = threading.Event()
+        asked = {"request": visit("endless", ENDLESS), **({"at": AS_OF} if past else {})}
+        threading.Thread(target=self._ask, args=(port_of(url), asked), daemon=True).start()
+        if past:
+            within(30, lambda: 'trimtab_requests_under_way{kind="slow"} 1' in _plain(shop.call(f"{url}/metrics")[1]))
+        else:
+            time.sleep(0.3)
+
+    def _ask(self, port: int, asked: dict[str, Any]) -> None:
+        with suppress(OSError, HTTPException):
+            connection = HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request(
+                "POST", "/v1/models/buyer/predict", json.dumps(asked), {"Content-Type": "application/json"}
+            )
+            self.status = connection.getresponse().status
+        self.ended.set()
+
+
+def _plain(metrics: str) -> str:
+    """Without the names of workers."""
+    for worker in ("1", "2"):
+        metrics = metrics.replace(f'{{worker="{worker}",', "{")
+    return metrics
 
 
 @pytest.mark.parametrize("arguments", [TWO, ONE], ids=["workers", "one process"])
@@ -97,3 +166,59 @@ def test_a_service_that_is_to_outlive_its_terminal_does(trained: Path, arguments
             assert process.wait(timeout=60) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_ends_a_service_though_a_thread_comes_to_no_end(toiling: Path) -> None:
+    with shop.serving(toiling, *ONE) as (process, url):
+        try:
+            answered = [
+                shop.call(f"{url}/v1/models/buyer/predict", {"request": visit(f"v{n}")})[1]["id"] for n in range(5)
+            ]
+            endless = Endless(url)
+            process.send_signal(signal.SIGINT)
+            within(10, lambda: not takes_connections(url))
+            assert process.poll() is None  # it waits for the request
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=20)
+        finally:
+            process.kill()
+        assert process.returncode == 0
+        assert "Traceback" not in error
+        assert "still at work, and nobody waits for any more: 1" in error
+    assert endless.ended.wait(30)
+    assert endless.status in (None, 503)
+    with shop.opened(toiling) as project:
+        assert not any(shop.faults_of_log(project, answered, []).values())
+
+
+@pytest.mark.parametrize("past", [True, False], ids=["in a thread", "in the event loop"])
+def test_a_worker_without_its_supervisor_ends_though_a_request_does_not(toiling: Path, past: bool) -> None:
+    """And what it answered is logged once, noted or appended: nothing but the spool may need to survive."""
+    folder = toiling / ".trimtab" / FOLDER
+    listener = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with open_project(toiling, clock=ShiftedClock(shop.NOW_US), environment={}) as project:
+        project.apply_first()
+        task = engine._task(project, folder)
+    engine._cleared(folder)
+    write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=time.time_ns() // 1_000, workers=[]))
+    task = msgspec.structs.replace(task, slot=1, count=1, grace_s=1.0, fill_s=1.0)
+    command = [sys.executable, "-m", "trimtab.app.worker"]
+    worker = Worker(1, command, msgspec.msgpack.encode(task), listener)
+    try:
+        within(60, lambda: b"r" in worker.hear())
+        asked = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit(f"v{n}")}) for n in range(20)]
+        Endless(url, past=past)
+        worker.line.close()  # as if whoever watches it had been killed
+        listener.close()
+        worker.process.wait(timeout=20)
+    finally:
+        worker.kill()
+        worker.process.wait()
+        worker.close()
+        listener.close()
+    listen("127.0.0.1", port_of(url)).close()
+    accepting.end(folder)
+    assert [status for status, _ in asked] == [200] * 20
+    with shop.opened(toiling) as project:
+        assert not any(shop.faults_of_log(project, [answer["id"] for _, answer in asked], []).values())

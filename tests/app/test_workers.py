@@ -352,7 +352,7 @@ def test_a_worker_says_at_once_that_events_are_not_applied_any_more(trained: Pat
         hindered = ServiceState(**told, stands_still="events cannot be applied: x")  # type: ignore[arg-type]
         with pytest.raises(Unavailable, match=r"not within 0.3 s; events cannot be applied: x\."):
             FollowedViews(project, lambda: None, lambda: hindered).wait_applied(reached, 0.3)
-        config = {"slot": 1, "count": 1, "config": {}, "state": "", "ahead_us": None, "fill_s": 0.0}
+        config = {"slot": 1, "count": 1, "config": {}, "state": "", "ahead_us": None, "fill_s": 0.0, "grace_s": 0.0}
         task = WorkerTask(folder=str(project.state_folder), **config)  # type: ignore[arg-type]
         write_state(project.state_folder, stopped)
         assert missing_here(task, 7) == why

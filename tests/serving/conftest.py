@@ -141,9 +141,11 @@ class Shop:
 class Server:
     """`serving_process.py` on a free port."""
 
-    def __init__(self, folder: Path, mode: str = "relaxed", *, port: int = 0, work_s: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, mode: str = "relaxed", *, port: int = 0, work_s: float = 0.0, grace_s: float = 10.0
+    ) -> None:
         file = str(Path(__file__).with_name("serving_process.py"))
-        command = [sys.executable, file, str(folder), mode, str(port), str(work_s)]
+        command = [sys.executable, file, str(folder), mode, str(port), str(work_s), str(grace_s)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         said = self.process.stdout.readline()

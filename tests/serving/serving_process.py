@@ -1,8 +1,13 @@
-"""A process that serves the shop: `serving_process.py FOLDER relaxed|durable PORT [SECONDS OF THE MODEL'S WORK]`."""
+"""A process that serves the shop: `serving_process.py FOLDER relaxed|durable PORT [SECONDS OF WORK [GRACE]]`.
+
+The model has to work so long for an answer (`inf`: it comes to no end, except in the event loop), and the service waits
+so long for requests at its end.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
 from trimtab.serving import Applier, HttpService, Limits, serve
+from trimtab.serving.http.threads import leave
 
 
 class Toiling:
@@ -31,12 +37,16 @@ class Toiling:
         return self.scorer.predict(matrix)
 
     def _toil(self, rows: int) -> None:
+        if self.work_s == float("inf"):
+            while threading.current_thread() is not threading.main_thread():
+                time.sleep(0.01)
+            return
         until_s = time.perf_counter() + rows * self.work_s
         while time.perf_counter() < until_s:
             pass
 
 
-def main(folder: Path, mode: Any, port: int, work_s: float) -> None:
+def main(folder: Path, mode: Any, port: int, work_s: float = 0.0, grace_s: float = 10.0) -> None:
     shop = Shop(folder, clock=SystemClock(), mode=mode, notes=mode == "relaxed")
     if work_s:
         shop.endpoint.swap(shop.answerer(scorer=Toiling(shop.scorer, work_s)))
@@ -55,14 +65,15 @@ def main(folder: Path, mode: Any, port: int, work_s: float) -> None:
     )
     service.metrics.gauge("trimtab_lag_records", "Events not applied yet.", (), lambda: {(): applier.lag_records()})
     try:
-        serve(service, port=port)
+        serve(service, port=port, grace_s=grace_s)
     finally:
         applier.close()
         shop.close()
+    leave(0)
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]) if sys.argv[4:] else 0.0)
+        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:]))
     except TrimtabError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.serving.http.threads import Threads
+from trimtab.serving.http.threads import Threads, still_at_work
 from trimtab.serving.problems import Refused
 
 
@@ -17,7 +17,7 @@ def run(scene: Any, at_once: int = 16) -> None:
     try:
         asyncio.run(scene(threads))
     finally:
-        threads.close()
+        threads.close(30.0)
 
 
 def test_those_who_wait_and_those_who_work_keep_nobody_from_looking() -> None:
@@ -64,3 +64,57 @@ def test_what_a_thread_raises_is_raised() -> None:
             await threads.work(lambda: 1 / 0)
 
     run(scene)
+
+
+def test_a_thread_that_comes_to_no_end_is_left_behind_and_what_waits_for_one_is_not_begun() -> None:
+    over, begun, threads = threading.Event(), threading.Event(), Threads(16)
+    done: list[int] = []
+
+    def toil() -> None:
+        begun.set()
+        over.wait()
+
+    async def scene() -> None:
+        working = [asyncio.ensure_future(threads.work(toil)) for _ in range(8)]
+        waiting = asyncio.ensure_future(threads.work(done.append, 1))
+        await asyncio.to_thread(begun.wait)
+        threads.close(0.05)
+        threads.close(60.0)  # once is enough
+        assert still_at_work() == 8
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        over.set()
+        await asyncio.gather(*working)
+
+    asyncio.run(scene())
+    assert (done, still_at_work()) == ([], 0)
+
+
+def test_whoever_loses_patience_waits_for_no_thread() -> None:
+    over, begun, threads = threading.Event(), threading.Event(), Threads(16)
+    asked: list[int] = []
+
+    async def scene() -> None:
+        working = asyncio.ensure_future(threads.look(lambda: (begun.set(), over.wait())))
+        await asyncio.to_thread(begun.wait)
+        threads.close(3_600.0, hurried=lambda: bool(asked.append(1)) or len(asked) > 2)
+        assert still_at_work() == 1
+        over.set()
+        await working
+
+    asyncio.run(scene())
+    assert still_at_work() == 0
+
+
+def test_threads_that_end_in_time_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    over, threads = threading.Event(), Threads(16)
+
+    async def scene() -> None:
+        working = asyncio.ensure_future(threads.work(over.wait))
+        await asyncio.sleep(0)
+        threading.Timer(0.1, over.set).start()
+        threads.close(60.0)
+        assert await working is True
+
+    asyncio.run(scene())
+    assert (still_at_work(), caplog.text) == (0, "")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NAME = "engine"  # of this process, among the workers
 _WRITE_S = 1.0  # between two writings of figures and state
-_LEFT_S = 12.0  # for workers whose supervisor was killed: they let go of the port as soon as they notice
+_LEFT_S = GRACE_S + 5.0  # for workers whose supervisor was killed: they let go of the port when they notice, or end
 _LOOK_S = 0.05
 _logger = logging.getLogger(__name__)
 
@@ -195,6 +195,7 @@ def _task(project: Project, folder: Path) -> WorkerTask:
         folder=str(folder),
         ahead_us=ahead_us,
         fill_s=FILL_S,
+        grace_s=GRACE_S,
     )
 
 

@@ -36,10 +36,18 @@ class Manner:
         self.json = False
         self.project: str | None = None
         self.safe = "Nothing was changed."  # what to tell somebody who stops the command
+        self.leave: Callable[[int], object] | None = None  # ends the process, where the interpreter would wait
 
 
 def guarded(work: Callable[[], object], manner: Manner) -> int:
     """Do `work` and give the exit status; whatever it raises becomes a line on standard error."""
+    status = _guarded(work, manner)
+    if manner.leave is not None:
+        manner.leave(status)
+    return status
+
+
+def _guarded(work: Callable[[], object], manner: Manner) -> int:
     _print_anything()
     try:
         with caught(_terminated, (signal.SIGTERM, signal.SIGHUP)):

@@ -43,7 +43,8 @@ def serve(
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests under way are finished first, for at most `grace_s`.
 
-    A second signal ends it at once, unless it is a second SIGHUP: a terminal that closes says so twice.
+    A second signal ends it at once, unless it is a second SIGHUP: a terminal that closes says so twice. A thread that
+    is at work on a request then, or after `grace_s`, is left behind: `threads.leave` ends the process all the same.
 
     Args:
         app: An ASGI application; the service's predictions go the direct road.
@@ -91,6 +92,7 @@ def serve(
     try:
         server.run([listener])
     finally:
+        server.let_go()
         sys.setswitchinterval(before[0])
         gc.set_threshold(*before[1])
         gc.unfreeze()
@@ -152,8 +154,13 @@ class _Announced(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:
-            self._service.leave(self._grace_s)
+            self._service.leave(self._grace_s, lambda: self.force_exit)
         await super().shutdown(sockets)
+
+    def let_go(self) -> None:
+        """Wait for no thread any more, where a second signal came before the service was closed."""
+        if self._service is not None and self.force_exit:
+            self._service.threads.close(0.0)
 
     def _acceptor(self, listener: socket.socket, connections: Connections) -> Acceptor:
         config, state = self.config, self.server_state

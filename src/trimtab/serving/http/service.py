@@ -16,7 +16,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Protocol
 
 import msgspec
@@ -61,7 +61,8 @@ from trimtab.serving.process_figures import show_process
 
 _logger = logging.getLogger(__name__)
 _TOO_MANY = "More predictions are under way than can be answered soon. Ask again in a moment."
-_GRACE_S = 10.0  # for the other way in, where nobody says how long
+_ENDED = "The service ends, and could not wait for this any longer. Ask again in a moment."
+_GRACE_S = 10.0  # where nobody says how long
 _LEAST = 8  # predictions under way that the limit lets in at least, where so many are allowed
 _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)
 _PREDICT = re.compile(r"/v1/models/[^/]*/predict")
@@ -170,6 +171,8 @@ class HttpService:
         self._beside = None if beside is None else beside(self)
         self._begun_beside = False
         self._left: asyncio.Task[None] | None = None
+        self._end_s: float | None = None  # monotonic: when the grace is over; None: the service goes on
+        self._hurried: Callable[[], bool] = lambda: False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -200,15 +203,23 @@ class HttpService:
             self.close()
             raise
 
-    def leave(self, grace_s: float) -> None:
-        """Take nothing new by the other way in, and let it finish meanwhile; in the event loop, when it is to end."""
+    def leave(self, grace_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Take nothing new by the other way in, and let it finish meanwhile; in the event loop, when it is to end.
+
+        Args:
+            grace_s: How long that, and what threads are at, may take from now on.
+            hurried: Whether somebody has lost patience.
+        """
+        if self._end_s is None:
+            self._end_s, self._hurried = monotonic() + grace_s, hurried
         if self._beside is not None and self._left is None:
             self._left = asyncio.get_running_loop().create_task(self._beside.stop(grace_s))
 
     def close(self) -> None:
-        """Finish what is under way; the log stays open."""
+        """Finish what is under way, as long as the grace lasts; the log stays open."""
         self._commit.close()
-        self.threads.close()
+        left_s = _GRACE_S if self._end_s is None else self._end_s - monotonic()
+        self.threads.close(left_s, self._hurried)
 
     async def _predict(self, predictor: Predictor, scope: Scope, receive: Receive, send: Send) -> None:
         heard_s = perf_counter()
@@ -264,6 +275,10 @@ class HttpService:
             turns.answered(scope.get("heard_s", begun_s), begun_s, waited=True)
         except Gone:
             self._requests.add("predict", predictor.endpoint.name, "gone")
+        except asyncio.CancelledError as error:
+            if self._end_s is None:
+                raise
+            await respond(send, self.failed(predictor, error))
         except Exception as error:
             await respond(send, self.failed(predictor, error))
         finally:
@@ -353,7 +368,9 @@ class HttpService:
             self._requests.add(route, model, "200")
         except Gone:
             self._requests.add(route, model, "gone")
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self._end_s is None:
+                raise
             about = f"{method} (request {scope['request_id']})"
             await respond(send, self._failed(error, about, path, route, model), head=method == "HEAD")
         finally:
@@ -418,6 +435,8 @@ class HttpService:
         return " ".join(waiting) or None
 
     def _failed(self, error: BaseException, method: str, path: str, route: str, name: str = "") -> Reply:
+        if isinstance(error, asyncio.CancelledError) and self._end_s is not None:  # no grace is left, or no patience
+            error = Unavailable(_ENDED)
         if not isinstance(error, TrimtabError):
             _logger.error("%s %a failed", method, path, exc_info=error)
         reply = (error_reply if is_inference(path) else problem_reply)(error, path)
@@ -441,7 +460,12 @@ class HttpService:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
-            message = await receive()
+            try:
+                message = await receive()
+            except asyncio.CancelledError:
+                if self._end_s is None:
+                    raise
+                return  # nobody waits for the end of what is under way
             if message["type"] == "lifespan.startup":
                 await self.enter()
                 await send({"type": "lifespan.startup.complete"})

@@ -1,0 +1,49 @@
+"""How a process that serves ends: within its grace, whatever a request is at."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+
+def test_a_request_that_comes_to_no_end_keeps_no_process_longer_than_its_grace(
+    start_server: Any, tmp_path: Path
+) -> None:
+    server = start_server(tmp_path, work_s=float("inf"), grace_s=1.0)
+    answers: list[tuple[int, bytes]] = []
+    now_us = time.time_ns() // 1_000
+    row = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": now_us}
+    body = json.dumps({"request": row, "at": now_us}).encode()  # as of the past: in a thread
+
+    def ask() -> None:
+        address, kind = f"{server.url}/v1/models/late/predict", {"Content-Type": "application/json"}
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, body, kind), timeout=60)
+        except urllib.error.HTTPError as error:
+            answers.append((error.code, error.read()))
+
+    def shown() -> bytes:
+        return urllib.request.urlopen(f"{server.url}/metrics", timeout=30).read()  # type: ignore[no-any-return]
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        end_s = time.monotonic() + 30
+        while b'under_way{kind="slow"} 1' not in shown():
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+        status, complaints = server.stop()
+    finally:
+        server.process.kill()
+    asker.join(30)
+    assert status == 0
+    assert complaints.endswith("slow requests that are still at work, and nobody waits for any more: 1\n")
+    assert "Traceback" not in complaints
+    (answer,) = answers
+    assert answer[0] == 503
+    assert b"The service ends" in answer[1]

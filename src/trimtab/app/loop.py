@@ -127,10 +127,16 @@ class DeploymentLoop:
     def deployment_hash(self) -> str:
         return self.deployment.hash
 
-    def tick(self) -> list[Decision]:
-        """Close the days that are due, look at them, and do what is due; nothing while another process does."""
+    def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
+        """Close the days that are due, look at them, and do what is due; nothing while another process does.
+
+        Args:
+            busy: Told who is at work on it, where that keeps this from being done.
+        """
         with self._turn("tick") as mine, self._training.turn("the loop"):
             if not mine:
+                if busy is not None:
+                    busy(str(self._at_work("tick")))
                 return []
             self.catch_up()
             decisions = self._loop.controller.finish()
@@ -280,7 +286,8 @@ class DeploymentLoop:
 
     def _at_work(self, what: Doing) -> Conflict:
         turn = last_turn(self._catalog, self.deployment.name)
-        who = "another process" if turn is None else f"{turn.holder} (its {turn.doing})"
+        over = turn is None or turn.ended_us is not None  # it has begun, and not said so yet
+        who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 
     def _outside(self, workshop: VersionWorkshop) -> TrainingRuns:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from trimtab.app.searches import Searched
     from trimtab.app.skew_report import SkewReport
     from trimtab.app.status import Status
+    from trimtab.app.ticking import Ticked
     from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
@@ -300,29 +301,17 @@ class Project(Wiring):
 
         return apply_first(self)
 
-    def tick(self) -> list[Decision]:
-        """Look at every deployment once and do what is due.
+    def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
+        """Look at every deployment once and do what is due; not at one that another process is at work on.
 
         A deployment that fails does not keep the others from their turn: its error is raised after them.
-        """
-        decisions: list[Decision] = []
-        failed: list[Exception] = []
-        for name, deployment in self.definitions.deployments.items():
-            try:
-                if deployment.learn == "online":
-                    self.teacher(name).teach()
-                decisions += self.loop(name).tick()
-            except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
-                failed.append(error)
-        if not failed:
-            from trimtab.app.applying import drop_unneeded
 
-            drop_unneeded(self)
-        if failed:
-            for other in failed[1:]:
-                failed[0].add_note(f"Another deployment failed too: {other}")
-            raise failed[0]
-        return decisions
+        Args:
+            watch: Called with what came of each deployment's turn, or with who was at work on it.
+        """
+        from trimtab.app.ticking import tick_all
+
+        return tick_all(self, watch)
 
     def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None

@@ -13,6 +13,7 @@ from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
 
 if TYPE_CHECKING:
+    from trimtab.app.ticking import Ticked
     from trimtab.run import Run
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
@@ -137,18 +138,27 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
 def tick() -> None:
     """Look at every deployment once and do what is due.
 
-    For schedulers: call it as often as you like. `trimtab serve` does it by itself.
+    For schedulers: call it as often as you like. `trimtab serve` does it by itself. A deployment that another process
+    is at work on is left to that, which standard error says.
 
     \b
     Example:
       */10 * * * *  cd /srv/flights && trimtab tick
     """
-    with opened_project() as project, progress("looking at the deployments"):
-        decisions = project.tick()
-    if manner().json:
-        show_json(decisions)
-    else:
-        show_lines(shown_decisions(decisions) or ["Nothing was due."])
+    turns: list[Ticked] = []
+    try:
+        with opened_project() as project, progress("looking at the deployments"):
+            project.tick(watch=turns.append)
+    finally:  # one that failed hides nothing of the others
+        busy = [turn.at_work for turn in turns if turn.at_work is not None]
+        decisions = [decision for turn in turns for decision in turn.decisions]
+        show_lines(busy, err=True)
+        if decisions:
+            show_json(decisions) if manner().json else show_lines(shown_decisions(decisions))
+    if manner().json and not decisions:
+        show_json([])
+    elif not decisions and not busy:
+        show_lines(["Nothing was due."])
 
 
 @command("rollback")

@@ -15,6 +15,7 @@ from trimtab.app.project import Project
 from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.simulation.results import ReplayResult
+from trimtab.store.file_lock import FileLock
 
 START_US = shop.NOW_US - 12 * DAY_US
 LATER_US = shop.NOW_US - 4 * DAY_US
@@ -117,3 +118,50 @@ def test_a_replay_leaves_the_project_as_it_is(project: Project) -> None:
     assert project.ledger() == decisions
     assert project.state.events.positions() == positions
     assert [p.name for p in project.state_folder.iterdir() if p.name.startswith("trimtab-replay")] == []
+
+
+def leftovers(project: Project) -> list[str]:
+    return sorted(path.name for path in project.state_folder.iterdir() if path.name.startswith("trimtab-replay"))
+
+
+def test_what_killed_replays_left_goes_with_the_next_one_and_what_runs_stays(project: Project) -> None:
+    for name in ("killed", "early", "runs", "runs-since-long"):
+        (project.state_folder / f"trimtab-replay-{name}" / "log").mkdir(parents=True)
+        (project.state_folder / f"trimtab-replay-{name}" / "log" / "p0001.lock").touch()
+    (project.state_folder / "trimtab-replay-killed" / "replay.lock").touch()
+    running = FileLock.take(project.state_folder / "trimtab-replay-runs" / "replay.lock")
+    older = FileLock.take(project.state_folder / "trimtab-replay-runs-since-long" / "log" / "p0001.lock")
+    assert running is not None
+    assert older is not None  # of a trimtab that locked its logs alone
+    during: list[list[str]] = []
+
+    def look(done_us: int, all_us: int) -> None:
+        if not during:
+            assert replaying.clear_replays(project.state_folder) == []  # as another simulation would
+            during.append(leftovers(project))
+
+    project.simulate(lines=["never"], start=START_US, until=shop.NOW_US, progress=look)
+    assert len(during[0]) == 3
+    assert leftovers(project) == ["trimtab-replay-runs", "trimtab-replay-runs-since-long"]
+    running.release()
+    older.release()
+    assert replaying.clear_replays(project.state_folder) == ["trimtab-replay-runs", "trimtab-replay-runs-since-long"]
+
+
+def test_a_folder_that_somebody_took_for_a_leftover_is_made_anew(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = replaying.tempfile.mkdtemp
+
+    def made_and_cleared(**given: Any) -> str:
+        """Another simulation looks for leftovers in the moment between folder and lock, the first time."""
+        made.append(make(**given))
+        if len(made) == 1:
+            assert replaying.clear_replays(project.state_folder) == [Path(made[0]).name]
+        return made[-1]
+
+    monkeypatch.setattr(replaying.tempfile, "mkdtemp", made_and_cleared)
+    with replaying._own_folder(project.state_folder) as folder:
+        assert (str(folder), folder.is_dir()) == (made[1], True)
+    assert leftovers(project) == []

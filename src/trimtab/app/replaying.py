@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +21,13 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
+from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+
+_REPLAYS = "trimtab-replay-"  # and what makes the name unique; erasures and backups know it, too
+_LOCK = "replay.lock"
 
 
 def simulate_project(
@@ -63,12 +69,12 @@ def simulate_project(
             progress(at.now_us - start_us, until_us - start_us)
 
     with (
-        tempfile.TemporaryDirectory(prefix="trimtab-replay-", dir=project.state_folder) as folder,
+        _own_folder(project.state_folder) as folder,
         Replay(
             chosen,
             tables,
             project.sources,
-            Path(folder),
+            folder,
             start_us=start_us,
             until_us=until_us,
             seed=project.config.seed if seed is None else seed,
@@ -76,6 +82,46 @@ def simulate_project(
         ) as replay,
     ):
         return replay.run()
+
+
+def clear_replays(state_folder: Path) -> list[str]:
+    """Remove what simulations left behind that were killed: folders in which nothing is locked; their names."""
+    return [one.name for one in sorted(state_folder.glob(f"{_REPLAYS}*")) if one.is_dir() and _cleared(one)]
+
+
+def _cleared(folder: Path) -> bool:
+    with suppress(FileNotFoundError):  # somebody else removes it, or it ends just now
+        lock = None if any(map(FileLock.is_held, folder.rglob("*.lock"))) else FileLock.take(folder / _LOCK)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
+            return not folder.exists()
+    return False
+
+
+@contextmanager
+def _own_folder(state_folder: Path) -> Iterator[Path]:
+    """A folder for one replay, locked as long as it lasts and removed at its end."""
+    clear_replays(state_folder)
+    folder, lock = _taken(state_folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _taken(state_folder: Path) -> tuple[Path, FileLock]:
+    """A new folder and its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_REPLAYS, dir=state_folder))
+        with suppress(FileNotFoundError):
+            lock = FileLock.take(folder / _LOCK)
+            if lock is not None and lock.path.exists():
+                return folder, lock
+            if lock is not None:
+                lock.release()
+        # before it had its lock, somebody took it for one that was left behind: another one
 
 
 def _recorded(source: Source, frame: EventFrame) -> Columns:

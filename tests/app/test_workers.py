@@ -153,19 +153,18 @@ def campaign(folder: Path, *, rounds: int, kills: int, seed: int) -> dict[str, i
     for number in range(rounds):
         with shop.serving(folder, *TWO, "--port", port, stop=signal.SIGKILL) as (process, url):
             port = url.rpartition(":")[2]
-            load = Load(url, visit, reading, number)
             pids: set[int] = set()
-            for _ in range(kills):
+            with Load(url, visit, reading, number) as load:
+                for _ in range(kills):
+                    time.sleep(chance.uniform(0.05, 0.6))
+                    found = within(60, lambda: [w for w in (shop.state(folder) or _NONE).workers if w.ready and w.pid])
+                    pids.update(worker.pid for worker in found)
+                    victim = chance.choice(found).pid
+                    if is_alive(victim):
+                        os.kill(victim, signal.SIGKILL)
                 time.sleep(chance.uniform(0.05, 0.6))
-                found = within(60, lambda: [w for w in (shop.state(folder) or _NONE).workers if w.ready and w.pid])
-                pids.update(worker.pid for worker in found)
-                victim = chance.choice(found).pid
-                if is_alive(victim):
-                    os.kill(victim, signal.SIGKILL)
-            time.sleep(chance.uniform(0.05, 0.6))
-            pids.update(worker.pid for worker in (shop.state(folder) or _NONE).workers if worker.pid)
-            process.kill()
-            load.end()
+                pids.update(worker.pid for worker in (shop.state(folder) or _NONE).workers if worker.pid)
+                process.kill()
         leaving.update(pids)
         predicted += load.predicted
         pushed += load.pushed
@@ -353,6 +352,7 @@ def test_a_worker_says_at_once_that_events_are_not_applied_any_more(trained: Pat
         with pytest.raises(Unavailable, match=r"not within 0.3 s; events cannot be applied: x\."):
             FollowedViews(project, lambda: None, lambda: hindered).wait_applied(reached, 0.3)
         config = {"slot": 1, "count": 1, "config": {}, "state": "", "ahead_us": None, "fill_s": 0.0, "grace_s": 0.0}
+        config["definitions"] = ""
         task = WorkerTask(folder=str(project.state_folder), **config)  # type: ignore[arg-type]
         write_state(project.state_folder, stopped)
         assert missing_here(task, 7) == why

@@ -38,7 +38,10 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def end(self) -> None:
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Ask no more, and wait for what is under way."""
         self._over.set()
         for thread in self._threads:

@@ -212,7 +212,7 @@ def test_what_cannot_be_searched_for_is_refused(tmp_path: Path) -> None:
     with shop.opened(folder) as project:
         shop.load(project)
         with pytest.raises(Misuse, match=r"search of 'buyer': the model declares none. Add search=tt.search"):
-            project.search()
+            project.search("buyer")
         with pytest.raises(NotFound, match="no deployment of model 'nobody'"):
             project.search("nobody")
 

@@ -55,7 +55,7 @@ class Meter:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the bar begins in another thread
         self._told_at = time.monotonic()
         self._share: float | None = None  # of the work that is done; None: nobody said yet
         self._bar: Progress | None = None
@@ -66,20 +66,22 @@ class Meter:
         self._timer.start()
 
     def __call__(self, done: float, total: float) -> None:
-        self._share = min(1.0, done / total) if total else 1.0
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._share, total=1.0)
-        elif not self._terminal and time.monotonic() - self._told_at >= _EVERY_S:
-            self._show()
+        with self._lock:
+            self._share = min(1.0, done / total) if total else 1.0
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], completed=self._share, total=1.0)
+            elif not self._terminal and time.monotonic() - self._told_at >= _EVERY_S:
+                self._show()
 
     def say(self, what: str, share: float | None = None) -> None:
         """Say from now on that this goes on, and which share of it is done; None: nobody knows."""
-        self._what, self._share = what, share
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            if share is None:
-                self._bar.tasks[0].total = None  # it pulses again; `update` cannot say so
-            self._bar.update(task, description=what, completed=share or 0.0, total=None if share is None else 1.0)
+        with self._lock:
+            self._what, self._share = what, share
+            if self._bar is not None:
+                task = self._bar.task_ids[0]
+                if share is None:
+                    self._bar.tasks[0].total = None  # it pulses again; `update` cannot say so
+                self._bar.update(task, description=what, completed=share or 0.0, total=None if share is None else 1.0)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

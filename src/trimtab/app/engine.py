@@ -20,7 +20,7 @@ import msgspec
 from trimtab.app.grpc import GrpcAddress, check_grpc
 from trimtab.app.keeper import Keeper, forget_failures
 from trimtab.app.service import FILL_S, limits, print_grpc, print_url, show_engine, tls_of, what_hinders
-from trimtab.app.worker import WorkerTask
+from trimtab.app.worker import WorkerTask, definitions_hash
 from trimtab.core.clock import ShiftedClock, SystemClock
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving.http import accepting
@@ -196,6 +196,7 @@ def _task(project: Project, folder: Path) -> WorkerTask:
         ahead_us=ahead_us,
         fill_s=FILL_S,
         grace_s=GRACE_S,
+        definitions=definitions_hash(project.definitions),
     )
 
 

@@ -160,7 +160,7 @@ def project_status(project: Project) -> Status:
     red += kept_longer(project)
     red += unfinished(project.state.catalog)
     service = read_state(project.state_folder / FOLDER) if project.views.followed() else None
-    red += [] if service is None else _not_answering(service)
+    red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]
     return Status(
         at=format_moment(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,
@@ -214,6 +214,16 @@ def _not_answering(service: ServiceState) -> list[str]:
         f"worker {one.slot} of the service does not answer; {one.ended}: {_last_line(one.last_words)}"
         for one in service.workers
         if one.ended and not one.ready
+    ]
+
+
+def _reading_another_file(service: ServiceState) -> list[str]:
+    """Workers whose definitions are not those that the service began with. # D127"""
+    return [
+        f"worker {one.slot} of the service reads a project file that has changed since the service started, and may "
+        "check and answer otherwise than the others: restart the service"
+        for one in service.workers
+        if one.changed
     ]
 
 

@@ -16,9 +16,11 @@ import msgspec
 from trimtab.app.grpc import GrpcAddress, grpc_beside
 from trimtab.core.config import Config
 from trimtab.core.errors import TrimtabError, Unavailable
-from trimtab.serving.workers.line import BEAT, NUDGE, READY, Line
+from trimtab.core.hashing import content_hash
+from trimtab.serving.workers.line import BEAT, CHANGED, NUDGE, READY, Line
 
 if TYPE_CHECKING:
+    from trimtab.app.definitions import Definitions
     from trimtab.app.keeper import Keeper
     from trimtab.app.project import Project
 
@@ -38,12 +40,12 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
     ahead_us: int | None  # of the monotonic clock is the project's; None: it has the system's
     fill_s: float  # how long to wait for the online features
     grace_s: float  # for requests under way at the end
+    definitions: str  # the address of what the project file declared when the service began
     grpc: GrpcAddress | None = None
 
 
 def main(line_fd: int, listener_fd: int) -> None:
     """Answer until the process that watches ends, or says so."""
-    from trimtab.app.definitions import load_definitions
     from trimtab.app.project import Project
     from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.threads import leave
@@ -54,10 +56,34 @@ def main(line_fd: int, listener_fd: int) -> None:
     listener = socket.socket(fileno=listener_fd)
     config = msgspec.convert(task.config, Config, dec_hook=lambda kind, value: kind(value))
     clock = None if task.ahead_us is None else ShiftedClock(time.monotonic_ns() // 1_000 + task.ahead_us)
-    definitions = load_definitions(config.project_file)
+    definitions = _definitions(config.project_file)
+    if definitions_hash(definitions) != task.definitions:
+        line.say(CHANGED)
     with listener, Project(config, definitions, clock=clock, state=Path(task.state)) as project:
         answer(project, task, line, listener)
     leave(0)
+
+
+def definitions_hash(definitions: Definitions) -> str:
+    """The content address of all that a project file declares; what it says for people is no part of it."""
+    from trimtab.app.documents import documents
+
+    return content_hash([[key, one.hash] for key, one in sorted(documents(definitions).items())])
+
+
+def _definitions(file: Path) -> Definitions:
+    """What the project file declares by now: the service could read it when it began.
+
+    Raises:
+        TrimtabError: It cannot be read any more.
+    """
+    from trimtab.app.definitions import load_definitions
+
+    try:
+        return load_definitions(file)
+    except TrimtabError as error:
+        said = "the project file has changed since the service started; put it right and restart the service"
+        raise type(error)(f"{said}: {error}") from error
 
 
 def _end_alone(grace_s: float) -> None:

@@ -16,6 +16,7 @@ from trimtab.core.errors import Unavailable
 READY = b"r"  # it takes connections
 BEAT = b"b"  # its event loop turns; about once a second
 NUDGE = b"n"  # it has appended events that somebody waits for
+CHANGED = b"c"  # what it answers by is not what the service began with
 _SIZE = struct.Struct("<I")
 
 
@@ -36,7 +37,7 @@ class Line:
         return self._exactly(size)
 
     def say(self, word: bytes) -> None:
-        """Say one of `READY`, `BEAT`, `NUDGE`; nothing happens when nobody listens any more."""
+        """Say one of these words; nothing happens when nobody listens any more."""
         with contextlib.suppress(OSError):  # the end is noticed by `watch`; a full line is one nobody reads just now
             self._socket.send(word, socket.MSG_DONTWAIT)
 

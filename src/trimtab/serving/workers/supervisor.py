@@ -18,7 +18,7 @@ import msgspec
 
 from trimtab.core.errors import Unavailable
 from trimtab.core.signals import caught
-from trimtab.serving.workers.line import NUDGE, READY
+from trimtab.serving.workers.line import CHANGED, NUDGE, READY
 from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     ended: str = ""  # how the one before it did, when that died
     last_words: str = ""  # of that one
+    changed: bool = False  # what it answers by is not what the service began with
 
 
 class _Slot:
@@ -113,6 +114,7 @@ class Supervisor:
                 restarts=slot.restarts,
                 ended=slot.ended,
                 last_words=slot.last_words,
+                changed=slot.worker is not None and slot.worker.changed,
             )
             for slot in self._slots
         ]
@@ -180,6 +182,8 @@ class Supervisor:
                     worker.process.wait(_TICK_S)
             if READY in words:
                 worker.ready = True
+            if CHANGED in words:
+                worker.changed = True
             if NUDGE in words and self._nudged is not None:
                 self._nudged()
 

@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, slot: int, command: Sequence[str], task: bytes, listener: socket.socket) -> None:
         self.slot = slot
-        self.ready = False
+        self.ready = self.changed = False
         self.begun_s = self.heard_s = time.monotonic()
         self.line, theirs = socket.socketpair()
         inherited = theirs.fileno(), listener.fileno()

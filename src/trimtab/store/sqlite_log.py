@@ -65,7 +65,8 @@ class SqliteLog:
 
         Raises:
             Misuse: A payload is no bytes, or `at_us` does not fit.
-            Unavailable: The disk is full or read-only; nothing was appended. The log works again once it is not.
+            Unavailable: The disk is full or read-only; nothing was appended. The log works again once it is not. (Where
+                the thread that appends for several was interrupted, all of them may have been: the message says so.)
         """
         mine = _Append(payloads, at_us)
         if not mine.payloads:
@@ -255,7 +256,10 @@ class SqliteLog:
         with self._mutex:
             for each in mine.group:
                 if not each.done:
-                    each.error = Unavailable(f"{self.directory}: the append was interrupted ({failure!r}). Try again.")
+                    each.error = Unavailable(
+                        f"{self.directory}: the append was interrupted ({failure!r}), written as a whole or not at all. "
+                        "Look whether it is there, or try again."
+                    )
                     each.done = True
             self._waiting = [each for each in self._waiting if each is not mine and not each.done]
         self._pass_lead(mine)

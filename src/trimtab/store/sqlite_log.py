@@ -257,8 +257,8 @@ class SqliteLog:
             for each in mine.group:
                 if not each.done:
                     each.error = Unavailable(
-                        f"{self.directory}: the append was interrupted ({failure!r}), written as a whole or not at all. "
-                        "Look whether it is there, or try again."
+                        f"{self.directory}: the append was interrupted ({failure!r}): it was written whole or "
+                        "not at all. Look whether it is there, or try again."
                     )
                     each.done = True
             self._waiting = [each for each in self._waiting if each is not mine and not each.done]

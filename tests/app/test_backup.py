@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -210,6 +212,33 @@ def test_who_comes_while_a_backup_is_restored_is_refused_and_so_loses_nothing(
     restore(tmp_path / "copy", state, force=there, progress=come)
     assert readings(trained, state) == before + acknowledged
     assert refused == {f"{state}: a backup is being restored there. Try again when that is done."}
+
+
+def test_where_folders_cannot_be_locked_the_lock_files_are_looked_at_right_before_the_swap(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        state = project.state_folder
+    before, lock, come = readings(trained), fcntl.flock, []
+
+    def files_alone(fd: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        lock(fd, how)
+
+    def push(done: int, total: int) -> None:
+        if not come:
+            come.append(at(trained))
+            come[0].push("readings", [reading(1.0)])
+
+    monkeypatch.setattr(fcntl, "flock", files_alone)
+    with pytest.raises(Conflict, match=r"process \d+ uses it \(p\d+\.lock\)"):
+        restore(tmp_path / "copy", state, force=True, progress=push)
+    come[0].close()
+    assert readings(trained) == before + 1
+    restore(tmp_path / "copy", state, force=True)
+    assert readings(trained) == before
 
 
 def test_a_project_that_is_open_is_not_replaced_also_when_it_did_nothing_yet(trained: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class ProjectRecords:
 
     def __init__(self, project: Project, find: Callable[[str, float | None], Prediction]) -> None:
         self._project = project
-        self.find = find
+        self._find = find
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
         """The features of an entity as they stand online, of all views or of those of a model."""
@@ -216,6 +216,10 @@ class ProjectRecords:
             if lost := [column for column in readers if column not in event]:
                 raise _left_out(label.source.name, {column: readers[column] for column in lost}, number)
         return label.source.name, events
+
+    def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
+        """The prediction of an id, looked for until `until_s` (`perf_counter`)."""
+        return self._find(prediction_id, until_s)
 
     def why(self, prediction: Prediction) -> Explanation:
         """All that led to a prediction."""

@@ -98,7 +98,7 @@ def big_frame(rows: int) -> EventFrame:
     )  # fmt: skip
 
 
-def test_three_hundred_thousand_labels_join_in_half_a_second() -> None:
+def test_three_hundred_thousand_labels_join_without_looking_at_each_for_each() -> None:
     landings = source("landings", time="at", key="id", columns={"id": str, "x": float, "at": Time})
     index = LabelIndex(label(landings, key="id", value="x", wait="2d"))
     frame = big_frame(300_000)
@@ -107,5 +107,5 @@ def test_three_hundred_thousand_labels_join_in_half_a_second() -> None:
     keys = frame.columns["id"].values[::-1].copy()
     start = time.perf_counter()
     found = index.join(keys, frame.event_at_us[::-1], 10**15)
-    assert time.perf_counter() - start < 1.5  # 0.1 s on an idle core; room for a busy machine
+    assert time.perf_counter() - start < 30  # 0.1 s on an idle core; each for each would take hours
     assert (found.state == 0).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,14 +64,11 @@ def test_it_goes_on_from_where_the_view_stands() -> None:
 
 def test_waiting_returns_as_soon_as_the_record_is_applied() -> None:
     log, view = MemoryLog(), View()
-    with applier(log, view, pause_s=5).start() as running:
-        time.sleep(0.05)  # it sleeps; waiting wakes it
+    with applier(log, view, pause_s=600).start() as running:  # it sleeps; waiting wakes it
         for n in range(20):
-            start = time.perf_counter()
             position = log.append([b"x"])[0]
-            running.wait_applied({log.partition: position}, 4)
+            running.wait_applied({log.partition: position}, 60)
             assert len(view.records) == n + 1
-            assert time.perf_counter() - start < 1
 
 
 def test_waiting_in_vain_says_that_the_record_is_safe() -> None:

@@ -246,13 +246,13 @@ def test_tampered_bytes_reach_no_parser_and_the_file_is_named(
 @contextlib.contextmanager
 def no_file_may_grow_beyond(size_bytes: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_disk_that_is_full_leaves_nothing_half_registered(desk: Desk) -> None:

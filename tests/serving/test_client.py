@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -137,7 +138,7 @@ def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, tmp_pa
     server = Told(None)
     with connect(server.url) as client, pytest.raises(Unavailable, match="by https://, where it has a certificate"):
         client.predict("late", ROW)
-    server.join(5)
+    server.join(30)
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
@@ -147,7 +148,7 @@ def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, tmp_pa
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
+        listener.settimeout(30)
 
         def greet() -> None:
             with contextlib.suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True):
@@ -158,7 +159,7 @@ def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, tmp_pa
         url = f"https://localhost:{listener.getsockname()[1]}"
         with connect(url) as client, pytest.raises(Unavailable, match="cafile"):
             client.predict("late", ROW)
-        thread.join(5)
+        thread.join(30)
 
 
 def test_threads_share_a_client_and_its_connections(client: Client) -> None:
@@ -235,7 +236,7 @@ def test_only_what_may_be_done_twice_is_asked_again(ask: Callable[[Client], Any]
         else:
             with pytest.raises(TrimtabError):
                 ask(client)
-    server.join(5)
+    server.join(30)
     assert len(server.asked) == times
 
 
@@ -255,7 +256,7 @@ def test_each_status_is_an_error_of_its_kind(status: int, kind: type[TrimtabErro
     server = Told(problem(status))
     with connect(server.url) as client, pytest.raises(kind, match=f"said {status}"):
         client.predict("m", {})
-    server.join(5)
+    server.join(30)
 
 
 def test_what_is_no_trimtab_is_said_to_be_none() -> None:
@@ -263,23 +264,23 @@ def test_what_is_no_trimtab_is_said_to_be_none() -> None:
         server = Told(wrong)
         with connect(server.url) as client, pytest.raises(Unavailable, match="trimtab"):
             client.predict("m", {})
-        server.join(5)
+        server.join(30)
 
 
 def test_the_time_of_a_call_is_its_requests_deadline_and_holds_for_all_tries() -> None:
     server = Told(problem(503), MODELS)
-    with connect(server.url, key="trimtab_a_b", timeout_s=2.0) as client:
+    with connect(server.url, key="trimtab_a_b", timeout_s=60.0) as client:
         client.models()
-    server.join(5)
+    server.join(30)
     left_ms = [int(headers["x-timeout-ms"]) for _, headers in server.asked]
-    assert 1_500 < left_ms[1] < left_ms[0] <= 2_000
+    assert 0 < left_ms[1] < left_ms[0] <= 60_000
     assert server.asked[0][1]["authorization"] == "Bearer trimtab_a_b"
     silent = socket.create_server(("127.0.0.1", 0))
-    with connect(f"http://127.0.0.1:{silent.getsockname()[1]}") as client:
+    with connect(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=60.0) as client:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="no answer in time"):
             client.predict("m", {}, timeout_s=0.2)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 30  # the client's own time is longer
     silent.close()
     with connect("http://127.0.0.1:9", timeout_s=0.5) as client, pytest.raises(Unavailable, match="trimtab serve"):
         client.predict("m", {})
@@ -290,12 +291,9 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
     server = Told(keeps, PUSHED)
     with connect(server.url) as client:
         client.models()
-        end_s = time.monotonic() + 5
-        while len(server.asked) < 1:
-            assert time.monotonic() < end_s
-        time.sleep(0.05)  # for the end of the connection to arrive
+        assert select.select([client._idle[0].sock], [], [], 30)[0]  # the end of the connection has arrived
         assert client.push("s", {"x": 1}).accepted == 1
-    server.join(5)
+    server.join(30)
     assert len(server.asked) == 2
 
 

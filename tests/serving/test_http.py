@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from processes import within
+
 PREDICT = "/v1/models/late/predict"
 EVENTS = "/v1/events/payments"
 
@@ -262,17 +264,26 @@ def test_a_port_that_is_taken_is_named(server: Any, start_server: Any, tmp_path:
         start_server(tmp_path, port=server.port)
 
 
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_a_server_that_is_asked_to_end_finishes_what_is_under_way(start_server: Any, tmp_path: Any) -> None:
     running = start_server(tmp_path, "durable")
     with socket.create_connection(("127.0.0.1", running.port)) as connection:
         body = json.dumps({"request": row()}).encode()
-        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-        connection.sendall(head + body[:-1])
-        time.sleep(0.2)
+        connection.settimeout(30)
+        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it has it
+        connection.sendall(body[:-1])
         running.process.terminate()
-        time.sleep(0.1)
+        within(30, lambda: not listens(running.port))
         connection.sendall(body[-1:])
-        connection.settimeout(10)
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert running.ended()[0] == 0
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from processes import within
 from trimtab.events import decode
 from trimtab.serving import PredictionLog
 from trimtab.serving.spool import Spool
@@ -83,8 +84,7 @@ def campaign(start_server: Any, folder: Path, mode: str, kills: int, seed: int) 
     for life in range(kills):
         server = start_server(folder, mode)
         load = Load(server.url, life)
-        while not load.acknowledged:
-            time.sleep(0.005)
+        within(60, lambda load=load: load.acknowledged)
         time.sleep(chance.uniform(0.0, 0.7))
         server.kill()
         load.join()

@@ -52,8 +52,9 @@ def test_a_thread_that_nobody_waits_for_any_more_counts_until_it_ends() -> None:
                 await threads.work(over.wait)
         assert threads.under_way == 1
         over.set()
-        while threads.under_way:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(30):
+            while threads.under_way:
+                await asyncio.sleep(0.001)
 
     run(scene)
 

@@ -21,7 +21,8 @@ from trimtab.app.project import Project
 from trimtab.core.time import format_moment
 
 AS_OF = format_moment(shop.NOW_US)
-ALONE = 100  # answers in a row of one version: it answers alone
+ALONE_S, ALONE = 1.0, 10  # a version that gave all answers of so long, and so many, answers alone
+MOST = 100_000  # answers in that time
 LOAD = Path(__file__).parent / "answer_load.py"
 CLI = [sys.executable, "-c", "from trimtab.cli import main; main()"]
 Answers: TypeAlias = "NDArray[Any]"  # of `answer_load.RECORD`
@@ -85,15 +86,16 @@ def asking(folder: Path, url: str, connections: int, rate: float = 0.0) -> Itera
 
 
 def wait_until_alone(folder: Path, at: float, name: str) -> None:
-    """Wait until all that was answered at last, of what was asked after a move `at`, is of the version it names."""
+    """Wait until all answers of the last second, to what was asked after a move `at`, are of the version it names."""
     out, end_s = folder / "answers", time.monotonic() + 60
     while True:
-        size = out.stat().st_size // RECORD_BYTES * RECORD_BYTES  # the last one may be written in part
-        newest = np.fromfile(out, RECORD, ALONE, offset=max(0, size - ALONE * RECORD_BYTES))
-        if len(newest) == ALONE and newest["asked"].min() >= at and (newest["version"] == name.encode()).all():
+        count = out.stat().st_size // RECORD_BYTES  # the last one may be written in part
+        found = np.fromfile(out, RECORD, MOST, offset=max(0, count - MOST) * RECORD_BYTES)
+        found = found[found["came"] > found["came"].max(initial=0.0) - ALONE_S]
+        if len(found) >= ALONE and found["asked"].min() >= at and (found["version"] == name.encode()).all():
             return
-        assert time.monotonic() < end_s, (name, newest["version"])
-        time.sleep(0.05)
+        assert time.monotonic() < end_s, (name, np.unique(found["version"], return_counts=True))
+        time.sleep(0.1)
 
 
 def waited_s(answers: Answers, moves: list[tuple[float, str]]) -> list[float]:

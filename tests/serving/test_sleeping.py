@@ -1,4 +1,7 @@
-"""Models that fall asleep in the very moment in which they are asked: woken, and never by the event loop."""
+"""Models that fall asleep in the very moment in which they are asked: woken, and never by the event loop.
+
+And versions that come into service without being asked anything, so that nobody waits for them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from arro3.io import write_ipc_stream
 
 from trimtab.core.columns import Columns, Dtype
 from trimtab.serving import Endpoint, HttpService
+from trimtab.serving.batching import BatchCosts
 
 
 class Drowsy(Endpoint):
@@ -90,3 +94,18 @@ def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_even
     service.close()
     assert len(woken) == 1
     assert woken[0] is not threading.current_thread()
+
+
+def test_a_version_whose_costs_are_known_is_asked_nothing_when_it_comes_into_service(shop: Any) -> None:
+    class Slow:
+        def predict_row(self, row: list[float]) -> float:
+            raise AssertionError("it is asked")
+
+        predict = predict_row
+
+    costs = BatchCosts(alone_s=0.02, together_s={8: 0.001})
+    shop.endpoint.swap(shop.answerer(number=2, scorer=Slow()), costs=costs)
+    assert shop.endpoint.batched.costs is costs
+    assert shop.endpoint.batching is shop.endpoint.batched
+    shop.endpoint.swap(shop.answerer(number=3), costs=BatchCosts(alone_s=1e-6))
+    assert shop.endpoint.batching is None

@@ -34,7 +34,7 @@ Work: TypeAlias = "Callable[[], object]"
 
 class Keeper:
     """Four threads: one follows aliases, one teaches, one ticks the loop, which may train for a long time, and one
-    computes a sample of what was predicted again.
+    computes a sample of what was predicted again. The first never waits for a version to be loaded.  # D128
 
     A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
     its last round is in `failures` and in the catalogue, where `service_failures` finds it.
@@ -57,8 +57,8 @@ class Keeper:
         self._noted = "failures" if worker is None else f"{_OF_WORKERS}{worker}"
         self._mutex = threading.Lock()
         self._stop = threading.Event()
-        names = project.definitions.deployments if answers else ()
-        self._follow: dict[str, Work] = {f"follow {name}": partial(self._refresh, name) for name in names}
+        self._names = tuple(project.definitions.deployments) if answers else ()
+        self._follow = self._following(wait=False)
         if answers and not keeps:  # whoever keeps looks where it applies events
             self._follow["read online features"] = project.state.online.look_anew
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
@@ -103,8 +103,11 @@ class Keeper:
         )
 
     def follow(self) -> None:
-        """Let every deployment answer with the version its alias names."""
-        self._round(self._follow)
+        """Let every deployment answer with the version its alias names, once that is loaded."""
+        self._round({**self._follow, **self._following(wait=True)})
+
+    def _following(self, *, wait: bool) -> dict[str, Work]:
+        return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}
 
     def start(self) -> Keeper:
         self._note(self.failures)
@@ -116,7 +119,7 @@ class Keeper:
         """Stop after the rounds under way, or without them when they take long: then they end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
-        for thread in self._threads:
+        for thread in [*self._threads, *self._project.version_memory.threads]:
             thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
                 _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
@@ -136,15 +139,16 @@ class Keeper:
             self._round(works)
 
     def _run_following(self) -> None:
-        """Follow each alias closely; one that cannot be followed is tried again less often: a load costs."""
-        tried_s = time.monotonic()
+        """Follow each alias closely, whatever failed at the last look: it may have moved back, or a canary ended."""
+        counted_s = time.monotonic()
         while not self._stop.wait(_FOLLOW_S):
-            retry = time.monotonic() >= tried_s + _ROUND_S
-            self._round({name: work for name, work in self._follow.items() if retry or name not in self.failures})
-            if retry:
-                tried_s = time.monotonic()
+            count = time.monotonic() >= counted_s + _ROUND_S
+            self._round(self._follow, count=count)
+            if count:
+                counted_s = time.monotonic()
 
-    def _round(self, works: Mapping[str, Work]) -> None:
+    def _round(self, works: Mapping[str, Work], *, count: bool = True) -> None:
+        """Do each of the works; without `count`, what fails again as before is not said or counted again."""
         for name, work in works.items():
             if self._stop.is_set():
                 return
@@ -155,9 +159,9 @@ class Keeper:
                 failure = str(error)
             except Exception as error:  # the worker's outer loop: whatever a user's estimator raises must not end it
                 failure = f"{type(error).__name__}: {error}"
-                if not self._stop.is_set():  # what was cut off at the end may raise anything
-                    _logger.exception("%s failed", name)
-            if not self._stop.is_set():
+                if not self._stop.is_set() and (count or self.failures.get(name) != failure):
+                    _logger.exception("%s failed", name)  # what was cut off at the end may raise anything
+            if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                 self._judge(name, failure)
 
     def _judge(self, name: str, failure: str | None) -> None:
@@ -179,10 +183,11 @@ class Keeper:
     def _note(self, failures: Mapping[str, str]) -> None:
         self._catalog.write([Put(KIND, self._noted, msgspec.json.encode(failures))])
 
-    def _refresh(self, name: str) -> None:
-        endpoint = self._project.served(name).endpoint
+    def _follow_one(self, name: str, *, wait: bool) -> None:
+        served = self._project.served(name)
+        endpoint = served.endpoint
         try:
-            self._project.served(name).follow()
+            served.follow(wait=wait)
             self._project.make_room()
             endpoint.fails_to_load = False
         except NotFound:  # no version yet: the endpoint and `status` say so

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from trimtab.app.version_memory import VersionMemory
 from trimtab.core.clock import Clock
@@ -29,6 +30,7 @@ from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
+Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while a version is not in memory
 _logger = logging.getLogger(__name__)
 
 
@@ -116,12 +118,12 @@ class ServedModel:
         self.features_from = features_from
         self._clock = clock
         self._ids = ids
-        self._mutex = threading.Lock()  # of `refresh`: aliases are followed by one thread, learners taught by another
+        self._mutex = threading.Lock()  # of `_follow`: aliases are followed by one thread, learners taught by another
         self._memory = memory
         self._shares = shares
         self._loaded: LoadedModel | None = None
         self._waiting: str | None = None  # the version that is waited for, once that was said
-        self._waits: set[str] = set()  # versions that answer once their features are filled: they stay in memory
+        self._waits: set[str] = set()  # versions that are loaded or filled with features now: they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         self._beside: dict[str, Answerer] = {}  # by alias: versions that answer beside the champion
         self._beside_failure: TrimtabError | None = None  # why one of them cannot
@@ -140,17 +142,48 @@ class ServedModel:
             Corrupt: The version cannot be loaded; the one before goes on answering.
             Misuse: Code that its features need is not there any more, or not on this machine; the same holds.
         """
-        with self._mutex:
-            return self._follow()
+        missing: list[Version] = []
+        failed: dict[str, TrimtabError] = {}
+        while True:
+            with self._mutex:
+                loaded = self._follow(partial(self._find, missing=missing, failed=failed))
+            if not missing:
+                assert loaded is not None  # else the version in service would be missing
+                return loaded
+            version = missing[0]
+            missing.clear()
+            try:
+                self._memory.get(version, self.deployment.name)
+            except TrimtabError as error:
+                failed[version.id] = error
 
-    def follow(self) -> None:
-        """The same for a process that looks now and then: a model that sleeps sleeps on."""
+    def _find(
+        self, version: Version, *, missing: list[Version], failed: Mapping[str, TrimtabError]
+    ) -> LoadedModel | None:
+        if version.id in failed:
+            raise failed[version.id]
+        found = self._memory.find(version, self.deployment.name)
+        if found is None:
+            missing.append(version)
+        return found
+
+    def follow(self, *, wait: bool = False) -> None:
+        """The same for a process that looks now and then: a model that sleeps sleeps on.
+
+        What is not in memory is loaded by a thread of its own and put in place by a later call, unless it is to `wait`.
+        """
         if self.endpoint.uses != self._uses:
             self._uses, self.used_at_us = self.endpoint.uses, self._clock.now_us()
-        if not self.endpoint.sleeps:
+        if self.endpoint.sleeps:
+            return
+        if wait:
             self.refresh()
-            if self._beside_failure is not None:
-                raise self._beside_failure
+        else:
+            with self._mutex:
+                if not self.endpoint.sleeps:
+                    self._follow(partial(self._memory.begin, holder=self.deployment.name))
+        if self._beside_failure is not None:
+            raise self._beside_failure
 
     @property
     def is_whole(self) -> bool:
@@ -172,7 +205,8 @@ class ServedModel:
             self._memory.hold(self.deployment.name, ())
             return True
 
-    def _follow(self) -> LoadedModel:
+    def _follow(self, find: Find) -> LoadedModel | None:
+        """Put in place what is in memory; no load is waited for while the mutex is held.  # D128"""
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
@@ -180,29 +214,29 @@ class ServedModel:
         self.see_stored()
         self._waits = set()
         try:
-            return self._follow_champion(version)
+            return self._follow_champion(version, find)
         finally:  # whoever ends a canary must not have to wait for features of the champion, or for its repair
             if self._loaded is not None:
-                self._follow_beside()
+                self._follow_beside(find)
 
-    def _follow_champion(self, version: Version) -> LoadedModel:
-        if self._loaded is not None and self._loaded.version.id == version.id:
-            if self.learner is not None:
-                self.learner.follow()
-            return self._loaded
-        loaded = self._memory.get(version)
-        features = self._checked(loaded)
-        if not self._holds(features) and self._loaded is not None and self.endpoint.ready:
-            self._say_waiting(version, self._loaded.version)
+    def _follow_champion(self, version: Version, find: Find) -> LoadedModel | None:
+        before = self._loaded
+        if before is None or before.version.id != version.id:
+            loaded = find(version)
+            if loaded is not None:
+                features = self._checked(loaded)
+                if self._holds(features) or before is None:
+                    costs = self._memory.costs(version) if self.deployment.learn == "batch" else None
+                    self.endpoint.swap(self._answerer(loaded, features), costs=costs)
+                    self._loaded = loaded
+                    return loaded
+                self._say_waiting(version, before.version)
             self._waits.add(version.id)
-            if self.learner is not None:
-                self.learner.follow()
-            return self._loaded
-        self.endpoint.swap(self._answerer(loaded, features))
-        self._loaded = loaded
-        return loaded
+        if self.learner is not None:
+            self.learner.follow()
+        return before
 
-    def _follow_beside(self) -> None:
+    def _follow_beside(self, find: Find) -> None:
         """Put the versions in place that answer beside the champion: canary, shadow, and where that fails."""
         policy, shares = self.deployment.degrade, self._shares()
         wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
@@ -212,7 +246,7 @@ class ServedModel:
         self._beside_failure = None
         for alias, share in wanted.items():
             try:
-                if share and (one := self._beside_as(alias)) is not None:
+                if share and (one := self._beside_as(alias, find)) is not None:
                     found[alias] = one
             except TrimtabError as error:  # neither the champion nor the other arms have to wait for it
                 self._beside_failure = error
@@ -235,13 +269,19 @@ class ServedModel:
         held = self._waits | {one.served.version for one in found.values()}
         self._memory.hold(name, held if self._loaded is None else held | {self._loaded.version.id})
 
-    def _beside_as(self, alias: str) -> Answerer | None:
-        """What answers with the version that an alias names; None while there is none, or its features are filled."""
+    def _beside_as(self, alias: str, find: Find) -> Answerer | None:
+        """What answers with the version that an alias names; None while there is none, or its features are filled.
+
+        While it is loaded, the one before answers.
+        """
         version = self._registry.alias(self.deployment.name, alias)
         before = self._beside.get(alias)
         if version is None or (before is not None and before.served.version == version.id):
             return None if version is None else before
-        loaded = self._memory.get(version)
+        loaded = find(version)
+        if loaded is None:
+            self._waits.add(version.id)
+            return before
         features = self._checked(loaded)
         if features.request.hash != self.deployment.model.request.hash:
             raise Misuse(

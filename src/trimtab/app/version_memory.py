@@ -2,70 +2,185 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
 
+from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.registry import LoadedModel, Version
+
+if TYPE_CHECKING:
+    from trimtab.serving.batching import BatchCosts
+
+_RETRY_S = 2.0  # after which a load that failed is tried again: each try reads and verifies the version  # D80
+_logger = logging.getLogger(__name__)
 
 
 class VersionMemory:
-    """Loads versions, and keeps them within a number of bytes; those that answer are never dropped.
+    """Loads versions, and keeps them within a number of bytes; those that are held are never dropped.
+
+    A version is loaded once, whoever asks for it meanwhile, and nobody waits for the load of another one.  # D128
 
     A version counts with the size of its stored model, which is what is known of it; in memory it may take more.
 
     Args:
-        load: Loads a version.
+        load: Loads a version; threads may share it.
         cap_bytes: How much may be kept.
+        retry_s: After which `begin` tries again what failed.
     """
 
-    def __init__(self, load: Callable[[Version], LoadedModel], cap_bytes: int) -> None:
+    def __init__(self, load: Callable[[Version], LoadedModel], cap_bytes: int, *, retry_s: float = _RETRY_S) -> None:
         self.cap_bytes = cap_bytes
         self._load = load
-        self._mutex = threading.RLock()
-        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the newest used last
+        self._retry_s = retry_s
+        self._mutex = threading.RLock()  # never held while a version is loaded
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the newest used last
         self._holders: dict[str, frozenset[str]] = {}  # by who holds them: addresses
+        self._loads: dict[str, Future[LoadedModel]] = {}  # under way
+        self._failed: dict[str, _Failed] = {}
+        self._threads: dict[str, threading.Thread] = {}
 
-    def get(self, version: Version) -> LoadedModel:
-        """A version that is ready to score.
+    def find(self, version: Version, holder: str) -> LoadedModel | None:
+        """A version if it is in memory; from now on, also when it is still to be loaded, `holder` holds it."""
+        with self._mutex:
+            self._holders[holder] = self._holders.get(holder, frozenset()) | {version.id}
+            kept = self._kept.get(version.id)
+            if kept is None:
+                return None
+            self._kept.move_to_end(version.id)
+            return kept.loaded
+
+    def get(self, version: Version, holder: str) -> LoadedModel:
+        """A version that is ready to score, once it is loaded; `holder` holds it.
 
         Raises:
             Corrupt: It cannot be loaded.
             Misuse: Not on this machine.
         """
         with self._mutex:
-            loaded = self._loaded.get(version.id)
-            if loaded is None:
-                loaded = self._loaded[version.id] = self._load(version)
-            self._loaded.move_to_end(version.id)
-            self._drop({version.id})
-        return loaded
+            found = self.find(version, holder)
+            if found is not None:
+                return found
+            under_way = version.id in self._loads
+            load = self._loads.setdefault(version.id, Future())
+        return load.result() if under_way else self._run(version, load)
+
+    def begin(self, version: Version, holder: str) -> LoadedModel | None:
+        """The same for whoever must not wait: None while a thread loads it.
+
+        Raises:
+            TrimtabError: What the last try raised, until another one succeeds.
+        """
+        with self._mutex:
+            found = self.find(version, holder)
+            if found is not None:
+                return found
+            failed = self._failed.get(version.id)
+            if version.id not in self._loads and (failed is None or monotonic() >= failed.again_s):
+                load: Future[LoadedModel] = Future()
+                given = version, load
+                thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
+                thread.start()  # it may be refused; what it ends with waits for the mutex
+                self._loads[version.id], self._threads[version.id] = load, thread
+        if failed is not None:
+            raise failed.kind(failed.said)
+        return None
 
     def hold(self, holder: str, addresses: Iterable[str]) -> None:
-        """From now on these versions are what `holder` answers with; others may be dropped."""
+        """From now on these versions are what `holder` answers with, or will; others may be dropped."""
         with self._mutex:
             self._holders[holder] = frozenset(addresses)
-            self._drop(set())
+            self._drop()
+
+    def costs(self, version: Version) -> BatchCosts | None:
+        """What a row costs a version alone, and as one of several; None when it is not in memory."""
+        with self._mutex:
+            kept = self._kept.get(version.id)
+        return None if kept is None else kept.costs
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """Those that load a version now."""
+        with self._mutex:
+            return list(self._threads.values())
 
     def used_bytes(self) -> int:
         """The size of all versions in memory."""
         with self._mutex:
-            return sum(map(_size, self._loaded.values()))
+            return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
         """Whether what is held alone is more than there is room for."""
         with self._mutex:
-            held = frozenset().union(*self._holders.values())
-            return sum(_size(one) for address, one in self._loaded.items() if address in held) > self.cap_bytes
+            held = self._held()
+            return sum(_size(one) for address, one in self._kept.items() if address in held) > self.cap_bytes
 
-    def _drop(self, wanted: set[str]) -> None:
-        held = wanted.union(*self._holders.values())
+    def _run(self, version: Version, load: Future[LoadedModel]) -> LoadedModel:
+        from trimtab.serving.batching import measure_costs  # here: it loads asyncio
+
+        try:
+            loaded = self._load(version)
+            kept = _Kept(loaded, measure_costs(loaded.scorer, len(loaded.inputs)))
+        except BaseException as error:
+            with self._mutex:
+                del self._loads[version.id]
+                self._failed[version.id] = _failure(version, error, monotonic() + self._retry_s)
+            load.set_exception(error)
+            raise
+        with self._mutex:
+            del self._loads[version.id]
+            self._failed.pop(version.id, None)
+            self._kept[version.id] = kept
+            self._drop()
+        load.set_result(loaded)
+        return loaded
+
+    def _run_apart(self, version: Version, load: Future[LoadedModel]) -> None:
+        try:
+            with suppress(TrimtabError):  # `begin` tells of it
+                self._run(version, load)
+        except Exception:  # the thread's outer loop: whatever a user's estimator raises
+            _logger.exception("%s cannot be loaded", version.name)
+        finally:
+            with self._mutex:
+                if self._threads.get(version.id) is threading.current_thread():
+                    del self._threads[version.id]
+
+    def _held(self) -> frozenset[str]:
+        return frozenset().union(*self._holders.values())
+
+    def _drop(self) -> None:
+        held = self._held()
         left = self.used_bytes()
-        for address in [address for address in self._loaded if address not in held]:
+        for address in [address for address in self._kept if address not in held]:
             if left <= self.cap_bytes:
                 return
-            left -= _size(self._loaded.pop(address))
+            left -= _size(self._kept.pop(address))
 
 
-def _size(loaded: LoadedModel) -> int:
-    return len(loaded.artifact.estimator)
+class _Kept(NamedTuple):
+    loaded: LoadedModel
+    costs: BatchCosts
+
+
+class _Failed(NamedTuple):
+    """A load that failed; not the error itself, whose frames hold what was read."""
+
+    kind: type[TrimtabError]
+    said: str
+    again_s: float  # when it may be tried again
+
+
+def _failure(version: Version, error: BaseException, again_s: float) -> _Failed:
+    if isinstance(error, TrimtabError):
+        return _Failed(type(error), str(error), again_s)
+    return _Failed(Misuse, f"{version.name} cannot be loaded here: {type(error).__name__}: {error}", again_s)
+
+
+def _size(kept: _Kept) -> int:
+    return len(kept.loaded.artifact.estimator)

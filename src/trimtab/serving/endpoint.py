@@ -15,7 +15,7 @@ from trimtab.core.records import Prediction
 from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
 from trimtab.serving.arms import Canary, Shadow, ShadowFigures
-from trimtab.serving.batching import Batching, measure_costs
+from trimtab.serving.batching import BatchCosts, Batching, measure_costs
 from trimtab.serving.degradation import Degrading
 from trimtab.serving.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.request_rows import Row
@@ -117,7 +117,12 @@ class Endpoint:
         return self._current
 
     def swap(
-        self, answerer: Answerer, *, golden: Sequence[Golden] = (), warm: Sequence[Mapping[str, Any]] = ()
+        self,
+        answerer: Answerer,
+        *,
+        golden: Sequence[Golden] = (),
+        warm: Sequence[Mapping[str, Any]] = (),
+        costs: BatchCosts | None = None,
     ) -> None:
         """Let `answerer` answer from the next request on, once it has given the golden answers.
 
@@ -125,6 +130,7 @@ class Endpoint:
             answerer: The version to serve.
             golden: Model input rows and the scores it must give.
             warm: Request rows that it answers once, unlogged, so that its first asker does not wait.
+            costs: What rows cost it; left out, that is measured here.
 
         Raises:
             Misuse: It is another model's, or a golden answer is wrong; the old version goes on serving.
@@ -141,8 +147,10 @@ class Endpoint:
                 )
         if warm:
             answerer.predict(answerer.rows.check(warm))
-        model = answerer.scorer.model if isinstance(answerer.scorer, CachedScores) else answerer.scorer
-        self.batched.costs = measure_costs(model, len(served.inputs))
+        if costs is None:
+            model = answerer.scorer.model if isinstance(answerer.scorer, CachedScores) else answerer.scorer
+            costs = measure_costs(model, len(served.inputs))
+        self.batched.costs = costs
         self.know(served)
         self._current = answerer
         self._begun = True

@@ -1,0 +1,179 @@
+"""What a serving process does in the background: aliases are followed at once, whatever is being loaded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import shop
+
+from trimtab.app.keeper import Keeper, service_failures
+from trimtab.app.project import Project
+from trimtab.app.version_memory import VersionMemory
+from trimtab.registry import LoadedModel, Version
+
+_PATIENCE_S = 30.0  # for what happens within a moment, or never
+
+
+class SlowLoads:
+    """A project's loads, of which those of `slow` versions take until `end`."""
+
+    def __init__(self, project: Project) -> None:
+        self.slow: set[str] = set()
+        self.begun: list[str] = []
+        self.end = threading.Event()
+        self._load = project._load
+        project.version_memory = VersionMemory(self, project.config.serve.model_memory_bytes)
+
+    def __call__(self, version: Version) -> LoadedModel:
+        self.begun.append(version.name)
+        if version.name in self.slow:
+            assert self.end.wait(_PATIENCE_S)
+        return self._load(version)
+
+
+@pytest.fixture
+def project(trained: Path) -> Iterator[Project]:
+    with shop.opened(trained) as opened:
+        opened.views.catch_up()
+        yield opened
+
+
+@pytest.fixture
+def loads(project: Project) -> Iterator[SlowLoads]:
+    made = SlowLoads(project)
+    yield made
+    made.end.set()
+
+
+@pytest.fixture
+def keeper(project: Project, loads: SlowLoads) -> Iterator[Keeper]:
+    made = Keeper(project, keeps=False)
+    made.follow()
+    with made.start():
+        yield made
+        loads.end.set()
+
+
+def put_in_service(project: Project, name: str) -> None:
+    """Make a version champion as if a gate had passed it."""
+    registry = project.registry
+    version = registry.get(name)
+    champion = registry.alias(version.model, "champion")
+    assert champion is not None
+    number = len(registry.history(version.model, "champion"))
+    passed = registry.gates_of(registry.get(f"{version.model}@2"))[0]
+    gate = msgspec.structs.replace(passed, id=f"{version.model}-{number}", candidate=version.id, champion=champion.id)
+    registry.put_gate(gate)
+    registry.move(version.model, "champion", version, why="A test.", gate=gate)
+
+
+def becomes(look: Callable[[], Any], wanted: Any) -> None:
+    end_s = time.monotonic() + _PATIENCE_S / 3
+    while (found := look()) != wanted and time.monotonic() < end_s:
+        time.sleep(0.02)
+    assert found == wanted
+
+
+def answering(project: Project) -> tuple[str, str]:
+    (answer,) = project.served("buyer").endpoint.answer([shop.visit("one", shop.NOW_US)])
+    return answer.version, answer.arm
+
+
+def test_a_slow_load_of_one_deployment_keeps_no_other_from_being_rolled_back(
+    project: Project, loads: SlowLoads, keeper: Keeper
+) -> None:
+    put_in_service(project, "buyer@1")
+    becomes(lambda: answering(project)[0], "buyer@1")
+    loads.slow.add("learner@1")
+    put_in_service(project, "learner@1")
+    becomes(lambda: "learner@1" in loads.begun, True)
+    project.roll_back("buyer", why="It was better.")
+    becomes(lambda: answering(project)[0], "buyer@2")
+    learner = project.served("learner").endpoint
+    assert learner.serving is not None
+    assert (learner.serving.label, keeper.failures) == ("learner@2", {})
+    loads.end.set()
+    becomes(lambda: learner.current.served.label, "learner@1")
+
+
+def test_a_slow_load_keeps_a_canary_of_the_same_deployment_from_nothing(
+    project: Project, loads: SlowLoads, keeper: Keeper
+) -> None:
+    project.set_arm("buyer@2", "canary", share=1.0)
+    becomes(lambda: answering(project), ("buyer@2", "canary"))
+    loads.slow.add("buyer@1")
+    put_in_service(project, "buyer@1")
+    becomes(lambda: "buyer@1" in loads.begun, True)
+    project.set_arm("buyer", "canary", share=0.0)
+    becomes(lambda: answering(project), ("buyer@2", "champion"))
+    project.roll_back("buyer", why="It was better.")
+    loads.end.set()
+    ended(project)
+    assert answering(project) == ("buyer@2", "champion")
+    assert keeper.failures == {}
+
+
+def test_a_sleeping_model_is_woken_while_another_one_is_loaded(
+    project: Project, loads: SlowLoads, keeper: Keeper
+) -> None:
+    memory = project.version_memory
+    assert project.served("buyer").sleep()
+    memory.cap_bytes = 0
+    memory.hold("buyer", ())  # its version is gone from memory
+    memory.cap_bytes = 2**30
+    loads.slow.add("learner@1")
+    put_in_service(project, "learner@1")
+    becomes(lambda: "learner@1" in loads.begun, True)
+    answered: list[tuple[str, str]] = []
+    asker = threading.Thread(target=lambda: answered.append(answering(project)), daemon=True)
+    asker.start()
+    asker.join(_PATIENCE_S / 3)
+    assert answered == [("buyer@2", "champion")]
+    assert loads.begun.count("buyer@2") == 2
+    assert not loads.end.is_set()
+
+
+def test_what_cannot_be_loaded_is_said_until_it_can_be_however_often_it_is_looked_at(
+    project: Project, loads: SlowLoads
+) -> None:
+    project.version_memory = VersionMemory(loads, 2**30, retry_s=0.0)
+    keeper = Keeper(project, keeps=False)
+    keeper.follow()
+    assert keeper.failures == {}
+    artifact = project.registry.get("buyer@1").artifact
+    (file,) = [path for path in (project.state_folder / "blob").rglob("*") if path.name.endswith(artifact[4:])]
+    sound = file.read_bytes()
+    file.write_bytes(b"damaged")
+    put_in_service(project, "buyer@1")
+    keeper.follow()
+    said = keeper.failures
+    assert list(said) == ["follow buyer"]
+    for _ in range(5):  # each look begins another try
+        keeper._round(keeper._follow, count=False)
+        assert keeper.failures == said
+        ended(project)
+    assert keeper.failed == {"follow buyer": 1}
+    assert service_failures(project.state.catalog) == said
+    keeper._round(keeper._follow)
+    assert keeper.failed == {"follow buyer": 2}
+    assert project.served("buyer").endpoint.fails_to_load
+    ended(project)
+    file.write_bytes(sound)
+    keeper._round(keeper._follow, count=False)
+    ended(project)
+    keeper._round(keeper._follow, count=False)
+    assert keeper.failures == service_failures(project.state.catalog) == {}
+    assert answering(project) == ("buyer@1", "champion")
+
+
+def ended(project: Project) -> None:
+    """Wait for the loads that are under way."""
+    for thread in project.version_memory.threads:
+        thread.join(_PATIENCE_S)
+        assert not thread.is_alive()

@@ -1,0 +1,155 @@
+"""Versions in memory: loaded once, beside each other, and dropped only when nobody holds them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+
+from trimtab.app.version_memory import VersionMemory
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.registry import LoadedModel, Version
+
+_PATIENCE_S = 30.0  # for what happens at once, or never
+
+
+class Loads:
+    """Loads versions of a registry, counted; those in `shut` wait until they are let go on, those in `broken` fail."""
+
+    def __init__(self, load: Callable[[Version], LoadedModel]) -> None:
+        self.shut: dict[str, threading.Event] = {}
+        self.broken: dict[str, Exception] = {}
+        self.begun: Counter[str] = Counter()
+        self._load = load
+
+    def __call__(self, version: Version) -> LoadedModel:
+        self.begun[version.name] += 1
+        if (gate := self.shut.get(version.name)) is not None:
+            assert gate.wait(_PATIENCE_S)
+        if (error := self.broken.get(version.name)) is not None:
+            raise error
+        return self._load(version)
+
+
+@pytest.fixture
+def opened(trained: Path) -> Iterator[tuple[Loads, Version, Version]]:
+    with shop.opened(trained) as project:
+        yield Loads(project.registry.load), project.registry.get("buyer@1"), project.registry.get("buyer@2")
+
+
+def finished(memory: VersionMemory) -> None:
+    for thread in memory.threads:
+        thread.join(_PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def test_nobody_waits_for_the_load_of_another_version(opened: Any) -> None:
+    loads, one, two = opened
+    memory = VersionMemory(loads, 2**30)
+    loads.shut[two.name] = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(memory.get, two, "slow")
+        quick = pool.submit(memory.get, one, "quick")
+        assert quick.result(_PATIENCE_S).version.id == one.id
+        assert pool.submit(memory.too_full).result(_PATIENCE_S) is False
+        pool.submit(memory.hold, "quick", ()).result(_PATIENCE_S)
+        assert not slow.done()
+        loads.shut[two.name].set()
+        assert slow.result(_PATIENCE_S).version.id == two.id
+
+
+def test_a_version_is_loaded_once_however_many_ask_for_it_meanwhile(opened: Any) -> None:
+    loads, one, _ = opened
+    memory = VersionMemory(loads, 2**30)
+    loads.shut[one.name] = threading.Event()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(memory.get, one, f"holder {n}") for n in range(8)]
+        assert memory.begin(one, "another") is None
+        loads.shut[one.name].set()
+        found = {id(each.result(_PATIENCE_S)) for each in asked}
+    assert len(found) == 1
+    assert memory.begin(one, "another") is not None
+    assert loads.begun == {one.name: 1}
+
+
+def test_a_load_that_fails_fails_for_all_who_wait_for_it_and_the_next_one_tries_again(opened: Any) -> None:
+    loads, one, _ = opened
+    memory = VersionMemory(loads, 2**30)
+    loads.shut[one.name] = threading.Event()
+    loads.broken[one.name] = Corrupt("damaged")
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(memory.get, one, "buyer") for _ in range(2)]
+        loads.shut[one.name].set()
+        for each in asked:
+            with pytest.raises(Corrupt, match="damaged"):
+                each.result(_PATIENCE_S)
+    loads.broken.clear()
+    assert memory.get(one, "buyer").version.id == one.id
+    assert memory.find(one, "buyer") is not None
+
+
+def test_whoever_must_not_wait_is_told_what_the_last_try_raised_until_one_succeeds(opened: Any) -> None:
+    loads, one, _ = opened
+    memory = VersionMemory(loads, 2**30, retry_s=0.0)
+    loads.broken[one.name] = AttributeError("a bug of the user's")
+    assert memory.begin(one, "buyer") is None
+    finished(memory)
+    loads.broken.clear()
+    loads.shut[one.name] = threading.Event()
+    for _ in range(3):  # it is being tried again
+        with pytest.raises(Misuse, match=r"buyer@1 cannot be loaded here: AttributeError: a bug of the user's"):
+            memory.begin(one, "buyer")
+    assert loads.begun[one.name] == 2
+    loads.shut[one.name].set()
+    finished(memory)
+    assert memory.begin(one, "buyer") is not None
+    assert loads.begun[one.name] == 2
+
+
+def test_what_failed_is_not_tried_again_at_each_look(opened: Any) -> None:
+    loads, one, _ = opened
+    memory = VersionMemory(loads, 2**30, retry_s=3_600.0)
+    loads.broken[one.name] = Corrupt("damaged")
+    with pytest.raises(Corrupt, match="damaged"):
+        memory.get(one, "buyer")
+    for _ in range(3):
+        with pytest.raises(Corrupt, match="damaged"):
+            memory.begin(one, "buyer")
+    assert loads.begun[one.name] == 1
+    assert memory.threads == []
+
+
+def test_a_version_that_somebody_asked_for_stays_until_he_says_what_he_holds(opened: Any) -> None:
+    loads, one, two = opened
+    memory = VersionMemory(loads, 1)
+    first, second = memory.get(one, "first"), memory.get(two, "second")
+    assert (memory.find(one, "first"), memory.find(two, "second")) == (first, second)
+    assert memory.too_full()
+    memory.hold("first", ())
+    assert memory.used_bytes() == len(second.artifact.estimator)
+    memory.hold("second", ())
+    assert memory.used_bytes() == 0
+    assert not memory.too_full()
+
+
+def test_least_used_versions_that_nobody_holds_go_first(opened: Any) -> None:
+    loads, one, two = opened
+    sizes = [len(loads._load(version).artifact.estimator) for version in (one, two)]
+    memory = VersionMemory(loads, sum(sizes))
+    for version in (one, two, one):
+        memory.get(version, "buyer")
+    memory.hold("buyer", ())
+    memory.cap_bytes = max(sizes)
+    memory.hold("buyer", ())
+    assert memory.find(two, "another") is None
+    assert memory.find(one, "another") is not None
+    assert memory.costs(two) is None
+    costs = memory.costs(one)
+    assert costs is not None
+    assert costs.alone_s > 0.0

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 import shop
 
+from processes import within
 from trimtab.app.project import Project, open_project
 from trimtab.app.searches import KIND, TRIAL, with_chosen
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
@@ -28,10 +28,16 @@ IN_PROCESS = {"TRIMTAB_TRAINING_EXECUTOR": "thread"}
 SEARCH = """
 
 def tuned(strength=1.0, intercept=True):
-    import os, time
+    import os, pathlib, time
     from sklearn.linear_model import LogisticRegression
 
     time.sleep(float(os.environ.get("SLOW_S", "0")))
+    if "HELD" in os.environ:  # where two sets of parameters are tried, and the third one for ever
+        tried = pathlib.Path(os.environ["HELD"])
+        known = {*(tried.read_text().split() if tried.exists() else []), f"{strength}/{intercept}"}
+        tried.write_text(" ".join(known))
+        if len(known) > 2:
+            time.sleep(600)
     return LogisticRegression(C=strength, fit_intercept=intercept)
 
 
@@ -165,21 +171,15 @@ def test_the_gate_does_not_judge_on_days_that_a_search_has_seen(loaded: Path) ->
 def test_a_killed_search_goes_on_to_what_would_have_come_without(loaded: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(loaded, tmp_path / "whole"))
     script = "import trimtab as tt; tt.open('.').search()"
-    environment = {**shop.environment(), "SLOW_S": "0.15"}
+    environment = {**shop.environment(), "HELD": str(tmp_path / "tried")}
     killed = subprocess.Popen([sys.executable, "-c", script], cwd=loaded, env=environment, stderr=subprocess.DEVNULL)
     with open_project(loaded, environment=IN_PROCESS) as project:
-        deadline = time.monotonic() + 60
-        while len(project.state.catalog.find(TRIAL)) < 2:
-            assert time.monotonic() < deadline
-            assert killed.poll() is None
-            time.sleep(0.05)
+        within(120, lambda: len(project.state.catalog.find(TRIAL)) == 2 or killed.poll() is not None)
         killed.send_signal(signal.SIGKILL)
         killed.wait(timeout=30)
         assert project.runs()[-1].state == "interrupted"
         assert with_chosen(project.state.catalog, project.definitions.deployments["buyer"]).model.chosen is None
-        time.sleep(1.0)  # its child ends by itself
-        there = len(project.state.catalog.find(TRIAL))
-        assert 2 <= there < 5
+        assert len(project.state.catalog.find(TRIAL)) == 2  # its child, which was at the third one, ends by itself
         project.search()
         assert any("finished already" in line for line in project.runs()[-1].lines)
         assert len(project.state.catalog.find(KIND)) == 1
@@ -200,10 +200,9 @@ def test_a_search_can_be_cancelled_and_keeps_its_trials(loaded: Path, monkeypatc
                 project.cancel_run(run.id)
 
         with pytest.raises(Cancelled):
-            project.search(watch=watch)
+            project.search(trials=1_000, watch=watch)
         assert project.runs()[-1].state == "cancelled"
-        there = len(project.trials().trials)
-        assert 1 <= there < 5
+        assert 1 <= len(project.trials().trials) < 1_000
         assert project.trials().search.ended_us is None
 
 

@@ -9,21 +9,20 @@ from pathlib import Path
 import pytest
 import shop
 
+from processes import within
 from trimtab.app.telling import Telling
 from trimtab.app.view_work import ViewWork
 
 
 @pytest.mark.fast
 def test_long_work_is_told_in_a_moment_and_again_and_quick_work_not(caplog: pytest.LogCaptureFixture) -> None:
-    with Telling("reading", quick_s=5.0):
+    with Telling("reading", quick_s=600.0):
         pass
     assert caplog.messages == []
     with Telling("reading", quick_s=0.01, every_s=0.02) as tell:
-        while len(caplog.messages) < 2:
-            time.sleep(0.005)
+        within(30, lambda: len(caplog.messages) >= 2)
         tell("filling", 250, 1_000)
-        while "filling: 25% of 1,000 records" not in caplog.messages:
-            time.sleep(0.005)
+        within(30, lambda: "filling: 25% of 1,000 records" in caplog.messages)
     assert caplog.messages[0] == "reading: ..."
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 

@@ -64,7 +64,7 @@ def test_it_goes_on_from_where_the_view_stands() -> None:
 
 def test_waiting_returns_as_soon_as_the_record_is_applied() -> None:
     log, view = MemoryLog(), View()
-    with applier(log, view, pause_s=600).start() as running:  # it sleeps; waiting wakes it
+    with applier(log, view, pause_s=120).start() as running:  # it sleeps; waiting wakes it
         for n in range(20):
             position = log.append([b"x"])[0]
             running.wait_applied({log.partition: position}, 60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,11 @@ def test_long_work_is_told_in_a_moment_and_again_and_quick_work_not(caplog: pyte
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_a_first_question_says_within_two_seconds_that_it_fills_online_features(
+def is_filling(line: str) -> bool:
+    return line.startswith("online features: filling view 'site' from history: ")
+
+
+def test_a_first_question_says_that_it_fills_online_features(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill = ViewWork.fill
@@ -35,11 +38,9 @@ def test_a_first_question_says_within_two_seconds_that_it_fills_online_features(
     def slow(self: ViewWork, names: object = None) -> object:
         for filled in fill(self):
             yield filled
-            end_s = time.monotonic() + 1.6
-            while not caplog.messages and time.monotonic() < end_s:
-                time.sleep(0.01)
+            within(30, lambda: any(map(is_filling, caplog.messages)))
 
     monkeypatch.setattr(ViewWork, "fill", slow)
     with shop.opened(trained) as project:
         project.predict("buyer", [shop.visit("a", shop.NOW_US)])
-    assert [line for line in caplog.messages if line.startswith("online features: filling view 'site' from history: ")]
+    assert any(map(is_filling, caplog.messages))

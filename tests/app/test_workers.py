@@ -73,11 +73,11 @@ def test_workers_answer_as_one_service(trained: Path) -> None:
         def shown() -> str | None:
             text: str = shop.call(f"{url}/metrics")[1]
             counted = re.findall(r'trimtab_predictions_total\{worker="\d",model="buyer",fate="logged"\} (\d+)', text)
-            return text if sum(map(int, counted)) == 9 else None
+            applied = 'trimtab_views_lag_records{worker="engine"} 0' in text  # told about once a second
+            return text if sum(map(int, counted)) == 9 and applied else None
 
-        text = within(10, shown)
+        text = within(30, shown)
         assert text.count("# TYPE trimtab_predictions_total") == 1
-        assert 'trimtab_views_lag_records{worker="engine"} 0' in text
         assert 'trimtab_worker_restarts_total{worker="engine",slot="2"} 0' in text
         said = subprocess.run(
             [*CLI, "status"], cwd=trained, env=shop.environment(), capture_output=True, text=True, check=False
@@ -90,7 +90,7 @@ def test_workers_answer_as_one_service(trained: Path) -> None:
             assert under_way.recv(4_096) == CONTINUE  # a worker has it
             under_way.sendall(body[:9])
             process.send_signal(signal.SIGTERM)
-            within(10, lambda: not takes_connections(url))
+            within(30, lambda: not takes_connections(url))
             under_way.sendall(body[9:])
             assert under_way.recv(4_096).startswith(b"HTTP/1.1 200 OK\r\n")
         _, error = process.communicate(timeout=60)
@@ -136,7 +136,7 @@ def test_workers_answer_with_what_the_engine_has_learnt(trained: Path) -> None:
             assert shop.call(f"{url}/v1/events/sales", sale)[0] == 200
         with shop.opened(trained, shop.NOW_US + 2 * HOUR_US) as project:
             assert project.teacher("learner").teach() == 8  # as the engine will in an hour
-        within(10, lambda: max(one["score"] for one in answers("b")) < before[0]["score"])
+        within(30, lambda: max(one["score"] for one in answers("b")) < before[0]["score"])
 
 
 _BETWEEN = 8  # answers and events at least, between two kills
@@ -409,15 +409,23 @@ def test_the_statistics_of_the_inference_protocol_are_those_of_all_workers(train
         def all_counted() -> list[dict[str, Any]] | None:
             found = figures()
             counts = {(one["inference_count"], one["execution_count"]) for one in found}
-            return found if counts == {(20, 20)} else None
+            stats = [one["inference_stats"] for one in found]
+            ends = {(one["success"]["count"], one["fail"]["count"]) for one in stats}
+            return found if (counts, ends) == ({(20, 20)}, {(20, 1)}) else None
 
-        for one in within(10, all_counted):
+        for one in within(30, all_counted):
             stats = one["inference_stats"]
-            assert (stats["success"]["count"], stats["fail"]["count"]) == (20, 1)
             assert stats["success"]["ns"] >= stats["compute_infer"]["ns"] > 0
             assert time.time() * 1e3 - 60_000 < one["last_inference"] <= time.time() * 1e3
-        all_models = shop.call(f"{url}/v2/models/stats")[1]["model_stats"]
-        assert {one["name"]: one["inference_count"] for one in all_models} == {"buyer": 20, "learner": 0}
-        text = shop.call(f"{url}/metrics")[1]
-        counted = re.findall(r'trimtab_inference_rows_total\{worker="(\d)",model="buyer",version="2"\} (\d+)', text)
-        assert sum(int(count) for _, count in counted) == 20
+
+        def rows_of_models() -> dict[str, int]:  # as the worker that takes it knows it: it may lag behind the other
+            all_models = shop.call(f"{url}/v2/models/stats")[1]["model_stats"]
+            return {one["name"]: one["inference_count"] for one in all_models}
+
+        def rows_counted() -> int:
+            text = shop.call(f"{url}/metrics")[1]
+            found = re.findall(r'trimtab_inference_rows_total\{worker="\d",model="buyer",version="2"\} (\d+)', text)
+            return sum(map(int, found))
+
+        within(30, lambda: rows_of_models() == {"buyer": 20, "learner": 0})
+        within(30, lambda: rows_counted() == 20)

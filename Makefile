@@ -5,7 +5,7 @@
 WORKERS ?= 2
 ARGS ?=
 BIN := .venv/bin
-TESTS := $(BIN)/pytest -q -p cacheprovider -m "not soak" --doctest-glob="*.md"
+TESTS := $(BIN)/pytest -q -m "not soak" --doctest-glob="*.md"
 TESTED := tests src docs README.md
 export PYTHON
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
 import threading
@@ -13,8 +14,10 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from arro3.io import write_ipc_stream
 
 import trimtab as tt
+from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.features.exact_rows import SumOverflow
@@ -258,6 +261,100 @@ def test_late_work_does_not_hold_up_who_answers_in_its_place(shop: Any) -> None:
     finally:
         over.set()
         service.close()
+
+
+class Asking:
+    """A service whose working threads are all busy until the test says so, and requests of each kind to it."""
+
+    def __init__(self, shop: Any) -> None:
+        self.shop = shop
+        self.over = threading.Event()
+        self.service = HttpService([shop.endpoint], shop.log)
+        self.rows = [shop.ask(id=f"c{n}") for n in range(70)]
+
+    def requests(self) -> dict[str, tuple[str, bytes, str]]:
+        """By its name the path, body and type of each: many rows, a large body, and the same by other protocols."""
+        rows, json_type = self.rows, "application/json"
+        types = {"id": "BYTES", "user": "BYTES", "basket": "FP64", "kind": "BYTES", "at": "INT64"}
+        columns = {name: [row[name] for row in rows] for name in types}
+        many = [{"name": n, "datatype": types[n], "shape": [70], "data": data} for n, data in columns.items()]
+        large = [{**one, "data": ["k" * 2_000] * 70} if one["name"] == "kind" else one for one in many]
+        dtypes: dict[str, Dtype] = {"id": "str", "user": "str", "basket": "float", "kind": "str", "at": "time"}
+        stream = io.BytesIO()
+        write_ipc_stream(Columns.of({n: (dtypes[n], data) for n, data in columns.items()}), stream, compression=None)
+        wide = {"request": {**rows[0], "kind": "k" * 70_000}}
+        return {
+            "many": ("/v1/models/late/predict", json.dumps({"rows": rows}).encode(), json_type),
+            "large": ("/v1/models/late/predict", json.dumps(wide).encode(), json_type),
+            "arrow": ("/v1/models/late/predict", stream.getvalue(), "application/vnd.apache.arrow.stream"),
+            "inference": ("/v2/models/late/infer", json.dumps({"inputs": many}).encode(), json_type),
+            "large inference": ("/v2/models/late/infer", json.dumps({"inputs": large}).encode(), json_type),
+        }
+
+    def ask(self, talk: Any) -> None:
+        async def main() -> None:
+            transport = httpx.ASGITransport(app=self.service)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+                await talk(client)
+
+        try:
+            asyncio.run(asyncio.wait_for(main(), 60))
+        finally:
+            self.over.set()
+            self.service.close()
+
+
+@pytest.mark.parametrize("kind", ["many", "large", "arrow", "inference", "large inference"])
+def test_what_waits_for_a_thread_is_late_when_its_time_is_over(shop: Any, kind: str) -> None:
+    """Large bodies waited to be read for as long as it took, whatever their asker said."""
+    asking = Asking(shop)
+    path, body, media_type = asking.requests()[kind]
+    headers = {"content-type": media_type}
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        threads = asking.service.threads
+        busy = [asyncio.create_task(threads.work(asking.over.wait, 60)) for _ in range(8)]
+        late = await client.post(path, content=body, headers={**headers, "x-timeout-ms": "50"})
+        assert (late.status_code, "in time" in late.text) == (504, True)
+        assert not any(one.done() for one in busy)
+        Degraded(shop, rule=0.5, after="20ms")
+        ruled = await client.post(path, content=body, headers=headers)
+        assert (ruled.status_code, "late" in ruled.text, "rule" in ruled.text) == (200, True, True)
+        assert not any(one.done() for one in busy)
+        shop.endpoint.degrading = None
+        asking.over.set()
+        await asyncio.gather(*busy)
+        assert (await client.post(path, content=body, headers={**headers, "x-timeout-ms": "60000"})).status_code == 200
+
+    asking.ask(talk)
+
+
+@pytest.mark.parametrize("kind", ["many", "large", "arrow", "inference", "large inference"])
+@pytest.mark.parametrize("policy", [False, True])
+def test_a_version_that_is_loaded_for_long_makes_an_answer_late(shop: Any, kind: str, policy: bool) -> None:
+    """Who asked a model that slept waited until it was loaded, whatever he or the policy said."""
+    asking, answerer = Asking(shop), shop.endpoint.current
+    path, body, media_type = asking.requests()[kind]
+    headers = {"content-type": media_type}
+    if policy:
+        Degraded(shop, rule=0.5, after="20ms")
+        answerer = shop.endpoint.current
+
+    def wake() -> None:
+        asking.over.wait(60)
+        shop.endpoint.swap(answerer)
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        timeout = {} if policy else {"x-timeout-ms": "50"}
+        late = await client.post(path, content=body, headers=headers | timeout)
+        assert (late.status_code, "still being loaded" in late.text) == (504, True)
+        asking.over.set()
+        while shop.endpoint.sleeps:
+            await asyncio.sleep(0.001)
+        assert (await client.post(path, content=body, headers=headers)).status_code == 200
+
+    shop.endpoint.sleep(wake)
+    asking.ask(talk)
 
 
 def test_many_rows_ask_another_version_once(shop: Any) -> None:

@@ -11,7 +11,6 @@ import msgspec
 from trimtab.serving.answering import Answer
 from trimtab.serving.http.predicting import Predictor, is_late
 from trimtab.serving.http.pushing import ARROW_TYPE, table_of_body
-from trimtab.serving.http.threads import Threads
 from trimtab.serving.http.wire import Reply, Scope
 from trimtab.serving.request_rows import rows_of_table
 
@@ -30,7 +29,6 @@ async def answer_arrow(
     scope: Scope,
     *,
     most_rows: int,
-    threads: Threads,
     started: float,
     timeout_s: float | None,
 ) -> Reply:
@@ -41,7 +39,6 @@ async def answer_arrow(
         body: An Arrow IPC stream, one row a request.
         scope: The request.
         most_rows: More are refused.
-        threads: For what takes long.
         started: `perf_counter` when the request began to arrive.
         timeout_s: How long after that an answer is of use.
 
@@ -51,12 +48,12 @@ async def answer_arrow(
         Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
     """
     endpoint = predictor.endpoint
-    answerer: Answerer = endpoint.awake or await threads.work(lambda: endpoint.current)
+    answerer: Answerer = endpoint.awake or await predictor.woken(started, timeout_s)
 
     def read() -> list[Row]:
         return answerer.rows.check(rows_of_table(table_of_body(body, most_rows, "rows")))
 
-    rows: list[Row] = await threads.work(read)
+    rows: list[Row] = await predictor.read(started, timeout_s, read)
     prepared = await predictor.answer_rows(answerer, rows, None, started, timeout_s)
     write = _as_arrow if _accepts_arrow(scope) else _as_json
     reply: Reply = await predictor.finish(is_late(prepared), write, endpoint, answerer, prepared)

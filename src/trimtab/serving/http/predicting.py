@@ -33,6 +33,7 @@ _SAMPLED = 15  # a mask: one in 16
 _INLINE_BYTES = 64 << 10  # a larger body is read in a thread
 _QUIET = bytes((0, NO_VIEW))
 _PARTS = ("features", "model")  # of `predict`
+_TOO_MUCH = "the answer was not there in time. Ask for less at once, or give it more time."
 _encode = msgspec.json.Encoder().encode
 
 
@@ -184,7 +185,7 @@ class Predictor:
         return Waiting(task, task.result)
 
     async def _woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> bytes:
-        await self._threads.work(lambda: self.endpoint.current)
+        await self.woken(started, timeout_s)
         answer = self.take(body, started, timeout_s, exchange)
         if isinstance(answer, Waiting):
             await answer.done
@@ -202,7 +203,7 @@ class Predictor:
         self, answerer: Answerer, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
     ) -> bytes:
         received = perf_counter()
-        asked = await self._threads.work(answerer.rows.decode, body)
+        asked = await self.read(started, timeout_s, answerer.rows.decode, body)
         answer = self.take(body, started, timeout_s, exchange, Read(answerer, asked, received))
         if isinstance(answer, Waiting):
             await answer.done
@@ -236,6 +237,43 @@ class Predictor:
         times = (*times, perf_counter())
         made = await self._safe(prepared)
         return self._answered(answerer, asked, prepared, made, (*times, perf_counter()))
+
+    async def woken(self, started: float, timeout_s: float | None) -> Answerer:
+        """The version that answers, once it is loaded, in a thread; that one goes on when the time is over.
+
+        Args:
+            started: `perf_counter` when the request began to arrive.
+            timeout_s: How long after that an answer is of use.
+
+        Raises:
+            Unavailable: There is none; `Late` when the time is over.
+        """
+        said = "the version is still being loaded. Ask again in a moment, or give it more time."
+        answerer: Answerer = await self._within(started, timeout_s, said, lambda: self.endpoint.current)
+        return answerer
+
+    async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
+        """What `decode` reads of a request, in a thread; late, where nobody works, if a policy has an answer then.
+
+        Raises:
+            Late: The time is over, and it has none.
+        """
+        try:
+            return await self._within(started, timeout_s, _TOO_MUCH, decode, *arguments)
+        except Late:
+            if self.endpoint.degrading is None:
+                raise
+            return await self._threads.wait(decode, *arguments)
+
+    async def _within(
+        self, started: float, timeout_s: float | None, said: str, function: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        """The first work of a request, in a thread; `Late`, and what is `said`, when the time is over before."""
+        try:
+            async with _until(self._deadline_s(started, timeout_s)):
+                return await self._threads.work(function, *arguments)
+        except TimeoutError:
+            raise Late(said) from None
 
     async def answer_rows(
         self,
@@ -311,11 +349,11 @@ class Predictor:
         degrading = self.endpoint.degrading
         prepared: Sequence[Prepared]
         try:
-            async with asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter())):
+            async with _until(deadline_s):
                 prepared = await run(self.endpoint.prepare, answerer, rows, at_us, deadline_s)
         except TimeoutError:
             if degrading is None or at_us is not None:
-                raise Late("the answer was not there in time. Ask for less at once, or give it more time.") from None
+                raise Late(_TOO_MUCH) from None
             prepared = await self.finish(True, degrading.late, answerer, rows)
         return prepared
 
@@ -392,3 +430,8 @@ class Predictor:
             self._flags.add(self.endpoint.name, flag)
         for code in one.reasons.translate(None, _QUIET):
             self._nulls.add(self.endpoint.name, REASONS[code])
+
+
+def _until(deadline_s: float | None) -> asyncio.Timeout:
+    """A time-out at a moment of `perf_counter`; None: never."""
+    return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))

@@ -294,7 +294,6 @@ class HttpService:
             body,
             scope,
             most_rows=self.limits.rows,
-            threads=self.threads,
             started=heard_s,
             timeout_s=timeout_s,
         )

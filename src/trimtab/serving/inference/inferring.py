@@ -126,9 +126,9 @@ class InferenceService:
         Raises:
             NotFound: There is no such model, or another version answers.
         """
-        if not self._predictor(model).endpoint.ready:
+        if not self.predictor(model).endpoint.ready:
             return False
-        if version or not self._predictor(model).endpoint.sleeps:  # one that sleeps would answer; it is let sleep
+        if version or not self.predictor(model).endpoint.sleeps:  # one that sleeps would answer; it is let sleep
             await self._serving(model, version)
         return True
 
@@ -204,7 +204,11 @@ class InferenceService:
             Refused: Too many requests are under way (429), or too many rows (413).
             Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
         """
-        predictor, answerer = await self._serving(asked.model, asked.version)
+        predictor = self.predictor(asked.model)
+        answerer = predictor.endpoint.awake
+        if answerer is None:
+            answerer = await predictor.woken(started, _sooner(timeout_s, asked.parameters))
+        _check_version(answerer, asked.version)
         self.check_room(counted=True)
         begun = perf_counter()
         figures = self._figures(answerer.served)
@@ -216,6 +220,18 @@ class InferenceService:
             raise
         finally:
             self._turns.under_way -= 1
+
+    def predictor(self, model: str) -> Predictor:
+        """What answers for a model.
+
+        Raises:
+            NotFound: There is no such model.
+        """
+        predictor = self._predictors.get(f"/v1/models/{model}/predict")
+        if predictor is None:
+            names = ", ".join(sorted(one.endpoint.name for one in self._predictors.values())) or "none"
+            raise NotFound(f"model {model[:60]!r}: no such model is served here; there are: {names}.")
+        return predictor
 
     async def _inferred(
         self,
@@ -229,16 +245,16 @@ class InferenceService:
         started, begun = times
         check_parameters(asked.parameters)
         wanted = _wanted(answerer, asked.outputs)
-        at_us = _moment(asked.parameters)
+        at_us, soon_s = _moment(asked.parameters), _sooner(timeout_s, asked.parameters)
         count = checked_count(asked.inputs, self.limits.rows)
         rows: list[Row]
         arguments = asked.inputs, count, answerer.rows, answerer.served.inputs, asked.parameters
         if count > self.limits.rows_inline:
-            rows = await self.threads.work(rows_of, *arguments)
+            rows = await predictor.read(started, soon_s, rows_of, *arguments)
         else:
             rows = rows_of(*arguments)
         decoded = perf_counter()
-        prepared = await predictor.answer_rows(answerer, rows, at_us, started, _sooner(timeout_s, asked.parameters))
+        prepared = await predictor.answer_rows(answerer, rows, at_us, started, soon_s)
         inferred, late = perf_counter(), is_late(prepared)
         if count > self.limits.rows_inline:
             outputs = await predictor.finish(late, _outputs, predictor, answerer, prepared, wanted)
@@ -247,23 +263,11 @@ class InferenceService:
         figures.answered(count, begun, decoded, inferred, perf_counter())
         return Inferred(asked.model, figures.version, asked.id, _echoed(asked.parameters), outputs, late)
 
-    def _predictor(self, model: str) -> Predictor:
-        predictor = self._predictors.get(f"/v1/models/{model}/predict")
-        if predictor is None:
-            names = ", ".join(sorted(one.endpoint.name for one in self._predictors.values())) or "none"
-            raise NotFound(f"model {model[:60]!r}: no such model is served here; there are: {names}.")
-        return predictor
-
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
-        predictor = self._predictor(model)
+        predictor = self.predictor(model)
         endpoint = predictor.endpoint
         answerer = endpoint.awake or await self.threads.work(_woken, endpoint)
-        number = version_number(answerer.served)
-        if version not in ("", number):
-            raise NotFound(
-                f"model {model!r}: version {version[:60]!r} is not served; version {number!r} is. Leave the version "
-                "out for the one that serves."
-            )
+        _check_version(answerer, version)
         return predictor, answerer
 
     def _figures(self, served: ServedVersion) -> ModelStatistics:
@@ -272,6 +276,15 @@ class InferenceService:
         if figures is None:
             figures = self._statistics[key] = ModelStatistics(*key)
         return figures
+
+
+def _check_version(answerer: Answerer, version: str) -> None:
+    number = version_number(answerer.served)
+    if version not in ("", number):
+        raise NotFound(
+            f"model {answerer.served.model!r}: version {version[:60]!r} is not served; version {number!r} is. Leave "
+            "the version out for the one that serves."
+        )
 
 
 def _woken(endpoint: Endpoint) -> Answerer:

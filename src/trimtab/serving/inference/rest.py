@@ -142,7 +142,8 @@ class InferenceRest:
         body_sent = await self._body(scope, receive)
         self.service.check_room()  # before any work on it
         if len(body_sent) > INLINE_BYTES:
-            read = await self.service.threads.work(read_infer, model, version, body_sent, length)
+            predictor = self.service.predictor(model)
+            read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
         else:
             read = read_infer(model, version, body_sent, length)
         inferred = await self.service.infer(read.asked, started, timeout_s)

@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
+from trimtab.core.signals import ENDING
+
 sys.path.insert(0, str(Path(__file__).parent))
 for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # all is here, and plain text
     os.environ.pop(name, None)
@@ -32,6 +34,15 @@ class Campaign(msgspec.Struct, frozen=True):
     runs: int
     failures: int
     figures: dict[str, float]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that is stopped ignores what asks it to end; run in this process, it may not do so for later tests."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

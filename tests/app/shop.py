@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a child that a test starts has it from here
+
 from processes import within
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock

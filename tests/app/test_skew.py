@@ -36,7 +36,7 @@ def push(project: Project, level: float, site: str = "north", *, back_us: int = 
 def again(project: Project, prediction_id: str, **changed: Any) -> Prediction:
     """Log another prediction, like one that is there but for some fields."""
     found = project.predictions.find(prediction_id)
-    other = msgspec.structs.replace(found, id=project._ids(), **changed)
+    other = msgspec.structs.replace(found, id=project.state.prediction_ids(), **changed)
     project.predictions.append([other])
     return other
 

@@ -23,6 +23,7 @@ from trimtab.core.records import Prediction
 from trimtab.features.exact_rows import SumOverflow
 from trimtab.serving import HttpService
 from trimtab.serving.degradation import Degrading, degrade
+from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.failures import Late, ModelFailed
 from trimtab.serving.inputs import BareInputs
 
@@ -354,6 +355,28 @@ def test_a_version_that_is_loaded_for_long_makes_an_answer_late(shop: Any, kind:
         assert (await client.post(path, content=body, headers=headers)).status_code == 200
 
     shop.endpoint.sleep(wake)
+    asking.ask(talk)
+
+
+@pytest.mark.parametrize("kind", ["many", "large", "arrow", "inference", "large inference"])
+def test_a_model_without_a_version_says_so_however_busy_the_service_is(shop: Any, kind: str) -> None:
+    """It was said to be loaded still, or to have no room, by Arrow and the Open Inference Protocol."""
+    shop.endpoint = Endpoint("late")
+    asking = Asking(shop)
+    path, body, media_type = asking.requests()[kind]
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        threads = asking.service.threads
+        for busy in (8, threads.at_once - 8):  # nobody is free to work, then there is no room to wait either
+            others.extend(asyncio.create_task(threads.work(asking.over.wait, 60)) for _ in range(busy))
+            await asyncio.sleep(0)
+            answer = await client.post(path, content=body, headers={"content-type": media_type, "x-timeout-ms": "50"})
+            assert (answer.status_code, "no version serves yet" in answer.text) == (503, True)
+        assert threads.under_way == threads.at_once
+        asking.over.set()
+        await asyncio.gather(*others)
+
+    others: list[asyncio.Task[Any]] = []
     asking.ask(talk)
 
 

@@ -256,7 +256,7 @@ class Predictor:
         """What `decode` reads of a request, in a thread; late, where nobody works, if a policy has an answer then.
 
         Raises:
-            Late: The time is over, and it has none.
+            Unavailable: There is no version; `Late` when the time is over, and a policy has no answer.
         """
         try:
             return await self._within(started, timeout_s, _TOO_MUCH, decode, *arguments)
@@ -268,7 +268,12 @@ class Predictor:
     async def _within(
         self, started: float, timeout_s: float | None, said: str, function: Callable[..., Any], *arguments: Any
     ) -> Any:
-        """The first work of a request, in a thread; `Late`, and what is `said`, when the time is over before."""
+        """The first work of a request, in a thread; `Late`, and what is `said`, when the time is over before.
+
+        No thread is asked to work for a model that no version answers for.
+        """
+        if not self.endpoint.ready:
+            raise self.endpoint.refusal()
         try:
             async with _until(self._deadline_s(started, timeout_s)):
                 return await self._threads.work(function, *arguments)

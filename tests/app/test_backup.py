@@ -24,6 +24,7 @@ from trimtab.app.project import Project, open_project
 from trimtab.app.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.signals import ENDING
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 
 AS_OF = format_moment(shop.NOW_US)
@@ -270,7 +271,7 @@ def test_a_project_whose_process_was_killed_can_be_replaced(trained: Path, tmp_p
     assert readings(trained) > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_stop_that_comes_after_the_swap_is_too_late(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -287,14 +288,15 @@ def test_a_stop_that_comes_after_the_swap_is_too_late(
             os.kill(os.getpid(), number)
         remove(path, *more, **options)
 
-    monkeypatch.setattr(shutil, "rmtree", stop)
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handlers = {each: signal.signal(each, lambda *_: pytest.fail("stopped")) for each in ENDING}
     try:
-        restore(tmp_path / "copy", state, force=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", stop)
+            restore(tmp_path / "copy", state, force=True)
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     assert stops
-    monkeypatch.undo()
     assert readings(trained) == before - 1
     assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from trimtab.app.state import check_format
 from trimtab.app.state_use import have_alone, set_aside
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
+from trimtab.core.signals import ENDING, caught
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_moment
 from trimtab.core.urls import store_url
@@ -402,19 +402,10 @@ def _put_back(old: Path, to: Path, partial: Path) -> None:
 
 @contextmanager
 def _unstoppable() -> Iterator[None]:
-    """While Ctrl-C and SIGTERM come too late: they do nothing."""
-    if threading.current_thread() is not threading.main_thread():  # others are never stopped by signals
+    """While Ctrl-C, SIGTERM and a terminal that closes come too late: they do nothing."""
+    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not Python's
+    with caught(lambda *_: None, own):
         yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    own = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
-    try:
-        for number in own:
-            signal.signal(number, lambda *_: None)
-        yield
-    finally:
-        for number, handler in own.items():
-            signal.signal(number, handler)
 
 
 def _room(folder: Path, to: Path) -> None:

@@ -240,6 +240,37 @@ def test_askers_with_little_time_are_late_by_no_fault_of_the_store(shop: Any) ->
     assert degraded.answer().flags == ()
 
 
+@pytest.mark.parametrize(("rows", "left_alone"), [(1, True), (2_000, False)])
+def test_a_read_of_many_rows_may_take_longer_than_one_of_a_few(shop: Any, rows: int, left_alone: bool) -> None:
+    """Large requests in a hurry, read as fast as ever, kept everybody from the features."""
+
+    def slow(*arguments: Any) -> Any:
+        sleep(0.06)
+        return read(*arguments)
+
+    degraded = Degraded(shop, rule=0.5)
+    read, degraded.answerer._read = degraded.answerer._read, slow
+    asked = degraded.answerer.rows.check([shop.ask()]) * rows
+    for _ in range(6):
+        made = degraded.endpoint.prepare(degraded.answerer, asked, None, perf_counter() + 0.03)
+        assert made[0].flags[-1] == "rule"
+    assert degraded.endpoint.degrading.breaker.is_open == left_alone
+
+
+def test_a_store_that_is_too_slow_for_many_rows_is_left_alone(shop: Any) -> None:
+    def slow(*arguments: Any) -> Any:
+        sleep(0.02)
+        return read(*arguments)
+
+    degraded = Degraded(shop, rule=0.5, after="2ms")
+    read, degraded.answerer._read = degraded.answerer._read, slow
+    asked = degraded.answerer.rows.check([shop.ask()]) * 640  # ten milliseconds, by the measure of the policy
+    for _ in range(20):
+        degraded.endpoint.prepare(degraded.answerer, asked, None, perf_counter() + 0.01)
+    assert degraded.endpoint.degrading.breaker.is_open
+    assert degraded.reader.calls < 20
+
+
 def test_late_work_does_not_hold_up_who_answers_in_its_place(shop: Any) -> None:
     """Eight requests of many rows filled the threads with what was late, and makeshift answers waited for it."""
     over = threading.Event()

@@ -27,6 +27,7 @@ _SAID_EVERY_S = 10.0
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
 _SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
+_SLOW_ROWS = 64  # a read of more rows may take longer, in proportion
 LATE, _FEATURES_FAILED, _MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
@@ -161,19 +162,22 @@ class Degrading:
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
-            self._judge(begun_s, deadline_s, failed=isinstance(error, Unavailable | Corrupt))  # else the store answered
+            failed = isinstance(error, Unavailable | Corrupt)  # else the store answered
+            self._judge(begun_s, deadline_s, len(rows), failed=failed)
             raise
-        self._judge(begun_s, deadline_s, failed=False)
+        self._judge(begun_s, deadline_s, len(rows), failed=False)
         check_deadline(deadline_s)
         return inputs
 
-    def _judge(self, begun_s: float, deadline_s: float | None, *, failed: bool) -> None:
+    def _judge(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
         """Tell the breaker of a read: it failed, or took the time that there was.
 
-        An asker who gives little time, or whose request had to wait, is late by no fault of the store.
+        An asker who gives little time, above all for many rows, or whose request had to wait, is late by no fault of
+        the store.
         """
         now_s = perf_counter()
-        late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > self._slow_s
+        slow_s = self._slow_s * max(1.0, rows / _SLOW_ROWS)
+        late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > slow_s
         if failed or late:
             self.breaker.failed()
         else:

@@ -411,6 +411,34 @@ def test_a_model_without_a_version_says_so_however_busy_the_service_is(shop: Any
     asking.ask(talk)
 
 
+@pytest.mark.parametrize("policy", [False, True])
+def test_work_that_itself_runs_out_of_time_is_not_taken_for_a_late_answer(
+    shop: Any, policy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model or a load that raised `TimeoutError` was said to need more time, and nothing was logged."""
+    degraded = Degraded(shop)
+    if policy:  # of an endpoint whose policy has no answer to this
+        Degraded(shop, last_answer="1h")
+        degraded.endpoint.swap(degraded.answerer)
+    degraded.model.error = TimeoutError("of the user's own")
+    asking = Asking(shop)
+    path, body, media_type = asking.requests()["many"]
+    headers = {"content-type": media_type, "x-timeout-ms": "60000"}
+
+    def wake() -> None:
+        raise TimeoutError(110, "the disk does not answer")
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        failed = await client.post(path, content=body, headers=headers)
+        shop.endpoint.sleep(wake)
+        not_loaded = await client.post(path, content=body, headers=headers)
+        assert (failed.status_code, not_loaded.status_code) == (500, 500)
+
+    asking.ask(talk)
+    said = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert said == ["of the user's own", "[Errno 110] the disk does not answer"]
+
+
 def test_many_rows_ask_another_version_once(shop: Any) -> None:
     degraded = Degraded(shop, version="fallback", rule=0.5)
     degraded.fallback = shop.answerer(number=9, scorer=(model := Failing(shop.scorer)))

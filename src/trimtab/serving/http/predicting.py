@@ -274,10 +274,13 @@ class Predictor:
         """
         if not self.endpoint.ready:
             raise self.endpoint.refusal()
+        limit = _until(self._deadline_s(started, timeout_s))
         try:
-            async with _until(self._deadline_s(started, timeout_s)):
+            async with limit:
                 return await self._threads.work(function, *arguments)
         except TimeoutError:
+            if not limit.expired():  # the function's own
+                raise
             raise Late(said) from None
 
     async def answer_rows(
@@ -353,10 +356,13 @@ class Predictor:
         run = self._threads.go_on if begun else self._threads.work
         degrading = self.endpoint.degrading
         prepared: Sequence[Prepared]
+        limit = _until(deadline_s)
         try:
-            async with _until(deadline_s):
+            async with limit:
                 prepared = await run(self.endpoint.prepare, answerer, rows, at_us, deadline_s)
         except TimeoutError:
+            if not limit.expired():  # the model's own
+                raise
             if degrading is None or at_us is not None:
                 raise Late(_TOO_MUCH) from None
             prepared = await self.finish(True, degrading.late, answerer, rows)

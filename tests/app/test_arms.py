@@ -65,6 +65,24 @@ def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:
         assert project.verify_ledger() == len(project.ledger())
 
 
+def test_an_arm_refuses_rows_that_only_the_request_of_its_champion_takes(trained: Path) -> None:
+    """Rows are checked by the champion's request, which may be an older one."""
+    with shop.opened(trained) as project:
+        served = project.served("buyer")
+        project.set_arm("buyer@1", "canary", share=1.0)
+        (answer,) = project.predict("buyer", [shop.visit("one", shop.NOW_US)])
+        assert answer.arm == "canary"
+        assert served.endpoint.canary is not None
+        canary = served.endpoint.canary.answerer
+        (row,) = canary.rows.check([shop.visit("a", shop.NOW_US)])
+        assert canary.inputs([row], shop.NOW_US).rows
+        with pytest.raises(Misuse, match="'site' must be str; found 7, a int"):
+            canary.inputs([row | {"site": 7}], shop.NOW_US)
+        del row["site"]
+        with pytest.raises(Misuse, match="no 'site'"):
+            canary.inputs([row], shop.NOW_US)
+
+
 def test_a_canary_is_ended_while_the_champion_waits_for_features(unfilled: Project) -> None:
     served = unfilled.served("buyer")
     unfilled.set_arm("buyer@3", "canary", share=1.0)
@@ -105,6 +123,18 @@ def test_a_version_that_waits_for_features_stays_in_memory(unfilled: Project) ->
     assert served.refresh().version.name == "buyer@4"
     unfilled.views.catch_up()
     assert served.refresh().version.name == "buyer@2"
+
+
+def test_a_version_that_waits_for_features_lets_no_model_sleep(unfilled: Project) -> None:
+    served, memory = unfilled.served("buyer"), unfilled.version_memory
+    served.refresh()
+    memory.cap_bytes = memory.used_bytes()  # as much as what answers needs
+    unfilled.registry.roll_back("buyer", "champion", why="It was better.")
+    served.refresh()
+    assert memory.used_bytes() > memory.cap_bytes
+    unfilled.make_room()
+    assert not served.endpoint.sleeps
+    assert answered_as(unfilled) == ("buyer@4", "champion")
 
 
 def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) -> None:

@@ -266,8 +266,10 @@ class ServedModel:
             endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW), endpoint.shadowed)
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
-        held = self._waits | {one.served.version for one in found.values()}
-        self._memory.hold(name, held if self._loaded is None else held | {self._loaded.version.id})
+        answering = {one.served.version for one in found.values()}
+        if self._loaded is not None:
+            answering.add(self._loaded.version.id)
+        self._memory.hold(name, answering, self._waits)
 
     def _beside_as(self, alias: str, find: Find) -> Answerer | None:
         """What answers with the version that an alias names; None while there is none, or its features are filled.
@@ -362,7 +364,7 @@ class ServedModel:
         return Answerer(
             self.served(loaded, arm),
             features.request,
-            reader=OnlineInputs(RequestPlan(features, self._online), loaded.encoding),
+            reader=OnlineInputs(RequestPlan(features, self._online), loaded.encoding, of_others=arm is not None),
             scorer=self.scorer(loaded) if arm is None else loaded,
             log=self._log,
             clock=self._clock,

@@ -26,13 +26,19 @@ Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # ev
 class OnlineInputs:
     """An `InputReader` over a request plan and a version's encoding.
 
+    Args:
+        plan: Reads the features.
+        encoding: Makes numbers of them.
+        of_others: Rows were checked for another version, the champion; this one's request may say otherwise.
+
     Raises:
-        Misuse: The encoding was fitted on other features.
+        Misuse: The encoding was fitted on other features; in `read`, a row of others lacks a column or has it of
+            another type.
     """
 
-    def __init__(self, plan: RequestPlan, encoding: Encoding) -> None:
+    def __init__(self, plan: RequestPlan, encoding: Encoding, *, of_others: bool = False) -> None:
         _check_same(plan.features, encoding)
-        self._read = plan.read_checked  # the rows were checked at the border
+        self._read = plan.read if of_others else plan.read_checked
         self._encode = encoding.row
         self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
 

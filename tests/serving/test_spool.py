@@ -305,3 +305,14 @@ def test_a_note_that_is_not_made_yet_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "note-0001").touch()
     assert red_notes(tmp_path) == []
     lock.release()
+
+
+def test_a_note_that_is_gone_again_says_nothing(tmp_path: Path) -> None:
+    """There was no room for it, and its process took it away while somebody looked: a link to nothing is like that."""
+    lock = FileLock.take(tmp_path / "note-0001.lock")
+    assert lock is not None
+    (tmp_path / "note-0001").symlink_to(tmp_path / "gone")
+    with RedNote(tmp_path) as note:
+        note.say("the disk is full")
+        assert red_notes(tmp_path) == ["the disk is full"]
+    lock.release()

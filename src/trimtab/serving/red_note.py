@@ -52,8 +52,11 @@ def red_notes(folder: Path) -> list[str]:
     found: dict[str, None] = {}
     for path in sorted(folder.glob("note-*")):
         if path.suffix != ".lock" and FileLock.is_held(lock_of(path)):
-            content = path.read_bytes()
-            if len(content) < _SIZE_BYTES:  # it is being made, or there was no room for it
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # there was no room for it
+                continue
+            if len(content) < _SIZE_BYTES:  # it is being made
                 continue
             (length,) = _LENGTH.unpack(content[: _LENGTH.size])
             if text := content[_LENGTH.size : _LENGTH.size + length].decode(errors="replace"):

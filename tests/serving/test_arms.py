@@ -93,6 +93,14 @@ def test_where_a_canary_fails_the_version_in_service_answers(shop: Any) -> None:
     assert len(logged(shop)) == 40
 
 
+def test_where_nobody_can_say_whose_a_request_is_the_version_in_service_answers(shop: Any) -> None:
+    """The column that names its entity has another name: every request failed while a canary ran."""
+    shop.endpoint.canary = Canary(other(shop, "canary"), Share("late", 0.5, ["buyer"]))
+    answers = shop.endpoint.answer([shop.ask(user) for user in users(3)])
+    assert [(a.version, a.flags) for a in answers] == [("late@1", ("canary_failed",))] * 3
+    assert len(logged(shop)) == 3
+
+
 def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
     shadow = Shadow(other(shop, "shadow"), Share("late", 1.0, ["user"]))
     turns = Turns(GradientLimit())

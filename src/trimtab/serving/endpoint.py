@@ -253,9 +253,10 @@ class Endpoint:
         deadline_s: float | None,
     ) -> list[Prediction]:
         """Predictions of the canary for its share, of the version in service for the rest and where that fails."""
-        taken = [canary.share.holds(row) for row in rows]
-        its = [row for row, mine in zip(rows, taken, strict=True) if mine]
+        taken, its = [True] * len(rows), rows  # where nobody can say whose they are
         try:
+            taken = [canary.share.holds(row) for row in rows]
+            its = [row for row, mine in zip(rows, taken, strict=True) if mine]
             theirs = canary.answerer.predict(its, flags=flags, deadline_s=deadline_s)
         except Exception as error:  # whatever a user's model raises
             self._say(f"{canary.answerer.served.label} (canary)", error)

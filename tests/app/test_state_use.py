@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,58 @@ def test_nobody_begins_a_state_in_the_moment_between_two_renames(
     with pytest.raises(Conflict, match="the state of before lies in"):
         use(folder)
     assert not folder.exists()  # or it could not be put back by hand
+
+
+@contextmanager
+def forked(work: Callable[[], object]) -> Iterator[None]:
+    """While a forked child lives on that did this first."""
+    (said, say), (told, tell) = os.pipe(), os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
+        child = os.fork()
+    if child == 0:
+        try:
+            os.close(tell)
+            work()
+            os.write(say, b".")
+            os.read(told, 1)
+        finally:
+            os._exit(0)
+    os.close(say)
+    try:
+        assert os.read(said, 1) == b"."
+        yield
+    finally:
+        os.close(tell)
+        os.waitpid(child, 0)
+        os.close(said)
+        os.close(told)
+
+
+def test_a_forked_child_does_not_keep_a_folder_when_its_parent_lets_it_go(tmp_path: Path) -> None:
+    hold = use(tmp_path / "state")
+    assert hold is not None
+    with forked(lambda: None):  # a pool of a notebook
+        hold.let_go()
+        alone, _ = have_alone(tmp_path / "state")
+        alone.let_go()
+
+
+def test_a_forked_child_does_not_let_go_what_its_parent_has(tmp_path: Path) -> None:
+    hold = use(tmp_path / "state")
+    assert hold is not None
+    with forked(hold.let_go), pytest.raises(Conflict, match="a project is open there"):
+        have_alone(tmp_path / "state")
+
+
+def test_a_copy_that_nobody_closes_keeps_no_folder(tmp_path: Path) -> None:
+    hold = use(tmp_path / "state")
+    assert hold is not None
+    copy = os.dup(hold._fd)  # as of a process that a library forked by itself
+    hold.let_go()
+    alone, _ = have_alone(tmp_path / "state")
+    alone.let_go()
+    os.close(copy)
 
 
 def test_what_cannot_be_had_is_left_to_who_reads_it(tmp_path: Path) -> None:

@@ -19,11 +19,15 @@ FILE = "format.json"  # every state folder has it
 
 
 class FolderHold:
-    """A folder that is had, until it is let go or nobody knows this object any more."""
+    """A folder that is had, until it is let go or nobody knows this object any more.
+
+    A forked child closes its copy as it starts: the folder stays with the process that has it.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.let_go = weakref.finalize(self, os.close, fd)  # nothing happens the second time
+        self.let_go = weakref.finalize(self, _let_go, fd)  # nothing happens the second time
+        _had.add(self)
 
     @staticmethod
     def take(folder: Path, *, alone: bool) -> FolderHold | None:
@@ -51,6 +55,11 @@ class FolderHold:
             return os.path.samestat(os.fstat(self._fd), os.stat(folder))
         except FileNotFoundError:
             return False
+
+    def forget(self) -> None:
+        """In a forked child: close the inherited copy; the parent keeps the folder."""
+        if self.let_go.detach() is not None:
+            os.close(self._fd)
 
 
 def set_aside(folder: Path) -> Path:
@@ -149,3 +158,21 @@ def _refuse_set_aside(folder: Path) -> None:
 
 def _restoring(folder: Path) -> Conflict:
     return Conflict(f"{folder}: a backup is being restored there. Try again when that is done.")
+
+
+def _let_go(fd: int) -> None:
+    with suppress(OSError):  # a file system that locks no folders
+        fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if some child still has a copy of the descriptor
+    os.close(fd)
+
+
+_had: weakref.WeakSet[FolderHold] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for hold in list(_had):
+        hold.forget()
+    _had.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -123,6 +123,15 @@ def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
     assert [(p.arm, p.version) for p in logged(shop)] == [("shadow", f"{2:064}")] * 10
 
 
+def test_a_shadow_of_which_nobody_can_say_what_is_its_share_fails_by_itself(
+    shop: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shadow = Shadow(other(shop, "shadow"), Share("late", 0.5, ["buyer"]))
+    shadow.offer([shop.ask(user) for user in users(3)])
+    assert (counted(shadow), shadow.waits) == ((0, 0, 3), False)
+    assert "late@2 (shadow): KeyError: 'buyer'" in caplog.text
+
+
 def test_a_shadow_that_falls_behind_or_fails_costs_nobody_anything(shop: Any) -> None:
     shadow = Shadow(other(shop, "shadow", scorer=Broken()), Share("late", 1.0, ["user"]))
     shadow.offer([shop.ask(user) for user in users(SHADOWED_AT_MOST + 7)])

@@ -104,7 +104,11 @@ class Shadow:
     def offer(self, rows: Sequence[Row]) -> None:
         """Requests that were answered by the version in service."""
         waiting = self._waiting
-        waiting.extend(row for row in rows if self.share.holds(row))
+        try:
+            waiting.extend([row for row in rows if self.share.holds(row)])
+        except Exception as error:  # the champion's request has other columns: its askers have their answers
+            self.figures.failed += len(rows)
+            self._say(error)
         while len(waiting) > SHADOWED_AT_MOST:
             waiting.popleft()
             self.figures.dropped += 1

@@ -130,11 +130,27 @@ def test_a_version_that_somebody_asked_for_stays_until_he_says_what_he_holds(ope
     memory = VersionMemory(loads, 1)
     first, second = memory.get(one, "first"), memory.get(two, "second")
     assert (memory.find(one, "first"), memory.find(two, "second")) == (first, second)
-    assert memory.too_full()
     memory.hold("first", ())
     assert memory.used_bytes() == len(second.artifact.estimator)
     memory.hold("second", ())
     assert memory.used_bytes() == 0
+
+
+def test_what_waits_stays_in_memory_and_only_what_answers_can_be_too_much(opened: Any) -> None:
+    loads, one, two = opened
+    sizes = [len(loads._load(version).artifact.estimator) for version in (one, two)]
+    memory = VersionMemory(loads, max(sizes))
+    memory.get(one, "buyer")
+    memory.hold("buyer", {one.id})
+    memory.get(two, "buyer")
+    assert not memory.too_full()
+    memory.hold("buyer", {one.id}, {two.id})
+    assert memory.used_bytes() == sum(sizes)
+    assert not memory.too_full()
+    memory.hold("buyer", {one.id, two.id})
+    assert memory.too_full()
+    memory.hold("buyer", {two.id})
+    assert memory.used_bytes() == sizes[1]
     assert not memory.too_full()
 
 

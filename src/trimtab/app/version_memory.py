@@ -40,7 +40,8 @@ class VersionMemory:
         self._retry_s = retry_s
         self._mutex = threading.RLock()  # never held while a version is loaded
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the newest used last
-        self._holders: dict[str, frozenset[str]] = {}  # by who holds them: addresses
+        self._answering: dict[str, frozenset[str]] = {}  # by who holds them: addresses
+        self._waiting: dict[str, frozenset[str]] = {}  # the same, of those that do not answer yet
         self._loads: dict[str, Future[LoadedModel]] = {}  # under way
         self._failed: dict[str, _Failed] = {}
         self._threads: dict[str, threading.Thread] = {}
@@ -48,7 +49,7 @@ class VersionMemory:
     def find(self, version: Version, holder: str) -> LoadedModel | None:
         """A version if it is in memory; from now on, also when it is still to be loaded, `holder` holds it."""
         with self._mutex:
-            self._holders[holder] = self._holders.get(holder, frozenset()) | {version.id}
+            self._waiting[holder] = self._waiting.get(holder, frozenset()) | {version.id}
             kept = self._kept.get(version.id)
             if kept is None:
                 return None
@@ -91,10 +92,10 @@ class VersionMemory:
             raise failed.kind(failed.said)
         return None
 
-    def hold(self, holder: str, addresses: Iterable[str]) -> None:
-        """From now on these versions are what `holder` answers with, or will; others may be dropped."""
+    def hold(self, holder: str, answering: Iterable[str], waiting: Iterable[str] = ()) -> None:
+        """From now on these versions are what `holder` answers with, and those that wait to; others may be dropped."""
         with self._mutex:
-            self._holders[holder] = frozenset(addresses)
+            self._answering[holder], self._waiting[holder] = frozenset(answering), frozenset(waiting)
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
@@ -115,10 +116,10 @@ class VersionMemory:
             return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
-        """Whether what is held alone is more than there is room for."""
+        """Whether what answers is more than there is room for; what only waits to does not count.  # D128"""
         with self._mutex:
-            held = self._held()
-            return sum(_size(one) for address, one in self._kept.items() if address in held) > self.cap_bytes
+            answering = frozenset().union(*self._answering.values())
+            return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes
 
     def _run(self, version: Version, load: Future[LoadedModel]) -> LoadedModel:
         from trimtab.serving.batching import measure_costs  # here: it loads asyncio
@@ -151,11 +152,8 @@ class VersionMemory:
                 if self._threads.get(version.id) is threading.current_thread():
                     del self._threads[version.id]
 
-    def _held(self) -> frozenset[str]:
-        return frozenset().union(*self._holders.values())
-
     def _drop(self) -> None:
-        held = self._held()
+        held = frozenset().union(*self._answering.values(), *self._waiting.values())
         left = self.used_bytes()
         for address in [address for address in self._kept if address not in held]:
             if left <= self.cap_bytes:

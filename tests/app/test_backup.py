@@ -358,6 +358,39 @@ def test_where_a_restoration_was_killed_between_its_steps_nobody_begins_an_empty
     assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
 
 
+def test_a_state_folder_that_is_a_link_is_restored_as_often_as_one_likes(trained: Path, tmp_path: Path) -> None:
+    far, link = tmp_path / "far" / "state", trained / ".trimtab"
+    far.parent.mkdir()
+    link.rename(far)
+    link.symlink_to(far)
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        with pytest.raises(Misuse, match="lies in the state folder"):
+            project.backup(far / "copy")
+    before = readings(trained)
+    for _ in range(2):
+        with at(trained) as project:
+            project.push("readings", [reading(1.0)])
+        restore(tmp_path / "copy", link, force=True)
+        assert readings(trained) == before
+    assert link.readlink() == far
+    assert [path.name for path in far.parent.iterdir()] == ["state"]
+    assert [path.name for path in trained.iterdir() if path.name.startswith(".")] == [".trimtab"]
+
+
+def test_links_that_older_versions_left_are_removed(trained: Path, tmp_path: Path) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        state = project.state_folder
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "kept").write_text("")
+    for left in (state.with_name(f".{state.name}.partial"), set_aside(state)):
+        left.symlink_to(tmp_path / "far")
+    restore(tmp_path / "copy", state, force=True)
+    assert [path.name for path in trained.iterdir() if path.name.startswith(".")] == [".trimtab"]
+    assert (tmp_path / "far" / "kept").exists()
+
+
 def test_a_destination_that_does_not_do_is_named(trained: Path, tmp_path: Path) -> None:
     with at(trained) as project:
         project.backup(tmp_path / "copy")
@@ -368,6 +401,9 @@ def test_a_destination_that_does_not_do_is_named(trained: Path, tmp_path: Path) 
         (tmp_path / "file").write_text("")
         with pytest.raises(Misuse, match="is a file"):
             restore(tmp_path / "copy", tmp_path / "file", force=True)
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(Unavailable, match="loop: "):
+            restore(tmp_path / "copy", tmp_path / "loop")
         with pytest.raises(Unavailable, match="file/copy"):
             project.backup(tmp_path / "file" / "copy")
         with pytest.raises(Unavailable, match="/proc/copy"):

@@ -143,6 +143,19 @@ def test_a_copy_that_nobody_closes_keeps_no_folder(tmp_path: Path) -> None:
     os.close(copy)
 
 
+def test_a_link_is_looked_through(tmp_path: Path) -> None:
+    link, folder = tmp_path / "link", tmp_path / "far" / "state"
+    link.symlink_to(folder)
+    hold = use(link)  # which makes the folder
+    assert hold is not None
+    assert hold.is_of(folder)
+    hold.let_go()
+    assert set_aside(link) == set_aside(folder)
+    folder.rename(set_aside(folder))
+    with pytest.raises(Conflict, match=f"mv '{set_aside(folder)}' '{folder}'"):
+        use(link)
+
+
 def test_what_cannot_be_had_is_left_to_who_reads_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert use(tmp_path / "file") is None

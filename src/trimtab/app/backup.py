@@ -24,7 +24,7 @@ from trimtab.app.disk import taken
 from trimtab.app.lease import Lease
 from trimtab.app.retention import LEASE
 from trimtab.app.state import check_format
-from trimtab.app.state_use import have_alone, set_aside
+from trimtab.app.state_use import behind_links, have_alone, set_aside
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.signals import ENDING, caught
@@ -99,7 +99,7 @@ def back_up(project: Project, to: Path) -> Backup:
     to = to.absolute()
     if to.exists():
         raise Conflict(f"backup: {to} exists, and no backup is written over another. Name a new folder.")
-    if to.is_relative_to(project.state_folder.absolute()):
+    if behind_links(to).is_relative_to(behind_links(project.state_folder)):
         raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder elsewhere.")
     partial = to.with_name(f".{to.name}.partial")
     with _alone(project), _told(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
@@ -156,7 +156,7 @@ def restore(
 
     Args:
         backup: What `back_up` wrote.
-        into: The state folder to be; a project's is `.trimtab`.
+        into: The state folder to be; a project's is `.trimtab`. A link stays, and what it leads to is replaced.
         force: Replace the state that is there.
         progress: Called with bytes done and bytes in all.
 
@@ -167,7 +167,7 @@ def restore(
         Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
         Unavailable: The disk is full or read-only; nothing was changed.
     """
-    backup, into = Path(backup).absolute(), Path(into).absolute()
+    backup, into = Path(backup).absolute(), behind_links(into)
     manifest = read_manifest(backup)
     if into.exists() and not into.is_dir():
         raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")
@@ -352,7 +352,7 @@ def _told(to: Path, left: str) -> Iterator[None]:
 @contextmanager
 def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]) -> Iterator[None]:
     """Work in `partial`, which is put at `to` in the end, or goes."""
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+    _remove(partial)  # of one that was killed
     try:
         partial.mkdir(parents=True)
         yield
@@ -360,7 +360,7 @@ def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]
             sync_directory(Path(folder))
         put(partial, to)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         raise
 
 
@@ -372,7 +372,7 @@ def _put(partial: Path, to: Path) -> None:
 def _replace(partial: Path, to: Path) -> None:
     """Put `partial` in the place of what stands there, which comes back when that fails and goes when it is done."""
     old = set_aside(to)
-    shutil.rmtree(old, ignore_errors=True)  # of one that was killed with its own state in place
+    _remove(old)  # of one that was killed with its own state in place
     with _unstoppable():
         try:
             _refuse_there(to, force=True)
@@ -385,7 +385,7 @@ def _replace(partial: Path, to: Path) -> None:
             raise
         if old.exists():
             old.rename(partial)  # from now on nothing is set aside, whatever happens: the rest only gives room back
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
 def _put_back(old: Path, to: Path, partial: Path) -> None:
@@ -398,6 +398,14 @@ def _put_back(old: Path, to: Path, partial: Path) -> None:
         raise Unavailable(
             f"{to}: the state of before lies in {old} and cannot be put back ({error}). Put it back: mv '{old}' '{to}'"
         ) from error
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder as far as that can be done; of a link, which older versions made of one, only itself."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

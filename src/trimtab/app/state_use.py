@@ -62,8 +62,14 @@ class FolderHold:
             os.close(self._fd)
 
 
+def behind_links(folder: str | Path) -> Path:
+    """The folder itself, where a link leads to it; unlike `Path.resolve`, no error where links lead in a circle."""
+    return Path(os.path.realpath(folder))
+
+
 def set_aside(folder: Path) -> Path:
     """Where a restoration puts the state of before, for the moment until its own has taken the place."""
+    folder = behind_links(folder)
     return folder.with_name(f".{folder.name}.before")
 
 
@@ -129,7 +135,8 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
 
 
 def _make(folder: Path) -> bool:
-    """Make the folder; whether somebody else did not do so first."""
+    """Make the folder, or what a link leads to; whether somebody else did not do so first."""
+    folder = behind_links(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -152,7 +159,7 @@ def _refuse_set_aside(folder: Path) -> None:
     hold.let_go()
     raise Conflict(
         f"{folder}: restoring a backup was cut off there, and the state of before lies in {old}. Restore the backup "
-        f"again, or put the state back: mv '{old}' '{folder}'"
+        f"again, or put the state back: mv '{old}' '{behind_links(folder)}'"
     )
 
 

@@ -52,7 +52,7 @@ def serve_with_workers(
     grpc: GrpcAddress | None = None,
     grpc_ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve a project by `count` workers until SIGTERM or SIGINT.
+    """Serve a project by `count` workers until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
         Misuse: A setting is wrong, or the project's clock cannot be given to another process.

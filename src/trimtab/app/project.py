@@ -1026,7 +1026,7 @@ class Project(Wiring):
         grpc_port: int | None = None,
         grpc_ready: Callable[[str], object] | None = None,
     ) -> None:
-        """Answer over HTTP until SIGTERM or SIGINT.
+        """Answer over HTTP until SIGTERM, SIGINT or SIGHUP.
 
         Args:
             host: The address to listen on; left out, the setting `serve.host`.

@@ -94,6 +94,73 @@ def test_a_load_that_fails_fails_for_all_who_wait_for_it_and_the_next_one_tries_
     assert memory.find(one, "buyer") is not None
 
 
+class InterruptedLoads(dict[str, Any]):
+    """The loads under way, of which one is interrupted as soon as it is registered, or as soon as it is removed."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at: str | None = at
+        self.asked = threading.Semaphore(0)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        found = super().setdefault(key, default)
+        self.asked.release()
+        self._interrupt("registered")
+        return found
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._interrupt("removed")
+
+    def _interrupt(self, at: str) -> None:
+        if self.at == at:
+            self.at = None
+            raise KeyboardInterrupt
+
+
+def asked_apart(memory: VersionMemory, version: Version) -> tuple[threading.Thread, list[LoadedModel | str]]:
+    """Ask for a version in a thread that may wait for ever; what it was told."""
+    told: list[LoadedModel | str] = []
+
+    def ask() -> None:
+        try:
+            told.append(memory.get(version, "buyer"))
+        except BaseException as error:
+            told.append(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread, told
+
+
+def test_nobody_waits_for_a_load_that_was_interrupted_before_it_began(opened: Any) -> None:
+    loads, one, _ = opened
+    memory = VersionMemory(loads, 2**30)
+    memory._loads = InterruptedLoads("registered")
+    with pytest.raises(KeyboardInterrupt):
+        memory.get(one, "buyer")
+    thread, told = asked_apart(memory, one)
+    thread.join(_PATIENCE_S / 3)
+    assert [each.version.id for each in told if isinstance(each, LoadedModel)] == [one.id]
+    assert loads.begun == {one.name: 1}
+
+
+def test_whoever_waits_for_a_load_that_is_interrupted_at_its_end_is_told(opened: Any) -> None:
+    loads, one, _ = opened
+    memory = VersionMemory(loads, 2**30)
+    memory._loads = under_way = InterruptedLoads("removed")
+    loads.shut[one.name] = threading.Event()
+    (first, told_first), (second, told_second) = asked_apart(memory, one), asked_apart(memory, one)
+    for _ in range(2):
+        assert under_way.asked.acquire(timeout=_PATIENCE_S)
+    loads.shut[one.name].set()
+    for thread in (first, second):
+        thread.join(_PATIENCE_S / 3)
+    said = "Misuse: buyer@1 cannot be loaded here: KeyboardInterrupt: "
+    assert sorted(map(str, [*told_first, *told_second])) == ["KeyboardInterrupt: ", said]
+    assert memory.get(one, "buyer").version.id == one.id
+
+
 def test_whoever_must_not_wait_is_told_what_the_last_try_raised_until_one_succeeds(opened: Any) -> None:
     loads, one, _ = opened
     memory = VersionMemory(loads, 2**30, retry_s=0.0)

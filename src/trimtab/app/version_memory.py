@@ -63,13 +63,17 @@ class VersionMemory:
             Corrupt: It cannot be loaded.
             Misuse: Not on this machine.
         """
-        with self._mutex:
-            found = self.find(version, holder)
-            if found is not None:
-                return found
-            under_way = version.id in self._loads
-            load = self._loads.setdefault(version.id, Future())
-        return load.result() if under_way else self._run(version, load)
+        load: Future[LoadedModel] = Future()
+        try:
+            with self._mutex:
+                found = self.find(version, holder)
+                if found is not None:
+                    return found
+                under_way = self._loads.setdefault(version.id, load)
+            return self._run(version, load) if under_way is load else under_way.result()
+        except BaseException as error:  # an interruption, too: others may wait for it by now
+            self._give_up(version, load, error)
+            raise
 
     def begin(self, version: Version, holder: str) -> LoadedModel | None:
         """The same for whoever must not wait: None while a thread loads it.
@@ -122,24 +126,37 @@ class VersionMemory:
             return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes
 
     def _run(self, version: Version, load: Future[LoadedModel]) -> LoadedModel:
-        from trimtab.serving.batching import measure_costs  # here: it loads asyncio
-
         try:
+            from trimtab.serving.batching import measure_costs  # here: it loads asyncio
+
             loaded = self._load(version)
             kept = _Kept(loaded, measure_costs(loaded.scorer, len(loaded.inputs)))
-        except BaseException as error:
             with self._mutex:
-                del self._loads[version.id]
-                self._failed[version.id] = _failure(version, error, monotonic() + self._retry_s)
-            load.set_exception(error)
+                self._failed.pop(version.id, None)
+                self._kept[version.id] = kept
+                self._drop()
+                if self._loads.get(version.id) is load:
+                    del self._loads[version.id]
+            load.set_result(loaded)
+            return loaded
+        except BaseException as error:
+            self._give_up(version, load, error)
             raise
-        with self._mutex:
-            del self._loads[version.id]
-            self._failed.pop(version.id, None)
-            self._kept[version.id] = kept
-            self._drop()
-        load.set_result(loaded)
-        return loaded
+
+    def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
+        """Tell those who wait for a load that it has ended, wherever it did, and let the next one who asks try again.
+
+        An interruption is of the thread that loads, and no business of theirs: they are told that the load failed.
+        """
+        failed = _failure(version, error, monotonic() + self._retry_s)
+        try:
+            with self._mutex:
+                if self._loads.get(version.id) is load:
+                    self._failed[version.id] = failed
+                    del self._loads[version.id]
+        finally:
+            if not load.done():
+                load.set_exception(error if isinstance(error, Exception) else failed.kind(failed.said))
 
     def _run_apart(self, version: Version, load: Future[LoadedModel]) -> None:
         try:

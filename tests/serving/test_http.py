@@ -180,10 +180,12 @@ def test_http_itself_is_checked(client: httpx.Client) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
-@pytest.mark.parametrize("path", [PREDICT, EVENTS])
-def test_a_body_that_does_not_come_is_given_up(server: Any, path: str) -> None:
+@pytest.mark.parametrize("body", ["", "{"])
+@pytest.mark.parametrize("path", [PREDICT, EVENTS, "/v2/models/late/infer", "/v2/repository/index"])
+def test_a_body_that_does_not_come_is_given_up(server: Any, path: str, body: str) -> None:
+    """One that did not even begin held its connection for ever."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{{".encode())
+        connection.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{body}".encode())
         connection.settimeout(10)
         answer = b"".join(iter(lambda: connection.recv(4_096), b""))  # to the end: what comes late is no request
         assert answer.startswith(b"HTTP/1.1 408")

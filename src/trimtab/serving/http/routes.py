@@ -96,9 +96,7 @@ class Asked:
         """
         check_media_type(self.scope, (JSON_TYPE,))
         limits = self._limits
-        body = await whole_body(
-            await self._receive(), self.scope, self._receive, limits.body_bytes, limits.body_timeout_s
-        )
+        body = await whole_body(self.scope, self._receive, limits.body_bytes, limits.body_timeout_s)
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

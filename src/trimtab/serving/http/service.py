@@ -258,7 +258,7 @@ class HttpService:
         try:
             kind = check_media_type(scope, _PREDICT_TYPES)
             timeout_s = asked_timeout(scope)
-            body = await whole_body(await receive(), scope, receive, self._body_bytes, self.limits.body_timeout_s)
+            body = await whole_body(scope, receive, self._body_bytes, self.limits.body_timeout_s)
             if turns.full():
                 await respond(send, self.overloaded(predictor))
                 return
@@ -395,7 +395,7 @@ class HttpService:
     async def _take_events(self, source: str, scope: Scope, receive: Receive, send: Send) -> None:
         until_s = self.door.wait_until(scope)
         media_type = check_media_type(scope, EVENT_TYPES)
-        body = await whole_body(await receive(), scope, receive, self._body_bytes, self.limits.body_timeout_s)
+        body = await whole_body(scope, receive, self._body_bytes, self.limits.body_timeout_s)
         sent = EventsBody(body, media_type, self.limits.rows)
         taken = await self.door.take(
             lambda push: Taken(source, *push_body(push, source, sent)), "event", until_s=until_s

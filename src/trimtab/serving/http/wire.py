@@ -65,23 +65,24 @@ class Sent:
         await self._send(message)
 
 
-async def whole_body(message: Message, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, of which `message` is the first part.
+async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, once it has arrived.
 
     Raises:
         Refused: It is larger than `limit_bytes` (413), or did not arrive in time (408).
         Gone: The asker hung up.
     """
-    if message["type"] != "http.request":
-        raise Gone
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        try:
-            async with asyncio.timeout(timeout_s):
+    try:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()  # it may be the head alone that has arrived
+            if message["type"] != "http.request":
+                raise Gone
+            body: bytes = message.get("body", b"")
+            if message.get("more_body"):
                 body = await _rest(body, scope, receive, limit_bytes)
-        except TimeoutError:
-            said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
-            raise Refused(408, said, headers=_CLOSE) from None
+    except TimeoutError:
+        said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
+        raise Refused(408, said, headers=_CLOSE) from None
     check_size(len(body), limit_bytes)
     return body
 

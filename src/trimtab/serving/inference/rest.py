@@ -166,7 +166,7 @@ class InferenceRest:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         limits = self._limits
-        body = await whole_body(await receive(), scope, receive, limits.body_bytes, limits.body_timeout_s)
+        body = await whole_body(scope, receive, limits.body_bytes, limits.body_timeout_s)
         for name, value in scope["headers"]:
             if name == b"content-encoding":
                 encoding = value.decode("latin-1").strip().lower()

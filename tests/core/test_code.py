@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trimtab.core import code
 from trimtab.core.code import code_hash, distribution_version
 from trimtab.core.errors import Misuse
 
@@ -194,3 +196,19 @@ def test_a_value_that_cannot_be_read_is_refused() -> None:
 def test_the_distribution_of_a_module_is_found() -> None:
     assert distribution_version("sklearn") is not None
     assert distribution_version("no_such_module_here") is None
+
+
+def test_the_distributions_of_usual_modules_are_found_without_reading_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_module = metadata.packages_distributions()
+    usual = {"msgspec", "numpy", "sklearn", "xgboost"} & by_module.keys()
+    versions = {module: metadata.version(by_module[module][0]) for module in usual}
+    code._distributions.cache_clear()
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    try:
+        assert "sklearn" in usual
+        assert {module: distribution_version(module) for module in usual} == versions
+        assert code._distributions.cache_info().currsize == 0
+        assert distribution_version("no_such_module_here") is None
+        assert code._distributions.cache_info().currsize == 1
+    finally:
+        code._distributions.cache_clear()

@@ -14,12 +14,14 @@ import sysconfig
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 
+DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}  # that bring a module
 _Position = tuple[int, int]
 
 
@@ -49,11 +51,11 @@ def distribution_version(module: str) -> str | None:
     """
     from importlib import metadata  # here: it costs `import trimtab` 20 ms
 
-    try:
-        return metadata.version(module)
-    except metadata.PackageNotFoundError:
-        names = _distributions().get(module)
-        return metadata.version(names[0]) if names else None
+    for name in (module, *DISTRIBUTIONS.get(module, ())):  # its own name first: the version is part of addresses
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    names = _distributions().get(module)
+    return metadata.version(names[0]) if names else None
 
 
 class _Describer:
@@ -327,6 +329,7 @@ def _library_folders() -> tuple[str, ...]:
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
+    """By module, which takes 0.2 s: all that is installed is read."""
     from importlib import metadata
 
     return metadata.packages_distributions()

@@ -14,13 +14,12 @@ from typing import Any
 
 import msgspec
 
-from trimtab.core.code import distribution_version
+from trimtab.core.code import DISTRIBUTIONS, distribution_version
 
 _PACKAGES = (
     *("trimtab", "numpy", "scipy", "sklearn", "lightgbm", "skops"),
     *("catboost", "onnxruntime", "river", "torch", "xgboost"),
 )
-_DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
 _LIBRARIES = {  # of a runtime: what reads its bytes
     "catboost": ("catboost",),
     "lightgbm": ("lightgbm",),
@@ -102,7 +101,7 @@ def _packages() -> dict[str, str]:
 
 def _version(package: str) -> str | None:
     """Of an installed package: asked by its usual name first, since to look through all of them takes long."""
-    for name in _DISTRIBUTIONS.get(package, (package,)):
+    for name in DISTRIBUTIONS.get(package, (package,)):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

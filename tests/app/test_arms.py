@@ -137,6 +137,21 @@ def test_a_version_that_waits_for_features_lets_no_model_sleep(unfilled: Project
     assert answered_as(unfilled) == ("buyer@4", "champion")
 
 
+def test_a_model_sleeps_only_with_the_version_that_it_would_wake_with(unfilled: Project) -> None:
+    served, memory = unfilled.served("buyer"), unfilled.version_memory
+    served.refresh()
+    unfilled.registry.roll_back("buyer", "champion", why="It was better.")
+    served.refresh()
+    assert memory.too_full()
+    unfilled.make_room()
+    assert answered_as(unfilled) == ("buyer@4", "champion")
+    unfilled.views.catch_up()
+    assert served.refresh().version.name == "buyer@2"
+    unfilled.make_room()
+    assert served.endpoint.sleeps
+    assert answered_as(unfilled) == ("buyer@2", "champion")
+
+
 def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) -> None:
     with shop.opened(trained) as project:
         rows = len(project.ledger())

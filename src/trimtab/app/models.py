@@ -195,9 +195,15 @@ class ServedModel:
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
 
     def sleep(self) -> bool:
-        """Let go of all versions until the next question; False when there is none, or a learner would be lost."""
+        """Let go of all versions until the next question; False when there is none, or a learner would be lost.
+
+        False, too, while another version is to take its place: the model would wake with that one, ready or not.
+        """
         with self._mutex:
             if self._loaded is None or self.learner is not None or self.endpoint.sleeps:
+                return False
+            champion = self._registry.alias(self.deployment.name, CHAMPION)
+            if champion is None or champion.id != self._loaded.version.id:
                 return False
             self.endpoint.sleep(self.refresh)
             self._loaded = None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def test_a_request_that_comes_to_no_end_keeps_no_process_longer_than_its_grace(
@@ -43,7 +47,43 @@ def test_a_request_that_comes_to_no_end_keeps_no_process_longer_than_its_grace(
     asker.join(30)
     assert status == 0
     assert complaints.endswith("slow requests that are still at work, and nobody waits for any more: 1\n")
-    assert "Traceback" not in complaints
+    assert "Traceback" not in complaints, complaints
     (answer,) = answers
     assert answer[0] == 503
     assert b"The service ends" in answer[1]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as asker:
+        return asker.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_who_does_not_read_his_answers_keeps_no_process(start_server: Any, tmp_path: Path, patient: bool) -> None:
+    """The last answer, that the service ends, waited until all before it were read."""
+    server = start_server(tmp_path, grace_s=1.0 if patient else 600.0)
+
+    def answered() -> int:
+        text = urllib.request.urlopen(f"{server.url}/metrics", timeout=30).read().decode()
+        return int(re.search(r'trimtab_requests_total{route="metrics"[^}]*} (\d+)|$', text)[1] or 0)  # type: ignore[index]
+
+    with socket.socket() as asker:
+        asker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        asker.connect(("127.0.0.1", server.port))
+        asker.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 1_500)
+        before = 0
+        while (now := answered()) > before + 1:  # until nobody but this one is answered
+            before = now
+            time.sleep(0.3)
+        assert now < 1_500
+        try:
+            server.process.terminate()
+            if not patient:
+                while listens(server.port):
+                    time.sleep(0.02)
+                server.process.terminate()
+            status, complaints = server.ended()
+        finally:
+            server.process.kill()
+    assert status == 0
+    assert "Traceback" not in complaints, complaints

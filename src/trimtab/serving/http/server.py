@@ -22,6 +22,7 @@ from trimtab.serving.http.tls import Tls, tls_context
 from trimtab.serving.http.wire import AsgiApp
 
 GRACE_S = 10.0  # for requests under way at the end
+_LAST_WORD_S = 1.0  # at the end, for who has not read what he was answered
 _BACKLOG = 2_048
 _TICKS = 10  # of a tenth of a second, between two beats
 _COLLECT_AFTER = 20_000  # objects more than were freed; a request leaves none behind
@@ -156,6 +157,26 @@ class _Announced(uvicorn.Server):
         if self._service is not None:
             self._service.leave(self._grace_s, lambda: self.force_exit)
         await super().shutdown(sockets)
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Let requests that are left be told that the service ends; who does not read his answers is hung up on."""
+        left = self.server_state.tasks
+        for task in left:
+            if not task.cancelling():  # somebody has lost patience before the grace was over
+                task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_LAST_WORD_S)
+        if not left:
+            return
+        connections: list[Any] = list(self.server_state.connections)
+        unread = [one for one in connections if one.flow.write_paused]
+        for connection in unread:
+            connection.transport.close()  # nothing more is asked on it
+            connection.flow.resume_writing()  # what is to be sent waits for its reader in memory, and no request does
+        await asyncio.wait(left, timeout=_LAST_WORD_S)
+        for connection in unread:
+            connection.transport.abort()
 
     def let_go(self) -> None:
         """Wait for no thread any more, where a second signal came before the service was closed."""

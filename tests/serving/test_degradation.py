@@ -134,6 +134,15 @@ def test_the_last_answer_about_the_same_entities_stands_in_while_it_is_fresh(sho
         degraded.answer("ann")
 
 
+def test_no_answer_is_remembered_where_nobody_can_say_what_it_is_about(shop: Any) -> None:
+    """The request of the version in service has another column for it: every answer was an error."""
+    degraded = Degraded(shop)
+    degraded.endpoint.degrading = Degrading(degrade(last_answer="10m", rule=0.5), about=["buyer"])
+    assert degraded.answer().flags == ()
+    degraded.reader.error = Unavailable("the store is gone")
+    assert degraded.answer().flags == ("features_failed", "rule")
+
+
 def test_another_version_answers_where_the_model_fails(shop: Any) -> None:
     degraded = Degraded(shop, version="fallback")
     degraded.model.error = ValueError("a bug")

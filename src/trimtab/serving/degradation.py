@@ -205,7 +205,8 @@ class Degrading:
     def _repeated(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction | None:
         """The version's last answer about the same entities, if it is fresh."""
         kept_us = self.policy.last_answer_us
-        last = None if kept_us is None else self._last.get(self._key(row))
+        key = None if kept_us is None else self._key(row)
+        last = None if key is None else self._last.get(key)
         if kept_us is None or last is None or last.version != answerer.served.version:
             return None
         return answerer.repeated(last, row, now_us, (*flags, LAST_ANSWER)) if now_us - last.at_us <= kept_us else None
@@ -239,13 +240,18 @@ class Degrading:
         with self._mutex:
             for row, prediction in zip(rows, made, strict=True):
                 key = self._key(row)
-                last[key] = prediction
-                last.move_to_end(key)
+                if key is not None:
+                    last[key] = prediction
+                    last.move_to_end(key)
             while len(last) > _KEPT_ANSWERS:
                 last.popitem(last=False)
 
-    def _key(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row[name] for name in self._about)
+    def _key(self, row: Row) -> tuple[Any, ...] | None:
+        """What a row is about; None where the request of the version in service has other columns."""
+        try:
+            return tuple([row[name] for name in self._about])
+        except KeyError:
+            return None
 
     def _say(self, answerer: Answerer, error: Exception) -> None:
         """Once in ten seconds: the metrics count all of them."""

@@ -188,6 +188,16 @@ def test_a_connection_ends_when_it_is_to_end(running: Any) -> None:
             assert connection.ended()
 
 
+def test_many_pipelined_requests_are_no_head_that_is_too_large(running: Any) -> None:
+    """What came before a head at one time counted as part of it."""
+    asked = message() * 1_500
+    with Connection(running.port) as connection:
+        connection.send(asked[:-5])
+        assert {connection.answer()[0] for _ in range(1_499)} == {200}
+        connection.send(asked[-5:])
+        assert connection.answer()[0] == 200
+
+
 def test_a_body_that_is_too_large_is_refused_and_the_connection_ends(running: Any) -> None:
     with Connection(running.port) as connection:
         connection.send(message(b" " * 200_001))

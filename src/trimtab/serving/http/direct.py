@@ -99,6 +99,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._head_bytes = -1  # of a head that has not all arrived
         self._head_s = 0.0  # when it began to arrive
         self._began = False  # whether a message began with what arrived last
+        self._ended = False  # whether a message ended with what arrived last
         self._data = b""  # what arrived, where a message begins with it
         self._open = False  # whether the parser is within a message
         self._keep_alive = True  # after the answer to the request at hand
@@ -116,6 +117,7 @@ class DirectProtocol(HttpToolsProtocol):
                 return
             self._data = data
             self._began = False
+        self._ended = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -127,7 +129,8 @@ class DirectProtocol(HttpToolsProtocol):
         if self._predictor is not None:  # the rest is still to come
             self._go_round()
         elif self._head_bytes >= 0:
-            self._bound_head(len(data))
+            if not self._ended:  # else most of it may belong to what came before the head
+                self._bound_head(len(data))
         elif not self._began:
             self._heard_s = before_s  # line ends between requests ask nothing
 
@@ -187,7 +190,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        self._open = False
+        self._open, self._ended = False, True
         if self.parser.should_upgrade():
             return
         predictor, self._predictor = self._predictor, None

@@ -257,6 +257,29 @@ def test_a_registration_in_another_process_is_safe_from_a_collection(shop: Shop)
     assert went > 0
 
 
+def test_a_registration_that_collections_meet_again_and_again_keeps_its_artifact(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = shop.version("kept")
+    shop.registry.move("late_flight", "champion", kept, why="keeps the training set", first=True)
+    put, meetings = shop.blob.put, []
+
+    def put_and_meet(data: bytes) -> str:
+        digest = put(data)
+        if len(meetings) < 3:
+            monkeypatch.setattr(shop.blob, "put", put)  # a collection puts nothing of its own through this
+            keep = Keep(grace_us=0, rollbacks=1)
+            cleaner = Collector(shop.catalog, shop.blob, clock=VirtualClock(2**52), actor="cleaner", keep=keep)
+            meetings.append(cleaner.collect(why="race").orphans)
+            monkeypatch.setattr(shop.blob, "put", put_and_meet)
+        return digest
+
+    monkeypatch.setattr(shop.blob, "put", put_and_meet)
+    version = shop.version("raced")
+    assert [len(went) for went in meetings] == [1, 1, 1]
+    assert shop.registry.load(version).version.id == version.id
+
+
 def test_what_a_killed_save_left_goes_once_it_is_old_and_what_steps_name_stays(shop: Shop) -> None:
     version = shop.version("kept")
     shop.registry.move("late_flight", "champion", version, why="start", first=True)

@@ -128,8 +128,9 @@ class Registry:
         for attempt in range(_ATTEMPTS):
             if attempt:  # something came between; it may have been a collection of garbage
                 settle(self._catalog, self._blob, blobs)
-                self._put_again(fitted, blobs)
             there = back(self._catalog, address, blobs, look=attempt > 0)
+            if attempt:  # after the look: a collection that begins from now on makes the transaction fail
+                self._put_again(fitted, blobs)
             found = self._version(address) if attempt else self._versions.get(address)  # a new one is not looked for
             if found is not None:
                 used = note_use(address, self._clock.now_us())
@@ -561,7 +562,7 @@ class Registry:
     def _put_again(self, fitted: Fitted, blobs: list[str]) -> None:
         self._blob.put(fitted.data)
         for digest in blobs:
-            if not self._blob.exists(digest):
+            if digest != fitted.digest and not self._blob.exists(digest):
                 raise Misuse(f"register {fitted.model!r}: {digest[:12]} was removed as garbage. Save it again first.")
 
     def _resolved(self, version: Version | str) -> Version:

@@ -161,6 +161,9 @@ class _Announced(uvicorn.Server):
 
     async def _hang_up(self) -> None:
         """Let requests that are left be told that the service ends; who does not read his answers is hung up on."""
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            connection.pipeline.clear()  # what was not begun is not begun now
         left = self.server_state.tasks
         for task in left:
             if not task.cancelling():  # somebody has lost patience before the grace was over
@@ -169,7 +172,6 @@ class _Announced(uvicorn.Server):
             await asyncio.wait(left, timeout=_LAST_WORD_S)
         if not left:
             return
-        connections: list[Any] = list(self.server_state.connections)
         unread = [one for one in connections if one.flow.write_paused]
         for connection in unread:
             connection.transport.close()  # nothing more is asked on it

@@ -19,8 +19,11 @@ from arro3.io import write_ipc_stream
 import trimtab as tt
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.expressions import col
 from trimtab.core.records import Prediction
 from trimtab.features.exact_rows import SumOverflow
+from trimtab.features.feature_set import feature_set
+from trimtab.features.online.request_plan import RequestPlan
 from trimtab.serving import HttpService
 from trimtab.serving.degradation import Degrading, degrade
 from trimtab.serving.endpoint import Endpoint
@@ -233,6 +236,81 @@ def test_a_store_that_answers_too_late_again_and_again_is_left_alone(shop: Any) 
         assert made.flags in (("late", "rule"), ("features_failed", "rule"))
     assert degraded.endpoint.degrading.breaker.is_open
     assert degraded.reader.calls < 20
+
+
+def test_another_version_reads_nothing_once_the_time_is_over(shop: Any) -> None:
+    """It read the store that had made the answer late, for as long as that took."""
+    degraded = Degraded(shop, version="fallback", rule=0.5)
+    rows = degraded.answerer.rows.check([shop.ask()])
+    reads = Failing(type("Reads", (), {"read": staticmethod(degraded.fallback._read)})())
+    degraded.fallback._read = reads.read
+    (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+    assert (made.flags, reads.calls) == (("late", "rule"), 0)
+    (made,) = degraded.endpoint.degrading.late(degraded.answerer, rows)
+    assert (made.flags, reads.calls) == (("late", "rule"), 0)
+    degraded.endpoint.degrading = Degrading(degrade(version="fallback"), about=[], fallback=lambda: degraded.fallback)
+    with pytest.raises(Late):
+        degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+
+
+def test_another_version_that_reads_nothing_answers_what_is_late(shop: Any) -> None:
+    degraded = Degraded(shop, version="fallback", rule=0.5)
+    degraded.fallback.reads_state = False
+    rows = degraded.answerer.rows.check([shop.ask()])
+    (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+    assert made.flags == ("late", "fallback_version")
+
+
+def test_features_without_views_are_computed_without_the_store(shop: Any) -> None:
+    class Gone:
+        def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+            raise Unavailable("the store is gone")
+
+    plan = RequestPlan(feature_set(shop.checkout, [{"log_basket": col("basket").log1p()}]), Gone())  # type: ignore[arg-type]
+    found = plan.read([shop.ask()], shop.clock.now_us())
+    assert (found.values, found.at_us, found.positions) == ([[math.log1p(12.5)]], shop.clock.now_us(), {})
+
+
+def test_another_version_reads_in_the_time_that_is_left_and_not_again_and_again(shop: Any) -> None:
+    reads = 0
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        sleep(0.03)
+        return read(*arguments)
+
+    degraded = Degraded(shop, version="fallback", rule=0.5, after="20ms")
+    degraded.reader.error = Unavailable("gone")
+    within = degraded.endpoint.degrading.deadline_s
+    assert degraded.answer().flags == ("features_failed", "fallback_version")
+    read, degraded.fallback._read = degraded.fallback._read, slow
+    rows = degraded.answerer.rows.check([shop.ask()])
+    for _ in range(20):
+        (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, within(perf_counter(), None))
+        assert made.flags[-1] == "rule"
+    assert reads < 20
+
+
+def test_a_store_that_hangs_holds_up_no_answer_by_what_another_version_reads_of_it(shop: Any) -> None:
+    """Of many rows: a thread goes on with what is late."""
+    degraded = Degraded(shop, version="fallback", rule=0.5, after="200ms")
+    asking = Asking(shop)
+    read = degraded.answerer._read
+
+    def hang(*arguments: Any) -> Any:
+        asking.over.wait(60)
+        return read(*arguments)
+
+    degraded.answerer._read = degraded.fallback._read = hang
+    path, body, media_type = asking.requests()["many"]
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        answer = await client.post(path, content=body, headers={"content-type": media_type})
+        assert not asking.over.is_set()
+        assert {tuple(one["flags"]) for one in answer.json()["predictions"]} == {("late", "rule")}
+
+    asking.ask(talk)
 
 
 def test_askers_with_little_time_are_late_by_no_fault_of_the_store(shop: Any) -> None:

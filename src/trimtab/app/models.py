@@ -377,4 +377,5 @@ class ServedModel:
             ids=self._ids,
             past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
             bare=bare,
+            reads_state=bool(features.views),
         )

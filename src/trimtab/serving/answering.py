@@ -16,7 +16,7 @@ from trimtab.core.time import format_moment, moment_us
 from trimtab.features.definitions import Request
 from trimtab.features.frames import REASONS
 from trimtab.serving.failures import ModelFailed, check_deadline
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.prediction_log import PredictionLog, payload_writer
 from trimtab.serving.request_rows import RequestRows, Row
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Answerer:
         ids: Gives a new identifier at each call.
         past: Answers questions about the past; without one they are refused.
         bare: Gives inputs without any feature of a view, for answers that have to do without.
+        reads_state: Whether `reader` reads online state at all.
     """
 
     def __init__(
@@ -124,11 +125,13 @@ class Answerer:
         ids: Callable[[], str],
         past: PastReader | None = None,
         bare: InputReader | None = None,
+        reads_state: bool = True,
     ) -> None:
         self.served = served
         self.rows = RequestRows(request, clock.now_us)
         self.log = log
         self.bare = bare
+        self.reads_state = reads_state
         self._read = reader.read
         self._predict_row = scorer.predict_row
         self.scorer = scorer
@@ -137,7 +140,8 @@ class Answerer:
         self._past = past
         self._key = request.key
         self._model, self._version, self._arm = served.model, served.version, served.arm
-        self._classes = served.classes
+        self._label, self._inputs, self._classes = served.label, served.inputs, served.classes
+        self._payload = payload_writer(served.model, served.version, served.arm)
         self._width = len(served.inputs)
         self._pack = struct.Struct(f"<{self._width}d").pack
         self._encode = msgspec.msgpack.Encoder().encode
@@ -153,9 +157,39 @@ class Answerer:
             Misuse: A row is not as declared (names the field), or `at` lies in the future.
             Unavailable: Online state or the log cannot be used now; nothing was logged.
         """
+        if at is None and len(rows) == 1 and not self._classes:
+            return [self._answer_row(rows[0])]
         predictions = self.predict(self.rows.check(rows), at_us=None if at is None else moment_us(at))
         self.log.note(predictions)
         return [self.shown(p) for p in predictions]
+
+    def _answer_row(self, given: Mapping[str, Any]) -> Answer:
+        """The answer to one row as of now: what `predict`, `note` and `shown` do, without the steps between. # D132"""
+        row = self.rows.plain(given) or self.rows.check((given,))[0]
+        now_us = self._now_us()
+        inputs = self._read((row,), now_us)
+        values, reasons = inputs.rows[0], inputs.reasons[0]
+        score: Any = self._predict_row(values)
+        if not math.isfinite(score):
+            raise self._no_number()
+        prediction_id, request_id, at_us = self._ids(), str(row[self._key]), inputs.at_us
+        request, packed = self._encode([*row.values()]), self._pack(*values)
+        payload = self._payload(
+            prediction_id, request_id, now_us, at_us, inputs.positions, score, request, packed, reasons
+        )
+        self.log.note_payloads((payload,))
+        return Answer(
+            id=prediction_id,
+            request_id=request_id,
+            model=self._model,
+            version=self._label,
+            arm=self._arm,
+            mode="live",
+            score=score,
+            at_us=at_us,
+            reasons=named_reasons(reasons, self._inputs) if reasons.translate(None, _UNREMARKABLE) else _NO_REASONS,
+            flags=(),
+        )
 
     def predict(
         self,

@@ -64,7 +64,8 @@ def degrade(
             answer that cannot be begun by then is late.
         null_features: Let the model answer without the features that cannot be read, as if there were none.
         last_answer: Give the version's last answer about the same entities again, if it is no older than this: "10m".
-        version: Let another version of the model answer: the one that this alias names.
+        version: Let another version of the model answer: the one that this alias names. It reads features in the time
+            that is left.
         rule: A number, or a function of the request's columns that gives one: the score that is answered.
 
     Raises:
@@ -107,6 +108,7 @@ class Degrading:
     ) -> None:
         self.policy = policy
         self.breaker = CircuitBreaker()
+        self._its_breaker = CircuitBreaker()  # of what the other version reads: its views may do where these do not
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
         self._slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._about = tuple(about)
@@ -132,14 +134,14 @@ class Degrading:
         """
         now_us = answerer.now_us()
         try:
-            inputs = self._inputs(answerer, rows, now_us, deadline_s)
+            inputs = self._inputs(answerer, self.breaker, rows, now_us, deadline_s)
         except Exception as error:  # of the store, or of a function of the user's that computes a feature
             why = LATE if isinstance(error, Late) else _FEATURES_FAILED
-            return self._instead(answerer, rows, now_us, (*flags, why), error)
+            return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
         except Exception as error:  # whatever a user's model raises
-            return self._instead(answerer, rows, now_us, (*flags, _MODEL_FAILED), error)
+            return self._instead(answerer, rows, now_us, (*flags, _MODEL_FAILED), error, deadline_s)
         if self.policy.last_answer_us is not None:
             self._remember(rows, made)
         return made
@@ -151,25 +153,29 @@ class Degrading:
             Late: The policy has nothing to answer instead.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        return self._instead(answerer, rows, answerer.now_us(), (LATE,), error)
+        return self._instead(answerer, rows, answerer.now_us(), (LATE,), error, perf_counter())
 
-    def _inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
-        """What the model is shown; a store that cannot be read again and again is left alone for a while."""
+    def _inputs(
+        self, answerer: Answerer, breaker: CircuitBreaker, rows: Sequence[Row], now_us: int, deadline_s: float | None
+    ) -> ModelInputs:
+        """What a model is shown; a store that cannot be read again and again is left alone for a while."""
         check_deadline(deadline_s)
-        if not self.breaker.allows():
+        if not breaker.allows():
             raise Unavailable("features failed again and again, and are left alone for a moment.")
         begun_s = perf_counter()
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
             failed = isinstance(error, Unavailable | Corrupt)  # else the store answered
-            self._judge(begun_s, deadline_s, len(rows), failed=failed)
+            self._judge(breaker, begun_s, deadline_s, len(rows), failed=failed)
             raise
-        self._judge(begun_s, deadline_s, len(rows), failed=False)
+        self._judge(breaker, begun_s, deadline_s, len(rows), failed=False)
         check_deadline(deadline_s)
         return inputs
 
-    def _judge(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
+    def _judge(
+        self, breaker: CircuitBreaker, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool
+    ) -> None:
         """Tell the breaker of a read: it failed, or took the time that there was.
 
         An asker who gives little time, above all for many rows, or whose request had to wait, is late by no fault of
@@ -179,12 +185,18 @@ class Degrading:
         slow_s = self._slow_s * max(1.0, rows / _SLOW_ROWS)
         late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > slow_s
         if failed or late:
-            self.breaker.failed()
+            breaker.failed()
         else:
-            self.breaker.succeeded()
+            breaker.succeeded()
 
     def _instead(
-        self, answerer: Answerer, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], error: Exception
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        now_us: int,
+        flags: tuple[str, ...],
+        error: Exception,
+        deadline_s: float | None,
     ) -> list[Prediction]:
         self._say(answerer, error)
         policy = self.policy
@@ -195,7 +207,7 @@ class Degrading:
                 self._say(answerer, also)
         made = [self._repeated(answerer, row, now_us, flags) for row in rows]
         left = [n for n, one in enumerate(made) if one is None]
-        for n, one in zip(left, self._by_another([rows[n] for n in left], flags), strict=False):
+        for n, one in zip(left, self._by_another([rows[n] for n in left], now_us, flags, deadline_s), strict=False):
             made[n] = one
         return [
             self._ruled(answerer, row, now_us, flags, error) if one is None else one
@@ -211,13 +223,19 @@ class Degrading:
             return None
         return answerer.repeated(last, row, now_us, (*flags, LAST_ANSWER)) if now_us - last.at_us <= kept_us else None
 
-    def _by_another(self, rows: Sequence[Row], flags: tuple[str, ...]) -> list[Prediction]:
-        """The answers of the version that the policy's alias names; none when it cannot give them."""
+    def _by_another(
+        self, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], deadline_s: float | None
+    ) -> list[Prediction]:
+        """The answers of the version that the policy's alias names; none when it cannot give them.
+
+        What it reads has the time that is left: nothing, where the answer is late.  # D141
+        """
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:
             return []
         try:
-            return other.predict(rows, flags=(*flags, FALLBACK_VERSION))
+            inputs = self._inputs(other, self._its_breaker, rows, now_us, deadline_s if other.reads_state else None)
+            return other.scored(rows, inputs, now_us, (*flags, FALLBACK_VERSION))
         except Exception as also:  # whatever a user's model raises
             self._say(other, also)
             return []

@@ -60,8 +60,8 @@ class RequestPlan:
     def __init__(self, features: FeatureSet, kv: KeyValue) -> None:
         self.features = features
         self.names = features.names
-        self._get_many = kv.get_many
         self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
+        self._get_many = kv.get_many if self._plans else _nothing  # a store that hangs holds up nobody without need
         self._layout = _Layout(features)
         self._width = self._layout.width
         generations = (0,) * len(self._plans)
@@ -273,6 +273,10 @@ class _StagePlan:
         return [
             {**row, **{name: answer[place] for name, place in others}} for row, answer in zip(rows, values, strict=True)
         ]
+
+
+def _nothing(keys: Sequence[bytes]) -> list[bytes | None]:
+    return [None] * len(keys)
 
 
 def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:

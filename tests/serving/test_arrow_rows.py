@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import random
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from typing import Any
 
+import httpx
 import pytest
 from arro3.io import read_ipc_stream, write_ipc_stream
 
 from trimtab.core.columns import Columns
+from trimtab.serving import HttpService, Limits
 
 ARROW = "application/vnd.apache.arrow.stream"
 AT_US = 1_700_000_000_000_000
@@ -78,6 +81,32 @@ def test_wrong_streams_are_refused_with_the_field(running: Any) -> None:
         assert (found, kind) == (status, "application/problem+json"), answer
         assert said in answer.decode()
     assert ask(running.port, table([]))[::2] == (200, b'{"predictions":[]}')
+
+
+def test_a_limit_of_few_rows_holds_by_every_way_in(shop: Any) -> None:
+    service = HttpService([shop.endpoint], shop.log, limits=Limits(rows=3))
+
+    async def ask_all(count: int) -> list[tuple[int, str]]:
+        rows = [shop.ask(id=f"c{n}") for n in range(count)]
+        tensors = [
+            {"name": name, "datatype": datatype, "shape": [count], "data": [row[name] for row in rows]}
+            for name, datatype in (("id", "BYTES"), ("user", "BYTES"), ("basket", "FP64"), ("at", "INT64"))
+        ]
+        predict, infer = "/v1/models/late/predict", "/v2/models/late/infer"
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://127.0.0.1") as client:
+            answers = [
+                await client.post(predict, json={"rows": rows}),
+                await client.post(predict, json={"rows": rows, "at": shop.clock.now_us()}),
+                await client.post(predict, json={"rows": [{**row, "kind": "x" * 30_000} for row in rows]}),
+                await client.post(predict, content=table(rows), headers={"content-type": ARROW}),
+                await client.post(infer, json={"inputs": tensors}),
+            ]
+        return [(one.status_code, one.text) for one in answers]
+
+    assert [status for status, _ in asyncio.run(ask_all(3))] == [200] * 5
+    for status, said in asyncio.run(ask_all(4)):
+        assert (status, "the limit is 3. Send them in parts." in said) == (413, True), said
+    service.close()
 
 
 def test_no_damaged_stream_is_a_fault_of_the_server(running: Any) -> None:

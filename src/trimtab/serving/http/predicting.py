@@ -158,6 +158,8 @@ class Predictor:
             asked = answerer.rows.decode(body)
         decoded = perf_counter()
         rows = asked.rows
+        if len(rows) > self._limits.rows:
+            raise Refused(413, f"body: {len(rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
         deadline_s = self._deadline_s(started, timeout_s)
         if exchange is not None or not endpoint.uses & _SAMPLED:
             answerer = TimedAnswerer(version, exchange, sampled=not endpoint.uses & _SAMPLED)
@@ -213,8 +215,6 @@ class Predictor:
     def _take_slowly(
         self, answerer: Answerer, asked: Asked, times: tuple[float, ...], deadline_s: float | None, *, begun: bool
     ) -> Waiting:
-        if len(asked.rows) > self._limits.rows:
-            raise Refused(413, f"body: {len(asked.rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
         task = asyncio.get_running_loop().create_task(self._slowly(answerer, asked, times, deadline_s, begun))
         return Waiting(task, task.result)
 

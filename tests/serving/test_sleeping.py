@@ -9,6 +9,7 @@ import asyncio
 import io
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,8 +18,10 @@ import pytest
 from arro3.io import write_ipc_stream
 
 from trimtab.core.columns import Columns, Dtype
+from trimtab.core.errors import Unavailable
 from trimtab.serving import Endpoint, HttpService
 from trimtab.serving.batching import BatchCosts
+from trimtab.serving.http.limits import Limits
 
 
 class Drowsy(Endpoint):
@@ -63,6 +66,18 @@ def arrow_body(row: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
+def asked(shop: Any, road: str) -> tuple[str, bytes, str]:
+    """The path, body and type of a request."""
+    row = shop.ask()
+    kinds = {"id": "BYTES", "user": "BYTES", "basket": "FP64", "kind": "BYTES", "at": "INT64"}
+    tensors = [{"name": n, "datatype": kind, "shape": [1], "data": [row[n]]} for n, kind in kinds.items()]
+    return {
+        "json": ("/v1/models/late/predict", msgspec.json.encode({"request": row}), "application/json"),
+        "arrow": ("/v1/models/late/predict", arrow_body(row), "application/vnd.apache.arrow.stream"),
+        "inference": ("/v2/models/late/infer", msgspec.json.encode({"inputs": tensors}), "application/json"),
+    }[road]
+
+
 @pytest.mark.parametrize("road", ["json", "arrow", "inference"])
 def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_event_loop(shop: Any, road: str) -> None:
     endpoint, answerer = Drowsy("late"), shop.answerer()
@@ -73,14 +88,7 @@ def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_even
         woken.append(threading.current_thread())
         endpoint.swap(answerer)
 
-    row = shop.ask()
-    kinds = {"id": "BYTES", "user": "BYTES", "basket": "FP64", "kind": "BYTES", "at": "INT64"}
-    tensors = [{"name": n, "datatype": kind, "shape": [1], "data": [row[n]]} for n, kind in kinds.items()]
-    path, body, kind = {
-        "json": ("/v1/models/late/predict", msgspec.json.encode({"request": row}), "application/json"),
-        "arrow": ("/v1/models/late/predict", arrow_body(row), "application/vnd.apache.arrow.stream"),
-        "inference": ("/v2/models/late/infer", msgspec.json.encode({"inputs": tensors}), "application/json"),
-    }[road]
+    path, body, kind = asked(shop, road)
     service = HttpService([endpoint], shop.log)
 
     async def ask() -> None:
@@ -94,6 +102,86 @@ def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_even
     service.close()
     assert len(woken) == 1
     assert woken[0] is not threading.current_thread()
+
+
+@pytest.mark.parametrize("road", ["json", "arrow", "inference"])
+def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, road: str) -> None:
+    """Eight of them held every thread that works, and more of them whatever the limits leave to others."""
+    late, quick = shop.endpoint, Endpoint("quick")
+    answerer = shop.answerer()
+    quick.swap(shop.answerer(model="quick"))
+    path, body, kind = asked(shop, road)
+    loaded = threading.Event()
+    woken: list[threading.Thread] = []
+
+    def wake() -> None:
+        woken.append(threading.current_thread())
+        assert loaded.wait(60)
+        late.swap(answerer)
+
+    late.sleep(wake)
+    service = HttpService([late, quick], shop.log, limits=Limits(slow_at_once=16, predict_at_once=12))
+    predictor = service.predictors["/v1/models/late/predict"]
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        def ask(**headers: str) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(client.post(path, content=body, headers={"content-type": kind, **headers}))
+
+        waiting: list[asyncio.Task[httpx.Response]] = []
+        for count in range(1, 17):
+            waiting.append(ask())
+            while predictor.waking.askers < count and not waiting[-1].done():
+                await asyncio.sleep(0.001)
+            if count == 8:
+                late_one = await ask(**{"x-timeout-ms": "50"})
+                assert (late_one.status_code, "still being loaded" in late_one.text) == (504, True)
+        refused = await ask()
+        assert (refused.status_code, "until the model is loaded" in refused.text) == (429, True)
+        for rows in (1, 70):
+            sent = {"rows": [shop.ask(id=f"c{n}") for n in range(rows)]}
+            answer = await client.post("/v1/models/quick/predict", json=sent)
+            assert answer.status_code == 200, answer.text
+        assert await service.threads.work(lambda: "events are taken") == "events are taken"
+        assert not any(one.done() for one in waiting)
+        loaded.set()
+        assert {one.status_code for one in await asyncio.gather(*waiting)} == {200}
+        assert service.turns.under_way == 0
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+            await talk(client)
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 60))
+    finally:
+        loaded.set()
+        service.close()
+    assert len(woken) == 1
+
+
+def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: Any) -> None:
+    endpoint, answerer = shop.endpoint, shop.answerer()
+    failures = [Unavailable("the disk is gone")]
+
+    def wake() -> None:
+        if failures:
+            raise failures.pop()
+        endpoint.swap(answerer)
+
+    endpoint.sleep(wake)
+    service = HttpService([endpoint], shop.log)
+    path, body, kind = asked(shop, "json")
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+            ask = partial(client.post, path, content=body, headers={"content-type": kind})
+            assert {one.status_code for one in await asyncio.gather(ask(), ask(), ask())} == {503}
+            assert (await ask()).status_code == 200
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    service.close()
 
 
 def test_a_version_whose_costs_are_known_is_asked_nothing_when_it_comes_into_service(shop: Any) -> None:

@@ -48,7 +48,7 @@ async def answer_arrow(
         Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
     """
     endpoint = predictor.endpoint
-    answerer: Answerer = endpoint.awake or await predictor.woken(started, timeout_s)
+    answerer = endpoint.awake or await predictor.woken(started, timeout_s)
 
     def read() -> list[Row]:
         return answerer.rows.check(rows_of_table(table_of_body(body, most_rows, "rows")))

@@ -6,9 +6,10 @@ Nothing here may cost what it need not (`make bench ARGS=http_relaxed`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ from trimtab.serving.http.exchanges import CURRENT, STAGES, Exchange
 from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.shadowing import Shadowing
 from trimtab.serving.http.threads import Threads
+from trimtab.serving.http.turns import Turns
+from trimtab.serving.http.waking import Waking
 from trimtab.serving.metrics import SIZE_BUCKETS, Histogram, Metrics
 from trimtab.serving.problems import Refused
 from trimtab.serving.request_rows import Asked, Row
@@ -34,6 +37,8 @@ _INLINE_BYTES = 64 << 10  # a larger body is read in a thread
 _QUIET = bytes((0, NO_VIEW))
 _PARTS = ("features", "model")  # of `predict`
 _TOO_MUCH = "the answer was not there in time. Ask for less at once, or give it more time."
+_LOADING = "the version is still being loaded. Ask again in a moment, or give it more time."
+_T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,6 +95,7 @@ class Predictor:
         commit: Where predictions are appended before their answers leave.
         limits: What is refused.
         figures: Where it is counted.
+        turns: How many requests are under way.
         threads: For what takes long.
         shadowing: Lets shadows answer what was answered.
     """
@@ -101,6 +107,7 @@ class Predictor:
         commit: GroupCommit,
         limits: Limits,
         figures: PredictFigures,
+        turns: Turns,
         threads: Threads,
         shadowing: Shadowing,
     ) -> None:
@@ -113,6 +120,8 @@ class Predictor:
         self._commit = commit
         self._limits = limits
         self._rows_inline = limits.rows_inline
+        self.waking = Waking(endpoint, threads)
+        self._turns = turns
         self._threads = threads
         self._shadowing = shadowing
         self._nulls, self._flags = figures.nulls, figures.flags
@@ -180,7 +189,7 @@ class Predictor:
         return self._answered(answerer, asked, prepared, made, (started, received, decoded, predicted, perf_counter()))
 
     def _take_woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> Waiting:
-        """The same once the version is loaded, in a thread; raises where there is none."""
+        """The same once the version is loaded; raises where there is none."""
         if not self.endpoint.ready:
             raise self.endpoint.refusal()
         task = asyncio.get_running_loop().create_task(self._woken(body, started, timeout_s, exchange))
@@ -239,7 +248,7 @@ class Predictor:
         return self._answered(answerer, asked, prepared, made, (*times, perf_counter()))
 
     async def woken(self, started: float, timeout_s: float | None) -> Answerer:
-        """The version that answers, once it is loaded, in a thread; that one goes on when the time is over.
+        """The version that answers a request under way, once it is loaded; that goes on when the time is over.
 
         Args:
             started: `perf_counter` when the request began to arrive.
@@ -247,10 +256,10 @@ class Predictor:
 
         Raises:
             Unavailable: There is none; `Late` when the time is over.
+            Refused: Too many wait for it, or too much is under way (429).
         """
-        said = "the version is still being loaded. Ask again in a moment, or give it more time."
-        answerer: Answerer = await self._within(started, timeout_s, said, lambda: self.endpoint.current)
-        return answerer
+        with self._turns.aside():
+            return await self._within(started, timeout_s, _LOADING, self.waking.answerer)
 
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
         """What `decode` reads of a request, in a thread; late, where nobody works, if a policy has an answer then.
@@ -258,26 +267,23 @@ class Predictor:
         Raises:
             Unavailable: There is no version; `Late` when the time is over, and a policy has no answer.
         """
+        if not self.endpoint.ready:  # no thread is asked to work for it
+            raise self.endpoint.refusal()
         try:
-            return await self._within(started, timeout_s, _TOO_MUCH, decode, *arguments)
+            return await self._within(started, timeout_s, _TOO_MUCH, partial(self._threads.work, decode, *arguments))
         except Late:
             if self.endpoint.degrading is None:
                 raise
             return await self._threads.wait(decode, *arguments)
 
     async def _within(
-        self, started: float, timeout_s: float | None, said: str, function: Callable[..., Any], *arguments: Any
-    ) -> Any:
-        """The first work of a request, in a thread; `Late`, and what is `said`, when the time is over before.
-
-        No thread is asked to work for a model that no version answers for.
-        """
-        if not self.endpoint.ready:
-            raise self.endpoint.refusal()
+        self, started: float, timeout_s: float | None, said: str, begin: Callable[[], Coroutine[Any, Any, _T]]
+    ) -> _T:
+        """The first work of a request; `Late`, and what is `said`, when the time is over before."""
         limit = _until(self._deadline_s(started, timeout_s))
         try:
             async with limit:
-                return await self._threads.work(function, *arguments)
+                return await begin()
         except TimeoutError:
             if not limit.expired():  # the function's own
                 raise

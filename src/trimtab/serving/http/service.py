@@ -151,6 +151,7 @@ class HttpService:
                 commit=self._commit,
                 limits=self.limits,
                 figures=figures,
+                turns=self.turns,
                 threads=self.threads,
                 shadowing=shadowing,
             )

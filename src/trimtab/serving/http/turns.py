@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 from trimtab.serving.admission import GradientLimit
@@ -43,6 +44,15 @@ class Turns:
             return False
         self.refused += 1
         return True
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A request under way does not count meanwhile: it only waits for its model to be loaded."""
+        self.under_way -= 1
+        try:
+            yield
+        finally:
+            self.under_way += 1
 
     def free(self, heard_s: float) -> bool:
         """Whether a request that arrived at `heard_s` may be answered at once."""

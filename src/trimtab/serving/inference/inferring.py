@@ -14,7 +14,7 @@ from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion
-from trimtab.serving.endpoint import Endpoint, Prepared
+from trimtab.serving.endpoint import Prepared
 from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.predicting import Predictor, is_late
 from trimtab.serving.http.threads import Threads
@@ -205,19 +205,12 @@ class InferenceService:
             Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
         """
         predictor = self.predictor(asked.model)
-        answerer = predictor.endpoint.awake
-        if answerer is None:
-            answerer = await predictor.woken(started, _sooner(timeout_s, asked.parameters))
-        _check_version(answerer, asked.version)
         self.check_room(counted=True)
-        begun = perf_counter()
-        figures = self._figures(answerer.served)
         self._turns.under_way += 1
         try:
-            return await self._inferred(predictor, answerer, asked, figures, (started, begun), timeout_s)
-        except Exception:
-            figures.failed(perf_counter() - begun)
-            raise
+            answerer = predictor.endpoint.awake or await predictor.woken(started, _sooner(timeout_s, asked.parameters))
+            _check_version(answerer, asked.version)
+            return await self._inferred(predictor, answerer, asked, started, timeout_s)
         finally:
             self._turns.under_way -= 1
 
@@ -234,6 +227,16 @@ class InferenceService:
         return predictor
 
     async def _inferred(
+        self, predictor: Predictor, answerer: Answerer, asked: Infer, started: float, timeout_s: float | None
+    ) -> Inferred:
+        begun, figures = perf_counter(), self._figures(answerer.served)
+        try:
+            return await self._outputs_of(predictor, answerer, asked, figures, (started, begun), timeout_s)
+        except Exception:
+            figures.failed(perf_counter() - begun)
+            raise
+
+    async def _outputs_of(
         self,
         predictor: Predictor,
         answerer: Answerer,
@@ -265,8 +268,7 @@ class InferenceService:
 
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
         predictor = self.predictor(model)
-        endpoint = predictor.endpoint
-        answerer = endpoint.awake or await self.threads.work(_woken, endpoint)
+        answerer = predictor.endpoint.awake or await predictor.waking.answerer()
         _check_version(answerer, version)
         return predictor, answerer
 
@@ -285,11 +287,6 @@ def _check_version(answerer: Answerer, version: str) -> None:
             f"model {answerer.served.model!r}: version {version[:60]!r} is not served; version {number!r} is. Leave "
             "the version out for the one that serves."
         )
-
-
-def _woken(endpoint: Endpoint) -> Answerer:
-    """The version of an endpoint that slept."""
-    return endpoint.current
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from trimtab.app.arms import arm_shares
 from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US
+from trimtab.serving.arms import ArmShares
+from trimtab.store.ports import Append, Put, Remove
 
 
 def answered_as(project: Project) -> tuple[str, str]:
@@ -165,6 +167,47 @@ def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) 
             project.set_arm("buyer@77", "canary", share=0.5)
         assert len(project.ledger()) == rows
         assert arm_shares(project.state.catalog, "buyer").canary == 0.0
+
+
+@pytest.mark.parametrize("reference", ["buyer", "buyer@2"])
+def test_arms_that_two_processes_set_at_once_are_both_set(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    with shop.opened(trained) as project, shop.opened(trained) as other:
+        for arm in ("canary", "shadow"):
+            project.set_arm("buyer@1", arm, share=0.1)
+        catalog = project.state.catalog
+        write = catalog.write
+
+        def late(changes: Sequence[Put | Append | Remove]) -> None:
+            monkeypatch.setattr(catalog, "write", write)
+            other.set_arm("buyer", "shadow", share=0.5)
+            write(changes)
+
+        monkeypatch.setattr(catalog, "write", late)
+        row = project.set_arm(reference, "canary", share=0.2)
+        assert arm_shares(catalog, "buyer") == ArmShares(canary=0.2, shadow=0.5)
+        assert project.ledger()[-1] == row
+        assert [d.evidence["share"] for d in project.ledger()[-2:]] == [0.5, 0.2]
+
+
+def test_a_share_is_given_to_the_version_that_another_process_made_the_arm(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.opened(trained) as project, shop.opened(trained) as other:
+        project.set_arm("buyer@1", "canary", share=0.1)
+        catalog = project.state.catalog
+        write = catalog.write
+
+        def late(changes: Sequence[Put | Append | Remove]) -> None:
+            monkeypatch.setattr(catalog, "write", write)
+            other.set_arm("buyer@2", "canary", share=0.5)
+            write(changes)
+
+        monkeypatch.setattr(catalog, "write", late)
+        row = project.set_arm("buyer", "canary", share=0.2)
+        assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
+        assert project.registry.get("buyer@canary").name == "buyer@2"
 
 
 def test_an_arm_that_needs_a_gate_takes_the_record_that_a_version_has(trained: Path, tmp_path: Path) -> None:

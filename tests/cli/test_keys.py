@@ -32,7 +32,17 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_removed(call: Run, pr
     assert [row["name"] for row in rows] == ["boss", "shop"]
     assert all("sha256" not in row for row in rows)
     assert call("keys", "remove", "shop").stdout == "Key 'shop' is removed; 1 key left.\n"
-    assert call("keys", "remove", "boss").stdout == "Key 'boss' is removed; no keys left.\n"
+    assert call("keys", "remove", "boss").stdout == (
+        "Key 'boss' is removed; no keys left.\n"
+        "Nobody can ask now: make a key (trimtab keys add NAME --role predict), or set serve.require_key = false.\n"
+    )
+    assert "Nobody can ask now" in call("keys").stdout
+
+
+def test_where_nobody_needs_a_key_removing_the_last_one_shuts_nobody_out(call: Run, project: Path) -> None:
+    (project / "trimtab.toml").write_text("[serve]\nrequire_key = false\n")
+    assert "from now on" not in call("keys", "add", "shop", "--role", "read").stdout
+    assert call("keys", "remove", "shop").stdout == "Key 'shop' is removed; no keys left.\n"
 
 
 def test_wrong_words_say_what_is_needed(call: Run, project: Path) -> None:

@@ -10,9 +10,11 @@ from trimtab.cli.options import account, command, manner, opened_project
 from trimtab.cli.output import show_json, show_lines
 
 if TYPE_CHECKING:
+    from trimtab.app.project import Project
     from trimtab.serving.access_keys import AccessKey, Role
 
 _ACTIONS = ("show", "add", "remove")
+_SHUT = "Nobody can ask now: make a key (trimtab keys add NAME --role predict), or set serve.require_key = false."
 
 
 @command("keys")
@@ -52,7 +54,7 @@ def keys(words: tuple[str, ...], roles: tuple[str, ...], rate: str | None) -> No
 
 def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
     with opened_project() as project:
-        first = not project.keys.changes()
+        first = not project.keys.changes() and project.config.serve.require_key is None
         key = project.keys.add(name, roles, rate=rate, actor=account())
     if manner().json:
         show_json({"name": name, "roles": roles, "rate": rate, "key": key})
@@ -64,21 +66,30 @@ def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
 def _remove(name: str) -> None:
     with opened_project() as project:
         project.keys.remove(name, actor=account())
-        left = len(project.keys.all())
+        left, shut = len(project.keys.all()), _nobody_can_ask(project)
     if manner().json:
         show_json({"removed": name, "left": left})
     else:
-        show_lines([f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left."])
+        show_lines(
+            [f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left.", *([_SHUT] if shut else [])]
+        )
 
 
 def _show() -> None:
     with opened_project() as project:
-        found = project.keys.all()
+        found, shut = project.keys.all(), _nobody_can_ask(project)
     if manner().json:
         for key in found:
             show_json(_public(key))
     else:
-        show_lines(_table(found) if found else ["No key. Make one: trimtab keys add NAME --role predict"])
+        show_lines(
+            _table(found) if found else [_SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"]
+        )
+
+
+def _nobody_can_ask(project: Project) -> bool:
+    required = project.config.serve.require_key
+    return not project.keys.all() and (required or (required is None and bool(project.keys.changes())))
 
 
 def _table(found: list[AccessKey]) -> list[str]:

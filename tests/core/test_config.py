@@ -33,6 +33,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("folder = '/'\n", "folder"),
         ("[serve]\nport = 70000\n", "70000"),
         ("[serve]\nport = 'x'\n", "port"),
+        ("[serve]\nport = '8117'\n", "port"),
+        ("[serve]\nrequire_key = 'false'\n", "require_key"),
         ("[serve\n", "TOML"),
     ],
 )

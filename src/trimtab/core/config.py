@@ -212,7 +212,7 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
         raise Misuse(f"{file}: not valid TOML: {error}.") from error
     if "folder" in document:
         raise Misuse(f"{file}: unknown key `folder`. Settings are relative to the file's own folder.")
-    _convert(document, str(file))
+    _convert(document, str(file), strict=True)
     for name, value in sorted(environment.items()):
         if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX):
             _apply(document, name, value)
@@ -220,9 +220,9 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
     return msgspec.structs.replace(_convert(document, str(file)), folder=folder)
 
 
-def _convert(document: Mapping[str, Any], where: str) -> Config:
+def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -> Config:
     try:
-        return msgspec.convert(document, Config, strict=False)
+        return msgspec.convert(document, Config, strict=strict)  # what comes from the environment is all text
     except msgspec.ValidationError as error:
         raise Misuse(f"{where}: {error}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
 

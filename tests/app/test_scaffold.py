@@ -161,6 +161,17 @@ def test_without_a_key_rows_can_be_numbered(tmp_path: Path) -> None:
     assert read_back(made) == {"data": 30, "data_labels": 30}
 
 
+def test_whom_rows_may_be_about_is_said_where_no_column_tells_rows_apart(tmp_path: Path) -> None:
+    rows = rows_of(30, lambda i, _: f"s{i % 3}", moment, amount, yes_no)
+    with pytest.raises(Misuse, match=r"Candidates: 'shop'\. Say it: --key COLUMN"):
+        make(tmp_path, ["shop", "at", "fee", "y"], rows)
+
+
+def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="is a folder, needed is a file"):
+        scaffold(tmp_path, tmp_path / "made", Options())
+
+
 def test_columns_that_cannot_help_are_left_out_with_a_reason(tmp_path: Path) -> None:
     rows = rows_of(
         120, number, moment, amount, yes_no, lambda i, r: f"note {i}", lambda i, r: "DE", lambda i, r: "", moment
@@ -286,7 +297,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     made = make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
     before = text_of(made)
-    with pytest.raises(Conflict, match=r"project.py.*exists"):
+    with pytest.raises(Conflict, match=r"these exist already: project.py, "):
         make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
     assert text_of(made) == before
 

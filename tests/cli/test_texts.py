@@ -106,7 +106,8 @@ def test_errors_are_json_where_json_is_wanted(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["stats"], ["No such command 'stats'", "Try: trimtab --help"]),
+        (["stats"], ["No such command 'stats'. Did you mean 'status'?", "Try: trimtab --help"]),
+        (["xyzzy"], ["No such command 'xyzzy'.\nTry: trimtab --help"]),
         (["init"], ["Missing argument 'FILE'", "Try: trimtab init --help"]),
         (["status", "--colour"], ["No such option", "--colour"]),
         (["serve", "--port", "70000"], ["--port", "70000"]),

@@ -36,6 +36,12 @@ def test_html_cells_are_escaped():
     assert "<caption>a&lt;b</caption>" in markup
 
 
+def test_a_moment_or_an_address_is_not_broken_and_a_sentence_is():
+    markup = html_table(Table(headers=("when", "why"), rows=(("2013-03-01", "a long way"), ("f" * 64, "short"))))
+    assert '<td class="left whole">2013-03-01</td><td class="left">a long way</td>' in markup
+    assert f'<td class="left">{"f" * 64}</td><td class="left whole">short</td>' in markup
+
+
 def test_a_ragged_table_is_refused():
     with pytest.raises(Misuse, match="row 1 has 1 cells under 2 headers"):
         Table(headers=("a", "b"), rows=(("1", "2"), ("3",)))

@@ -55,7 +55,9 @@ def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
             texts[".gitignore"] = f"{_STATE}\n"
         there = [name for name in (*texts, data, labels) if (folder / name).exists()]
         if there:
-            raise Conflict(f"{folder}: {', '.join(there)} exists already. Choose another --folder, or move it away.")
+            raise Conflict(
+                f"{folder}: these exist already: {', '.join(there)}. Choose another --folder, or move it away."
+            )
         try:
             _write(table, planned, folder, texts, data, labels)
         except OSError as error:

@@ -230,7 +230,8 @@ def _key(table: DataTable, options: Options, time: str, label: str, notes: list[
     if len(guess) != 1:
         raise Misuse(
             f"file {table.file}: which column identifies a row, or who it is about? Candidates: "
-            f"{_list(guess) or 'none'}. Say it: --key COLUMN (or --key {ROW} to number the rows)"
+            f"{_list(guess or [c.name for c in usable]) or 'none'}. "
+            f"Say it: --key COLUMN (or --key {ROW} to number the rows)"
         )
     notes.append(f"key: {guess[0]!r} (guessed)")
     return guess[0]

@@ -48,6 +48,8 @@ class DataTable:
     """A file in DuckDB as the table `data`, one column a source may declare for each of the file's."""
 
     def __init__(self, file: Path) -> None:
+        if file.is_dir():
+            raise Misuse(f"{file} is a folder, needed is a file. Give the path of one CSV or Parquet file.")
         if not file.is_file():
             raise NotFound(f"file {file}: there is none. Give the path of one CSV or Parquet file.")
         import duckdb

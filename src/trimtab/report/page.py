@@ -119,7 +119,7 @@ th,td{padding:5px 12px 5px 0;text-align:left;vertical-align:top;border-bottom:1p
 th+th,td+td{padding-left:12px}
 th{font-weight:600;white-space:nowrap;border-bottom:2px solid var(--grid)}
 .right{text-align:right}
-td.right{white-space:nowrap}
+td.right,.whole{white-space:nowrap}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:10px;margin:1em 0}
 dl div{background:var(--box);border-radius:6px;padding:8px 12px}
 dt{color:var(--faint);font-size:.85em}

@@ -12,6 +12,8 @@ from trimtab.report.markup import Markup, tag
 Cell = str | int | float | bool | None
 Align = Literal["left", "right"]
 
+_LONGEST_WORD = 32  # what a page does not break; a hash of 64 letters may not push the rest away
+
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """Headers over rows; a column without a stated side stands right if it holds only numbers."""
@@ -63,12 +65,17 @@ def html_table(table: Table) -> Markup:
     sides = table.sides
     head = [tag("th", header, scope="col", class_=side) for header, side in zip(table.headers, sides, strict=True)]
     body = [
-        tag("tr", *(tag("td", written(cell), class_=side) for cell, side in zip(row, sides, strict=True)))
+        tag("tr", *(_html_cell(written(cell), side) for cell, side in zip(row, sides, strict=True)))
         for row in table.rows
     ]
     caption = tag("caption", table.caption) if table.caption else None
     inner = tag("table", caption, tag("thead", tag("tr", *head)), tag("tbody", *body))
     return tag("div", inner, class_="scroll", tabindex=0)
+
+
+def _html_cell(text: str, side: Align) -> Markup:
+    whole = len(text) <= _LONGEST_WORD and " " not in text  # a moment has hyphens, and is no better in two lines
+    return tag("td", text, class_=f"{side} whole" if whole else side)
 
 
 def written(cell: Cell) -> str:

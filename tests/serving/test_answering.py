@@ -15,6 +15,7 @@ from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.encoding import Encoding
 from trimtab.serving import Answerer, Endpoint, Golden, InvalidField, OnlineInputs, Precomputed
+from trimtab.serving.failures import ModelFailed
 
 Shop = Any  # from conftest
 
@@ -117,6 +118,27 @@ def test_one_row_and_many_give_the_same_bits(shop: Shop) -> None:
     assert [a.score for a in together] == [a.score for a in alone]
     assert [a.reasons for a in together] == [a.reasons for a in alone]
     assert len({a.id for a in [*together, *alone]}) == 12
+
+
+@pytest.mark.parametrize("changes", [{}, {"user": "new"}, {"user": None, "kind": None}, {"basket": np.float64(3.0)}])
+def test_one_row_alone_is_answered_and_logged_as_among_others(shop: Shop, changes: dict[str, Any]) -> None:
+    shop.pay("ann", 10.0)
+    shop.wait(5)
+    row = {**shop.ask(), **changes}
+    (alone,) = shop.endpoint.answer([row])
+    among, _ = shop.endpoint.answer([row, shop.ask("bob")])
+    assert alone == msgspec.structs.replace(among, id=alone.id)
+    assert shop.log.find(alone.id) == msgspec.structs.replace(shop.log.find(among.id), id=alone.id)
+
+
+def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop.scorer, "predict_row", lambda row: math.nan)
+    shop.endpoint.swap(shop.answerer())
+    with pytest.raises(ModelFailed, match="gave no finite number"):
+        shop.endpoint.answer([shop.ask()])
+    assert not [one for block in shop.log.scan() for one in block]
 
 
 def test_answers_about_the_past_are_those_that_were_given(shop: Shop) -> None:

@@ -18,7 +18,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
 from trimtab.serving.prediction_ids import batch_prediction_ids, id_time_us
-from trimtab.serving.prediction_log import CLASSES, FORMAT, decode, encode, encode_all
+from trimtab.serving.prediction_log import CLASSES, FORMAT, decode, encode, encode_all, payload_writer
 from trimtab.store.sqlite_log import SqliteLog
 from trimtab.testing import MemoryLog
 
@@ -48,6 +48,32 @@ def prediction(prediction_id: str, **changes: object) -> Prediction:
 def log(tmp_path: Path) -> Iterator[PredictionLog]:
     with SqliteLog(tmp_path, mode="relaxed") as store:
         yield PredictionLog(store)
+
+
+@pytest.mark.fast
+@given(
+    st.builds(
+        prediction,
+        st.text(max_size=300),
+        request_id=st.text(max_size=300),
+        model=st.text(max_size=40),
+        version=st.text(max_size=70),
+        arm=st.text(max_size=40),
+        made_at_us=st.integers(-(2**62), 2**62),
+        at_us=st.integers(-(2**62), 2**62),
+        positions=st.dictionaries(st.text(max_size=5), st.integers(0, 2**62), max_size=40),
+        score=st.floats(),
+        request=st.binary(max_size=300),
+        values=st.binary(max_size=300),
+        reasons=st.binary(max_size=300),
+    )
+)
+def test_a_payload_is_the_same_however_it_is_written(made: Prediction) -> None:
+    write = payload_writer(made.model, made.version, made.arm)
+    assert encode(made) == write(
+        made.id, made.request_id, made.made_at_us, made.at_us, made.positions, made.score,
+        made.request, made.values, made.reasons,
+    )  # fmt: skip
 
 
 @pytest.mark.fast

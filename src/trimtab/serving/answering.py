@@ -187,7 +187,7 @@ class Answerer:
             mode="live",
             score=score,
             at_us=at_us,
-            reasons=named_reasons(reasons, self._inputs) if reasons.translate(None, _UNREMARKABLE) else _NO_REASONS,
+            reasons=named_reasons(reasons, self._inputs) or _NO_REASONS,
             flags=(),
         )
 
@@ -343,7 +343,7 @@ def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
     >>> named_reasons(bytes([0, 4, 255]), ["sky.wind", "sky.temp", "hour"])
     {'sky.temp': 'expired'}
     """
-    if not reasons.translate(None, _UNREMARKABLE):
+    if not reasons.strip(_UNREMARKABLE):  # of all of it nothing is left
         return {}
     return {name: REASONS[code] for name, code in zip(inputs, reasons, strict=True) if code not in _UNREMARKABLE}
 

@@ -12,7 +12,6 @@ import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
 from trimtab.serving.arms import Canary, Shadow, ShadowFigures
 from trimtab.serving.batching import BatchCosts, Batching, measure_costs
@@ -183,7 +182,10 @@ class Endpoint:
             Unavailable: No version serves, or state or log cannot be used now; nothing was logged.
         """
         answerer = self.current
-        prepared = self.prepare(answerer, answerer.rows.check(rows), None if at is None else moment_us(at))
+        if at is not None or (self.precomputed is None and self.degrading is None and self.canary is None):
+            self.uses += 1
+            return answerer.answer(rows, at=at)
+        prepared = self.prepare(answerer, answerer.rows.check(rows), None)
         answerer.log.note([one for one in prepared if isinstance(one, Prediction)])
         return [
             self.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)

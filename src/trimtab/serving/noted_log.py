@@ -102,7 +102,10 @@ class NotedLog:
         Raises:
             Unavailable: There is no room for notes any more, and the log cannot be written.
         """
-        if not self.add(payloads):
+        with self._mutex:
+            if noted := (self._spool or self.open()).add(payloads):
+                self._noted += payloads
+        if not noted:
             self.make_room()
             if not self.add(payloads):  # too many for it
                 self.append(payloads)

@@ -54,6 +54,7 @@ class PredictionIds:
         self._ms = -1
         self._counter = itertools.count(1)
         self._time = self._chance = ""
+        self._front = -1, ""  # what a thousand identifiers of one millisecond begin with, and which
 
     def __call__(self) -> str:
         if self._life != _life:  # the first call, or a forked child that must not repeat its parent's identifiers
@@ -65,8 +66,12 @@ class PredictionIds:
         if ms > self._ms or not count:  # after a billion, only a later millisecond may start again
             self._ms = max(ms, self._ms + 1)
             self._time = _letters(self._ms, 5)
-        counter = _PAIRS[count >> 20] + _PAIRS[count >> 10 & 1023] + _PAIRS[count & 1023]
-        return f"{_PREFIX}{self._time}{counter}{self._chance}"
+        block = self._ms << 20 | count >> 10
+        of, front = self._front
+        if of != block:
+            front = f"{_PREFIX}{self._time}{_PAIRS[count >> 20]}{_PAIRS[count >> 10 & 1023]}"
+            self._front = block, front
+        return f"{front}{_PAIRS[count & 1023]}{self._chance}"
 
     def now_us(self) -> int:
         """What time it is, and never before that of an identifier that was given."""

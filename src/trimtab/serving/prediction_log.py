@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stay
 FORMAT = b"\x01"  # the first byte of a payload; the rest is a msgpack array of the fields in order, without scores
 CLASSES = b"\x02"  # the first byte of one of several classes: the same array, with its scores. # D76
 ERASED = b"\x00"  # the first byte of one that was erased; the rest is its identifier. # D26
+_FEW = 0x90  # msgpack's first byte of an array of up to fifteen, or-ed with how many they are
 _BLOCK = 10_000
 _FIRST_LOOK = 50
 
@@ -35,7 +36,7 @@ class PredictionLog:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self._note = getattr(log, "note", log.append)  # of a `NotedLog`
+        self.note_payloads: Callable[[Sequence[bytes]], object] = getattr(log, "note", log.append)  # of a `NotedLog`
         self._late = LoggedLate(log)
 
     def note(self, predictions: Iterable[Prediction]) -> None:
@@ -44,7 +45,7 @@ class PredictionLog:
         Raises:
             Unavailable: They can be neither noted nor appended now.
         """
-        self._note([encode(p) for p in predictions])
+        self.note_payloads([encode(p) for p in predictions])
 
     def append(self, predictions: Iterable[Prediction], *, at_us: Sequence[int] | None = None) -> range:
         """Append all predictions or none; their positions in this process's partition, once they are safe.
@@ -207,6 +208,38 @@ def encode(prediction: Prediction) -> bytes:
     """The payload of a prediction."""
     fields = msgspec.structs.astuple(prediction)
     return FORMAT + _encoder.encode(fields[:-1]) if prediction.scores is None else CLASSES + _encoder.encode(fields)
+
+
+def payload_writer(
+    model: str, version: str, arm: str
+) -> Callable[[str, str, int, int, Mapping[str, int], float, bytes, bytes, bytes], bytes]:
+    """A function that gives the payloads of a version's live answers: the bytes of `encode`, with no `Prediction` made.
+
+    It takes what differs between them, in the order of the fields: id, request_id, made_at_us, at_us, positions,
+    score, request, values, reasons.
+    """
+    same = msgspec.Raw(b"".join(map(_encoder.encode, (model, version, arm, "live"))))
+    no_flags = msgspec.Raw(_encoder.encode(()))
+    head = FORMAT + bytes([_FEW | len(_FIELDS) - 1])
+    encode_fields = _encoder.encode
+
+    def write(
+        prediction_id: str,
+        request_id: str,
+        made_at_us: int,
+        at_us: int,
+        positions: Mapping[str, int],
+        score: float,
+        request: bytes,
+        values: bytes,
+        reasons: bytes,
+    ) -> bytes:
+        fields = (
+            prediction_id, request_id, same, made_at_us, at_us, positions, score, request, values, reasons, no_flags,
+        )  # fmt: skip
+        return head + encode_fields(fields)[1:]  # its first byte counts `same` as one field
+
+    return write
 
 
 def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:

@@ -72,7 +72,7 @@ class RequestRows:
     def __init__(self, request: Request, now_us: Callable[[], int] | None = None) -> None:
         self.request = request
         self._now_us = now_us
-        self._plain_check = plain_check(request)
+        self.plain = plain_check(request)
         self.names = tuple(request.columns)
         self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
         self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
@@ -151,7 +151,7 @@ class RequestRows:
         """
         out = []
         for number, row in enumerate(rows):
-            plain = self._plain_check(row)
+            plain = self.plain(row)
             if plain is not None:
                 out.append(plain)
                 continue

@@ -21,7 +21,8 @@ SIZE_BYTES = 4 << 20  # what is answered in a third of a second, which the log's
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the format
 _USED = struct.Struct("<q")
 _HEAD = struct.Struct("<II")  # size and CRC-32 of what follows
-_pack_used, _pack_head = _USED.pack_into, _HEAD.pack_into
+_HEAD_BYTES = _HEAD.size
+_pack_used, _pack_head, _crc32 = _USED.pack_into, _HEAD.pack, zlib.crc32
 _FILES = "spool-" + "[0-9]" * 4
 _BEGIN = 16  # behind magic and the count of used bytes
 
@@ -54,22 +55,20 @@ class Spool:
             raise Unavailable(f"{directory}: a spool cannot be made ({error}). Check space and access.") from error
         self._map = self._file.memory
         self._map[:8] = _MAGIC
+        self._size = len(self._map)
         self._used = 0
 
     def add(self, payloads: Sequence[bytes]) -> bool:
         """Note payloads, all or none; False when there is no room for them."""
+        noted = _framed(payloads[0]) if len(payloads) == 1 else b"".join(map(_framed, payloads))
         at = _BEGIN + self._used
-        end = at + sum(map(len, payloads)) + _HEAD.size * len(payloads)
-        view = self._map
-        if end > len(view):
+        end = at + len(noted)
+        if end > self._size:
             return False
-        for payload in payloads:
-            _pack_head(view, at, len(payload), zlib.crc32(payload))
-            begin = at + _HEAD.size
-            at = begin + len(payload)
-            view[begin:at] = payload
-        self._used = end - _BEGIN
-        _pack_used(view, 8, self._used)  # last: until now they were not there
+        view = self._map
+        view[at:end] = noted
+        self._used = used = end - _BEGIN
+        _pack_used(view, 8, used)  # last: until now they were not there
         return True
 
     def clear(self) -> None:
@@ -85,6 +84,10 @@ class Spool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _framed(payload: bytes) -> bytes:
+    return _pack_head(len(payload), _crc32(payload)) + payload
 
 
 def recover_spools(directory: Path, log: PredictionLog) -> int:
@@ -158,11 +161,11 @@ def _payloads(mapped: mmap.mmap) -> list[bytes]:
     (used,) = _USED.unpack(mapped[8:_BEGIN])
     end = min(_BEGIN + max(used, 0), len(mapped))
     at, found = _BEGIN, []
-    while at + _HEAD.size <= end:
-        size, crc = _HEAD.unpack(mapped[at : at + _HEAD.size])
-        at += _HEAD.size
+    while at + _HEAD_BYTES <= end:
+        size, crc = _HEAD.unpack(mapped[at : at + _HEAD_BYTES])
+        at += _HEAD_BYTES
         payload = mapped[at : at + size]
-        if at + size > end or zlib.crc32(payload) != crc:
+        if at + size > end or _crc32(payload) != crc:
             break
         found.append(payload)
         at += size

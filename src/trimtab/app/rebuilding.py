@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
-from trimtab.core.errors import Unavailable
+from trimtab.core.errors import Conflict, Unavailable
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "rebuild"
 _LOOK_S = 0.1
+_ENDED = (
+    "the process that applies events ended before it was rebuilt. What was there before is still read. Run again: "
+    "trimtab rebuild {view}"
+)
 
 
 class Rebuild(msgspec.Struct, frozen=True):
@@ -23,7 +28,10 @@ class Rebuild(msgspec.Struct, frozen=True):
 
 
 class Rebuilds:
-    """The rebuilds asked for: one record a view, gone when it is done."""
+    """The rebuilds asked for: one record a view, gone when it is done.
+
+    One that failed stays until somebody asks anew: all who wait for it read so.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -34,12 +42,16 @@ class Rebuilds:
         return next((view for view, rebuild in found if rebuild.failure is None), None)
 
     def note(self, view: str, rebuild: Rebuild) -> None:
-        """Say how far it is, or that it failed."""
-        self._catalog.write([Put(KIND, view, msgspec.json.encode(rebuild))])
+        """Say how far it is."""
+        self._catalog.write([_put(view, rebuild)])
 
     def done(self, view: str) -> None:
         """Say that it is done."""
         self._catalog.write([Remove(KIND, view)])
+
+    def failed(self, view: str, why: str) -> None:
+        """Say that it could not be done."""
+        self.note(view, Rebuild(failure=f"the process that applies events could not rebuild it: {why}"))
 
     def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> None:
         """Ask the process that applies the log to rebuild a view, and wait until it has.
@@ -56,19 +68,19 @@ class Rebuilds:
         while (record := self._catalog.get(KIND, view)) is not None:
             rebuild = _decode(record.body)
             if rebuild.failure is not None:
-                self.done(view)
-                raise Unavailable(
-                    f"view {view!r}: the process that applies events could not rebuild it: {rebuild.failure}"
-                )
+                raise Unavailable(f"view {view!r}: {rebuild.failure}")
             if not followed():
-                self.done(view)
-                raise Unavailable(
-                    f"view {view!r}: the process that applies events ended before it was rebuilt. What was there "
-                    f"before is still read. Run again: trimtab rebuild {view}"
-                )
+                ended = Rebuild(failure=_ENDED.format(view=view))
+                with suppress(Conflict):  # its last word came meanwhile
+                    self._catalog.write([_put(view, ended, expected=record.revision)])
+                continue
             if progress is not None and rebuild.of:
                 progress(rebuild.rows, rebuild.of)
             time.sleep(_LOOK_S)
+
+
+def _put(view: str, rebuild: Rebuild, *, expected: int | None = None) -> Put:
+    return Put(KIND, view, msgspec.json.encode(rebuild), expected)
 
 
 def _decode(body: bytes) -> Rebuild:

@@ -158,7 +158,7 @@ class ViewWork:
     def _fail(self, why: str) -> None:
         if self._rebuilt is not None:
             _logger.warning("rebuild of view %s: %s", self._rebuilt, why)
-            self._rebuilds.note(self._rebuilt, Rebuild(failure=why))
+            self._rebuilds.failed(self._rebuilt, why)
         else:
             _logger.warning("filling of views: %s", why)
             self.failure = why

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from trimtab.app.version_memory import VersionMemory
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Misuse, NotFound, TrimtabError
+from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.request_plan import RequestPlan
@@ -122,6 +122,8 @@ class ServedModel:
         self._memory = memory
         self._shares = shares
         self._loaded: LoadedModel | None = None
+        self._last: Version | None = None  # the version that answers, or did when the model fell asleep
+        self._asked_in_vain = False  # since then: it is woken as soon as that can be
         self._waiting: str | None = None  # the version that is waited for, once that was said
         self._waits: set[str] = set()  # versions that are loaded or filled with features now: they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
@@ -143,7 +145,7 @@ class ServedModel:
             Misuse: Code that its features need is not there any more, or not on this machine; the same holds.
         """
         missing: list[Version] = []
-        failed: dict[str, TrimtabError] = {}
+        failed: dict[str, Exception] = {}
         while True:
             with self._mutex:
                 loaded = self._follow(partial(self._find, missing=missing, failed=failed))
@@ -154,12 +156,10 @@ class ServedModel:
             missing.clear()
             try:
                 self._memory.get(version, self.deployment.name)
-            except TrimtabError as error:
+            except Exception as error:  # whatever a user's estimator raises
                 failed[version.id] = error
 
-    def _find(
-        self, version: Version, *, missing: list[Version], failed: Mapping[str, TrimtabError]
-    ) -> LoadedModel | None:
+    def _find(self, version: Version, *, missing: list[Version], failed: Mapping[str, Exception]) -> LoadedModel | None:
         if version.id in failed:
             raise failed[version.id]
         found = self._memory.find(version, self.deployment.name)
@@ -168,22 +168,26 @@ class ServedModel:
         return found
 
     def follow(self, *, wait: bool = False) -> None:
-        """The same for a process that looks now and then: a model that sleeps sleeps on.
+        """The same for a process that looks now and then: a model that sleeps sleeps on, unless it was asked in vain.
 
         What is not in memory is loaded by a thread of its own and put in place by a later call, unless it is to `wait`.
         """
         if self.endpoint.uses != self._uses:
             self._uses, self.used_at_us = self.endpoint.uses, self._clock.now_us()
-        if self.endpoint.sleeps:
+        if self._sleeps_on:
             return
         if wait:
             self.refresh()
         else:
             with self._mutex:
-                if not self.endpoint.sleeps:
+                if not self._sleeps_on:
                     self._follow(partial(self._memory.begin, holder=self.deployment.name))
         if self._beside_failure is not None:
             raise self._beside_failure
+
+    @property
+    def _sleeps_on(self) -> bool:
+        return self.endpoint.sleeps and not self._asked_in_vain
 
     @property
     def is_whole(self) -> bool:
@@ -197,7 +201,7 @@ class ServedModel:
     def sleep(self) -> bool:
         """Let go of all versions until the next question; False when there is none, or a learner would be lost.
 
-        False, too, while another version is to take its place: the model would wake with that one, ready or not.
+        False, too, while another version is to take its place: that is looked after only while the model is awake.
         """
         with self._mutex:
             if self._loaded is None or self.learner is not None or self.endpoint.sleeps:
@@ -205,11 +209,19 @@ class ServedModel:
             champion = self._registry.alias(self.deployment.name, CHAMPION)
             if champion is None or champion.id != self._loaded.version.id:
                 return False
-            self.endpoint.sleep(self.refresh)
+            self.endpoint.sleep(self._wake)
             self._loaded = None
             self._beside = {}
             self._memory.hold(self.deployment.name, ())
             return True
+
+    def _wake(self) -> None:
+        """For who asks a model that sleeps."""
+        try:
+            self.refresh()
+        except Exception:  # whatever a user's estimator raises; whoever follows aliases tells of it, and tries again
+            self._asked_in_vain = self.endpoint.sleeps
+            raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
         """Put in place what is in memory; no load is waited for while the mutex is held.  # D128"""
@@ -227,20 +239,50 @@ class ServedModel:
 
     def _follow_champion(self, version: Version, find: Find) -> LoadedModel | None:
         before = self._loaded
+        if before is None and self._last is not None and self._last.id != version.id:
+            return self._wake_with(version, self._last, find)
         if before is None or before.version.id != version.id:
             loaded = find(version)
             if loaded is not None:
-                features = self._checked(loaded)
-                if self._holds(features) or before is None:
-                    costs = self._memory.costs(version) if self.deployment.learn == "batch" else None
-                    self.endpoint.swap(self._answerer(loaded, features), costs=costs)
-                    self._loaded = loaded
-                    return loaded
+                features = self._checked(version)
+                if before is None or self._holds(features):
+                    return self._put(loaded, features)
                 self._say_waiting(version, before.version)
             self._waits.add(version.id)
         if self.learner is not None:
             self.learner.follow()
         return before
+
+    def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
+        """Wake with the version in service if it may answer by now, else with the one that did before.  # D139
+
+        Raises:
+            Unavailable: Neither can.
+        """
+        try:
+            features = self._checked(version)
+            if self._holds(features):
+                loaded = find(version)
+                return None if loaded is None else self._put(loaded, features)
+            why = "its online features are being filled"
+            self._say_waiting(version, before)
+        except Exception as error:  # whatever a user's estimator raises; it is told of once the model is awake
+            why = f"{type(error).__name__}: {error}"
+        try:
+            loaded = find(before)
+            return None if loaded is None else self._put(loaded, self._checked(before))
+        except Exception as error:  # the same
+            raise Unavailable(
+                f"{version.name} cannot answer yet ({why}), and {before.name}, which answered before it, cannot any "
+                f"more: {error}"
+            ) from error
+
+    def _put(self, loaded: LoadedModel, features: FeatureSet) -> LoadedModel:
+        """Let a version answer from now on."""
+        costs = self._memory.costs(loaded.version) if self.deployment.learn == "batch" else None
+        self.endpoint.swap(self._answerer(loaded, features), costs=costs)
+        self._loaded, self._last, self._asked_in_vain = loaded, loaded.version, False
+        return loaded
 
     def _follow_beside(self, find: Find) -> None:
         """Put the versions in place that answer beside the champion: canary, shadow, and where that fails."""
@@ -290,7 +332,7 @@ class ServedModel:
         if loaded is None:
             self._waits.add(version.id)
             return before
-        features = self._checked(loaded)
+        features = self._checked(version)
         if features.request.hash != self.deployment.model.request.hash:
             raise Misuse(
                 f"{version.name} ({alias}): it takes other request columns than the model has now. Train it again."
@@ -315,12 +357,12 @@ class ServedModel:
         """The feature definitions that a version was trained with, each column of a source in its place."""
         return self._features_of(loaded.version)
 
-    def _checked(self, loaded: LoadedModel) -> FeatureSet:
-        features = self.features(loaded)
+    def _checked(self, version: Version) -> FeatureSet:
+        features = self._features_of(version)
         try:
             check_functions(features)
         except Misuse as error:
-            raise Misuse(f"{loaded.version.name} cannot answer here: {error}") from error
+            raise Misuse(f"{version.name} cannot answer here: {error}") from error
         return features
 
     def _say_waiting(self, version: Version, before: Version) -> None:

@@ -1,0 +1,143 @@
+"""Models that sleep while an alias moves: they wake with the newest version that may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+from alias_moves import promote
+
+from processes import within
+from trimtab.app.keeper import Keeper, service_failures
+from trimtab.app.project import Project
+from trimtab.app.version_memory import VersionMemory
+from trimtab.core.errors import Unavailable
+from trimtab.core.time import DAY_US
+from trimtab.registry import LoadedModel, Version
+
+
+def no_memory(folder: Path) -> None:
+    """Let every model sleep that can, so that each load shows."""
+    with (folder / "trimtab.toml").open("a") as file:
+        file.write("\n[serve]\nmodel_memory_bytes = 1\n")
+
+
+def answered_by(project: Project) -> str:
+    (answer,) = project.served("buyer").endpoint.answer([shop.visit("one", shop.NOW_US)])
+    return answer.version
+
+
+def damage(folder: Path, artifact: str) -> None:
+    """Overwrite a version's artifact."""
+    (file,) = [path for path in (folder / ".trimtab" / "blob").rglob("*") if path.name.endswith(artifact[4:])]
+    file.write_bytes(b"damaged")
+
+
+@pytest.fixture
+def loaded() -> list[str]:
+    """The versions that were loaded, in their order."""
+    return []
+
+
+@pytest.fixture
+def asleep(trained: Path, loaded: list[str]) -> Iterator[Project]:
+    """A project whose model slept by buyer@4 when buyer@2 came back, whose features are not kept any more."""
+    (trained / "project.py").write_text(shop.PROJECT.replace('over="1d"', 'over="2d"'))
+    no_memory(trained)
+    with shop.opened(trained) as project:
+        project.apply()
+        assert [decision.act for decision in project.train("buyer")][-1] == "promote"
+        project.views.catch_up()
+        shop.move(project, 8 * DAY_US)
+        assert project.views.drop()
+
+        def load(version: Version) -> LoadedModel:
+            loaded.append(version.name)
+            return project._load(version)
+
+        project.version_memory = VersionMemory(load, 1, retry_s=0.0)
+        served = project.served("buyer")
+        assert served.refresh().version.name == "buyer@4"
+        assert served.sleep()
+        project.registry.roll_back("buyer", "champion", why="It was better.")
+        loaded.clear()
+        yield project
+
+
+def test_a_model_wakes_with_the_version_of_before_until_the_features_of_the_new_one_are_filled(
+    asleep: Project, loaded: list[str]
+) -> None:
+    served = asleep.served("buyer")
+    assert answered_by(asleep) == "buyer@4"
+    assert loaded == ["buyer@4"]  # who asks waits for one load
+    served.follow(wait=True)
+    assert answered_by(asleep) == "buyer@4"
+    asleep.views.catch_up()
+    served.follow(wait=True)
+    assert answered_by(asleep) == "buyer@2"
+
+
+def test_a_model_wakes_with_the_new_version_once_its_features_are_filled(asleep: Project, loaded: list[str]) -> None:
+    asleep.served("buyer").follow()
+    asleep.views.catch_up()
+    assert asleep.served("buyer").endpoint.sleeps
+    assert answered_by(asleep) == "buyer@2"
+    assert loaded == ["buyer@2"]
+
+
+def test_a_model_wakes_with_the_version_of_before_where_the_new_one_cannot_be_loaded(
+    asleep: Project, loaded: list[str]
+) -> None:
+    asleep.views.catch_up()
+    damage(asleep.config.folder, asleep.registry.get("buyer@2").artifact)
+    assert answered_by(asleep) == "buyer@4"
+    keeper = Keeper(asleep, keeps=False)
+    keeper.follow()
+    assert "buyer@2" in keeper.failures["follow buyer"]
+    assert answered_by(asleep) == "buyer@4"
+
+
+def test_a_model_that_can_wake_with_no_version_says_so_and_wakes_as_soon_as_it_can(
+    asleep: Project, loaded: list[str]
+) -> None:
+    keeper = Keeper(asleep, keeps=False)
+    damage(asleep.config.folder, asleep.registry.get("buyer@4").artifact)
+    keeper.follow()
+    assert keeper.failures == {}  # nobody has asked for it
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"buyer@2 cannot answer yet \(.*filled\), and buyer@4, which answered"):
+            answered_by(asleep)
+    assert asleep.served("buyer").endpoint.sleeps
+    keeper.follow()
+    assert "buyer@2 cannot answer yet" in keeper.failures["follow buyer"]
+    assert service_failures(asleep.state.catalog) == keeper.failures
+    asleep.views.catch_up()
+    keeper.follow()
+    assert keeper.failures == service_failures(asleep.state.catalog) == {}
+    assert loaded[-1] == "buyer@2"
+    assert answered_by(asleep) == "buyer@2"
+
+
+def test_a_service_answers_by_the_version_of_before_where_a_model_sleeps_that_gets_a_damaged_one(trained: Path) -> None:
+    no_memory(trained)
+    with shop.serving(trained) as (_, url):
+
+        def state() -> Any:
+            _, index = shop.call(f"{url}/v2/repository/index", {})
+            return {one["name"]: one.get("reason") for one in index}["buyer"]
+
+        def ask() -> tuple[int, Any]:
+            status, said = shop.call(f"{url}/v1/models/buyer/predict", {"request": shop.visit("one", shop.NOW_US)})
+            return status, said.get("version")
+
+        within(60, lambda: state() == "it is loaded by its next request")
+        with shop.opened(trained) as project:
+            damage(trained, project.registry.get("buyer@1").artifact)
+            promote(project, "buyer@1")
+            assert ask() == (200, "buyer@2")
+            red = within(60, lambda: [line for line in project.status().red if "follow buyer failed" in line])
+            assert "buyer@1" in red[0] or "sha256" in red[0]
+            assert ask() == (200, "buyer@2")

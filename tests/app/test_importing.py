@@ -158,24 +158,31 @@ def test_each_library_s_own_file_is_read(empty: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(loaded.predict(INPUTS), scores, atol=1e-6)
 
 
-def test_an_onnx_graph_is_read(empty: Path, tmp_path: Path) -> None:
-    weights = np.array([[1.0], [0.0], [0.5], [-0.5]])
+WEIGHTS = np.array([[1.0], [0.0], [0.5], [-0.5]])
+
+
+def graph(*, rows: int | None = None, clean: str = "clean", weights: TensorProto | None = None) -> bytes:
+    """An ONNX file of a logistic regression to which a null is 0, or NaN where it is not given what is `clean`."""
     nodes = [
         helper.make_node("IsNaN", ["inputs"], ["null"]),
         helper.make_node("Where", ["null", "zero", "inputs"], ["clean"]),
-        helper.make_node("MatMul", ["clean", "weights"], ["odds"]),
+        helper.make_node("MatMul", [clean, "weights"], ["odds"]),
         helper.make_node("Sigmoid", ["odds"], ["chances"]),
     ]
-    graph = helper.make_graph(
+    made = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("inputs", TensorProto.DOUBLE, [None, 4])],
-        [helper.make_tensor_value_info("chances", TensorProto.DOUBLE, [None, 1])],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array(0.0), "zero")],
+        [helper.make_tensor_value_info("inputs", TensorProto.DOUBLE, [rows, 4])],
+        [helper.make_tensor_value_info("chances", TensorProto.DOUBLE, [rows, 1])],
+        [weights or numpy_helper.from_array(WEIGHTS, "weights"), numpy_helper.from_array(np.array(0.0), "zero")],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (tmp_path / "graph.onnx").write_bytes(made.SerializeToString())
-    scores = 1.0 / (1.0 + np.exp(-INPUTS @ weights[:, 0]))
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_an_onnx_graph_is_read(empty: Path, tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(graph())
+    scores = 1.0 / (1.0 + np.exp(-INPUTS @ WEIGHTS[:, 0]))
     file = golden(tmp_path / "golden.ndjson", scores)
     with shop.opened(empty) as project:
         assert project.import_model(tmp_path / "graph.onnx", "buyer", golden=file, categories=SITES).runtime == "onnx"
@@ -358,8 +365,25 @@ def test_a_pickle_is_imported_where_somebody_allows_it(empty: Path, tmp_path: Pa
         assert made.trust == "pickle"
 
 
+def test_an_onnx_graph_that_takes_so_many_rows_or_has_its_weights_elsewhere_is_refused_with_what_to_do() -> None:
+    elsewhere = TensorProto(name="weights", data_type=TensorProto.DOUBLE, dims=[4, 1])
+    elsewhere.data_location = TensorProto.EXTERNAL
+    elsewhere.external_data.add(key="location", value="graph.onnx.data")
+    with pytest.raises(Misuse, match=r"its weights lie in another file\. Save it as one"):
+        look("onnx", graph(weights=elsewhere))
+    with pytest.raises(Misuse, match="it takes 2 rows at a time"):
+        look("onnx", graph(rows=2))
+
+
+def test_an_onnx_graph_that_has_no_number_for_a_null_is_refused(empty: Path, tmp_path: Path) -> None:
+    assert look("onnx", graph()).accepts_null
+    (tmp_path / "graph.onnx").write_bytes(graph(clean="inputs"))
+    with shop.opened(empty) as project, pytest.raises(Misuse, match="its graph has no number for nulls"):
+        project.import_model(tmp_path / "graph.onnx", "buyer", window="7d", categories=SITES)
+
+
 @pytest.mark.fast
-@pytest.mark.parametrize("name", ["net.pt", "net.PTH", "net.ckpt", "net.safetensors", "folder"])
+@pytest.mark.parametrize("name", ["net.pt", "net.pt2", "net.PTH", "net.ckpt", "net.safetensors", "folder"])
 def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "folder":

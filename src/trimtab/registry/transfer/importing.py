@@ -38,7 +38,7 @@ _ENDINGS = {
     "skops": (".skops",),
     "pickle": (".pkl", ".pickle"),
 }
-_TORCH = (".pt", ".pth", ".ckpt", ".safetensors")
+_TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
 _SAID = {"lightgbm": "LightGBM text", "xgboost": "XGBoost", "catboost": "CatBoost", "onnx": "ONNX"}
 _NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # what libraries call inputs that nobody named
 
@@ -115,6 +115,11 @@ def imported_model(
     looked = _inspected(what, given, model)
     inputs = check_inputs(given, looked, model)
     runtime = runtime_named(looked.runtime)
+    if step is None and not looked.accepts_null and looked.runtime == "onnx":
+        raise Misuse(
+            f"{what}: its graph has no number for nulls, which are NaN, and features may be null. Let it replace them "
+            "first (torch.nan_to_num, or a SimpleImputer in the pipeline), save it again, and import it."
+        )
     if step is None and not looked.accepts_null:
         raise Misuse(
             f"{what}: its {looked.kind} refuses nulls, and features may be null. Put it into a scikit-learn pipeline "

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.run import Workplace
@@ -120,6 +121,10 @@ def _onnx(asked: Asked) -> Inspected:
     try:
         session = onnxruntime.InferenceSession(asked.data, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
+        if "external data" in str(error).lower():
+            raise Misuse(
+                "onnx: its weights lie in another file. Save it as one (torch.onnx.export: external_data=False)."
+            ) from error
         raise Corrupt(f"onnx: these bytes are no model: {str(error)[:200]}") from error
     taken, given = session.get_inputs(), session.get_outputs()[-1]
     if len(taken) != 1 or len(taken[0].shape) != 2 or taken[0].type not in ("tensor(float)", "tensor(double)"):
@@ -127,8 +132,26 @@ def _onnx(asked: Asked) -> Inspected:
         raise Misuse(f"onnx: one input of shape (rows, inputs) in floats is needed; found {found}.")
     if not given.type.startswith("tensor("):
         raise Misuse(f"onnx: its output {given.name!r} is {given.type}. Convert the model again with zipmap=False.")
-    count = taken[0].shape[1]
-    return Inspected(runtime="onnx", data=asked.data, kind="graph", count=count if isinstance(count, int) else None)
+    rows, count = taken[0].shape
+    if isinstance(rows, int):
+        raise Misuse(
+            f"onnx: it takes {rows} rows at a time, any number is needed. Convert the model again with its first "
+            "dimension left open (torch.onnx.export: dynamic_shapes)."
+        )
+    return Inspected(
+        runtime="onnx",
+        data=asked.data,
+        kind="graph",
+        count=count if isinstance(count, int) else None,
+        accepts_null=count != len(asked.names) or _has_number_for_nulls(session),
+    )
+
+
+def _has_number_for_nulls(session: Any) -> bool:
+    taken, given = session.get_inputs()[0], session.get_outputs()[-1]
+    kind = np.float32 if taken.type == "tensor(float)" else np.float64
+    row = np.full((1, taken.shape[1]), np.nan, kind)
+    return bool(np.isfinite(session.run([given.name], {taken.name: row})[0]).all())
 
 
 def _skops(asked: Asked) -> Inspected:

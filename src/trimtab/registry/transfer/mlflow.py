@@ -21,10 +21,12 @@ CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
 _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}  # int: nulls
 
 OF_TORCH = (
-    "It holds weights, and the module is code that is not in it. Save it as ONNX and import that: let the module take "
-    "one float input and end with what is to be answered (a chance: with its sigmoid or softmax), then "
-    'torch.onnx.export(module.eval(), torch.zeros(1, INPUTS), "model.onnx", input_names=["x"], '
-    'dynamic_axes={"x": {0: "rows"}}). Or declare the network with trimtab.training.neural and train it here.'
+    "It holds weights, and its module is code that is not in it or that only PyTorch runs. Save it as ONNX and import "
+    "that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and end with what is to be "
+    "answered (a chance: with its sigmoid or softmax), pip install onnx onnxscript, then "
+    'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, '
+    'dynamic_shapes=({0: "rows"},), external_data=False). Or declare the network with trimtab.training.neural and '
+    "train it here."
 )
 
 Format = Literal["lightgbm", "xgboost", "catboost", "onnx", "skops", "pickle"]

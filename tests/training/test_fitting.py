@@ -29,7 +29,7 @@ class Own:
             raise RuntimeError("out of memory")
 
     def predict(self, x: Any) -> Any:
-        if self.raises == "predict":
+        if self.raises == "predict" or (self.raises == "alone" and len(x) == 1):
             raise RuntimeError("no answer")
         return self.answer if isinstance(self.answer, np.ndarray) else np.full(len(x), self.answer)
 
@@ -134,6 +134,7 @@ def test_labels_other_than_0_and_1_need_another_metric(make: Callable[..., Any])
     [
         (lambda: Own(raises="fit"), "Own.fit raised RuntimeError: out of memory"),
         (lambda: Own(raises="predict"), "prediction raised RuntimeError: no answer"),
+        (lambda: Own(raises="alone"), r"prediction raised RuntimeError: no answer, in predict at test_fitting\.py"),
         (lambda: Own(np.zeros((3, 2))), r"predictions of shape \(3, 2\)"),
         (lambda: Own(np.nan), "are no number, e.g. nan"),
         (lambda: Own(1.5), r"lie outside \[0, 1\], e.g. 1.5"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -302,11 +304,12 @@ def finish(
     sample = np.unique(np.linspace(0, len(prepared.matrix) - 1, _CHECKED).astype(np.int64))
     width = len(draft.class_names)
     own = checked_scores(model.name, model.task, plain, prepared.matrix[sample], classes=width)
-    if runtime.name == "pickle":
+    if runtime.name in ("pickle", "torch"):  # the user's own code answers
         _check_repeats(model.name, estimator, prepared.inputs[sample], runtime.parity, classes)
     _check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample], classes=width)
-    tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
+    with _answering(model.name):
+        tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=make_golden(scorer, prepared.matrix))
@@ -357,13 +360,8 @@ def checked_scores(
     Raises:
         Misuse: They are not, or there are none.
     """
-    try:
+    with _answering(name):
         scores = np.asarray(scorer.predict(matrix), np.float64)
-    except Misuse as error:  # it says itself what it lacks
-        raise Misuse(f"model {name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
-        said = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
-        raise Misuse(f"model {name!r}: {said}") from error
     if scores.shape != ((len(matrix), classes) if classes else (len(matrix),)):
         needed = f"A chance of each of {classes} classes" if classes else "One"
         raise Misuse(
@@ -393,6 +391,18 @@ def checked_scores(
             f'{scores.min():.4g}. A count is needed: give the estimator a Poisson objective (objective="poisson").'
         )
     return scores
+
+
+@contextmanager
+def _answering(name: str) -> Iterator[None]:
+    """While a model answers: what its estimator raises is `Misuse` of the model."""
+    try:
+        yield
+    except Misuse as error:  # it says itself what it lacks
+        raise Misuse(f"model {name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
+        said = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
+        raise Misuse(f"model {name!r}: {said}") from error
 
 
 def _check_parity(

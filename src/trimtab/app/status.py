@@ -26,6 +26,8 @@ from trimtab.serving.score_cache import REMEMBERED
 from trimtab.serving.workers.figures import told
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.steering.controller import APPROVAL, CHAMPION, FREEZE, LoopState
+from trimtab.training.environment import absent_library
+from trimtab.training.runtimes.choose import missing_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from trimtab.app.loop import DeploymentLoop
     from trimtab.app.project import Project
     from trimtab.core.records import Decision
+    from trimtab.registry.versions import Version
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
@@ -246,13 +249,7 @@ def _deployment(
         mend = mend_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
         red.append(f"{name}: {version.name} has lost its artifact: {lost} {mend}")
     else:
-        failure: str | None = None
-        try:
-            check_functions(project.live.of(version))
-            if version.runtime == "pickle":  # whose class is code of the project: it may be another one now
-                failure = failure_to_load(project.config, project.state_folder, version)
-        except (Misuse, Corrupt) as error:
-            failure = str(error)
+        failure = _failure(project, version)
         if failure is not None:
             red.append(f"{name}: {version.name} cannot answer: {failure} Or run: trimtab train {name}")
     unwatched = None if version is None else _unwatched(loop, version.id)
@@ -287,6 +284,20 @@ def _deployment(
         cache=_cache(project, loop.deployment),
         beside=_beside(project, name),
     )
+
+
+def _failure(project: Project, version: Version) -> str | None:
+    """Why a version cannot answer here; None where nothing says so."""
+    absent = absent_library(version.runtime)
+    if absent is not None:
+        return str(missing_library(version.runtime, ModuleNotFoundError(name=absent)))
+    try:
+        check_functions(project.live.of(version))
+    except (Misuse, Corrupt) as error:
+        return str(error)
+    if version.runtime in ("pickle", "torch"):  # what answers is code of the project: it may be another by now
+        return failure_to_load(project.config, project.state_folder, version)
+    return None
 
 
 def _cache(project: Project, deployment: Deployment) -> str | None:

@@ -89,6 +89,15 @@ def what_matters(there: Environment, here: Environment, runtime: str) -> list[st
     return out
 
 
+def absent_library(runtime: str) -> str | None:
+    """The module that a runtime's bytes are read with and that is not installed here; None: all are.
+
+    >>> absent_library("sklearn") is None
+    True
+    """
+    return next((name for name in _LIBRARIES.get(runtime, ()) if find_spec(name) is None), None)
+
+
 def _major(version: str) -> str:
     return version.partition(".")[0]
 

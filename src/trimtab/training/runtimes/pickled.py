@@ -49,7 +49,7 @@ class PickleRuntime(FitsInPlace):
             return EstimatorScorer(pickle.loads(data))
         except (Exception, SystemExit) as error:  # it may run any code, and raise anything
             said = f"{type(error).__name__}: {error}"
-            raise Corrupt(f"pickle: these {len(data)} bytes are no estimator of this project: {said}") from error
+            raise Corrupt(f"pickle: these {len(data)} bytes are no estimator of this project: {said}.") from error
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         weights = getattr(fitted, "feature_importances_", None)

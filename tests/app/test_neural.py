@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ import shop
 
 from trimtab.core.columns import Columns, column
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.registry.transfer.mlflow import OF_TORCH
 from trimtab.training.artifact import decode_artifact, encode_artifact
 
 pytest.importorskip("torch", reason="PyTorch is no part of the lock: its build for Linux brings 3 GB for GPUs")
@@ -20,6 +23,22 @@ def network(inputs, outputs):
     from torch import nn
 
     return nn.Sequential(nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, outputs))
+
+
+def wavering(inputs, outputs):
+    import torch
+
+    class Wavering(torch.nn.Linear):
+        def forward(self, rows):
+            return super().forward(rows) + 0.1 * torch.randn(len(rows), 1)
+
+    return Wavering(inputs, outputs)
+
+
+def guessing():
+    from trimtab.training import neural
+
+    return neural(wavering)
 
 
 def buying():
@@ -31,6 +50,7 @@ def buying():
 model = tt.model("buyer", request=visit, features=[{"x": tt.col("x")}, site], estimator=buying, metric="log_loss",
     label=tt.label(sales, key="visit_id", value=tt.col("bought"), wait="2d"))
 tt.deployment(model, gate=tt.beats_champion(calibration=0.15))
+buyer("guesser", guessing)
 """
 
 
@@ -66,6 +86,37 @@ def test_a_network_is_promoted_and_answers_alike_alone_together_and_over_http(fo
     assert answer["score"] == pytest.approx(high.score, abs=1e-6)
 
 
+def test_a_module_is_imported_by_what_the_message_of_its_own_file_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="PyTorch writes no ONNX without it")
+    import torch
+
+    class Sensible(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(self.layers(torch.nan_to_num(rows)))
+
+    said = re.search(r"torch\.onnx\.export\(.*external_data=False\)", OF_TORCH)
+    assert said is not None
+    monkeypatch.chdir(tmp_path)
+    module = Sensible()
+    with warnings.catch_warnings(action="ignore"):  # PyTorch's own
+        exec(said[0], {"torch": torch, "module": module, "INPUTS": 3})
+    with shop.opened(folder) as project:
+        made = project.import_model(tmp_path / "model.onnx", "buyer", window="7d")
+        loaded = project.registry.load(made)
+    matrix = np.random.default_rng(0).normal(size=(50, 3))
+    matrix[::3, 2] = np.nan
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(matrix.astype(np.float32))).numpy()[:, 0]
+    np.testing.assert_allclose(loaded.predict(matrix), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose([loaded.predict_row(row) for row in matrix.tolist()], expected, rtol=0, atol=1e-6)
+
+
 def test_features_in_another_order_are_brought_into_the_models_own_and_an_artifact_of_another_is_refused(
     folder: Path,
 ) -> None:
@@ -79,15 +130,20 @@ def test_features_in_another_order_are_brought_into_the_models_own_and_an_artifa
         decode_artifact(encode_artifact(swapped))
 
 
+def test_a_network_that_answers_by_chance_is_refused(folder: Path) -> None:
+    with shop.opened(folder) as project, pytest.raises(Misuse, match="answers the same rows another time by up to"):
+        project.train("guesser")
+
+
 def test_a_changed_network_is_told_apart_from_that_of_the_version(folder: Path, tmp_path: Path) -> None:
     text = (folder / "project.py").read_text()
     try:
         (folder / "project.py").write_text(text.replace("Dropout(0.1)", "Dropout(0.2)"))
-        with (
-            shop.opened(folder) as project,
-            pytest.raises(Misuse, match="was changed since it was trained"),
-        ):
-            project.registry.load("buyer@champion")
+        with shop.opened(folder) as project:
+            (red,) = [line for line in project.status().red if "cannot answer" in line]
+            assert "network, which builds the module, was changed since it was trained" in red
+            with pytest.raises(Misuse, match="was changed since it was trained"):
+                project.registry.load("buyer@champion")
     finally:
         (folder / "project.py").write_text(text)
     with shop.opened(folder) as project:

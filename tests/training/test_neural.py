@@ -40,6 +40,28 @@ def wide(inputs: int, outputs: int) -> Any:
     return torch.nn.Linear(inputs, outputs + 1)
 
 
+class Answers(torch.nn.Module):
+    """A layer whose answer goes through a function."""
+
+    def __init__(self, inputs: int, turned: Any) -> None:
+        super().__init__()
+        self.layer, self.turned = torch.nn.Linear(inputs, 1), turned
+
+    def forward(self, rows: Any) -> Any:
+        return self.turned(self.layer(rows))
+
+
+def paired(inputs: int, outputs: int) -> Any:
+    return Answers(inputs, lambda found: (found, found))
+
+
+def arrayed(inputs: int, outputs: int) -> Any:
+    return Answers(inputs, lambda found: found.detach().numpy())
+
+
+MADE = wide(3, 0)
+
+
 def fitted(layers: Any = forgetful, target: Any = TARGET, *, threads: int = 1, **more: Any) -> Any:
     runtime, estimator = runtime_named("torch"), neural(layers, epochs=3, **more)
     runtime.configure(estimator, seed=3, threads=threads)
@@ -99,6 +121,9 @@ def test_numbers_far_from_0_are_learnt_as_well_as_those_near_it() -> None:
         (raising, r"raising\(3, 1\) raised ValueError: no such layer"),
         (wide, r"the module gives \(257, 2\) for 257 rows; needed is \(257, 1\)"),
         (lambda inputs, outputs: None, "cannot be found by its name"),
+        (paired, r"the module gives a tuple; needed is a tensor of shape \(257, 1\)"),
+        (arrayed, r"the module gives a ndarray; needed is a tensor of shape \(257, 1\)"),
+        (MADE, "neural was given a Linear that is made. Give its class, or a function that makes it"),
     ],
 )
 def test_a_module_that_cannot_be_fitted_is_named(layers: Any, said: str) -> None:

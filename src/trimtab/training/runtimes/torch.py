@@ -179,7 +179,7 @@ def _learn(
                 losses = functions.binary_cross_entropy_with_logits(raw, y[rows], reduction="none")
             else:
                 losses = functions.mse_loss(raw, y[rows], reduction="none")
-            (losses * row_weights[rows]).mean().backward()
+            torch.autograd.backward((losses * row_weights[rows]).mean())
             optimizer.step()
 
 
@@ -222,8 +222,15 @@ def _named(build: Any) -> str | None:
     Raises:
         Misuse: By none.
     """
+    import torch
+
     if build is None:
         return None
+    if isinstance(build, torch.nn.Module):
+        raise Misuse(
+            f"torch: neural was given a {type(build).__name__} that is made. Give its class, or a function that makes "
+            "it of the numbers of inputs and outputs."
+        )
     name = f"{getattr(build, '__module__', None)}:{getattr(build, '__qualname__', type(build).__qualname__)}"
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module)
@@ -256,6 +263,10 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
 
 def _shaped(raw: Any, rows: int, outputs: int) -> Any:
     """Of one output a number a row, of several a row of them."""
+    import torch
+
+    if not isinstance(raw, torch.Tensor):
+        raise Misuse(f"torch: the module gives a {type(raw).__name__}; needed is a tensor of shape {(rows, outputs)}.")
     wanted = (rows,) if outputs == 1 else (rows, outputs)
     if tuple(raw.shape) not in {wanted, (rows, outputs)}:
         raise Misuse(f"torch: the module gives {tuple(raw.shape)} for {rows} rows; needed is {(rows, outputs)}.")

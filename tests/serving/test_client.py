@@ -12,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,15 +92,27 @@ def test_errors_are_those_of_a_project(client: Client, running: Any) -> None:
 
 
 def test_nonsense_is_refused_before_anything_is_asked() -> None:
-    for url in (None, "", "ftp://x", "http://", "http://x?y", "http://a:b@x", "http://x:port"):
+    urls = [None, "", "ftp://x", "http://", "http://x?y", "http://x#y", "http://a:b@x", "http://:b@x", "http://x:port"]
+    for url in [
+        *urls,
+        "http://[::1",
+        "http://.x",
+        f"http://{'x' * 70}.org",
+        "http://a b/",
+        "http://a\0b/",
+        "http://\u2100/",
+    ]:
         with pytest.raises(Misuse, match="connect"):
             connect(url)  # type: ignore[arg-type]
-    with pytest.raises(Misuse, match="timeout_s"):
-        connect("http://x", timeout_s=0)
-    with pytest.raises(Misuse, match="key"):
-        connect("http://x", key="a\nb: c")
-    with pytest.raises(Misuse, match="cafile"):
-        connect("https://x", cafile="nowhere.pem")
+    for timeout_s in (0, float("nan"), "5", None):
+        with pytest.raises(Misuse, match="timeout_s"):
+            connect("http://x", timeout_s=timeout_s)  # type: ignore[arg-type]
+    for key in ("a\nb: c", "", " ", b"a", 5):
+        with pytest.raises(Misuse, match="key"):
+            connect("http://x", key=key)  # type: ignore[arg-type]
+    for cafile in ("nowhere.pem", 5):
+        with pytest.raises(Misuse, match="cafile"):
+            connect("https://x", cafile=cafile)  # type: ignore[arg-type]
     client = connect("http://127.0.0.1:1")
     client.close()
     with pytest.raises(Misuse, match="closed"):
@@ -121,7 +135,76 @@ def test_what_is_infinite_is_not_sent_as_null(ask: Callable[[Client, float], Any
     assert (caught.value.field, caught.value.pointer) == (pointer.rpartition(".")[2], pointer)
 
 
-@pytest.mark.parametrize("rows", [None, 5, "abc", b"abc", object()])
+def test_names_of_another_kind_are_refused_before_anything_is_asked() -> None:
+    asks: list[Callable[[Any], Any]] = [
+        lambda c: c.predict(None, ROW),
+        lambda c: c.predict("late", ROW, timeout_s="5"),
+        lambda c: c.push("\ud800", ROW),
+        lambda c: c.label(5, {"request": "c1"}),
+        lambda c: c.why(None),
+        lambda c: c.features("user", None),
+        lambda c: c.features("user", b"ann"),
+    ]
+    with connect("http://127.0.0.1:9") as client:
+        for ask in asks:
+            with pytest.raises(Misuse):
+                ask(client)
+
+
+@pytest.mark.parametrize(
+    "value", [b"web", bytearray(b"web"), np.bytes_(b"web"), uuid.UUID(int=1), dt.timedelta(1), {"web"}, np.arange(2)]
+)
+def test_what_json_would_turn_into_another_value_is_refused_by_name(value: Any) -> None:
+    with (
+        connect("http://127.0.0.1:9") as client,
+        pytest.raises(InvalidField, match=f"found a {type(value).__name__}|size 1") as caught,
+    ):
+        client.predict("late", [ROW, {**ROW, "kind": value}])
+    assert (caught.value.field, caught.value.pointer) == ("kind", "$.rows[1].kind")
+
+
+class Moment(dt.datetime):
+    """As those of pandas are: of a kind of their own."""
+
+
+def test_moments_of_numpy_and_of_their_own_kind_and_other_mappings_are_taken(client: Client) -> None:
+    moments: list[Any] = [np.datetime64("2023-11-14T22:13:20", "ns"), Moment(2023, 11, 14, 22, 13, 20, tzinfo=dt.UTC)]
+    for at in moments:
+        given: Any = MappingProxyType({**ROW, "at": at})
+        assert client.predict("late", given).score == client.predict("late", ROW).score
+        assert client.predict("late", [given], at=at)[0].at_us == 1_700_000_000_000_000
+
+
+@pytest.mark.parametrize(("url", "host", "port"), [("http://[::1]", "::1", 80), ("https://[::1]/", "::1", 443)])
+def test_a_port_that_is_not_said_is_that_of_the_scheme(url: str, host: str, port: int) -> None:
+    with connect(url) as client:
+        connection = client._connection()
+    assert (connection.host, connection.port) == (host, port)
+
+
+def test_an_address_below_others_may_have_any_letters() -> None:
+    server = Told(MODELS)
+    with connect(f" {server.url}/b\u00fccher und mehr/ ") as client:
+        assert client.models() == []
+    server.join(30)
+    assert server.asked[0][0] == "GET /b%C3%BCcher%20und%20mehr/v1/models HTTP/1.1"
+
+
+@pytest.mark.parametrize("row", [None, 5, "abc", ["a"]])
+def test_a_row_of_another_kind_is_refused_by_its_place(row: Any) -> None:
+    with connect("http://127.0.0.1:9") as client:
+        for ask in (client.predict, client.push, client.label):
+            with pytest.raises(Misuse, match=rf"rows\[1\] is a {type(row).__name__}\. Give a dict"):
+                ask("late", [{}, row])
+
+
+class Table(list[str]):
+    """As those of pandas and polars are: what they iterate over are columns."""
+
+    def __arrow_c_stream__(self) -> None: ...
+
+
+@pytest.mark.parametrize("rows", [None, 5, "abc", b"abc", object(), Table()])
 def test_rows_of_another_kind_are_refused_by_name(rows: Any) -> None:
     with connect("http://127.0.0.1:9") as client:
         for ask in (client.predict, client.push, client.label):
@@ -284,6 +367,50 @@ def test_the_time_of_a_call_is_its_requests_deadline_and_holds_for_all_tries() -
     silent.close()
     with connect("http://127.0.0.1:9", timeout_s=0.5) as client, pytest.raises(Unavailable, match="trimtab serve"):
         client.predict("m", {})
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n"])
+def test_an_answer_that_trickles_is_not_waited_for_beyond_the_time(begin: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as connection:
+                connection.sendall(begin)
+                for _ in range(3_000):  # a minute in all
+                    time.sleep(0.02)
+                    connection.sendall(b"H")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        with (
+            connect(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.3) as client,
+            pytest.raises(Unavailable, match="no answer in time"),
+        ):
+            client.predict("m", {})
+        thread.join(90)
+
+
+FORKS = """
+import os, signal, sys
+import trimtab
+row = {"id": "p", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
+client = trimtab.connect(sys.argv[1])
+client.predict("late", row)
+before = client._idle[0].sock.getsockname()
+with client._mutex:  # as a thread may at that moment
+    child = os.fork()
+if not child:
+    signal.alarm(60)
+    own = client.predict("late", {**row, "id": "c"}).request_id == "c" and client._idle[0].sock.getsockname() != before
+    os._exit(0 if own else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert client.predict("late", row).request_id == "p" and client._idle[0].sock.getsockname() == before
+"""
+
+
+def test_a_forked_child_asks_on_connections_of_its_own(running: Any) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS, running.url], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:

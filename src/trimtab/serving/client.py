@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import http.client
+import io
 import math
+import os
 import random
 import selectors
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
+from weakref import WeakSet
 
 import msgspec
 
@@ -21,8 +28,6 @@ from trimtab.serving.answering import Answer
 from trimtab.serving.problems import InvalidField, Problem, Refused
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from trimtab.serving.http.operations import EntityFeatures, Labelled, ModelShown
 
 T = TypeVar("T")
@@ -35,6 +40,7 @@ _SLACK_S = 0.25  # that an answer may take on its way after its deadline
 _IDLE_AT_MOST = 16  # connections kept
 _LONGEST_MS = 600_000  # that a service is told to have
 _JSON = "application/json"
+_GIVE = "Give numbers, texts, truth values, None and datetimes."
 
 
 class PushProblem(msgspec.Struct, frozen=True):
@@ -71,7 +77,7 @@ def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile
 
 
 class Client:
-    """Asks one service. Threads may share it. Close it, or use it in `with`.
+    """Asks one service. Threads and forked children may share it. Close it, or use it in `with`.
 
     Errors are those of a project: `Misuse` (of one field: with `field` and `pointer`), `NotFound`, `Conflict`,
     `Unavailable`. A call is tried again only where that is safe: when no connection was made, when the service refused
@@ -79,24 +85,18 @@ class Client:
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> None:
-        if not isinstance(url, str):
-            raise Misuse(f"connect: url is a {type(url).__name__}. Give a text such as http://127.0.0.1:8117.")
-        place = urlsplit(url if "//" in url else f"http://{url}")
-        if place.scheme not in ("http", "https") or not place.hostname or place.query or place.username:
-            raise Misuse(f"connect: {url!r} is no address of a service. Give one such as http://127.0.0.1:8117.")
-        _check_timeout(timeout_s)
-        try:
-            self._host, self._port = place.hostname, place.port
-        except ValueError as error:
-            raise Misuse(f"connect: {url!r}: {error}.") from None
+        place = _split(url)
+        self._host = place.hostname or ""
+        self._port = place.port if place.port is not None else 443 if place.scheme == "https" else 80
         self.url = f"{place.scheme}://{place.netloc}{place.path.rstrip('/')}"
-        self._prefix = place.path.rstrip("/")
+        self._prefix = quote(place.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._tls = _context(cafile) if place.scheme == "https" else None
-        self._timeout_s = timeout_s
+        self._timeout_s = _check_timeout(timeout_s)
         self._headers = {"accept": _JSON} | ({} if key is None else {"authorization": f"Bearer {_header(key)}"})
         self._idle: list[http.client.HTTPConnection] = []
         self._mutex = threading.Lock()
         self._closed = False
+        _clients.add(self)
 
     # -- verbs --------------------------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class Client:
         """
         from trimtab.serving.http.operations import EntityFeatures
 
-        path = _path("v1", "entities", entity, *map(str, key), "features")
+        path = _path("v1", "entities", entity, *map(_key_text, key), "features")
         return self._get(path + ("" if model is None else f"?{urlencode({'model': model})}"), EntityFeatures)
 
     def models(self) -> list[ModelShown]:
@@ -255,12 +255,14 @@ class Client:
         raise AssertionError("the last attempt returns or raises")
 
     def _try(self, call: _Call, body: bytes | None, end_s: float, kind: type[T]) -> T:
-        left_s = end_s - time.monotonic()
-        connection, sent = self._connection(left_s), False
+        connection, sent = self._connection(), False
         try:
             if connection.sock is None:
+                connection.timeout = _left_s(end_s)
                 connection.connect()
+            left_s = _left_s(end_s)  # to connect took some of it
             connection.sock.settimeout(left_s + _SLACK_S)
+            connection.response_class = partial(_TimedResponse, end_s=end_s + _SLACK_S)  # type: ignore[assignment]
             sent = True
             connection.request(call.method, self._prefix + call.path, body, self._sent_headers(body, left_s))
             response = connection.getresponse()
@@ -283,7 +285,7 @@ class Client:
         headers = {**self._headers, "x-timeout-ms": str(min(max(1, round(left_s * 1_000)), _LONGEST_MS))}
         return headers if body is None else {**headers, "content-type": _JSON}
 
-    def _connection(self, left_s: float) -> http.client.HTTPConnection:
+    def _connection(self) -> http.client.HTTPConnection:
         """An idle connection that the service has not closed, or a new one."""
         while True:
             with self._mutex:
@@ -296,8 +298,8 @@ class Client:
                 return connection
             connection.close()
         if self._tls is not None:
-            return http.client.HTTPSConnection(self._host, self._port, timeout=left_s, context=self._tls)
-        return http.client.HTTPConnection(self._host, self._port, timeout=left_s)
+            return http.client.HTTPSConnection(self._host, self._port, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port)
 
     def _keep(self, connection: http.client.HTTPConnection) -> None:
         with self._mutex:
@@ -305,6 +307,13 @@ class Client:
                 self._idle.append(connection)
                 return
         connection.close()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: what is answered on the connections of the parent belongs to it."""
+        self._mutex = threading.Lock()  # a thread of the parent may have held it
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _failed(self, error: Exception, *, again: bool) -> Exception:
         if isinstance(error, TimeoutError):
@@ -321,6 +330,44 @@ class Client:
         if isinstance(error, http.client.RemoteDisconnected) and self._tls is None:
             return "Is `trimtab serve` running there? Ask by https://, where it has a certificate (serve.tls_cert)."
         return "Is `trimtab serve` running there?"
+
+
+_clients: WeakSet[Client] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for client in _clients:
+        client._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """A response that has arrived as a whole by `end_s`: the time of a socket begins anew with each byte."""
+
+    def __init__(self, sock: socket.socket, *args: Any, end_s: float, **named: Any) -> None:
+        super().__init__(sock, *args, **named)
+        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, end_s))
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, end_s: float) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._end_s = end_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left_s(self._end_s))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -344,18 +391,51 @@ class _AgainError(Exception):
         self.after_s = after_s
 
 
+def _split(url: str) -> SplitResult:
+    if not isinstance(url, str):
+        raise Misuse(f"connect: url is a {type(url).__name__}. Give a text such as http://127.0.0.1:8117.")
+    try:
+        place = urlsplit(url.strip() if "//" in url else f"http://{url.strip()}")
+        host = place.hostname or ""
+        host.encode("idna"), place.port, place.path.encode()  # each of them raises
+    except ValueError as error:
+        raise Misuse(f"connect: {url!r}: {error}.") from None
+    strange = place.query or place.fragment or "@" in place.netloc or not host.isprintable() or " " in host
+    if place.scheme not in ("http", "https") or not host or strange:
+        raise Misuse(f"connect: {url!r} is no address of a service. Give one such as http://127.0.0.1:8117.")
+    return place
+
+
 def _path(*parts: str) -> str:
-    return "/" + "/".join(quote(part, safe="@") for part in parts)
+    try:
+        return "/" + "/".join(quote(part, safe="@") for part in parts)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise Misuse(f"{', '.join(map(repr, parts[1:]))}: no names ({error}). Give texts.") from None
+
+
+def _key_text(value: Any) -> str:
+    """A value of an entity's key as it stands in an address."""
+    plain = _plain(value) if type(value).__module__ == "numpy" else value
+    if not isinstance(plain, str | int):
+        raise Misuse(f"key: found a {type(value).__name__}, {value!r}. Give a text or a whole number for each column.")
+    return str(plain)
+
+
+def _left_s(end_s: float) -> float:
+    left_s = end_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
 
 
 def _check_timeout(timeout_s: float) -> float:
-    if not 0 < timeout_s <= 86_400:
-        raise Misuse(f"timeout_s={timeout_s}: give seconds above 0, at most a day.")
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86_400:
+        raise Misuse(f"timeout_s={timeout_s!r}: give seconds above 0, at most a day.")
     return timeout_s
 
 
 def _header(key: str) -> str:
-    if not key.isascii() or not key.isprintable() or not key:
+    if not isinstance(key, str) or not key.isascii() or not key.isprintable() or not key.strip():
         raise Misuse("connect: this is no key. Give one that `trimtab keys add` printed.")
     return key
 
@@ -363,7 +443,7 @@ def _header(key: str) -> str:
 def _context(cafile: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=cafile)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
 
 
@@ -377,41 +457,55 @@ def _is_readable(connection: http.client.HTTPConnection) -> bool:
 def _listed(rows: Any) -> list[Row]:
     if isinstance(rows, Mapping):
         return [rows]
-    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable) or hasattr(rows, "__arrow_c_stream__"):
         raise Misuse(f"rows is a {type(rows).__name__}. Give a dict or a list of dicts.")
-    return list(rows)
+    listed = list(rows)
+    for place, row in enumerate(listed):
+        if not isinstance(row, Mapping):
+            raise Misuse(f"rows[{place}] is a {type(row).__name__}. Give a dict or a list of dicts.")
+    return listed
 
 
 def _encode(body: Any) -> bytes:
-    _check_finite(body, "$", "")
+    _check(body, "$", "")
     try:
         return msgspec.json.encode(body, enc_hook=_plain)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Misuse(f"rows: {error}. Give numbers, texts, truth values, None and datetimes.") from error
+        raise Misuse(f"rows: {error}. {_GIVE}") from error
 
 
-def _check_finite(value: Any, pointer: str, field: str) -> None:
-    """JSON has no infinity, and the encoder would write null, which is another question."""
+def _check(value: Any, pointer: str, field: str) -> None:
+    """Refuse what the encoder would write as something else: infinity as null, bytes in base 64, an id as a text."""
     if isinstance(value, Mapping):
         for name, one in value.items():
-            _check_finite(one, f"{pointer}.{name}", str(name))
+            _check(one, f"{pointer}.{name}", str(name))
     elif isinstance(value, list | tuple):
         for place, one in enumerate(value):
-            _check_finite(one, f"{pointer}[{place}]", field)
+            _check(one, f"{pointer}[{place}]", field)
     elif not isinstance(value, str | int | None):
-        number = _plain(value) if type(value).__module__ == "numpy" else value
-        if isinstance(number, float) and math.isinf(number):
+        try:
+            plain = value if isinstance(value, float | dt.date | Decimal) else _plain(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidField(f"{pointer}: {error}. {_GIVE}", field=field, pointer=pointer) from None
+        if isinstance(plain, float) and math.isinf(plain):
             raise InvalidField(
-                f"{pointer}: found {number}, and JSON has nothing infinite. Give a finite number, or None.",
+                f"{pointer}: found {plain}, and JSON has nothing infinite. Give a finite number, or None.",
                 field=field,
                 pointer=pointer,
             )
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's."""
+    """What JSON has for a scalar of NumPy, a moment of pandas or a mapping."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, dt.datetime):  # of a kind of its own; NaT is no moment
+        return value.isoformat(timespec="microseconds") if value == value else None
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
-        return value.item()
+        kind = value.dtype.kind
+        plain = value.astype("datetime64[us]").item() if kind == "M" else value.item()
+        if kind not in "mSV":
+            return plain
     raise TypeError(f"found a {type(value).__name__}, {value!r}")
 
 

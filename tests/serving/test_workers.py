@@ -279,6 +279,20 @@ def test_whoever_is_asked_shows_the_figures_of_all_that_live(tmp_path: Path) -> 
 
 
 @pytest.mark.fast
+def test_no_counter_falls_from_one_scrape_to_the_next_whichever_process_is_asked(tmp_path: Path) -> None:
+    first, second = SharedMetrics(tmp_path, "1"), SharedMetrics(tmp_path, "2")
+    asked = second.counter("asked_total", "Asked.")
+    asked.add()
+    second.write()
+    asked.add(by=41)
+    assert 'asked_total{worker="2"} 42' in second.text()
+    assert 'asked_total{worker="2"} 42' in first.text()
+    second.remove()
+    second.text()
+    assert "asked_total" not in first.text()
+
+
+@pytest.mark.fast
 def test_the_state_of_a_service_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
     worker = SlotState(slot=1, pid=7, ready=True, restarts=2, ended="x", last_words="gone")

@@ -1,7 +1,8 @@
 """The figures of all processes of a service, whichever of them is asked.
 
 Each writes what it counts to a file about once a second; whoever is scraped adds the files of the others. A figure of
-another process is so at most about a second old, and goes when that process goes.
+another process is so at most about a second old, and goes when that process goes. Whoever is scraped writes what it
+says of itself first, so that no counter is lower at the next one.
 """
 
 from __future__ import annotations
@@ -40,10 +41,17 @@ class SharedMetrics(Metrics):
         self._folder = folder
         self._path = folder / f"{name}-{os.getpid()}{_SUFFIX}"
         self._name = name
+        self._mutex = threading.Lock()
+        self._shown = False  # to the others
 
     def text(self) -> str:
         """Everything in the text format of Prometheus, each sample with the process that counted it."""
-        return merged({self._name: super().text(), **self._told_by_others()}.items())
+        with self._mutex:
+            own = super().text()
+            if self._shown:
+                with contextlib.suppress(OSError):  # the writer tells of it
+                    self._show(own)
+        return merged({self._name: own, **self._told_by_others()}.items())
 
     def others(self) -> str:
         """The same of the other processes alone."""
@@ -64,13 +72,20 @@ class SharedMetrics(Metrics):
         Raises:
             OSError: They cannot be written.
         """
-        new = self._path.with_suffix(".new")
-        new.write_text(super().text(), "utf-8")
-        new.replace(self._path)
+        with self._mutex:
+            self._show(super().text())
+            self._shown = True
 
     def remove(self) -> None:
         """This process is ending."""
-        self._path.unlink(missing_ok=True)
+        with self._mutex:
+            self._shown = False
+            self._path.unlink(missing_ok=True)
+
+    def _show(self, text: str) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(text, "utf-8")
+        new.replace(self._path)
 
 
 class FiguresWriter:

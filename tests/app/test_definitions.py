@@ -16,13 +16,19 @@ from trimtab.core.errors import Misuse
     [
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("sys.exit('no licence')", "SystemExit: no licence"),
+        ("sys.pth", "AttributeError: module 'sys' has no attribute 'pth'. Did you mean 'path'?"),
+        ("tt.reqest", "AttributeError: module 'trimtab' has no attribute 'reqest'. Did you mean 'request'?"),
+        ("tt.col('a').fil_null(0)", "AttributeError: 'Expression' object has no attribute 'fil_null'. Did you mean"),
+        ("carriers", "NameError: name 'carriers' is not defined. Did you mean 'carrier'?"),
+        ("xyzzy", "NameError: name 'xyzzy' is not defined"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def", "SyntaxError: invalid syntax"),
     ],
 )
 def test_a_project_file_that_exits_or_raises_is_named_with_its_line(tmp_path: Path, line: str, said: str) -> None:
     file = tmp_path / "project.py"
-    file.write_text(f"import sys\n{line}\n")
+    file.write_text(f"import sys, trimtab as tt; carrier = 1\n{line}\n")
     with pytest.raises(Misuse) as found:
         load_definitions(file)
     assert str(found.value).startswith(f"{file}, line 2: {said}")
+    assert ("Did you mean" in str(found.value)) == ("Did you mean" in said)

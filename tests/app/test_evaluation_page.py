@@ -15,6 +15,7 @@ from trimtab.core.errors import NotFound, Unavailable
 from trimtab.registry import Version
 from trimtab.stats import CalibrationBin, Figure, Interval, choose_threshold
 from trimtab.training import CurvePoint, Environment, Evaluation, Month, Permuted, Slice, Week
+from trimtab.training.influence import Influence
 from trimtab.training.leakage import Leak
 from trimtab.training.weights import Balance
 
@@ -150,6 +151,17 @@ def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
     assert "Least cost a row: 0.0000 from 0.4 on; 1.2500 from 0.5 on." in text
     assert len(text.splitlines()) < 30
     assert max(map(len, text.splitlines())) < 100
+
+
+@pytest.mark.fast
+def test_a_summary_says_how_many_features_it_leaves_out_and_writes_figures_alike():
+    shuffled = tuple(Permuted(name=f"f{n}", features=(f"f{n}",), rise=0.1, spread=0.0, repeats=5) for n in range(10))
+    moved = tuple(Influence(name=f"f{n}", mean=0.1, direction=None) for n in range(9))
+    text = evaluation_text(evaluation(permuted=shuffled, influences=moved, baselines={"constant": 0.549}))
+    assert "constant     0.5490" in text
+    assert "f7                0.1000            0.0000\n(and 2 more)" in text
+    assert "f7                  0.1000  no order\n(and 1 more)" in text
+    assert "more)" not in evaluation_text(evaluation(permuted=shuffled[:8], influences=moved[:8]))
 
 
 def test_a_project_writes_page_card_and_figures_and_gives_them_as_numbers(trained: Path, tmp_path: Path):

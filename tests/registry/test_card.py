@@ -84,6 +84,7 @@ def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
     assert "leak" in card.partition("## Classes")[2].lower()
     other = registry.card(refit)
     assert "It is the evaluation of late_flight@1, whose recipe this one refits." in other
+    assert "It refits the recipe of late_flight@1 on more data." in other
     assert "| refits | late_flight@1 |" in other
     assert "gate_1" in other
 

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -110,10 +111,21 @@ def _run(file: Path) -> ModuleType:
     except TrimtabError as error:
         raise Misuse(f"{file}{_line(error, file)}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's file may raise: named with its line
-        raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}") from error
+        raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}{_meant(error, module)}") from error
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+def _meant(error: BaseException, module: ModuleType) -> str:
+    if isinstance(error, AttributeError):
+        names: Iterable[str] = getattr(error.obj, "__all__", None) or dir(error.obj)
+    elif isinstance(error, NameError):
+        names = vars(module)
+    else:
+        return ""
+    near = get_close_matches(error.name or "", names, n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def _line(error: BaseException, file: Path) -> str:

@@ -29,8 +29,12 @@ def evaluation_text(evaluation: Evaluation, *, most: int = 8) -> str:
     window = f"{format_moment(evaluation.start_us)[:10]} to {format_moment(evaluation.end_us)[:10]}"
     parts = [f"{evaluation.model}: {evaluation.rows:,} labelled rows it had not seen, {window}{_left(evaluation)}"]
     parts.append(_plain(figure_table(evaluation)))
-    names = [(name, value) for name, value in evaluation.baselines.items()]
-    parts.append(text_table((f"{evaluation.metric} of", ""), [(evaluation.model, evaluation.value), *names]))
+    names = [(name, shown(value)) for name, value in evaluation.baselines.items()]
+    parts.append(
+        text_table(
+            (f"{evaluation.metric} of", ""), [(evaluation.model, shown(evaluation.value)), *names], ("left", "right")
+        )
+    )
     if higher := higher_slices(evaluation):
         said = "; ".join(f"{one.column} = {one.holds}" for one in higher)
         parts.append(f"{evaluation.metric} is higher than of the whole, beyond chance: {said}.")
@@ -40,15 +44,15 @@ def evaluation_text(evaluation: Evaluation, *, most: int = 8) -> str:
         parts.append(_plain(balance_table(evaluation)))
     parts += leak_lines(evaluation)
     if evaluation.permuted:
-        ranked = ranked_features(evaluation)[:most]
         parts.append(
             text_table(
                 ("shuffled feature", f"rise of {evaluation.metric}", "spread"),
-                [(one.name, f"{one.rise:.4f}", f"{one.spread:.4f}") for one in ranked],
+                [(one.name, f"{one.rise:.4f}", f"{one.spread:.4f}") for one in ranked_features(evaluation)[:most]],
             )
+            + _more(len(evaluation.permuted) - most)
         )
     if evaluation.influences:
-        parts.append(_plain(influence_table(evaluation, most=most)))
+        parts.append(_plain(influence_table(evaluation, most=most)) + _more(len(evaluation.influences) - most))
     if evaluation.folds:
         parts.append(_plain(fold_table(evaluation)))
     if evaluation.choices is not None:
@@ -293,6 +297,10 @@ def _left(evaluation: Evaluation) -> str:
     if not evaluation.left_out:
         return ""
     return " (left out: " + ", ".join(f"{count:,} {why}" for why, count in evaluation.left_out.items()) + ")"
+
+
+def _more(left: int) -> str:
+    return f"\n(and {left:,} more)" if left > 0 else ""
 
 
 def _plain(table: Table) -> str:

@@ -107,7 +107,8 @@ def _identity(about: About) -> Section:
             f"{version.imported.sha256}) and held against {version.imported.golden}; its inputs were compared {told}."
         )
     if version.refit_of:
-        said += f" It refits the recipe of {version.refit_of} on more data."
+        refitted = next((name for name, what in about.relatives if what == "refits"), version.refit_of)
+        said += f" It refits the recipe of {refitted} on more data."
     if version.trust:
         said += " Loading it runs code from the artifact (pickle): somebody allowed that."
     near = "equal bits" if artifact.row_exact else f"within {artifact.row_tolerance:.2g}"

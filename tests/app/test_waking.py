@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,62 @@ def test_a_service_answers_by_the_version_of_before_where_a_model_sleeps_that_ge
             red = within(60, lambda: [line for line in project.status().red if "follow buyer failed" in line])
             assert "buyer@1" in red[0] or "sha256" in red[0]
             assert ask() == (200, "buyer@2")
+
+
+SLOW = """
+
+class Slow:
+    def fit(self, inputs, target):
+        self.share = float(target.mean())
+        return self
+
+    def predict(self, inputs):
+        return inputs[:, 0] * 0.0 + self.share
+
+    def __setstate__(self, state):
+        import pathlib, time
+
+        self.__dict__.update(state)
+        folder = pathlib.Path(__file__).parent
+        while (folder / "hold").exists():
+            (folder / "held").touch()
+            time.sleep(0.01)
+
+
+buyer("slow", Slow)
+"""
+
+
+def test_requests_that_wait_for_a_slow_load_hold_up_neither_other_models_nor_events_of_a_service(
+    tmp_path: Path,
+) -> None:
+    folder = shop.write_project(tmp_path / "project")
+    text = (folder / "project.py").read_text().replace('metric="log_loss")', 'metric="log_loss", trust="pickle")')
+    (folder / "project.py").write_text(text + SLOW)
+    no_memory(folder)
+    with shop.opened(folder) as project:
+        shop.load(project)
+        for name in project.definitions.deployments:
+            project.train(name)
+    with shop.serving(folder) as (_, url), ThreadPoolExecutor(20) as askers:
+
+        def sleeps() -> bool:
+            _, index = shop.call(f"{url}/v2/repository/index", {})
+            return {one["name"]: one["reason"] for one in index}["slow"] == "it is loaded by its next request"
+
+        def ask(model: str, rows: int) -> int:
+            sent = {"rows": [shop.visit(f"v{n}", shop.NOW_US) for n in range(rows)]}
+            return shop.call(f"{url}/v1/models/{model}/predict", sent)[0]
+
+        within(60, sleeps)
+        (folder / "hold").touch()
+        try:
+            waiting = [askers.submit(ask, "slow", 1) for _ in range(20)]
+            within(60, (folder / "held").exists)
+            assert ask("buyer", 70) == 200
+            reading = {"site": "north", "level": 1.0, "read_at": shop.NOW_US}
+            assert shop.call(f"{url}/v1/events/readings", reading)[0] == 200
+            assert not any(one.done() for one in waiting)
+        finally:
+            (folder / "hold").unlink()
+        assert {one.result(60) for one in waiting} == {200}

@@ -290,6 +290,9 @@ def test_a_move_that_expected_another_version_is_a_conflict(shop: Shop) -> None:
     with pytest.raises(Conflict, match=r"expected at no version, it is at late_flight@1\. Read"):
         shop.registry.move("late_flight", "own", second, why="late", expected_previous=None)
     shop.registry.move("late_flight", "own", second, why="next", expected_previous=first.id)
+    with pytest.raises(Conflict, match=r"expected at late_flight@1, it is at late_flight@2\. Read"):
+        shop.registry.roll_back("late_flight", "own", why="late", expected_previous=first.id)
+    assert shop.registry.roll_back("late_flight", "own", why="back", expected_previous=second.id).version == first.id
 
 
 def test_of_moves_at_once_the_history_holds_exactly_those_that_happened(shop: Shop) -> None:

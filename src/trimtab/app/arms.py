@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.alias_moves import NO_REASON, write_row
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
 from trimtab.serving.arms import CANARY, SHADOW, ArmShares
 from trimtab.steering.controller import CHAMPION
-from trimtab.steering.ledger import Entry, Ledger
+from trimtab.steering.ledger import Evidence
 from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 
 if TYPE_CHECKING:
@@ -46,50 +47,59 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
 def _set(
     project: Project, name: str, reference: str, arm: str, *, share: float, why: str, actor: str, before: Record | None
 ) -> Decision:
-    catalog, registry = project.state.catalog, project.registry
-    there = registry.alias(name, arm)
-    version = registry.get(reference) if "@" in reference else there
-    if version is None:
+    registry = project.registry
+    there = registry.aliases(name).get(arm)
+    if "@" not in reference and there is None:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
-    entry = Entry(
-        at_us=project.clock.now_us(),
-        model=name,
-        act="set_arm",
-        actor=actor,
-        cause=why or "No reason was given.",
-        evidence={"arm": arm, "share": share, "version": version.name},
-        version=version.id,
-        replaced=None if there is None else there.id,
-    )
-    if there is not None and there.id == version.id:
-        return Ledger(catalog).write([entry], [_kept(name, before, arm, share)])[0]
-    written: list[Decision] = []
+    version = registry.get(reference if there is None or "@" in reference else there.version)
+    ledgered, why = LedgeredArm(project, share), why or NO_REASON
+    if there is not None and there.version == version.id:
+        row = msgspec.structs.replace(there, previous=there.version, at_us=project.clock.now_us(), why=why, actor=actor)
+        ledgered.write(row, [], before)
+    else:
+        registry.move(
+            name,
+            arm,
+            version,
+            why=why,
+            gate=_evidence(registry, name, arm, version),
+            expected_previous=None if there is None else there.version,
+            actor=actor,
+            together=ledgered,
+        )
+    return ledgered.decision
 
-    def write(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        kept = _kept(name, catalog.get(KIND, name), arm, share)
-        written.extend(Ledger(catalog).write([entry], [*changes, kept]))
 
-    registry.move(
-        name,
-        arm,
-        version,
-        why=entry.cause,
-        gate=_evidence(registry, name, arm, version),
-        expected_previous=entry.replaced,
-        actor=actor,
-        together=write,
-    )
-    return written[-1]
+class LedgeredArm:
+    """Writes a move of an arm's alias, its share, and the row of the ledger: `Ledgered`, of a canary or a shadow.
+
+    Args:
+        project: Whose ledger.
+        share: What share of the requests the arm has from now on.
+    """
+
+    decision: Decision  # the row, once it is written
+
+    def __init__(self, project: Project, share: float) -> None:
+        self._project = project
+        self._share = share
+
+    def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
+        """Write all or nothing."""
+        self.write(row, changes, self._project.state.catalog.get(KIND, row.model))
+
+    def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
+        """Write all or nothing, if the record of the shares is what it was before."""
+        shares = msgspec.structs.replace(_shares(before), **{row.alias: self._share})
+        revision = 0 if before is None else before.revision
+        kept = Put(KIND, row.model, msgspec.json.encode(shares), expected=revision)
+        version = self._project.registry.get(row.version).name
+        evidence: Evidence = {"arm": row.alias, "share": self._share, "version": version}
+        self.decision = write_row(self._project, row, [*changes, kept], "set_arm", evidence)
 
 
 def _shares(record: Record | None) -> ArmShares:
     return ArmShares() if record is None else msgspec.json.decode(record.body, type=ArmShares)
-
-
-def _kept(model: str, before: Record | None, arm: str, share: float) -> Put:
-    """The shares with that of one arm changed, if the record is what it was before."""
-    shares = msgspec.structs.replace(_shares(before), **{arm: share})
-    return Put(KIND, model, msgspec.json.encode(shares), expected=0 if before is None else before.revision)
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:

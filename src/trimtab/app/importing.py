@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from trimtab.app.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_duration, format_moment
-from trimtab.registry import AliasMove, Version
+from trimtab.registry import Version
 from trimtab.registry.transfer.golden import GoldenRows, golden_matrix, golden_of, with_golden
 from trimtab.registry.transfer.importing import check_same, find_model, imported_model, provenance, save_no_set
 from trimtab.steering.controller import CHAMPION
-from trimtab.steering.ledger import Entry, Ledger
-from trimtab.store.ports import Append, Put, Remove
 from trimtab.training.evaluation import Evaluation, evaluate, save_evaluation
 from trimtab.training.runtimes.ports import Trust
 
@@ -81,21 +80,14 @@ def import_version(project: Project, path: Path, name: str, asked: Asked) -> Ver
 
 def _put_in_service(project: Project, version: Version, asked: Asked) -> None:
     """Make it the first champion, and write down who did so: both or neither, and once is as good as twice."""
-
-    def write(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        entry = Entry(
-            at_us=row.at_us,
-            model=version.model,
-            act=ACT,
-            actor=asked.actor,
-            cause=asked.why,
-            evidence={"to": version.name},
-            version=version.id,
-        )
-        Ledger(project.state.catalog).write([entry], changes)
-
     project.registry.move(
-        version.model, CHAMPION, version, first=True, why=asked.why, actor=asked.actor, together=write
+        version.model,
+        CHAMPION,
+        version,
+        first=True,
+        why=asked.why,
+        actor=asked.actor,
+        together=Ledgered(project, ACT),
     )
 
 

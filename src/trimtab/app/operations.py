@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.app.alias_moves import Ledgered
 from trimtab.core.columns import Dtype
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import moment_us
 from trimtab.features.definitions import Label, View
@@ -27,8 +28,6 @@ from trimtab.serving.http.operations import (
 )
 from trimtab.serving.problems import InvalidField
 from trimtab.steering.controller import CHAMPION
-from trimtab.steering.ledger import Entry, Ledger
-from trimtab.store.ports import Append, Put, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.definitions import Definitions
@@ -87,53 +86,23 @@ class ProjectModels:
             gate=move.gate,
             expected_previous=expected,
             actor=actor,
-            together=self._writing("promote", actor) if alias == CHAMPION else None,
+            together=self._ledgered(alias, "promote"),
         )
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
         """Point an alias to where it pointed before, if it still points to what is expected."""
         self._known(model)
-        expected = self._version(model, back.expected, "expected")
-        write = self._writing("roll_back", actor) if alias == CHAMPION else self._write
+        return self._project.registry.roll_back(
+            model,
+            alias,
+            why=back.why,
+            expected_previous=self._version(model, back.expected, "expected").id,
+            actor=actor,
+            together=self._ledgered(alias, "roll_back"),
+        )
 
-        def write_expected(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-            if row.previous != expected.id:
-                raise _ElsewhereError(str(row.previous))
-            write(row, changes)
-
-        registry = self._project.registry
-        try:
-            return registry.roll_back(model, alias, why=back.why, actor=actor, together=write_expected)
-        except _ElsewhereError as error:
-            there = registry.get(str(error)).name
-            found = f"alias {model}@{alias}: expected at {expected.name}, it is at {there}. Read it again, then decide."
-            raise Conflict(found) from error
-
-    def _writing(self, act: str, actor: str) -> Any:
-        """Writes a move together with its row of the ledger."""
-
-        def write(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-            registry = self._project.registry
-            entry = Entry(
-                at_us=row.at_us,
-                model=row.model,
-                act=act,
-                actor=actor,
-                cause=row.why,
-                evidence={
-                    "from": None if row.previous is None else registry.get(row.previous).name,
-                    "to": registry.get(row.version).name,
-                    **({} if row.gate is None else {"gate": row.gate}),
-                },
-                version=row.version,
-                replaced=row.previous,
-            )
-            Ledger(self._project.state.catalog).write([entry], changes)
-
-        return write
-
-    def _write(self, _: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        self._project.state.catalog.write(changes)
+    def _ledgered(self, alias: str, act: str) -> Ledgered | None:
+        return Ledgered(self._project, act) if alias == CHAMPION else None
 
     def _model(self, name: str) -> ModelShown:
         project, registry = self._project, self._project.registry
@@ -275,10 +244,6 @@ class ProjectRecords:
                 pointer=f"{at}.prediction",
             )
         return found.request_id
-
-
-class _ElsewhereError(Exception):
-    """An alias does not point to what was expected; says to which address it does."""
 
 
 def _readers(definitions: Definitions, label: Label) -> dict[str, str]:

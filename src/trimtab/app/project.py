@@ -861,7 +861,7 @@ class Project(Wiring):
             NotFound: There is no such model, or no version before.
             Conflict: Somebody else moved the alias at the same moment.
         """
-        from trimtab.app.rolling_back import roll_back
+        from trimtab.app.alias_moves import roll_back
 
         return roll_back(self, model, why=why, actor=actor)
 

@@ -11,7 +11,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.features.feature_set import FeatureSet
-from trimtab.registry.aliases import Aliases, Together
+from trimtab.registry.aliases import Aliases, Place, Together
 from trimtab.registry.evidence import check_evidence
 from trimtab.registry.loading import LoadedModel, load_version
 from trimtab.registry.protection import (
@@ -364,9 +364,7 @@ class Registry:
         _check_alias(what, alias, why)
         refuse_removed(self._catalog, target)
         place = self._aliases.place(model, alias)
-        if expected_previous is not msgspec.UNSET and expected_previous != place.version:
-            expected, there = self._named(expected_previous), self._named(place.version)
-            raise Conflict(f"{what}: expected at {expected}, it is at {there}. Read it again.")
+        self._check_expected(what, expected_previous, place)
         if place.row is not None and place.version == target.id:
             return place.row
         refuse_held(self._catalog, model, alias)
@@ -399,7 +397,14 @@ class Registry:
             raise
 
     def roll_back(
-        self, model: str, alias: str, *, why: str, actor: str | None = None, together: Together | None = None
+        self,
+        model: str,
+        alias: str,
+        *,
+        why: str,
+        expected_previous: str | msgspec.UnsetType = msgspec.UNSET,
+        actor: str | None = None,
+        together: Together | None = None,
     ) -> AliasMove:
         """Point an alias to where it pointed before its newest move that was not itself rolled back.
 
@@ -407,6 +412,7 @@ class Registry:
             model: The model.
             alias: Its alias.
             why: One sentence for the history.
+            expected_previous: The address that the alias must point to now.
             actor: Who says so; left out, the registry's.
             together: Given the row and the changes to write, writes them in one transaction with more (the ledger's).
 
@@ -415,6 +421,7 @@ class Registry:
             Conflict: Somebody else moved it meanwhile.
         """
         place = self._aliases.place(model, alias)
+        self._check_expected(f"alias {model}@{alias}", expected_previous, place)
         earlier = self._aliases.earlier(model, alias)
         if earlier is None:
             raise NotFound(f"alias {model}@{alias}: no earlier version to go back to. {_by_name(model, alias)}")
@@ -567,6 +574,11 @@ class Registry:
 
     def _resolved(self, version: Version | str) -> Version:
         return self._stored(version.id) if isinstance(version, Version) else self.get(version)
+
+    def _check_expected(self, what: str, expected: str | msgspec.UnsetType | None, place: Place) -> None:
+        if expected is not msgspec.UNSET and expected != place.version:
+            found = f"expected at {self._named(expected)}, it is at {self._named(place.version)}"
+            raise Conflict(f"{what}: {found}. Read it again, then decide.")
 
     def _named(self, address: str | None) -> str:
         """A version that an alias points to, for messages."""

@@ -1,0 +1,68 @@
+"""Moves of the alias of the version in service: alias and ledger change in one transaction. # D85"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.core.records import Decision
+from trimtab.registry import AliasMove
+from trimtab.steering.controller import CHAMPION
+from trimtab.steering.ledger import Entry, Evidence, Ledger
+from trimtab.store.ports import Append, Put, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+NO_REASON = "No reason was given."
+
+
+class Ledgered:
+    """Writes a move together with its row of the ledger: to be given to the registry as `together`.
+
+    Args:
+        project: Whose ledger.
+        act: What the row says was done.
+    """
+
+    decision: Decision  # the row, once it is written
+
+    def __init__(self, project: Project, act: str) -> None:
+        self._project = project
+        self._act = act
+
+    def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
+        """Write both or neither."""
+        self.decision = write_row(self._project, row, changes, self._act, self._evidence(row))
+
+    def _evidence(self, row: AliasMove) -> Evidence:
+        named = self._project.registry.get
+        return {
+            **({} if row.previous is None else {"from": named(row.previous).name}),
+            "to": named(row.version).name,
+            **({} if row.gate is None else {"gate": row.gate}),
+        }
+
+
+def write_row(
+    project: Project, row: AliasMove, changes: Sequence[Put | Append | Remove], act: str, evidence: Evidence
+) -> Decision:
+    """Make changes and write the ledger's row of a move."""
+    entry = Entry(
+        at_us=row.at_us,
+        model=row.model,
+        act=act,
+        actor=row.actor,
+        cause=row.why,
+        evidence=dict(evidence),
+        version=row.version,
+        replaced=row.previous,
+    )
+    return Ledger(project.state.catalog).write([entry], changes)[0]
+
+
+def roll_back(project: Project, model: str, *, why: str, actor: str) -> Decision:
+    """See `Project.roll_back`."""
+    name, ledgered = project.definitions.deployment(model).name, Ledgered(project, "roll_back")
+    project.registry.roll_back(name, CHAMPION, why=why or NO_REASON, actor=actor, together=ledgered)
+    return ledgered.decision

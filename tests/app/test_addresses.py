@@ -208,6 +208,7 @@ def test_labels_are_told_by_prediction_or_by_key(ask: Asker, served: tuple[Path,
         ({"request": "a", "columns": {"nothing": "b"}}, "nothing"),
         ({"request": "a", "value": "perhaps"}, "bought"),
         ({"request": "a", "value": True, "at": "soon"}, "at"),
+        ({"request": "a", "value": True, "at": 1_700_000_000}, "at"),
         ({"request": "a", "value": True, "more": 1}, "more"),
         ({"prediction": first["id"], "value": True}, "prediction"),
     ):

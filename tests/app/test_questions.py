@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,28 @@ def test_what_is_asked_about_must_be_named(tmp_path: Path) -> None:
             project.why(None)  # type: ignore[arg-type]  # no answer was kept
 
 
-def test_a_moment_in_seconds_is_no_moment_to_ask_about(tmp_path: Path) -> None:
-    with shop.opened(shop.write_project(tmp_path / "one")) as project:
-        rows = [shop.visit("a", shop.NOW_US)]
-        with pytest.raises(Misuse, match=r"at: 1700000000, which as microseconds lies in 1970 and looks like seconds"):
-            project.predict_table("buyer", rows, at=1_700_000_000)
+@pytest.mark.parametrize(
+    ("field", "ask"),
+    [
+        ("at", lambda project, at: project.predict("buyer", [shop.visit("a", shop.NOW_US)], at=at)),
+        ("at", lambda project, at: project.predict_table("buyer", [shop.visit("a", shop.NOW_US)], at=at)),
+        ("at", lambda project, at: project.join([{"visit_id": "a", "site": "north"}], "site", at=at)),
+        ("at", lambda project, at: project.snapshot("site", at=at)),
+        ("snapshots: start", lambda project, at: project.snapshots("site", start=at, end="2024-01-01", every="1d")),
+        ("snapshots: end", lambda project, at: project.snapshots("site", start="2024-01-01", end=at, every="1d")),
+        ("since", lambda project, at: project.skew(since=at)),
+        ("start", lambda project, at: project.simulate(start=at)),
+        ("until", lambda project, at: project.simulate(until=at)),
+        ("seen_until", lambda project, at: project.promote("buyer@1", seen_until=at)),
+        ("seen_until", lambda project, at: project.import_model("model.pkl", "buyer", seen_until=at)),
+    ],
+)
+def test_a_moment_in_seconds_is_no_moment_to_ask_about(
+    trained: Path, field: str, ask: Callable[[Project, Any], object]
+) -> None:
+    with shop.opened(trained) as project:
+        said = rf"^{field}: 1700000000, which as microseconds lies in 1970 and looks like seconds\. Give ISO 8601 text"
+        with pytest.raises(Misuse, match=said):
+            ask(project, 1_700_000_000)
+        with pytest.raises(Misuse, match=rf"^{field}: time: .* is a float\. Give ISO 8601 text, a datetime or "):
+            ask(project, 1.7e9)

@@ -330,7 +330,10 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "needed is gzip" in await no(415, headers={"content-encoding": "br"}, inputs=inputs)
         assert "no gzip" in await no(400, headers={"content-encoding": "gzip"}, inputs=inputs)
         assert "lies in the future" in await no(400, inputs=inputs, parameters={"at": "2099-01-01"})
-        assert "parameter 'at'" in await no(400, inputs=inputs, parameters={"at": "soon"})
+        for at, said in (("soon", "is not ISO 8601"), (1_600_000_000, "looks like seconds"), (1.6e9, "is a float")):
+            error = await no(400, inputs=inputs, parameters={"at": at})
+            assert error.startswith("parameter 'at': ")
+            assert said in error
         body, headers = binary(inputs)
         assert "1 bytes more" in refused(await client.post(INFER, content=body + b"x", headers=headers), 400)
         assert "left behind" in refused(await client.post(INFER, content=body[:-1], headers=headers), 400)

@@ -16,10 +16,12 @@ from trimtab.app.feature_runs import Run, opened_run
 from trimtab.app.request_tables import request_table
 from trimtab.app.retention_needs import view_reach
 from trimtab.app.state import kept_from
+from trimtab.core.clock import Clock
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions import Expression, col
-from trimtab.core.time import duration_us, format_moment, moment_us
+from trimtab.core.time import duration_us, format_moment
+from trimtab.events.checks import asked_moment
 from trimtab.events.definitions import Source
 from trimtab.events.files import Rows
 from trimtab.features.definitions import Join, Request, View
@@ -129,9 +131,10 @@ def snapshot_features(
         return _computed(run, _Asked(features, requests, at_us), how)
 
 
-def moments_between(start: When, end: When, every: str | int) -> list[int]:
+def moments_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
     """The moments from `start` on, `every` so long, before `end`."""
-    step, first, last = _step_us(every), _moment("start", start), _moment("end", end)
+    step = _step_us(every)
+    first, last = asked_moment(start, "snapshots: start", clock), asked_moment(end, "snapshots: end", clock)
     if last <= first:
         raise Misuse(f"snapshots: end {end} is not after start {start}: nothing lies between. Give a later end.")
     count = -((first - last) // step)
@@ -151,13 +154,6 @@ def _step_us(every: str | int) -> int:
     if step == 0:
         raise Misuse(f'snapshots: every={every!r} gives no next moment. Give a longer every, such as "1d".')
     return step
-
-
-def _moment(name: str, value: When) -> int:
-    try:
-        return moment_us(value)
-    except Misuse as error:
-        raise Misuse(f"snapshots: {name}: {error}") from None
 
 
 def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> _Asked:
@@ -182,7 +178,7 @@ def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> 
         at_us = _moments(table, column) - lead_us
     else:
         assert at is not None  # else it is the model's own column, which is there
-        at_us = np.full(table.rows, _one_moment(table, at), np.int64)
+        at_us = np.full(table.rows, _one_moment(table, at, project.clock), np.int64)
     if table.rows:
         _refuse_future(project, int(at_us.max()))
     features = model.features if model is not None else _features(table, items)
@@ -252,11 +248,11 @@ def _moments(table: Columns, name: str) -> NDArray[np.int64]:
     return moments
 
 
-def _one_moment(table: Columns, at: When) -> int:
+def _one_moment(table: Columns, at: When, clock: Clock) -> int:
     try:
-        return moment_us(at)
+        return asked_moment(at, "at", clock)
     except Misuse as error:
-        raise Misuse(f"at={at!r} is neither a column ({', '.join(table.names)}) nor a moment: {error}") from None
+        raise Misuse(f"{error} Or name a column ({', '.join(table.names)}).") from None
 
 
 def _refuse_future(project: Project, at_us: int) -> None:

@@ -11,7 +11,7 @@ from trimtab.app.alias_moves import Ledgered
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.core.time import moment_us
+from trimtab.events.checks import asked_moment
 from trimtab.features.definitions import Label, View
 from trimtab.features.online.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
@@ -218,8 +218,14 @@ class ProjectRecords:
                 )
         request = row.request if row.request is not None else self._request_of(model, row, at, until_s)
         event[label.key] = _key_value(request, key, f"{at}.request")
-        event[source.time] = self._project.clock.now_us() if row.at is None else _moment(row.at, f"{at}.at")
+        event[source.time] = self._project.clock.now_us() if row.at is None else self._moment(row.at, f"{at}.at")
         return event
+
+    def _moment(self, at: str | int, pointer: str) -> int:
+        try:
+            return asked_moment(at, pointer, self._project.clock)
+        except Misuse as error:
+            raise InvalidField(str(error), field="at", pointer=pointer) from error
 
     def _columns(self, label: Label, row: LabelRow, at: str) -> dict[str, Any]:
         if row.value is msgspec.UNSET:
@@ -313,10 +319,3 @@ def _key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
     if not -(2**63) <= number < 2**63:
         raise InvalidField(f"{field}: {text!r} is no 64-bit integer, as the key is.", field=field, pointer=field)
     return number
-
-
-def _moment(at: str | int, pointer: str) -> int:
-    try:
-        return moment_us(at)
-    except Misuse as error:
-        raise InvalidField(f"{pointer}: {error}", field="at", pointer=pointer) from error

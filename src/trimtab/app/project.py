@@ -17,7 +17,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.config import load_config
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, Signal
-from trimtab.core.time import duration_us, moment_us
+from trimtab.core.time import duration_us
 from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
@@ -329,7 +329,7 @@ class Project(Wiring):
         """
         _check_named("predict", model, list(self.definitions.deployments))
         given = _request_rows(rows)
-        return self.current(model).endpoint.answer(given, at=_at(at, self.clock))
+        return self.current(model).endpoint.answer(given, at=self._moment("at", at))
 
     def predict_table(
         self,
@@ -360,7 +360,7 @@ class Project(Wiring):
             self,
             model,
             requests,
-            at_us=_at(at, self.clock),
+            at_us=self._moment("at", at),
             mode=mode,
             out=None if out is None else _path("out", out),
             progress=progress,
@@ -438,7 +438,8 @@ class Project(Wiring):
         """
         from trimtab.app.feature_tables import snapshot_features
 
-        moments = [self.clock.now_us() if at is None else moment_us(at)]
+        at_us = self._moment("at", at)
+        moments = [self.clock.now_us() if at_us is None else at_us]
         return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
 
     def snapshots(
@@ -457,7 +458,7 @@ class Project(Wiring):
         """Snapshots from `start` on, `every` so long, before `end`, one after the other; see `snapshot`."""
         from trimtab.app.feature_tables import moments_between, snapshot_features
 
-        moments = moments_between(start, end, every)
+        moments = moments_between(start, end, every, self.clock)
         return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
 
     def catalogue(self, *, search: str | None = None) -> Catalogue:
@@ -516,7 +517,7 @@ class Project(Wiring):
         """
         from trimtab.app.skew import check_skew
 
-        since_us = None if since is None else moment_us(since)
+        since_us = self._moment("since", since)
         return check_skew(self, model, sample=sample, since_us=since_us, seed=seed, scores=scores)
 
     def skew_checks(self, *, last: int = 20) -> list[SkewReport]:
@@ -784,7 +785,7 @@ class Project(Wiring):
             first=first,
             why=why,
             actor=actor,
-            seen_until_us=None if seen_until is None else moment_us(seen_until),
+            seen_until_us=self._moment("seen_until", seen_until),
         )
         return import_version(self, _path("path", path), model, asked)
 
@@ -917,7 +918,7 @@ class Project(Wiring):
         """
         from trimtab.app.promoting import Asked, promote_version
 
-        seen_until_us = None if seen_until is None else moment_us(seen_until)
+        seen_until_us = self._moment("seen_until", seen_until)
         asked = Asked(why=why, actor=actor, seen_until_us=seen_until_us, dry_run=dry_run)
         return promote_version(self, version, asked, watch)
 
@@ -1082,6 +1083,11 @@ class Project(Wiring):
             self.definitions.source(source)
         return source
 
+    def _moment(self, name: str, given: str | int | dt.datetime | None) -> int | None:
+        from trimtab.events.checks import asked_moment
+
+        return None if given is None else asked_moment(given, name, self.clock)
+
     def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
         """Change something and write down who did so: both or neither."""
         row = Entry(at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor)
@@ -1111,17 +1117,6 @@ def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mappin
             "DuckDB, Columns); for a file: predict_table"
         )
     return given
-
-
-def _at(at: str | int | dt.datetime | None, clock: Clock) -> int | None:
-    from trimtab.events.checks import LAST_OF_OTHER_UNITS_US, moment_shown, other_unit
-
-    if other_unit(at) and clock.now_us() > LAST_OF_OTHER_UNITS_US:  # D49
-        raise Misuse(f"at: {moment_shown(at)}. Give microseconds, a datetime or ISO 8601 text.")
-    try:
-        return None if at is None else moment_us(at)
-    except Misuse as error:
-        raise Misuse(f"at: {error}") from None
 
 
 def _path(name: str, given: str | Path) -> Path:

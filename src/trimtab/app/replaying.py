@@ -15,7 +15,8 @@ from trimtab.app.lines import lines_of
 from trimtab.app.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
 from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_moment
+from trimtab.events.checks import asked_moment
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
@@ -53,9 +54,10 @@ def simulate_project(
         raise NotFound(
             f"simulate: no request {request.name!r} was ingested or asked. Run: trimtab ingest {request.name} FILE"
         )
-    demo = project.config.demo
-    start_us = moment_us(start if start is not None else demo.start if demo else int(asked[len(asked) // 4]))
-    until_us = moment_us(until if until is not None else demo.until if demo else int(asked[-1]) + 1)
+    if demo := project.config.demo:
+        start, until = demo.start if start is None else start, demo.until if until is None else until
+    start_us = int(asked[len(asked) // 4]) if start is None else asked_moment(start, "start", project.clock)
+    until_us = int(asked[-1]) + 1 if until is None else asked_moment(until, "until", project.clock)
     if start_us < from_us:
         raise Misuse(
             f"simulate: from {format_moment(start_us)} on not all events are kept that features need ([retention]). "

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trimtab.core.clock import Clock
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
@@ -53,6 +54,25 @@ def moment_shown(value: object) -> str:
     unit = other_unit(value)
     hint = f", which as microseconds lies in 1970 and looks like {unit}" if unit else ""
     return f"{shown(value)[:150]}{hint}"
+
+
+def asked_moment(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
+    """UTC microseconds of a moment that is asked about; an integer in another unit is none, as in events.  # D49
+
+    Args:
+        value: ISO 8601 text, a datetime, a date or microseconds.
+        field: What it was given as; messages begin with it.
+        clock: While it stands in early 1970 (a test's, a simulation's) such integers are moments.
+
+    Raises:
+        Misuse: It is no moment.
+    """
+    if other_unit(value) and (clock is None or clock.now_us() > LAST_OF_OTHER_UNITS_US):
+        raise Misuse(f"{field}: {moment_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")
+    try:
+        return moment_us(value)
+    except Misuse as error:
+        raise Misuse(f"{field}: {error}") from None
 
 
 class _Bad(Exception):

@@ -10,9 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from trimtab.core.errors import Misuse, NotFound, TrimtabError
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.core.time import moment_us
 from trimtab.serving.answering import Answer, Answerer, ServedVersion
 from trimtab.serving.endpoint import Prepared
 from trimtab.serving.http.limits import Limits
@@ -322,12 +321,9 @@ def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | N
 def _moment(parameters: Mapping[str, Any]) -> int | None:
     if (at := parameters.get(_AT)) is None:
         return None
-    if isinstance(at, bool | float):
-        raise Misuse(f"parameter {_AT!r}: {at!r}. Give ISO 8601 text or UTC microseconds.")
-    try:
-        return moment_us(at)
-    except TrimtabError as error:
-        raise Misuse(f"parameter {_AT!r}: {error}") from error
+    from trimtab.events.checks import asked_moment
+
+    return asked_moment(at, f"parameter {_AT!r}")
 
 
 def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:

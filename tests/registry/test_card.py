@@ -74,7 +74,7 @@ def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
         "## Classes, weights and leaks",
         "share of weight",
         "50.0%",  # "balanced": both classes alike
-        "| gate_1 | calibrated | held | 0.01 | 0.05 | Near enough. |",
+        "\n| calibrated | held | 0.01 | 0.05 | Near enough. |",  # of one record alone, whose name stands above it
         "| is refitted by | late_flight@2 |",
         "| approved |",
         "Slices looked at \\| by hand.",

@@ -278,13 +278,14 @@ def _gates(gates: Sequence[GateRecord]) -> Section:
         )
         for gate in gates
     ]
-    checks = [(gate.id, *one) for gate in gates for one in _checks(gate)]
+    named = ("gate",) if len(gates) > 1 else ()
+    checks = [(*(gate.id for _ in named), *one) for gate in gates for one in _checks(gate)]
     return Section(
         "Gate",
         [],
         [
             _of(("gate", "when", "judged", "against", "metric", "champion's", "verdict", "reason"), rows),
-            _of(("gate", "check", "verdict", "figure", "bound", "reason"), checks),
+            _of((*named, "check", "verdict", "figure", "bound", "reason"), checks),
         ],
     )
 

@@ -10,10 +10,12 @@ import shop
 from alias_moves import promote
 
 from trimtab.app.arms import arm_shares
+from trimtab.app.operations import ProjectModels
 from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US
 from trimtab.serving.arms import ArmShares
+from trimtab.serving.http.operations import Move, RollBack
 from trimtab.store.ports import Append, Put, Remove
 
 
@@ -208,6 +210,25 @@ def test_a_share_is_given_to_the_version_that_another_process_made_the_arm(
         row = project.set_arm("buyer", "canary", share=0.2)
         assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
         assert project.registry.get("buyer@canary").name == "buyer@2"
+
+
+def test_a_move_of_an_arm_over_http_is_in_the_ledger_as_one_by_hand(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        models = ProjectModels(project)
+        project.set_arm("buyer@1", "canary", share=0.25)
+        before = len(project.ledger())
+        models.move("buyer", "canary", Move(version=2, expected=1, why="newer"), actor="release-bot")
+        models.roll_back("buyer", "canary", RollBack(expected=2, why="worse"), actor="Ada")
+        models.move("buyer", "shadow", Move(version=2, expected=None, why="to look at"), actor="Ada")
+        models.move("buyer", "challenger", Move(version=2, expected=None, why="answers nobody"), actor="Ada")
+        rows = project.ledger()[before:]
+        assert [(row.act, row.actor, row.cause, row.evidence) for row in rows] == [
+            ("set_arm", "release-bot", "newer", {"arm": "canary", "share": 0.25, "version": "buyer@2"}),
+            ("set_arm", "Ada", "worse", {"arm": "canary", "share": 0.25, "version": "buyer@1"}),
+            ("set_arm", "Ada", "to look at", {"arm": "shadow", "share": 0.0, "version": "buyer@2"}),
+        ]
+        assert arm_shares(project.state.catalog, "buyer") == ArmShares(canary=0.25)
+        assert project.verify_ledger() == len(project.ledger())
 
 
 def test_an_arm_that_needs_a_gate_takes_the_record_that_a_version_has(trained: Path, tmp_path: Path) -> None:

@@ -75,12 +75,12 @@ class LedgeredArm:
 
     Args:
         project: Whose ledger.
-        share: What share of the requests the arm has from now on.
+        share: What share of the requests the arm has from now on; left out, it keeps its own.
     """
 
     decision: Decision  # the row, once it is written
 
-    def __init__(self, project: Project, share: float) -> None:
+    def __init__(self, project: Project, share: float | None = None) -> None:
         self._project = project
         self._share = share
 
@@ -90,11 +90,13 @@ class LedgeredArm:
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
         """Write all or nothing, if the record of the shares is what it was before."""
-        shares = msgspec.structs.replace(_shares(before), **{row.alias: self._share})
+        shares = _shares(before)
+        if self._share is not None:
+            shares = msgspec.structs.replace(shares, **{row.alias: self._share})
         revision = 0 if before is None else before.revision
         kept = Put(KIND, row.model, msgspec.json.encode(shares), expected=revision)
         version = self._project.registry.get(row.version).name
-        evidence: Evidence = {"arm": row.alias, "share": self._share, "version": version}
+        evidence: Evidence = {"arm": row.alias, "share": getattr(shares, row.alias), "version": version}
         self.decision = write_row(self._project, row, [*changes, kept], "set_arm", evidence)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.app.alias_moves import Ledgered
+from trimtab.app.arms import ARMS, LedgeredArm
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
@@ -75,7 +76,7 @@ class ProjectModels:
         ]
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
-        """Point an alias elsewhere; a move of the champion is a row of the ledger too."""
+        """Point an alias elsewhere; one that says who answers has a row of the ledger, too."""
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
         return self._project.registry.move(
@@ -101,7 +102,10 @@ class ProjectModels:
             together=self._ledgered(alias, "roll_back"),
         )
 
-    def _ledgered(self, alias: str, act: str) -> Ledgered | None:
+    def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
+        """What writes the row of the ledger, for an alias that says who answers. # D149"""
+        if alias in ARMS:
+            return LedgeredArm(self._project)
         return Ledgered(self._project, act) if alias == CHAMPION else None
 
     def _model(self, name: str) -> ModelShown:

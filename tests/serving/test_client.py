@@ -413,6 +413,25 @@ def test_a_forked_child_asks_on_connections_of_its_own(running: Any) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_why_a_request_was_not_read_to_its_end_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1_000)
+                connection.sendall(problem(413))
+                connection.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with (
+            connect(f"http://127.0.0.1:{listener.getsockname()[1]}") as client,
+            pytest.raises(Refused, match="said 413"),
+        ):
+            client.predict("m", {"text": "x" * 50_000_000})
+        thread.join(30)
+
+
 def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
     keeps = MODELS.replace(b"connection: close\r\n", b"")
     server = Told(keeps, PUSHED)

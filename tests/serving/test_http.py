@@ -69,6 +69,39 @@ def test_a_request_gets_an_answer_that_can_be_looked_up(client: httpx.Client) ->
     assert found["reasons"] == ["no_entity", "no_entity", "no_entity", None, None]
 
 
+@pytest.mark.parametrize("length", ["content-length: 30000000", "transfer-encoding: chunked"])
+def test_whoever_sends_too_much_is_told_so_when_he_has_sent_it(server: Any, length: str) -> None:
+    part = b"x" * 1_000_000
+    if length.startswith("transfer"):
+        part = b"%x\r\n%b\r\n" % (len(part), part)
+    head = f"POST {EVENTS} HTTP/1.1\r\nhost: x\r\n{length}\r\ncontent-type: application/json\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode())
+        for _ in range(30):
+            connection.sendall(part)
+        if length.startswith("transfer"):
+            connection.sendall(b"0\r\n\r\n")
+        with connection.makefile("rb") as said:
+            assert said.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+
+
+def test_whoever_asks_before_he_sends_too_much_is_not_told_to_send_it(server: Any) -> None:
+    head = f"POST {EVENTS} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 30000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode())
+        with connection.makefile("rb") as said:
+            assert said.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+
+
+def test_a_body_that_is_too_large_and_never_ends_is_given_up(server: Any) -> None:
+    head = f"POST {EVENTS} HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode() + b" ")
+        with connection.makefile("rb") as said:
+            assert said.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+            assert b"Send it in parts" in said.read()
+
+
 def test_many_rows_are_answered_in_order(client: httpx.Client) -> None:
     for count in (0, 1, 3, 80):  # 80: in a thread
         rows = [row(id=f"c{n}", basket=float(n)) for n in range(count)]

@@ -264,13 +264,13 @@ class Client:
             connection.sock.settimeout(left_s + _SLACK_S)
             connection.response_class = partial(_TimedResponse, end_s=end_s + _SLACK_S)  # type: ignore[assignment]
             sent = True
-            connection.request(call.method, self._prefix + call.path, body, self._sent_headers(body, left_s))
+            whole = _send(connection, call.method, self._prefix + call.path, body, self._sent_headers(body, left_s))
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._failed(error, again=call.again or not sent) from error
-        if response.will_close:
+        if response.will_close or not whole:
             connection.close()
         else:
             self._keep(connection)
@@ -389,6 +389,17 @@ class _AgainError(Exception):
         super().__init__(str(error))
         self.error = error
         self.after_s = after_s
+
+
+def _send(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> bool:
+    """Send a request; whether all of it went: who hangs up meanwhile may have said why."""
+    try:
+        connection.request(method, path, body, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
 
 
 def _split(url: str) -> SplitResult:

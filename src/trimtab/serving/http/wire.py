@@ -68,23 +68,32 @@ class Sent:
 async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
     """The whole body, once it has arrived.
 
+    Of one that is too large the rest is read all the same: whoever is still sending when the connection is closed does
+    not get to read why.
+
     Raises:
         Refused: It is larger than `limit_bytes` (413), or did not arrive in time (408).
         Gone: The asker hung up.
     """
+    announced = _announced(scope, limit_bytes)
+    parts, size, more = [], 0, True
     try:
         async with asyncio.timeout(timeout_s):
-            message = await receive()  # it may be the head alone that has arrived
-            if message["type"] != "http.request":
-                raise Gone
-            body: bytes = message.get("body", b"")
-            if message.get("more_body"):
-                body = await _rest(body, scope, receive, limit_bytes)
+            while more:
+                message = await receive()  # it may be the head alone that has arrived
+                if message["type"] != "http.request":
+                    raise Gone
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                if max(announced, size) <= limit_bytes:
+                    parts.append(part)
+                more = message.get("more_body", False)
     except TimeoutError:
+        check_size(max(announced, size), limit_bytes)
         said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
         raise Refused(408, said, headers=_CLOSE) from None
-    check_size(len(body), limit_bytes)
-    return body
+    check_size(max(announced, size), limit_bytes)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def check_size(size_bytes: int, limit_bytes: int) -> None:
@@ -178,22 +187,21 @@ def problem_reply(error: BaseException, path: str) -> Reply:
     return Reply(problem.status, _encode(problem), PROBLEM_TYPE, headers)
 
 
-async def _rest(body: bytes, scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+def _announced(scope: Scope, limit_bytes: int) -> int:
+    """The size of a body by its head, 0 where it does not say.
+
+    Raises:
+        Refused: Its sender asked first (`Expect: 100-continue`) whether he may send so much (413).
+    """
+    size_bytes, asks = 0, False
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
-            check_size(int(value), limit_bytes)
-    parts, size = [body], len(body)
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Gone
-        part = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if size > limit_bytes:
-            raise too_large(f"more than {limit_bytes} bytes", limit_bytes)
-        if not message.get("more_body"):
-            return b"".join(parts)
+            size_bytes = int(value)
+        elif name == b"expect":
+            asks = True
+    if asks:
+        check_size(size_bytes, limit_bytes)
+    return size_bytes
 
 
 def too_large(found: str, limit_bytes: int) -> Refused:

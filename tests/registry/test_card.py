@@ -68,6 +68,7 @@ def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
     registry, version, refit = judged
     card = registry.card(version)
     for said in (
+        "\ngate_1: Passed.\n",  # a sentence has no place in the last of eight columns
         "## Signature",
         "| flight_id | str | no | no |",
         "| name | category | 4 categories |",

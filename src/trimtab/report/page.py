@@ -120,7 +120,7 @@ th+th,td+td{padding-left:12px}
 th{font-weight:600;white-space:nowrap;border-bottom:2px solid var(--grid)}
 .right{text-align:right}
 td.right,.whole{white-space:nowrap}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:10px;margin:1em 0}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:10px;margin:1em 0}
 dl div{background:var(--box);border-radius:6px;padding:8px 12px}
 dt{color:var(--faint);font-size:.85em}
 dd{margin:0;font-size:1.15em;font-weight:600;overflow-wrap:anywhere}

@@ -265,26 +265,25 @@ def _judged(about: About) -> Section:
 def _gates(gates: Sequence[GateRecord]) -> Section:
     if not gates:
         return Section("Gate", ["No gate record."])
+    named = ("gate",) if len(gates) > 1 else ()  # of one alone the sentence above says it
     rows = [
         (
-            gate.id,
-            format_moment(gate.judged_at_us),
+            *(gate.id for _ in named),
+            f"{format_moment(gate.judged_at_us)[:19]}Z",
             gate.candidate[:12],
             (gate.champion or "nobody")[:12],
             f"{gate.candidate_metric:.4f}",
             "" if gate.champion_metric is None else f"{gate.champion_metric:.4f}",
             "passed" if gate.passed else "refused",
-            gate.reason,
         )
         for gate in gates
     ]
-    named = ("gate",) if len(gates) > 1 else ()
     checks = [(*(gate.id for _ in named), *one) for gate in gates for one in _checks(gate)]
     return Section(
         "Gate",
-        [],
+        [f"{gate.id}: {gate.reason}" for gate in gates],
         [
-            _of(("gate", "when", "judged", "against", "metric", "champion's", "verdict", "reason"), rows),
+            _of((*named, "when", "judged", "against", "metric", "champion's", "verdict"), rows),
             _of((*named, "check", "verdict", "figure", "bound", "reason"), checks),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -311,6 +312,42 @@ def test_top_says_that_no_service_runs(trained: Path) -> None:
     assert done.returncode == 5
     assert "http://127.0.0.1:9: no service answers there" in done.stderr
     assert "trimtab serve" in done.stderr
+    named = run(trained, "top", "--once", "--url", "127.0.0.1:9")
+    assert (named.returncode, named.stderr) == (5, done.stderr)
+    for wrong in ("foo://here", "http://", "http://[:1"):
+        done = run(trained, "top", "--once", "--url", wrong)
+        assert (done.returncode, "Give an address such as http://" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\ncut off",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"\0\0\x18\x04 is gRPC\r\n\r\n",
+    ],
+)
+def test_top_says_that_no_service_of_trimtab_answers(trained: Path, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                with contextlib.suppress(OSError), listener.accept()[0] as connection:
+                    connection.recv(10_000)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        done = run(trained, "top", "--once", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    assert done.returncode == 5
+    assert "service" in done.stderr
+
+
+def test_top_asks_the_service_itself_whatever_proxy_there_is(
+    told: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    done = run(told, "top", "--once", "--every", "0.3", "--url", url)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_cannot_be_told_is_refused_before_serving(trained: Path) -> None:

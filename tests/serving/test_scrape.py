@@ -76,3 +76,8 @@ def test_a_view_of_a_service_that_says_little_has_its_lines_too() -> None:
     assert "log ok" in "\n".join(found.lines())
     with pytest.raises(Misuse, match="no sample"):
         read_scrape("<html>", 0.0)
+
+
+def test_a_label_may_hold_what_ends_a_line_elsewhere() -> None:
+    read = read_scrape('a{b="x\u2028y\x85z"} 2\n', 0.0)
+    assert read.total("a", ("b",)) == {("x\u2028y\x85z",): 2.0}

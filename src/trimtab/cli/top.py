@@ -126,14 +126,17 @@ def _context(config: Config | None) -> SSLContext | None:
 def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     import urllib.error
     import urllib.request
+    from http.client import HTTPException
 
     from trimtab.core.errors import Misuse, Unavailable
     from trimtab.serving.scrape import read_scrape
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    no_proxy = urllib.request.ProxyHandler({})
+    opener = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=context))
     try:
         request = urllib.request.Request(f"{url}/metrics", headers=headers)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as response:
+        with opener.open(request, timeout=_TIMEOUT_S) as response:
             text = response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -143,9 +146,11 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
             raise Unavailable(f"{url}/metrics: the answer was {error.code}. Is it a service of trimtab?") from error
     except ValueError as error:
         raise Misuse(f"--url {url}: {error}. Give an address such as http://127.0.0.1:8117.") from error
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         why = getattr(error, "reason", None) or error
         raise Unavailable(
             f"{url}: no service answers there ({why}). Start one: trimtab serve; or name it: --url."
         ) from error
+    if not text:
+        raise Unavailable(f"{url}/metrics: the answer was empty. Is it a service of trimtab?")
     return read_scrape(text, time.time())

@@ -92,9 +92,10 @@ def _show(before: tuple[str, Scrape], now: tuple[str, Scrape], model: str | None
 def _looking(url: str | None, key: str | None) -> Callable[[], tuple[str, Scrape]]:
     """What asks the service for its figures; it gives the address, too."""
     config = None if url is not None else project_config()
+    given = f"http://{url}" if url is not None and "//" not in url else url
 
     def look() -> tuple[str, Scrape]:
-        where = (url or _address(config)).rstrip("/")
+        where = (given or _address(config)).rstrip("/")
         return where, _scrape(where, key, _context(config))
 
     return look
@@ -127,6 +128,7 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     import urllib.error
     import urllib.request
     from http.client import HTTPException
+    from urllib.parse import urlsplit
 
     from trimtab.core.errors import Misuse, Unavailable
     from trimtab.serving.scrape import read_scrape
@@ -135,6 +137,9 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     no_proxy = urllib.request.ProxyHandler({})
     opener = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=context))
     try:
+        place = urlsplit(url)
+        if place.scheme not in ("http", "https") or not place.hostname:
+            raise ValueError("no address of a service")
         request = urllib.request.Request(f"{url}/metrics", headers=headers)
         with opener.open(request, timeout=_TIMEOUT_S) as response:
             text = response.read().decode()

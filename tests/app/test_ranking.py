@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from trimtab.cli.group import trimtab
 from trimtab.core.columns import Columns, column
+from trimtab.core.errors import Unavailable
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.features.labels import LabelIndex
@@ -109,6 +110,16 @@ def test_it_is_trained_gated_and_evaluated_by_list(folder: Path):
         assert (watch.figures.keys(), watch.unwatched, watch.loss_cap) == ({"quality_loss"}, {}, 1.0)
         again = project.train("offers")
         assert again == []  # same data, code and seed
+
+
+def test_lists_by_another_column_are_made_anew_for_the_same_requests_and_labels(folder: Path, tmp_path: Path):
+    shutil.copytree(folder, tmp_path / "regrouped")
+    (tmp_path / "regrouped" / "project.py").write_text(PROJECT.replace('group="search_id"', 'group="brand"'))
+    with (
+        shop.opened(tmp_path / "regrouped") as project,
+        pytest.raises(Unavailable, match="of 3 lists 0 have a final label for each of their rows"),
+    ):
+        project.train("offers")
 
 
 def test_the_rows_of_a_list_are_answered_together_in_order_and_the_status_is_quiet(folder: Path):

@@ -46,9 +46,10 @@ class Pin:
         """
         frames, positions = self._history.moment({model.request.name, model.label.source.name})
         requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)
+        lists = model.group if model.task == "ranking" else None
         keys = msgspec.msgpack.encode(requests[model.request.key].to_list())
         return [
-            [model.request.hash, model.features.hash, model.label.hash, model.rows],
+            [model.request.hash, model.features.hash, model.label.hash, model.rows, lists],
             sorted(positions.items()),
             settled_cut(model, frames, at_us, cut_us),
             [bytes_hash(keys), bytes_hash(at_us.tobytes())],

@@ -124,7 +124,7 @@ class ServedModel:
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or did when the model fell asleep
         self._asked_in_vain = False  # since then: it is woken as soon as that can be
-        self._waiting: str | None = None  # the version that is waited for, once that was said
+        self._told_waiting: str | None = None  # the version that is waited for, once that was said
         self._waits: set[str] = set()  # versions that are loaded or filled with features now: they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         self._beside: dict[str, Answerer] = {}  # by alias: versions that answer beside the champion
@@ -366,8 +366,8 @@ class ServedModel:
         return features
 
     def _say_waiting(self, version: Version, before: Version) -> None:
-        if self._waiting != version.id:
-            self._waiting = version.id
+        if self._told_waiting != version.id:
+            self._told_waiting = version.id
             said = "%s is in service once the online features of its definitions are filled; %s answers until then"
             _logger.info(said, version.name, before.name)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import monotonic
+from collections.abc import Callable, Sequence
+from time import monotonic, perf_counter
+
+from trimtab.core.errors import Corrupt, Unavailable
+from trimtab.serving.answering import Answerer, ModelInputs
+from trimtab.serving.failures import check_deadline
+from trimtab.serving.request_rows import Row
 
 _FAILURES = 5  # in a row, that open it
 _FIRST_S = 0.5  # how long it stays open; twice as long after each probe that fails
 _LONGEST_S = 30.0
+_SLOW_ROWS = 64  # a read of more rows may take longer, in proportion
 
 
 class CircuitBreaker:
@@ -61,3 +67,51 @@ class CircuitBreaker:
         elif self._failures > _FAILURES:
             self._open_s = min(_LONGEST_S, 2 * self._open_s)
             self._probe_at_s = self._now_s() + self._open_s
+
+
+class GuardedReads:
+    """Reads of features, from a store that is left alone where it fails, or is slow, again and again.
+
+    Args:
+        slow_s: A read that makes an answer late is the store's fault when it takes longer than this.
+    """
+
+    def __init__(self, slow_s: float) -> None:
+        self.breaker = CircuitBreaker()
+        self._slow_s = slow_s
+
+    def inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
+        """What a model is shown.
+
+        Raises:
+            Late: That cannot be begun, or is not there, by the deadline.
+            Unavailable: The store cannot be read, or is left alone.
+            Exception: Of a function of the user's that computes a feature.
+        """
+        check_deadline(deadline_s)
+        if not self.breaker.allows():
+            raise Unavailable("features failed again and again, and are left alone for a moment.")
+        begun_s = perf_counter()
+        try:
+            inputs = answerer.inputs(rows, now_us)
+        except Exception as error:
+            failed = isinstance(error, Unavailable | Corrupt)  # else the store answered
+            self._judge(begun_s, deadline_s, len(rows), failed=failed)
+            raise
+        self._judge(begun_s, deadline_s, len(rows), failed=False)
+        check_deadline(deadline_s)
+        return inputs
+
+    def _judge(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
+        """Tell the breaker of a read: it failed, or took the time that there was.
+
+        An asker who gives little time, above all for many rows, or whose request had to wait, is late by no fault of
+        the store.
+        """
+        now_s = perf_counter()
+        slow_s = self._slow_s * max(1.0, rows / _SLOW_ROWS)
+        late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > slow_s
+        if failed or late:
+            self.breaker.failed()
+        else:
+            self.breaker.succeeded()

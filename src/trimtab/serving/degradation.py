@@ -7,19 +7,19 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any, TypeAlias
 
 import msgspec
 
 from trimtab.core.code import code_hash
-from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
 from trimtab.core.time import duration_us
-from trimtab.serving.answering import Answerer, ModelInputs
-from trimtab.serving.breaker import CircuitBreaker
-from trimtab.serving.failures import Late, check_deadline
+from trimtab.serving.answering import Answerer
+from trimtab.serving.breaker import GuardedReads
+from trimtab.serving.failures import Late
 from trimtab.serving.request_rows import Row
 
 _logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ _SAID_EVERY_S = 10.0
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
 _SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
-_SLOW_ROWS = 64  # a read of more rows may take longer, in proportion
 LATE, _FEATURES_FAILED, _MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
@@ -107,10 +106,11 @@ class Degrading:
         self, policy: Degradation, *, about: Sequence[str], fallback: Callable[[], Answerer | None] = lambda: None
     ) -> None:
         self.policy = policy
-        self.breaker = CircuitBreaker()
-        self._its_breaker = CircuitBreaker()  # of what the other version reads: its views may do where these do not
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
-        self._slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
+        slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
+        self._reads = GuardedReads(slow_s)
+        self._its_reads = GuardedReads(slow_s)  # the other version's: its views may do where these do not
+        self.breaker = self._reads.breaker
         self._about = tuple(about)
         self.fallback = fallback
         self._mutex = threading.Lock()  # of what is written to `_last`
@@ -134,7 +134,7 @@ class Degrading:
         """
         now_us = answerer.now_us()
         try:
-            inputs = self._inputs(answerer, self.breaker, rows, now_us, deadline_s)
+            inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
         except Exception as error:  # of the store, or of a function of the user's that computes a feature
             why = LATE if isinstance(error, Late) else _FEATURES_FAILED
             return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
@@ -153,41 +153,7 @@ class Degrading:
             Late: The policy has nothing to answer instead.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        return self._instead(answerer, rows, answerer.now_us(), (LATE,), error, perf_counter())
-
-    def _inputs(
-        self, answerer: Answerer, breaker: CircuitBreaker, rows: Sequence[Row], now_us: int, deadline_s: float | None
-    ) -> ModelInputs:
-        """What a model is shown; a store that cannot be read again and again is left alone for a while."""
-        check_deadline(deadline_s)
-        if not breaker.allows():
-            raise Unavailable("features failed again and again, and are left alone for a moment.")
-        begun_s = perf_counter()
-        try:
-            inputs = answerer.inputs(rows, now_us)
-        except Exception as error:
-            failed = isinstance(error, Unavailable | Corrupt)  # else the store answered
-            self._judge(breaker, begun_s, deadline_s, len(rows), failed=failed)
-            raise
-        self._judge(breaker, begun_s, deadline_s, len(rows), failed=False)
-        check_deadline(deadline_s)
-        return inputs
-
-    def _judge(
-        self, breaker: CircuitBreaker, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool
-    ) -> None:
-        """Tell the breaker of a read: it failed, or took the time that there was.
-
-        An asker who gives little time, above all for many rows, or whose request had to wait, is late by no fault of
-        the store.
-        """
-        now_s = perf_counter()
-        slow_s = self._slow_s * max(1.0, rows / _SLOW_ROWS)
-        late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > slow_s
-        if failed or late:
-            breaker.failed()
-        else:
-            breaker.succeeded()
+        return self._instead(answerer, rows, answerer.now_us(), (LATE,), error, -math.inf)
 
     def _instead(
         self,
@@ -234,7 +200,7 @@ class Degrading:
         if other is None:
             return []
         try:
-            inputs = self._inputs(other, self._its_breaker, rows, now_us, deadline_s if other.reads_state else None)
+            inputs = self._its_reads.inputs(other, rows, now_us, deadline_s if other.reads_state else None)
             return other.scored(rows, inputs, now_us, (*flags, FALLBACK_VERSION))
         except Exception as also:  # whatever a user's model raises
             self._say(other, also)

@@ -27,6 +27,7 @@ from alias_moves import AS_OF, CLI, Answers, asking, promote, wait_until_alone, 
 from worker_load import Load
 
 from processes import is_alive, within
+from trimtab.app.elsewhere import SameProject
 from trimtab.app.followed_views import FollowedViews
 from trimtab.app.project import Project, open_project
 from trimtab.app.worker import WorkerTask, missing_here
@@ -356,9 +357,16 @@ def test_a_worker_says_at_once_that_events_are_not_applied_any_more(trained: Pat
         hindered = ServiceState(**told, stands_still="events cannot be applied: x")  # type: ignore[arg-type]
         with pytest.raises(Unavailable, match=r"not within 0.3 s; events cannot be applied: x\."):
             FollowedViews(project, lambda: None, lambda: hindered).wait_applied(reached, 0.3)
-        config = {"slot": 1, "count": 1, "config": {}, "state": "", "ahead_us": None, "fill_s": 0.0, "grace_s": 0.0}
-        config["definitions"] = ""
-        task = WorkerTask(folder=str(project.state_folder), **config)  # type: ignore[arg-type]
+        task = WorkerTask(
+            slot=1,
+            count=1,
+            project=SameProject.of(project.config, project.state_folder),
+            folder=str(project.state_folder),
+            ahead_us=None,
+            fill_s=0.0,
+            grace_s=0.0,
+            definitions="",
+        )
         write_state(project.state_folder, stopped)
         assert missing_here(task, 7) == why
         write_state(project.state_folder, ServiceState(**told))  # type: ignore[arg-type]

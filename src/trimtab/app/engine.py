@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from trimtab.app.elsewhere import SameProject
 from trimtab.app.grpc import GrpcAddress, check_grpc
 from trimtab.app.keeper import Keeper, forget_failures
 from trimtab.app.service import FILL_S, limits, print_grpc, print_url, show_engine, tls_of, what_hinders
@@ -190,8 +191,7 @@ def _task(project: Project, folder: Path) -> WorkerTask:
     return WorkerTask(
         slot=0,
         count=0,
-        config=msgspec.to_builtins(project.config, enc_hook=str),
-        state=str(project.state_folder),
+        project=SameProject.of(project.config, project.state_folder),
         folder=str(folder),
         ahead_us=ahead_us,
         fill_s=FILL_S,

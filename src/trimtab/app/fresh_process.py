@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.elsewhere import SameProject, child
 from trimtab.core.config import Config
 from trimtab.core.errors import TrimtabError
 from trimtab.registry import LoadedModel, Version
-from trimtab.run import Cancelled, ProcessExecutor, Task, TaskFailed, Workplace
+from trimtab.run import Cancelled, Task, TaskFailed, Workplace
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -30,8 +32,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What a new process is to load."""
 
     version: str
-    config: dict[str, Any]  # the settings of whoever asks
-    state: str  # its state folder
+    project: SameProject
     chooses: bool = True  # whether to find its quickest one-row call, too
 
 
@@ -65,18 +66,14 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
 
 def _asked(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
     """What `load` gives in a new process."""
-    settings = msgspec.to_builtins(config, enc_hook=str)
-    asked = Asked(version=version.id, config=settings, state=str(state), chooses=chooses)
+    asked = Asked(version=version.id, project=SameProject.of(config, state), chooses=chooses)
     end_s = time.monotonic() + longest_s
-    executor = ProcessExecutor(nice=config.training.nice, threads=config.training.threads)
-    try:
-        return executor.run(
+    with closing(child(config.training)) as process:
+        return process.run(
             Task(f"{__name__}:load", msgspec.msgpack.encode(asked)),
             hear=lambda event: None,
             cancelled=lambda: "it takes too long" if time.monotonic() > end_s else None,
         )
-    finally:
-        executor.close()
 
 
 def load(argument: bytes, place: Workplace) -> bytes:
@@ -85,12 +82,8 @@ def load(argument: bytes, place: Workplace) -> bytes:
     Returns:
         What was found, for people; nothing where there is only one way.
     """
-    from trimtab.app.definitions import load_definitions  # here: whoever only asks has them already
-    from trimtab.app.project import Project
-
     asked = msgspec.msgpack.decode(argument, type=Asked)
-    config = msgspec.convert(asked.config, Config, dec_hook=lambda kind, value: kind(value))
-    with Project(config, load_definitions(config.project_file), state=Path(asked.state)) as project:
+    with asked.project.open() as project:
         loaded = project.registry.load(project.registry.get(asked.version))
         if loaded.row_call is None or not asked.chooses:
             return b""

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.elsewhere import SameProject, executor
 from trimtab.app.fresh_process import loads_in_new_process
 from trimtab.app.lease import Lease
 from trimtab.app.training_runs import TrainingRuns, Watch
-from trimtab.app.training_work import Answered, Asked, asked_of
+from trimtab.app.training_work import Answered, Asked
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.columns import Column
 from trimtab.core.config import Config
@@ -291,23 +292,26 @@ class DeploymentLoop:
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 
     def _outside(self, workshop: VersionWorkshop) -> TrainingRuns:
-        own_time = not isinstance(self._clock, SystemClock)  # another process would live in another
-        settings = self._config.training
         self._training = TrainingRuns(
             workshop,
             runs=self._runs,
             registry=self._registry,
             model=self.deployment.name,
             asked=self._asked,
-            settings=msgspec.structs.replace(settings, executor="thread") if own_time else settings,
+            executor=partial(executor, self._config.training, self._clock, {"loop": self}),
             worker=self,
         )
         return self._training
 
-    def _asked(self) -> Asked:
-        """What each task of a training is asked with."""
-        asked = asked_of(self._config, self._folder, self.deployment.name, self.deployment_hash)
-        return msgspec.structs.replace(asked, actor=self.controller.state.asked_by or asked.actor)
+    def _asked(self, **what: Any) -> Asked:
+        """What a task of a training is asked with."""
+        return Asked(
+            **what,
+            actor=self.controller.state.asked_by or "policy",
+            model=self.deployment.name,
+            deployment=self.deployment_hash,
+            project=SameProject.of(self._config, self._folder),
+        )
 
     def _proving(self) -> Proving | None:
         """A new process and a stopwatch for candidates, where time is the system's."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.app.elsewhere import SameProject, executor
 from trimtab.app.lease import Lease
 from trimtab.app.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
-from trimtab.core.clock import SystemClock
-from trimtab.core.config import Config
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import content_hash
-from trimtab.run import Executor, Line, ProcessExecutor, Run, StepBegan, StepEnded, Task, ThreadExecutor, Workplace
+from trimtab.run import Line, Run, StepBegan, StepEnded, Task, Workplace
 from trimtab.steering.stored import address_of_rows, address_of_set
 from trimtab.store.ports import Put
 from trimtab.training.definitions import Model
@@ -35,8 +33,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     search: Search  # with the budget of this call
     made_by: str  # what the asking process has; another one is not searched for
-    config: dict[str, Any]
-    state: str
+    project: SameProject
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +65,7 @@ def search_model(
         model=model.name,
         search=with_budget(model.search, trials=trials, time=time),
         made_by=_made_by(project, model),
-        config=msgspec.to_builtins(project.config, enc_hook=str),
-        state=str(project.state_folder),
+        project=SameProject.of(project.config, project.state_folder),
     )
     lease = Lease(project.state.catalog, f"search.{model.name}", project.state_folder)
     if not lease.take():
@@ -83,14 +79,11 @@ def search_model(
                 if watch is not None:
                     watch(run.run)
 
-            executor = _executor(project)
-            try:
+            with closing(executor(project.config.training, project.clock, {"project": project})) as place:
                 about = f"search of model {model.name!r}"
                 native = "the estimator's library"
                 task = Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native=native)
-                done = msgspec.msgpack.decode(executor.run(task, hear=hear, cancelled=run.cancelled), type=Answered)
-            finally:
-                executor.close()
+                done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=Answered)
             if done.search is None:
                 raise Conflict(
                     f"search of {model.name!r}: the project file was changed since this process read it. Open the "
@@ -111,7 +104,7 @@ def search_model(
 def work(argument: bytes, place: Workplace) -> bytes:
     """Search, with the project that is kept here or with one opened for this."""
     asked = msgspec.msgpack.decode(argument, type=Asked)
-    project: Project = place.keep("project", lambda stack: _opened(asked, stack))
+    project: Project = place.keep("project", lambda stack: stack.enter_context(asked.project.open()))
     model = msgspec.structs.replace(project.definitions.deployment(asked.model).model, search=asked.search)
     if _made_by(project, model) != asked.made_by:
         return msgspec.msgpack.encode(Answered(search=None))
@@ -182,21 +175,6 @@ def _made_by(project: Project, model: Model) -> str:
     assert model.search is not None  # the caller looked
     where = msgspec.to_builtins(current_environment())
     return content_hash([model.hash, model.search.hash, project.config.seed, project.config.training.threads, where])
-
-
-def _executor(project: Project) -> Executor:
-    settings = project.config.training
-    if settings.executor == "thread" or not isinstance(project.clock, SystemClock):
-        return ThreadExecutor({"project": project})
-    return ProcessExecutor(nice=settings.nice, threads=settings.threads)
-
-
-def _opened(asked: Asked, stack: ExitStack) -> Project:
-    from trimtab.app.definitions import load_definitions  # here: a process that only asks has them already
-    from trimtab.app.project import Project
-
-    config = msgspec.convert(asked.config, Config, dec_hook=lambda kind, value: kind(value))
-    return stack.enter_context(Project(config, load_definitions(config.project_file), state=Path(asked.state)))
 
 
 def _record(project: Project, model: str, address: str) -> SearchRecord:

@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-import msgspec
-
 from trimtab.app.training_work import Answered, Asked, What, Worker, answer, task
-from trimtab.core.config import TrainingSettings
 from trimtab.core.records import Decision
 from trimtab.registry import Registry
-from trimtab.run import Event, Executor, ProcessExecutor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
+from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
 from trimtab.steering.controller import CHAMPION, Repair, Stored
 from trimtab.steering.workshop import VersionWorkshop
 
@@ -30,9 +27,9 @@ class TrainingRuns:
         runs: Where runs are recorded.
         registry: Names versions.
         model: Its name.
-        asked: Gives what tasks are asked with.
-        settings: Where they are done; a project whose clock is not the system's works in this process.
-        worker: Does tasks in this process.
+        asked: Completes what a task is asked with.
+        executor: Where tasks are done.
+        worker: Does them in this process, where the executor's has another project file.
     """
 
     def __init__(
@@ -42,8 +39,8 @@ class TrainingRuns:
         runs: Runs,
         registry: Registry,
         model: str,
-        asked: Callable[[], Asked],
-        settings: TrainingSettings,
+        asked: Callable[..., Asked],
+        executor: Callable[[], Executor],
         worker: Worker,
     ) -> None:
         self._workshop = workshop
@@ -51,7 +48,7 @@ class TrainingRuns:
         self._registry = registry
         self._model = model
         self._asked = asked
-        self._settings = settings
+        self._place = executor
         self._worker = worker
         self._executor: Executor | None = None
         self._watch: Watch = lambda run: None
@@ -123,27 +120,21 @@ class TrainingRuns:
         self._watch(self._run.run)
 
     def _done(self, what: What, cut_us: int, stored: Stored | None = None, keep: bool = True) -> Answered:
-        asked = msgspec.structs.replace(self._asked(), what=what, cut_us=cut_us, stored=stored, keep=keep)
+        asked = self._asked(what=what, cut_us=cut_us, stored=stored, keep=keep)
         done = self._did(asked)
         if done.changed:
             said = "%s: the project file was changed since this process read it, so it trains in this process"
             _logger.warning(said, self._model)
             if self._executor is not None:
                 self._executor.close()
-            self._executor = self._in_thread()
+            self._executor = ThreadExecutor({"loop": self._worker})
             done = self._did(asked)
         return done
 
     def _did(self, asked: Asked) -> Answered:
         if self._executor is None:
-            self._executor = self._in_process() if self._settings.executor == "process" else self._in_thread()
+            self._executor = self._place()
         return answer(self._executor.run(task(asked), hear=self._hear, cancelled=self._run.cancelled))
-
-    def _in_process(self) -> ProcessExecutor:
-        return ProcessExecutor(nice=self._settings.nice, threads=self._settings.threads)
-
-    def _in_thread(self) -> ThreadExecutor:
-        return ThreadExecutor({"loop": self._worker})
 
 
 def refusal(cause: str) -> str:

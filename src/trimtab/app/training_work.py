@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
-from trimtab.core.config import Config
+from trimtab.app.elsewhere import SameProject
 from trimtab.registry import Version
 from trimtab.run import Task, Workplace
 from trimtab.steering.controller import Repair, Stored
@@ -21,11 +20,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     what: What
     cut_us: int
-    actor: str = "policy"  # who asked for the training: versions that it registers say so
+    actor: str  # who asked for the training: versions that it registers say so
     model: str
     deployment: str  # the hash of the definitions that the asking process has
-    config: dict[str, Any]  # that process's settings
-    state: str  # its state folder
+    project: SameProject
     stored: Stored | None = None  # to judge: which version,
     keep: bool = True  # and whether the record is kept
 
@@ -55,12 +53,6 @@ def task(asked: Asked) -> Task:
     return Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native="the estimator's library")
 
 
-def asked_of(config: Config, state: Path, model: str, deployment: str) -> Asked:
-    """What every task of a deployment is asked with, of one's own settings."""
-    plain = msgspec.to_builtins(config, enc_hook=str)
-    return Asked(what="same", cut_us=0, model=model, deployment=deployment, config=plain, state=str(state))
-
-
 def answer(task_result: bytes) -> Answered:
     """What a task gave."""
     return msgspec.msgpack.decode(task_result, type=Answered)
@@ -76,11 +68,6 @@ def work(argument: bytes, place: Workplace) -> bytes:
 
 
 def _opened(asked: Asked, stack: ExitStack) -> Worker:
-    from trimtab.app.definitions import load_definitions  # here: a process that only asks has them already
-    from trimtab.app.project import Project
-
-    config = msgspec.convert(asked.config, Config, dec_hook=lambda kind, value: kind(value))
-    project = Project(config, load_definitions(config.project_file), state=Path(asked.state))
-    loop = stack.enter_context(project).loop(asked.model)
+    loop = stack.enter_context(asked.project.open()).loop(asked.model)
     loop.catch_up()
     return loop

@@ -9,12 +9,12 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.elsewhere import SameProject
 from trimtab.app.grpc import GrpcAddress, grpc_beside
-from trimtab.core.config import Config
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
 from trimtab.serving.workers.line import BEAT, CHANGED, NUDGE, READY, Line
@@ -34,8 +34,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
 
     slot: int  # its number, from 1
     count: int  # how many workers there are
-    config: dict[str, Any]
-    state: str  # the project's state folder
+    project: SameProject
     folder: str  # where the processes of the service tell of themselves
     ahead_us: int | None  # of the monotonic clock is the project's; None: it has the system's
     fill_s: float  # how long to wait for the online features
@@ -46,7 +45,6 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(line_fd: int, listener_fd: int) -> None:
     """Answer until the process that watches ends, or says so."""
-    from trimtab.app.project import Project
     from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.threads import leave
 
@@ -54,12 +52,11 @@ def main(line_fd: int, listener_fd: int) -> None:
     task = msgspec.msgpack.decode(line.task(), type=WorkerTask)
     line.watch(lambda: _end_alone(task.grace_s))
     listener = socket.socket(fileno=listener_fd)
-    config = msgspec.convert(task.config, Config, dec_hook=lambda kind, value: kind(value))
     clock = None if task.ahead_us is None else ShiftedClock(time.monotonic_ns() // 1_000 + task.ahead_us)
-    definitions = _definitions(config.project_file)
+    definitions = _definitions(task.project.config.project_file)
     if definitions_hash(definitions) != task.definitions:
         line.say(CHANGED)
-    with listener, Project(config, definitions, clock=clock, state=Path(task.state)) as project:
+    with listener, task.project.open(definitions, clock=clock) as project:
         answer(project, task, line, listener)
     leave(0)
 

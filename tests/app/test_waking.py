@@ -89,6 +89,17 @@ def test_a_model_wakes_with_the_new_version_once_its_features_are_filled(asleep:
     assert loaded == ["buyer@2"]
 
 
+def test_who_wakes_a_model_does_not_wait_for_what_answers_beside_it(asleep: Project, loaded: list[str]) -> None:
+    served = asleep.served("buyer")
+    asleep.views.catch_up()
+    asleep.set_arm("buyer@4", "shadow", share=1.0)
+    assert answered_by(asleep) == "buyer@2"
+    assert loaded == ["buyer@2"]
+    served.follow(wait=True)
+    assert loaded == ["buyer@2", "buyer@4"]
+    assert served.endpoint.shadow is not None
+
+
 def test_a_model_wakes_with_the_version_of_before_where_the_new_one_cannot_be_loaded(
     asleep: Project, loaded: list[str]
 ) -> None:

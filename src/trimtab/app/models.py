@@ -144,13 +144,16 @@ class ServedModel:
             Corrupt: The version cannot be loaded; the one before goes on answering.
             Misuse: Code that its features need is not there any more, or not on this machine; the same holds.
         """
+        return self._load_and_follow(beside=True)
+
+    def _load_and_follow(self, *, beside: bool) -> LoadedModel:
+        """Follow the alias once what is missing for it is loaded; with `beside`, what is to answer beside it, too."""
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
             with self._mutex:
                 loaded = self._follow(partial(self._find, missing=missing, failed=failed))
-            if not missing:
-                assert loaded is not None  # else the version in service would be missing
+            if loaded is not None and not (beside and missing):
                 return loaded
             version = missing[0]
             missing.clear()
@@ -216,9 +219,9 @@ class ServedModel:
             return True
 
     def _wake(self) -> None:
-        """For who asks a model that sleeps."""
+        """For who asks a model that sleeps: what answers beside it is left to whoever follows aliases."""
         try:
-            self.refresh()
+            self._load_and_follow(beside=False)
         except Exception:  # whatever a user's estimator raises; whoever follows aliases tells of it, and tries again
             self._asked_in_vain = self.endpoint.sleeps
             raise

@@ -79,6 +79,7 @@ def main(url: str, address: str, rows: list[dict[str, Any]], certificate: str | 
             if key:
                 told["live"] = client.is_server_live()
                 told["refused"] = refused(client.get_server_metadata)
+                told["not_unloaded"] = refused(partial(client.unload_model, "buyer"))
                 client.register_plugin(Key("trimtab_no_key"))
                 asked = inputs(library, rows)
                 told["unknown"] = refused(partial(client.infer, "buyer", asked))

@@ -129,6 +129,7 @@ def test_grpc_has_the_certificate_and_the_keys_of_http(trained: Path, tmp_path: 
         told = found[library]
         assert (told["live"], told["ready"]) == (True, [True, True, True])
         assert told["refused"].startswith(f"{status} a key is needed")
+        assert told["not_unloaded"].startswith(f"{status} a key is needed")
         assert told["unknown"].startswith(f"{status} the key is not known")
         assert told["scores"] == found["http"]["scores"]
 

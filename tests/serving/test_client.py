@@ -163,6 +163,14 @@ def test_what_json_would_turn_into_another_value_is_refused_by_name(value: Any) 
     assert (caught.value.field, caught.value.pointer) == ("kind", "$.rows[1].kind")
 
 
+def test_rows_that_come_to_no_end_and_names_that_are_no_texts_are_refused() -> None:
+    endless: dict[Any, Any] = {}
+    endless["kind"] = endless
+    for row in (endless, {**ROW, b"kind": "web"}, {**ROW, 5: "web"}, {**ROW, None: "web"}):
+        with connect("http://127.0.0.1:9") as client, pytest.raises(Misuse, match=r"rows|name"):
+            client.predict("late", row)
+
+
 class Moment(dt.datetime):
     """As those of pandas are: of a kind of their own."""
 
@@ -343,7 +351,9 @@ def test_each_status_is_an_error_of_its_kind(status: int, kind: type[TrimtabErro
 
 
 def test_what_is_no_trimtab_is_said_to_be_none() -> None:
-    for wrong in (answer(502, "gateway"), answer(200, {"hello": 1}), b"SSH-2.0-x\r\n\r\n"):
+    text = b'{"models":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    nested = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(text) + text
+    for wrong in (answer(502, "gateway"), answer(200, {"hello": 1}), b"SSH-2.0-x\r\n\r\n", nested):
         server = Told(wrong)
         with connect(server.url) as client, pytest.raises(Unavailable, match="trimtab"):
             client.predict("m", {})

@@ -40,6 +40,7 @@ _SLACK_S = 0.25  # that an answer may take on its way after its deadline
 _IDLE_AT_MOST = 16  # connections kept
 _LONGEST_MS = 600_000  # that a service is told to have
 _JSON = "application/json"
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _GIVE = "Give numbers, texts, truth values, None and datetimes."
 
 
@@ -478,10 +479,12 @@ def _listed(rows: Any) -> list[Row]:
 
 
 def _encode(body: Any) -> bytes:
-    _check(body, "$", "")
     try:
+        _check(body, "$", "")
         return msgspec.json.encode(body, enc_hook=_plain)
-    except (TypeError, ValueError, OverflowError) as error:
+    except Misuse:
+        raise
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Misuse(f"rows: {error}. {_GIVE}") from error
 
 
@@ -489,7 +492,9 @@ def _check(value: Any, pointer: str, field: str) -> None:
     """Refuse what the encoder would write as something else: infinity as null, bytes in base 64, an id as a text."""
     if isinstance(value, Mapping):
         for name, one in value.items():
-            _check(one, f"{pointer}.{name}", str(name))
+            if not isinstance(name, str):
+                raise Misuse(f"{pointer}: the name {name!r} is a {type(name).__name__}. Give texts as names.")
+            _check(one, f"{pointer}.{name}", name)
     elif isinstance(value, list | tuple):
         for place, one in enumerate(value):
             _check(one, f"{pointer}[{place}]", field)
@@ -523,7 +528,7 @@ def _plain(value: Any) -> Any:
 def _decoded(content: bytes, kind: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise Unavailable(f"{url}: answered what no trimtab of this version does ({error}).") from error
 
 
@@ -531,7 +536,7 @@ def _error(status: int, content: bytes, where: str) -> TrimtabError:
     """The error that a problem detail stands for."""
     try:
         problem = msgspec.json.decode(content, type=Problem)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _UNREADABLE:
         text = content[:200].decode("utf-8", "replace")
         return Unavailable(f"{where}: answered {status} without saying why: {text!r}. Is it a trimtab service?")
     said = problem.detail

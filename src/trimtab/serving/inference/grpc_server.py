@@ -318,7 +318,9 @@ class GrpcServer:
         if not isinstance(error, TrimtabError):
             _logger.error("gRPC %s failed", name, exc_info=error)
         problem = problem_of(error, name)
-        code = "UNIMPLEMENTED" if name in _NOT_DONE else _CODES.get(problem.status, "INTERNAL")
+        code = _CODES.get(problem.status, "INTERNAL")
+        if name in _NOT_DONE and problem.status == 400:
+            code = "UNIMPLEMENTED"
         self._count("grpc", code, model)
         if asked is not None:
             asked.ended(problem.status, code, 0)

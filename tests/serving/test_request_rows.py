@@ -120,3 +120,27 @@ def test_texts_and_timestamps_of_1970_are_moments() -> None:
     counted = Columns({**table.by_name, "at": column("int", [NOON // 1_000, NOON])})
     with pytest.raises(InvalidField, match="looks like milliseconds"):
         rows.check(rows_of_table(counted))
+
+
+class Text(str):
+    """As NumPy's and those of enumerations are: of a kind of its own."""
+
+
+class Moment(dt.datetime):
+    """As pandas' is."""
+
+
+def test_texts_and_moments_of_a_kind_of_their_own_are_taken_as_what_they_are() -> None:
+    rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "site": str, "at": Time}))
+    day_us = moment_us("2026-11-25")
+    moments: list[Any] = [
+        Moment(2026, 11, 25), Moment(2026, 11, 25, 1, tzinfo=dt.timezone(dt.timedelta(hours=1))),
+        np.datetime64("2026-11-25", "ns"), np.datetime64("2026-11-25", "s"),
+    ]  # fmt: skip
+    for text in (np.str_("a"), Text("a"), np.str_("\u00e4"), Text("\u00e4")):
+        for moment in moments:
+            (row,) = rows.check([{"id": text, "site": text, "at": moment}])
+            assert row == {"id": str(text), "site": str(text), "at": day_us}
+            assert (type(row["id"]), type(row["site"])) == (str, str)
+    with pytest.raises(InvalidField, match="got null"):
+        rows.check([{"id": "a", "site": "b", "at": np.datetime64("NaT", "ns")}])

@@ -168,6 +168,8 @@ class RequestRows:
         """The row, if its texts are UTF-8, which those of JSON are and those of Python need not be."""
         for name in self._texts:
             value = row[name]
+            if value is not None and value.__class__ is not str:
+                row[name] = value = str.__str__(value)  # of a kind of its own, which cannot be logged
             if value is None or value.isascii():
                 continue
             try:
@@ -280,10 +282,16 @@ def _as_moment(value: Any) -> Any:
 
 
 def _python(value: Any) -> Any:
-    """A NumPy scalar as Python's, NaN as null."""
+    """A NumPy scalar as Python's, a moment of pandas as well; NaN and NaT as null."""
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and value != value else value
+        value = (value.astype("datetime64[us]") if value.dtype.kind == "M" else value).item()
+    if not isinstance(value, float | dt.datetime):
+        return value
+    if value != value:
+        return None
+    if isinstance(value, dt.datetime) and value.__class__ is not dt.datetime:
+        return dt.datetime.combine(value.date(), value.timetz())
+    return value
 
 
 def _moment_us(value: dt.datetime, field: str, pointer: str) -> int:

@@ -290,7 +290,7 @@ def _failure(project: Project, version: Version) -> str | None:
     """Why a version cannot answer here; None where nothing says so."""
     absent = absent_library(version.runtime)
     if absent is not None:
-        return str(missing_library(version.runtime, ModuleNotFoundError(name=absent)))
+        return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
     try:
         check_functions(project.live.of(version))
     except (Misuse, Corrupt) as error:

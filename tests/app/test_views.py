@@ -189,6 +189,22 @@ def test_any_folder_name_will_do(name: str, tmp_path: Path) -> None:
     }
 
 
+def test_a_lease_that_another_one_has_is_waited_for_or_refused(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        one, two = (Lease(project.state.catalog, "short", trained) for _ in range(2))
+        with one.taken("one is at work."):
+            with pytest.raises(Conflict, match="one is at work"), two.taken("one is at work.", patience_s=0.1):
+                pass
+            assert one.held
+        assert one.take()
+        done = threading.Timer(0.2, one.let_go)
+        done.start()
+        with two.taken("one is at work.", patience_s=60):
+            assert (one.held, two.held) == (False, True)
+        done.join()
+        assert two.free()
+
+
 def test_a_view_is_rebuilt_here_or_by_the_process_that_applies(trained: Path) -> None:
     with shop.opened(trained) as serving, shop.opened(trained) as other:
         serving.views.catch_up()

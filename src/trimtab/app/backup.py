@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,7 +46,6 @@ _OWN = {"log", "tables", "blob", *_STORES}  # copied by their own means
 _PASSING = ("trimtab-replay-", "backfill")  # what runs keep while they run
 _OF_PROCESSES = (".lock", ".holder")
 _PATIENCE_S = 60.0  # for a retention that is under way
-_LOOK_S = 0.2
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
 
@@ -324,16 +322,9 @@ def _had_alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _alone(project: Project) -> Iterator[None]:
     """While nothing is removed from the state: neither by retention nor by another backup's turn."""
-    lease = Lease(project.state.catalog, LEASE, project.state.folder)
-    end_s = time.monotonic() + _PATIENCE_S
-    while not lease.take():
-        if time.monotonic() > end_s:
-            raise Conflict(f"{project.state.folder}: another process retains it or backs it up. Try again later.")
-        time.sleep(_LOOK_S)
-    try:
+    otherwise = f"{project.state.folder}: another process retains it or backs it up. Try again later."
+    with Lease(project.state.catalog, LEASE, project.state.folder).taken(otherwise, patience_s=_PATIENCE_S):
         yield
-    finally:
-        lease.let_go()
 
 
 @contextmanager

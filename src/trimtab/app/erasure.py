@@ -389,13 +389,11 @@ def _alone(project: Project) -> Iterator[None]:
     with ExitStack() as held:
         held.enter_context(writing_tables(state))  # what was read before would come back into the tables
         for name in names:
-            lease = Lease(state.catalog, name, state.folder)
-            if not lease.take():
-                raise Conflict(
-                    f"{state.folder}: another process serves or trains this project ({name}). Stop it, forget, and "
-                    "start it again: a service must not go on with what it holds in memory."
-                )
-            held.callback(lease.let_go)
+            otherwise = (
+                f"{state.folder}: another process serves or trains this project ({name}). Stop it, forget, and "
+                "start it again: a service must not go on with what it holds in memory."
+            )
+            held.enter_context(Lease(state.catalog, name, state.folder).taken(otherwise))
         yield
 
 

@@ -6,14 +6,17 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from trimtab.core.errors import TrimtabError, Unavailable
+from trimtab.core.errors import Conflict, TrimtabError, Unavailable
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Catalog
 
 _logger = logging.getLogger(__name__)
 LEASE_S = 30.0
+_LOOK_S = 0.05  # between two looks while somebody else has it
 
 
 class Lease:
@@ -46,33 +49,39 @@ class Lease:
         """Whether it is this object's now."""
         return self._lock is not None and time.monotonic() < self._until_s
 
-    def take(self) -> bool:
-        """Take it and keep it by a thread of its own until `let_go`; False while somebody else has it.
+    @contextmanager
+    def taken(self, otherwise: str, *, patience_s: float = 0.0) -> Iterator[None]:
+        """While it is held.
+
+        Args:
+            otherwise: What to say where somebody else has it.
+            patience_s: How long to wait for somebody else.
+
+        Raises:
+            Conflict: Somebody else still has it.
+            Unavailable: The lock file or the catalogue cannot be written now.
+        """
+        if not self.take(patience_s=patience_s):
+            raise Conflict(otherwise)
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def take(self, *, patience_s: float = 0.0) -> bool:
+        """Take it and keep it by a thread of its own until `let_go`; False where somebody else still has it.
+
+        Args:
+            patience_s: How long to wait for somebody else.
 
         Raises:
             Unavailable: The lock file or the catalogue cannot be written now.
         """
-        if self._lock is not None:
-            return self.held
-        lock = self._locked()
-        if lock is None:
-            return False
-        try:
-            self._release_the_dead()
-            self._holder_path.write_text(self.holder)
-            if not self._renewed():
-                lock.release()
+        end_s = time.monotonic() + patience_s
+        while not self._take():
+            if time.monotonic() >= end_s:
                 return False
-        except OSError as error:
-            lock.release()
-            raise Unavailable(f"{self._holder_path}: cannot be written ({error}). Check space and access.") from error
-        except BaseException:
-            lock.release()
-            raise
-        self._lock = lock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, args=(self._stop,), name="trimtab-lease", daemon=True)
-        self._thread.start()
+            time.sleep(_LOOK_S)
         return True
 
     def let_go(self) -> None:
@@ -97,6 +106,30 @@ class Lease:
             return self._lock is None and not FileLock.is_held(self._path)
         except OSError as error:
             raise Unavailable(f"{self._path}: cannot be read ({error}). Check access.") from error
+
+    def _take(self) -> bool:
+        if self._lock is not None:
+            return self.held
+        lock = self._locked()
+        if lock is None:
+            return False
+        try:
+            self._release_the_dead()
+            self._holder_path.write_text(self.holder)
+            if not self._renewed():
+                lock.release()
+                return False
+        except OSError as error:
+            lock.release()
+            raise Unavailable(f"{self._holder_path}: cannot be written ({error}). Check space and access.") from error
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, args=(self._stop,), name="trimtab-lease", daemon=True)
+        self._thread.start()
+        return True
 
     def _locked(self) -> FileLock | None:
         try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trimtab.app.lease import Lease
 from trimtab.app.state import State
-from trimtab.core.errors import Conflict
 from trimtab.events.tables import Materialised, materialise
 
 if TYPE_CHECKING:
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
 LEASE = "tables"
 _PATIENCE_S = 60.0  # another process that does the same is mostly done by then
-_LOOK_S = 0.05
 
 
 def move_into_tables(project: Wiring) -> Materialised:
@@ -39,16 +36,9 @@ def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
     Raises:
         Conflict: Another process still does so.
     """
-    lease = Lease(state.catalog, LEASE, state.folder)
-    end_s = time.monotonic() + patience_s
-    while not lease.take():
-        if time.monotonic() >= end_s:
-            raise Conflict(
-                f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or "
-                "`retain`, a snapshot or a join), or erases some of them. Try again when it is done."
-            )
-        time.sleep(_LOOK_S)
-    try:
+    otherwise = (
+        f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or `retain`, a "
+        "snapshot or a join), or erases some of them. Try again when it is done."
+    )
+    with Lease(state.catalog, LEASE, state.folder).taken(otherwise, patience_s=patience_s):
         yield
-    finally:
-        lease.let_go()

@@ -71,15 +71,11 @@ def retain(project: Project, *, dry_run: bool = False) -> Retained:
     """See `Project.retain`."""
     if dry_run:
         return plan_retention(project)
-    lease = Lease(project.state.catalog, LEASE, project.state.folder)
-    if not lease.take():
-        raise Conflict(
-            f"{project.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
-        )
-    try:
+    otherwise = (
+        f"{project.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
+    )
+    with Lease(project.state.catalog, LEASE, project.state.folder).taken(otherwise):
         return _retain(project)
-    finally:
-        lease.let_go()
 
 
 def retain_when_due(project: Project) -> Retained | None:

@@ -68,37 +68,33 @@ def search_model(
         project=SameProject.of(project.config, project.state_folder),
     )
     lease = Lease(project.state.catalog, f"search.{model.name}", project.state_folder)
-    if not lease.take():
-        raise Conflict(f"search of {model.name!r}: another process is at it. See: trimtab runs --model {model.name}")
-    try:
-        with project.recorded.track(RUN, model.name, actor=actor) as run:
-            run.begin()
+    otherwise = f"search of {model.name!r}: another process is at it. See: trimtab runs --model {model.name}"
+    with lease.taken(otherwise), project.recorded.track(RUN, model.name, actor=actor) as run:
+        run.begin()
 
-            def hear(event: Any) -> None:
-                run.hear(event)
-                if watch is not None:
-                    watch(run.run)
+        def hear(event: Any) -> None:
+            run.hear(event)
+            if watch is not None:
+                watch(run.run)
 
-            with closing(executor(project.config.training, project.clock, {"project": project})) as place:
-                about = f"search of model {model.name!r}"
-                native = "the estimator's library"
-                task = Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native=native)
-                done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=Answered)
-            if done.search is None:
-                raise Conflict(
-                    f"search of {model.name!r}: the project file was changed since this process read it. Open the "
-                    "project again."
-                )
-            found = searched(project.state.catalog, _record(project, model.name, done.search))
-            best = found.search.best
-            assert best is not None  # of a search that ended
-            run.end(
-                f"{len(found.trials)} trials; the best: {found.search.metric} {best.value:.4f} with "
-                f"{parameters_text(best.values)}."
+        with closing(executor(project.config.training, project.clock, {"project": project})) as place:
+            about = f"search of model {model.name!r}"
+            native = "the estimator's library"
+            task = Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native=native)
+            done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=Answered)
+        if done.search is None:
+            raise Conflict(
+                f"search of {model.name!r}: the project file was changed since this process read it. Open the "
+                "project again."
             )
-            return found
-    finally:
-        lease.let_go()
+        found = searched(project.state.catalog, _record(project, model.name, done.search))
+        best = found.search.best
+        assert best is not None  # of a search that ended
+        run.end(
+            f"{len(found.trials)} trials; the best: {found.search.metric} {best.value:.4f} with "
+            f"{parameters_text(best.values)}."
+        )
+        return found
 
 
 def work(argument: bytes, place: Workplace) -> bytes:

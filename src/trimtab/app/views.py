@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 
 from trimtab.app.history import SharedHistory
@@ -32,7 +31,6 @@ _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
 _PATIENCE_S = 3.0  # somebody who is just catching up is done by then
-_LOOK_S = 0.05
 
 
 class Views:
@@ -138,12 +136,9 @@ class Views:
         lease = self._lease()
         if not self._taken(lease):
             return False
-        try:
+        with self._letting_go(lease):
             self._take_up(self._needed())
             self.store.drop_others()
-        finally:
-            self._state.online.release_writer()
-            lease.let_go()
         return True
 
     def _take_up(self, views: Sequence[View]) -> None:
@@ -177,22 +172,18 @@ class Views:
             return True
         if not self._taken(lease):
             return False
-        try:
-            with Telling("online features: reading the log") as tell:
-                self._take_up([*self.views, *self._new])
-                for filled in self._work.fill():
-                    view = self.store.plans[filled.view].name
-                    tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
-                self._work.read_tables()
-                positions = self.store.positions()
-                last, done = sum(self._state.events.positions().values()), sum(positions.values())
-                for records in self._unread(positions):
-                    tell("online features: reading the log", done, last)
-                    self.store.apply(records)
-                    done += len(records)
-        finally:
-            self._state.online.release_writer()
-            lease.let_go()
+        with self._letting_go(lease), Telling("online features: reading the log") as tell:
+            self._take_up([*self.views, *self._new])
+            for filled in self._work.fill():
+                view = self.store.plans[filled.view].name
+                tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
+            self._work.read_tables()
+            positions = self.store.positions()
+            last, done = sum(self._state.events.positions().values()), sum(positions.values())
+            for records in self._unread(positions):
+                tell("online features: reading the log", done, last)
+                self.store.apply(records)
+                done += len(records)
         return True
 
     def follow(self) -> Applier:
@@ -202,14 +193,11 @@ class Views:
             Conflict: Somebody else applies.
         """
         lease = self._lease()
-        end_s = time.monotonic() + _PATIENCE_S
-        while not self._taken(lease):
-            if time.monotonic() > end_s:
-                raise Conflict(
-                    f"{self._state.folder}: another process applies events to this project's features (a running "
-                    "`trimtab serve`?). Stop it first, or push to it over HTTP."
-                )
-            time.sleep(_LOOK_S)
+        if not self._taken(lease, patience_s=_PATIENCE_S):
+            raise Conflict(
+                f"{self._state.folder}: another process applies events to this project's features (a running "
+                "`trimtab serve`?). Stop it first, or push to it over HTTP."
+            )
         self._following = lease
         try:
             self.look()
@@ -257,13 +245,10 @@ class Views:
         if self._following is not None or not self._taken(lease):
             Rebuilds(self._state.catalog).wait(view, self.followed, progress)
         else:
-            try:
+            with self._letting_go(lease):
                 for filled in self._work.fill(names):
                     if progress is not None:
                         progress(filled.rows, filled.of)
-            finally:
-                self._state.online.release_writer()
-                lease.let_go()
         counts = self.store.counts()
         return max(counts[name].applied for name in names)
 
@@ -327,11 +312,8 @@ class Views:
                 f"{self._state.folder}: another process applies events to this project's features, and compacts them "
                 "by itself every hour. There is nothing to do."
             )
-        try:
+        with self._letting_go(lease):
             return sum(Compaction(self.store).whole(), Compacted())
-        finally:
-            self._state.online.release_writer()
-            lease.let_go()
 
     def followed(self) -> bool:
         """Whether somebody applies the log just now."""
@@ -381,9 +363,9 @@ class Views:
             self._file = file
         return True
 
-    def _taken(self, lease: Lease) -> bool:
+    def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
         """Take the lease, and write to the file that is there now, without what somebody left who was killed."""
-        if not lease.take():
+        if not lease.take(patience_s=patience_s):
             return False
         try:
             self._state.drop_aside()
@@ -393,6 +375,15 @@ class Views:
             lease.let_go()
             raise
         return True
+
+    @contextmanager
+    def _letting_go(self, lease: Lease) -> Iterator[None]:
+        """Afterwards others may write online features."""
+        try:
+            yield
+        finally:
+            self._state.online.release_writer()
+            lease.let_go()
 
     def _anew(self, another: bool) -> None:
         if another:

@@ -1,4 +1,4 @@
-"""Moves of the alias of the version in service: alias and ledger change in one transaction. # D85"""
+"""Moves of an alias that says who answers: alias and ledger change in one transaction. # D85, D149"""
 
 from __future__ import annotations
 

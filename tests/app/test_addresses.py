@@ -172,6 +172,9 @@ def test_the_features_of_an_entity_are_those_that_a_request_would_read(ask: Aske
         status, problem = ask("GET", f"/{cut}/features")
         assert (status, "ENTITY/KEY/features" in problem["detail"]) == (404, True)
     assert ask("GET", "/v1/entities/site/a%2Ffeatures")[0] == 404
+    lines = ask("GET", "/v1/entities/site/a%0Ab%0D/features")
+    assert (lines[0], lines[1]["key"]) == (200, {"site": "a\nb\r"})
+    assert ask("GET", "/v1/models%0A")[0] == 404
 
 
 def test_an_entity_is_as_old_as_its_newest_event_that_counts(trained: Path) -> None:

@@ -7,6 +7,7 @@ detail, as everywhere.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -159,6 +160,8 @@ class Routes:
             "/docs": {"GET": self._docs},
         }
         routes = [Route(path, _Address(methods, self._limits)) for path, methods in addresses.items()]
+        for route in routes:  # a key may hold line ends
+            route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
         self._router = Router(routes, redirect_slashes=False, default=_Address({}, self._limits))
 
     async def answers(self, scope: Scope) -> bool:

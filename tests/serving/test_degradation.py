@@ -238,19 +238,56 @@ def test_a_store_that_answers_too_late_again_and_again_is_left_alone(shop: Any) 
     assert degraded.reader.calls < 20
 
 
-def test_another_version_reads_nothing_once_the_time_is_over(shop: Any) -> None:
+def test_another_version_reads_nothing_where_reading_used_up_the_time(shop: Any) -> None:
     """It read the store that had made the answer late, for as long as that took."""
+
+    def slow(*arguments: Any) -> Any:
+        sleep(0.05)
+        return read(*arguments)
+
     degraded = Degraded(shop, version="fallback", rule=0.5)
     rows = degraded.answerer.rows.check([shop.ask()])
+    read, degraded.answerer._read = degraded.answerer._read, slow
     reads = Failing(type("Reads", (), {"read": staticmethod(degraded.fallback._read)})())
     degraded.fallback._read = reads.read
-    (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
-    assert (made.flags, reads.calls) == (("late", "rule"), 0)
-    (made,) = degraded.endpoint.degrading.late(degraded.answerer, rows)
+    (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() + 0.02)
     assert (made.flags, reads.calls) == (("late", "rule"), 0)
     degraded.endpoint.degrading = Degrading(degrade(version="fallback"), about=[], fallback=lambda: degraded.fallback)
     with pytest.raises(Late):
-        degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+        degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() + 0.02)
+
+
+def test_another_version_stands_in_where_the_store_is_not_at_fault(shop: Any) -> None:
+    """A request waited for its turn, or its model is slow."""
+    degraded = Degraded(shop, version="fallback", rule=0.5)
+    rows = degraded.answerer.rows.check([shop.ask()])
+    (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+    assert made.flags == ("late", "fallback_version")
+    (made,) = degraded.endpoint.degrading.late(degraded.answerer, rows)
+    assert made.flags == ("late", "fallback_version")
+
+
+def test_another_version_stands_in_for_a_slow_model_of_many_rows(shop: Any) -> None:
+    """In a service, over HTTP: the model is called in a thread that goes on."""
+    degraded = Degraded(shop, version="fallback", rule=0.5, after="200ms")
+    asking = Asking(shop)
+
+    class Slow:
+        predict_row = staticmethod(degraded.answerer.scorer.predict_row)
+
+        def predict(self, matrix: Any) -> Any:
+            asking.over.wait(60)
+            return shop.scorer.predict(matrix)
+
+    degraded.answerer.scorer = Slow()
+    path, body, media_type = asking.requests()["many"]
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        answer = await client.post(path, content=body, headers={"content-type": media_type})
+        assert not asking.over.is_set()
+        assert {tuple(one["flags"]) for one in answer.json()["predictions"]} == {("late", "fallback_version")}
+
+    asking.ask(talk)
 
 
 def test_another_version_that_reads_nothing_answers_what_is_late(shop: Any) -> None:

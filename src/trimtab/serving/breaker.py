@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from time import monotonic, perf_counter
 
 from trimtab.core.errors import Corrupt, Unavailable
@@ -79,6 +80,13 @@ class GuardedReads:
     def __init__(self, slow_s: float) -> None:
         self.breaker = CircuitBreaker()
         self._slow_s = slow_s
+        self._begun_s: dict[int, float] = {}  # of reads under way, by thread
+
+    @property
+    def drag(self) -> bool:
+        """Whether one of them is under way for so long that the store would be at fault."""
+        slow_since_s = perf_counter() - self._slow_s
+        return any(begun_s < slow_since_s for begun_s in [*self._begun_s.values()])
 
     def inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
         """What a model is shown.
@@ -91,13 +99,16 @@ class GuardedReads:
         check_deadline(deadline_s)
         if not self.breaker.allows():
             raise Unavailable("features failed again and again, and are left alone for a moment.")
-        begun_s = perf_counter()
+        thread, begun_s = get_ident(), perf_counter()
+        self._begun_s[thread] = begun_s
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
             failed = isinstance(error, Unavailable | Corrupt)  # else the store answered
             self._judge(begun_s, deadline_s, len(rows), failed=failed)
             raise
+        finally:
+            del self._begun_s[thread]
         self._judge(begun_s, deadline_s, len(rows), failed=False)
         check_deadline(deadline_s)
         return inputs

@@ -7,7 +7,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -132,6 +132,8 @@ class Degrading:
         Raises:
             Exception: What failed, when the policy has nothing to answer instead.
         """
+        if deadline_s is not None and perf_counter() > deadline_s:
+            return self.late(answerer, rows, flags)
         now_us = answerer.now_us()
         try:
             inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
@@ -146,14 +148,17 @@ class Degrading:
             self._remember(rows, made)
         return made
 
-    def late(self, answerer: Answerer, rows: Sequence[Row]) -> list[Prediction]:
-        """Makeshift answers where the right ones are still being made.
+    def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
+        """Makeshift answers where there is no time for the right ones any more, or they are still being made.
+
+        The other version may read for them, unless it is the store that makes them late.  # D141
 
         Raises:
             Late: The policy has nothing to answer instead.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        return self._instead(answerer, rows, answerer.now_us(), (LATE,), error, -math.inf)
+        over = -math.inf if self._reads.drag or self._its_reads.drag else None
+        return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, over)
 
     def _instead(
         self,
@@ -194,7 +199,7 @@ class Degrading:
     ) -> list[Prediction]:
         """The answers of the version that the policy's alias names; none when it cannot give them.
 
-        What it reads has the time that is left: nothing, where the answer is late.  # D141
+        What it reads has the time that is left.  # D141
         """
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:

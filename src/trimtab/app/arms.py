@@ -33,41 +33,36 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
     """See `Project.set_arm`."""
     if arm not in ARMS:
         raise Misuse(f"arm {arm!r}: there is none such. Give one of: {', '.join(ARMS)}.")
-    catalog, name = project.state.catalog, project.definitions.deployment(reference.partition("@")[0]).name
+    catalog, registry = project.state.catalog, project.registry
+    name, why = project.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     for _ in range(_ATTEMPTS):
         before = catalog.get(KIND, name)  # read before the alias: whoever sets an arm writes this record, too
+        there = registry.aliases(name).get(arm)
+        if there is None and "@" not in reference:
+            raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
+        version = registry.get(reference if there is None or "@" in reference else there.version)
+        ledgered = LedgeredArm(project, share)
         try:
-            return _set(project, name, reference, arm, share=share, why=why, actor=actor, before=before)
+            if there is not None and there.version == version.id:
+                said = {"previous": there.version, "at_us": project.clock.now_us(), "why": why, "actor": actor}
+                ledgered.write(msgspec.structs.replace(there, **said), [], before)
+            else:
+                registry.move(
+                    name,
+                    arm,
+                    version,
+                    why=why,
+                    gate=_evidence(registry, name, arm, version),
+                    expected_previous=None if there is None else there.version,
+                    actor=actor,
+                    together=ledgered,
+                )
         except Conflict:
             if catalog.get(KIND, name) == before:
-                raise
+                raise  # nobody set an arm: it is about something else
+        else:
+            return ledgered.decision
     raise Conflict(f"arms of {name!r}: others set them {_ATTEMPTS} times meanwhile. Try again.")
-
-
-def _set(
-    project: Project, name: str, reference: str, arm: str, *, share: float, why: str, actor: str, before: Record | None
-) -> Decision:
-    registry = project.registry
-    there = registry.aliases(name).get(arm)
-    if "@" not in reference and there is None:
-        raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
-    version = registry.get(reference if there is None or "@" in reference else there.version)
-    ledgered, why = LedgeredArm(project, share), why or NO_REASON
-    if there is not None and there.version == version.id:
-        row = msgspec.structs.replace(there, previous=there.version, at_us=project.clock.now_us(), why=why, actor=actor)
-        ledgered.write(row, [], before)
-    else:
-        registry.move(
-            name,
-            arm,
-            version,
-            why=why,
-            gate=_evidence(registry, name, arm, version),
-            expected_previous=None if there is None else there.version,
-            actor=actor,
-            together=ledgered,
-        )
-    return ledgered.decision
 
 
 class LedgeredArm:

@@ -69,7 +69,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
     """The whole body, once it has arrived.
 
     Of one that is too large the rest is read all the same: whoever is still sending when the connection is closed does
-    not get to read why.
+    not get to read why.  # D0144
 
     Raises:
         Refused: It is larger than `limit_bytes` (413), or did not arrive in time (408).

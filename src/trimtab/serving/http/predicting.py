@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -73,14 +73,6 @@ class Waiting:
         return self._answer()
 
 
-class Read(NamedTuple):
-    """A large body that a thread has read for a version."""
-
-    answerer: Answerer
-    asked: Asked
-    received: float  # `perf_counter` when the body was there
-
-
 def is_late(prepared: Sequence[Prepared]) -> bool:
     """Whether answers were made in the place of others, which may still be being made."""
     first = prepared[0] if prepared else None
@@ -119,7 +111,7 @@ class Predictor:
         self.answers: dict[tuple[str, str], int] = {}  # made now, by version and arm
         self._commit = commit
         self._limits = limits
-        self._rows_inline = limits.rows_inline
+        self._rows_inline = min(limits.rows_inline, limits.rows)
         self.waking = Waking(endpoint, threads)
         self._turns = turns
         self._threads = threads
@@ -131,12 +123,7 @@ class Predictor:
         self._rows = figures.rows.of((endpoint.name,))
 
     def take(
-        self,
-        body: bytes,
-        started: float,
-        timeout_s: float | None = None,
-        exchange: Exchange | None = None,
-        read: Read | None = None,
+        self, body: bytes, started: float, timeout_s: float | None = None, exchange: Exchange | None = None
     ) -> bytes | Waiting:
         """The answer to a request's body, or what it waits for.
 
@@ -145,7 +132,6 @@ class Predictor:
             started: `perf_counter` when the request began to arrive.
             timeout_s: How long after that an answer is of use.
             exchange: Gets to know what became of it.
-            read: What the body says, where a thread has read it.
 
         Raises:
             Refused: Too many rows (413), or too much is under way for a large body (429).
@@ -155,97 +141,65 @@ class Predictor:
         """
         received = perf_counter()
         endpoint = self.endpoint
-        version = endpoint.awake if read is None else read.answerer  # read once: another thread may let it sleep
-        if version is None:
-            return self._take_woken(body, started, timeout_s, exchange)
-        answerer = version
-        if read is not None:
-            asked, received = read.asked, read.received
-        elif len(body) > _INLINE_BYTES:
-            return self._take_large(version, body, started, timeout_s, exchange)
-        else:
-            asked = answerer.rows.decode(body)
-        decoded = perf_counter()
-        rows = asked.rows
-        if len(rows) > self._limits.rows:
-            raise Refused(413, f"body: {len(rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
-        deadline_s = self._deadline_s(started, timeout_s)
-        if exchange is not None or not endpoint.uses & _SAMPLED:
-            answerer = TimedAnswerer(version, exchange, sampled=not endpoint.uses & _SAMPLED)
+        version = endpoint.awake  # read once: another thread may let it sleep
+        if version is None or len(body) > _INLINE_BYTES:
+            return _later(self._read_and_answer(version, body, started, timeout_s, exchange))
+        asked = version.rows.decode(body)
+        times = started, received, perf_counter()
+        rows, deadline_s = asked.rows, self._deadline_s(started, timeout_s)
         if len(rows) > self._rows_inline or asked.at_us is not None:
-            return self._take_slowly(answerer, asked, (started, received, decoded), deadline_s, begun=read is not None)
+            return _later(self._answer(version, asked, times, deadline_s, exchange))
         if (joined := self._join(version, rows, deadline_s)) is not None:
-            task = asyncio.get_running_loop().create_task(
-                self._together(joined, answerer, asked, (started, received, decoded))
-            )
-            return Waiting(task, task.result, endpoint.batched)
+            return _later(self._answer(version, asked, times, deadline_s, exchange, joined=joined), endpoint.batched)
+        answerer = self._timed(version, exchange)
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
         made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.note(made):
             done = self._commit.append(made)
-            times = started, received, decoded, predicted
-            return Waiting(done, lambda: self._answered(answerer, asked, prepared, made, (*times, perf_counter())))
-        return self._answered(answerer, asked, prepared, made, (started, received, decoded, predicted, perf_counter()))
+            return Waiting(done, partial(self._answered, answerer, asked, prepared, made, (*times, predicted)))
+        return self._answered(answerer, asked, prepared, made, (*times, predicted))
 
-    def _take_woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> Waiting:
-        """The same once the version is loaded; raises where there is none."""
-        if not self.endpoint.ready:
-            raise self.endpoint.refusal()
-        task = asyncio.get_running_loop().create_task(self._woken(body, started, timeout_s, exchange))
-        return Waiting(task, task.result)
-
-    async def _woken(self, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None) -> bytes:
-        await self.woken(started, timeout_s)
-        answer = self.take(body, started, timeout_s, exchange)
-        if isinstance(answer, Waiting):
-            await answer.done
-            answer = answer.answer()
-        return answer
-
-    def _take_large(
-        self, answerer: Answerer, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
-    ) -> Waiting:
-        """The same for a body that is read in a thread, so that others do not wait for it."""
-        task = asyncio.get_running_loop().create_task(self._large(answerer, body, started, timeout_s, exchange))
-        return Waiting(task, task.result)
-
-    async def _large(
-        self, answerer: Answerer, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
+    async def _read_and_answer(
+        self, version: Answerer | None, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
     ) -> bytes:
-        received = perf_counter()
-        asked = await self.read(started, timeout_s, answerer.rows.decode, body)
-        answer = self.take(body, started, timeout_s, exchange, Read(answerer, asked, received))
-        if isinstance(answer, Waiting):
-            await answer.done
-            answer = answer.answer()
-        return answer
+        """The answer of a version that may have to be loaded, to a body that a thread reads if it is large."""
+        answerer = version or await self.woken(started, timeout_s)
+        received, large = perf_counter(), len(body) > _INLINE_BYTES
+        decode = answerer.rows.decode
+        asked = await self.read(started, timeout_s, decode, body) if large else decode(body)
+        times, deadline_s = (started, received, perf_counter()), self._deadline_s(started, timeout_s)
+        return await self._answer(answerer, asked, times, deadline_s, exchange, begun=large)
 
-    def _take_slowly(
-        self, answerer: Answerer, asked: Asked, times: tuple[float, ...], deadline_s: float | None, *, begun: bool
-    ) -> Waiting:
-        task = asyncio.get_running_loop().create_task(self._slowly(answerer, asked, times, deadline_s, begun))
-        return Waiting(task, task.result)
-
-    async def _slowly(
-        self, answerer: Answerer, asked: Asked, times: tuple[float, ...], deadline_s: float | None, begun: bool
+    async def _answer(
+        self,
+        version: Answerer,
+        asked: Asked,
+        times: tuple[float, ...],
+        deadline_s: float | None,
+        exchange: Exchange | None,
+        *,
+        joined: asyncio.Future[Prepared] | None = None,
+        begun: bool = False,
     ) -> bytes:
-        prepared = await self._prepare_slowly(answerer, asked.rows, asked.at_us, deadline_s, begun=begun)
-        times = (*times, perf_counter())
+        """The body of an answer that is not made at once; `joined` is what a call that others share gives."""
+        rows, at_us = asked.rows, asked.at_us
+        if len(rows) > self._limits.rows:
+            raise Refused(413, f"body: {len(rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
+        answerer = self._timed(version, exchange)
+        prepared: Sequence[Prepared]
+        if joined is None:
+            prepared = await self._prepare(version, answerer, rows, at_us, deadline_s, begun=begun)
+        else:
+            prepared = [await joined]
+        times = *times, perf_counter()
         made = await self._safe(prepared)
-        times = (*times, perf_counter())
+        if len(rows) <= self._rows_inline:
+            return self._answered(answerer, asked, prepared, made, times)
+        logged = perf_counter()
         body: bytes = await self.finish(is_late(prepared), self._body, answerer, asked, prepared)
-        self._count(answerer, made, len(prepared), (*times, perf_counter()))
-        self._offer(asked.rows, asked.at_us)
+        self._done(answerer, rows, at_us, made, (*times, logged, perf_counter()))
         return body
-
-    async def _together(
-        self, joined: asyncio.Future[Prepared], answerer: Answerer, asked: Asked, times: tuple[float, ...]
-    ) -> bytes:
-        prepared = [await joined]
-        times = (*times, perf_counter())
-        made = await self._safe(prepared)
-        return self._answered(answerer, asked, prepared, made, (*times, perf_counter()))
 
     async def woken(self, started: float, timeout_s: float | None) -> Answerer:
         """The version that answers a request under way, once it is loaded; that goes on when the time is over.
@@ -311,24 +265,20 @@ class Predictor:
             Unavailable: State or log cannot be used now; `Late` when the time is over.
         """
         received = perf_counter()
-        version, deadline_s = answerer, self._deadline_s(started, timeout_s)
-        if (exchange := CURRENT.get()) is not None or not self.endpoint.uses & _SAMPLED:
-            answerer = TimedAnswerer(answerer, exchange, sampled=not self.endpoint.uses & _SAMPLED)
-        prepared: Sequence[Prepared]
-        if len(rows) > self._rows_inline or at_us is not None:
-            prepared = await self._prepare_slowly(answerer, rows, at_us, deadline_s)
-        elif (joined := self._join(version, rows, deadline_s)) is not None:
-            prepared = [await joined]
-        else:
-            prepared = self.endpoint.prepare(answerer, rows, None, deadline_s)
+        timed = self._timed(answerer, CURRENT.get())
+        prepared = await self._prepare(answerer, timed, rows, at_us, self._deadline_s(started, timeout_s))
         predicted = perf_counter()
         made = await self._safe(prepared)
-        self._count(answerer, made, len(prepared), (started, received, received, predicted, perf_counter()))
-        self._offer(rows, at_us)
+        self._done(timed, rows, at_us, made, (started, received, received, predicted, perf_counter()))
         return prepared
 
+    def _timed(self, version: Answerer, exchange: Exchange | None) -> Answerer:
+        """What answers one request: the version, timed where somebody wants to know more of it."""
+        unsampled = self.endpoint.uses & _SAMPLED
+        return version if unsampled and exchange is None else TimedAnswerer(version, exchange, sampled=not unsampled)
+
     def _join(
-        self, answerer: Answerer, rows: Sequence[Row], deadline_s: float | None
+        self, version: Answerer, rows: Sequence[Row], deadline_s: float | None
     ) -> asyncio.Future[Prepared] | None:
         """The answer to one row by a call that others share, where that pays; None: it is to be answered by itself.
 
@@ -338,13 +288,24 @@ class Predictor:
         endpoint = self.endpoint
         if endpoint.batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
             return None
-        return endpoint.batching.join(answerer, lambda rows: endpoint.prepare(answerer, rows, None, None), rows[0])
+        return endpoint.batching.join(version, lambda rows: endpoint.prepare(version, rows, None, None), rows[0])
 
-    def _offer(self, rows: Sequence[Row], at_us: int | None) -> None:
-        """Let the shadow, if there is one, answer what was asked about now."""
-        shadow = self.endpoint.shadow
-        if shadow is not None and at_us is None:
-            self._shadowing.offer(shadow, rows)
+    async def _prepare(
+        self,
+        version: Answerer,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        at_us: int | None,
+        deadline_s: float | None,
+        *,
+        begun: bool = False,
+    ) -> Sequence[Prepared]:
+        """What `Endpoint.prepare` gives: in a thread, by a call that others share, or here."""
+        if len(rows) > self._rows_inline or at_us is not None:
+            return await self._prepare_slowly(answerer, rows, at_us, deadline_s, begun=begun)
+        if (joined := self._join(version, rows, deadline_s)) is not None:
+            return [await joined]
+        return self.endpoint.prepare(answerer, rows, None, deadline_s)
 
     async def _prepare_slowly(
         self,
@@ -353,7 +314,7 @@ class Predictor:
         at_us: int | None,
         deadline_s: float | None,
         *,
-        begun: bool = False,
+        begun: bool,
     ) -> Sequence[Prepared]:
         """What `Endpoint.prepare` gives, in a thread; that one goes on when the time is over, and nobody sees it.
 
@@ -400,9 +361,9 @@ class Predictor:
         times: tuple[float, ...],
     ) -> bytes:
         """The body of an answer whose predictions are safe, counted."""
+        logged = perf_counter()
         body = self._body(answerer, asked, prepared)
-        self._count(answerer, made, len(prepared), (*times, perf_counter()))
-        self._offer(asked.rows, asked.at_us)
+        self._done(answerer, asked.rows, asked.at_us, made, (*times, logged, perf_counter()))
         return body
 
     def _body(self, answerer: Answerer, asked: Asked, prepared: Sequence[Prepared]) -> bytes:
@@ -410,10 +371,20 @@ class Predictor:
         out = [one if isinstance(one, bytes) else _encode(shown(answerer, one)) for one in prepared]
         return b'{"predictions":[' + b",".join(out) + b"]}" if asked.many else out[0]
 
-    def _count(self, answerer: Answerer, made: Sequence[Prediction], answers: int, times: tuple[float, ...]) -> None:
-        """Count one answered request by the ends of its stages."""
+    def _done(
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        at_us: int | None,
+        made: Sequence[Prediction],
+        times: tuple[float, ...],
+    ) -> None:
+        """Count one answered request by the ends of its stages; its shadow may answer what was asked about now."""
+        shadow = self.endpoint.shadow
+        if shadow is not None and at_us is None:
+            self._shadowing.offer(shadow, rows)
         self.requests += 1
-        logged = len(made)
+        answers, logged = len(rows), len(made)
         self.logged += logged
         if logged != answers:
             self.stored += answers - logged
@@ -452,3 +423,8 @@ class Predictor:
 def _until(deadline_s: float | None) -> asyncio.Timeout:
     """A time-out at a moment of `perf_counter`; None: never."""
     return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))
+
+
+def _later(answer: Coroutine[Any, Any, bytes], shared: Batching[Any, Any] | None = None) -> Waiting:
+    task = asyncio.get_running_loop().create_task(answer)
+    return Waiting(task, task.result, shared)

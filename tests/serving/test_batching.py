@@ -180,7 +180,7 @@ def test_requests_of_a_slow_model_share_its_calls_and_each_is_answered_and_logge
         shop.endpoint.swap(shop.answerer(scorer=slow))
         slow.batches.clear()
         service = HttpService([shop.endpoint], shop.log)
-        predictor = service.predictors["/v1/models/late/predict"]
+        predictor = service.predictors["late"]
         bodies = [msgspec.json.encode({"request": shop.ask(id=f"r{n}", basket=float(n))}) for n in range(24)]
         waiting = [predictor.take(body, time.perf_counter()) for body in bodies]
         assert all(isinstance(one, Waiting) for one in waiting)

@@ -121,7 +121,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
 
     late.sleep(wake)
     service = HttpService([late, quick], shop.log, limits=Limits(slow_at_once=16, predict_at_once=12))
-    predictor = service.predictors["/v1/models/late/predict"]
+    predictor = service.predictors["late"]
 
     async def talk(client: httpx.AsyncClient) -> None:
         def ask(**headers: str) -> asyncio.Task[httpx.Response]:

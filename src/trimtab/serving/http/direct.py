@@ -56,7 +56,7 @@ class Direct(Protocol):
 
     @property
     def predictors(self) -> Mapping[str, Predictor]:
-        """By path."""
+        """By the names of their models."""
         ...
 
     @property
@@ -92,7 +92,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._turns = direct.turns
         self._access = direct.access
         self._watch = direct.watch
-        self._predictors = {path.encode(): one for path, one in direct.predictors.items()}
+        self._predictors = {one.path.encode(): one for one in direct.predictors.values()}
         self._predictor: Predictor | None = None  # of the request that is being parsed, if it may go the direct way
         self._parts: list[bytes] = []  # of its body
         self._heard_s = 0.0  # when something last arrived

@@ -157,7 +157,8 @@ class HttpService:
             )
             for e in endpoints
         ]
-        self.predictors = {one.path: one for one in made}
+        self.predictors = {one.endpoint.name: one for one in made}
+        self._by_path = {one.path: one for one in made}
         self._show_figures(endpoints)
         self.inference = InferenceService(
             self.predictors,
@@ -177,7 +178,7 @@ class HttpService:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            predictor = self.predictors.get(scope["path"])
+            predictor = self._by_path.get(scope["path"])
             if predictor is not None and scope["method"] == "POST":
                 await self._predict(predictor, scope, receive, send)
             else:
@@ -309,7 +310,7 @@ class HttpService:
 
     def _known(self, model: str) -> str:
         """The name of a model that is served, else nothing: labels are not made by who asks."""
-        return model if f"/v1/models/{model}/predict" in self.predictors else ""
+        return model if model in self.predictors else ""
 
     def overloaded(self, predictor: Predictor) -> Reply:
         """What is answered to a predict request that is one too many, counted; made once, for it has to be quick."""
@@ -355,7 +356,7 @@ class HttpService:
             elif is_inference(path):
                 route, model = "inference", self._known(asked_model(path))
                 await respond(send, await self._inference.answer(scope, receive), head=method == "HEAD")
-            elif path in self.predictors:
+            elif path in self._by_path:
                 route = "predict"
                 self._allow(scope, "POST")
             elif _PREDICT.fullmatch(path) or self._more is None:
@@ -452,7 +453,7 @@ class HttpService:
 
     def _nothing_here(self, path: str) -> NotFound:
         if _PREDICT.fullmatch(path):
-            models = ", ".join(sorted(e.name for e in self._endpoints())) or "none"
+            models = ", ".join(sorted(self.predictors)) or "none"
             return NotFound(f"{path}: no such model is served here; there are: {models}.")
         return NotFound(
             f"{path}: nothing is here. See /v1/models/NAME/predict, /v1/events/SOURCE, /metrics, /health/ready."

@@ -86,7 +86,7 @@ class InferenceService:
     """The protocol over the models of a service; HTTP and gRPC ask it.
 
     Args:
-        predictors: By their paths under `/v1`.
+        predictors: By the names of their models.
         limits: What is refused.
         turns: How many requests may be under way.
         threads: For what takes long.
@@ -219,9 +219,9 @@ class InferenceService:
         Raises:
             NotFound: There is no such model.
         """
-        predictor = self._predictors.get(f"/v1/models/{model}/predict")
+        predictor = self._predictors.get(model)
         if predictor is None:
-            names = ", ".join(sorted(one.endpoint.name for one in self._predictors.values())) or "none"
+            names = ", ".join(sorted(self._predictors)) or "none"
             raise NotFound(f"model {model[:60]!r}: no such model is served here; there are: {names}.")
         return predictor
 

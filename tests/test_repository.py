@@ -74,6 +74,12 @@ def test_help_loads_no_heavy_module():
     assert loaded_by(run_help + "except SystemExit as done:\n    assert not done.code") & HEAVY == set()
 
 
+def test_what_serves_is_loaded_without_what_computes_columns():
+    """A service is ready before it needs them.  # D151"""
+    serving = "import trimtab.app.project, trimtab.app.service, trimtab.app.wiring, trimtab.cli.running"
+    assert loaded_by(serving) & (HEAVY - {"lmdb", "sqlalchemy", "starlette", "uvicorn"}) == set()
+
+
 def test_duckdb_is_opened_in_one_place_so_that_no_progress_bar_stands_between_the_lines_of_an_answer():
     sources = sorted((ROOT / "src").rglob("*.py"))
     opening = [path.name for path in sources if re.search(r"duckdb\.(connect|sql|query)\(", path.read_text("utf-8"))]

@@ -13,8 +13,8 @@ from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, format_moment
+from trimtab.registry.protection import CHAMPION
 from trimtab.run import Run
-from trimtab.steering.controller import CHAMPION
 
 RULES = "margin=-0.5, calibration=0.5"
 

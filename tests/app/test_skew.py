@@ -12,8 +12,8 @@ import pytest
 import shop
 
 from trimtab.app.project import Project, open_project
-from trimtab.app.skew import SkewWatch
 from trimtab.app.skew_report import SkewReport
+from trimtab.app.skew_watch import SkewWatch
 from trimtab.core import functions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction

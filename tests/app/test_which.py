@@ -14,7 +14,7 @@ from trimtab.app.searches import SearchRecord
 from trimtab.app.which import searched_for, waiting
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.urls import store_url
-from trimtab.steering.controller import APPROVAL, KIND, LoopState
+from trimtab.steering.loop_state import APPROVAL, KIND, LoopState
 from trimtab.store.ports import Catalog, Put
 from trimtab.training.search import number
 from trimtab.training.search import search as declared

@@ -7,11 +7,10 @@ import pytest
 
 from trimtab import store
 from trimtab.core.errors import Conflict
-from trimtab.core.records import DayQuality, Signal
+from trimtab.core.records import LOSS_CAP, DayQuality, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback import day_quality
 from trimtab.monitoring import QualityMonitor, Watch
-from trimtab.stats.edetector import LOSS_CAP
 from trimtab.store import Catalog, Put
 
 FLAT = [0.3, 0.31, 0.29, 0.3, 0.32, 0.28, 0.3, 0.31, 0.3, 0.29, 0.3, 0.33, 0.3, 0.28]

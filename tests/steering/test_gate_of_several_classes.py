@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trimtab.core.records import LOSS_CAP
 from trimtab.core.time import DAY_US
-from trimtab.stats.edetector import LOSS_CAP
 from trimtab.steering import BeatsChampion, Window, judge
 from trimtab.steering.scales import (
     calibration_gap,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.core.records import Decision
 from trimtab.registry import AliasMove
-from trimtab.steering.controller import CHAMPION
+from trimtab.registry.protection import CHAMPION
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.store.ports import Append, Put, Remove
 

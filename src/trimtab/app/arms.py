@@ -11,8 +11,8 @@ from trimtab.app.alias_moves import NO_REASON, write_row
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms import CANARY, SHADOW, ArmShares
-from trimtab.steering.controller import CHAMPION
 from trimtab.steering.ledger import Evidence
 from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 

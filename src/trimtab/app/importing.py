@@ -13,9 +13,9 @@ from trimtab.app.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_duration, format_moment
 from trimtab.registry import Version
+from trimtab.registry.protection import CHAMPION
 from trimtab.registry.transfer.golden import GoldenRows, golden_matrix, golden_of, with_golden
 from trimtab.registry.transfer.importing import check_same, find_model, imported_model, provenance, save_no_set
-from trimtab.steering.controller import CHAMPION
 from trimtab.training.evaluation import Evaluation, evaluate, save_evaluation
 from trimtab.training.runtimes.ports import Trust
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from trimtab.app.skew_watch import SkewWatch
 from trimtab.core.errors import NotFound, TrimtabError
 from trimtab.store.ports import Catalog, Put, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
-    from trimtab.app.skew import SkewWatch
     from trimtab.serving.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
@@ -68,10 +68,8 @@ class Keeper:
 
     def _keep(self) -> None:
         from trimtab.app.retention import retain_when_due  # here: whoever only answers is ready without them
-        from trimtab.app.skew import SkewWatch
 
         project = self._project
-        _ = project.history
         deployments = project.definitions.deployments
         teachers = {name: project.teacher(name) for name, one in deployments.items() if one.learn == "online"}
         often: dict[str, Work] = {

@@ -14,8 +14,8 @@ from trimtab.core.errors import Conflict
 from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
 from trimtab.registry import LoadedModel
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import Example, OnlineDeployment, learner_name
-from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from trimtab.features.definitions import Request, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features, with_sources
 from trimtab.registry import Registry, Version
-from trimtab.steering.controller import CHAMPION, LoopState
-from trimtab.steering.controller import KIND as LOOP
+from trimtab.registry.protection import CHAMPION
+from trimtab.steering.loop_state import KIND as LOOP
+from trimtab.steering.loop_state import LoopState
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.artifact import decode_artifact
 

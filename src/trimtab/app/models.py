@@ -16,6 +16,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answering import Answerer, ModelInputs, RowScorer, ServedVersion
 from trimtab.serving.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
 from trimtab.serving.degradation import Degradation, Degrading
@@ -26,7 +27,6 @@ from trimtab.serving.precomputed import Precomputed
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.request_rows import Row
 from trimtab.serving.score_cache import CachedScores, CacheFigures
-from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 

@@ -16,6 +16,7 @@ from trimtab.events.checks import asked_moment
 from trimtab.features.definitions import Label, View
 from trimtab.features.online.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
+from trimtab.registry.protection import CHAMPION
 from trimtab.registry.searching import Found
 from trimtab.serving.http.operations import (
     AliasShown,
@@ -28,7 +29,6 @@ from trimtab.serving.http.operations import (
     VersionShown,
 )
 from trimtab.serving.problems import InvalidField
-from trimtab.steering.controller import CHAMPION
 
 if TYPE_CHECKING:
     from trimtab.app.definitions import Definitions

@@ -15,7 +15,7 @@ from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.plan import cursor_name
-from trimtab.steering.controller import CHAMPION
+from trimtab.registry.protection import CHAMPION
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project

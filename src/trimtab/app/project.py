@@ -961,13 +961,13 @@ class Project(Wiring):
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions go on."""
-        from trimtab.steering.controller import FREEZE
+        from trimtab.steering.loop_state import FREEZE
 
         return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why)))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Let automation go on."""
-        from trimtab.steering.controller import FREEZE
+        from trimtab.steering.loop_state import FREEZE
 
         return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
 

@@ -11,7 +11,7 @@ from trimtab.app.training_runs import Watch, refusal
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, GateRecord
 from trimtab.core.time import format_moment
-from trimtab.steering.controller import CHAMPION
+from trimtab.registry.protection import CHAMPION
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project

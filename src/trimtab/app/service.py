@@ -152,7 +152,7 @@ def http_service(
         log,
         metrics=metrics,
         limits=limits(project),
-        push=project.ingestor.push,
+        push=lambda source, rows: project.ingestor.push(source, rows),
         more=open_routes(project, log.find),
         access=open_access(project, opened, host=host, workers=workers),
         wait_applied=wait_applied,

@@ -20,12 +20,13 @@ from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.stored import check_functions
 from trimtab.registry.loading import lost_artifact, mend_lost
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.overview import found_share
 from trimtab.serving.red_note import red_notes
 from trimtab.serving.score_cache import REMEMBERED
 from trimtab.serving.workers.figures import told
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
-from trimtab.steering.controller import APPROVAL, CHAMPION, FREEZE, LoopState
+from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
 from trimtab.training.environment import absent_library
 from trimtab.training.runtimes.choose import missing_library
 

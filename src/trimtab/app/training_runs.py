@@ -10,8 +10,10 @@ from typing import Literal
 from trimtab.app.training_work import Answered, Asked, What, Worker, answer, task
 from trimtab.core.records import Decision
 from trimtab.registry import Registry
+from trimtab.registry.protection import CHAMPION
 from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
-from trimtab.steering.controller import CHAMPION, Repair, Stored
+from trimtab.steering.controller import Stored
+from trimtab.steering.loop_state import Repair
 from trimtab.steering.workshop import VersionWorkshop
 
 _logger = logging.getLogger(__name__)

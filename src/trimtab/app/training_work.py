@@ -10,7 +10,8 @@ import msgspec
 from trimtab.app.elsewhere import SameProject
 from trimtab.registry import Version
 from trimtab.run import Task, Workplace
-from trimtab.steering.controller import Repair, Stored
+from trimtab.steering.controller import Stored
+from trimtab.steering.loop_state import Repair
 
 What = Literal["same", "blocked", "repair", "judge"]
 

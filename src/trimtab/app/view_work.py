@@ -61,12 +61,12 @@ class ViewWork:
 
     def read_tables(self) -> None:
         """Bring views that are behind the begin of a truncated log up to it, from the tables of record."""
-        from trimtab.events.tables import recorded
-
         live = live_positions(self._store)
         truncated = self._truncated()
         if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
             return
+        from trimtab.events.tables import recorded  # here: it seldom has to be done
+
         moved = self._state.moved(self._sources)
         for records in recorded(moved.tables, self._sources, live):
             self._store.apply(records, reached={})

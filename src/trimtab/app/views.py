@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
-from trimtab.app.history import SharedHistory
 from trimtab.app.lease import Lease
 from trimtab.app.rebuilding import Rebuilds
 from trimtab.app.state import State
@@ -26,6 +26,9 @@ from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
 from trimtab.serving.applier import Applier
 from trimtab.store.log_order import in_order, stretches
 from trimtab.store.ports import LogRecord
+
+if TYPE_CHECKING:
+    from trimtab.app.history import SharedHistory
 
 _logger = logging.getLogger(__name__)
 LEASE = "views"
@@ -346,6 +349,8 @@ class Views:
         return self._own
 
     def _read(self, upto: Mapping[str, int] | None) -> SharedHistory:
+        from trimtab.app.history import SharedHistory
+
         return SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
 
     def _look_anew(self, lease: Lease) -> bool:

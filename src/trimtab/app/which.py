@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.app.searches import searches
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.steering.controller import APPROVAL, KIND, LoopState
+from trimtab.steering.loop_state import APPROVAL, KIND, LoopState
 from trimtab.store.ports import Catalog
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from trimtab.app.arms import arm_shares
 from trimtab.app.definitions import Definitions
-from trimtab.app.history import SharedHistory, fits_memory
 from trimtab.app.layouts import Layouts
 from trimtab.app.live_definitions import LiveDefinitions
 from trimtab.app.retention_needs import features_from_us
@@ -25,7 +25,7 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, LineSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
-from trimtab.events import Ingestor, Quarantine, Source
+from trimtab.events.definitions import Source
 from trimtab.features.stored import with_sources
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
@@ -33,19 +33,21 @@ from trimtab.serving import PredictionLog
 from trimtab.serving.access_keys import AccessKeys
 from trimtab.training.definitions import Model
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed
     from trimtab.app.feature_runs import OpenedRun
+    from trimtab.app.history import SharedHistory
     from trimtab.app.learning import Teacher
     from trimtab.app.loop import DeploymentLoop
     from trimtab.app.models import ServedModel
     from trimtab.app.training_data import LivingData
+    from trimtab.events import Ingestor, Quarantine
 
 _logger = logging.getLogger(__name__)
 _LOOK_S = 0.2  # how soon what another process applies is looked after again
 _MADE_ONCE = (
-    "ingestor",
+    "_ingestor",
     "quarantine",
-    "history",
+    "_history",
     "asked_history",
     "predictions",
     "recorded",
@@ -78,6 +80,7 @@ class Wiring:
         self.config = config
         self.declared = definitions
         self.clock = clock or SystemClock()
+        self._mutex = threading.RLock()
         self.state_folder = config.state_folder if state is None else state
         self._begin()
 
@@ -142,9 +145,16 @@ class Wiring:
     def sources(self) -> list[Source]:
         return list(self.definitions.sources.values())
 
-    @cached_property
+    @property
     def ingestor(self) -> Ingestor:
         """The way into the event log."""
+        with self._mutex:  # the first of several threads makes it
+            return self._ingestor
+
+    @cached_property
+    def _ingestor(self) -> Ingestor:
+        from trimtab.events import Ingestor
+
         self.layouts.keep(self.definitions.sources)
         return Ingestor(
             self.state.events,
@@ -157,16 +167,27 @@ class Wiring:
     @cached_property
     def quarantine(self) -> Quarantine:
         """Rows that were refused."""
+        from trimtab.events import Quarantine
+
         return Quarantine(self.state.quarantine)
 
-    @cached_property
+    @property
     def history(self) -> SharedHistory:
         """The event log in columns, as of its last refresh; it begins with the tables of record where there are any."""
+        with self._mutex:  # the first of several threads makes it
+            return self._history
+
+    @cached_property
+    def _history(self) -> SharedHistory:
+        from trimtab.app.history import SharedHistory
+
         return SharedHistory(self.state.events, self.sources, tables=partial(self.state.moved, self.sources))
 
     @cached_property
     def asked_history(self) -> SharedHistory:
         """The requests and labels of what is deployed: `history` itself, unless all of it does not fit into memory."""
+        from trimtab.app.history import SharedHistory, fits_memory
+
         if fits_memory(self.state.events, self.config.features.memory_bytes):
             return self.history
         models = self.definitions.models.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -58,6 +59,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["labelled", "late", "pending", "missing", "unlisted"]
     label: float | None = None  # of several classes the place of the true one, as declared
     label_known_at_us: int | None = None
+
+
+LOSS_CAP = 3.0 * math.log(2.0)  # three times the loss of a coin: the most that one row can cost a day
 
 
 class DayQuality(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.records import DayQuality
+from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.stats.edetector import LOSS_CAP, bounded_losses
+from trimtab.stats.edetector import bounded_losses
 from trimtab.stats.lists import unit_losses
 from trimtab.stats.losses import Loss, row_losses
 from trimtab.stats.multiclass import top_class

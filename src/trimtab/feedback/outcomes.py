@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.records import DayQuality, Outcome, Prediction
+from trimtab.core.records import LOSS_CAP, DayQuality, Outcome, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.frames import NEVER_US
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
 from trimtab.feedback.days import day_quality
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import prediction_columns
-from trimtab.stats.edetector import LOSS_CAP
 from trimtab.stats.losses import Loss
 from trimtab.stats.multiclass import shared_out
 

@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.core.records import DayQuality, Signal
+from trimtab.core.records import LOSS_CAP, DayQuality, Signal
 from trimtab.core.time import DAY_US, format_moment
-from trimtab.stats.edetector import LOSS_CAP, AlarmSpec, AlarmState, alarm_onset, learn_alarm, update_alarm
+from trimtab.stats.edetector import AlarmSpec, AlarmState, alarm_onset, learn_alarm, update_alarm
 from trimtab.store.ports import Append, Catalog, Put
 
 KIND = "quality_watch"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +16,9 @@ from trimtab.registry.tags import Note, Tags
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.artifact import decode_artifact
-from trimtab.training.evaluation import Evaluation, load_evaluation
+
+if TYPE_CHECKING:
+    from trimtab.training.evaluation import Evaluation
 
 _METRIC = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:(<=|>=|<|>)\s*([-+0-9.eE]+))?\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -163,6 +166,8 @@ class Searcher:
         if judged is None:
             return {}
         try:
+            from trimtab.training.evaluation import load_evaluation  # here: whoever serves does without
+
             return _figures_of(load_evaluation(judged, self._blob))
         except NotFound:
             return {}

@@ -19,13 +19,13 @@ from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.core.urls import store_url
 from trimtab.registry import LoadedModel, Registry
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answering import NO_VIEW
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.simulation.rows import AnsweredRows, Block
 from trimtab.simulation.shared_fits import FitCache, SharedRecipe
-from trimtab.steering.controller import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop import Loop
 from trimtab.store.ports import Blob, KeyValue

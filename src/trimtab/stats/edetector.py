@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trimtab.core.errors import Misuse
+from trimtab.core.records import LOSS_CAP
 from trimtab.stats.paired import block_sum_variance
 from trimtab.stats.scores import FloatArray
 
 Direction = Literal["up", "down", "both"]
 
-LOSS_CAP = 3.0 * math.log(2.0)  # three times the loss of a coin: the most that one row can cost a day
 STAKES = (0.15, 0.3, 0.6)  # in standard deviations of a day; at a low of -1.5 even the last keeps 1 + stake * x > 0
 LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along the alarm's direction
 FAR = 8.0  # standard deviations beyond which a day foretells no more of the next

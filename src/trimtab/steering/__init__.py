@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.steering.controller import CHAMPION, FREEZE, Controller, LoopState, Repair, Workshop
+    from trimtab.steering.controller import Controller, Workshop
     from trimtab.steering.definitions import (
         BeatsChampion,
         Deployment,
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from trimtab.steering.gate import Window, judge
     from trimtab.steering.ledger import Ledger
     from trimtab.steering.loop import Loop
+    from trimtab.steering.loop_state import FREEZE, LoopState, Repair
 
 _HOMES = {
-    "trimtab.steering.controller": ("CHAMPION", "FREEZE", "Controller", "LoopState", "Repair", "Workshop"),
+    "trimtab.steering.controller": ("Controller", "Workshop"),
     "trimtab.steering.definitions": (
         "BeatsChampion",
         "Deployment",
@@ -36,10 +37,10 @@ _HOMES = {
     "trimtab.steering.gate": ("Window", "judge"),
     "trimtab.steering.ledger": ("Ledger",),
     "trimtab.steering.loop": ("Loop",),
+    "trimtab.steering.loop_state": ("FREEZE", "LoopState", "Repair"),
 }
 
 __all__ = [
-    "CHAMPION",
     "FREEZE",
     "BeatsChampion",
     "Controller",

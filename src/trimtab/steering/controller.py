@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
-from trimtab.core.records import DayQuality, Decision, GateRecord
+from trimtab.core.records import Decision, GateRecord
 from trimtab.core.time import format_duration, format_moment
 from trimtab.monitoring.quality import QualityMonitor
-from trimtab.registry.protection import hold, let_go
+from trimtab.registry.protection import CHAMPION, hold, let_go
 from trimtab.run import Cancelled
-from trimtab.stats.edetector import LOSS_CAP
 from trimtab.steering.definitions import Deployment, Every, OnQualityDrop
 from trimtab.steering.ledger import Entry, Evidence, Ledger
+from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, LoopState, Repair
 from trimtab.store.ports import Catalog, Put, Remove
 
-KIND = "loop"
-FREEZE = "freeze"
-CHAMPION = "champion"
-APPROVAL: Final = "waiting for approval"
 MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
-
-
-class Repair(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate, how it was judged, and the version to put in service when it passed."""
-
-    candidate: str  # address of what was judged
-    gate: GateRecord
-    successor: str | None  # address of the version to promote: the recipe refitted on all labels; None: refused
-    reason: str  # why it passed or was refused, one sentence
-    reference: tuple[DayQuality, ...]  # the candidate's days on the gate's window: what healthy means from now on
-    cut_us: int
-    rows: int  # that the candidate was fitted on
-    data_hash: str
-    loss_cap: float = LOSS_CAP  # what the losses in `reference` were capped at
-    trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,22 +66,6 @@ class Workshop(Protocol):
             Conflict: Another champion stands there than the one that the gate compared with.
         """
         ...
-
-
-class LoopState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a deployment stands between two ticks: one record of the catalogue."""
-
-    phase: Literal["idle", "waiting", "waiting for approval", "promoting"] = "idle"
-    cause: str = ""
-    triggered_at_us: int = 0
-    ready_at_us: int = 0  # waiting: not before
-    quiet_until_us: int = 0  # no trigger starts anything before
-    cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
-    trained_at_us: int = 0  # the cut of the version in service; schedules count from here
-    repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
-    expires_us: int = 0  # waiting for approval: until then
-    approved_by: str | None = None  # promoting: who let it take over, where that was a person
-    asked_by: str | None = None  # who asked for what is under way, where that was a person
 
 
 class Controller:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.stats.edetector import LOSS_CAP
+from trimtab.core.records import LOSS_CAP
 from trimtab.stats.lists import list_places
 from trimtab.stats.loss_names import CHANCES, CLASS_LOSSES, PROBABILITIES, Loss, quantile_of, top_of
 

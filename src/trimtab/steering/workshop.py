@@ -17,12 +17,14 @@ from trimtab.feedback import LabelReader
 from trimtab.feedback.days import day_quality
 from trimtab.registry import Registry, Version
 from trimtab.registry.loading import lost_artifact
+from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
 from trimtab.stats.lists import unit_losses
 from trimtab.stats.loss_names import CLASS_LOSSES
-from trimtab.steering.controller import CHAMPION, Repair, Stored
+from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.gate import Window, judge
+from trimtab.steering.loop_state import Repair
 from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.rivals import (
     Answered,

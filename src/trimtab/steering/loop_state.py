@@ -1,0 +1,44 @@
+"""Where a deployment's loop stands, as it is stored: light, for all who only look."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from trimtab.core.records import LOSS_CAP, DayQuality, GateRecord
+
+KIND = "loop"  # of the record that holds a `LoopState`
+FREEZE = "freeze"
+APPROVAL: Final = "waiting for approval"
+
+
+class Repair(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate, how it was judged, and the version to put in service when it passed."""
+
+    candidate: str  # address of what was judged
+    gate: GateRecord
+    successor: str | None  # address of the version to promote: the recipe refitted on all labels; None: refused
+    reason: str  # why it passed or was refused, one sentence
+    reference: tuple[DayQuality, ...]  # the candidate's days on the gate's window: what healthy means from now on
+    cut_us: int
+    rows: int  # that the candidate was fitted on
+    data_hash: str
+    loss_cap: float = LOSS_CAP  # what the losses in `reference` were capped at
+    trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
+
+
+class LoopState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a deployment stands between two ticks: one record of the catalogue."""
+
+    phase: Literal["idle", "waiting", "waiting for approval", "promoting"] = "idle"
+    cause: str = ""
+    triggered_at_us: int = 0
+    ready_at_us: int = 0  # waiting: not before
+    quiet_until_us: int = 0  # no trigger starts anything before
+    cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
+    trained_at_us: int = 0  # the cut of the version in service; schedules count from here
+    repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
+    expires_us: int = 0  # waiting for approval: until then
+    approved_by: str | None = None  # promoting: who let it take over, where that was a person
+    asked_by: str | None = None  # who asked for what is under way, where that was a person

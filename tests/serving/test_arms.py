@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from time import perf_counter, sleep
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from trimtab.serving import HttpService
 from trimtab.serving.admission import GradientLimit
 from trimtab.serving.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
 from trimtab.serving.commit import GroupCommit
+from trimtab.serving.degradation import Degrading, degrade
+from trimtab.serving.failures import Late
 from trimtab.serving.http.shadowing import Shadowing
 from trimtab.serving.http.turns import Turns
 
@@ -91,6 +94,67 @@ def test_where_a_canary_fails_the_version_in_service_answers(shop: Any) -> None:
     answers = shop.endpoint.answer([shop.ask(user) for user in users(40)])
     assert {(a.version, a.flags) for a in answers} == {("late@1", ()), ("late@1", ("canary_failed",))}
     assert len(logged(shop)) == 40
+
+
+class Gone:
+    """The reads of a version whose store is down."""
+
+    def __init__(self, answerer: Any) -> None:
+        self.calls = 0
+        answerer._read = self.read
+
+    def read(self, *_: Any) -> Any:
+        self.calls += 1
+        raise Unavailable("the store is gone")
+
+
+def test_a_canary_leaves_features_alone_that_fail_again_and_again(shop: Any) -> None:
+    """Where a policy left them alone, every request of a canary still asked the store."""
+    shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
+    canary = other(shop, "canary")
+    shop.endpoint.canary = Canary(canary, Share("late", 1.0, ["user"]))
+    reads = Gone(shop.endpoint.current), Gone(canary)
+    for user in users(50):
+        (answer,) = shop.endpoint.answer([shop.ask(user)])
+        assert answer.flags == ("canary_failed", "features_failed", "rule")
+    assert max(one.calls for one in reads) < 20
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_a_request_that_is_late_says_nothing_about_a_canary(shop: Any, policy: bool) -> None:
+    canary = other(shop, "canary")
+    shop.endpoint.canary = Canary(canary, Share("late", 1.0, ["user"]))
+    reads, champion = Gone(canary), shop.endpoint.current
+    rows, over_s = champion.rows.check([shop.ask()]), perf_counter() - 1
+    if policy:
+        shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
+        (made,) = shop.endpoint.prepare(champion, rows, None, over_s)
+        assert made.flags == ("late", "rule")
+    else:
+        with pytest.raises(Late):
+            shop.endpoint.prepare(champion, rows, None, over_s)
+    assert reads.calls == 0
+
+
+def test_a_canary_that_reads_too_slowly_is_late_and_then_left_alone(shop: Any) -> None:
+    degrading = shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
+    canary, reads = other(shop, "canary"), 0
+    shop.endpoint.canary = Canary(canary, Share("late", 1.0, ["user"]))
+    champion, read = shop.endpoint.current, canary._read
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        sleep(0.06)
+        return read(*arguments)
+
+    canary._read = slow
+    rows = champion.rows.check([shop.ask()])
+    while reads < 5:
+        (made,) = shop.endpoint.prepare(champion, rows, None, perf_counter() + 0.03)
+        assert made.flags == ("late", "rule")
+    assert degrading._canary_reads.breaker.is_open
+    assert not degrading.breaker.is_open
 
 
 def test_where_nobody_can_say_whose_a_request_is_the_version_in_service_answers(shop: Any) -> None:

@@ -110,6 +110,7 @@ class Degrading:
         slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._reads = GuardedReads(slow_s)
         self._its_reads = GuardedReads(slow_s)  # the other version's: its views may do where these do not
+        self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
         self._about = tuple(about)
         self.fallback = fallback
@@ -148,6 +149,29 @@ class Degrading:
             self._remember(rows, made)
         return made
 
+    def by_canary(
+        self,
+        canary: Answerer,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+    ) -> list[Prediction]:
+        """Predictions of a canary; of what is late the makeshift answers of the version in service.
+
+        Raises:
+            Late: The policy has nothing to answer instead.
+            Exception: The canary failed.
+        """
+        if deadline_s is not None and perf_counter() > deadline_s:
+            return self.late(answerer, rows, flags)
+        now_us = canary.now_us()
+        try:
+            inputs = self._canary_reads.inputs(canary, rows, now_us, deadline_s)
+        except Late as error:
+            return self._instead(answerer, rows, now_us, (*flags, LATE), error, deadline_s)
+        return canary.scored(rows, inputs, now_us, flags)
+
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
         """Makeshift answers where there is no time for the right ones any more, or they are still being made.
 
@@ -157,7 +181,8 @@ class Degrading:
             Late: The policy has nothing to answer instead.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        over = -math.inf if self._reads.drag or self._its_reads.drag else None
+        drag = any(reads.drag for reads in (self._reads, self._canary_reads, self._its_reads))
+        over = -math.inf if drag else None
         return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, over)
 
     def _instead(

@@ -16,6 +16,7 @@ from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
 from trimtab.serving.arms import Canary, Shadow, ShadowFigures
 from trimtab.serving.batching import BatchCosts, Batching, measure_costs
 from trimtab.serving.degradation import Degrading
+from trimtab.serving.failures import Late
 from trimtab.serving.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.request_rows import Row
 from trimtab.serving.score_cache import CachedScores, CacheFigures
@@ -259,13 +260,27 @@ class Endpoint:
         try:
             taken = [canary.share.holds(row) for row in rows]
             its = [row for row, mine in zip(rows, taken, strict=True) if mine]
-            theirs = canary.answerer.predict(its, flags=flags, deadline_s=deadline_s)
+            theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
+        except Late:  # no failure of the canary's, and the policy has had its turn
+            raise
         except Exception as error:  # whatever a user's model raises
             self._say(f"{canary.answerer.served.label} (canary)", error)
             theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s)
         rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
         made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s))}
         return [next(made[mine]) for mine in taken]
+
+    def _by_canary(
+        self,
+        canary: Answerer,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+    ) -> list[Prediction]:
+        if self.degrading is None or not rows:
+            return canary.predict(rows, flags=flags, deadline_s=deadline_s)
+        return self.degrading.by_canary(canary, answerer, rows, flags, deadline_s)
 
     def _say(self, what: str, error: Exception) -> None:
         """Once in ten seconds of each: the metrics count the flags."""

@@ -111,7 +111,7 @@ class Predictor:
         self.answers: dict[tuple[str, str], int] = {}  # made now, by version and arm
         self._commit = commit
         self._limits = limits
-        self._rows_inline = min(limits.rows_inline, limits.rows)
+        self._rows_inline = min(limits.rows_inline, limits.rows)  # more are refused, or answered in a thread
         self.waking = Waking(endpoint, threads)
         self._turns = turns
         self._threads = threads

@@ -86,8 +86,11 @@ def test_without_a_policy_what_fails_is_an_error(shop: Any) -> None:
         degraded.answer()
     degraded.reader.error = None
     degraded.model.error = ValueError("a bug of the user's")
-    with pytest.raises(ValueError, match="a bug"):
+    with pytest.raises(ModelFailed, match=r"^late@1: the model raised ValueError: a bug of the user's$") as failed:
         degraded.answer()
+    assert failed.value.__cause__ is degraded.model.error
+    with pytest.raises(ModelFailed, match="a bug"):
+        degraded.endpoint.answer([degraded.shop.ask(), degraded.shop.ask()])
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
@@ -166,7 +169,7 @@ def test_a_rule_is_a_number_or_a_function_of_the_request(shop: Any) -> None:
     assert constant.logged().is_makeshift
     broken = Degraded(shop, rule=lambda row: row["no such column"])
     broken.model.error = ValueError("a bug")
-    with pytest.raises(ValueError, match="a bug"):
+    with pytest.raises(ModelFailed, match="a bug"):
         broken.answer()
 
 
@@ -560,7 +563,29 @@ def test_work_that_itself_runs_out_of_time_is_not_taken_for_a_late_answer(
 
     asking.ask(talk)
     said = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
-    assert said == ["of the user's own", "[Errno 110] the disk does not answer"]
+    assert said == ["late@1: the model raised TimeoutError: of the user's own", "[Errno 110] the disk does not answer"]
+
+
+@pytest.mark.parametrize("kind", ["one", "many", "large", "arrow", "inference", "large inference"])
+def test_a_model_that_raises_is_said_to_have_failed(shop: Any, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It was an unexpected error of the server, by no name of a version."""
+    asking = Asking(shop)
+    one = json.dumps({"request": asking.rows[0]}).encode()
+    path, body, media_type = {**asking.requests(), "one": ("/v1/models/late/predict", one, "application/json")}[kind]
+    Degraded(shop).model.error = Misuse("a secret of the model's")  # as if the asker were at fault
+    said = "late@1: the model raised Misuse; the server's log says what."
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        answer = await client.post(path, content=body, headers={"content-type": media_type})
+        assert answer.status_code == 500
+        if path.startswith("/v2"):
+            assert answer.json() == {"error": said}
+        else:
+            assert (answer.json()["type"], answer.json()["detail"]) == ("urn:trimtab:problem:model-failed", said)
+
+    asking.ask(talk)
+    (failed,) = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert str(failed) == "late@1: the model raised Misuse: a secret of the model's"
 
 
 def test_many_rows_ask_another_version_once(shop: Any) -> None:
@@ -578,7 +603,7 @@ def test_many_rows_ask_another_version_once(shop: Any) -> None:
 def test_a_rule_that_gives_no_number_is_none(shop: Any, number: float) -> None:
     degraded = Degraded(shop, rule=lambda row: number)
     degraded.model.error = ValueError("a bug")
-    with pytest.raises(ValueError, match="a bug"):
+    with pytest.raises(ModelFailed, match="a bug"):
         degraded.answer()
 
 

@@ -473,11 +473,7 @@ def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, stream
     from trimtab.serving.inference.messages import build_messages
 
     messages, over = build_messages(), threading.Event()
-    request = messages["ModelInferRequest"](model_name="late")
-    for name, text in (("id", "c1"), ("user", "ann"), ("kind", "k" * 70_000)):
-        request.inputs.add(name=name, datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
-    request.inputs.add(name="basket", datatype="FP64", shape=[1]).contents.fp64_contents.append(12.5)
-    request.inputs.add(name="at", datatype="INT64", shape=[1]).contents.int64_contents.append(shop.clock.now_us())
+    request = build_request(shop, "k" * 70_000)
 
     async def sent() -> AsyncIterator[bytes]:
         yield request.SerializeToString()
@@ -510,3 +506,41 @@ def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, stream
     finally:
         over.set()
         service.close()
+
+
+def test_a_model_that_raises_is_said_to_have_failed_over_grpc(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    from trimtab.serving.inference.grpc_server import GrpcServer
+
+    def fail(row: list[float]) -> float:
+        raise ValueError("a secret of the model's")
+
+    monkeypatch.setattr(shop.scorer, "predict_row", fail)
+    shop.endpoint.swap(shop.answerer())
+    request = build_request(shop)
+
+    async def main() -> None:
+        server = GrpcServer(service.inference, access=service.access, count=service.count)
+        await server._unary("ModelInfer", "predict", server._not_loaded)(request.SerializeToString(), Call())
+
+    service = HttpService([shop.endpoint], shop.log)
+    try:
+        with pytest.raises(AssertionError, match=r"INTERNAL: late@1: the model raised ValueError; the server's log"):
+            asyncio.run(asyncio.wait_for(main(), 60))
+    finally:
+        service.close()
+    assert "late@1: the model raised ValueError: a secret of the model's" in caplog.text
+
+
+def build_request(shop: Shop, kind: str = "web") -> Any:
+    """One row for `ModelInfer`."""
+    from trimtab.serving.inference.messages import build_messages
+
+    request = build_messages()["ModelInferRequest"](model_name="late")
+    for name, text in (("id", "c1"), ("user", "ann"), ("kind", kind)):
+        request.inputs.add(name=name, datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
+    request.inputs.add(name="basket", datatype="FP64", shape=[1]).contents.fp64_contents.append(12.5)
+    request.inputs.add(name="at", datatype="INT64", shape=[1]).contents.int64_contents.append(shop.clock.now_us())
+    return request

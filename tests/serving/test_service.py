@@ -97,14 +97,10 @@ def test_a_log_that_cannot_be_written_makes_answers_unavailable(shop: Shop, monk
 
 
 def test_a_fault_of_the_server_is_a_problem_that_tells_nothing(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        def predict_row(self, row: list[float], /) -> float:
-            raise ZeroDivisionError("secret")
+    def read(rows: Any, now_us: int) -> Any:
+        raise ZeroDivisionError("secret") if len(rows) == 1 else Corrupt("state: wrong checksum.")
 
-        def predict(self, matrix: Any, /) -> Any:
-            raise Corrupt("model file: wrong checksum.")
-
-    shop.endpoint.swap(shop.answerer(number=2, scorer=Broken()))
+    shop.endpoint.current._read = read
     service = HttpService([shop.endpoint], shop.log)
 
     async def talk(client: httpx.AsyncClient) -> None:
@@ -112,12 +108,13 @@ def test_a_fault_of_the_server_is_a_problem_that_tells_nothing(shop: Shop, caplo
         assert broken.status_code == 500
         assert "secret" not in broken.text
         corrupt = await client.post(PREDICT, json={"rows": [shop.ask(), shop.ask()]})
-        assert (corrupt.status_code, corrupt.json()["detail"]) == (500, "model file: wrong checksum.")
+        assert (corrupt.status_code, corrupt.json()["detail"]) == (500, "state: wrong checksum.")
         shop.endpoint.swap(shop.answerer(number=3))
         assert (await client.post(PREDICT, json=body(shop))).status_code == 200
 
     run(service, talk)
     assert "ZeroDivisionError: secret" in caplog.text
+    assert "Corrupt: state: wrong checksum." in caplog.text
 
 
 def test_readiness_waits_for_versions_and_for_what_else_is_asked(shop: Shop) -> None:

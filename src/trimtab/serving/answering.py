@@ -169,7 +169,10 @@ class Answerer:
         now_us = self._now_us()
         inputs = self._read((row,), now_us)
         values, reasons = inputs.rows[0], inputs.reasons[0]
-        score: Any = self._predict_row(values)
+        try:
+            score: Any = self._predict_row(values)
+        except Exception as error:  # whatever a user's model raises
+            raise self._raised(error) from error
         if not math.isfinite(score):
             raise self._no_number()
         prediction_id, request_id, at_us = self._ids(), str(row[self._key]), inputs.at_us
@@ -220,17 +223,24 @@ class Answerer:
         """The model's predictions from its inputs.
 
         Raises:
-            ModelFailed: It gave no number.
+            ModelFailed: It raised, or gave no number.
         """
         if len(rows) == 1:
             values = inputs.rows[0]
-            score = self._predict_row(values)
+            try:
+                score = self._predict_row(values)
+            except Exception as error:  # whatever a user's model raises
+                raise self._raised(error) from error
             if not _is_number(score):
                 raise self._no_number()
             return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
         import numpy as np
 
-        found = self.scorer.predict(np.array(inputs.rows, np.float64))
+        matrix = np.array(inputs.rows, np.float64)
+        try:
+            found = self.scorer.predict(matrix)
+        except Exception as error:  # the same
+            raise self._raised(error) from error
         if not np.isfinite(found).all():
             raise self._no_number()
         scores = found.tolist()
@@ -289,6 +299,10 @@ class Answerer:
 
     def _no_number(self) -> ModelFailed:
         return ModelFailed(f"{self.served.label}: the model gave no finite number.")
+
+    def _raised(self, error: Exception) -> ModelFailed:
+        raised = f"{self.served.label}: the model raised {type(error).__name__}"
+        return ModelFailed(f"{raised}: {error}", shown=f"{raised}; the server's log says what.")
 
     def now_us(self) -> int:
         """The moment of asking."""

@@ -12,7 +12,14 @@ class Late(Unavailable):
 
 
 class ModelFailed(Unavailable):
-    """The model raised, or gave no number."""
+    """The model raised, which is its `__cause__`, or gave no number.
+
+    `shown` is what is said to whoever asks from elsewhere: the words of what was raised are for the log.
+    """
+
+    def __init__(self, message: str, *, shown: str = "") -> None:
+        super().__init__(message)
+        self.shown = shown or message
 
 
 def check_deadline(deadline_s: float | None) -> None:

@@ -49,7 +49,7 @@ _TITLES = {
     503: "Not available now",
     504: "The answer was not there in time",
 }
-_NO_NUMBER = "model-failed", "The model failed"
+_MODEL_FAILED = "model-failed", "The model failed"
 _OVERFLOW = "feature-overflow", "A feature cannot be computed as it is defined"  # no fault of who asks
 PROBLEM_TYPE = b"application/problem+json"
 
@@ -90,7 +90,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def problem_of(error: BaseException, instance: str) -> Problem:
     """The problem detail of an error met at the path `instance`.
 
-    Only errors of trimtab show their message; anything else is a fault of the server, and its text stays in the log.
+    Only errors of trimtab show their message; anything else is a fault of the server or of a model, and its text stays
+    in the log, which is to have whatever is a 500.
 
     >>> problem_of(NotFound("model 'x': none such"), "/v1/models/x/predict").status
     404
@@ -105,19 +106,26 @@ def problem_of(error: BaseException, instance: str) -> Problem:
         status = 504
     else:
         status = next((s for kind, s in STATUS_BY_ERROR.items() if isinstance(error, kind)), 500)
-    ours = isinstance(error, TrimtabError)
     slug, title = _SLUGS[status], _TITLES[status]
     if isinstance(error, SumOverflow | ModelFailed):
-        slug, title = _OVERFLOW if isinstance(error, SumOverflow) else _NO_NUMBER
+        slug, title = _OVERFLOW if isinstance(error, SumOverflow) else _MODEL_FAILED
     return Problem(
         type=f"urn:trimtab:problem:{slug}",
         title=title,
         status=status,
-        detail=str(error) if ours else "An unexpected error; the server's log has it. The server goes on.",
+        detail=_detail(error),
         instance=instance,
         field=error.field if isinstance(error, InvalidField) else None,
         pointer=error.pointer if isinstance(error, InvalidField) else None,
     )
+
+
+def _detail(error: BaseException) -> str:
+    if isinstance(error, ModelFailed):
+        return error.shown
+    if isinstance(error, TrimtabError):
+        return str(error)
+    return "An unexpected error; the server's log has it. The server goes on."
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:

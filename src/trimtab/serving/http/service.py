@@ -438,9 +438,9 @@ class HttpService:
     def _failed(self, error: BaseException, method: str, path: str, route: str, name: str = "") -> Reply:
         if isinstance(error, asyncio.CancelledError) and self._end_s is not None:  # no grace is left, or no patience
             error = Unavailable(_ENDED)
-        if not isinstance(error, TrimtabError):
-            _logger.error("%s %a failed", method, path, exc_info=error)
         reply = (error_reply if is_inference(path) else problem_reply)(error, path)
+        if reply.status == 500:
+            _logger.error("%s %a failed", method, path, exc_info=error)
         self._requests.add(route, name, str(reply.status))
         return reply
 

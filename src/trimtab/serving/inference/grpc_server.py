@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from trimtab.core.errors import Misuse, TrimtabError, Unavailable
+from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving.access_keys import Role
 from trimtab.serving.http.access import Access
 from trimtab.serving.http.exchanges import CURRENT, Exchange, Watch, begun
@@ -315,9 +315,9 @@ class GrpcServer:
         """The status of an error, counted, and in the process's log when it is our fault."""
         import grpc
 
-        if not isinstance(error, TrimtabError):
-            _logger.error("gRPC %s failed", name, exc_info=error)
         problem = problem_of(error, name)
+        if problem.status == 500:
+            _logger.error("gRPC %s failed", name, exc_info=error)
         code = _CODES.get(problem.status, "INTERNAL")
         if name in _NOT_DONE and problem.status == 400:
             code = "UNIMPLEMENTED"

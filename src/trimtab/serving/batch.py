@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import chain
 from time import monotonic
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ from trimtab.serving.prediction_log import PredictionLog, encode_all
 from trimtab.store.ports import Catalog, Put
 
 KIND = "batch"  # of the manifests in the catalogue
-PART_ROWS = 50_000
+PART_ROWS = 12_500
+_TOGETHER_ROWS = 50_000  # whose features are evaluated together: each evaluation looks through the events
 LEASE_S = 60.0  # how long a part may take before somebody else may go on with the batch
 
 
@@ -91,7 +93,7 @@ def score_table(
         batch_id: Its name; left out, the hash of version, table and moments.
         holder: Who scores, of the lease `lease_of` names; left out, nobody else knows.
         mode: What the predictions say they are: "batch", or "precomputed" for answers made ahead.
-        part_rows: Rows evaluated, scored and logged together.
+        part_rows: Rows scored and logged together.
         progress: Called after each part with the rows done and the rows there are.
 
     Raises:
@@ -189,6 +191,17 @@ class _Batch:
             reasons=b"",
         )
 
+    def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], dict[str, list[Any]]]]:
+        """Each part with its questions, several of them evaluated together."""
+        count = max(1, _TOGETHER_ROWS // max(map(len, left), default=1))
+        for n in range(0, len(left), count):
+            together = left[n : n + count]
+            start = together[0].start
+            matrix, questions = self.questions(range(start, together[-1].stop))
+            for rows in together:
+                cut = slice(rows.start - start, rows.stop - start)
+                yield rows, matrix[cut], {name: values[cut] for name, values in questions.items()}
+
     def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
         """Of rows of the table: the model's inputs, and each prediction's fields but for what the model says."""
         cut, common = slice(rows.start, rows.stop), self._common
@@ -263,32 +276,46 @@ class _Held:
 
 
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
-    """Append part after part, each in one transaction, while a thread has the model score the next one. # D110"""
+    """Append part after part, each in one transaction, while the model scores the next one. # D110
 
-    def finish(rows: range, questions: Mapping[str, list[Any]], scoring: Future[NDArray[Any]]) -> None:
-        held_always = True
-        while not wait([scoring], LEASE_S / 3).done:  # however slow the model is
-            held_always &= held.keep()
-        payloads = batch.payloads(questions, scoring.result())
-        held_always &= held.keep()
-        place = None if held_always else log.locate(questions["id"][0])  # whoever had the lease may have died since
+    One thread has the model score, one has the log append. All else is done here: no part is appended before the
+    manifest has the one before.
+    """
+    scores, appends = ThreadPoolExecutor(1, "batch"), ThreadPoolExecutor(1, "batch")
+    scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
+    appending: tuple[range, Future[tuple[str, int]]] | None = None
+
+    def append(payloads: Sequence[bytes], first_id: str | None) -> tuple[str, int]:
+        place = None if first_id is None else log.locate(first_id)
         if place is None:
             at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
             place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
-        held.add(Part(*place, len(rows)))
+        return place
 
-    thread = ThreadPoolExecutor(1, "batch")
+    def note() -> None:
+        if appending is not None:
+            rows, place = appending
+            held.add(Part(*place.result(), len(rows)))
+
     try:
-        under_way: list[tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]]] = []
-        for rows in left:
-            matrix, questions = batch.questions(rows)
-            under_way.append((rows, questions, thread.submit(batch.predict, matrix)))
-            if len(under_way) > 1:
-                finish(*under_way.pop(0))
-        for part in under_way:
-            finish(*part)
+        for part in chain(batch.parts(left), (None,)):
+            before = scoring
+            scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, part[1]))
+            if before is None:
+                continue
+            rows, questions, found = before
+            held_always = True
+            while not wait([found], LEASE_S / 3).done:  # however slow the model is
+                held_always &= held.keep()
+            note()
+            appending = None
+            payloads = batch.payloads(questions, found.result())
+            held_always &= held.keep()  # else whoever had the lease in between may have appended this part, and died
+            appending = rows, appends.submit(append, payloads, None if held_always else questions["id"][0])
+        note()
     finally:
-        thread.shutdown(cancel_futures=True)
+        scores.shutdown(cancel_futures=True)
+        appends.shutdown()
 
 
 def _left(manifest: Manifest) -> list[range]:

@@ -395,7 +395,7 @@ class Predictor:
         for one in made:
             by = one.version, one.arm
             counted[by] = counted.get(by, 0) + 1
-            if one.flags or one.reasons.translate(None, _QUIET):
+            if one.flags or one.reasons.strip(_QUIET):
                 self._count_remarks(one)
 
     def _tell(self, timed: TimedAnswerer, made: Sequence[Prediction], answers: int, times: tuple[float, ...]) -> None:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from html import unescape
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from trimtab.app.addresses import openapi_json
 from trimtab.app.operations import ProjectModels
 from trimtab.app.project import open_project
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_moment, moment_us
 from trimtab.features.online.entity_read import read_entity
 from trimtab.serving.client import connect
 from trimtab.serving.http.access import right_of
@@ -278,13 +279,30 @@ def test_the_page_runs_its_own_script_alone_and_asks_nobody_else(ask: Asker) -> 
 
 
 def test_the_page_shows_every_address_in_a_browser(served: tuple[Path, str]) -> None:
+    shown = in_a_browser(f"{served[1]}/docs")
+    for path in json.loads(openapi_of(served[0]))["paths"]:
+        assert f">{path}<" in shown
+
+
+def test_the_form_of_events_shows_one_that_is_taken(served: tuple[Path, str]) -> None:
+    """Its example was null, and what it takes was anything."""
+    shown = in_a_browser(f"{served[1]}/docs#push_sales")
+    assert 'placeholder="applied: ' in shown
+    (takes,) = re.findall(r">Takes, application/json</label><pre>(.*?)</pre>", shown, re.DOTALL)
+    assert re.findall(r"\b(visit_id|closed_at\?|bought\?|anything)", takes) == ["visit_id", "bought?", "closed_at?"] * 2
+    (body,) = re.findall(r"<textarea[^>]*>(.*?)</textarea>", shown, re.DOTALL)
+    event = json.loads(unescape(body))
+    assert event == {"visit_id": "text", "closed_at": event["closed_at"]}
+    assert moment_us(event["closed_at"]) > shop.NOW_US
+
+
+def in_a_browser(url: str) -> str:
+    """A page as its script made it."""
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("no chromium")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    shown = subprocess.run([*command, f"{served[1]}/docs"], capture_output=True, text=True, timeout=60, check=True)
-    for path in json.loads(openapi_of(served[0]))["paths"]:
-        assert f">{path}<" in shown.stdout
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def openapi_of(folder: Path) -> bytes:

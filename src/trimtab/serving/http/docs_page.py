@@ -57,10 +57,11 @@ function example(given, depth = 0) {
   if ("default" in schema) return schema.default;
   if ("const" in schema) return schema.const;
   if (schema.enum) return schema.enum[0];
-  if (schema.anyOf) return example(schema.anyOf[0], depth + 1);
+  const first = (schema.anyOf || [{}])[0];
+  if (schema.anyOf && !schema.type) return example(first, depth + 1);
   const type = Array.isArray(schema.type) ? schema.type[0] : schema.type;
   if (type === "object") {
-    const needed = new Set(schema.required || []);
+    const needed = new Set([...(schema.required || []), ...(first.required || [])]);
     return Object.fromEntries(Object.entries(schema.properties || {}).filter(([name]) => needed.has(name))
       .map(([name, one]) => [name, example(one, depth + 1)]));
   }
@@ -77,7 +78,7 @@ function shown(given, depth = 0, seen = []) {
   const schema = resolved(given), next = named ? [...seen, named] : seen, pad = "  ".repeat(depth);
   if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.enum) return schema.enum.map((one) => JSON.stringify(one)).join(" | ");
-  if (schema.anyOf) return [...new Set(schema.anyOf.map((one) => shown(one, depth, next)))].join(" | ");
+  if (schema.anyOf && !schema.type) return [...new Set(schema.anyOf.map((one) => shown(one, depth, next)))].join(" | ");
   const types = [].concat(schema.type || "anything");
   return types.map((type) => {
     if (type === "array") return "[" + (schema.items ? shown(schema.items, depth, next) : "anything") + ", ...]";
@@ -92,15 +93,15 @@ function shown(given, depth = 0, seen = []) {
 
 function form(path, method, operation) {
   const fields = (operation.parameters || []).map((one) => {
-    const input = $("input", {placeholder: one.description || ""});
-    const among = resolved(one.schema).enum;
+    const {const: only, enum: among} = resolved(one.schema), about = one.description || "";
+    const input = $("input", {placeholder: only === undefined ? about : only + ": " + about});
     if (one.in === "path" && among) input.value = among[0];
     return {one, input};
   });
   const content = operation.requestBody && operation.requestBody.content["application/json"];
   const body = content && $("textarea", {spellcheck: "false", "aria-label": "Body"});
   if (body) {
-    body.value = JSON.stringify(example(content.schema), null, 2);
+    body.textContent = JSON.stringify(example(content.schema), null, 2);
     body.rows = Math.min(24, body.value.split("\\n").length + 1);
   }
   const status = $("p"), answer = $("pre");

@@ -109,7 +109,8 @@ class Endpoint:
 
     def refusal(self) -> Unavailable:
         """What whoever asks is told where no version answers."""
-        return Unavailable(f"model {self.name!r}: {self.missing} Promote one, or try again in a moment.")
+        make = "Promote another" if self.fails_to_load else f"Train one (trimtab train {self.name}), promote one"
+        return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again in a moment.")
 
     @property
     def awake(self) -> Answerer | None:

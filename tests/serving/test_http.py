@@ -199,7 +199,11 @@ def test_http_itself_is_checked(client: httpx.Client) -> None:
     assert wrong.headers["allow"] == "POST"
     refused(client.put(EVENTS, json={}), 405)
     refused(client.post("/metrics"), 405)
-    refused(client.post(PREDICT, content=b"x=1", headers={"content-type": "application/x-www-form-urlencoded"}), 415)
+    form = client.post(PREDICT, content=b"x=1", headers={"content-type": "application/x-www-form-urlencoded"})
+    assert refused(form, 415)["detail"] == (
+        "content-type 'application/x-www-form-urlencoded': send the header content-type: application/json "
+        "(or application/vnd.apache.arrow.stream)."
+    )
     refused(client.post("/v1/models/other/predict", json={}), 404)
     refused(client.post("/v1/events/other", json={}), 404)
     refused(client.get("/nothing"), 404)

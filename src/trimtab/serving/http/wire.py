@@ -117,8 +117,9 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
                 return value  # type: ignore[no-any-return]  # a header's value is bytes
             found: bytes = value.partition(b";")[0].strip().lower()
             if found not in allowed:
-                names = " or ".join(a.decode() for a in allowed)
-                raise Refused(415, f"content-type {found.decode('latin-1')!r}: needed is {names}.")
+                first, *others = (kind.decode() for kind in allowed)
+                needed = f"{first} (or {' or '.join(others)})" if others else first
+                raise Refused(415, f"content-type {found.decode('latin-1')!r}: send the header content-type: {needed}.")
             return found
     return allowed[0]
 

@@ -6,8 +6,10 @@ And versions that come into service without being asked anything, so that nobody
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -181,6 +183,66 @@ def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: 
             assert (await ask()).status_code == 200
 
     asyncio.run(asyncio.wait_for(main(), 60))
+    service.close()
+
+
+@pytest.mark.parametrize("road", ["json", "arrow", "inference"])
+def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, road: str) -> None:
+    class Weighs:
+        def predict_row(self, row: list[float]) -> float:
+            return 0.5
+
+        def predict(self, rows: Any) -> list[float]:
+            return [0.5] * len(rows)
+
+    endpoint = shop.endpoint
+    made: list[weakref.ref[Weighs]] = []
+
+    def wake() -> None:
+        scorer = Weighs()
+        made.append(weakref.ref(scorer))
+        endpoint.swap(shop.answerer(scorer=scorer))
+
+    endpoint.sleep(wake)
+    service = HttpService([endpoint], shop.log)
+    path, body, kind = asked(shop, road)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+            response = await client.post(path, content=body, headers={"content-type": kind})
+            assert response.status_code == 200, response.text
+        endpoint.sleep(wake)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    gc.collect()
+    assert [scorer() for scorer in made] == [None]
+    service.close()
+
+
+def test_why_a_load_failed_is_forgotten_once_it_was_told(shop: Any) -> None:
+    class Heavy:
+        pass
+
+    read: list[weakref.ref[Heavy]] = []
+
+    def wake() -> None:
+        heavy = Heavy()
+        read.append(weakref.ref(heavy))
+        raise Unavailable("the disk is gone")
+
+    shop.endpoint.sleep(wake)
+    service = HttpService([shop.endpoint], shop.log)
+    path, body, kind = asked(shop, "json")
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+            assert (await client.post(path, content=body, headers={"content-type": kind})).status_code == 503
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    gc.collect()
+    assert [heavy() for heavy in read] == [None]
     service.close()
 
 

@@ -37,11 +37,15 @@ class Waking:
             raise self._endpoint.refusal()
         if self.askers >= self._threads.at_once:
             raise Refused(429, f"{self.askers} requests wait until the model is loaded. Ask again in a moment.")
-        if self._load is None or self._load.done():
+        if self._load is None:
             self._threads.check_room()
             self._load = asyncio.get_running_loop().create_task(self._threads.wait(lambda: self._endpoint.current))
+            self._load.add_done_callback(self._loaded)
         self.askers += 1
         try:
             return await asyncio.shield(self._load)
         finally:
             self.askers -= 1
+
+    def _loaded(self, load: asyncio.Task[Answerer]) -> None:
+        self._load = None  # it keeps the version, or why there is none, also while the model sleeps again

@@ -270,6 +270,81 @@ def test_another_version_stands_in_where_the_store_is_not_at_fault(shop: Any) ->
     assert made.flags == ("late", "fallback_version")
 
 
+def test_requests_that_wait_for_a_slow_store_do_not_all_read_it_once_more(shop: Any) -> None:
+    """They began late, one behind the other, each by what another version read of the store that made it late."""
+    reads = 0
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        sleep(0.1)
+        return read(*arguments)
+
+    degraded = Degraded(shop, version="fallback", rule=0.5, after="20ms")
+    read = degraded.answerer._read
+    degraded.answerer._read = degraded.fallback._read = slow
+    rows = degraded.answerer.rows.check([shop.ask()])
+    within = degraded.endpoint.degrading.deadline_s
+    for _ in range(20):
+        heard_s = perf_counter()
+        for _ in range(5):
+            (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, within(heard_s, None))
+            assert made.flags[-1] == "rule"
+    assert reads < 20  # five of each version, and a probe now and then
+
+
+def test_a_slow_store_of_another_version_is_left_alone_too(shop: Any) -> None:
+    reads = 0
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        sleep(0.05)
+        return read(*arguments)
+
+    degraded = Degraded(shop, version="fallback", rule=0.5, after="20ms")
+    read, degraded.fallback._read = degraded.fallback._read, slow
+    rows = degraded.answerer.rows.check([shop.ask()])
+    for _ in range(20):
+        (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
+        assert made.flags == ("late", "rule")
+    assert reads < 10
+
+
+def test_another_version_stands_in_for_a_model_that_takes_its_time_and_fails(shop: Any) -> None:
+    def fails_late(row: Any) -> float:
+        sleep(0.08)
+        raise ValueError
+
+    degraded = Degraded(shop, version="fallback", after="50ms")
+    degraded.answerer._predict_row = fails_late
+    rows = degraded.answerer.rows.check([shop.ask()])
+    (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() + 0.05)
+    assert made.flags == ("model_failed", "fallback_version")
+
+
+def test_a_long_read_of_many_rows_is_no_fault_of_the_store(shop: Any) -> None:
+    degraded = Degraded(shop, version="fallback", after="2s")
+    begun, over = threading.Event(), threading.Event()
+    read = degraded.answerer._read
+
+    def large(*arguments: Any) -> Any:
+        begun.set()
+        over.wait(60)
+        return read(*arguments)
+
+    degraded.answerer._read = large
+    row = degraded.answerer.rows.check([shop.ask()])
+    reader = threading.Thread(target=degraded.endpoint.prepare, args=(degraded.answerer, row * 10_000, None, None))
+    reader.start()
+    assert begun.wait(60)
+    sleep(1.1)  # longer than one row may take
+    (made,) = degraded.endpoint.degrading.late(degraded.answerer, row)
+    over.set()
+    reader.join()
+    assert made.flags == ("late", "fallback_version")
+
+
 def test_another_version_stands_in_for_a_slow_model_of_many_rows(shop: Any) -> None:
     """In a service, over HTTP: the model is called in a thread that goes on."""
     degraded = Degraded(shop, version="fallback", rule=0.5, after="200ms")
@@ -334,7 +409,7 @@ def test_another_version_reads_in_the_time_that_is_left_and_not_again_and_again(
 
 def test_a_store_that_hangs_holds_up_no_answer_by_what_another_version_reads_of_it(shop: Any) -> None:
     """Of many rows: a thread goes on with what is late."""
-    degraded = Degraded(shop, version="fallback", rule=0.5, after="200ms")
+    degraded = Degraded(shop, version="fallback", rule=0.5, after="2s")
     asking = Asking(shop)
     read = degraded.answerer._read
 

@@ -74,19 +74,30 @@ class GuardedReads:
     """Reads of features, from a store that is left alone where it fails, or is slow, again and again.
 
     Args:
-        slow_s: A read that makes an answer late is the store's fault when it takes longer than this.
+        slow_s: A read that makes an answer late is the store's fault when it takes longer than this; one of many
+            rows may take longer.
     """
 
     def __init__(self, slow_s: float) -> None:
         self.breaker = CircuitBreaker()
         self._slow_s = slow_s
-        self._begun_s: dict[int, float] = {}  # of reads under way, by thread
+        self._slow_at_s: dict[int, float] = {}  # of reads under way, by thread: when they will have been slow
+        self._was_slow = False
 
     @property
-    def drag(self) -> bool:
-        """Whether one of them is under way for so long that the store would be at fault."""
-        slow_since_s = perf_counter() - self._slow_s
-        return any(begun_s < slow_since_s for begun_s in [*self._begun_s.values()])
+    def hangs(self) -> bool:
+        """Whether a read is under way that is slow."""
+        now_s = perf_counter()
+        return any(slow_at_s < now_s for slow_at_s in [*self._slow_at_s.values()])
+
+    @property
+    def drags(self) -> bool:
+        """Whether the store is at fault, as far as one knows: the last read failed or was slow, or one is slow now."""
+        return self._was_slow or self.hangs
+
+    def slow_s(self, rows: int) -> float:
+        """What a read of so many rows may take."""
+        return self._slow_s * max(1.0, rows / _SLOW_ROWS)
 
     def inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
         """What a model is shown.
@@ -100,7 +111,7 @@ class GuardedReads:
         if not self.breaker.allows():
             raise Unavailable("features failed again and again, and are left alone for a moment.")
         thread, begun_s = get_ident(), perf_counter()
-        self._begun_s[thread] = begun_s
+        self._slow_at_s[thread] = begun_s + self.slow_s(len(rows))
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
@@ -108,7 +119,7 @@ class GuardedReads:
             self._judge(begun_s, deadline_s, len(rows), failed=failed)
             raise
         finally:
-            del self._begun_s[thread]
+            del self._slow_at_s[thread]
         self._judge(begun_s, deadline_s, len(rows), failed=False)
         check_deadline(deadline_s)
         return inputs
@@ -120,8 +131,9 @@ class GuardedReads:
         the store.
         """
         now_s = perf_counter()
-        slow_s = self._slow_s * max(1.0, rows / _SLOW_ROWS)
-        late = deadline_s is not None and now_s > deadline_s and now_s - begun_s > slow_s
+        slow = now_s - begun_s > self.slow_s(rows)
+        late = slow and deadline_s is not None and now_s > deadline_s
+        self._was_slow = slow or failed
         if failed or late:
             self.breaker.failed()
         else:

@@ -144,7 +144,8 @@ class Degrading:
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
         except Exception as error:  # whatever a user's model raises
-            return self._instead(answerer, rows, now_us, (*flags, _MODEL_FAILED), error, deadline_s)
+            until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
+            return self._instead(answerer, rows, now_us, (*flags, _MODEL_FAILED), error, until_s)
         if self.policy.last_answer_us is not None:
             self._remember(rows, made)
         return made
@@ -181,9 +182,13 @@ class Degrading:
             Late: The policy has nothing to answer instead.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        drag = any(reads.drag for reads in (self._reads, self._canary_reads, self._its_reads))
-        over = -math.inf if drag else None
-        return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, over)
+        at_fault = self._reads.drags or self._canary_reads.drags or self._its_reads.hangs
+        until_s = -math.inf if at_fault else self._soon_s(rows)
+        return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
+
+    def _soon_s(self, rows: Sequence[Row]) -> float:
+        """Until when another version may read for rows whose time something else than the store used up."""
+        return perf_counter() + self._its_reads.slow_s(len(rows))
 
     def _instead(
         self,
@@ -224,7 +229,7 @@ class Degrading:
     ) -> list[Prediction]:
         """The answers of the version that the policy's alias names; none when it cannot give them.
 
-        What it reads has the time that is left.  # D141
+        It reads until `deadline_s`, if that is given.  # D141
         """
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import random
+import threading
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
@@ -51,31 +52,41 @@ class PredictionIds:
         self._now_us = clock.now_us
         self._seed = seed
         self._life = -1
-        self._ms = -1
+        self._moment = -1, ""  # the millisecond, and its letters
         self._counter = itertools.count(1)
-        self._time = self._chance = ""
+        self._chance = ""
         self._front = -1, ""  # what a thousand identifiers of one millisecond begin with, and which
+        self._mutex = threading.Lock()  # of who moves the millisecond on
 
     def __call__(self) -> str:
         if self._life != _life:  # the first call, or a forked child that must not repeat its parent's identifiers
             chance = random.Random(self._seed if self._seed is not None else os.urandom(16)).getrandbits(50)
             self._chance = _letters(chance, 5)
+            self._mutex = threading.Lock()  # a thread of the parent may hold the other one for good
             self._life = _life
         count = next(self._counter) & _COUNTER_MASK  # one step for all threads
-        ms = self._now_us() // 1_000
-        if ms > self._ms or not count:  # after a billion, only a later millisecond may start again
-            self._ms = max(ms, self._ms + 1)
-            self._time = _letters(self._ms, 5)
-        block = self._ms << 20 | count >> 10
+        now_ms = self._now_us() // 1_000
+        ms, time = self._moment
+        if now_ms > ms or not count:  # after a billion, only a later millisecond may start again
+            ms, time = self._move_on(now_ms, again=not count)
+        block = ms << 20 | count >> 10
         of, front = self._front
         if of != block:
-            front = f"{_PREFIX}{self._time}{_PAIRS[count >> 20]}{_PAIRS[count >> 10 & 1023]}"
+            front = f"{_PREFIX}{time}{_PAIRS[count >> 20]}{_PAIRS[count >> 10 & 1023]}"
             self._front = block, front
         return f"{front}{_PAIRS[count & 1023]}{self._chance}"
 
     def now_us(self) -> int:
         """What time it is, and never before that of an identifier that was given."""
-        return max(self._now_us(), 1_000 * self._ms)
+        return max(self._now_us(), 1_000 * self._moment[0])
+
+    def _move_on(self, now_ms: int, *, again: bool) -> tuple[int, str]:
+        with self._mutex:
+            ms = self._moment[0]
+            if again or now_ms > ms:  # else another thread was here
+                ms = max(now_ms, ms + 1)
+                self._moment = ms, _letters(ms, 5)
+            return self._moment
 
 
 def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[str]:

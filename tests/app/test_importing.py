@@ -382,6 +382,34 @@ def test_an_onnx_graph_that_has_no_number_for_a_null_is_refused(empty: Path, tmp
         project.import_model(tmp_path / "graph.onnx", "buyer", window="7d", categories=SITES)
 
 
+def one_node_after_another(*nodes: Any, weights: list[TensorProto], given: int) -> bytes:
+    """An ONNX graph from `inputs` to `out`, which is of the type `given`."""
+    taken = helper.make_tensor_value_info("inputs", TensorProto.DOUBLE, [None, 4])
+    out = helper.make_tensor_value_info("out", given, [None, None])
+    opset = helper.make_opsetid("", 18)
+    made = helper.make_graph(list(nodes), "graph", [taken], [out], weights)
+    return bytes(helper.make_model(made, opset_imports=[opset], ir_version=9).SerializeToString())
+
+
+def test_an_onnx_graph_that_fails_at_a_null_has_no_number_for_it() -> None:
+    numbered = one_node_after_another(
+        helper.make_node("Cast", ["inputs"], ["places"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["weights", "places"], ["found"]),
+        helper.make_node("ReduceMax", ["found"], ["out"], keepdims=1),
+        weights=[numpy_helper.from_array(np.arange(5.0), "weights")],
+        given=TensorProto.DOUBLE,
+    )
+    assert not look("onnx", numbered).accepts_null
+
+
+def test_an_onnx_graph_whose_output_is_no_numbers_is_refused_with_its_type() -> None:
+    worded = one_node_after_another(
+        helper.make_node("Cast", ["inputs"], ["out"], to=TensorProto.STRING), weights=[], given=TensorProto.STRING
+    )
+    with pytest.raises(Misuse, match=r"its output 'out' is tensor\(string\), numbers are needed"):
+        look("onnx", worded)
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("name", ["net.pt", "net.pt2", "net.PTH", "net.ckpt", "net.safetensors", "folder"])
 def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name: str) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.run import Workplace
 
+_NUMBERS = re.compile(r"tensor\((bool|float|float16|double|u?int\d+)\)")
+
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What to look into."""
@@ -132,6 +134,11 @@ def _onnx(asked: Asked) -> Inspected:
         raise Misuse(f"onnx: one input of shape (rows, inputs) in floats is needed; found {found}.")
     if not given.type.startswith("tensor("):
         raise Misuse(f"onnx: its output {given.name!r} is {given.type}. Convert the model again with zipmap=False.")
+    if not _NUMBERS.fullmatch(given.type):
+        raise Misuse(
+            f"onnx: its output {given.name!r} is {given.type}, numbers are needed. Let its last output be "
+            "the predictions."
+        )
     rows, count = taken[0].shape
     if isinstance(rows, int):
         raise Misuse(
@@ -151,7 +158,11 @@ def _has_number_for_nulls(session: Any) -> bool:
     taken, given = session.get_inputs()[0], session.get_outputs()[-1]
     kind = np.float32 if taken.type == "tensor(float)" else np.float64
     row = np.full((1, taken.shape[1]), np.nan, kind)
-    return bool(np.isfinite(session.run([given.name], {taken.name: row})[0]).all())
+    try:
+        answer = session.run([given.name], {taken.name: row})[0]
+    except Exception:  # ONNX Runtime's own kinds: a node refuses what it makes of NaN, such as a place in a table
+        return False
+    return bool(np.isfinite(answer).all())
 
 
 def _skops(asked: Asked) -> Inspected:

@@ -31,6 +31,9 @@ class Own:
     def predict(self, x: Any) -> Any:
         if self.raises == "predict" or (self.raises == "alone" and len(x) == 1):
             raise RuntimeError("no answer")
+        empty = (x == 0.0).all(axis=1)  # a row of nulls: each is the mean, which is 0 once it is standardized
+        if (self.raises == "empty" and empty.any()) or (self.raises == "empty alone" and len(x) == 1 and empty.all()):
+            raise RuntimeError("no values")
         return self.answer if isinstance(self.answer, np.ndarray) else np.full(len(x), self.answer)
 
 
@@ -135,6 +138,8 @@ def test_labels_other_than_0_and_1_need_another_metric(make: Callable[..., Any])
         (lambda: Own(raises="fit"), "Own.fit raised RuntimeError: out of memory"),
         (lambda: Own(raises="predict"), "prediction raised RuntimeError: no answer"),
         (lambda: Own(raises="alone"), r"prediction raised RuntimeError: no answer, in predict at test_fitting\.py"),
+        (lambda: Own(raises="empty"), r"prediction raised RuntimeError: no values, in predict at test_fitting\.py"),
+        (lambda: Own(raises="empty alone"), r"raised RuntimeError: no values, in predict at test_fitting\.py"),
         (lambda: Own(np.zeros((3, 2))), r"predictions of shape \(3, 2\)"),
         (lambda: Own(np.nan), "are no number, e.g. nan"),
         (lambda: Own(1.5), r"lie outside \[0, 1\], e.g. 1.5"),

@@ -312,9 +312,12 @@ def finish(
         tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
-    artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=make_golden(scorer, prepared.matrix))
+    with _answering(model.name):
+        golden = make_golden(scorer, prepared.matrix)
+    artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
     if not runtime.row_exact:  # loading asks the golden rows one by one
-        worst = max(tolerance, golden_difference(artifact, scorer))
+        with _answering(model.name):
+            worst = max(tolerance, golden_difference(artifact, scorer))
         artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
     data = encode_artifact(artifact)
     weights = runtime.importance(estimator)

@@ -34,6 +34,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("[serve]\nport = 70000\n", "70000"),
         ("[serve]\nport = 'x'\n", "port"),
         ("[serve]\nport = '8117'\n", "port"),
+        ("[serve]\nport = 8117.5\n", "port"),
+        ("[serve]\nmax_rows = inf\n", "max_rows"),
+        ("[serve]\nrequire_key = 1.0\n", "require_key"),
         ("[serve]\nrequire_key = 'false'\n", "require_key"),
         ("[serve\n", "TOML"),
     ],
@@ -42,6 +45,14 @@ def test_what_cannot_be_in_the_file_is_refused_by_name(tmp_path: Path, text: str
     with pytest.raises(Misuse, match=named) as refused:
         load_config(write(tmp_path, text), {})
     assert "trimtab.toml" in str(refused.value)
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing_and_the_other_way_round(tmp_path: Path) -> None:
+    written = "seed = 2.0\n[serve]\nmax_body_bytes = 8e6\ntraces_share = 1\n"
+    config = load_config(write(tmp_path, written), {})
+    assert (config.seed, config.serve.max_body_bytes, config.serve.traces_share) == (2, 8_000_000, 1.0)
+    assert isinstance(config.serve.max_body_bytes, int)
+    assert load_config(tmp_path, {"TRIMTAB_SERVE_PORT": "9000"}).serve.port == 9000
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
         raise Misuse(f"{file}: not valid TOML: {error}.") from error
     if "folder" in document:
         raise Misuse(f"{file}: unknown key `folder`. Settings are relative to the file's own folder.")
-    _convert(document, str(file), strict=True)
+    _convert(_whole(document), str(file), strict=True)
     for name, value in sorted(environment.items()):
         if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX):
             _apply(document, name, value)
@@ -225,6 +225,15 @@ def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -
         return msgspec.convert(document, Config, strict=strict)  # what comes from the environment is all text
     except msgspec.ValidationError as error:
         raise Misuse(f"{where}: {error}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
+
+
+def _whole(value: Any) -> Any:
+    """A document with its whole numbers as integers, which numbers with a fraction take, too: 8e6 is 8000000."""
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _allowed(error: str) -> str:

@@ -32,3 +32,22 @@ def test_a_project_file_that_exits_or_raises_is_named_with_its_line(tmp_path: Pa
         load_definitions(file)
     assert str(found.value).startswith(f"{file}, line 2: {said}")
     assert ("Did you mean" in str(found.value)) == ("Did you mean" in said)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "body",
+    [
+        "__all__ = 7",
+        "__all__ = [1, 2]",
+        "def __dir__(self): raise RuntimeError('no list')",
+        "@property\n    def __all__(self): raise SystemExit(3)",
+    ],
+)
+def test_what_an_object_of_the_file_lists_badly_does_not_hide_where_the_file_raised(tmp_path: Path, body: str) -> None:
+    file = tmp_path / "project.py"
+    file.write_text(f"class Own:\n    {body}\n\nown = Own()\nown.nmae\n")
+    line = len(file.read_text().splitlines())
+    with pytest.raises(Misuse) as found:
+        load_definitions(file)
+    assert str(found.value) == f"{file}, line {line}: AttributeError: 'Own' object has no attribute 'nmae'"

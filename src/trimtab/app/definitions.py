@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -118,13 +119,12 @@ def _run(file: Path) -> ModuleType:
 
 
 def _meant(error: BaseException, module: ModuleType) -> str:
-    if isinstance(error, AttributeError):
-        names: Iterable[str] = getattr(error.obj, "__all__", None) or dir(error.obj)
-    elif isinstance(error, NameError):
-        names = vars(module)
-    else:
+    if not isinstance(error, (AttributeError, NameError)):
         return ""
-    near = get_close_matches(error.name or "", names, n=1)
+    near: list[str] = []
+    with suppress(Exception, SystemExit):  # to list names may run code of the file: no hint, then
+        listed = vars(module) if isinstance(error, NameError) else getattr(error.obj, "__all__", None) or dir(error.obj)
+        near = get_close_matches(error.name or "", listed, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 

@@ -103,6 +103,14 @@ def test_errors_are_json_where_json_is_wanted(
     assert done.stdout == ""
 
 
+def test_completion_after_a_misspelt_command_says_nothing() -> None:
+    typed = {"_TRIMTAB_COMPLETE": "bash_complete", "COMP_WORDS": "trimtab stats --", "COMP_CWORD": "2"}
+    done = CliRunner().invoke(trimtab, [], env=typed)
+    assert done.stderr == ""
+    completed = CliRunner().invoke(trimtab, [], env=typed | {"COMP_WORDS": "trimtab status --js"})
+    assert completed.stdout == "plain,--json\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -220,7 +220,25 @@ def test_rows_of_another_kind_are_refused_by_name(rows: Any) -> None:
                 ask("late", rows)
 
 
-def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of localhost, and its key."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def context_of(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, certificate: tuple[Path, Path]) -> None:
     with (
         connect(f"https://127.0.0.1:{running.port}") as client,
         pytest.raises(Unavailable, match="ask by http://"),
@@ -230,14 +248,7 @@ def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, tmp_pa
     with connect(server.url) as client, pytest.raises(Unavailable, match="by https://, where it has a certificate"):
         client.predict("late", ROW)
     server.join(30)
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    context = context_of(certificate)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
 
@@ -265,12 +276,15 @@ def test_threads_share_a_client_and_its_connections(client: Client) -> None:
 class Told(threading.Thread):
     """A server that gives one told answer a connection, and remembers what it was asked."""
 
-    def __init__(self, *answers: bytes | None) -> None:
+    def __init__(self, *answers: bytes | None, context: ssl.SSLContext | None = None) -> None:
         super().__init__(daemon=True)
         self.asked: list[tuple[str, dict[str, str]]] = []
         self._answers = answers
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        if context is not None:
+            self._listener = context.wrap_socket(self._listener, server_side=True)
         self.start()
 
     def run(self) -> None:
@@ -377,6 +391,34 @@ def test_the_time_of_a_call_is_its_requests_deadline_and_holds_for_all_tries() -
     silent.close()
     with connect("http://127.0.0.1:9", timeout_s=0.5) as client, pytest.raises(Unavailable, match="trimtab serve"):
         client.predict("m", {})
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_dead_addresses_of_a_host_share_the_time_with_the_one_that_answers(
+    scheme: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Told(MODELS, context=context_of(certificate) if scheme == "https" else None)
+    with contextlib.ExitStack() as held:
+        dead = [held.enter_context(silent()).getsockname() for _ in range(2)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in (*dead, ("127.0.0.1", server.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        url = f"{scheme}://localhost:{server.port}"
+        with connect(url, timeout_s=9.0, cafile=str(certificate[0])) as client:
+            assert client.models() == []
+    server.join(30)
+    assert len(server.asked) == 1
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[socket.socket]:
+    """A port where connecting comes to no end: as many wait there already as may."""
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                waiting.enter_context(socket.create_connection(listener.getsockname(), timeout=0.5))
+        yield listener
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n"])

@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
@@ -259,8 +260,7 @@ class Client:
         connection, sent = self._connection(), False
         try:
             if connection.sock is None:
-                connection.timeout = _left_s(end_s)
-                connection.connect()
+                self._connect(connection, end_s)
             left_s = _left_s(end_s)  # to connect took some of it
             connection.sock.settimeout(left_s + _SLACK_S)
             connection.response_class = partial(_TimedResponse, end_s=end_s + _SLACK_S)  # type: ignore[assignment]
@@ -301,6 +301,13 @@ class Client:
         if self._tls is not None:
             return http.client.HTTPSConnection(self._host, self._port, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port)
+
+    def _connect(self, connection: http.client.HTTPConnection, end_s: float) -> None:
+        """Connect by `end_s`: `connection.connect` gives its time to each address of the host anew."""
+        connection.sock = _connected(self._host, self._port, end_s)
+        if self._tls is not None:
+            connection.sock.settimeout(_left_s(end_s))
+            connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=self._host)
 
     def _keep(self, connection: http.client.HTTPConnection) -> None:
         with self._mutex:
@@ -390,6 +397,29 @@ class _AgainError(Exception):
         super().__init__(str(error))
         self.error = error
         self.after_s = after_s
+
+
+def _connected(host: str, port: int, end_s: float) -> socket.socket:
+    """A socket connected to the first address of a host that takes it; those not tried yet share what time is left."""
+    address, *others = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    while others:
+        with suppress(OSError):
+            return _dialled(address, _left_s(end_s) / (1 + len(others)))
+        address, *others = others
+    return _dialled(address, _left_s(end_s))
+
+
+def _dialled(address: tuple[Any, ...], timeout_s: float) -> socket.socket:
+    family, kind, protocol, _, place = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect(place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _send(

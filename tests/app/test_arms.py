@@ -14,6 +14,7 @@ from trimtab.app.operations import ProjectModels
 from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US
+from trimtab.registry import Version
 from trimtab.serving.arms import ArmShares
 from trimtab.serving.http.operations import Move, RollBack
 from trimtab.store.ports import Append, Put, Remove
@@ -210,6 +211,48 @@ def test_a_share_is_given_to_the_version_that_another_process_made_the_arm(
         row = project.set_arm("buyer", "canary", share=0.2)
         assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
         assert project.registry.get("buyer@canary").name == "buyer@2"
+
+
+def test_a_share_is_not_said_of_a_version_that_the_alias_was_moved_from_meanwhile(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move by the registry alone writes the alias, and neither share nor ledger."""
+    with shop.opened(trained) as project, shop.opened(trained) as other:
+        project.set_arm("buyer@1", "canary", share=0.1)
+        catalog = project.state.catalog
+        write = catalog.write
+
+        def late(changes: Sequence[Put | Append | Remove]) -> None:
+            monkeypatch.setattr(catalog, "write", write)
+            other.registry.move("buyer", "canary", "buyer@2", why="Newer.")
+            write(changes)
+
+        monkeypatch.setattr(catalog, "write", late)
+        row = project.set_arm("buyer", "canary", share=0.2)
+        assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
+        assert project.ledger()[-1] == row
+        assert project.registry.get("buyer@canary").name == "buyer@2"
+        assert arm_shares(catalog, "buyer") == ArmShares(canary=0.2)
+
+
+def test_a_version_that_another_process_made_the_arm_just_before_has_its_share_set(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.opened(trained) as project, shop.opened(trained) as other:
+        project.set_arm("buyer@1", "canary", share=0.1)
+        registry = project.registry
+        get = registry.get
+
+        def late(reference: str) -> Version:
+            monkeypatch.setattr(registry, "get", get)
+            other.registry.move("buyer", "canary", "buyer@2", why="Newer.")
+            return get(reference)
+
+        monkeypatch.setattr(registry, "get", late)
+        row = project.set_arm("buyer@2", "canary", share=0.2)
+        assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
+        assert arm_shares(project.state.catalog, "buyer") == ArmShares(canary=0.2)
+        assert [move.why for move in registry.history("buyer", "canary")][1:] == ["Newer."]
 
 
 def test_a_move_of_an_arm_over_http_is_in_the_ledger_as_one_by_hand(trained: Path) -> None:

@@ -36,8 +36,8 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
     catalog, registry = project.state.catalog, project.registry
     name, why = project.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     for _ in range(_ATTEMPTS):
-        before = catalog.get(KIND, name)  # read before the alias: whoever sets an arm writes this record, too
-        there = registry.aliases(name).get(arm)
+        before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
+        there = registry.aliases(name).get(arm)  # read last: what changes any of them from here on is a conflict
         if there is None and "@" not in reference:
             raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
         version = registry.get(reference if there is None or "@" in reference else there.version)
@@ -45,7 +45,7 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
         try:
             if there is not None and there.version == version.id:
                 said = {"previous": there.version, "at_us": project.clock.now_us(), "why": why, "actor": actor}
-                ledgered.write(msgspec.structs.replace(there, **said), [], before)
+                ledgered.write(msgspec.structs.replace(there, **said), [unmoved], before)
             else:
                 registry.move(
                     name,
@@ -58,8 +58,8 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
                     together=ledgered,
                 )
         except Conflict:
-            if catalog.get(KIND, name) == before:
-                raise  # nobody set an arm: it is about something else
+            if (catalog.get(KIND, name), registry.touch(name, arm)) == (before, unmoved):
+                raise  # nobody set an arm or moved this one: it is about something else
         else:
             return ledgered.decision
     raise Conflict(f"arms of {name!r}: others set them {_ATTEMPTS} times meanwhile. Try again.")

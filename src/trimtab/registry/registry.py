@@ -324,6 +324,10 @@ class Registry:
         """Where each alias of a model points, and since which move."""
         return self._aliases.places(model)
 
+    def touch(self, model: str, alias: str) -> Put:
+        """The change that fails once the alias was moved, and makes moves fail which read its place before it."""
+        return self._aliases.touch(model, alias)
+
     def move(
         self,
         model: str,

@@ -328,6 +328,20 @@ def test_top_says_that_no_service_runs(trained: Path) -> None:
     ],
 )
 def test_top_says_that_no_service_of_trimtab_answers(trained: Path, answer: bytes) -> None:
+    done = top_of(answer, trained)
+    assert done.returncode == 5
+    assert "service" in done.stderr
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"Hello World", b"version 1.2.3", b"\x89PNG\r\n\x1a\n", b"Gr\xfc\xdfe 1"])
+def test_top_says_that_what_answers_has_no_figures_of_trimtab(trained: Path, body: bytes) -> None:
+    done = top_of(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body), trained)
+    assert done.returncode == 2
+    assert "is no sample. Name the address of a service of trimtab." in done.stderr
+
+
+def top_of(answer: bytes, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`trimtab top` of a server that always gives one answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -337,9 +351,7 @@ def test_top_says_that_no_service_of_trimtab_answers(trained: Path, answer: byte
                     connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        done = run(trained, "top", "--once", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    assert done.returncode == 5
-    assert "service" in done.stderr
+        return run(folder, "top", "--once", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
 
 
 def test_top_asks_the_service_itself_whatever_proxy_there_is(

@@ -74,8 +74,9 @@ def test_quantiles_lie_in_the_bucket_of_the_true_one() -> None:
 def test_a_view_of_a_service_that_says_little_has_its_lines_too() -> None:
     found = overview(None, read_scrape("", 0.0), "http://127.0.0.1:1")
     assert "log ok" in "\n".join(found.lines())
-    with pytest.raises(Misuse, match="no sample"):
-        read_scrape("<html>", 0.0)
+    for other in ("<html>", "Hello World"):
+        with pytest.raises(Misuse, match="no sample"):
+            read_scrape(other, 0.0)
 
 
 def test_a_label_may_hold_what_ends_a_line_elsewhere() -> None:

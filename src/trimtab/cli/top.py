@@ -142,7 +142,7 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
             raise ValueError("no address of a service")
         request = urllib.request.Request(f"{url}/metrics", headers=headers)
         with opener.open(request, timeout=_TIMEOUT_S) as response:
-            text = response.read().decode()
+            text = response.read().decode(errors="replace")  # what is no text is no sample either
     except urllib.error.HTTPError as error:
         with error:
             if error.code in (401, 403):

@@ -47,13 +47,12 @@ def read_scrape(text: str, at_s: float) -> Scrape:
     for line in text.split("\n"):  # and nowhere else: labels hold whatever they like
         if not line or line.startswith("#"):
             continue
-        match = _SAMPLE.fullmatch(line)
-        if match is None:
-            raise Misuse(f"metrics: {line[:80]!r} is no sample. Name the address of a service of trimtab.")
-        labels = tuple(
-            sorted((name, _ESCAPED.sub(_unescaped, value)) for name, value in _LABEL.findall(match[2] or ""))
-        )
-        samples.setdefault(match[1], {})[labels] = float(match[3])
+        try:
+            name, labels, value = _sample(line)
+        except ValueError:
+            message = f"metrics: {line[:80]!r} is no sample. Name the address of a service of trimtab."
+            raise Misuse(message) from None
+        samples.setdefault(name, {})[labels] = value
     return Scrape(at_s, samples)
 
 
@@ -86,6 +85,14 @@ def quantiles(
     buckets = sorted((float(edge), n) for (edge,), n in grown(before, now, f"{name}_bucket", ("le",), **only).items())
     total = buckets[-1][1] if buckets else 0.0
     return tuple(_quantile(buckets, share * total) if total else None for share in shares)
+
+
+def _sample(line: str) -> tuple[str, Labels, float]:
+    match = _SAMPLE.fullmatch(line)
+    if match is None:
+        raise ValueError(line)
+    labels = sorted((name, _ESCAPED.sub(_unescaped, value)) for name, value in _LABEL.findall(match[2] or ""))
+    return match[1], tuple(labels), float(match[3])
 
 
 def _quantile(buckets: list[tuple[float, float]], rank: float) -> float:

@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ import trimtab as tt
 from processes import within
 from trimtab.app.lease import Lease
 from trimtab.app.project import Project
-from trimtab.core.errors import Conflict, NotFound, Unavailable
+from trimtab.app.views import Views
+from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US
 from trimtab.features.online.fill import unfilled
 from trimtab.features.online.request_plan import RequestPlan
@@ -226,6 +228,32 @@ def test_a_view_is_rebuilt_here_or_by_the_process_that_applies(trained: Path) ->
         assert other.views.compact().done
         with pytest.raises(NotFound, match="no deployed model uses one of that name"):
             other.views.rebuild("nothing")
+
+
+def follow(views: Views, then: Callable[..., object]) -> None:
+    views.follow().close()
+    then()
+    views.let_go()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        follow,
+        lambda views, then: views.rebuild(views.views[0].name, progress=then),
+        lambda views, then: views.rebuild_all(progress=then),
+    ],
+    ids=["follow", "rebuild", "rebuild_all"],
+)
+def test_others_may_apply_after_the_store_was_closed_in_the_midst_of_it(
+    trained: Path, work: Callable[[Views, Callable[..., object]], object]
+) -> None:
+    with shop.opened(trained) as project, shop.opened(trained) as other:
+        project.views.catch_up()
+        with pytest.raises(Misuse, match="closed"):
+            work(project.views, lambda *_: project.state.online.close())
+        assert not other.views.followed()
+        assert other.views.rebuild_all() > 0
 
 
 def test_a_view_that_begins_is_filled_while_the_others_are_applied_to(trained: Path) -> None:

@@ -224,8 +224,7 @@ class Views:
         """Let others apply, after `follow` and once its applier is closed."""
         lease, self._following = self._following, None
         if lease is not None:
-            self._state.online.release_writer()
-            lease.let_go()
+            self._give_back(lease)
 
     def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
         """Make a view's states anew from history, in all its definitions; what was there before is read meanwhile.
@@ -300,8 +299,7 @@ class Views:
                 return sum(counts.applied for counts in self.store.counts().values())
         finally:
             with suppress(Corrupt):  # what was put back is as damaged as it was
-                self._state.online.release_writer()
-            lease.let_go()
+                self._give_back(lease)
 
     def compact(self) -> Compacted:
         """Give back the room of what no answer can depend on any more.
@@ -387,7 +385,13 @@ class Views:
         try:
             yield
         finally:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        """Let others write online features, also where this project was closed meanwhile."""
+        try:
             self._state.online.release_writer()
+        finally:
             lease.let_go()
 
     def _anew(self, another: bool) -> None:

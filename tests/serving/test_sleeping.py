@@ -246,6 +246,37 @@ def test_why_a_load_failed_is_forgotten_once_it_was_told(shop: Any) -> None:
     service.close()
 
 
+def test_nothing_is_said_of_a_load_that_fails_when_nobody_waits_for_it_any_more(shop: Any) -> None:
+    over, failed = threading.Event(), threading.Event()
+
+    def wake() -> None:
+        over.wait(60)
+        failed.set()
+        raise Unavailable("the disk is gone")
+
+    shop.endpoint.sleep(wake)
+    service = HttpService([shop.endpoint], shop.log)
+    path, body, kind = asked(shop, "json")
+    said: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        before = asyncio.all_tasks()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context))
+        transport = httpx.ASGITransport(app=service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+            headers = {"content-type": kind, "x-timeout-ms": "50"}
+            assert (await client.post(path, content=body, headers=headers)).status_code == 504
+        over.set()
+        while not failed.is_set() or asyncio.all_tasks() - before:
+            await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    gc.collect()
+    assert said == []
+    service.close()
+
+
 def test_a_version_whose_costs_are_known_is_asked_nothing_when_it_comes_into_service(shop: Any) -> None:
     class Slow:
         def predict_row(self, row: list[float]) -> float:

@@ -49,3 +49,5 @@ class Waking:
 
     def _loaded(self, load: asyncio.Task[Answerer]) -> None:
         self._load = None  # it keeps the version, or why there is none, also while the model sleeps again
+        if not load.cancelled():
+            load.exception()  # whoever waits is told; where nobody does any more, nothing is to be said of it

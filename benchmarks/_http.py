@@ -131,11 +131,11 @@ def rate(folder: Path, kind: str, *, connections: int = 32) -> float:
     return len(latencies) / taken
 
 
-def median_s(folder: Path, kind: str) -> float:
-    """The median time of an answer on one connection."""
+def quantile_s(folder: Path, kind: str, share: float) -> float:
+    """The time within which a share of the answers on one connection are there."""
     with server(folder, kind) as port:
         latencies = load(port, connections=1)[:-1]
-    return float(np.median(latencies))
+    return float(np.quantile(latencies, share))
 
 
 def _bare(folder: Path) -> Any:

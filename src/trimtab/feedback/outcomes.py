@@ -201,6 +201,9 @@ class OutcomeJoin:
             raise Misuse(f"outcomes: a request's key is no integer ({error}). Are these another model's?") from error
 
 
+_NOT_KEPT = frozenset(("id", "model", "arm", "mode", "made_at"))  # of predictions that wait: no day is judged by them
+
+
 class OpenDays:
     """The days of one model's predictions that wait for their labels; each closes once, at its end plus the wait.
 
@@ -244,7 +247,9 @@ class OpenDays:
         if not isinstance(predictions, Columns):
             classes = self._outcomes.classes
             predictions = [
-                p for p in predictions if PAST not in p.flags and not p.is_makeshift and _comparable(p, classes)
+                p
+                for p in predictions
+                if p.model == self.model and PAST not in p.flags and not p.is_makeshift and _comparable(p, classes)
             ]
         table = self._outcomes.table(predictions)
         mine = (table["model"].values == self.model) & made_for_its_moment(table)
@@ -252,6 +257,7 @@ class OpenDays:
         self.too_late += int(late.sum())
         kept = mine & ~late
         if kept.any():
+            table = table.select([name for name in table.names if name not in _NOT_KEPT])
             self._parts.append(table if kept.all() else table.take(kept))
 
     def close(self, now_us: int) -> list[DayQuality]:

@@ -289,7 +289,7 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
         stored = _decoder.decode(memoryview(payload)[1:])
     except msgspec.MsgspecError as error:
         raise Corrupt(f"{where}: is no prediction ({error}). Restore the partition from a copy.") from error
-    return Prediction(**{name: getattr(stored, name) for name in _FIELDS})
+    return Prediction(**dict(zip(_FIELDS, msgspec.structs.astuple(stored), strict=True)))
 
 
 def payload_id(payload: bytes) -> str:
@@ -307,6 +307,7 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
     With `classes` also `prediction`, and a column `scores.NAME` for each of them: 0 for a class that the version did
     not know, null where it answered with one number.
     """
+    same: dict[str, str] = {}  # one object for all that say the same: millions of rows are kept
     known = [{} if p.scores is None else p.scores for p in predictions]
     several: dict[str, tuple[Dtype, list[Any]]] = {
         f"scores.{name}": ("float", [found.get(name, 0.0) if found else None for found in known]) for name in classes
@@ -317,10 +318,10 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
         {
             "id": ("str", [p.id for p in predictions]),
             "request_id": ("str", [p.request_id for p in predictions]),
-            "model": ("str", [p.model for p in predictions]),
-            "version": ("str", [p.version for p in predictions]),
-            "arm": ("str", [p.arm for p in predictions]),
-            "mode": ("str", [p.mode for p in predictions]),
+            "model": ("str", [same.setdefault(p.model, p.model) for p in predictions]),
+            "version": ("str", [same.setdefault(p.version, p.version) for p in predictions]),
+            "arm": ("str", [same.setdefault(p.arm, p.arm) for p in predictions]),
+            "mode": ("str", [same.setdefault(p.mode, p.mode) for p in predictions]),
             "made_at": ("time", [p.made_at_us for p in predictions]),
             "at": ("time", [p.at_us for p in predictions]),
             "score": ("float", [p.score for p in predictions]),

@@ -305,3 +305,24 @@ def test_a_block_is_logged_by_one_append() -> None:
     ids = PredictionIds(SystemClock())
     PredictionLog(Counted()).append([prediction(ids()) for _ in range(1_000)])
     assert sizes == [1_000]
+
+
+def test_a_log_that_is_written_to_all_the_time_is_read_to_an_end() -> None:
+    """A tick under load never came to its end: there was always something new."""
+
+    class Busy(MemoryLog):
+        def read(self, partition: str, after: int, *, limit: int = 10_000) -> Any:
+            assert len(made) < 100
+            made.append(ids())
+            found = super().read(partition, after, limit=limit)
+            self.append([encode(prediction(made[-1]))])
+            return found
+
+    ids, made = PredictionIds(SystemClock(), seed=1), list[str]()
+    log = PredictionLog(Busy(clock=SystemClock()))
+    log.append([prediction(first := ids())])
+    seen: dict[str, int] = {}
+    for block, reached in log.blocks():
+        assert block[0].id == first
+        seen = reached
+    assert [p.id for p, *_ in log.scan(seen)] == made[:1]

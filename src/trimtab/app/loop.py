@@ -333,10 +333,7 @@ class DeploymentLoop:
     def _read_predictions(self) -> None:
         if self._seen is None:
             self._seen = self._predictions.positions_before(self._loop.closed_until_us)
-        while True:
-            block, seen = self._predictions.read(self._seen)
-            if not block:
-                return
+        for block, seen in self._predictions.blocks(self._seen):
             self._loop.add(block)
             self._seen = seen
 

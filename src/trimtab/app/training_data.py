@@ -291,10 +291,8 @@ class AskedRequests:
 
     def read(self) -> None:
         """Read what is new in the log."""
-        while True:
-            block, self._reached = self._predictions.read(self._reached)
-            if not block:
-                return
+        for block, reached in self._predictions.blocks(self._reached):
+            self._reached = reached
             for p in block:
                 if p.model == self._model.name and p.mode in _ASKED and PAST not in p.flags:
                     self._take(p)

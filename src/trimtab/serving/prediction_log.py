@@ -80,13 +80,21 @@ class PredictionLog:
             if there or not found:
                 return [decode(payload, partition, position) for _, partition, position, payload in there], reached
 
-    def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
-        """All predictions behind `after` in blocks, until none is left."""
-        reached = dict(after or {})
-        while True:
+    def blocks(self, after: Mapping[str, int] | None = None) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
+        """The predictions behind `after` in blocks, each with the positions reached.
+
+        It ends with what is there when it begins, or soon behind: a log may be written to all the time.
+        """
+        reached, ends = dict(after or {}), self.log.positions()
+        while any(reached.get(name, 0) < last for name, last in ends.items()):
             predictions, reached = self.read(reached)
             if not predictions:
                 return
+            yield predictions, reached
+
+    def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
+        """The predictions behind `after` in blocks, as `blocks` has them."""
+        for predictions, _ in self.blocks(after):
             yield predictions
 
     def find(self, prediction_id: str, deadline_s: float | None = None) -> Prediction:

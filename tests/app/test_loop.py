@@ -620,13 +620,13 @@ def test_only_the_log_since_the_window_is_read_for_scores(project: Project, monk
     at_us = [NOW_US + n * HOUR_US for n in range(200)]
     project.predictions.append([answer("champ", at, score=0.5) for at in at_us], at_us=at_us)
     read: list[int] = []
-    scan = project.predictions.scan
+    blocks = project.predictions.blocks
 
-    def counted(after: dict[str, int] | None = None) -> Iterator[list[Prediction]]:
-        for block in scan(after):
+    def counted(after: dict[str, int], *, model: str) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
+        for block, reached in blocks(after, model=model):
             read.append(len(block))
-            yield block
+            yield block, reached
 
-    monkeypatch.setattr(project.predictions, "scan", counted)
+    monkeypatch.setattr(project.predictions, "blocks", counted)
     project.loop("one").scores_of([f"v{at_us[-1]}"], version="champ", since_us=at_us[-10])
     assert sum(read) == 10

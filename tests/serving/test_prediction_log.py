@@ -18,7 +18,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
 from trimtab.serving.prediction_ids import batch_prediction_ids, id_time_us
-from trimtab.serving.prediction_log import CLASSES, FORMAT, decode, encode, encode_all, payload_writer
+from trimtab.serving.prediction_log import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
 from trimtab.store.sqlite_log import SqliteLog
 from trimtab.testing import MemoryLog
 
@@ -326,3 +326,20 @@ def test_a_log_that_is_written_to_all_the_time_is_read_to_an_end() -> None:
         assert block[0].id == first
         seen = reached
     assert [p.id for p, *_ in log.scan(seen)] == made[:1]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["buyer", "buy", "learner"]), st.booleans()), max_size=40), st.data())
+def test_of_one_model_the_same_is_read_as_of_all(made: list[tuple[str, bool]], data: st.DataObject) -> None:
+    """Also where requests of others name it, where much was erased, and from anywhere in the log."""
+    clock = VirtualClock(1_700_000_000_000_000)
+    store = MemoryLog(clock=clock)
+    log, ids = PredictionLog(store), PredictionIds(clock, seed=1)
+    for model, erased in made:
+        (place,) = log.append([msgspec.structs.replace(prediction(ids()), model=model, request_id="buyer")])
+        if erased:
+            store.erase(store.partition, {place: ERASED})
+    after = {store.partition: data.draw(st.integers(0, len(made)))}
+    mine = list(log.blocks(after, model="buyer"))
+    assert [p for block, _ in mine for p in block] == [p for b in log.scan(after) for p in b if p.model == "buyer"]
+    if after[store.partition] < len(made):
+        assert mine[-1][1] == log.log.positions()

@@ -271,10 +271,10 @@ class DeploymentLoop:
         """
         name = self.deployment.name
         scores: dict[str, float] = {}
-        for block in self._predictions.scan(self._predictions.positions_before(since_us)):
+        for block, _ in self._predictions.blocks(self._predictions.positions_before(since_us), model=name):
             for p in block:
                 own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags and not p.is_makeshift
-                if own and p.version == version and p.model == name and p.at_us >= since_us:
+                if own and p.version == version and p.at_us >= since_us:
                     scores.setdefault(p.request_id, p.score)
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
 
@@ -333,7 +333,7 @@ class DeploymentLoop:
     def _read_predictions(self) -> None:
         if self._seen is None:
             self._seen = self._predictions.positions_before(self._loop.closed_until_us)
-        for block, seen in self._predictions.blocks(self._seen):
+        for block, seen in self._predictions.blocks(self._seen, model=self.deployment.name):
             self._loop.add(block)
             self._seen = seen
 

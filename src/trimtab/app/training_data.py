@@ -291,10 +291,10 @@ class AskedRequests:
 
     def read(self) -> None:
         """Read what is new in the log."""
-        for block, reached in self._predictions.blocks(self._reached):
+        for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
             self._reached = reached
             for p in block:
-                if p.model == self._model.name and p.mode in _ASKED and PAST not in p.flags:
+                if p.mode in _ASKED and PAST not in p.flags:
                     self._take(p)
 
     def forget(self, before_us: int) -> list[str]:

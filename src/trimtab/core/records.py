@@ -14,7 +14,7 @@ NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answ
 _MAKESHIFT = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # it can hold no cycle
     """One answer to one request: a row of the prediction log.
 
     `at_us` and `positions` are the as-of pair (t, P): with the definitions of `version` they say exactly which

@@ -11,7 +11,7 @@ import msgspec
 from trimtab.core.columns import Columns
 
 
-class LogRecord(msgspec.Struct, frozen=True, array_like=True):
+class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle
     """One record of a log: where it stands, when it was appended, what it says."""
 
     partition: str

@@ -177,3 +177,17 @@ def ended(project: Project) -> None:
     for thread in project.version_memory.threads:
         thread.join(_PATIENCE_S)
         assert not thread.is_alive()
+
+
+def test_between_two_ticks_what_is_predicted_is_read_ahead(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load a minute's predictions are some seconds of work, in which requests wait for the processor."""
+    done: list[str] = []
+    monkeypatch.setattr("trimtab.app.keeper._ROUND_S", 0.01)
+    monkeypatch.setattr("trimtab.app.keeper._TICK_S", 0.5)
+    monkeypatch.setattr(project, "tick", lambda: done.append("tick"))
+    monkeypatch.setattr(project, "read_ahead", lambda: done.append("ahead"))
+    with Keeper(project, answers=False).start():
+        becomes(lambda: done.count("tick") > 1, True)
+    ticks = [place for place, what in enumerate(done) if what == "tick"]
+    assert ticks[0] > 1
+    assert ticks[1] - ticks[0] > 2

@@ -616,6 +616,42 @@ def test_only_answers_of_the_champion_at_their_own_time_count_as_its_own(project
     np.testing.assert_array_equal(later, [nan] * 7 + [0.7])
 
 
+def test_what_is_read_ahead_is_not_read_again_and_its_days_are_closed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, clock = project.loop("one"), project.clock
+    assert isinstance(clock, VirtualClock)
+    loop.tick()
+    read: list[str] = []
+    add = loop._loop.add
+
+    def noted(block: Sequence[Prediction] | Columns) -> None:
+        assert not isinstance(block, Columns)
+        read.extend(p.request_id for p in block)
+        add(block)
+
+    monkeypatch.setattr(loop._loop, "add", noted)
+    predictions(project, 0, 3, good=True)
+    load(project, first_day=0, last_day=3)
+    loop.read_ahead()
+    loop.read_ahead()
+    assert len(read) == 3 * 48
+    clock.advance_to(NOW_US + 5 * DAY_US)
+    loop.tick()
+    assert len(read) == 3 * 48
+    watch = loop.monitor.watch
+    assert watch is not None
+    assert (watch.first_day_us, watch.last_day_us) == (NOW_US, NOW_US + 2 * DAY_US)
+
+
+def test_nothing_is_read_ahead_before_the_first_turn(project: Project) -> None:
+    """Whoever only serves is not kept from being ready; and a turn says first where the open days begin."""
+    loop = project.loop("one")
+    project.predictions.append([answer("champ", NOW_US, score=0.5)], at_us=[NOW_US])
+    loop.read_ahead()
+    assert loop._seen is None
+
+
 def test_only_the_log_since_the_window_is_read_for_scores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     at_us = [NOW_US + n * HOUR_US for n in range(200)]
     project.predictions.append([answer("champ", at, score=0.5) for at in at_us], at_us=at_us)

@@ -80,7 +80,7 @@ class Keeper:
         self.skew = SkewWatch(project)
         self._threads += [
             self._thread("keeper", partial(self._run, _ROUND_S, often)),
-            self._thread("loop", partial(self._run, _TICK_S, ticking)),
+            self._thread("loop", partial(self._run_ticking, ticking, {"read ahead": project.read_ahead})),
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]
 
@@ -135,6 +135,15 @@ class Keeper:
     def _run(self, every_s: float, works: Mapping[str, Work]) -> None:
         while not self._stop.wait(every_s):
             self._round(works)
+
+    def _run_ticking(self, ticking: Mapping[str, Work], between: Mapping[str, Work]) -> None:
+        ticked_s = time.monotonic()
+        while not self._stop.wait(min(_ROUND_S, _TICK_S)):
+            if time.monotonic() < ticked_s + _TICK_S:
+                self._round(between)
+                continue
+            self._round(ticking)
+            ticked_s = time.monotonic()
 
     def _run_following(self) -> None:
         """Follow each alias closely, whatever failed at the last look: it may have moved back, or a canary ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,7 @@ class DeploymentLoop:
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._seen: dict[str, int] | None = None  # positions read; None: begin where the days are open
+        self._reading = threading.Lock()  # held by whoever moves `_seen` and the open days
 
     @property
     def deployment_hash(self) -> str:
@@ -141,8 +143,9 @@ class DeploymentLoop:
                 return []
             self.catch_up()
             decisions = self._loop.controller.finish()
-            self._read_predictions()
-            self._loop.close_days()
+            with self._reading:
+                self._read_predictions()
+                self._loop.close_days()
             decisions += self._loop.controller.tick()
             self._training.ended(decisions)
             return decisions
@@ -282,8 +285,21 @@ class DeploymentLoop:
         """Read what is known by now and with what other processes have done."""
         self._history.refresh()
         self._labels.update(self._history.frame(self.deployment.model.label.source.name))
-        if self._loop.reload():
-            self._seen = None
+        with self._reading:
+            if self._loop.reload():
+                self._seen = None
+
+    def read_ahead(self) -> None:
+        """Read what was predicted since the last turn, so that the next one has little to read at once.
+
+        Nothing before the first turn, or while one reads.
+        """
+        if self._reading.acquire(blocking=False):
+            try:
+                if self._seen is not None:
+                    self._read_predictions()
+            finally:
+                self._reading.release()
 
     def _at_work(self, what: Doing) -> Conflict:
         turn = last_turn(self._catalog, self.deployment.name)

@@ -260,6 +260,11 @@ class Wiring:
             )
         return self._loops[deployment.name]
 
+    def read_ahead(self) -> None:
+        """Let every loop that had a turn read what was predicted since: under load a minute of it is a lot at once."""
+        for loop in tuple(self._loops.values()):
+            loop.read_ahead()
+
     def living_data(self) -> LivingData:
         """What gives training sets, and the features of other versions for their requests."""
         from trimtab.app.logged_rows import encodings

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_moment
@@ -138,6 +139,25 @@ def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
     shop.endpoint.swap(shop.answerer())
     with pytest.raises(ModelFailed, match="gave no finite number"):
         shop.endpoint.answer([shop.ask()])
+    assert not [one for block in shop.log.scan() for one in block]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        (np.zeros((3, 2)), r"shape \(3, 2\); needed is \(3,\)"),
+        (np.zeros(2), r"shape \(2,\); needed"),
+        (np.array(0.5), r"shape \(\); needed"),
+        (np.array([None, "x", 1], object), "the model raised TypeError|the model raised ValueError"),
+    ],
+)
+def test_a_model_that_gives_no_number_for_each_row_has_failed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, numbers: NDArray[Any], said: str
+) -> None:
+    """It was an unexpected error of the server."""
+    monkeypatch.setattr(shop.scorer, "predict", lambda matrix: numbers)
+    with pytest.raises(ModelFailed, match=f"late@1: .*{said}"):
+        shop.endpoint.answer([shop.ask(name) for name in ("ann", "bob", "cid")])
     assert not [one for block in shop.log.scan() for one in block]
 
 

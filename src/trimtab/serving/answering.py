@@ -223,7 +223,7 @@ class Answerer:
         """The model's predictions from its inputs.
 
         Raises:
-            ModelFailed: It raised, or gave no number.
+            ModelFailed: It raised, or gave no number, or not one for each row.
         """
         if len(rows) == 1:
             values = inputs.rows[0]
@@ -238,9 +238,13 @@ class Answerer:
 
         matrix = np.array(inputs.rows, np.float64)
         try:
-            found = self.scorer.predict(matrix)
+            found = np.asarray(self.scorer.predict(matrix), np.float64)
         except Exception as error:  # the same
             raise self._raised(error) from error
+        needed = (len(rows), len(self._classes)) if self._classes else (len(rows),)
+        if found.shape != needed:
+            said = f"{self.served.label}: the model gave numbers of shape {found.shape}; needed is {needed}."
+            raise ModelFailed(said)
         if not np.isfinite(found).all():
             raise self._no_number()
         scores = found.tolist()

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from hashlib import blake2b
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -15,10 +15,10 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving.answering import Answerer
 from trimtab.serving.request_rows import Row
+from trimtab.serving.seldom import Seldom
 
 CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of what their versions answer
 SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; beyond, the oldest are dropped
-_SAID_EVERY_S = 10.0
 _logger = logging.getLogger(__name__)
 
 
@@ -94,7 +94,7 @@ class Shadow:
         self.share = share
         self.figures = figures or ShadowFigures()
         self._waiting: deque[Row] = deque()
-        self._said_s = -_SAID_EVERY_S
+        self._seldom = Seldom(_logger)
 
     @property
     def waits(self) -> bool:
@@ -127,10 +127,7 @@ class Shadow:
         return made
 
     def _say(self, error: Exception) -> None:
-        now_s = monotonic()
-        if now_s - self._said_s >= _SAID_EVERY_S:
-            self._said_s = now_s
-            _logger.warning("%s (shadow): %s: %s", self.answerer.served.label, type(error).__name__, error)
+        self._seldom.warning(f"{self.answerer.served.label} (shadow)", error)
 
 
 _encode: Any = msgspec.msgpack.Encoder().encode

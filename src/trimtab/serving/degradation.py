@@ -7,7 +7,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -21,9 +21,9 @@ from trimtab.serving.answering import Answerer
 from trimtab.serving.breaker import GuardedReads
 from trimtab.serving.failures import Late
 from trimtab.serving.request_rows import Row
+from trimtab.serving.seldom import Seldom
 
 _logger = logging.getLogger(__name__)
-_SAID_EVERY_S = 10.0
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
 _SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
@@ -112,11 +112,16 @@ class Degrading:
         self._its_reads = GuardedReads(slow_s)  # the other version's: its views may do where these do not
         self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
+        self.breakers = {  # by whose features are left alone
+            "champion": self.breaker,
+            "canary": self._canary_reads.breaker,
+            "fallback": self._its_reads.breaker,
+        }
         self._about = tuple(about)
         self.fallback = fallback
         self._mutex = threading.Lock()  # of what is written to `_last`
         self._last: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
-        self._said_s = -_SAID_EVERY_S
+        self._seldom = Seldom(_logger)
 
     def deadline_s(self, heard_s: float, timeout_s: float | None) -> float | None:
         """Until when a request that arrived at `heard_s` is to be answered: as it says itself, or sooner."""
@@ -273,8 +278,4 @@ class Degrading:
             return None
 
     def _say(self, answerer: Answerer, error: Exception) -> None:
-        """Once in ten seconds: the metrics count all of them."""
-        now_s = monotonic()
-        if now_s - self._said_s >= _SAID_EVERY_S:
-            self._said_s = now_s
-            _logger.warning("%s: a makeshift answer: %s: %s", answerer.served.label, type(error).__name__, error)
+        self._seldom.warning(f"{answerer.served.label}: a makeshift answer", error)

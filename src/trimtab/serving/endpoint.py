@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -20,13 +19,13 @@ from trimtab.serving.failures import Late
 from trimtab.serving.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.request_rows import Row
 from trimtab.serving.score_cache import CachedScores, CacheFigures
+from trimtab.serving.seldom import Seldom
 
 if TYPE_CHECKING:
     import datetime as dt
 
 CANARY_FAILED = "canary_failed"  # the flag of an answer that the canary should have given
 _KNOWN = 8
-_SAID_EVERY_S = 10.0
 _logger = logging.getLogger(__name__)
 
 Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
@@ -64,7 +63,7 @@ class Endpoint:
         self.cached: CacheFigures | None = None  # of remembered scores, where they are
         self.fails_to_load = False  # the version that its alias names
         self.uses = 0  # how often it was asked
-        self._said_s: dict[str, float] = {}  # when something was said last, by what it was about
+        self._seldom = Seldom(_logger)
         self._begun = False
         self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
         self._wake: Callable[[], object] | None = None
@@ -223,7 +222,7 @@ class Endpoint:
         try:
             return precomputed.look_up(row, key, version, now_us)
         except (Unavailable, Corrupt) as error:
-            self._say(f"{self.name} (stored answers)", error)
+            self._seldom.warning(f"{self.name} (stored answers)", error)
             return MISSING
 
     def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
@@ -265,7 +264,7 @@ class Endpoint:
         except Late:  # no failure of the canary's, and the policy has had its turn
             raise
         except Exception as error:  # whatever a user's model raises
-            self._say(f"{canary.answerer.served.label} (canary)", error)
+            self._seldom.warning(f"{canary.answerer.served.label} (canary)", error)
             theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s)
         rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
         made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s))}
@@ -282,13 +281,6 @@ class Endpoint:
         if self.degrading is None or not rows:
             return canary.predict(rows, flags=flags, deadline_s=deadline_s)
         return self.degrading.by_canary(canary, answerer, rows, flags, deadline_s)
-
-    def _say(self, what: str, error: Exception) -> None:
-        """Once in ten seconds of each: the metrics count the flags."""
-        now_s = monotonic()
-        if now_s - self._said_s.get(what, -_SAID_EVERY_S) >= _SAID_EVERY_S:
-            self._said_s[what] = now_s
-            _logger.warning("%s: %s: %s", what, type(error).__name__, error)
 
 
 def _distance(score: float | list[float], recorded: float | list[float]) -> float:

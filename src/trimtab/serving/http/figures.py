@@ -25,7 +25,7 @@ def show_answers(metrics: Metrics, predictors: Mapping[str, Predictor]) -> None:
     counted("trimtab_answers_total", said, ("model", "version", "arm"), lambda: _answers(asked))
     said = "Requests offered to the shadows of a model; answered are those that were logged."
     counted("trimtab_shadow_requests_total", said, ("model", "fate"), lambda: _shadows(asked))
-    gauge("trimtab_breaker_open", "Features left alone after failures.", ("model",), lambda: _breakers(asked))
+    gauge("trimtab_breaker_open", "Features left alone after failures.", ("model", "whose"), lambda: _breakers(asked))
     labels = ("model", "version", "address", "arm")
     gauge("trimtab_model_version", "The version that answers.", labels, lambda: _versions(asked))
 
@@ -85,7 +85,12 @@ def _shadows(asked: list[Predictor]) -> _Values:
 
 def _breakers(asked: list[Predictor]) -> _Values:
     policies = {one.endpoint.name: one.endpoint.degrading for one in asked}
-    return {(name,): policy.breaker.is_open for name, policy in policies.items() if policy is not None}
+    return {
+        (name, whose): breaker.is_open
+        for name, policy in policies.items()
+        if policy is not None
+        for whose, breaker in policy.breakers.items()
+    }
 
 
 def _versions(asked: list[Predictor]) -> _Values:

@@ -44,6 +44,7 @@ from trimtab.serving.http.wire import (
     whole_body,
 )
 from trimtab.serving.problems import InvalidField, Refused, decode_problem
+from trimtab.serving.seldom import Seldom
 
 Answering: TypeAlias = "Callable[[Asked], Awaitable[Reply]]"
 T = TypeVar("T")
@@ -295,6 +296,7 @@ class _Address:
     def __init__(self, methods: Mapping[str, Answering], limits: Limits) -> None:
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
         self._limits = limits
+        self._seldom = Seldom(_logger)
 
     def answers(self, method: str) -> bool:
         return method in self._methods
@@ -314,7 +316,7 @@ class _Address:
             return
         except Exception as error:
             if not isinstance(error, TrimtabError):
-                _logger.error("%s %a (request %s) failed", method, path, scope.get("request_id"), exc_info=error)
+                self._seldom.error(f"{method} {path!a} (request {scope.get('request_id')}) failed", error)
             reply = problem_reply(error, path)
         await respond(send, reply, head=method == "HEAD")
 

@@ -58,6 +58,7 @@ from trimtab.serving.metrics import Metrics
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.problems import Refused
 from trimtab.serving.process_figures import show_process
+from trimtab.serving.seldom import Seldom
 
 _logger = logging.getLogger(__name__)
 _TOO_MANY = "More predictions are under way than can be answered soon. Ask again in a moment."
@@ -133,6 +134,7 @@ class HttpService:
         self._log = log
         self.watch = watch
         self._commit = GroupCommit(log, failing)
+        self._seldom = Seldom(_logger)
         self._ready = ready
         self._body_bytes = self.limits.body_bytes
         self.turns = Turns(
@@ -440,7 +442,7 @@ class HttpService:
             error = Unavailable(_ENDED)
         reply = (error_reply if is_inference(path) else problem_reply)(error, path)
         if reply.status == 500:
-            _logger.error("%s %a failed", method, path, exc_info=error)
+            self._seldom.error(f"{method} {path!a} failed", error)
         self._requests.add(route, name, str(reply.status))
         return reply
 

@@ -23,6 +23,7 @@ from trimtab.serving.inference.messages import build_messages
 from trimtab.serving.inference.rest import INLINE_BYTES
 from trimtab.serving.inference.tensors import InputTensor
 from trimtab.serving.problems import problem_of
+from trimtab.serving.seldom import Seldom
 
 SERVICE = "inference.GRPCInferenceService"
 _CODES = {
@@ -87,6 +88,7 @@ class GrpcServer:
         self._service = service
         self._access = access
         self._count = count
+        self._seldom = Seldom(_logger)
         self._watch = watch
         self._host = host
         self._certificate = certificate
@@ -317,7 +319,7 @@ class GrpcServer:
 
         problem = problem_of(error, name)
         if problem.status == 500:
-            _logger.error("gRPC %s failed", name, exc_info=error)
+            self._seldom.error(f"gRPC {name} failed", error)
         code = _CODES.get(problem.status, "INTERNAL")
         if name in _NOT_DONE and problem.status == 400:
             code = "UNIMPLEMENTED"

@@ -644,12 +644,51 @@ def test_what_is_read_ahead_is_not_read_again_and_its_days_are_closed(
     assert (watch.first_day_us, watch.last_day_us) == (NOW_US, NOW_US + 2 * DAY_US)
 
 
-def test_nothing_is_read_ahead_before_the_first_turn(project: Project) -> None:
-    """Whoever only serves is not kept from being ready; and a turn says first where the open days begin."""
+def test_nothing_is_read_ahead_before_the_first_tick_or_after_one_that_failed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days that nobody closes would take memory without end."""
     loop = project.loop("one")
-    project.predictions.append([answer("champ", NOW_US, score=0.5)], at_us=[NOW_US])
+    read: list[object] = []
+    monkeypatch.setattr(loop._loop, "add", read.append)
     loop.read_ahead()
-    assert loop._seen is None
+    loop.tick()
+    predictions(project, 0, 1, good=True)
+
+    def fails() -> None:
+        raise Unavailable("the disk is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(loop, "catch_up", fails)
+        with pytest.raises(Unavailable):
+            loop.tick()
+    loop.read_ahead()
+    assert read == []
+    loop.tick()
+    assert len(read) == 1
+    predictions(project, 1, 1, good=True)
+    project.read_ahead("two")  # had no tick
+    assert len(read) == 1
+    project.read_ahead("one")
+    assert len(read) == 2
+
+
+def test_while_a_tick_reads_nothing_is_read_ahead(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = project.loop("one")
+    loop.tick()
+    predictions(project, 0, 1, good=True)
+    read: list[int] = []
+
+    def add(block: Sequence[Prediction] | Columns) -> None:
+        read.append(len(block) if not isinstance(block, Columns) else block.rows)
+        loop.read_ahead()
+        other = threading.Thread(target=loop.read_ahead)
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(loop._loop, "add", add)
+    loop.tick()
+    assert read == [48]
 
 
 def test_only_the_log_since_the_window_is_read_for_scores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,22 @@ def test_days_are_the_same_after_a_restart_in_the_middle() -> None:
     assert found + again.close(9 * DAY_US) == whole.close(9 * DAY_US)
 
 
+def test_rows_that_come_one_by_one_are_kept_in_few_tables() -> None:
+    """A service that is asked now and then was kept in a table for each row, for as long as labels take."""
+    labels = [Label("a", 10 * DAY_US, 0, 1)]
+    join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")
+    each, whole = OpenDays("m", "log_loss", join), OpenDays("m", "log_loss", join)
+    predictions = [prediction(n, "a", n * HOUR_US // 16) for n in range(700)]
+    for one in predictions[:500]:
+        each.add([one])
+    each.add(predictions[500:])
+    whole.add(predictions)
+    assert len(each._parts) < 12
+    assert sum(part.rows for part in each._parts) == 700
+    assert each._parts[0]["at"].values[0] == 0
+    assert each.close(30 * DAY_US) == whole.close(30 * DAY_US)
+
+
 def test_integer_keys_are_joined_as_integers() -> None:
     def read(keys: Column, at_us: Any, cut_us: Any) -> KnownLabels:
         assert keys.dtype == "int"

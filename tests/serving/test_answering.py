@@ -140,6 +140,12 @@ def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
     with pytest.raises(ModelFailed, match="gave no finite number"):
         shop.endpoint.answer([shop.ask()])
     assert not [one for block in shop.log.scan() for one in block]
+    monkeypatch.setattr(shop.scorer, "predict_row", lambda row: [0.5, 0.5])
+    shop.endpoint.swap(shop.answerer())
+    with pytest.raises(ModelFailed, match="late@1: the model raised TypeError"):
+        shop.endpoint.answer([shop.ask()])
+    with pytest.raises(ModelFailed, match="late@1: the model gave no finite number"):
+        shop.endpoint.current.predict(shop.endpoint.current.rows.check([shop.ask()]))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +154,8 @@ def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
         (np.zeros((3, 2)), r"shape \(3, 2\); needed is \(3,\)"),
         (np.zeros(2), r"shape \(2,\); needed"),
         (np.array(0.5), r"shape \(\); needed"),
-        (np.array([None, "x", 1], object), "the model raised TypeError|the model raised ValueError"),
+        (np.array([None, "x", 1], object), "gave no finite number"),
+        (np.array(["1", "2", "3"]), "gave no finite number"),
     ],
 )
 def test_a_model_that_gives_no_number_for_each_row_has_failed(

@@ -137,7 +137,7 @@ def test_a_request_that_is_late_says_nothing_about_a_canary(shop: Any, policy: b
 
 
 def test_a_canary_that_reads_too_slowly_is_late_and_then_left_alone(shop: Any) -> None:
-    degrading = shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
+    shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
     canary, reads = other(shop, "canary"), 0
     shop.endpoint.canary = Canary(canary, Share("late", 1.0, ["user"]))
     champion, read = shop.endpoint.current, canary._read
@@ -153,7 +153,9 @@ def test_a_canary_that_reads_too_slowly_is_late_and_then_left_alone(shop: Any) -
     while reads < 5:
         (made,) = shop.endpoint.prepare(champion, rows, None, perf_counter() + 0.03)
         assert made.flags == ("late", "rule")
-    assert {whose for whose, breaker in degrading.breakers.items() if breaker.is_open} == {"canary"}
+    text = HttpService([shop.endpoint], shop.log).metrics.text()
+    found = re.findall(r'trimtab_breaker_open{model="late",whose="(\w+)"} (\d)', text)
+    assert dict(found) == {"champion": "0", "canary": "1", "fallback": "0"}
 
 
 def test_where_nobody_can_say_whose_a_request_is_the_version_in_service_answers(shop: Any) -> None:

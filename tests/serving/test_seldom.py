@@ -1,4 +1,4 @@
-"""What goes wrong at every request is said seldom, and how often it was."""
+"""What goes wrong at every request is told at length seldom."""
 
 from __future__ import annotations
 
@@ -45,21 +45,29 @@ def test_a_kind_is_said_once_in_ten_seconds_and_then_how_often_it_was_not(
         clock.now = 100.0 + second
         seldom.warning("late@2 (shadow)", KeyError(second))
         seldom.warning("late@3 (shadow)", KeyError("x"))
-    more = " (and 9 more like it since this was last said)"
+    more = " (and 9 more since this was last said)"
     said = [f"late@2 (shadow): KeyError: {n}{more * (n > 0)}" for n in (0, 10, 20)]
     assert [text for text in caplog.messages if "late@2" in text] == said
     assert len(caplog.messages) == 6
 
 
-def test_faults_of_one_place_are_of_one_kind_whatever_they_say(
-    seldom: Seldom, caplog: pytest.LogCaptureFixture
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.exc_info]
+
+
+def test_every_fault_is_named_and_a_traceback_is_shown_once_of_each_place_and_model(
+    seldom: Seldom, clock: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for n in range(5):
-        seldom.error(f"POST /{n} failed", raised(0))
-        seldom.error(f"POST /{n} failed", raised(1, f"row {n}"))
-    assert caplog.messages == ["POST /0 failed"] * 2
-    assert "ZeroDivisionError" in caplog.text
-    assert "row 0" in caplog.text
+        seldom.error(f"POST (request {n}) failed", raised(0), of="late")
+        seldom.error(f"POST (request {n}) failed", raised(1, f"row\n{n}"), of="late")
+        seldom.error(f"GET (request {n}) failed", raised(0), of="early")
+    assert len(caplog.messages) == 15
+    assert tracebacks(caplog) == ["POST (request 0) failed"] * 2 + ["GET (request 0) failed"]
+    assert caplog.messages[10] == "POST (request 3) failed: ValueError('row\\n3')"  # a line stays one
+    clock.now += 10
+    seldom.error("POST (request 6) failed", raised(0), of="late")
+    assert tracebacks(caplog)[-1] == "POST (request 6) failed"
 
 
 def test_what_a_fault_was_raised_from_says_which_kind_it_is(seldom: Seldom, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,11 +76,27 @@ def test_what_a_fault_was_raised_from_says_which_kind_it_is(seldom: Seldom, capl
         try:
             raise RuntimeError("late@1: the model raised") from cause
         except RuntimeError as error:
-            seldom.error(f"{n}", error)
-    assert caplog.messages == ["0", "1"]
+            seldom.error(f"{n}", error, of="late")
+    assert tracebacks(caplog) == ["0", "1"]
 
 
-def test_kinds_without_end_take_no_memory_without_end(seldom: Seldom) -> None:
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_errors_that_are_their_own_causes_are_told(
+    seldom: Seldom, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [ValueError(n) for n in range(length)]
+    for n, error in enumerate(errors):
+        error.__cause__ = errors[(n + 1) % length]
+    seldom.error("POST failed", errors[0], of="late")
+    assert caplog.messages == ["POST failed"]
+
+
+def test_kinds_without_end_take_no_memory_without_end(seldom: Seldom, clock: Seconds) -> None:
     for n in range(5_000):
+        clock.now += 0.005
         seldom.warning(f"model {n}", KeyError("x"))
     assert len(seldom._said) <= 1_000
+    clock.now += 20
+    seldom.warning("another", KeyError("x"))
+    seldom.warning("another", KeyError("x"))
+    assert seldom._said["another"][1] == 1

@@ -77,10 +77,11 @@ class Keeper:
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
         ticking: dict[str, Work] = {"tick": project.tick, "retention": partial(retain_when_due, project)}
+        between: dict[str, Work] = {f"read ahead {name}": partial(project.read_ahead, name) for name in deployments}
         self.skew = SkewWatch(project)
         self._threads += [
             self._thread("keeper", partial(self._run, _ROUND_S, often)),
-            self._thread("loop", partial(self._run_ticking, ticking, {"read ahead": project.read_ahead})),
+            self._thread("loop", partial(self._run_ticking, ticking, between)),
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]
 
@@ -140,7 +141,7 @@ class Keeper:
         ticked_s = time.monotonic()
         while not self._stop.wait(min(_ROUND_S, _TICK_S)):
             if time.monotonic() < ticked_s + _TICK_S:
-                self._round(between)
+                self._round(between, count=False)
                 continue
             self._round(ticking)
             ticked_s = time.monotonic()

@@ -124,6 +124,7 @@ class DeploymentLoop:
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._seen: dict[str, int] | None = None  # positions read; None: begin where the days are open
+        self._ticked = False  # whether the newest tick was ours, and closed its days
         self._reading = threading.Lock()  # held by whoever moves `_seen` and the open days
 
     @property
@@ -137,6 +138,7 @@ class DeploymentLoop:
             busy: Told who is at work on it, where that keeps this from being done.
         """
         with self._turn("tick") as mine, self._training.turn("the loop"):
+            self._ticked = False
             if not mine:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
@@ -146,6 +148,7 @@ class DeploymentLoop:
             with self._reading:
                 self._read_predictions()
                 self._loop.close_days()
+                self._ticked = True
             decisions += self._loop.controller.tick()
             self._training.ended(decisions)
             return decisions
@@ -290,13 +293,14 @@ class DeploymentLoop:
                 self._seen = None
 
     def read_ahead(self) -> None:
-        """Read what was predicted since the last turn, so that the next one has little to read at once.
+        """Read what was predicted since the last tick, so that the next one has little to read at once.
 
-        Nothing before the first turn, or while one reads.
+        Nothing before the first tick, during one, or after one that failed or was another process's: days that are
+        never closed would take memory without end.
         """
         if self._reading.acquire(blocking=False):
             try:
-                if self._seen is not None:
+                if self._ticked and self._seen is not None:
                     self._read_predictions()
             finally:
                 self._reading.release()

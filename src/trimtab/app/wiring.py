@@ -260,9 +260,10 @@ class Wiring:
             )
         return self._loops[deployment.name]
 
-    def read_ahead(self) -> None:
-        """Let every loop that had a turn read what was predicted since: under load a minute of it is a lot at once."""
-        for loop in tuple(self._loops.values()):
+    def read_ahead(self, model: str) -> None:
+        """Let a loop that had its tick read what was predicted since: under load a minute of it is a lot at once."""
+        loop = self._loops.get(model)
+        if loop is not None:
             loop.read_ahead()
 
     def living_data(self) -> LivingData:

@@ -201,6 +201,7 @@ class OutcomeJoin:
             raise Misuse(f"outcomes: a request's key is no integer ({error}). Are these another model's?") from error
 
 
+_PART_ROWS = 10_000
 _NOT_KEPT = frozenset(("id", "model", "arm", "mode", "made_at"))  # of predictions that wait: no day is judged by them
 
 
@@ -258,7 +259,13 @@ class OpenDays:
         kept = mine & ~late
         if kept.any():
             table = table.select([name for name in table.names if name not in _NOT_KEPT])
-            self._parts.append(table if kept.all() else table.take(kept))
+            self._keep(table if kept.all() else table.take(kept))
+
+    def _keep(self, table: Columns) -> None:
+        """Keep a table, with small ones before it in one: a row may come every few seconds, for days."""
+        while self._parts and self._parts[-1].rows <= min(table.rows, _PART_ROWS):
+            table = Columns.concat([self._parts.pop(), table])
+        self._parts.append(table)
 
     def close(self, now_us: int) -> list[DayQuality]:
         """The days that are over and waited for at `now_us`, oldest first, one summary a version."""

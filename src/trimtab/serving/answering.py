@@ -28,6 +28,7 @@ PAST = "past"  # the flag of an answer about another moment than that of asking
 NO_VIEW = 255  # the reason code of a model input that comes from no view
 _UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
 _NO_REASONS: dict[str, str] = {}
+_NUMBERS = frozenset("biuf")  # NumPy's kinds of them
 
 
 class ModelInputs(msgspec.Struct, frozen=True, gc=False):
@@ -171,9 +172,10 @@ class Answerer:
         values, reasons = inputs.rows[0], inputs.reasons[0]
         try:
             score: Any = self._predict_row(values)
-        except Exception as error:  # whatever a user's model raises
+            finite = math.isfinite(score)
+        except Exception as error:  # whatever a user's model raises, or gives for a number
             raise self._raised(error) from error
-        if not math.isfinite(score):
+        if not finite:
             raise self._no_number()
         prediction_id, request_id, at_us = self._ids(), str(row[self._key]), inputs.at_us
         request, packed = self._encode([*row.values()]), self._pack(*values)
@@ -231,23 +233,23 @@ class Answerer:
                 score = self._predict_row(values)
             except Exception as error:  # whatever a user's model raises
                 raise self._raised(error) from error
-            if not _is_number(score):
+            if not _is_number(score, len(self._classes)):
                 raise self._no_number()
             return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
         import numpy as np
 
         matrix = np.array(inputs.rows, np.float64)
         try:
-            found = np.asarray(self.scorer.predict(matrix), np.float64)
+            found = np.asarray(self.scorer.predict(matrix))
         except Exception as error:  # the same
             raise self._raised(error) from error
         needed = (len(rows), len(self._classes)) if self._classes else (len(rows),)
         if found.shape != needed:
             said = f"{self.served.label}: the model gave numbers of shape {found.shape}; needed is {needed}."
             raise ModelFailed(said)
-        if not np.isfinite(found).all():
+        if found.dtype.kind not in _NUMBERS or not np.isfinite(found).all():
             raise self._no_number()
-        scores = found.tolist()
+        scores = found.astype(np.float64, copy=False).tolist()
         return [
             self._prediction(row, values, reasons, score, now_us, inputs, flags)
             for row, values, reasons, score in zip(rows, inputs.rows, inputs.reasons, scores, strict=True)
@@ -302,7 +304,8 @@ class Answerer:
         return self._prediction(row, values, reasons, score, now_us, nothing, flags)
 
     def _no_number(self) -> ModelFailed:
-        return ModelFailed(f"{self.served.label}: the model gave no finite number.")
+        each = f" for each of {len(self._classes)} classes" if self._classes else ""
+        return ModelFailed(f"{self.served.label}: the model gave no finite number{each}.")
 
     def _raised(self, error: Exception) -> ModelFailed:
         raised = f"{self.served.label}: the model raised {type(error).__name__}"
@@ -351,8 +354,11 @@ def shown(prediction: Prediction, served: ServedVersion) -> Answer:
     )
 
 
-def _is_number(score: float | list[float]) -> bool:
-    return math.isfinite(score) if isinstance(score, float) else all(map(math.isfinite, score))
+def _is_number(score: object, classes: int) -> bool:
+    """Whether a score is a finite number, or such a number for each of so many classes."""
+    if isinstance(score, list):
+        return len(score) == classes and all(map(math.isfinite, score))
+    return isinstance(score, float | int) and not classes and math.isfinite(score)
 
 
 def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:

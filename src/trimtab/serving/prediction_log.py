@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
@@ -95,9 +96,15 @@ class PredictionLog:
 
     def _next(self, reached: dict[str, int], limit: int, model: str | None = None) -> list[Prediction] | None:
         """The next block behind `reached`, which is moved on; None: there is nothing new."""
+        ends = self.log.positions()
+        read = {name: self.log.read(name, reached.get(name, 0), limit=limit) for name in sorted(ends)}
+        until_us = min((r[-1].appended_at_us for r in read.values() if len(r) == limit), default=None)
         found: list[LogRecord] = []
-        for partition in sorted(self.log.positions()):
-            records = self.log.read(partition, reached.get(partition, 0), limit=limit)
+        for partition, records in read.items():
+            if not records and reached.get(partition, 0) < ends[partition]:  # what stood there was removed
+                reached[partition] = ends[partition]
+            if until_us is not None:  # what is later than the end of a full block comes with a later one, in order
+                records = records[: bisect_right(records, until_us, key=_appended_at_us)]
             if records:
                 reached[partition] = records[-1].position
                 found += records

@@ -316,7 +316,7 @@ class _Address:
             return
         except Exception as error:
             if not isinstance(error, TrimtabError):
-                self._seldom.error(f"{method} {path!a} (request {scope.get('request_id')}) failed", error)
+                self._seldom.error(f"{method} {path!a} (request {scope.get('request_id')}) failed", error, of="")
             reply = problem_reply(error, path)
         await respond(send, reply, head=method == "HEAD")
 

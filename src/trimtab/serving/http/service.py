@@ -442,7 +442,7 @@ class HttpService:
             error = Unavailable(_ENDED)
         reply = (error_reply if is_inference(path) else problem_reply)(error, path)
         if reply.status == 500:
-            self._seldom.error(f"{method} {path!a} failed", error)
+            self._seldom.error(f"{method} {path!a} failed", error, of=name)
         self._requests.add(route, name, str(reply.status))
         return reply
 

@@ -319,7 +319,7 @@ class GrpcServer:
 
         problem = problem_of(error, name)
         if problem.status == 500:
-            self._seldom.error(f"gRPC {name} failed", error)
+            self._seldom.error(f"gRPC {name} failed", error, of=model)
         code = _CODES.get(problem.status, "INTERNAL")
         if name in _NOT_DONE and problem.status == 400:
             code = "UNIMPLEMENTED"

@@ -126,7 +126,7 @@ def test_a_bare_model_becomes_a_version_that_serves_only_once_it_is_promoted(emp
         row, told = project.ledger()[-1], (made.id, "the old system's model")
         assert (row.act, row.actor, row.version, row.cause) == ("import", "a person", *told)
         answer = project.predict("buyer", [shop.visit("one", shop.NOW_US)])[0]
-        logged = next(p for p in project.predictions.read({})[0] if p.id == answer.id)
+        logged = next(p for block in project.predictions.scan() for p in block if p.id == answer.id)
         assert answer.version == made.name
         assert answer.score == model.predict(np.frombuffer(logged.values, "<f8").reshape(1, -1))[0]
         assert project.train("buyer")  # and it is a champion as any other

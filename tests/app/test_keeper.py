@@ -15,6 +15,7 @@ import shop
 from trimtab.app.keeper import Keeper, service_failures
 from trimtab.app.project import Project
 from trimtab.app.version_memory import VersionMemory
+from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
 
 _PATIENCE_S = 30.0  # for what happens within a moment, or never
@@ -185,9 +186,26 @@ def test_between_two_ticks_what_is_predicted_is_read_ahead(project: Project, mon
     monkeypatch.setattr("trimtab.app.keeper._ROUND_S", 0.01)
     monkeypatch.setattr("trimtab.app.keeper._TICK_S", 0.5)
     monkeypatch.setattr(project, "tick", lambda: done.append("tick"))
-    monkeypatch.setattr(project, "read_ahead", lambda model: done.append(model))
+    monkeypatch.setattr(project, "read_ahead", done.append)
     with Keeper(project, answers=False).start():
         becomes(lambda: done.count("tick") > 1, True)
     ticks = [place for place, what in enumerate(done) if what == "tick"]
     assert done[:2] == ["buyer", "learner"]
     assert done[ticks[0] + 1 : ticks[1]].count("buyer") > 1
+
+
+def test_nothing_is_read_ahead_of_ticks_that_fail(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher, or a catalogue, that fails keeps a tick from its beginning; days would be filled, and never closed."""
+    done: list[str] = []
+
+    def tick() -> None:
+        done.append("tick")
+        raise Unavailable("the catalogue is gone")
+
+    monkeypatch.setattr("trimtab.app.keeper._ROUND_S", 0.01)
+    monkeypatch.setattr("trimtab.app.keeper._TICK_S", 0.2)
+    monkeypatch.setattr(project, "tick", tick)
+    monkeypatch.setattr(project, "read_ahead", done.append)
+    with Keeper(project, answers=False).start():
+        becomes(lambda: done.count("tick") > 2, True)
+    assert set(done[done.index("tick") :]) == {"tick"}

@@ -181,13 +181,13 @@ def test_the_prediction_log_is_read_once_for_the_pin_of_a_set_and_the_set(
     with shop.opened(trained) as opened:
         model, begun = opened.definitions.models["buyer"], []
         opened.predict("buyer", [shop.visit("new", shop.NOW_US)])
-        read = opened.predictions.read
+        blocks = opened.predictions.blocks
 
-        def noted(positions: dict[str, int]) -> Any:
+        def noted(positions: dict[str, int], *, model: str) -> Any:
             begun.append(not positions)
-            return read(positions)
+            return blocks(positions, model=model)
 
-        monkeypatch.setattr(opened.predictions, "read", noted)
+        monkeypatch.setattr(opened.predictions, "blocks", noted)
         data = opened.living_data()
         frames, _ = opened.asked_history.moment({"visit", "sales"})
         keys = data.requests(model, frames["visit"], shop.NOW_US)[0]["visit_id"].to_list()

@@ -109,7 +109,7 @@ def test_an_id_that_is_not_there_is_read_for_once(filled: Filled) -> None:
 
 
 def test_ids_of_what_retention_removed_are_soon_known_to_be_gone(filled: Filled) -> None:
-    gone = [p.id for p in filled.log.read(limit=10_000)[0]]
+    gone = [p.id for block in filled.log.scan() for p in block][:10_000]
     filled.store.truncate("p0001", 10_000)
     assert filled.reads(gone[0]) < 11_000
     assert max(filled.reads(one) for one in gone[1::1_000]) < 500
@@ -196,7 +196,7 @@ def test_a_search_ends_with_its_time_and_goes_on_with_the_next_one(filled: Fille
 
 def test_few_wait_for_a_search_and_a_forked_child_for_nobody(filled: Filled) -> None:
     nowhere, errors = "p_" + "0" * 26, []
-    filled.log.find(filled.log.read(limit=1)[0][0].id)
+    filled.log.find(next(filled.log.scan())[0].id)
     late = filled.log._late
     with late._turn(None):
 

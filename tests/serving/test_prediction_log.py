@@ -165,16 +165,20 @@ def test_damage_and_unknown_formats_are_named(payload: bytes) -> None:
         decode(payload, "p0001", 9)
 
 
-def test_predictions_are_read_on_from_where_the_reader_stopped(log: PredictionLog) -> None:
+def test_predictions_are_read_on_from_where_the_reader_stopped(
+    log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.serving.prediction_log._BLOCK", 15)
     ids = PredictionIds(SystemClock())
     made = [prediction(ids()) for _ in range(25)]
     log.append(made[:20])
-    first, reached = log.read(limit=15)
-    second, reached = log.read(reached, limit=15)
+    (first, begun), (second, reached) = log.blocks()
+    assert (len(first), len(second)) == (15, 5)
+    assert next(log.blocks(begun))[0] == second
     log.append(made[20:])
-    third, reached = log.read(reached)
+    ((third, reached),) = log.blocks(reached)
     assert [*first, *second, *third] == made
-    assert log.read(reached) == ([], reached)
+    assert list(log.blocks(reached)) == []
     assert [p for block in log.scan() for p in block] == made
 
 
@@ -187,7 +191,7 @@ def test_partitions_are_read_in_the_order_of_appending(tmp_path: Path) -> None:
             clock.advance_to(n * 1_000)
             made.append(prediction(ids()))
             PredictionLog(b if n % 3 else a).append(made[-1:])
-        assert PredictionLog(a).read()[0] == made
+        assert [p for block in PredictionLog(a).scan() for p in block] == made
         assert [PredictionLog(b).find(p.id) for p in made] == made
 
 
@@ -402,10 +406,10 @@ def test_a_partition_of_which_all_was_removed_keeps_no_reader_from_its_end(tmp_p
         gone.truncate(gone.partition, 5)
         log = PredictionLog(busy)
         log.append([first := prediction(ids())])
-        blocks = 0
-        for found, reached in log.blocks():
+        read: list[Prediction] = []
+        reached: dict[str, int] = {}
+        for found, places in log.blocks():
             log.append([prediction(ids())])
-            blocks += 1
-            assert found == [first]
-            assert reached == {gone.partition: 5, busy.partition: 1}
-        assert blocks == 1
+            read, reached = [*read, *found], places
+        assert read == [first]
+        assert reached == {gone.partition: 5, busy.partition: 1}

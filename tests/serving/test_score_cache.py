@@ -119,6 +119,19 @@ def test_what_a_deployment_remembers_is_no_part_of_its_address_and_no_learner_re
         tt.deployment(model, learn="online", cache=tt.cache("1MB"))
 
 
+def test_no_score_is_remembered_of_a_model_that_left_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score of one row was remembered for another."""
+    model = Counting()
+    scores, _ = cached(model)
+    rows = np.array([[1.0, 0.0], [np.nan, 0.0], [3.0, 0.0]])
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "predict", lambda matrix: np.array([10.0, 30.0]))
+        with pytest.raises(ValueError, match="2 scores for 3 rows"):
+            scores.predict(rows)
+    assert scores.predict_row([np.nan, 0.0]) == Counting().predict_row([np.nan, 0.0])
+    assert scores.predict_row([1.0, 0.0]) == Counting().predict_row([1.0, 0.0])
+
+
 def test_a_large_batch_goes_straight_to_the_model() -> None:
     model = Counting()
     scores, figures = cached(model)

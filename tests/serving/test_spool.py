@@ -71,7 +71,7 @@ def test_what_was_noted_is_in_the_log_once_after_a_death_at_any_step(
             waiting = []
     spool.close()
     with Spool(folder, log):
-        assert [p.id for p in log.read(limit=10**6)[0]] == [p.id for p in answered]
+        assert [p.id for block in log.scan() for p in block] == [p.id for p in answered]
     with Spool(folder, log) as again:
         assert again.recovered == 0
 

@@ -124,7 +124,7 @@ class DeploymentLoop:
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._seen: dict[str, int] | None = None  # positions read; None: begin where the days are open
-        self._ticked = False  # whether the newest tick was ours, and closed its days
+        self._ticked = False  # whether the newest tick closed its days
         self._reading = threading.Lock()  # held by whoever moves `_seen` and the open days
 
     @property
@@ -295,8 +295,7 @@ class DeploymentLoop:
     def read_ahead(self) -> None:
         """Read what was predicted since the last tick, so that the next one has little to read at once.
 
-        Nothing before the first tick, during one, or after one that failed or was another process's: days that are
-        never closed would take memory without end.
+        Nothing before the first tick, during one, or after one that closed no days.
         """
         if self._reading.acquire(blocking=False):
             try:

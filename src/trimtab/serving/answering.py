@@ -231,9 +231,10 @@ class Answerer:
             values = inputs.rows[0]
             try:
                 score = self._predict_row(values)
-            except Exception as error:  # whatever a user's model raises
+                sound = _is_number(score, len(self._classes))
+            except Exception as error:  # whatever a user's model raises, or gives for a number
                 raise self._raised(error) from error
-            if not _is_number(score, len(self._classes)):
+            if not sound:
                 raise self._no_number()
             return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
         import numpy as np
@@ -247,9 +248,9 @@ class Answerer:
         if found.shape != needed:
             said = f"{self.served.label}: the model gave numbers of shape {found.shape}; needed is {needed}."
             raise ModelFailed(said)
-        if found.dtype.kind not in _NUMBERS or not np.isfinite(found).all():
+        if found.dtype.kind not in _NUMBERS or not np.isfinite(found := found.astype(np.float64, copy=False)).all():
             raise self._no_number()
-        scores = found.astype(np.float64, copy=False).tolist()
+        scores = found.tolist()
         return [
             self._prediction(row, values, reasons, score, now_us, inputs, flags)
             for row, values, reasons, score in zip(rows, inputs.rows, inputs.reasons, scores, strict=True)
@@ -358,7 +359,7 @@ def _is_number(score: object, classes: int) -> bool:
     """Whether a score is a finite number, or such a number for each of so many classes."""
     if isinstance(score, list):
         return len(score) == classes and all(map(math.isfinite, score))
-    return isinstance(score, float | int) and not classes and math.isfinite(score)
+    return isinstance(score, float) and not classes and math.isfinite(score)
 
 
 def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:

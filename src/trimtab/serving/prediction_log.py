@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +13,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Mode, Prediction
 from trimtab.serving.logged_late import SOON_US, LoggedLate, check_search, holds_id
 from trimtab.serving.prediction_ids import id_time_us
+from trimtab.store.log_order import in_order, stretches
 from trimtab.store.log_places import position_before, positions_before
 from trimtab.store.ports import Log, LogRecord
 
@@ -63,61 +62,32 @@ class PredictionLog:
         """
         return self.log.append(payloads, at_us=at_us)
 
-    def read(
-        self, after: Mapping[str, int] | None = None, *, limit: int = _BLOCK
-    ) -> tuple[list[Prediction], dict[str, int]]:
-        """Up to `limit` predictions of each partition behind `after`, by append time, and the positions reached.
-
-        Nothing new gives an empty list and the positions that were passed in.
-        """
-        reached = dict(after or {})
-        while (block := self._next(reached, limit)) is not None:
-            if block:
-                return block, reached
-        return [], reached
-
     def blocks(
         self, after: Mapping[str, int] | None = None, *, model: str | None = None
     ) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
-        """The predictions behind `after` in blocks, each with the positions reached; a block may be empty.
+        """The predictions behind `after` by append time, in blocks with the positions reached; a block may be empty.
 
-        It ends with what is there when it begins, or soon behind: a log may be written to all the time.
+        They are those that are there when it begins: a log may be written to all the time.
 
         Args:
             after: Positions, by partition; left out, from the beginning.
             model: Whose predictions, where only those of one model are wanted.
         """
         reached, ends = dict(after or {}), self.log.positions()
-        while any(reached.get(name, 0) < last for name, last in ends.items()):
-            block = self._next(reached, _BLOCK, model)
-            if block is None:
-                return
-            yield block, dict(reached)
+        for parts in stretches(self.log, reached, ends, batch=_BLOCK, gaps=True):
+            reached = {**reached, **{records[-1].partition: records[-1].position for records in parts}}
+            yield _decoded(in_order(parts), model), reached
+        removed = {name: last for name, last in ends.items() if last > reached.get(name, 0)}
+        if removed:
+            yield [], {**reached, **removed}
 
-    def _next(self, reached: dict[str, int], limit: int, model: str | None = None) -> list[Prediction] | None:
-        """The next block behind `reached`, which is moved on; None: there is nothing new."""
-        ends = self.log.positions()
-        read = {name: self.log.read(name, reached.get(name, 0), limit=limit) for name in sorted(ends)}
-        until_us = min((r[-1].appended_at_us for r in read.values() if len(r) == limit), default=None)
-        found: list[LogRecord] = []
-        for partition, records in read.items():
-            if not records and reached.get(partition, 0) < ends[partition]:  # what stood there was removed
-                reached[partition] = ends[partition]
-            if until_us is not None:  # what is later than the end of a full block comes with a later one, in order
-                records = records[: bisect_right(records, until_us, key=_appended_at_us)]
-            if records:
-                reached[partition] = records[-1].position
-                found += records
-        if not found:
-            return None
-        found.sort(key=_appended_at_us)  # a stable sort: what was appended at one moment stays in order
-        named = b"" if model is None else _encoder.encode(model)  # spares the decoding of most others
-        block = [
-            decode(one.payload, one.partition, one.position)
-            for one in found
-            if not one.payload.startswith(ERASED) and (named in one.payload or not one.payload.startswith(_KNOWN))
-        ]
-        return block if model is None else [prediction for prediction in block if prediction.model == model]
+    def read(self, after: Mapping[str, int] | None = None) -> tuple[list[Prediction], dict[str, int]]:
+        """The first block behind `after` that holds predictions, and the positions reached; empty where nothing is."""
+        reached = dict(after or {})
+        for block, reached in self.blocks(after):
+            if block:
+                return block, reached
+        return [], reached
 
     def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
         """The predictions behind `after` in blocks, as `blocks` has them."""
@@ -237,6 +207,17 @@ class PredictionLog:
 
     def close(self) -> None:
         self.log.close()
+
+
+def _decoded(records: Iterable[LogRecord], model: str | None) -> list[Prediction]:
+    """The predictions that were not erased: all, or those of one model."""
+    named = b"" if model is None else _encoder.encode(model)  # spares the decoding of most others
+    block = [
+        decode(one.payload, one.partition, one.position)
+        for one in records
+        if not one.payload.startswith(ERASED) and (named in one.payload or not one.payload.startswith(_KNOWN))
+    ]
+    return block if model is None else [prediction for prediction in block if prediction.model == model]
 
 
 def encode(prediction: Prediction) -> bytes:
@@ -433,7 +414,6 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _KNOWN = FORMAT, CLASSES
-_appended_at_us = attrgetter("appended_at_us")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
 _FIELDS = _Stored.__struct_fields__

@@ -140,7 +140,10 @@ class CachedScores:
         new = [place for place, score in enumerate(found) if score is None]
         self._figures.hits += len(keys) - len(new)
         if new:
-            for place, score in zip(new, self.model.predict(matrix[new]).tolist(), strict=True):
+            scores = self.model.predict(matrix[new]).tolist()
+            if len(scores) != len(new):  # whose they are is not known
+                raise ValueError(f"{len(scores)} scores for {len(new)} rows")
+            for place, score in zip(new, scores, strict=True):
                 found[place] = score
                 self._keep(keys[place], score)
         return np.array(found, np.float64)

@@ -71,7 +71,7 @@ class Direct(Protocol):
     @property
     def watch(self) -> Watch | None: ...
 
-    def failed(self, predictor: Predictor, error: BaseException) -> Reply:
+    def failed(self, predictor: Predictor, error: BaseException, exchange: Exchange | None) -> Reply:
         """What is answered to a request that failed."""
         ...
 
@@ -281,7 +281,7 @@ class DirectProtocol(HttpToolsProtocol):
         try:
             answer = cycle.predictor.take(cycle.body, cycle.heard_s, cycle.timeout_s, cycle.exchange)
         except Exception as error:
-            self._leave(self._direct.failed(cycle.predictor, error), cycle, begun_s)
+            self._leave(self._direct.failed(cycle.predictor, error, cycle.exchange), cycle, begun_s)
             return
         if isinstance(answer, Waiting):
             cycle.wait_for(answer, begun_s)
@@ -296,7 +296,7 @@ class DirectProtocol(HttpToolsProtocol):
         try:
             answer = waiting.answer()
         except (Exception, asyncio.CancelledError) as error:
-            answer = self._direct.failed(cycle.predictor, error)
+            answer = self._direct.failed(cycle.predictor, error, cycle.exchange)
         self._leave(answer, cycle, begun_s)
 
     def _leave(self, answer: bytes | Reply, cycle: _Under, begun_s: float) -> None:
@@ -318,7 +318,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._wait_for_more()
 
     def _refuse(self, predictor: Predictor, error: Exception) -> None:
-        self._send(self._direct.failed(predictor, error))
+        self._send(self._direct.failed(predictor, error, self._exchange))
 
     def _send(self, reply: Reply) -> None:
         self._write(reply, keep_alive=self._keep_alive, exchange=self._exchange)

@@ -256,7 +256,7 @@ class HttpService:
             if exchange is not None:
                 exchange.key = who
         except Refused as error:
-            await respond(send, self.failed(predictor, error))
+            await respond(send, self.failed(predictor, error, exchange))
             return
         taken = False
         try:
@@ -282,9 +282,9 @@ class HttpService:
         except asyncio.CancelledError as error:
             if self._end_s is None:
                 raise
-            await respond(send, self.failed(predictor, error))
+            await respond(send, self.failed(predictor, error, exchange))
         except Exception as error:
-            await respond(send, self.failed(predictor, error))
+            await respond(send, self.failed(predictor, error, exchange))
         finally:
             turns.under_way -= taken
 
@@ -302,9 +302,10 @@ class HttpService:
             timeout_s=timeout_s,
         )
 
-    def failed(self, predictor: Predictor, error: BaseException) -> Reply:
+    def failed(self, predictor: Predictor, error: BaseException, exchange: Exchange | None) -> Reply:
         """What is answered to a predict request that failed; counted, and in the process's log when it is our fault."""
-        return self._failed(error, "POST", predictor.path, "predict", predictor.endpoint.name)
+        about = "POST" if exchange is None else f"POST (request {exchange.request_id})"
+        return self._failed(error, about, predictor.path, "predict", predictor.endpoint.name)
 
     def count(self, route: str, status: str, model: str) -> None:
         """Count a request that came another way; a model that is not served is not named."""

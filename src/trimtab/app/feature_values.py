@@ -118,9 +118,8 @@ def _nulls(missing: NDArray[Any], reasons: NDArray[Any] | None, rows: int) -> di
 def _of_predictions(project: Project, version: Version) -> Sample | None:
     log = project.predictions
     after = {name: max(0, last - _ROWS) for name, last in log.log.positions().items()}
-    newest = [p for block, _ in log.blocks(after, model=version.model) for p in block if p.version == version.id][
-        -_ROWS:
-    ]
+    blocks = log.blocks(after, model=version.model)
+    newest = [p for block, _ in blocks for p in block if p.version == version.id][-_ROWS:]
     if len(newest) < _ENOUGH:
         return None
     encoding = decode_artifact(project.state.blob.get(version.artifact)).encoding

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.encoding import Encoding
-from trimtab.serving import Answerer, Endpoint, Golden, InvalidField, OnlineInputs, Precomputed
+from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed
 from trimtab.serving.failures import ModelFailed
 
 Shop = Any  # from conftest
@@ -205,15 +205,30 @@ def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
         endpoint.answer([shop.ask()])
 
 
-def test_a_version_that_fails_its_golden_rows_does_not_serve(shop: Shop) -> None:
-    row = (1.0, 2.0, 3.0, math.nan, 0.0)
-    right = shop.scorer.predict_row(list(row))
-    shop.endpoint.swap(shop.answerer(number=2), golden=[Golden(values=row, score=right)], warm=[shop.ask()])
-    assert shop.endpoint.answer([shop.ask()])[0].version == "late@2"
-    assert len(shop.log.read()[0]) == 1  # warming up is not logged
-    for wrong in (right + 1e-9, math.nan):
-        with pytest.raises(Misuse, match="golden row 0"):
-            shop.endpoint.swap(shop.answerer(number=3), golden=[Golden(values=row, score=wrong)])
+def test_a_warm_up_answers_nobody_and_hinders_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Any] = []
+    answerer = shop.answerer()
+    read = answerer._read
+
+    def noted(rows: Any, now_us: int) -> Any:
+        reads.extend(rows)
+        return read(rows, now_us)
+
+    answerer._read = noted
+    answerer.warm_up()
+    assert len(reads) == 1
+    assert not [one for block in shop.log.scan() for one in block]
+
+    def fails(row: list[float]) -> float:
+        raise ZeroDivisionError(row)
+
+    monkeypatch.setattr(answerer, "_predict_row", fails)
+    answerer.warm_up()
+    assert len(reads) == 2
+
+
+def test_a_version_of_another_model_does_not_serve(shop: Shop) -> None:
+    shop.endpoint.swap(shop.answerer(number=2))
     with pytest.raises(Misuse, match="other"):
         shop.endpoint.swap(shop.answerer(number=3, model="other"))
     assert shop.endpoint.answer([shop.ask()])[0].version == "late@2"

@@ -220,6 +220,17 @@ def test_a_head_that_does_not_end_and_a_body_that_is_packed_are_refused(running:
         assert (status, "gzip" in problem["detail"]) == (415, True)
 
 
+def test_what_is_refused_before_it_is_read_says_so_as_its_address_does(running: Any) -> None:
+    """`/v2` answers every error by `{"error": ...}`; a head that is none was told of by a problem."""
+    for path, field in (("/v2/models/late/infer", "error"), ("/v1/models/late/predict", "detail")):
+        with Connection(running.port) as connection:
+            connection.send(f"POST {path} HTTP/1.1\r\nhost: a\r\nhost: b\r\ncontent-length: 0\r\n\r\n".encode())
+            status, headers, said = connection.answer()
+            assert (status, headers["connection"]) == (400, "close")
+            assert "host" in said[field].lower()
+            assert ("title" in said) == (field == "detail")
+
+
 def test_nonsense_after_an_answer_ends_that_connection_only(running: Any) -> None:
     with Connection(running.port) as connection, Connection(running.port) as other:
         connection.send(message())

@@ -158,13 +158,15 @@ def protocol(asked: Asked, name: str) -> dict[str, list[list[float]]]:
         {"name": "at", "datatype": "INT64", "data": [row["at"] for row in whole]},
         *({"name": one, "datatype": "FP64", "data": [row[one] for row in whole]} for one in plain.INPUTS),
     ]
-    shaped = [{**one, "shape": [len(whole)]} for one in tensors]
-    answer = asked.client.post(f"/v2/models/{name.replace('-', '_')}/infer", json={"inputs": shaped})
-    assert answer.status_code == 200, answer.text
-    outputs = {one["name"]: one["data"] for one in answer.json()["outputs"]}
-    given = {"protocol, HTTP": outputs.get("scores", outputs["score"])}
+    each = [[{**one, "data": [one["data"][n]]} for one in tensors] for n in range(len(whole))]
+    ways = {"protocol, HTTP": by_rest}
     if importlib.util.find_spec("grpc"):
-        given["protocol, gRPC"] = by_grpc(asked, name.replace("-", "_"), tensors, len(whole))
+        ways["protocol, gRPC"] = by_grpc
+    given = {}
+    for way, ask in ways.items():
+        model = name.replace("-", "_")
+        given[f"{way}, many"] = ask(asked, model, tensors, len(whole))
+        given[f"{way}, one by one"] = [value for one in each for value in ask(asked, model, one, 1)]
     return {way: in_place(asked, name, data, len(whole)) for way, data in given.items()}
 
 
@@ -175,6 +177,15 @@ def in_place(asked: Asked, name: str, data: list[float], count: int) -> list[lis
         next(given) if None not in row.values() else scores([asked.http(name, {"request": row})])[0]
         for row in asked.rows
     ]
+
+
+def by_rest(asked: Asked, model: str, tensors: list[dict[str, Any]], count: int) -> list[float]:
+    shaped = [{**one, "shape": [count]} for one in tensors]
+    answer = asked.client.post(f"/v2/models/{model}/infer", json={"inputs": shaped})
+    assert answer.status_code == 200, answer.text
+    outputs = {one["name"]: one["data"] for one in answer.json()["outputs"]}
+    found: list[float] = outputs.get("scores", outputs["score"])
+    return found
 
 
 def by_grpc(asked: Asked, model: str, tensors: list[dict[str, Any]], count: int) -> list[float]:

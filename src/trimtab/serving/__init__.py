@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trimtab.serving.applier import Applier
     from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
     from trimtab.serving.commit import GroupCommit
-    from trimtab.serving.endpoint import Endpoint, Golden
+    from trimtab.serving.endpoint import Endpoint
     from trimtab.serving.http.limits import Limits
     from trimtab.serving.http.server import serve
     from trimtab.serving.http.service import HttpService
@@ -42,7 +42,6 @@ __all__ = [
     "Applier",
     "Endpoint",
     "Example",
-    "Golden",
     "GroupCommit",
     "HttpService",
     "InputReader",
@@ -89,7 +88,7 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "applier": "Applier",
     "batch": "Manifest batch_manifest batch_predictions score_table",
     "commit": "GroupCommit",
-    "endpoint": "Endpoint Golden",
+    "endpoint": "Endpoint",
     "http.limits": "Limits",
     "http.server": "serve",
     "http.service": "HttpService",

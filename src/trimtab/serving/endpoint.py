@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,14 +28,6 @@ _KNOWN = 8
 _logger = logging.getLogger(__name__)
 
 Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
-
-
-class Golden(msgspec.Struct, frozen=True, kw_only=True):
-    """A question whose answer is known: what a version must say before it serves."""
-
-    values: tuple[float, ...]  # a model input row, null is NaN
-    score: float | list[float]  # of several classes that of each
-    tolerance: float = 0.0
 
 
 class Endpoint:
@@ -120,33 +111,20 @@ class Endpoint:
         self,
         answerer: Answerer,
         *,
-        golden: Sequence[Golden] = (),
-        warm: Sequence[Mapping[str, Any]] = (),
         costs: BatchCosts | None = None,
     ) -> None:
-        """Let `answerer` answer from the next request on, once it has given the golden answers.
+        """Let `answerer` answer from the next request on.
 
         Args:
             answerer: The version to serve.
-            golden: Model input rows and the scores it must give.
-            warm: Request rows that it answers once, unlogged, so that its first asker does not wait.
             costs: What rows cost it; left out, that is measured here.
 
         Raises:
-            Misuse: It is another model's, or a golden answer is wrong; the old version goes on serving.
+            Misuse: It is another model's; the old version goes on serving.
         """
         served = answerer.served
         if served.model != self.name:
             raise Misuse(f"endpoint {self.name!r}: cannot serve {served.label}. Give a version of its own model.")
-        for number, one in enumerate(golden):
-            score = answerer.score(one.values)
-            if not _distance(score, one.score) <= one.tolerance:  # also when it is NaN
-                raise Misuse(
-                    f"{served.label}: golden row {number} gives {score!r}, recorded was {one.score!r} "
-                    f"(tolerance {one.tolerance!r}). This platform does not reproduce it; it is not served."
-                )
-        if warm:
-            answerer.predict(answerer.rows.check(warm))
         if costs is None:
             model = answerer.scorer.model if isinstance(answerer.scorer, CachedScores) else answerer.scorer
             costs = measure_costs(model, len(served.inputs))
@@ -281,12 +259,3 @@ class Endpoint:
         if self.degrading is None or not rows:
             return canary.predict(rows, flags=flags, deadline_s=deadline_s)
         return self.degrading.by_canary(canary, answerer, rows, flags, deadline_s)
-
-
-def _distance(score: float | list[float], recorded: float | list[float]) -> float:
-    """The largest difference; infinite where they are not of as many classes."""
-    if isinstance(score, list) and isinstance(recorded, list) and len(score) == len(recorded):
-        return max(_distance(one, other) for one, other in zip(score, recorded, strict=True))
-    if isinstance(score, list) or isinstance(recorded, list):
-        return math.inf
-    return math.inf if math.isnan(score - recorded) else abs(score - recorded)

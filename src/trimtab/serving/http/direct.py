@@ -23,6 +23,7 @@ from trimtab.serving.http.outbox import Outbox
 from trimtab.serving.http.predicting import Predictor, Waiting
 from trimtab.serving.http.turns import Turns
 from trimtab.serving.http.wire import JSON_TYPE, TIMEOUT, Reply, problem_reply, timeout_of, too_large
+from trimtab.serving.inference.rest import error_reply, is_inference
 from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
@@ -383,13 +384,14 @@ class DirectProtocol(HttpToolsProtocol):
         self.data_received(b"\r\n".join((*lines, b"", rest)))
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser cannot go on with, by a problem detail like all others, and close the connection."""
+        """Refuse what the parser cannot go on with, as its address answers errors, and close the connection."""
         self._refuse_all(Refused(400, msg, headers=_CLOSE))
 
     def _refuse_all(self, refused: Refused) -> None:
         """Answer what this connection will never ask properly, and close it."""
         path = self.url.partition(b"?")[0].decode("latin-1")[:_LONGEST_TOLD]
-        self._write(problem_reply(refused, path), keep_alive=False, exchange=None)
+        reply = (error_reply if is_inference(path) else problem_reply)(refused, path)
+        self._write(reply, keep_alive=False, exchange=None)
 
     def _bound_head(self, more_bytes: int) -> None:
         """Refuse a head that grows and does not end."""

@@ -205,7 +205,7 @@ def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
         endpoint.answer([shop.ask()])
 
 
-def test_a_warm_up_answers_nobody_and_hinders_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_up_answers_nobody_and_hinders_nothing(shop: Shop) -> None:
     reads: list[Any] = []
     answerer = shop.answerer()
     read = answerer._read
@@ -219,10 +219,11 @@ def test_a_warm_up_answers_nobody_and_hinders_nothing(shop: Shop, monkeypatch: p
     assert len(reads) == 1
     assert not [one for block in shop.log.scan() for one in block]
 
-    def fails(row: list[float]) -> float:
-        raise ZeroDivisionError(row)
+    def fails(rows: Any, now_us: int) -> Any:
+        reads.extend(rows)
+        raise ZeroDivisionError(now_us)
 
-    monkeypatch.setattr(answerer, "_predict_row", fails)
+    answerer._read = fails
     answerer.warm_up()
     assert len(reads) == 2
 

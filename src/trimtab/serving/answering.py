@@ -151,10 +151,13 @@ class Answerer:
         self._encode = msgspec.msgpack.Encoder().encode
 
     def warm_up(self) -> None:
-        """Answer a row that nobody asked, unlogged: the first asker waited 9 ms for what is made at the first use."""
+        """Read the features of a row that nobody asked: the first asker waited 9 ms for what is made at the first use.
+
+        The model has been asked by then: it repeats its golden predictions when it is loaded.
+        """
         row = dict.fromkeys(self.rows.names) | {self._key: self._nobody, self._time: self._now_us()}
         try:
-            self.predict(self.rows.check([row]))
+            self._read(self.rows.check([row]), self._now_us())
         except Exception as error:  # whatever a user's function makes of nulls, or a store that is not there yet
             _logger.info("%s: not warmed up: %s: %s", self.served.label, type(error).__name__, error)
 

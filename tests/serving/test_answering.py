@@ -205,6 +205,29 @@ def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
         endpoint.answer([shop.ask()])
 
 
+def test_a_warm_up_answers_nobody_and_hinders_nothing(shop: Shop) -> None:
+    reads: list[Any] = []
+    answerer = shop.answerer()
+    read = answerer._read
+
+    def noted(rows: Any, now_us: int) -> Any:
+        reads.extend(rows)
+        return read(rows, now_us)
+
+    answerer._read = noted
+    answerer.warm_up()
+    assert len(reads) == 1
+    assert not [one for block in shop.log.scan() for one in block]
+
+    def fails(rows: Any, now_us: int) -> Any:
+        reads.extend(rows)
+        raise ZeroDivisionError(now_us)
+
+    answerer._read = fails
+    answerer.warm_up()
+    assert len(reads) == 2
+
+
 def test_a_version_of_another_model_does_not_serve(shop: Shop) -> None:
     shop.endpoint.swap(shop.answerer(number=2))
     with pytest.raises(Misuse, match="other"):

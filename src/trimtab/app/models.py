@@ -283,7 +283,9 @@ class ServedModel:
     def _put(self, loaded: LoadedModel, features: FeatureSet) -> LoadedModel:
         """Let a version answer from now on."""
         costs = self._memory.costs(loaded.version) if self.deployment.learn == "batch" else None
-        self.endpoint.swap(self._answerer(loaded, features), costs=costs)
+        answerer = self._answerer(loaded, features)
+        answerer.warm_up()
+        self.endpoint.swap(answerer, costs=costs)
         self._loaded, self._last, self._asked_in_vain = loaded, loaded.version, False
         return loaded
 

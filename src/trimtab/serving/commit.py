@@ -20,7 +20,7 @@ _LOOKS = 4  # turns of the loop that a group may wait for more to join it
 _WEIGHT = 0.1  # of the newest append in the usual time
 _RETRY_AFTER = 256  # appends in the thread before the loop is tried again
 
-_LATER_S = 0.01  # how long noted answers wait for more to share their append
+_LATER_S = 0.02  # how long noted answers wait for more to share their append
 _APPEND_BYTES = 8 << 10  # that an append counts for, beside its payloads: what a disk writes for the least of them
 _STALE_S = 5.0  # so long after it a failure says nothing: nobody asked since
 _AGAIN_S, _AGAIN_AT_MOST_S = 0.1, 2.0  # after a failure the log is left alone for so long, then twice as long, ...

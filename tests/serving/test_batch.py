@@ -19,6 +19,7 @@ from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving import Manifest, batch_manifest, batch_prediction_ids, batch_predictions, score_table
+from trimtab.serving.failures import ModelFailed
 from trimtab.serving.prediction_log import PredictionLog, encode
 from trimtab.store.ports import Catalog
 from trimtab.store.sqlite_log import SqliteLog
@@ -222,7 +223,26 @@ def test_the_lease_is_kept_while_a_slow_model_scores(
     catalog.close()
 
 
-def test_a_part_that_cannot_be_scored_leaves_those_before_it_logged(shop: Shop, catalog: Catalog) -> None:
+def raises(scores: Any) -> Any:
+    raise ZeroDivisionError("by nothing")
+
+
+def no_number(scores: Any) -> Any:
+    return np.where(np.arange(len(scores)) == 3, np.inf, scores)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (raises, "the model raised ZeroDivisionError: by nothing"),
+        (no_number, "the model gave no finite number, of row 15."),
+        (lambda scores: scores[1:], r"the model gave numbers of shape \(5,\); needed is \(6,\)."),
+        (lambda scores: scores.astype(str), "the model gave no finite number."),
+    ],
+)
+def test_a_part_that_cannot_be_scored_leaves_those_before_it_logged(
+    shop: Shop, catalog: Catalog, spoil: Any, said: str
+) -> None:
     table, at_us, live = questions(shop, 20)
 
     class Failing:
@@ -230,16 +250,17 @@ def test_a_part_that_cannot_be_scored_leaves_those_before_it_logged(shop: Shop, 
 
         def predict(self, matrix: Any) -> Any:
             self.calls += 1
-            if self.calls > 2:
-                raise ZeroDivisionError
-            return shop.scorer.predict(matrix)
+            scores = shop.scorer.predict(matrix)
+            return spoil(scores) if self.calls > 2 else scores
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ModelFailed, match=said):
         score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", scorer=Failing())
     begun = batch_manifest(catalog, "monday")
     assert begun is not None
     assert [p.score for p in logged(shop, begun)] == [p.score for p in live[:12]]
-    assert logged(shop, score(shop, catalog, table, at_us, batch_id="monday"))[12:] != []
+    assert [p.score for p in logged(shop, score(shop, catalog, table, at_us, batch_id="monday"))] == [
+        p.score for p in live
+    ]
     assert len(shop.log.read()[0]) == 20 + len(live)
 
 

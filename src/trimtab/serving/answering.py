@@ -16,7 +16,8 @@ from trimtab.core.records import Mode, Prediction
 from trimtab.core.time import format_moment, moment_us
 from trimtab.features.definitions import Request
 from trimtab.features.frames import REASONS
-from trimtab.serving.failures import ModelFailed, check_deadline
+from trimtab.serving.failures import check_deadline
+from trimtab.serving.model_scores import model_raised, no_number, scores_of
 from trimtab.serving.prediction_log import PredictionLog, payload_writer
 from trimtab.serving.request_rows import RequestRows, Row
 
@@ -30,7 +31,6 @@ PAST = "past"  # the flag of an answer about another moment than that of asking
 NO_VIEW = 255  # the reason code of a model input that comes from no view
 _UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
 _NO_REASONS: dict[str, str] = {}
-_NUMBERS = frozenset("biuf")  # NumPy's kinds of them
 
 
 class ModelInputs(msgspec.Struct, frozen=True, gc=False):
@@ -188,9 +188,9 @@ class Answerer:
             score: Any = self._predict_row(values)
             finite = math.isfinite(score)
         except Exception as error:  # whatever a user's model raises, or gives for a number
-            raise self._raised(error) from error
+            raise model_raised(self.served, error) from error
         if not finite:
-            raise self._no_number()
+            raise no_number(self.served)
         prediction_id, request_id, at_us = self._ids(), str(row[self._key]), inputs.at_us
         request, packed = self._encode([*row.values()]), self._pack(*values)
         payload = self._payload(
@@ -247,24 +247,13 @@ class Answerer:
                 score = self._predict_row(values)
                 sound = _is_number(score, len(self._classes))
             except Exception as error:  # whatever a user's model raises, or gives for a number
-                raise self._raised(error) from error
+                raise model_raised(self.served, error) from error
             if not sound:
-                raise self._no_number()
+                raise no_number(self.served)
             return [self._prediction(rows[0], values, inputs.reasons[0], score, now_us, inputs, flags)]
         import numpy as np
 
-        matrix = np.array(inputs.rows, np.float64)
-        try:
-            found = np.asarray(self.scorer.predict(matrix))
-        except Exception as error:  # the same
-            raise self._raised(error) from error
-        needed = (len(rows), len(self._classes)) if self._classes else (len(rows),)
-        if found.shape != needed:
-            said = f"{self.served.label}: the model gave numbers of shape {found.shape}; needed is {needed}."
-            raise ModelFailed(said)
-        if found.dtype.kind not in _NUMBERS or not np.isfinite(found := found.astype(np.float64, copy=False)).all():
-            raise self._no_number()
-        scores = found.tolist()
+        scores = scores_of(self.served, self.scorer, np.array(inputs.rows, np.float64)).tolist()
         return [
             self._prediction(row, values, reasons, score, now_us, inputs, flags)
             for row, values, reasons, score in zip(rows, inputs.rows, inputs.reasons, scores, strict=True)
@@ -317,14 +306,6 @@ class Answerer:
         nothing = ModelInputs((), (), now_us, {})
         values, reasons = [math.nan] * self._width, bytes([NO_VIEW]) * self._width
         return self._prediction(row, values, reasons, score, now_us, nothing, flags)
-
-    def _no_number(self) -> ModelFailed:
-        each = f" for each of {len(self._classes)} classes" if self._classes else ""
-        return ModelFailed(f"{self.served.label}: the model gave no finite number{each}.")
-
-    def _raised(self, error: Exception) -> ModelFailed:
-        raised = f"{self.served.label}: the model raised {type(error).__name__}"
-        return ModelFailed(f"{raised}: {error}", shown=f"{raised}; the server's log says what.")
 
     def now_us(self) -> int:
         """The moment of asking."""

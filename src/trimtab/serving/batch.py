@@ -22,6 +22,7 @@ from trimtab.core.time import format_moment
 from trimtab.events.frames import EventFrame
 from trimtab.serving.answering import RowScorer, ServedVersion
 from trimtab.serving.inputs import OfflineInputs
+from trimtab.serving.model_scores import scores_of
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog, encode_all
 from trimtab.store.ports import Catalog, Put
@@ -98,6 +99,7 @@ def score_table(
 
     Raises:
         Misuse: A column is missing or of the wrong type, a key or moment is null, or the lengths differ.
+        ModelFailed: The model raised, or gave no finite number for a row; parts before that one are logged.
         Conflict: A batch of this name has another table or version, or somebody else is scoring it now.
     """
     moments = np.full(requests.rows, at_us, np.int64) if isinstance(at_us, int) else np.asarray(at_us, np.int64)
@@ -174,7 +176,7 @@ class _Batch:
         self._table = table
         self._at_us = at_us
         self._frames = frames
-        self._classes = served.classes
+        self._served = served
         self._common = Prediction(
             id=manifest.id,
             request_id="",
@@ -217,15 +219,15 @@ class _Batch:
             "reasons": _rows(reasons),
         }
 
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """What the model says: float64 (rows,), of several classes (rows, classes)."""
-        return np.asarray(self._scorer.predict(matrix), np.float64)
+    def predict(self, rows: range, matrix: NDArray[Any]) -> NDArray[Any]:
+        """What the model says of some rows of the table: float64 (rows,), of several classes (rows, classes)."""
+        return scores_of(self._served, self._scorer, matrix, first=rows.start)
 
     def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
         """What the log keeps of the answers."""
         if scores.ndim == 1:
             return encode_all(self._common, {**questions, "score": scores.tolist()})
-        named = [dict(zip(self._classes, row, strict=True)) for row in scores.tolist()]
+        named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
         return encode_all(self._common, {**questions, "score": scores.max(axis=1).tolist(), "scores": named})
 
 
@@ -300,7 +302,7 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
     try:
         for part in chain(batch.parts(left), (None,)):
             before = scoring
-            scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, part[1]))
+            scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, *part[:2]))
             if before is None:
                 continue
             rows, questions, found = before

@@ -340,18 +340,29 @@ def test_top_says_that_what_answers_has_no_figures_of_trimtab(trained: Path, bod
     assert "is no sample. Name the address of a service of trimtab." in done.stderr
 
 
-def top_of(answer: bytes, folder: Path) -> subprocess.CompletedProcess[str]:
+def test_top_takes_a_key_from_its_input_which_no_list_of_processes_shows(trained: Path) -> None:
+    heard: list[bytes] = []
+    top_of(b"HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n", trained, "--key", "-", given="tt_1234\n", heard=heard)
+    assert b"authorization: bearer tt_1234\r\n" in heard[0].lower()
+
+
+def top_of(
+    answer: bytes, folder: Path, *words: str, given: str = "", heard: list[bytes] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`trimtab top` of a server that always gives one answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             for _ in range(2):
                 with contextlib.suppress(OSError), listener.accept()[0] as connection:
-                    connection.recv(10_000)
+                    asked = connection.recv(10_000)
+                    if heard is not None:
+                        heard.append(asked)
                     connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        return run(folder, "top", "--once", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        return run(folder, "top", "--once", "--url", url, *words, given=given)
 
 
 def test_top_asks_the_service_itself_whatever_proxy_there_is(
@@ -371,7 +382,7 @@ def test_what_cannot_be_told_is_refused_before_serving(trained: Path) -> None:
     assert (done.returncode, "Name a file" in done.stderr) == (2, True)
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CLI, *words], cwd=folder, env=shop.environment(), capture_output=True, text=True, timeout=60
+        [*CLI, *words], cwd=folder, env=shop.environment(), capture_output=True, text=True, timeout=60, input=given
     )

@@ -113,6 +113,7 @@ def test_what_is_no_http_is_refused_by_a_problem_detail(running: Any, sent: byte
         status, headers, problem = connection.answer()
         assert (status, headers["content-type"], headers["connection"]) == (400, "application/problem+json", "close")
         assert (detail in problem["detail"], problem["instance"]) == (True, instance)
+        assert headers["x-content-type-options"] == "nosniff"
         assert connection.ended()
 
 
@@ -127,6 +128,7 @@ def test_both_roads_give_the_same_answer(running: Any) -> None:
     assert (status, usual_status) == (200, 200)
     assert same(direct, usual)
     assert {**headers, "content-length": 0} == {**usual_headers, "content-length": 0}
+    assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_head_that_was_read_before_is_known_and_its_body_read_anew(running: Any) -> None:

@@ -26,7 +26,7 @@ _HIDE, _SHOW = "\x1b[?25l\x1b[2J", "\x1b[?25h"  # the cursor
 
 @command("top", safe="It only looked.")
 @click.option("--url", help="Where the service is; left out, where this project is served.")
-@click.option("--key", help="An API key with the role read, where one is needed.")
+@click.option("--key", help="An API key with the role read, where one is needed; -: the first line of input.")
 @click.option("--model", metavar="NAME", help="Show the predictions of this model only.")
 @click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print one view, with rates over that time, and end.")
@@ -38,8 +38,9 @@ def top(url: str | None, key: str | None, model: str | None, every: float, once:
     \b
     Example:
       trimtab top --once
+      trimtab top --key - < key.txt     # a key on the command line shows in the list of processes
     """
-    look = _looking(url, key)
+    look = _looking(url, sys.stdin.readline().strip() if key == "-" else key)
     first = look()
     try:
         time.sleep(every)

@@ -22,8 +22,8 @@ from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.outbox import Outbox
 from trimtab.serving.http.predicting import Predictor, Waiting
 from trimtab.serving.http.turns import Turns
-from trimtab.serving.http.wire import JSON_TYPE, TIMEOUT, Reply, problem_reply, timeout_of, too_large
-from trimtab.serving.inference.rest import error_reply, is_inference
+from trimtab.serving.http.wire import JSON_TYPE, NO_GUESSING, TIMEOUT, Reply, timeout_of, too_large
+from trimtab.serving.inference.rest import failure_reply
 from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
@@ -35,7 +35,8 @@ _LOOK_S = 10.0  # between two looks at a head that is still arriving
 _LINGER_S = 0.5  # at the end, for what is just being asked on a connection that seems idle
 _KNOWN_HEADS = 512  # of all connections; then they are learnt anew
 _LONGEST_KNOWN_BYTES = 2_048
-_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+_NO_GUESSING = b"%b: %b\r\n" % NO_GUESSING
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + _NO_GUESSING + b"content-length: %d\r\n\r\n%b"
 _REQUEST_ID = b"x-request-id"
 _EACH_ITS_OWN = frozenset((_REQUEST_ID, b"traceparent"))  # headers that differ from request to request
 _CLOSE = ((b"connection", b"close"),)
@@ -337,7 +338,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def _write(self, reply: Reply, *, keep_alive: bool, exchange: Exchange | None) -> None:
         head = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
-        head.append(b"\r\ncontent-length: %d\r\n" % len(reply.body))
+        head += [b"\r\n", _NO_GUESSING, b"content-length: %d\r\n" % len(reply.body)]
         named = () if exchange is None else exchange.named
         head += [b"%b: %b\r\n" % pair for pair in (*reply.headers, *named)]
         closes = (b"connection", b"close") in reply.headers
@@ -390,8 +391,7 @@ class DirectProtocol(HttpToolsProtocol):
     def _refuse_all(self, refused: Refused) -> None:
         """Answer what this connection will never ask properly, and close it."""
         path = self.url.partition(b"?")[0].decode("latin-1")[:_LONGEST_TOLD]
-        reply = (error_reply if is_inference(path) else problem_reply)(refused, path)
-        self._write(reply, keep_alive=False, exchange=None)
+        self._write(failure_reply(refused, path), keep_alive=False, exchange=None)
 
     def _bound_head(self, more_bytes: int) -> None:
         """Refuse a head that grows and does not end."""

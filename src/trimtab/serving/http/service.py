@@ -53,7 +53,7 @@ from trimtab.serving.http.wire import (
     whole_body,
 )
 from trimtab.serving.inference.inferring import InferenceService
-from trimtab.serving.inference.rest import InferenceRest, asked_model, error_reply, is_inference, methods_of
+from trimtab.serving.inference.rest import InferenceRest, asked_model, failure_reply, is_inference, methods_of
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.serving.problems import Refused
@@ -441,7 +441,7 @@ class HttpService:
     def _failed(self, error: BaseException, method: str, path: str, route: str, name: str = "") -> Reply:
         if isinstance(error, asyncio.CancelledError) and self._end_s is not None:  # no grace is left, or no patience
             error = Unavailable(_ENDED)
-        reply = (error_reply if is_inference(path) else problem_reply)(error, path)
+        reply = failure_reply(error, path)
         if reply.status == 500:
             self._seldom.error(f"{method} {path!a} failed", error, of=name)
         self._requests.add(route, name, str(reply.status))

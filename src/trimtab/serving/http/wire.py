@@ -20,6 +20,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = b"application/json"
 TIMEOUT = b"x-timeout-ms"
+NO_GUESSING = b"x-content-type-options", b"nosniff"  # a header of every answer
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _CLOSE: Headers = ((b"connection", b"close"),)  # what is left of a body is no request
@@ -39,7 +40,7 @@ class Gone(ConnectionError):
 
 
 class Sent:
-    """Sends answers with what all but predictions have: no guessing of types, no copies on the way, the request's id.
+    """Sends answers with what all but predictions have: no copies on the way, and the request's id.
 
     Args:
         send: What sends.
@@ -51,7 +52,6 @@ class Sent:
         self.size_bytes = 0  # of the body, so far
         self._send = send
         self._headers = (
-            (b"x-content-type-options", b"nosniff"),
             (b"cache-control", b"no-store"),
             (b"x-request-id", request_id.encode()),
         )
@@ -167,15 +167,9 @@ def search_until(scope: Scope) -> float:
 
 
 async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
-    """Send a whole response; without its body when `head`."""
-    length = b"%d" % len(reply.body)
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers],
-        }
-    )
+    """Send a whole response, whose type is not to be guessed; without its body when `head`."""
+    told = (b"content-type", reply.media_type), NO_GUESSING, (b"content-length", b"%d" % len(reply.body))
+    await send({"type": "http.response.start", "status": reply.status, "headers": [*told, *reply.headers]})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})
 
 

@@ -66,9 +66,11 @@ class IndexAsked(msgspec.Struct, frozen=True):
     ready: bool = False
 
 
-def error_reply(error: BaseException, path: str) -> Reply:
-    """What is answered to a request of the protocol that failed."""
+def failure_reply(error: BaseException, path: str) -> Reply:
+    """What is answered to a request that failed, at an address of the protocol as that has it."""
     reply = problem_reply(error, path)
+    if not is_inference(path):
+        return reply
     problem = msgspec.json.decode(reply.body, type=Problem)
     return Reply(reply.status, _encode({"error": problem.detail}), headers=reply.headers)
 
@@ -85,7 +87,7 @@ class InferenceRest:
 
         Raises:
             Gone: The asker hung up.
-            Exception: Whatever is wrong, for `error_reply`.
+            Exception: Whatever is wrong, for `failure_reply`.
         """
         started = perf_counter()
         path: str = scope["path"].rstrip("/")

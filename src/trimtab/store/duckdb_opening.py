@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None = None) -> DuckDBPyConnection:
     """A connection that draws no progress bar: DuckDB's goes to standard output after 2 s, between what is read there.
+
+    It has as many threads as `OMP_NUM_THREADS` allows numerical libraries, where that says anything. # D122
 
     Args:
         config: Settings of the database.
@@ -20,6 +23,9 @@ def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None =
     """
     import duckdb
 
-    connection = duckdb.connect(":memory:", config=config or {})
+    given = dict(config or {})
+    if (allowed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(allowed):
+        given.setdefault("threads", int(allowed))
+    connection = duckdb.connect(":memory:", config=given)
     connection.execute("SET enable_progress_bar = false")
     return connection

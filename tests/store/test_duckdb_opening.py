@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import pytest
+
+from trimtab.store.duckdb_opening import open_duckdb
+
+
+@pytest.mark.parametrize(
+    ("said", "config", "threads"),
+    [
+        ("1", None, 1),
+        ("3", None, 3),
+        ("3", {"threads": 2}, 2),
+        ("", None, None),
+        ("0", None, None),
+        ("4,2", None, None),  # of nested regions
+    ],
+)
+def test_duckdb_has_as_many_threads_as_numerical_libraries_may(
+    monkeypatch: pytest.MonkeyPatch, said: str, config: Any, threads: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    asked = "SELECT current_setting('threads')"
+    with open_duckdb(config) as connection, duckdb.connect(":memory:") as usual:
+        found = connection.execute(asked).fetchone()
+        assert found == (usual.execute(asked).fetchone() if threads is None else (threads,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import shop
 from alias_moves import promote
@@ -304,3 +305,34 @@ def test_versions_beyond_the_memory_that_is_allowed_sleep_until_they_are_asked(t
         (answer,) = project.served("buyer").endpoint.answer([shop.visit("a", shop.NOW_US)])
         assert answer.version == "buyer@2"
         assert not project.served("buyer").endpoint.sleeps
+
+
+def test_a_model_that_was_woken_was_used_before_anybody_looks(trained: Path) -> None:
+    """Whoever makes room put the one to sleep again that had just been woken."""
+    with shop.opened(trained) as project:
+        served = project.served("buyer")
+        served.refresh()
+        before_us = served.last_used_us()
+        shop.move(project, DAY_US)
+        assert served.sleep()
+        served._wake()  # as its first asker does, who has yet to be counted
+        assert served.last_used_us() == before_us + DAY_US
+
+
+def test_an_arm_is_shown_as_itself_after_however_many_promotions(trained: Path) -> None:
+    """Eight versions later its answers were shown as the champion's."""
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+        served = project.served("buyer")
+        served.refresh()
+        project.set_arm("buyer@1", "canary", share=1.0)
+        served.refresh()
+        assert answered_as(project) == ("buyer@1", "canary")
+        champion = served.endpoint.serving
+        assert champion is not None
+        for number in range(12):
+            made = msgspec.structs.replace(champion, version=f"{number:064}", label=f"buyer@{number + 10}")
+            served.endpoint.know(made)
+            served.refresh()
+        assert answered_as(project) == ("buyer@1", "canary")
+        assert served.endpoint.label(f"{0:064}") == "buyer@10"  # counted answers keep their name

@@ -236,3 +236,20 @@ def test_least_used_versions_that_nobody_holds_go_first(opened: Any) -> None:
     costs = memory.costs(one)
     assert costs is not None
     assert costs.alone_s > 0.0
+
+
+def test_the_version_that_answered_until_now_goes_after_those_that_ended_before(opened: Any) -> None:
+    """It kept the place of the day on which it was loaded, and a roll back goes to it."""
+    loads, one, two = opened
+    sizes = [len(loads._load(version).artifact.estimator) for version in (one, two)]
+    memory = VersionMemory(loads, sum(sizes))
+    memory.get(one, "buyer")
+    memory.hold("buyer", {one.id})
+    memory.get(two, "another")
+    memory.hold("another", {two.id})
+    memory.hold("another", ())
+    memory.hold("buyer", ())
+    memory.cap_bytes = max(sizes)
+    memory.hold("buyer", ())
+    assert memory.find(one, "buyer") is not None
+    assert memory.find(two, "buyer") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import threading
 from time import perf_counter, sleep
@@ -204,6 +205,55 @@ def test_a_shadow_that_falls_behind_or_fails_costs_nobody_anything(shop: Any) ->
     while shadow.waits:
         assert shadow.work(1.0) == []
     assert counted(shadow) == (0, 7, SHADOWED_AT_MOST)
+
+
+def test_a_shadow_leaves_features_alone_that_fail_again_and_again(shop: Any) -> None:
+    shadow = Shadow(other(shop, "shadow"), Share("late", 1.0, ["user"]))
+    reads = Gone(shadow.answerer)
+    shadow.offer([shop.ask(user) for user in users(100)])
+    while shadow.waits:
+        assert shadow.work(1.0) == []
+    assert reads.calls < 20
+    assert counted(shadow) == (0, 0, 100)
+
+
+def test_a_slow_shadow_has_a_sixth_of_the_time_at_most(shop: Any) -> None:
+    worked: list[tuple[float, float]] = []
+
+    class Slow:
+        def predict_row(self, row: list[float]) -> float:
+            begun_s = perf_counter()
+            sleep(0.02)
+            worked.append((begun_s, perf_counter()))
+            return 0.5
+
+    shadow = Shadow(other(shop, "shadow", scorer=Slow()), Share("late", 1.0, ["user"]))
+    commit = GroupCommit(shop.log)
+
+    async def serve() -> None:
+        Shadowing(Turns(GradientLimit()), commit).offer(shadow, [{**shop.ask(user), "at": 1} for user in users(4)])
+        while len(worked) < 4:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(serve())
+    commit.close()
+    for (begun_s, ended_s), (next_s, _) in itertools.pairwise(worked):
+        assert next_s - ended_s > 4.5 * (ended_s - begun_s) * 0.9
+
+
+def test_of_a_large_request_only_what_a_shadow_may_get_to_is_looked_at(shop: Any) -> None:
+    looked = 0
+
+    class Counted(Share):
+        def holds(self, row: Any) -> bool:
+            nonlocal looked
+            looked += 1
+            return super().holds(row)
+
+    shadow = Shadow(other(shop, "shadow"), Counted("late", 0.5, ["user"]))
+    shadow.offer([shop.ask(user) for user in users(3 * SHADOWED_AT_MOST)])
+    assert looked == SHADOWED_AT_MOST
+    assert shadow.figures.dropped == SHADOWED_AT_MOST
 
 
 def test_what_became_of_requests_for_shadows_is_counted_for_all_of_them_and_only_grows(

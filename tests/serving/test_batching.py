@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving import HttpService
 from trimtab.serving.batching import LONGEST_WAIT_S, MOST_ROWS, BatchCosts, Batching, calls_by_size, measure_costs
+from trimtab.serving.degradation import Degrading, degrade
 from trimtab.serving.http.predicting import Waiting
 
 
@@ -123,6 +125,19 @@ def test_one_row_that_cannot_be_answered_takes_no_other_with_it() -> None:
     asyncio.run(ask())
 
 
+def test_what_is_no_rows_fault_is_asked_once_for_all() -> None:
+    async def ask() -> None:
+        calls: list[list[int]] = []
+        batching: Batching[int, int] = Batching(lambda error: isinstance(error, ValueError))
+        answers = gathered(calls, fails=[3])
+        found = await asyncio.gather(*(batching.join("v", answers, row) for row in range(6)), return_exceptions=True)
+        assert {str(one) for one in found} == {"cannot answer [3]"}
+        assert calls == [[*range(6)]]
+        assert batching.calls == {6: 1}
+
+    asyncio.run(ask())
+
+
 def test_askers_that_go_away_are_not_answered_and_hold_up_nobody() -> None:
     async def ask() -> None:
         calls: list[list[int]] = []
@@ -200,3 +215,82 @@ def test_requests_of_a_slow_model_share_its_calls_and_each_is_answered_and_logge
         service.close()
 
     asyncio.run(ask())
+
+
+def batched(shop: Any, count: int, *, timeout_s: float | None = None) -> tuple[list[dict[str, Any]], str]:
+    """What requests that share a call are answered, or the name of what they raise; and the metrics then."""
+
+    async def ask() -> tuple[list[Any], str]:
+        shop.endpoint.swap(shop.endpoint.current)
+        service = HttpService([shop.endpoint], shop.log)
+        bodies = [msgspec.json.encode({"request": shop.ask(id=f"r{n}", basket=float(n))}) for n in range(count)]
+        waiting = [service.predictors["late"].take(body, time.perf_counter(), timeout_s) for body in bodies]
+        await asyncio.wait([one.done for one in waiting])  # type: ignore[union-attr]
+        found: list[Any] = []
+        for one in waiting:
+            try:
+                found.append(msgspec.json.decode(one.answer()))  # type: ignore[union-attr]
+            except Unavailable as error:
+                found.append(type(error).__name__)
+        text = service.metrics.text()
+        service.close()
+        return found, text
+
+    return asyncio.run(ask())
+
+
+def slow_reads(shop: Any, taken_s: float) -> list[int]:
+    """Let each read take so long; how many rows were read, call by call."""
+    answerer, reads = shop.answerer(scorer=Slow()), []
+    read = answerer._read
+
+    def slow(rows: Any, now_us: int) -> Any:
+        reads.append(len(rows))
+        time.sleep(taken_s)
+        return read(rows, now_us)
+
+    answerer._read = slow
+    shop.endpoint.swap(answerer)
+    return reads
+
+
+@pytest.mark.parametrize("by_policy", [False, True])
+def test_requests_that_share_a_call_have_their_time(shop: Any, by_policy: bool) -> None:
+    """A shared call had no deadline: a slow store was neither late nor ever left alone."""
+    reads = slow_reads(shop, 0.06)
+    if by_policy:
+        shop.endpoint.degrading = Degrading(degrade(after="20ms", rule=0.5), about=["user"])
+    for number in range(5):
+        found, _ = batched(shop, 4, timeout_s=None if by_policy else 0.02)
+        assert len(reads) == number + 1
+        if by_policy:
+            assert [one["flags"] for one in found] == [["late", "rule"]] * 4
+        else:
+            assert found == ["Late"] * 4
+    if by_policy:
+        assert shop.endpoint.degrading.breaker.is_open
+
+
+def test_a_call_has_the_time_of_the_request_that_has_the_most(shop: Any) -> None:
+    slow_reads(shop, 0.03)
+
+    async def ask() -> None:
+        service = HttpService([shop.endpoint], shop.log)
+        bodies = [msgspec.json.encode({"request": shop.ask(id=f"r{n}")}) for n in range(3)]
+        given = zip(bodies, (0.01, 30.0, 0.01), strict=True)
+        waiting = [service.predictors["late"].take(body, time.perf_counter(), left_s) for body, left_s in given]
+        await asyncio.wait([one.done for one in waiting])  # type: ignore[union-attr]
+        assert len({msgspec.json.decode(one.answer())["id"] for one in waiting}) == 3  # type: ignore[union-attr]
+        service.close()
+
+    asyncio.run(ask())
+
+
+def test_the_parts_of_a_shared_call_are_those_of_its_requests(shop: Any) -> None:
+    slow_reads(shop, 0.004)
+    _, text = batched(shop, 16)
+    for part in ("features", "model"):
+        (count,) = re.findall(rf'trimtab_latency_seconds_count{{model="late",stage="{part}"}} (\d+)', text)
+        (taken_s,) = re.findall(rf'trimtab_latency_seconds_sum{{model="late",stage="{part}"}} (\S+)', text)
+        assert int(count) == 16
+        assert float(taken_s) >= 16 * 0.0005

@@ -93,6 +93,19 @@ def test_without_a_policy_what_fails_is_an_error(shop: Any) -> None:
         degraded.endpoint.answer([degraded.shop.ask(), degraded.shop.ask()])
 
 
+def test_a_policy_gives_answers_in_process_as_much_time_as_over_http(shop: Any) -> None:
+    degraded = Degraded(shop, after="20ms", rule=0.5)
+    assert degraded.answer().flags == ()
+    read = degraded.answerer._read
+
+    def slow(*arguments: Any) -> Any:
+        sleep(0.05)
+        return read(*arguments)
+
+    degraded.answerer._read = slow
+    assert degraded.answer().flags == ("late", "rule")
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_a_model_that_gives_no_number_has_failed(shop: Any, number: float) -> None:
     degraded = Degraded(shop)

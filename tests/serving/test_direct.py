@@ -289,6 +289,48 @@ def test_of_two_deadlines_the_first_holds_on_both_roads(running: Any) -> None:
         assert asked("soon", "60000", road) == 422
 
 
+def test_what_fails_slowly_makes_others_queue_as_what_succeeds_does(shop: Any) -> None:
+    """Each failure began a burst anew: nobody queued, nobody was refused, and the last one waited for all."""
+
+    class Failing:
+        def predict_row(self, row: list[float]) -> float:
+            time.sleep(0.002)
+            raise ValueError("no answer")
+
+        predict = predict_row
+
+    shop.endpoint.swap(shop.answerer(scorer=Failing()))
+    service = HttpService([shop.endpoint], shop.log)
+    turns, queued = service.turns, []
+    queue = turns.queue
+
+    def counted(*arguments: Any) -> None:
+        queued.append(turns.queued)
+        queue(*arguments)
+
+    turns.queue = counted  # type: ignore[method-assign]
+
+    async def ask() -> None:
+        config = uvicorn.Config(service, loop="none", ws="none", lifespan="off", log_config=None)
+        made = partial(DirectProtocol, service, {}, Outbox(), config=config, server_state=ServerState(), app_state={})
+        listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        askers = [Connection(listening.sockets[0].getsockname()[1]) for _ in range(40)]
+        for asker in askers:
+            asker.send(message())
+        answers = [await asyncio.to_thread(asker.answer) for asker in askers]
+        assert {status for status, _, _ in answers} == {500}
+        for asker in askers:
+            asker.__exit__()
+        listening.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(ask(), 30))
+    finally:
+        service.close()
+    assert len(queued) > 20
+    assert turns.under_way == 0
+
+
 def test_answers_of_one_connection_keep_their_order_whichever_way_they_take(running: Any) -> None:
     """Three ways: answered at once, refused at once, and the usual one, all in what arrives together."""
     bodies = [json.dumps({"request": {**ROW, "id": f"o{n}"}}).encode() for n in range(3)]

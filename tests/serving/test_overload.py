@@ -19,6 +19,13 @@ from trimtab.serving.admission import GradientLimit
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
 BODY = json.dumps({"request": ROW})
 MESSAGE = f"POST /v1/models/late/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}".encode()
+TENSORS = [
+    {"name": name, "datatype": kind, "shape": [1], "data": [ROW[name]]}
+    for name, kind in (("id", "BYTES"), ("user", "BYTES"), ("basket", "FP64"), ("kind", "BYTES"), ("at", "INT64"))
+]
+INFER_BODY = json.dumps({"inputs": TENSORS})
+INFER = f"POST /v2/models/late/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(INFER_BODY)}\r\n\r\n".encode()
+INFER += INFER_BODY.encode()
 WORK_S = 0.002  # of the model, an answer: about 450 a second
 
 
@@ -78,8 +85,8 @@ async def _one(free: Any, connection: Any, request: bytes, found: Asked) -> None
     free.put_nowait(connection)
 
 
-def run(port: int, rate: float, seconds: float, connections: int = 200) -> Asked:
-    return asyncio.run(ask(port, MESSAGE, rate=rate, seconds=seconds, connections=connections))
+def run(port: int, rate: float, seconds: float, connections: int = 200, *, message: bytes = MESSAGE) -> Asked:
+    return asyncio.run(ask(port, message, rate=rate, seconds=seconds, connections=connections))
 
 
 def figures(port: int) -> dict[str, float]:
@@ -93,18 +100,25 @@ def memory_mb(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def test_overload_is_refused_and_passes_without_a_trace(start_server: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("message", "labels"),
+    [(MESSAGE, 'route="predict",model="late"'), (INFER, 'route="inference",model="late"')],
+    ids=["predict", "infer"],
+)
+def test_overload_is_refused_and_passes_without_a_trace(
+    start_server: Any, tmp_path: Path, message: bytes, labels: str
+) -> None:
     server = start_server(tmp_path, work_s=0.005)
-    loaded = run(server.port, 1_000, 2)
+    loaded = run(server.port, 1_000, 2, message=message)
     assert loaded.other == []
     assert loaded.latencies_s
     assert loaded.refusals_s
     until = time.monotonic() + 30
-    while (after := run(server.port, 20, 1)).refusals_s:
+    while (after := run(server.port, 20, 1, message=message)).refusals_s:
         assert time.monotonic() < until
     seen = figures(server.port)
     assert seen['trimtab_requests_under_way{kind="predict"}'] == 0
-    refused = seen['trimtab_requests_total{route="predict",model="late",status="429"}']
+    refused = seen[f'trimtab_requests_total{{{labels},status="429"}}']
     assert refused >= len(loaded.refusals_s) + len(after.refusals_s)
     assert server.stop() == (0, "")
 

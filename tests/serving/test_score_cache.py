@@ -59,6 +59,14 @@ def test_the_least_used_is_forgotten_first_and_memory_is_bounded() -> None:
     assert figures.hit_rate == pytest.approx(2 / 7)
 
 
+def test_scores_of_classes_take_more_of_the_memory() -> None:
+    figures, kept = CacheFigures(), Cache(size_bytes=100_000)
+    many = CachedScores(Counting(classes=True), inputs=2, classes=100, cache=kept, figures=figures)
+    for value in range(200):
+        many.predict_row([float(value), 0.0])
+    assert 20 < len(many._kept) < 40
+
+
 class TestTimeToLive:
     @pytest.fixture
     def model(self) -> Counting:

@@ -79,6 +79,20 @@ def test_a_view_of_a_service_that_says_little_has_its_lines_too() -> None:
             read_scrape(other, 0.0)
 
 
+def test_a_view_shows_what_failed_by_whatever_protocol() -> None:
+    counted = [
+        ("predict", "429", 1), ("predict", "500", 2), ("predict", "gone", 4), ("inference", "200", 8),
+        ("inference", "503", 16), ("inference", "429", 32), ("grpc", "OK", 64), ("grpc", "RESOURCE_EXHAUSTED", 128),
+        ("grpc", "DEADLINE_EXCEEDED", 256), ("events", "503", 512),
+    ]  # fmt: skip
+    lines = [
+        f'trimtab_requests_total{{route="{route}",model="m",status="{status}"}} {count}'
+        for route, status, count in counted
+    ]
+    found = overview(None, read_scrape("\n".join(lines), 0.0), "http://127.0.0.1:1")
+    assert (found.refused.total, found.errors.total) == (161, 274)
+
+
 def test_a_label_may_hold_what_ends_a_line_elsewhere() -> None:
     read = read_scrape('a{b="x\u2028y\x85z"} 2\n', 0.0)
     assert read.total("a", ("b",)) == {("x\u2028y\x85z",): 2.0}

@@ -197,7 +197,6 @@ class Keeper:
         endpoint = served.endpoint
         try:
             served.follow(wait=wait)
-            self._project.make_room()
             endpoint.fails_to_load = False
         except NotFound:  # no version yet: the endpoint and `status` say so
             if endpoint.ready:
@@ -205,6 +204,8 @@ class Keeper:
         except Exception:
             endpoint.fails_to_load = True
             raise
+        finally:
+            self._project.make_room()
 
 
 def service_failures(catalog: Catalog) -> dict[str, str]:

@@ -105,7 +105,7 @@ class ServedModel:
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
         self.deployment = deployment
-        self.used_at_us = clock.now_us()  # when it was last seen to have been asked
+        self._used_at_us = clock.now_us()  # when it was last seen to have been asked
         self._uses = 0
         self.learner: OnlineDeployment | None = None
         self._registry = registry
@@ -175,8 +175,7 @@ class ServedModel:
 
         What is not in memory is loaded by a thread of its own and put in place by a later call, unless it is to `wait`.
         """
-        if self.endpoint.uses != self._uses:
-            self._uses, self.used_at_us = self.endpoint.uses, self._clock.now_us()
+        self.last_used_us()
         if self._sleeps_on:
             return
         if wait:
@@ -187,6 +186,12 @@ class ServedModel:
                     self._follow(partial(self._memory.begin, holder=self.deployment.name))
         if self._beside_failure is not None:
             raise self._beside_failure
+
+    def last_used_us(self) -> int:
+        """When it was asked last, or woken, as far as that was looked at."""
+        if self.endpoint.uses != self._uses:
+            self._uses, self._used_at_us = self.endpoint.uses, self._clock.now_us()
+        return self._used_at_us
 
     @property
     def _sleeps_on(self) -> bool:
@@ -222,6 +227,7 @@ class ServedModel:
         """For who asks a model that sleeps: what answers beside it is left to whoever follows aliases."""
         try:
             self._load_and_follow(beside=False)
+            self._used_at_us = self._clock.now_us()  # whoever woke it has yet to ask
         except Exception:  # whatever a user's estimator raises; whoever follows aliases tells of it, and tries again
             self._asked_in_vain = self.endpoint.sleeps
             raise
@@ -319,6 +325,8 @@ class ServedModel:
             endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW), endpoint.shadowed)
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
+        for one in found.values():
+            endpoint.know(one.served)  # also after more promotions than are remembered
         answering = {one.served.version for one in found.values()}
         if self._loaded is not None:
             answering.add(self._loaded.version.id)
@@ -345,9 +353,7 @@ class ServedModel:
         if not self._holds(features):
             self._waits.add(version.id)
             return None
-        made = self._answerer(loaded, features, arm=alias)
-        self.endpoint.know(made.served)
-        return made
+        return self._answerer(loaded, features, arm=alias)
 
     def _about(self) -> list[str]:
         """The columns of a request that name what it is about: the entities of its features, else its key."""
@@ -409,7 +415,8 @@ class ServedModel:
         if cache is None:
             return loaded.scorer
         figures = self.endpoint.cached = self.endpoint.cached or CacheFigures()
-        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), cache=cache, figures=figures)
+        classes = len(loaded.artifact.class_names)
+        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, figures=figures)
 
     def _answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
         policy = self.deployment.degrade

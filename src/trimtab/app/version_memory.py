@@ -99,7 +99,11 @@ class VersionMemory:
     def hold(self, holder: str, answering: Iterable[str], waiting: Iterable[str] = ()) -> None:
         """From now on these versions are what `holder` answers with, and those that wait to; others may be dropped."""
         with self._mutex:
-            self._answering[holder], self._waiting[holder] = frozenset(answering), frozenset(waiting)
+            before, now = self._answering.get(holder, frozenset()), frozenset(answering)
+            for address in before - now:  # what answered until now was used last: a roll back goes to it
+                if address in self._kept:
+                    self._kept.move_to_end(address)
+            self._answering[holder], self._waiting[holder] = now, frozenset(waiting)
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:

@@ -340,7 +340,7 @@ class Wiring:
 
     def make_room(self) -> None:
         """Let models sleep that were not asked for longest, while those in service need more memory than is allowed."""
-        for model in sorted(self._served.values(), key=lambda one: one.used_at_us):
+        for model in sorted(self._served.values(), key=lambda one: one.last_used_us()):
             if not self.version_memory.too_full():
                 return
             if model.sleep():

@@ -14,11 +14,13 @@ import msgspec
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving.answering import Answerer
+from trimtab.serving.breaker import GuardedReads
 from trimtab.serving.request_rows import Row
 from trimtab.serving.seldom import Seldom
 
 CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of what their versions answer
 SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; beyond, the oldest are dropped
+_SLOW_S = 0.05  # a read for a shadow that takes longer is the store's fault
 _logger = logging.getLogger(__name__)
 
 
@@ -81,7 +83,8 @@ class ShadowFigures:
 class Shadow:
     """A version that answers a share of the requests once more: logged, and seen by nobody.
 
-    It works when asked to, on what waits for it; what it cannot get to in time is dropped and counted.
+    It works when asked to, on what waits for it; what it cannot get to in time is dropped and counted. A store that
+    fails, or is slow, again and again is left alone by it, too.
 
     Args:
         answerer: The version.
@@ -94,6 +97,7 @@ class Shadow:
         self.share = share
         self.figures = figures or ShadowFigures()
         self._waiting: deque[Row] = deque()
+        self._reads = GuardedReads(_SLOW_S)
         self._seldom = Seldom(_logger)
 
     @property
@@ -104,6 +108,10 @@ class Shadow:
     def offer(self, rows: Sequence[Row]) -> None:
         """Requests that were answered by the version in service."""
         waiting = self._waiting
+        unseen = len(rows) - SHADOWED_AT_MOST
+        if unseen > 0:  # they would all be dropped: nobody waits for whose they are to be found out
+            self.figures.dropped += round(unseen * self.share.share)
+            rows = rows[unseen:]
         try:
             waiting.extend([row for row in rows if self.share.holds(row)])
         except Exception as error:  # the champion's request has other columns: its askers have their answers
@@ -120,7 +128,9 @@ class Shadow:
         while self._waiting and perf_counter() < until_s:
             row = self._waiting.popleft()
             try:
-                made += self.answerer.predict([row])
+                now_us = self.answerer.now_us()
+                inputs = self._reads.inputs(self.answerer, [row], now_us, perf_counter() + _SLOW_S)
+                made += self.answerer.scored([row], inputs, now_us, ())
             except Exception as error:  # whatever a user's model raises: nobody waits for it
                 self.figures.failed += 1
                 self._say(error)

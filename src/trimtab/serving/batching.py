@@ -89,10 +89,15 @@ class Batching(Generic[_Row, _Answer]):
 
     A row that comes alone is answered at the end of the loop's turn. After a call that answered several, the next ones
     wait until as many are there again, but no longer than `BatchCosts.wait_s`: whoever was just answered is asking the
-    next question. When a common call fails, each row is asked by itself, so that no request fails by another's fault.
+    next question. When a common call fails, each row is asked by itself, so that no request fails by another's fault;
+    not so where it fails by no row's fault.
+
+    Args:
+        of_all: Whether what a call raised is what each of its rows would raise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_all: Callable[[Exception], bool] = lambda error: False) -> None:
+        self._of_all = of_all
         self.costs = BatchCosts(alone_s=0.0)
         self.calls: dict[int, int] = {}  # by how many rows they answered
         self.waited_s = 0.0  # by all rows
@@ -149,22 +154,28 @@ class Batching(Generic[_Row, _Answer]):
             self.waited_s += now - one[4]
             groups.setdefault(id(one[0]), []).append(one)
         for together in groups.values():
-            self.calls[len(together)] = self.calls.get(len(together), 0) + 1
             self._answer(together)
 
     def _answer(self, together: list[tuple[object, _Answers, _Row, asyncio.Future[_Answer], float]]) -> None:
         try:
             found = together[0][1]([one[2] for one in together])
         except Exception as error:  # whatever a model raises: each asker hears of its own row
-            if len(together) == 1:
-                together[0][3].set_exception(error)
-            else:
+            if len(together) > 1 and not self._of_all(error):
                 for one in together:
                     self._answer([one])
+                return
+            self._count(together)
+            for _, _, _, done, _ in together:
+                if not done.done():
+                    done.set_exception(error)
             return
+        self._count(together)
         for (_, _, _, done, _), answer in zip(together, found, strict=True):
             if not done.done():
                 done.set_result(answer)
+
+    def _count(self, together: Sequence[object]) -> None:
+        self.calls[len(together)] = self.calls.get(len(together), 0) + 1
 
 
 def calls_by_size(calls: Mapping[int, int]) -> dict[str, int]:

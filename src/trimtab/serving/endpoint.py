@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -14,7 +15,7 @@ from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
 from trimtab.serving.arms import Canary, Shadow, ShadowFigures
 from trimtab.serving.batching import BatchCosts, Batching, measure_costs
 from trimtab.serving.degradation import Degrading
-from trimtab.serving.failures import Late
+from trimtab.serving.failures import Late, is_of_all
 from trimtab.serving.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.request_rows import Row
 from trimtab.serving.score_cache import CachedScores, CacheFigures
@@ -27,6 +28,7 @@ CANARY_FAILED = "canary_failed"  # the flag of an answer that the canary should 
 _KNOWN = 8
 _logger = logging.getLogger(__name__)
 
+Timed: TypeAlias = tuple[Row, float | None]  # and until when (`perf_counter`) its answer is of use
 Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
 
 
@@ -49,16 +51,17 @@ class Endpoint:
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
         self.shadowed = ShadowFigures()  # of all its shadows
-        self.batching: Batching[Row, Prepared] | None = None  # where a batch is cheaper than its rows
-        self.batched: Batching[Row, Prepared] = Batching()  # the same, also of before, with its figures
+        self.batching: Batching[Timed, Prepared] | None = None  # where a batch is cheaper than its rows
+        self.batched: Batching[Timed, Prepared] = Batching(is_of_all)  # the same, also of before, with its figures
         self.cached: CacheFigures | None = None  # of remembered scores, where they are
-        self.fails_to_load = False  # the version that its alias names
+        self.fails_to_load = False  # a version that one of its aliases names
         self.uses = 0  # how often it was asked
         self._seldom = Seldom(_logger)
         self._begun = False
         self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
         self._wake: Callable[[], object] | None = None
-        self._served: dict[str, ServedVersion] = {}  # by address: what answered lately
+        self._served: dict[str, ServedVersion] = {}  # by address: what answers, or did lately; never changed, replaced
+        self._labels: dict[str, str] = {}  # by address: of all that ever answered
 
     @property
     def ready(self) -> bool:
@@ -142,16 +145,15 @@ class Endpoint:
         self._current = None
 
     def know(self, served: ServedVersion) -> None:
-        """How a version is named in answers; of the newest eight."""
-        self._served.pop(served.version, None)
-        self._served[served.version] = served
-        while len(self._served) > _KNOWN:
-            del self._served[next(iter(self._served))]
+        """How a version is named in answers; of the newest eight: what answers for long is to be made known again."""
+        self._labels[served.version] = served.label
+        known = {address: one for address, one in self._served.items() if address != served.version}
+        kept = [*known.items(), (served.version, served)][-_KNOWN:]
+        self._served = dict(kept)
 
     def label(self, version: str) -> str:
-        """What a version that answered lately is called in answers; its address when that is forgotten."""
-        served = self._served.get(version)
-        return version if served is None else served.label
+        """What a version that answered is called in answers; its address where it never did."""
+        return self._labels.get(version, version)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
         """Answers to rows from Python, in their order, once the new ones are in the log: what HTTP would say.
@@ -164,7 +166,8 @@ class Endpoint:
         if at is not None or (self.precomputed is None and self.degrading is None and self.canary is None):
             self.uses += 1
             return answerer.answer(rows, at=at)
-        prepared = self.prepare(answerer, answerer.rows.check(rows), None)
+        until_s = None if self.degrading is None else self.degrading.deadline_s(perf_counter(), None)
+        prepared = self.prepare(answerer, answerer.rows.check(rows), None, until_s)
         answerer.log.note([one for one in prepared if isinstance(one, Prediction)])
         return [
             self.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from trimtab.core.errors import Unavailable
+from trimtab.core.errors import Corrupt, Unavailable
 
 
 class Late(Unavailable):
@@ -20,6 +20,11 @@ class ModelFailed(Unavailable):
     def __init__(self, message: str, *, shown: str = "") -> None:
         super().__init__(message)
         self.shown = shown or message
+
+
+def is_of_all(error: Exception) -> bool:
+    """Whether a call failed by no row's fault: the time was over, or the store could not be read."""
+    return isinstance(error, Unavailable | Corrupt) and not isinstance(error, ModelFailed)
 
 
 def check_deadline(deadline_s: float | None) -> None:

@@ -13,6 +13,9 @@ from trimtab.serving.scrape import Scrape, grown, quantiles
 
 _STAGES = ("total", "read", "decode", "predict", "features", "model", "log", "encode")
 _PARTS = ("features", "model")  # of `predict`
+_ASKED_BY = frozenset({"predict", "inference", "grpc"})  # routes of requests for predictions
+_REFUSED = frozenset({"429", "RESOURCE_EXHAUSTED"})
+_WELL = frozenset({"200", "OK", "gone"})  # or nobody's fault
 _WIDTH = 78
 _SHOWN = 6  # lines of a list
 
@@ -52,7 +55,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     workers_ready: int
     requests: Rate
     refused: Rate  # too many at once
-    errors: Rate  # predict requests that were refused for another reason, or failed
+    errors: Rate  # requests for predictions that were refused for another reason, or failed
     stages: list[StageTimes]
     answers: list[Rate]  # model, version, arm
     nulls: list[Rate]  # model, reason
@@ -125,7 +128,7 @@ def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = N
         found = [Rate(key, lately[key] / over_s, total[key]) for key in total]
         return sorted(found, key=lambda rate: (-rate.per_s, -rate.total, rate.name))
 
-    refusals = rates("trimtab_requests_total", ("status",), route="predict")
+    refusals = [one for one in rates("trimtab_requests_total", ("route", "status")) if one.name[0] in _ASKED_BY]
     ready = now.samples.get("trimtab_worker_ready", {})
     lag = now.total("trimtab_views_lag_records")
     untold = now.total("trimtab_untold_requests_total")
@@ -138,8 +141,8 @@ def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = N
         workers=len(ready),
         workers_ready=int(sum(ready.values())),
         requests=_sum(rates("trimtab_answered_requests_total", ())),
-        refused=_sum([one for one in refusals if one.name == ("429",)]),
-        errors=_sum([one for one in refusals if one.name not in (("429",), ("gone",))]),
+        refused=_sum([one for one in refusals if one.name[1] in _REFUSED]),
+        errors=_sum([one for one in refusals if one.name[1] not in _REFUSED | _WELL]),
         stages=[_stage(before, now, stage, only) for stage in _STAGES],
         answers=rates("trimtab_answers_total", ("model", "version", "arm")),
         nulls=rates("trimtab_null_inputs_total", ("model", "reason")),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REMEMBERED = "trimtab_remembered_scores_total"  # the metric: by model, and whether it was `found`: yes or no
 _ENTRY_BYTES = 250  # of an entry besides its inputs: bytes object, number, its end, place in the dictionary
+_LIST_BYTES, _CLASS_BYTES = 56, 32  # of the scores of several classes: the list, and a number with its place in it
 _MOST_LOOKED_UP = 256  # rows of a batch; the rows of a larger one hardly come again
 _LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
 _LOOKED_AT = 2  # of the least used entries, at each new one: the old among them are forgotten
@@ -95,6 +96,7 @@ class CachedScores:
     Args:
         scorer: The model.
         inputs: How many numbers a row has.
+        classes: How many scores the model gives a row; 0: a number.
         cache: How much it may remember, and for how long.
         figures: Where it is counted.
         clock: Seconds that never go back.
@@ -105,13 +107,15 @@ class CachedScores:
         scorer: Scores,
         *,
         inputs: int,
+        classes: int = 0,
         cache: Cache,
         figures: CacheFigures,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.model = scorer
         self._pack = struct.Struct(f"{inputs}d").pack
-        self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs))
+        score_bytes = _LIST_BYTES + _CLASS_BYTES * classes if classes else 0
+        self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs + score_bytes))
         self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
         self._clock = clock if cache.ttl_us is not None else lambda: 0.0  # then no score ends
         self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # with when it ends, the least used first

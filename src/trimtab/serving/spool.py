@@ -22,7 +22,7 @@ _MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the format
 _USED = struct.Struct("<q")
 _HEAD = struct.Struct("<II")  # size and CRC-32 of what follows
 _HEAD_BYTES = _HEAD.size
-_pack_used, _pack_head, _crc32 = _USED.pack_into, _HEAD.pack, zlib.crc32
+_pack_used, _pack_head, _crc32 = _USED.pack, _HEAD.pack, zlib.crc32
 _FILES = "spool-" + "[0-9]" * 4
 _BEGIN = 16  # behind magic and the count of used bytes
 
@@ -68,13 +68,13 @@ class Spool:
         view = self._map
         view[at:end] = noted
         self._used = used = end - _BEGIN
-        _pack_used(view, 8, used)  # last: until now they were not there
+        view[8:_BEGIN] = _pack_used(used)  # last: until now they were not there; `pack_into` writes zeros first
         return True
 
     def clear(self) -> None:
         """Everything noted is in the log."""
         self._used = 0
-        _pack_used(self._map, 8, 0)
+        self._map[8:_BEGIN] = _pack_used(0)
 
     def close(self) -> None:
         self._file.close()
@@ -139,7 +139,7 @@ def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
     if lost:  # by the time of the answers: the clock may have been set back since. # D119
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
-    _pack_used(mapped, 8, 0)
+    mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)
 
 

@@ -260,7 +260,13 @@ class DirectProtocol(HttpToolsProtocol):
         try:
             answer = predictor.take(body, heard_s, self._timeout_s, self._exchange)
         except Exception as error:
-            self._refuse(predictor, error)
+            self._write(
+                self._direct.failed(predictor, error, self._exchange),
+                keep_alive=self._keep_alive,
+                exchange=self._exchange,
+            )
+            self._turns.answered(heard_s, begun_s, waited=False)  # it took its time all the same
+            self._wait_for_more()
             return
         if isinstance(answer, Waiting):
             self._turns.under_way += 1
@@ -292,8 +298,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def finish(self, waiting: Waiting, cycle: _Under, begun_s: float) -> None:
         """What an answer waited for is done."""
-        if waiting.shared is not None:  # what it waited for others is no service
-            begun_s = max(begun_s, waiting.shared.began_s)
+        begun_s = waiting.begun_s(begun_s)
         answer: bytes | Reply
         try:
             answer = waiting.answer()

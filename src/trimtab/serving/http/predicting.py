@@ -6,6 +6,7 @@ Nothing here may cost what it need not (`make bench ARGS=http_relaxed`).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
@@ -19,7 +20,7 @@ from trimtab.serving.answering import NO_VIEW, Answerer
 from trimtab.serving.batching import Batching
 from trimtab.serving.commit import GroupCommit
 from trimtab.serving.degradation import LATE
-from trimtab.serving.endpoint import Endpoint, Prepared
+from trimtab.serving.endpoint import Endpoint, Prepared, Timed
 from trimtab.serving.failures import Late
 from trimtab.serving.http.exchanges import CURRENT, STAGES, Exchange
 from trimtab.serving.http.limits import Limits
@@ -64,6 +65,10 @@ class Waiting:
         self.done = done
         self.shared = shared
         self._answer = answer
+
+    def begun_s(self, taken_s: float) -> float:
+        """When the work on it began that was taken at `taken_s`: what it waited for others is no service."""
+        return taken_s if self.shared is None else max(taken_s, self.shared.began_s)
 
     def answer(self) -> bytes:
         """The body of the answer; raises what went wrong."""
@@ -121,6 +126,7 @@ class Predictor:
         self._stages = [figures.latency.of((endpoint.name, stage)) for stage in STAGES]
         self._parts = [figures.latency.of((endpoint.name, part)) for part in _PARTS]
         self._rows = figures.rows.of((endpoint.name,))
+        self._shared: TimedAnswerer | None = None  # what gave the answers of the last shared call
 
     def take(
         self, body: bytes, started: float, timeout_s: float | None = None, exchange: Exchange | None = None
@@ -191,7 +197,7 @@ class Predictor:
         if joined is None:
             prepared = await self._prepare(version, answerer, rows, at_us, deadline_s, begun=begun)
         else:
-            prepared = [await joined]
+            prepared = await self._joined(joined, answerer)
         times = *times, perf_counter()
         made = await self._safe(prepared)
         if len(rows) <= self._rows_inline:
@@ -282,13 +288,30 @@ class Predictor:
     ) -> asyncio.Future[Prepared] | None:
         """The answer to one row by a call that others share, where that pays; None: it is to be answered by itself.
 
-        A row whose time is over shares none, for what is answered then is its own. A shared call has no deadline: it
-        begins within two milliseconds.
+        A row whose time is over shares none, for what is answered then is its own.
         """
-        endpoint = self.endpoint
-        if endpoint.batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
+        batching = self.endpoint.batching
+        if batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
             return None
-        return endpoint.batching.join(version, lambda rows: endpoint.prepare(version, rows, None, None), rows[0])
+        return batching.join(version, partial(self._prepare_shared, version), (rows[0], deadline_s))
+
+    def _prepare_shared(self, version: Answerer, asked: Sequence[Timed]) -> Sequence[Prepared]:
+        """What `Endpoint.prepare` gives to rows that share a call, which has the time of the one that has the most."""
+        until_s = [math.inf if deadline_s is None else deadline_s for _, deadline_s in asked]
+        timed = TimedAnswerer(version, None, sampled=False)
+        try:
+            rows = [row for row, _ in asked]
+            return self.endpoint.prepare(timed, rows, None, None if math.inf in until_s else max(until_s))
+        finally:
+            self._shared = timed
+
+    async def _joined(self, joined: asyncio.Future[Prepared], answerer: Answerer) -> Sequence[Prepared]:
+        """The answer to one row that shared a call, and what the parts of that took."""
+        try:
+            return [await joined]
+        finally:  # no other call comes between its end and who waited for it
+            if isinstance(answerer, TimedAnswerer) and self._shared is not None:
+                answerer.take_times(self._shared)
 
     async def _prepare(
         self,
@@ -304,7 +327,7 @@ class Predictor:
         if len(rows) > self._rows_inline or at_us is not None:
             return await self._prepare_slowly(answerer, rows, at_us, deadline_s, begun=begun)
         if (joined := self._join(version, rows, deadline_s)) is not None:
-            return [await joined]
+            return await self._joined(joined, answerer)
         return self.endpoint.prepare(answerer, rows, None, deadline_s)
 
     async def _prepare_slowly(

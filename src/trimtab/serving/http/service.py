@@ -258,7 +258,7 @@ class HttpService:
         except Refused as error:
             await respond(send, self.failed(predictor, error, exchange))
             return
-        taken = False
+        taken, read_s, begun_s = False, 0.0, 0.0
         try:
             kind = check_media_type(scope, _PREDICT_TYPES)
             timeout_s = asked_timeout(scope)
@@ -266,17 +266,16 @@ class HttpService:
             if turns.full():
                 await respond(send, self.overloaded(predictor))
                 return
-            turns.under_way, taken = turns.under_way + 1, True
-            begun_s = perf_counter()
+            read_s = await turns.turn()  # how long it was on its way is no wait for others
+            taken, begun_s = True, perf_counter()
             if kind == ARROW_TYPE:
                 await respond(send, await self._answer_arrow(predictor, body, scope, heard_s, timeout_s))
                 return
             answer = predictor.take(body, heard_s, timeout_s, exchange)
             if isinstance(answer, Waiting):
                 await answer.done
-                answer = answer.answer()
+                begun_s, answer = answer.begun_s(begun_s), answer.answer()
             await respond(send, Reply(200, answer))
-            turns.answered(scope.get("heard_s", begun_s), begun_s, waited=True)
         except Gone:
             self._requests.add("predict", predictor.endpoint.name, "gone")
         except asyncio.CancelledError as error:
@@ -286,7 +285,9 @@ class HttpService:
         except Exception as error:
             await respond(send, self.failed(predictor, error, exchange))
         finally:
-            turns.under_way -= taken
+            if taken:
+                turns.under_way -= 1
+                turns.answered(read_s, begun_s, waited=True)
 
     async def _answer_arrow(
         self, predictor: Predictor, body: bytes, scope: Scope, heard_s: float, timeout_s: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 
 from trimtab.core.records import Prediction
 from trimtab.serving.arms import Shadow, ShadowFigures
@@ -11,8 +12,9 @@ from trimtab.serving.commit import GroupCommit
 from trimtab.serving.http.turns import Turns
 from trimtab.serving.request_rows import Row
 
-_PAUSE_S = 0.005
-_WORK_S = 0.001  # after each pause: at most a sixth of the process's time
+_PAUSE_S = 0.005  # at least
+_WORK_S = 0.001  # after each pause, or one answer
+_PAUSES = 5  # times as long as the work before it a pause is: at most a sixth of the process's time
 
 
 class Shadowing:
@@ -36,12 +38,12 @@ class Shadowing:
             self._busy.add(shadow)
             self._later()
 
-    def _later(self) -> None:
+    def _later(self, pause_s: float = _PAUSE_S) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, self._work)
+            self._timer = asyncio.get_running_loop().call_later(pause_s, self._work)
 
     def _work(self) -> None:
-        self._timer = None
+        self._timer, begun_s = None, perf_counter()
         if not self._turns.under_way:
             for shadow in list(self._busy):
                 made = shadow.work(_WORK_S / len(self._busy))
@@ -50,7 +52,7 @@ class Shadowing:
                 if not shadow.waits:
                     self._busy.discard(shadow)
         if self._busy:
-            self._later()
+            self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
 
     def _log(self, made: Sequence[Prediction], figures: ShadowFigures) -> None:
         """Log what a shadow answered; what cannot be logged is dropped, for nobody waits for it."""

@@ -29,8 +29,9 @@ class Turns:
         self.under_way = 0  # queued, or waiting for log or thread
         self.refused = 0
         self.queued_s: Callable[[float], None] | None = None  # counts what one in 16 waited that had to queue
-        self._queue: deque[tuple[float, Callable[[], object]]] = deque()  # since when, and what is to be done
+        self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()  # since when, and what is to be done
         self._burst_s = self._ended_s = 0.0  # when the work at hand began, and when the last of it ended
+        self._tasks_s: float | None = None  # when the first task began since connections were looked at
         self._answered = 0
 
     @property
@@ -62,8 +63,44 @@ class Turns:
             self._burst_s = heard_s
         return heard_s - self._burst_s < _SLICE_S
 
-    def queue(self, work: Callable[[], object], heard_s: float) -> None:
-        """Do `work` in its turn; it counts as under way until `work`, or what that waits for, counts it off."""
+    async def turn(self) -> float:
+        """Wait for the turn of a request that a task has read; when it had, by `perf_counter`.
+
+        It counts as under way until whoever waited counts it off. Many tasks may go on before connections are looked
+        at again: they may work for a millisecond together, whatever they are asked, and the others queue.
+        """
+        loop, read_s = asyncio.get_running_loop(), perf_counter()
+        if self._tasks_s is None:
+            self._tasks_s = read_s
+            loop.call_soon(self._look)
+        if not self._queue and read_s - self._tasks_s < _SLICE_S:
+            self.under_way += 1
+            return read_s
+        mine: asyncio.Future[None] = loop.create_future()
+
+        def begin() -> bool:
+            if mine.done():  # the asker has gone
+                return False
+            mine.set_result(None)
+            return True
+
+        self.queue(begin, read_s)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            self.under_way -= 1
+            raise
+        return read_s
+
+    def _look(self) -> None:
+        """Connections have been looked at since the first task began."""
+        self._tasks_s = None
+
+    def queue(self, work: Callable[[], bool | None], heard_s: float) -> None:
+        """Do `work` in its turn; it counts as under way until `work`, or what that waits for, counts it off.
+
+        Work that gives True has let a task go on, which the next one waits for.
+        """
         if not self._queue:
             asyncio.get_running_loop().call_soon(self._go_on)
         self._queue.append((heard_s, work))
@@ -84,7 +121,8 @@ class Turns:
             queued_s, work = queue.popleft()
             if not self._answered & _SAMPLED and self.queued_s is not None:
                 self.queued_s(now_s - queued_s)
-            work()
+            if work():
+                break
             now_s = perf_counter()
         if queue:
             asyncio.get_running_loop().call_soon(self._go_on)

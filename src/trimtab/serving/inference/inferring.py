@@ -203,15 +203,17 @@ class InferenceService:
             Refused: Too many requests are under way (429), or too many rows (413).
             Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
         """
-        predictor = self.predictor(asked.model)
+        predictor, turns = self.predictor(asked.model), self._turns
         self.check_room(counted=True)
-        self._turns.under_way += 1
+        read_s = await turns.turn()
+        begun_s = perf_counter()
         try:
             answerer = predictor.endpoint.awake or await predictor.woken(started, _sooner(timeout_s, asked.parameters))
             _check_version(answerer, asked.version)
             return await self._inferred(predictor, answerer, asked, started, timeout_s)
         finally:
-            self._turns.under_way -= 1
+            turns.under_way -= 1
+            turns.answered(read_s, max(begun_s, predictor.endpoint.batched.began_s), waited=True)
 
     def predictor(self, model: str) -> Predictor:
         """What answers for a model.

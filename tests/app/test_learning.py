@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
+from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
 from trimtab.registry import LoadedModel
 from trimtab.training.online import OnlineLearner
@@ -102,6 +104,36 @@ def test_a_restart_goes_on_where_it_was(trained: Path, project: Project) -> None
     project.served("learner").refresh()  # it takes over what the other process has learnt
     assert scores(project) == after == by_hand(project, [("a", 0.0)], [("b", 0.0)])
     assert project.teacher("learner").teach() == 0
+
+
+@pytest.mark.parametrize("error", [Unavailable, Conflict])
+def test_labels_that_could_not_be_saved_are_taught_by_the_next_round(
+    project: Project, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    ask(project, "a", "b", "c")
+    label(project, "a", False)
+    next_hour(project)
+    label(project, "b", False)
+    shop.move(project, HOUR_US)
+    label(project, "b", True)  # of the hour after: it has taught by then
+    label(project, "c", True)
+    next_hour(project)
+    store, teacher = project.state.learners, project.teacher("learner")
+
+    def full(puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        raise error("The first write fails.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write", full)
+        if error is Unavailable:
+            with pytest.raises(Unavailable):
+                teacher.teach()
+        else:
+            assert teacher.teach() == 0
+    assert scores(project) == by_hand(project)
+    assert teacher.teach() == 3
+    assert teacher.teach() == 0
+    assert scores(project) == by_hand(project, [("a", 0.0)], [("b", 0.0)], [("c", 1.0)])
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from learning_process import Averages, examples
 
-from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.serving import OnlineDeployment
 from trimtab.store.lmdb_kv import LmdbKeyValue
 from trimtab.testing import MemoryKeyValue
@@ -45,6 +45,12 @@ def scores(learnt_until: int) -> list[float]:
         np.array([n % 3 == 0 for n in range(1, learnt_until + 1)], np.float64),
     )
     return [naive.predict_row(row) for row in ROWS]
+
+
+def known(online: OnlineDeployment) -> tuple[dict[int, list[float]], int]:
+    """The sums and counts that a learner keeps, and of how many blocks: averages would hide what was learnt twice."""
+    assert isinstance(online._learner, Averages)
+    return online._learner.sums, online._learner.blocks
 
 
 def test_it_predicts_before_it_learns(store: Any) -> None:
@@ -137,6 +143,98 @@ def test_what_failed_in_a_later_block_was_not_learnt_at_all(store: Any) -> None:
     assert online.examples == online.learnt_until_us == 59
 
 
+class Failing(MemoryKeyValue):
+    """A store whose disk is full, or cannot be read either."""
+
+    full = unread = False
+
+    def get(self, key: bytes) -> bytes | None:
+        if self.unread:
+            raise Unavailable("input/output error")
+        return super().get(key)
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Any = ()) -> None:
+        if self.full:
+            self.unread = True
+            raise Unavailable("disk full")
+        super().write(puts, deletes)
+
+
+@pytest.mark.parametrize("saved", [0, 25])
+@pytest.mark.parametrize("follows", [False, True])
+def test_what_could_neither_be_saved_nor_taken_back_is_learnt_once(saved: int, follows: bool) -> None:
+    """The learner in memory has the block; whoever looks next takes that back."""
+    disk = Failing()
+    online = deployment(disk)
+    online.learn(examples(0, saved), until_us=saved)
+    learnt = online.examples
+    disk.full = True
+    for _ in range(2):  # the second call finds the learner as the first one left it
+        with pytest.raises(Unavailable, match="input/output"):
+            online.learn(examples(0, 48), until_us=48)
+        assert [online.predict_row(row) for row in ROWS] == scores(learnt)
+    with pytest.raises(Unavailable):
+        online.follow()
+    disk.full = disk.unread = False
+    if follows:
+        assert online.follow()
+        assert not online.follow()
+        assert [online._learner.predict_row(row) for row in ROWS] == scores(learnt)
+    assert online.learn(examples(0, 48), until_us=48) == 39 - learnt
+    assert [online.predict_row(row) for row in ROWS] == scores(39)
+    sound = deployment(MemoryKeyValue())
+    for until in (saved, 48):
+        sound.learn(examples(0, until), until_us=until)
+    assert known(online) == known(deployment(disk)) == known(sound)
+
+
+def test_what_another_process_saved_during_a_failed_save_is_shown(store: Any) -> None:
+    class Overtaken(Averages):
+        def learn(self, matrix: Any, labels: Any) -> None:
+            deployment(store).learn(examples(0, 45), until_us=45)
+            raise Conflict("another process writes here")
+
+    online = OnlineDeployment("late/online", Overtaken(), store, every_us=10)
+    with pytest.raises(Conflict):
+        online.learn(examples(0, 45), until_us=45)
+    assert [online.predict_row(row) for row in ROWS] == scores(39)
+
+
+def test_what_is_taken_over_while_learn_waits_is_not_learnt_again(store: Any) -> None:
+    """A thread that follows takes over what another process has learnt, just before this one begins to."""
+    following, go_on = threading.Event(), threading.Event()
+
+    class Slow(Averages):
+        slow = False
+
+        def restore(self, state: bytes) -> None:
+            if self.slow:
+                following.set()
+                assert go_on.wait(timeout=30)
+            super().restore(state)
+
+        def __deepcopy__(self, memo: Any) -> Averages:
+            copied = Averages()
+            copied.restore(self.state())
+            return copied
+
+    learner = Slow()
+    online = OnlineDeployment("late/online", learner, store, every_us=10)
+    deployment(store).learn(examples(0, 45), until_us=45)
+    learner.slow = True
+    follows = threading.Thread(target=online.follow)
+    follows.start()
+    assert following.wait(timeout=30)
+    learns = threading.Thread(target=online.learn, args=(examples(0, 65),), kwargs={"until_us": 65})
+    learns.start()
+    time.sleep(0.05)  # it has looked at its examples and waits
+    go_on.set()
+    follows.join()
+    learns.join()
+    assert online.examples == 59
+    assert [online.predict_row(row) for row in ROWS] == scores(59)
+
+
 def test_answers_do_not_wait_for_learning(store: Any) -> None:
     learning, go_on = threading.Event(), threading.Event()
 
@@ -156,6 +254,7 @@ def test_answers_do_not_wait_for_learning(store: Any) -> None:
     thread.start()
     assert learning.wait(timeout=30)
     assert [online.predict_row(row) for row in ROWS] == scores(0)
+    assert not online.follow()  # nor does what else the thread that follows looks after
     go_on.set()
     thread.join()
     assert [online.predict_row(row) for row in ROWS] == scores(30)

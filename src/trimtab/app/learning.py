@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -90,21 +91,24 @@ class Teacher:
         self._labels.update(frames[model.label.source.name])
         self._taught.update(key for key, _, _ in self._known(begun_us))
         found: list[tuple[str, int, float]] = []
+        seen: set[str] = set()
         for end_us in ends_us:
-            known = self._known(end_us)
+            known = self._known(end_us, seen)
             found += [one for one in known if one[1] > begun_us]
-            self._taught.update(key for key, _, _ in known)
+            seen.update(key for key, _, _ in known)
             begun_us = end_us
         inputs = self._encoded([key for key, _, _ in found], loaded)
         examples = [Example(inputs[key], label, known_us) for key, known_us, label in found]
         taught = learner.learn(examples, until_us=until_us)
+        self._taught |= seen  # not before: what could not be saved is to be taught by the next call
         self._forget(now_us - _WAITS * model.label.wait_us)
         return taught
 
-    def _known(self, cut_us: int) -> list[tuple[str, int, float]]:
-        """Requests that have not taught yet and have a label at `cut_us`, by when it became known."""
+    def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
+        """Requests that have not taught yet, nor are `seen`, and have a label at `cut_us`, by when it became known."""
         assert self._asked is not None
-        waiting = {key: p for key, p in self._asked.first.items() if key not in self._taught and p.at_us <= cut_us}
+        asked_by = {key: p for key, p in self._asked.first.items() if p.at_us <= cut_us}
+        waiting = {key: p for key, p in asked_by.items() if key not in self._taught and key not in seen}
         if not waiting:
             return []
         asked = list(waiting)

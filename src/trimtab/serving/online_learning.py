@@ -80,8 +80,9 @@ class OnlineDeployment:
         self._lock = threading.Lock()
         self._untaught = learner.state()
         self._stored: bytes | None = None
+        self._shown: Learner
+        self._dirty = False  # with the lock held: the learner may know something else than what is saved
         self._restore()
-        self._shown = copy.deepcopy(learner)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """Scores of rows by what has been learnt so far."""
@@ -92,17 +93,22 @@ class OnlineDeployment:
         return self._shown.predict_row(row)
 
     def follow(self) -> bool:
-        """Take over what another process has learnt and saved since; whether there was anything.
+        """Take over what is saved, if another process saved it or a failed `learn` left it; whether there was anything.
+
+        False while another thread learns, too: that ends with what is saved, and is not waited for.
 
         Raises:
             Corrupt: The saved state is damaged; answers go on as before.
         """
-        if self._store.get(self._key) == self._stored:
+        if not self._lock.acquire(blocking=False):
             return False
-        with self._lock:
-            self._restore()
-            self._shown = copy.deepcopy(self._learner)
-        return True
+        try:
+            behind = self._dirty or self._store.get(self._key) != self._stored
+            if behind:
+                self._restore()
+            return behind
+        finally:
+            self._lock.release()
 
     def learn(self, examples: Sequence[Example], *, until_us: int, positions: Mapping[str, int] | None = None) -> int:
         """Learn what became known after `learnt_until_us` and up to `until_us`, save, and say how many that was.
@@ -126,21 +132,25 @@ class OnlineDeployment:
                 f"online deployment {self.name!r}: an example became known at {format_moment(times[-1])}, after "
                 f"until={format_moment(until_us)}. Leave it for a later call."
             )
-        reached_us = until_us if not self.every_us else (until_us + 1) // self.every_us * self.every_us - 1
-        if reached_us <= self.learnt_until_us:
-            return 0
-        new = [e for e in examples if self.learnt_until_us < e.known_at_us <= reached_us]
         every_us = self.every_us
+        reached_us = until_us if not every_us else (until_us + 1) // every_us * every_us - 1
         with self._lock:
+            if self._dirty:
+                self._restore()
+            if reached_us <= self.learnt_until_us:
+                return 0
+            new = [e for e in examples if self.learnt_until_us < e.known_at_us <= reached_us]
+            self._dirty = True
             try:
                 for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0):
                     self._learn_block(list(block))
+                shown = copy.deepcopy(self._learner) if new else self._shown
                 self._save(reached_us, positions or {}, self.examples + len(new))
+                self._shown = shown
+                self._dirty = False
             except BaseException:
                 self._restore()  # what is in memory must not run ahead of what is saved, or a label would count twice
                 raise
-            if new:
-                self._shown = copy.deepcopy(self._learner)
         return len(new)
 
     def _learn_block(self, block: list[Example]) -> None:
@@ -156,20 +166,25 @@ class OnlineDeployment:
         self.learnt_until_us, self.positions, self.examples = reached_us, dict(positions), examples
 
     def _restore(self) -> None:
+        """Know and show what is saved; if that fails, the next call begins with it."""
         stored = self._store.get(self._key)
-        if stored is None:
-            self._learner.restore(self._untaught)
-            self._stored = None
-            return
+        saved = None if stored is None else self._read(stored)
+        self._dirty = True
+        self._learner.restore(self._untaught if saved is None else saved.state)
+        self._shown = copy.deepcopy(self._learner)
+        self._stored = stored
+        if saved is not None:
+            self.learnt_until_us, self.positions, self.examples = saved.until_us, saved.positions, saved.examples
+        self._dirty = False
+
+    def _read(self, stored: bytes) -> _Saved:
         try:
             saved = msgspec.msgpack.decode(stored, type=_Saved)
         except msgspec.MsgspecError as error:
             raise Corrupt(f"online deployment {self.name!r}: its saved state cannot be read ({error}).") from error
         if saved.format != FORMAT:
             raise Corrupt(f"online deployment {self.name!r}: state format {saved.format}, this trimtab reads {FORMAT}.")
-        self._learner.restore(saved.state)
-        self._stored = stored
-        self.learnt_until_us, self.positions, self.examples = saved.until_us, saved.positions, saved.examples
+        return saved
 
 
 class _Saved(msgspec.Struct, frozen=True, array_like=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 import shop
 
@@ -88,6 +89,39 @@ def test_what_was_cut_off_goes_on_as_of_its_beginning(trained: Path) -> None:
     with shop.opened(trained, shop.NOW_US + HOUR_US) as project:
         made = project.predict_table("buyer", table(-5, 3))
         assert (made.complete, made.made_at_us, logged(project)) == (True, shop.NOW_US, 2)
+
+
+def test_a_batch_goes_on_and_is_the_same_one_after_the_clock_was_set_back(trained: Path) -> None:
+    def stop(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    late_us = shop.NOW_US + HOUR_US
+    with shop.opened(trained, late_us) as project:
+        whole = project.predict_table("buyer", table(-5, 4))
+        with pytest.raises(KeyboardInterrupt):
+            project.predict_table("buyer", table(-5, 5), progress=stop)
+    with shop.opened(trained) as project:
+        assert project.predict_table("buyer", table(-5, 4)) == whole
+        made = project.predict_table("buyer", table(-5, 5))
+        assert (made.complete, made.made_at_us, logged(project)) == (True, late_us, 4)
+
+
+def test_stored_answers_name_the_version_that_scored_them(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread follows the alias while a table is scored."""
+    served = project.served("buyer")
+    loaded = served.refresh()
+    stored: list[Any] = []
+    monkeypatch.setattr(served.precomputed, "put", stored.extend)
+
+    def promote(done: int, of: int) -> None:
+        current = served.endpoint.current
+        other = msgspec.structs.replace(current.served, label="buyer@99", inputs=("other",) * len(loaded.inputs))
+        monkeypatch.setattr(current, "served", other)
+
+    project.predict_table("buyer", table(2, 3), mode="precomputed", progress=promote)
+    assert served.endpoint.current.served.label == "buyer@99"
+    assert [(row["visit_id"], key) for row, key, _, _ in stored] == [("t2", "t2"), ("t3", "t3")]
+    assert {(version, answer.version) for _, _, version, answer in stored} == {(loaded.version.id, loaded.version.name)}
 
 
 def test_precomputed_answers_can_be_stored_beside_a_running_service(trained: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -192,23 +194,34 @@ def test_whoever_stood_still_while_another_died_behind_an_append_finds_that_part
     assert len(shop.log.read()[0]) == 20 + len(live)
 
 
-def test_the_lease_is_kept_while_a_slow_model_scores(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow", ["model", "disk", "features"])
+def test_the_lease_is_kept_while_something_is_slow(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
     """It runs out by the test's clock: after three moves of it without a renewal."""
     monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.3)
     clock, kept, taken = VirtualClock(0), [], []
 
-    class Slow:
-        def predict(self, matrix: Any) -> Any:
-            for _ in range(6):
-                clock.advance_to(clock.now_us() + 100_000)
-                seen = len(kept)
-                within(30, lambda seen=seen: len(kept) >= seen + 2)  # the first of them may have begun before
-            taken.append(acquire("batch/monday", "another process", 60.0))
-            return shop.scorer.predict(matrix)
+    def take_long() -> None:
+        for _ in range(6):
+            clock.advance_to(clock.now_us() + 100_000)
+            seen = len(kept)
+            within(10, lambda seen=seen: len(kept) >= seen + 2)  # the first of them may have begun before
+        taken.append(acquire("batch/monday", "another process", 60.0))
 
-    table, at_us, _ = questions(shop, 5)
+    def slowly(name: str, step: Any) -> Any:
+        def slow_step(*given: Any, **more: Any) -> Any:
+            take_long()
+            return step(*given, **more)
+
+        return slow_step if slow == name else step
+
+    class Model:
+        predict = staticmethod(slowly("model", shop.scorer.predict))
+
+    table, at_us, live = questions(shop, 5)
+    monkeypatch.setattr(shop.log, "append_payloads", slowly("disk", shop.log.append_payloads))
+    monkeypatch.setattr(shop.inputs, "compute", slowly("features", shop.inputs.compute))
     catalog = store.open(f"sqlite://{tmp_path}/leases.db", "catalog", clock=clock)
     acquire = catalog.acquire
 
@@ -218,9 +231,178 @@ def test_the_lease_is_kept_while_a_slow_model_scores(
         return held
 
     monkeypatch.setattr(catalog, "acquire", counted)
-    assert score(shop, catalog, table, at_us, batch_id="monday", scorer=Slow()).complete
+    manifest = score(shop, catalog, table, at_us, batch_id="monday", scorer=Model())
     assert taken == [False]
+    assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
+    assert len(shop.log.read()[0]) == 5 + len(live)
     catalog.close()
+
+
+class _Stalled(PredictionLog):
+    """A log whose first append waits for `go`."""
+
+    def __init__(self, log: PredictionLog, *, interrupts: int) -> None:
+        super().__init__(log.log)
+        self.left = interrupts
+        self.stalls, self.go = threading.Event(), threading.Event()
+
+    def append_payloads(self, payloads: Any, *, at_us: Any = None) -> range:
+        if not self.stalls.is_set():
+            self.stalls.set()
+            assert self.go.wait(30)
+        return super().append_payloads(payloads, at_us=at_us)
+
+    def wait(self, ends: Any, timeout: float) -> Any:
+        """Wait for something, until somebody presses Ctrl-C because the append stands still."""
+        if self.left and self.stalls.is_set():
+            self.left -= 1
+            raise KeyboardInterrupt
+        return wait(ends, min(timeout, 0.01 if self.left else timeout))
+
+
+def scores_once(shop: Shop, log: _Stalled) -> Any:
+    """A model that has its second part scored once the first one is being appended."""
+
+    class Model:
+        calls = 0
+
+        def predict(self, matrix: Any) -> Any:
+            self.calls += 1
+            assert self.calls == 1 or log.stalls.wait(30)
+            return shop.scorer.predict(matrix)
+
+    return Model()
+
+
+class _InterruptedThreads(ThreadPoolExecutor):
+    """Threads whose end cannot be waited for, as Ctrl-C is pressed again and again."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        raise KeyboardInterrupt
+
+
+def test_nobody_goes_on_with_a_batch_while_a_part_of_it_may_still_be_logged(
+    shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was ended twice while the disk stood still."""
+    table, at_us, live = questions(shop, 30)
+    log = _Stalled(shop.log, interrupts=2)
+    scorer = scores_once(shop, log)
+    with monkeypatch.context() as patch:
+        patch.setattr("trimtab.serving.batch.ThreadPoolExecutor", _InterruptedThreads)
+        patch.setattr("trimtab.serving.batch.wait", log.wait)
+        with pytest.raises(KeyboardInterrupt):
+            score(shop, catalog, table, at_us, log=log, scorer=scorer, part_rows=10, batch_id="monday", holder="one")
+    with pytest.raises(Conflict, match="somebody else is scoring it"):
+        score(shop, catalog, table, at_us, batch_id="monday")
+    log.go.set()
+    within(10, lambda: len(shop.log.read()[0]) == 10 + len(live))
+    catalog.release("batch/monday", "one")  # as if it had run out
+    manifest = score(shop, catalog, table, at_us, batch_id="monday")
+    assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
+    assert len(shop.log.read()[0]) == 30 + len(live)
+
+
+def test_whoever_ends_a_batch_holds_its_lease_until_its_part_is_logged(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first Ctrl-C waits for a slow disk."""
+    monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.3)
+    clock, kept = VirtualClock(0), []
+    catalog = store.open(f"sqlite://{tmp_path}/leases.db", "catalog", clock=clock)
+    acquire = catalog.acquire
+    table, at_us, live = questions(shop, 30)
+    log = _Stalled(shop.log, interrupts=1)
+    scorer = scores_once(shop, log)
+
+    def counted(lease: str, holder: str, ttl_s: float) -> bool:
+        kept.append(acquire(lease, holder, ttl_s))
+        return kept[-1]
+
+    def ended() -> None:
+        within(10, lambda: not log.left)
+        for _ in range(6):
+            clock.advance_to(clock.now_us() + 100_000)
+            seen = len(kept)
+            within(10, lambda seen=seen: len(kept) >= seen + 2)
+        taken.append(acquire("batch/monday", "another process", 60.0))
+
+    taken: list[bool] = []
+    monkeypatch.setattr(catalog, "acquire", counted)
+    monkeypatch.setattr("trimtab.serving.batch.wait", log.wait)
+    with ThreadPoolExecutor(1) as other:
+        watching = other.submit(ended)
+        watching.add_done_callback(lambda _: log.go.set())
+        with pytest.raises(KeyboardInterrupt):
+            score(shop, catalog, table, at_us, log=log, scorer=scorer, part_rows=10, batch_id="monday")
+        watching.result()
+    assert taken == [False]
+    assert len(shop.log.read()[0]) == 10 + len(live)
+    assert score(shop, catalog, table, at_us, batch_id="monday").complete  # it is free again
+    assert len(shop.log.read()[0]) == 30 + len(live)
+    catalog.close()
+
+
+def test_whoever_stood_still_before_an_append_looks_whether_another_made_it(
+    shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was stopped between the last look at its lease and the append, for longer than the lease lasts."""
+    table, at_us, live = questions(shop, 20)
+    now_s = [0.0]
+
+    class Stopped(ThreadPoolExecutor):
+        def submit(self, step: Any, /, *given: Any, **more: Any) -> Any:
+            if step.__name__ == "append" and not now_s[0]:
+                now_s[0] = 70.0
+                catalog.release("batch/monday", "one")
+                with pytest.raises(KeyboardInterrupt):
+                    score(
+                        shop, catalog, table, at_us, batch_id="monday", holder="another",
+                        log=_Interrupted(shop.log, appends=0, after=True),
+                    )  # fmt: skip
+            return super().submit(step, *given, **more)
+
+    monkeypatch.setattr("trimtab.serving.batch.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("trimtab.serving.batch.ThreadPoolExecutor", Stopped)
+    manifest = score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", holder="one")
+    assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
+    assert len(shop.log.read()[0]) == 20 + len(live)
+
+
+def test_a_batch_goes_on_and_can_be_asked_for_after_the_clock_was_set_back(shop: Shop, catalog: Catalog) -> None:
+    table, at_us, live = questions(shop, 20)
+    begun_us = shop.clock.now_us()
+    at_us[-1] = begun_us
+    with pytest.raises(KeyboardInterrupt):
+        score(shop, catalog, table, at_us, part_rows=10, log=_Interrupted(shop.log, appends=1, after=False))
+    shop.clock = VirtualClock(begun_us - 3_600_000_000)
+    for _ in range(2):
+        manifest = score(shop, catalog, table, at_us)
+        assert [p.score for p in logged(shop, manifest)][:-1] == [p.score for p in live][:-1]
+        assert len(shop.log.read()[0]) == 20 + len(live)
+    at_us[-1] = begun_us + 1
+    with pytest.raises(Misuse, match=r"row 19 asks about .*, which is to come"):
+        score(shop, catalog, table, at_us, batch_id=manifest.id)
+
+
+def test_parts_that_stand_together_in_the_log_are_one_in_the_manifest(shop: Shop, catalog: Catalog) -> None:
+    """They are still read as many at once as they were scored; what was logged between two of them parts them."""
+    table, at_us, live = questions(shop, 40)
+
+    def answer_somebody(done: int, of: int) -> None:
+        if done == 12:
+            shop.endpoint.answer([shop.ask("ann", id="between")])
+
+    manifest = score(shop, catalog, table, at_us, part_rows=6, progress=answer_somebody)
+    assert [part.rows for part in manifest.parts] == [12, 28]
+    assert manifest == batch_manifest(catalog, manifest.id)
+    assert [len(part) for part in batch_predictions(manifest, shop.log)][:2] == [6, 6]
+    assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
+    alone = score(shop, catalog, table, at_us, part_rows=6, batch_id="alone")
+    ((partition, last),) = shop.log.log.positions().items()
+    assert [(part.partition, part.first, part.rows) for part in alone.parts] == [(partition, last - 39, 40)]
+    assert [len(part) for part in batch_predictions(alone, shop.log)] == [6, 6, 6, 6, 6, 6, 4]
 
 
 def raises(scores: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import perf_counter, sleep
 from typing import Any
 
@@ -18,9 +20,10 @@ from hypothesis import strategies as st
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import PredictionIds, PredictionLog, batch_prediction_ids
+from trimtab.serving import PredictionIds, PredictionLog, batch_prediction_ids, logged_late
 from trimtab.serving.failures import Late
 from trimtab.serving.http.service import HttpService
+from trimtab.serving.logged_late import LoggedLate
 from trimtab.serving.prediction_log import ERASED
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryLog
@@ -132,6 +135,114 @@ def test_late_ones_are_found_behind_all_that_was_read_before(filled: Filled) -> 
     assert filled.log.find(batch[-1]).id == batch[-1]
     assert filled.store.rows - before < 4_500  # the blocks that hold something late of its time
     assert filled.reads(PredictionIds(filled.clock, seed=3)()) < 500
+
+
+def kept_bytes(filled: Filled) -> int:
+    """How much is remembered of what was read, roughly."""
+    return len(pickle.dumps(filled.log._late._known))
+
+
+def test_what_is_remembered_does_not_grow_with_the_log(filled: Filled) -> None:
+    """Only blocks that hold something late are, until they are truncated."""
+    nowhere = "p_" + "0" * 26
+    filled.reads(nowhere)
+    before = kept_bytes(filled)
+    filled.live(20_000)
+    assert filled.reads(nowhere) > 20_000
+    assert filled.reads(nowhere) < 500
+    assert abs(kept_bytes(filled) - before) < 10
+    batch = batch_prediction_ids("b", filled.clock.now_us(), range(10_000))
+    filled.clock.advance_to(filled.clock.now_us() + DAY_US)
+    filled.log.append(predictions(batch))
+    live = filled.live(10_000)
+    filled.reads(nowhere)
+    assert kept_bytes(filled) > before + 100
+    assert filled.log.find(batch[5_000]).id == batch[5_000]
+    filled.store.truncate("p0001", 50_000)
+    assert filled.reads(batch[5_000]) < 500
+    assert filled.reads(nowhere) < 500
+    assert abs(kept_bytes(filled) - before) < 10
+    assert filled.log.find(live[0]).id == live[0]
+    filled.store.truncate("p0001", 60_000)
+    assert filled.reads(nowhere) < 10
+
+
+def test_searches_that_end_in_many_places_are_all_remembered_up_to_a_number(filled: Filled) -> None:
+    """Each of them leaves a gap before the next one, and the blocks between are read by who asks for all."""
+    late = filled.log._late
+    noted = filled.ids()
+    filled.clock.advance_to(filled.clock.now_us() + DAY_US)
+    filled.log.append(predictions([noted]))
+    filled.live(400_000)
+    last = filled.store.positions()["p0001"]
+    needle = msgspec.msgpack.encode("p_nowhere")
+    at = list(range(20_000, last, 6_000))
+    assert len(at) > 64
+    for after in at:
+        assert late.find(filled.early, needle, ("p0001", after, after + 2_000), None) is None
+    known = late._known["p0001"]
+    assert len(known.stretches) == 64
+    before = filled.store.rows
+    assert late.find(filled.early, needle, ("p0001", at[-1], at[-1] + 2_000), None) is None
+    assert filled.store.rows - before < 10
+    assert filled.log.find(noted).id == noted
+    assert filled.reads(filled.early) < last - 60 * 2_000
+    assert len(known.stretches) == 1
+    assert filled.reads(filled.early) < 500
+    assert filled.log.find(noted).id == noted
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from(["soon", "late", "truncate", "ask", "hurry"]), st.floats(0, 1)),
+        min_size=3,
+        max_size=40,
+    )
+)
+def test_the_late_are_found_from_anywhere_whatever_was_read_and_truncated_before(
+    steps: list[tuple[int, str, float]],
+) -> None:
+    clock = VirtualClock(START_US)
+    store = MemoryLog(clock=clock)
+    log, ids, late = PredictionLog(store), PredictionIds(clock, seed=1), LoggedLate(store)
+    there: dict[int, str] = {}
+    begin = last = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logged_late, "_BLOCK", 4)
+        patch.setattr(logged_late, "_STRETCHES", 2)
+        for count, what, share in steps:
+            if what in ("soon", "late"):
+                made = [ids() for _ in range(count)]
+                clock.advance_to(clock.now_us() + (0 if what == "soon" else 2 * SECOND_US))
+                positions = log.append(predictions(made)) if made else range(0)
+                last += count
+                there |= dict(zip(positions, made, strict=True)) if what == "late" else {}
+            elif what == "truncate" and last:
+                begin = max(begin, round(share * last))
+                store.truncate("p0001", begin)
+            elif last:
+                after = round(share * last)
+                end = min(last, after + count)
+                for position, one in there.items():
+                    if not (begin < position and after < position <= end):
+                        continue
+                    place = "p0001", after, end
+                    if what == "hurry":  # some of it may be known by now
+                        with suppress(Late):
+                            late.find(one, msgspec.msgpack.encode(one), place, perf_counter() - 1)
+                    found = late.find(one, msgspec.msgpack.encode(one), place, None)
+                    assert found is not None
+                    assert found.position == position
+                known = late._known.get("p0001")
+                assert known is None or len(known.stretches) <= 2
+        for position, one in there.items():
+            found = late.find(one, msgspec.msgpack.encode(one), ("p0001", 0, last), None)
+            assert (None if found is None else found.position) == (position if position > begin else None)
+        if last > begin:
+            nowhere = ids()
+            assert late.find(nowhere, msgspec.msgpack.encode(nowhere), ("p0001", 0, last), None) is None
+            assert min(late._known["p0001"].late, default=begin) >= begin // 4
 
 
 def test_late_ones_that_were_erased_are_said_to_be(filled: Filled) -> None:

@@ -19,14 +19,13 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import Rows, read_rows
 from trimtab.features.definitions import Request
-from trimtab.serving.answering import Answerer
+from trimtab.serving.answering import Answer, ServedVersion, shown
 from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
 from trimtab.serving.prediction_log import prediction_columns
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
-    from trimtab.app.models import ServedModel
     from trimtab.app.project import Project
 
 _NOBODY = b"\xff"  # a key that no answer has
@@ -51,6 +50,7 @@ def answer_table(
         raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
     served = project.served(model)
     loaded = served.refresh()
+    answering = served.served(loaded)
     request = served.features(loaded).request
     table = read_rows(requests, request.source).columns
     absent = [name for name in request.columns if name not in table]
@@ -68,7 +68,7 @@ def answer_table(
             project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
         with _scoring(project, name) as holder:
             manifest = score_table(
-                served.served(loaded),
+                answering,
                 table,
                 moments,
                 inputs=served.offline(loaded),
@@ -82,7 +82,7 @@ def answer_table(
                 progress=progress,
             )
         if mode == "precomputed":
-            served.precomputed.put(_stored(project, served, manifest))
+            served.precomputed.put(_stored(project, request, answering, manifest))
     finally:
         if mode == "precomputed":
             project.state.answers.release_writer()
@@ -135,14 +135,15 @@ def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
     return moments
 
 
-def _stored(project: Project, served: ServedModel, manifest: Manifest) -> Iterator[tuple[Any, str, str, Any]]:
-    """What the service gives for each row while it is fresh."""
-    answerer: Answerer = served.endpoint.current
-    names = answerer.rows.names
+def _stored(
+    project: Project, request: Request, served: ServedVersion, manifest: Manifest
+) -> Iterator[tuple[Any, str, str, Answer]]:
+    """What the service gives for each row while it is fresh, as the version that scored it says it."""
+    names = tuple(request.columns)
     for part in batch_predictions(manifest, project.predictions):
         for p in part:
             row = dict(zip(names, msgspec.msgpack.decode(p.request), strict=True))
-            yield row, p.request_id, p.version, answerer.shown(p)
+            yield row, p.request_id, p.version, shown(p, served)
 
 
 def _write(project: Project, manifest: Manifest, out: Path) -> None:

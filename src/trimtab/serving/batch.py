@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import chain
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,11 +30,12 @@ from trimtab.store.ports import Catalog, Put
 KIND = "batch"  # of the manifests in the catalogue
 PART_ROWS = 12_500
 _TOGETHER_ROWS = 50_000  # whose features are evaluated together: each evaluation looks through the events
-LEASE_S = 60.0  # how long a part may take before somebody else may go on with the batch
+LEASE_S = 60.0  # how long nobody hears of whoever scores before somebody else may go on with the batch
+_T = TypeVar("_T")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Where the predictions of one part stand in the prediction log."""
+    """Where predictions of a batch stand together in the prediction log: those of a part, and of what follows it."""
 
     partition: str
     first: int
@@ -109,13 +110,16 @@ def score_table(
     digest = _table_hash(table, moments)
     name = batch_id or content_hash([served.version, digest])[:32]
     now_us = clock.now_us()
-    if moments.size and moments.max() > now_us:
-        raise Misuse(f"batch: row {moments.argmax()} asks about {format_moment(int(moments.max()))}, which is to come.")
     lease, holder, begun_s = lease_of(name), holder or uuid.uuid4().hex, monotonic()
     if not catalog.acquire(lease, holder, LEASE_S):
         raise Conflict(f"batch {name!r}: somebody else is scoring it. If that has ended, try again in {LEASE_S:g} s.")
+    held = None
     try:
         record = batch_manifest(catalog, name)
+        latest_us = now_us if record is None else max(now_us, record.made_at_us)  # it may have been set back. # D119
+        if moments.size and moments.max() > latest_us:
+            asked = format_moment(int(moments.max()))
+            raise Misuse(f"batch: row {moments.argmax()} asks about {asked}, which is to come.")
         frames, positions = inputs.snapshot(None if record is None else record.positions)
         fresh = Manifest(
             id=name,
@@ -136,7 +140,8 @@ def score_table(
         batch = _Batch(served, inputs, scorer, mode, table, moments, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
-        catalog.release(lease, holder)
+        if held is None or not held.appending:  # else the part may land any moment: the lease runs out by itself
+            catalog.release(lease, holder)
     return held.manifest
 
 
@@ -146,9 +151,11 @@ def lease_of(batch_id: str) -> str:
 
 
 def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
-    """The predictions of a batch, part by part, in the order of its table."""
+    """The predictions of a batch, as many together as were scored together, in the order of its table."""
     for part in manifest.parts:
-        yield log.read_range(part.partition, part.first, part.rows)
+        for done in range(0, part.rows, manifest.part_rows):
+            rows = min(manifest.part_rows, part.rows - done)
+            yield log.read_range(part.partition, part.first + done, rows)
 
 
 def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
@@ -249,30 +256,57 @@ class _Held:
         self._revision = revision
         self._progress = progress
         self._held_at_s = held_at_s  # when its lease was last taken, by `monotonic`
+        self._lapsed = False  # whether it had run out since the last part was written down
+        self._keeping = threading.Lock()
+        self.appending = False  # whether a part may still land in the log
 
-    def keep(self) -> bool:
-        """Hold the lease for another while; False when it had run out, so that somebody may have had it in between.
+    def keep(self) -> None:
+        """Hold the lease for another while.
 
         Raises:
             Conflict: It ran out meanwhile, and somebody else went on with the batch.
         """
-        name, record = self.manifest.id, None
-        if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
-            record = self._catalog.get(KIND, name)  # whoever had the lease in between may be through with it
-        if record is None or record.revision != self._revision:
-            raise Conflict(
-                f"batch {name!r}: this process stood still for over {LEASE_S:g} s, and somebody else went on with it. "
-                "Once that has ended, run it again: what is logged is not logged twice."
-            )
-        held_s, self._held_at_s = monotonic() - self._held_at_s, monotonic()
-        return held_s < LEASE_S
+        with self._keeping:
+            name, record, now_s = self.manifest.id, None, monotonic()
+            if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
+                record = self._catalog.get(KIND, name)  # whoever had the lease in between may be through with it
+            if record is None or record.revision != self._revision:
+                raise Conflict(
+                    f"batch {name!r}: this process stood still for over {LEASE_S:g} s, and somebody else went on with "
+                    "it. Once that has ended, run it again: what is logged is not logged twice."
+                )
+            self._lapsed |= now_s - self._held_at_s >= LEASE_S
+            self._held_at_s = now_s
+
+    def keep_until(self, end: Future[_T]) -> Future[_T]:
+        """Wait for a thread, however slow it is, and hold the lease meanwhile; `Conflict` as `keep`."""
+        while not wait([end], LEASE_S / 3).done:
+            self.keep()
+        return end
+
+    def outlast(self, append: Future[Any]) -> None:
+        """Wait for the end of an append whose batch has ended, with the lease as long as nobody else has it."""
+        while not wait([append], LEASE_S / 3).done:
+            self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
+
+    def is_alone(self) -> bool:
+        """Whether nobody else can have appended the next part; the lease is held for a good while when it is said.
+
+        Raises:
+            Conflict: As `keep`.
+        """
+        stood_still = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews it more often
+        if stood_still:
+            self.keep()
+        return not (stood_still or self._lapsed)
 
     def add(self, part: Part) -> None:
         """Write down that a part is in the log."""
-        self.manifest = msgspec.structs.replace(self.manifest, parts=(*self.manifest.parts, part))
+        self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
+        self._lapsed = False  # whoever had the lease would have had to write down this part before the next one
         if self._progress is not None:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
@@ -280,44 +314,68 @@ class _Held:
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
     """Append part after part, each in one transaction, while the model scores the next one. # D110
 
-    One thread has the model score, one has the log append. All else is done here: no part is appended before the
-    manifest has the one before.
+    One thread has the model score, one has the log append, one has the features evaluated, which is waited for. All
+    else is done here: no part is appended before the manifest has the one before, and the lease is held meanwhile.
     """
-    scores, appends = ThreadPoolExecutor(1, "batch"), ThreadPoolExecutor(1, "batch")
     scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
     appending: tuple[range, Future[tuple[str, int]]] | None = None
 
-    def append(payloads: Sequence[bytes], first_id: str | None) -> tuple[str, int]:
-        place = None if first_id is None else log.locate(first_id)
-        if place is None:
-            at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
-            place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
-        return place
+    def append(payloads: Sequence[bytes], first_id: str) -> tuple[str, int]:
+        try:
+            place = None
+            if not held.is_alone():  # another may have appended it, and died
+                place = log.locate(first_id)
+                held.keep()  # that may have taken long
+            if place is None:
+                at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
+                place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
+            return place
+        finally:
+            held.appending = False
 
     def note() -> None:
         if appending is not None:
             rows, place = appending
-            held.add(Part(*place.result(), len(rows)))
+            held.add(Part(*held.keep_until(place).result(), len(rows)))
 
-    try:
-        for part in chain(batch.parts(left), (None,)):
-            before = scoring
-            scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, *part[:2]))
-            if before is None:
-                continue
-            rows, questions, found = before
-            held_always = True
-            while not wait([found], LEASE_S / 3).done:  # however slow the model is
-                held_always &= held.keep()
+    with _thread() as appends, _thread() as scores, _thread() as evaluations:  # an end waits for each of them
+        try:
+            parts = batch.parts(left)
+            more = True
+            while more:
+                part = held.keep_until(evaluations.submit(next, parts, None)).result()
+                before, more = scoring, part is not None
+                scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, *part[:2]))
+                if before is None:
+                    continue
+                rows, questions, found = before
+                held.keep_until(found)
+                note()
+                appending = None
+                payloads = batch.payloads(questions, found.result())
+                held.keep()
+                held.appending = True
+                appending = rows, appends.submit(append, payloads, questions["id"][0])
             note()
-            appending = None
-            payloads = batch.payloads(questions, found.result())
-            held_always &= held.keep()  # else whoever had the lease in between may have appended this part, and died
-            appending = rows, appends.submit(append, payloads, None if held_always else questions["id"][0])
-        note()
-    finally:
-        scores.shutdown(cancel_futures=True)
-        appends.shutdown()
+        finally:
+            scores.shutdown(wait=False, cancel_futures=True)
+            if appending is not None:
+                held.outlast(appending[1])
+
+
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "batch")
+
+
+def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
+    """Parts with the next one, which is one with the last where it stands directly behind it: so the manifest is short.
+
+    >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
+    (Part(partition='p', first=1, rows=15),)
+    """
+    if parts and (parts[-1].partition, parts[-1].first + parts[-1].rows) == (part.partition, part.first):
+        return *parts[:-1], Part(part.partition, parts[-1].first, parts[-1].rows + part.rows)
+    return *parts, part
 
 
 def _left(manifest: Manifest) -> list[range]:

@@ -14,10 +14,12 @@ import msgspec
 from trimtab.core.errors import Unavailable
 from trimtab.serving.failures import Late
 from trimtab.serving.prediction_ids import id_front, id_time_us
+from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Log, LogRecord
 
 SOON_US = 1_000_000  # who is logged within this is found where its time says; all others are late
 _BLOCK = 2_000
+_STRETCHES = 64  # of a partition: searches that ended with their time leave gaps between them
 _AT_ONCE = 16  # of those who have a deadline: more are refused at once, so that no service is full of them
 _HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
 _PREFIX = b"p_"
@@ -26,11 +28,56 @@ _NONE_YET = b"~"  # behind every identifier
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
-    """What is known of some thousand positions of a partition: of the late among them the first and the last time."""
+    """Of the late among some thousand positions of a partition the first and the last time."""
 
-    through: int  # the position up to which they were read
     first: bytes = _NONE_YET  # the front of an identifier
     last: bytes = b""
+
+
+class _Stretch(msgspec.Struct, frozen=True, gc=False):
+    """Positions of a partition that were read without a gap."""
+
+    after: int  # where a block begins
+    through: int
+
+
+class _Known:
+    """What is known of a partition: how far it was read, and of its blocks those that hold something late.
+
+    Whoever has the turn to read changes it, and all others look at it meanwhile: so a block is there before the stretch
+    that says that it was read.
+    """
+
+    def __init__(self) -> None:
+        self.stretches: tuple[_Stretch, ...] = ()  # by position; never changed, replaced
+        self.late: dict[int, _Block] = {}  # by their number
+        self._begin = 0  # below it nothing is known of
+
+    def through(self, number: int) -> int:
+        """The position up to which a block was read, or one behind it."""
+        start = number * _BLOCK
+        return max((one.through for one in self.stretches if one.after <= start), default=0)
+
+    def add(self, number: int, records: list[LogRecord], end: int) -> None:
+        """Know what was read of a block, up to `end`."""
+        before = self.late.get(number, _NOTHING)
+        block = _with(before, records)
+        if block is not before:
+            self.late[number] = block
+        start = number * _BLOCK
+        at = [one for one in self.stretches if one.after <= end and one.through >= start]  # this one joins them
+        grown = _Stretch(min([start, *(one.after for one in at)]), max([end, *(one.through for one in at)]))
+        others = [one for one in self.stretches if one not in at]
+        if len(others) >= _STRETCHES:  # the shortest is soonest read again
+            others.remove(min(others, key=lambda one: one.through - one.after))
+        self.stretches = tuple(sorted([*others, grown], key=lambda one: one.after))
+
+    def forget(self, begin: int) -> None:
+        """Let go of the blocks below `begin`, up to which the partition was truncated."""
+        if begin > self._begin:
+            self._begin = begin
+            for number in [one for one in list(self.late) if one < begin // _BLOCK]:
+                self.late.pop(number, None)
 
 
 class LoggedLate:
@@ -39,7 +86,7 @@ class LoggedLate:
     Identifiers say when a prediction was made, and append times when it was logged. Between them lie milliseconds, but
     for the parts of a batch, for what a killed process had noted, and where the disk was full: then nobody can say how
     much. So each block of the log is read once by each process that looks for something late, and after that only
-    blocks are that hold something late of the time in question.
+    blocks are that hold something late of the time in question. Of all others nothing is kept but that they were read.
 
     Args:
         log: The prediction log.
@@ -47,7 +94,7 @@ class LoggedLate:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._known: dict[tuple[str, int], _Block] = {}
+        self._known: dict[str, _Known] = {}  # by partition
         self._begin()
         _all.add(self)
 
@@ -72,9 +119,15 @@ class LoggedLate:
         """
         partition, after, last = place
         front = id_front(id_time_us(prediction_id)).encode()
-        for number in range(after // _BLOCK, -(-last // _BLOCK)):
+        known = self._known.setdefault(partition, _Known())
+        begin = begin_of(self._log, partition, last)
+        known.forget(begin)
+        through = 0
+        for number in range(max(after, begin) // _BLOCK, -(-last // _BLOCK)):
             end = min((number + 1) * _BLOCK, last)
-            block = self._read(partition, number, end, deadline_s)
+            if through < end:
+                through = self._read(known, partition, number, end, deadline_s)
+            block = known.late.get(number, _NOTHING)
             if block.first <= front <= block.last:
                 check_search(deadline_s)
                 for record in self._log.read(partition, number * _BLOCK, limit=_BLOCK):
@@ -82,19 +135,17 @@ class LoggedLate:
                         return record
         return None
 
-    def _read(self, partition: str, number: int, end: int, deadline_s: float | None) -> _Block:
-        """What is known of a block, once it is known up to `end`."""
-        key = partition, number
-        block = self._known.get(key, _UNREAD)
-        if block.through >= end:
-            return block
+    def _read(self, known: _Known, partition: str, number: int, end: int, deadline_s: float | None) -> int:
+        """Know a block up to `end`; the position up to which everything from there on is known."""
+        through = known.through(number)
+        if through >= end:
+            return through
         with self._turn(deadline_s):
-            block = self._known.get(key, _UNREAD)
-            if block.through < end:
+            after = max(known.through(number), number * _BLOCK)
+            if after < end:
                 check_search(deadline_s)
-                after = max(block.through, number * _BLOCK)
-                block = self._known[key] = _with(block, self._log.read(partition, after, limit=end - after), end)
-        return block
+                known.add(number, self._log.read(partition, after, limit=end - after), end)
+            return known.through(number)
 
     @contextmanager
     def _turn(self, deadline_s: float | None) -> Iterator[None]:
@@ -134,8 +185,8 @@ def _over() -> Late:
     )
 
 
-def _with(block: _Block, records: list[LogRecord], end: int) -> _Block:
-    """A block with what was read of it up to `end`."""
+def _with(block: _Block, records: list[LogRecord]) -> _Block:
+    """A block with what was read of it; the same where nothing of that is late."""
     first, last = block.first, block.last
     appended_at_us, soon = -1, b""
     for record in records:
@@ -146,10 +197,10 @@ def _with(block: _Block, records: list[LogRecord], end: int) -> _Block:
         front = record.payload[at : at + _FRONT_BYTES]
         if front < soon and at >= 0:
             first, last = min(first, front), max(last, front)
-    return _Block(end, first, last)
+    return block if (first, last) == (block.first, block.last) else _Block(first, last)
 
 
-_UNREAD = _Block(0)
+_NOTHING = _Block()
 _all: weakref.WeakSet[LoggedLate] = weakref.WeakSet()
 
 

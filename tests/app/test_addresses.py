@@ -373,6 +373,39 @@ def test_the_document_is_valid_openapi_and_its_schemas_take_what_the_service_tak
     assert roles["/health/live"] == [None]
 
 
+def test_the_document_says_which_addresses_heed_a_deadline_and_which_they_take(ask: Asker) -> None:
+    import jsonschema_rs
+
+    heeding = {}
+    for path, operations in ask("GET", "/openapi.json")[1]["paths"].items():
+        for method, operation in operations.items():
+            assert "500" in operation["responses"], path
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "header":
+                    assert (parameter["name"], parameter["required"]) == ("X-Timeout-Ms", False)
+                    heeding[f"{method} {path}"] = jsonschema_rs.validator_for(parameter["schema"])
+    tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [0.5]}
+    asked: dict[str, tuple[str, Any]] = {
+        "post /v1/models/buyer/predict": ("", {"request": visit("in time")}),
+        "post /v1/models/learner/predict": ("", {"request": visit("in time")}),
+        "post /v1/events/readings": ("", {"site": "north", "level": 1.0, "read_at": AS_OF}),
+        "post /v1/events/sales": ("", {"visit_id": "in time", "_op": "delete"}),
+        "post /v1/labels/{model}": ("/v1/labels/buyer", {"request": "in time", "value": True}),
+        "get /v1/predictions/{prediction}": ("/v1/predictions/p_nothing", None),
+        "post /v2/models/{model}/infer": ("/v2/models/buyer/infer", {"inputs": [tensor]}),
+    }
+    assert set(heeding) >= set(asked)
+    assert all(name.startswith("post /v1/events/") for name in set(heeding) - set(asked))
+    refused = (422, 400)  # the Open Inference Protocol knows no other than 400
+    for name, (address, body) in asked.items():
+        method, _, path = name.partition(" ")
+        for value in ("600000", "600000.5", "30000.5", "0", "-1", "soon"):
+            number = float(value) if value != "soon" else value
+            status, answer = ask(method.upper(), address or path, body, X_Timeout_Ms=value)
+            named = status in refused and "X-Timeout-Ms" in json.dumps(answer)
+            assert heeding[name].is_valid(number) is not named, (name, value, answer)
+
+
 def test_the_document_takes_the_events_that_the_service_takes_and_no_others(ask: Asker) -> None:
     import jsonschema_rs
 

@@ -44,6 +44,7 @@ def fuzz(
     command += [] if seconds is None else ["--max-time", str(seconds)]
     command += ["--checks", ",".join(CHECKS), "--phases", phases, "--max-examples", str(examples)]
     command += ["--generation-database", "none", "--header", f"Authorization: Bearer {key}"]
+    command += ["--header", "X-Timeout-Ms: 60000"]  # else some are given less time than anything takes
     with shop.serving(folder, "--as-of", AS_OF) as (process, url):
         done = subprocess.run([*command, f"{url}/openapi.json"], cwd=asker, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +27,8 @@ import trimtab
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.serving.answering import Answer
 from trimtab.serving.client import Client, connect
-from trimtab.serving.problems import InvalidField, Refused
+from trimtab.serving.failures import Late, ModelFailed, NotApplied, not_applied
+from trimtab.serving.problems import InvalidField, Refused, problem_of
 
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
 
@@ -61,6 +63,17 @@ def test_values_of_python_and_numpy_are_taken(client: Client) -> None:
     assert client.predict("late", {**ROW, "basket": float("nan")}).score is not None
     with pytest.raises(Misuse, match="found a object"):
         client.predict("late", {**ROW, "kind": object()})
+
+
+def test_decimals_are_the_numbers_that_they_are_in_process(client: Client) -> None:
+    for given, plain in ((Decimal("12.5"), 12.5), (Decimal("NaN"), None), (Decimal("1E+3"), 1_000.0)):
+        expected = client.predict("late", {**ROW, "basket": plain}).score
+        assert client.predict("late", {**ROW, "basket": given}).score == expected
+    now = dt.datetime.now(dt.UTC)
+    pushed = client.push("payments", [{"user": "eve", "amount": Decimal("0.1"), "paid_at": now}])
+    assert (pushed.accepted, pushed.quarantined) == (1, 0)
+    with pytest.raises(InvalidField, match="infinite"):
+        client.predict("late", {**ROW, "basket": Decimal("Infinity")})
 
 
 def test_events_are_pushed_and_applied(client: Client) -> None:
@@ -310,9 +323,9 @@ def answer(status: int, body: Any, **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + text
 
 
-def problem(status: int) -> bytes:
-    fields = {"type": "urn:x", "title": "t", "status": status, "detail": f"said {status}", "instance": "/"}
-    return answer(status, fields, retry_after="0")
+def problem(status: int, type_: str = "x", retry_after: str = "0") -> bytes:
+    fields = {"type": f"urn:trimtab:problem:{type_}", "title": "t", "status": status, "detail": f"said {status}"}
+    return answer(status, {**fields, "instance": "/"}, retry_after=retry_after)
 
 
 MODELS = answer(200, {"models": []})
@@ -327,8 +340,7 @@ PUSHED = answer(200, {"accepted": 1, "quarantined": 0})
         (lambda c: c.predict("m", {}), [None], 1),
         (lambda c: c.predict("m", {}), [problem(503)], 1),
         (lambda c: c.predict("m", {}), [problem(429), problem(500)], 2),
-        (lambda c: c.push("s", {"_id": "a"}), [None, problem(503), PUSHED], 3),
-        (lambda c: c.push("s", [{"_id": "a"}, {}]), [None], 1),
+        (lambda c: c.push("s", {"_id": "a"}), [problem(429), PUSHED], 2),
         (lambda c: c.label("m", {}), [problem(503)], 1),
         (lambda c: c.models(), [problem(409)], 1),
     ],
@@ -343,6 +355,18 @@ def test_only_what_may_be_done_twice_is_asked_again(ask: Callable[[Client], Any]
                 ask(client)
     server.join(30)
     assert len(server.asked) == times
+
+
+@pytest.mark.parametrize("first", [None, problem(503), problem(503, "not-applied")])
+def test_events_that_were_sent_are_not_sent_again(first: bytes | None) -> None:
+    """In a source with a key they might undo what somebody else pushed meanwhile."""
+    server = Told(first, PUSHED)
+    with connect(server.url) as client:
+        with pytest.raises(Unavailable):
+            client.push("s", {"_id": "a"}, wait=True)
+        assert len(server.asked) == 1
+        assert client.push("s", {"_id": "b"}).accepted == 1
+    server.join(30)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +386,46 @@ def test_each_status_is_an_error_of_its_kind(status: int, kind: type[TrimtabErro
     with connect(server.url) as client, pytest.raises(kind, match=f"said {status}"):
         client.predict("m", {})
     server.join(30)
+
+
+@pytest.mark.parametrize(
+    ("status", "type_", "kind"),
+    [
+        (503, "not-applied", NotApplied),
+        (500, "model-failed", ModelFailed),
+        (504, "late", Late),
+        (500, "feature-overflow", Misuse),
+        (500, "internal-error", TrimtabError),
+        (503, "unavailable", Unavailable),
+    ],
+)
+def test_each_type_of_a_problem_is_the_error_that_it_is_in_process(
+    status: int, type_: str, kind: type[TrimtabError]
+) -> None:
+    server = Told(problem(status, type_))
+    with connect(server.url) as client, pytest.raises(kind, match=f"said {status}") as caught:
+        client.push("s", {"_id": "a"}, wait=True)
+    assert type(caught.value) is kind
+    server.join(30)
+
+
+def test_what_is_safe_and_not_applied_is_said_to_be_that() -> None:
+    told = problem_of(not_applied("not within 0.1 s"), "/v1/events/s")
+    assert (told.status, told.type) == (503, "urn:trimtab:problem:not-applied")
+    assert "Do not send it again" in told.detail
+
+
+@pytest.mark.parametrize(("retry_after", "timeout_s"), [("6", 60.0), ("4", 3.0), ("86400", 60.0)])
+def test_a_pause_in_vain_is_not_made(retry_after: str, timeout_s: float) -> None:
+    server = Told(problem(429, "overloaded", retry_after), MODELS)
+    began = time.monotonic()
+    with connect(server.url) as client:
+        with pytest.raises(Unavailable, match="said 429"):
+            client.predict("m", {}, timeout_s=timeout_s)
+        assert time.monotonic() - began < 2.5
+        assert client.models() == []
+    server.join(30)
+    assert len(server.asked) == 2
 
 
 def test_what_is_no_trimtab_is_said_to_be_none() -> None:

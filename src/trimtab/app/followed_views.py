@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trimtab.app.stored_views import missing
-from trimtab.core.errors import Unavailable
+from trimtab.serving.failures import NotApplied, not_applied
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -54,7 +54,7 @@ class FollowedViews:
         """Return once the views have reached `positions`.
 
         Raises:
-            Unavailable: They have not within `timeout_s`, or events are not applied any more.
+            NotApplied: They have not within `timeout_s`, or events are not applied any more.
         """
         begun_s = asked_s = time.monotonic()
         look_s = _LOOK_S
@@ -77,7 +77,6 @@ class FollowedViews:
         return self._hashes
 
 
-def _not_applied(why: str, told: ServiceState | None) -> Unavailable:
+def _not_applied(why: str, told: ServiceState | None) -> NotApplied:
     said = "" if told is None or told.stands_still is None else told.stands_still
-    why = "; ".join(filter(None, (why, said)))
-    return Unavailable(f"the record is safe in the log, but the views have not applied it: {why}. Ask again later.")
+    return not_applied("; ".join(filter(None, (why, said))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from trimtab.cli.options import command, manner, project_config
 from trimtab.cli.output import show_json, show_lines
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from ssl import SSLContext
 
     from trimtab.core.config import Config
@@ -27,10 +29,11 @@ _HIDE, _SHOW = "\x1b[?25l\x1b[2J", "\x1b[?25h"  # the cursor
 @command("top", safe="It only looked.")
 @click.option("--url", help="Where the service is; left out, where this project is served.")
 @click.option("--key", help="An API key with the role read, where one is needed; -: the first line of input.")
+@click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")
 @click.option("--model", metavar="NAME", help="Show the predictions of this model only.")
 @click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print one view, with rates over that time, and end.")
-def top(url: str | None, key: str | None, model: str | None, every: float, once: bool) -> None:
+def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:
     """Watch a running service: rates, latencies, versions, what fails.
 
     Ctrl-C ends it. Where no terminal is, one view is printed after the other.
@@ -40,7 +43,7 @@ def top(url: str | None, key: str | None, model: str | None, every: float, once:
       trimtab top --once
       trimtab top --key - < key.txt     # a key on the command line shows in the list of processes
     """
-    look = _looking(url, sys.stdin.readline().strip() if key == "-" else key)
+    look = _looking(url, sys.stdin.readline().strip() if key == "-" else key, cafile)
     first = look()
     try:
         time.sleep(every)
@@ -90,14 +93,15 @@ def _show(before: tuple[str, Scrape], now: tuple[str, Scrape], model: str | None
         sys.stdout.flush()
 
 
-def _looking(url: str | None, key: str | None) -> Callable[[], tuple[str, Scrape]]:
+def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[], tuple[str, Scrape]]:
     """What asks the service for its figures; it gives the address, too."""
     config = None if url is not None else project_config()
     given = f"http://{url}" if url is not None and "//" not in url else url
+    context = _context(config, cafile)
 
     def look() -> tuple[str, Scrape]:
         where = (given or _address(config)).rstrip("/")
-        return where, _scrape(where, key, _context(config))
+        return where, _scrape(where, key, context)
 
     return look
 
@@ -114,18 +118,43 @@ def _address(config: Config | None) -> str:
     return f"{scheme}://{config.serve.host}:{config.serve.port}"
 
 
-def _context(config: Config | None) -> SSLContext | None:
-    """Trust the certificate that the project serves with, whatever names it has."""
-    if config is None or config.serve.tls_cert is None:
-        return None
+def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
+    """Trust the certificates of `cafile`, else the one that the project serves with, whatever names it has.
+
+    Raises:
+        Misuse: The file cannot be read, or has no certificate.
+    """
     import ssl
 
-    context = ssl.create_default_context(cafile=config.folder / config.serve.tls_cert)
-    context.check_hostname = False
+    from trimtab.core.errors import Misuse
+
+    served = None if config is None or config.serve.tls_cert is None else config.folder / config.serve.tls_cert
+    if cafile is None and served is None:
+        return None
+    try:
+        if served is None or cafile is not None:
+            context = ssl.create_default_context(cafile=cafile)
+        else:
+            context = ssl.create_default_context(cadata=_first(served))
+            context.check_hostname = False
+    except (OSError, ValueError) as error:
+        named = f"serve.tls_cert {served}" if cafile is None else f"--cafile {cafile}"
+        raise Misuse(f"{named}: {error}. Needed is a PEM file with a certificate.") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the root, too
     return context
 
 
+def _first(file: Path) -> str:
+    """The service's own certificate of a chain: what else its signers signed is not to be trusted by any name."""
+    text = file.read_bytes().decode("latin-1")
+    found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    if found is None:
+        raise ValueError("no certificate is in it")
+    return found[0]
+
+
 def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
+    import ssl
     import urllib.error
     import urllib.request
     from http.client import HTTPException
@@ -154,6 +183,9 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
         raise Misuse(f"--url {url}: {error}. Give an address such as http://127.0.0.1:8117.") from error
     except (OSError, HTTPException) as error:
         why = getattr(error, "reason", None) or error
+        if isinstance(why, ssl.SSLCertVerificationError):
+            trust = "Name the certificate to trust (--cafile FILE), and ask by a name that it is for"
+            raise Unavailable(f"{url}: its certificate is not trusted ({why.verify_message}). {trust}.") from error
         raise Unavailable(
             f"{url}: no service answers there ({why}). Start one: trimtab serve; or name it: --url."
         ) from error

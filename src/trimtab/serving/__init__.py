@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
     from trimtab.serving.commit import GroupCommit
     from trimtab.serving.endpoint import Endpoint
+    from trimtab.serving.failures import Late, ModelFailed, NotApplied
     from trimtab.serving.http.limits import Limits
     from trimtab.serving.http.server import serve
     from trimtab.serving.http.service import HttpService
@@ -46,13 +47,16 @@ __all__ = [
     "HttpService",
     "InputReader",
     "InvalidField",
+    "Late",
     "Learner",
     "Limits",
     "LoggedPrediction",
     "Looked",
     "Manifest",
     "Metrics",
+    "ModelFailed",
     "ModelInputs",
+    "NotApplied",
     "NotedLog",
     "OfflineInputs",
     "OnlineDeployment",
@@ -89,6 +93,7 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "batch": "Manifest batch_manifest batch_predictions score_table",
     "commit": "GroupCommit",
     "endpoint": "Endpoint",
+    "failures": "Late ModelFailed NotApplied",
     "http.limits": "Limits",
     "http.server": "serve",
     "http.service": "HttpService",

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Unavailable
+from trimtab.serving.failures import not_applied
 from trimtab.store.log_order import in_order, stretches
 from trimtab.store.ports import Log, LogRecord
 
@@ -94,7 +95,7 @@ class Applier:
         """Return once the views have reached `positions`.
 
         Raises:
-            Unavailable: They have not within `timeout_s`, or the applier has stopped.
+            NotApplied: They have not within `timeout_s`, or the applier has stopped.
         """
         self.nudge()
         with self._changed:
@@ -102,7 +103,7 @@ class Applier:
             if self._reached(positions):
                 return
             why = f"it stopped ({self.failure})" if self.failure else f"not within {timeout_s} s"
-        raise Unavailable(f"the record is safe in the log, but the views have not applied it: {why}. Ask again later.")
+        raise not_applied(why)
 
     def close(self) -> None:
         """Stop after the batch under way."""

@@ -26,7 +26,8 @@ import msgspec
 
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.serving.answering import Answer
-from trimtab.serving.problems import InvalidField, Problem, Refused
+from trimtab.serving.failures import Late, ModelFailed, NotApplied
+from trimtab.serving.problems import TYPE_PREFIX, InvalidField, Problem, Refused
 
 if TYPE_CHECKING:
     from trimtab.serving.http.operations import EntityFeatures, Labelled, ModelShown
@@ -36,11 +37,27 @@ Row = Mapping[str, Any]
 
 _RETRIES = 3
 _FIRST_PAUSE_S = 0.05  # before the second try; twice as long before each further one
-_LONGEST_PAUSE_S = 5.0  # of those that a server asks for
+_LONGEST_PAUSE_S = 5.0  # that is made because a server asks for it
 _SLACK_S = 0.25  # that an answer may take on its way after its deadline
 _IDLE_AT_MOST = 16  # connections kept
 _LONGEST_MS = 600_000  # that a service is told to have
 _JSON = "application/json"
+_HUNG_UP = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_BY_TYPE: dict[str, type[TrimtabError]] = {  # of problems; what they are in process
+    "late": Late,
+    "model-failed": ModelFailed,
+    "not-applied": NotApplied,
+    "feature-overflow": Misuse,
+}
+_BY_STATUS: dict[int, type[TrimtabError]] = {
+    400: Misuse,
+    404: NotFound,
+    408: Unavailable,
+    409: Conflict,
+    429: Unavailable,
+    503: Unavailable,
+    504: Late,
+}
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _GIVE = "Give numbers, texts, truth values, None and datetimes."
 
@@ -69,8 +86,10 @@ def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile
     Args:
         url: What `trimtab serve` prints: "http://127.0.0.1:8117".
         key: An API key, where the service needs one.
-        timeout_s: How long a call may take with all its tries; the service is told (`X-Timeout-Ms`).
-        cafile: A PEM file with the certificate to trust, where it is none that the system knows.
+        timeout_s: How long a call may take with all its tries; the service is told (`X-Timeout-Ms`). To look up the
+            address of a host is not held to it: the system takes as long as it takes.
+        cafile: A PEM file with the certificates to trust, where they are none that the system knows: the service's
+            own, or one of those that it was signed with.
 
     Raises:
         Misuse: The URL or the time is none.
@@ -82,8 +101,9 @@ class Client:
     """Asks one service. Threads and forked children may share it. Close it, or use it in `with`.
 
     Errors are those of a project: `Misuse` (of one field: with `field` and `pointer`), `NotFound`, `Conflict`,
-    `Unavailable`. A call is tried again only where that is safe: when no connection was made, when the service refused
-    it before doing anything (429), and otherwise when it may be done twice: questions, and events that carry `_id`.
+    `Unavailable` (of it `Late`, `ModelFailed` and `NotApplied`). Any other fault of the service is a `TrimtabError`.
+    A call is tried again only where that is safe: when no connection was made, when the service refused it before
+    doing anything (429), and what only reads also after 503 or a broken connection.
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> None:
@@ -136,13 +156,14 @@ class Client:
         Raises:
             NotFound: There is no such model.
             Misuse: A row is not as declared.
-            Unavailable: It is too busy, or not ready.
+            Unavailable: It is too busy, or not ready; `Late` when the time is over, `ModelFailed` when the model
+                raised or gave no number.
         """
         one = isinstance(rows, Mapping)
         body: dict[str, Any] = {"request": rows} if one else {"rows": _listed(rows)}
         if at is not None:
             body["at"] = at
-        call = _Call("POST", _path("v1", "models", model, "predict"), body, again=False, timeout_s=timeout_s)
+        call = _Call("POST", _path("v1", "models", model, "predict"), body, timeout_s)
         if one:
             return self._ask(call, Answer)
         return self._ask(call, _Predictions).predictions
@@ -152,21 +173,25 @@ class Client:
     ) -> PushedRows:
         """Append events; the accepted ones are safe when this returns.
 
+        What was sent is not sent again by itself: in a source with a key that could put an old row in the place of
+        a newer one of somebody else. In a source without a key the same rows may be pushed again, and count once.
+
         Args:
             source: The source's name.
-            rows: An event, or a list of them. With an `_id` in each a failed call is tried again.
+            rows: An event, or a list of them.
             wait: Return once the online features have them, too.
             timeout_s: How long it may take; left out, the client's.
 
         Raises:
             NotFound: There is no such source.
             Misuse: A column is not declared, or no row was taken.
-            Unavailable: It is too busy; or the events are safe, and the features behind.
+            NotApplied: The events are safe, and the features behind: do not push them again.
+            Unavailable: It is too busy, and nothing was done; or it cannot be asked, or did not answer, and whether the
+                events are in the log is not known.
         """
         given = _listed(rows)
         path = _path("v1", "events", source) + ("?wait=applied" if wait else "")
-        again = all("_id" in row for row in given)
-        return self._ask(_Call("POST", path, given, again=again, timeout_s=timeout_s), PushedRows)
+        return self._ask(_Call("POST", path, given, timeout_s), PushedRows)
 
     def label(
         self, model: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
@@ -183,14 +208,14 @@ class Client:
         Raises:
             NotFound: There is no such model or prediction.
             Misuse: A label is not as declared, or none was taken.
-            Unavailable: It is too busy; or the labels are safe, and the features behind.
+            NotApplied: The labels are safe, and the features behind: do not tell them again.
+            Unavailable: It is too busy, or cannot be asked.
         """
         from trimtab.serving.http.operations import Labelled
 
         given = _listed(rows)
         path = _path("v1", "labels", model) + ("?wait=applied" if wait else "")
-        call = _Call("POST", path, given, again=False, timeout_s=timeout_s)
-        return self._ask(call, Labelled)
+        return self._ask(_Call("POST", path, given, timeout_s), Labelled)
 
     def why(self, prediction_id: str) -> dict[str, Any]:
         """All that led to one prediction: what `trimtab why --json` says.
@@ -239,7 +264,7 @@ class Client:
     # -- asking -------------------------------------------------------------------------------------------------
 
     def _get(self, path: str, kind: type[T]) -> T:
-        return self._ask(_Call("GET", path, None, again=True, timeout_s=None), kind)
+        return self._ask(_Call("GET", path, None, None), kind)
 
     def _ask(self, call: _Call, kind: type[T]) -> T:
         """What the service answers, after as many tries as are safe within the time."""
@@ -251,13 +276,13 @@ class Client:
                 return self._try(call, body, end_s, kind)
             except _AgainError as again:
                 pause_s = again.after_s or _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0)
-                if attempt == _RETRIES or time.monotonic() + pause_s >= end_s:
+                if attempt == _RETRIES or pause_s > _LONGEST_PAUSE_S or time.monotonic() + pause_s >= end_s:
                     raise again.error from again.error.__cause__
                 time.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
     def _try(self, call: _Call, body: bytes | None, end_s: float, kind: type[T]) -> T:
-        connection, sent = self._connection(), False
+        connection, sent, reads = self._connection(), False, call.method == "GET"
         try:
             if connection.sock is None:
                 self._connect(connection, end_s)
@@ -270,7 +295,7 @@ class Client:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise self._failed(error, again=call.again or not sent) from error
+            raise self._failed(error, again=reads or not sent) from error
         if response.will_close or not whole:
             connection.close()
         else:
@@ -278,7 +303,7 @@ class Client:
         if response.status == 200:
             return _decoded(content, kind, self.url)
         problem = _error(response.status, content, f"{self.url}{call.path}")
-        if response.status == 429 or (response.status == 503 and call.again):
+        if response.status == 429 or (response.status == 503 and reads):
             raise _AgainError(problem, _retry_after_s(response)) from problem
         raise problem
 
@@ -328,12 +353,13 @@ class Client:
             return Unavailable(f"{self.url}: no answer in time. Give it more (timeout_s), or ask again.")
         found = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         failed = Unavailable(f"{self.url}: cannot be asked ({found}). {self._advice(error)}")
-        return _AgainError(failed, 0.0) if again and not isinstance(error, ssl.SSLError) else failed
+        final = isinstance(error, ssl.SSLError) and not isinstance(error, _HUNG_UP)
+        return _AgainError(failed, 0.0) if again and not final else failed
 
     def _advice(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
             return "Ask by a name that its certificate is for, and name the certificate to trust (cafile=FILE)."
-        if isinstance(error, ssl.SSLError):
+        if isinstance(error, ssl.SSLError) and not isinstance(error, _HUNG_UP):
             return "If it speaks no HTTPS, ask by http://."
         if isinstance(error, http.client.RemoteDisconnected) and self._tls is None:
             return "Is `trimtab serve` running there? Ask by https://, where it has a certificate (serve.tls_cert)."
@@ -382,7 +408,6 @@ class _Call(msgspec.Struct, frozen=True):
     method: str
     path: str
     body: Any
-    again: bool  # whether it may be done twice
     timeout_s: float | None
 
 
@@ -428,7 +453,7 @@ def _send(
     """Send a request; whether all of it went: who hangs up meanwhile may have said why."""
     try:
         connection.request(method, path, body, headers)
-    except (BrokenPipeError, ConnectionResetError):
+    except _HUNG_UP:
         return False
     return True
 
@@ -484,9 +509,11 @@ def _header(key: str) -> str:
 
 def _context(cafile: str | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=cafile)
+        context = ssl.create_default_context(cafile=cafile)
     except (OSError, TypeError, ValueError) as error:
         raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the root, too; from Python 3.13 on this is usual
+    return context
 
 
 def _is_readable(connection: http.client.HTTPConnection) -> bool:
@@ -510,41 +537,45 @@ def _listed(rows: Any) -> list[Row]:
 
 def _encode(body: Any) -> bytes:
     try:
-        _check(body, "$", "")
-        return msgspec.json.encode(body, enc_hook=_plain)
+        return msgspec.json.encode(_sendable(body, "$", ""), enc_hook=_plain)
     except Misuse:
         raise
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Misuse(f"rows: {error}. {_GIVE}") from error
 
 
-def _check(value: Any, pointer: str, field: str) -> None:
-    """Refuse what the encoder would write as something else: infinity as null, bytes in base 64, an id as a text."""
+def _sendable(value: Any, pointer: str, field: str) -> Any:
+    """A value as it is encoded.
+
+    What the encoder would write as something else is refused (infinity as null, bytes in base 64, an id as a text);
+    only a decimal, which it would write as a text, is the number that it is in process.
+    """
+    if isinstance(value, str | int | None):
+        return value
     if isinstance(value, Mapping):
-        for name, one in value.items():
+        for name in value:
             if not isinstance(name, str):
                 raise Misuse(f"{pointer}: the name {name!r} is a {type(name).__name__}. Give texts as names.")
-            _check(one, f"{pointer}.{name}", name)
-    elif isinstance(value, list | tuple):
-        for place, one in enumerate(value):
-            _check(one, f"{pointer}[{place}]", field)
-    elif not isinstance(value, str | int | None):
-        try:
-            plain = value if isinstance(value, float | dt.date | Decimal) else _plain(value)
-        except (TypeError, ValueError) as error:
-            raise InvalidField(f"{pointer}: {error}. {_GIVE}", field=field, pointer=pointer) from None
-        if isinstance(plain, float) and math.isinf(plain):
-            raise InvalidField(
-                f"{pointer}: found {plain}, and JSON has nothing infinite. Give a finite number, or None.",
-                field=field,
-                pointer=pointer,
-            )
+        return {name: _sendable(one, f"{pointer}.{name}", name) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sendable(one, f"{pointer}[{place}]", field) for place, one in enumerate(value)]
+    try:
+        plain = value if isinstance(value, float | dt.date) else _plain(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidField(f"{pointer}: {error}. {_GIVE}", field=field, pointer=pointer) from None
+    if isinstance(plain, float) and math.isinf(plain):
+        raise InvalidField(
+            f"{pointer}: found {plain}, and JSON has nothing infinite. Give a finite number, or None.",
+            field=field,
+            pointer=pointer,
+        )
+    return plain
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for a scalar of NumPy, a moment of pandas or a mapping."""
-    if isinstance(value, Mapping):
-        return dict(value)
+    """What JSON has for a decimal, a scalar of NumPy or a moment of pandas."""
+    if isinstance(value, Decimal):
+        return None if value.is_nan() else float(value)
     if isinstance(value, dt.datetime):  # of a kind of its own; NaT is no moment
         return value.isoformat(timespec="microseconds") if value == value else None
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
@@ -572,14 +603,12 @@ def _error(status: int, content: bytes, where: str) -> TrimtabError:
     said = problem.detail
     if problem.field is not None:
         return InvalidField(said, field=problem.field, pointer=problem.pointer or "")
-    if status in (408, 429, 503, 504):
-        return Unavailable(said)
-    kinds: dict[int, type[TrimtabError]] = {400: Misuse, 404: NotFound, 409: Conflict}
-    if status in kinds:
-        return kinds[status](said)
+    kind = _BY_TYPE.get(problem.type.removeprefix(TYPE_PREFIX)) or _BY_STATUS.get(status)
+    if kind is not None:
+        return kind(said)
     return Refused(status, said) if status < 500 else TrimtabError(f"{where}: {said}")
 
 
 def _retry_after_s(response: http.client.HTTPResponse) -> float:
     given = response.getheader("retry-after") or ""
-    return min(float(given), _LONGEST_PAUSE_S) if given.isdecimal() else 0.0
+    return float(given) if given.isdecimal() else 0.0

@@ -1,4 +1,4 @@
-"""How an answer can fail that was asked for rightly."""
+"""How what was asked for rightly can fail."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ class ModelFailed(Unavailable):
     def __init__(self, message: str, *, shown: str = "") -> None:
         super().__init__(message)
         self.shown = shown or message
+
+
+class NotApplied(Unavailable):
+    """The record is safe in the log, but the views have not applied it: it is not to be sent again."""
+
+
+def not_applied(why: str) -> NotApplied:
+    """What to tell who waited in vain for the views to apply what is in the log."""
+    return NotApplied(
+        f"the record is safe in the log, but the views have not applied it: {why}. Do not send it again; ask for the "
+        "features later."
+    )
 
 
 def is_of_all(error: Exception) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.features.exact_rows import SumOverflow
-from trimtab.serving.failures import Late, ModelFailed
+from trimtab.serving.failures import Late, ModelFailed, NotApplied
 
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {
     Misuse: 400,
@@ -49,9 +49,8 @@ _TITLES = {
     503: "Not available now",
     504: "The answer was not there in time",
 }
-_MODEL_FAILED = "model-failed", "The model failed"
-_OVERFLOW = "feature-overflow", "A feature cannot be computed as it is defined"  # no fault of who asks
 PROBLEM_TYPE = b"application/problem+json"
+TYPE_PREFIX = "urn:trimtab:problem:"
 
 
 class InvalidField(Misuse):
@@ -73,6 +72,13 @@ class Refused(Misuse):
         super().__init__(message)
         self.status = status
         self.headers = headers
+
+
+_OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors that have a type and a title of their own
+    ModelFailed: ("model-failed", "The model failed"),
+    SumOverflow: ("feature-overflow", "A feature cannot be computed as it is defined"),  # no fault of who asks
+    NotApplied: ("not-applied", "It is safe, and not in the online features yet"),
+}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,11 +112,10 @@ def problem_of(error: BaseException, instance: str) -> Problem:
         status = 504
     else:
         status = next((s for kind, s in STATUS_BY_ERROR.items() if isinstance(error, kind)), 500)
-    slug, title = _SLUGS[status], _TITLES[status]
-    if isinstance(error, SumOverflow | ModelFailed):
-        slug, title = _OVERFLOW if isinstance(error, SumOverflow) else _MODEL_FAILED
+    usual = _SLUGS[status], _TITLES[status]
+    slug, title = next((own for kind, own in _OWN.items() if isinstance(error, kind)), usual)
     return Problem(
-        type=f"urn:trimtab:problem:{slug}",
+        type=f"{TYPE_PREFIX}{slug}",
         title=title,
         status=status,
         detail=_detail(error),

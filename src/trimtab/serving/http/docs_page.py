@@ -108,16 +108,17 @@ function form(path, method, operation) {
   answer.hidden = true;
   const send = async () => {
     let address = path;
-    const query = new URLSearchParams();
+    const query = new URLSearchParams(), more = body ? {"content-type": "application/json"} : {};
     for (const {one, input} of fields) {
       if (one.in === "path") address = address.replace("{" + one.name + "}", encodeURIComponent(input.value));
+      else if (input.value && one.in === "header") more[one.name] = input.value;
       else if (input.value) query.set(one.name, input.value);
     }
     const question = query.size ? "?" + query : "";
     const began = performance.now();
     try {
       const response = await fetch(address + question, {method, cache: "no-store", credentials: "omit",
-        headers: headers(body ? {"content-type": "application/json"} : {}), body: body ? body.value : undefined});
+        headers: headers(more), body: body ? body.value : undefined});
       const text = await response.text(), took = (performance.now() - began).toFixed(1);
       status.textContent = response.status + " in " + took + " ms";
       status.className = response.ok ? "right" : "wrong";

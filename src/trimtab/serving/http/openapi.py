@@ -222,7 +222,7 @@ def _operation(summary: str, tag: str, gives: Schema, **more: Any) -> Schema:
 
 def _problems(name: str = "Problem") -> Schema:
     reference = {"$ref": f"#/components/responses/{name}"}
-    return {"4XX": reference, "503": reference, "504": reference}
+    return {"4XX": reference, "500": reference, "503": reference, "504": reference}
 
 
 def _takes(*schemas: Schema, arrow: bool = False, lines: bool = False) -> Schema:
@@ -252,6 +252,7 @@ def _predict(model: ModelSchema) -> Schema:
         "predict",
         {"anyOf": [answer, many]},
         operationId=f"predict_{model.name}",
+        parameters=[_TIMEOUT],
         requestBody=_takes(
             _object({"request": row, **at}, ["request"]),
             _object({"rows": {"type": "array", "items": row}, **at}, ["rows"]),
@@ -273,7 +274,7 @@ def _events(source: Source) -> Schema:
         "events and labels",
         _ref("Pushed"),
         operationId=f"push_{source.name}",
-        parameters=[_WAIT],
+        parameters=[_WAIT, _TIMEOUT],
         requestBody=_takes(event, {"type": "array", "items": event}, arrow=True, lines=True),
     )
 
@@ -347,7 +348,7 @@ def _about_records(described: Described) -> dict[str, Schema]:
                 "events and labels",
                 _ref("Labelled"),
                 operationId="label",
-                parameters=[named, _WAIT],
+                parameters=[named, _WAIT, _TIMEOUT],
                 requestBody=_takes(label, {"type": "array", "items": label}),
             )
         },
@@ -360,6 +361,7 @@ def _about_records(described: Described) -> dict[str, Schema]:
                 parameters=[
                     prediction,
                     _parameter("why", "query", {"enum": ["", "true", "1"]}, "Explain it") | {"allowEmptyValue": True},
+                    _TIMEOUT,
                 ],
             )
         },
@@ -418,6 +420,7 @@ def _inference(models: Sequence[str]) -> dict[str, Schema]:
         "Answers, each logged: request columns as tensors",
         "v2_infer",
         named,
+        _TIMEOUT,
         requestBody={
             "required": True,
             "content": {
@@ -506,4 +509,10 @@ _INFER: Schema = {
     "required": ["inputs"],
 }
 _INDEX: Schema = {"type": "object", "properties": {"ready": {"type": "boolean"}}}  # further fields say nothing
+_TIMEOUT = _parameter(
+    "X-Timeout-Ms",
+    "header",
+    {"type": "number", "exclusiveMinimum": 0, "maximum": 600_000},
+    "Milliseconds from its arrival in which an answer is of use",
+)
 _WAIT = _parameter("wait", "query", {"const": "applied"}, "Answer once the online features have the events")

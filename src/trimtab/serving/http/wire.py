@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from trimtab.serving.failures import NotApplied
 from trimtab.serving.problems import PROBLEM_TYPE, InvalidField, Refused, problem_of
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -177,7 +178,11 @@ def problem_reply(error: BaseException, path: str) -> Reply:
     """The problem detail of an error met at `path`."""
     problem = problem_of(error, path)
     headers: Headers = error.headers if isinstance(error, Refused) else ()
-    if problem.status in (429, 503) and all(name != b"retry-after" for name, _ in headers):
+    if (
+        problem.status in (429, 503)
+        and not isinstance(error, NotApplied)
+        and all(name != b"retry-after" for name, _ in headers)
+    ):
         headers = (*headers, (b"retry-after", b"1"))
     return Reply(problem.status, _encode(problem), PROBLEM_TYPE, headers)
 

@@ -13,6 +13,7 @@ import pytest
 
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving import HttpService
+from trimtab.serving.arms import Canary, Share
 from trimtab.serving.batching import LONGEST_WAIT_S, MOST_ROWS, BatchCosts, Batching, calls_by_size, measure_costs
 from trimtab.serving.degradation import Degrading, degrade
 from trimtab.serving.http.predicting import Waiting
@@ -81,18 +82,20 @@ def test_rows_of_one_turn_share_a_call_and_one_that_comes_alone_does_not_wait(mo
         batching: Batching[int, int] = Batching()
         batching.costs = BatchCosts(alone_s=600.0, together_s={8: 0.001})
         answers = gathered(calls)
-        assert await asyncio.wait_for(batching.join("v1", answers, 7), 30) == 70
-        futures = [batching.join("v1", answers, row) for row in range(5)]
+        assert await asyncio.wait_for(batching.join("v1", answers, 7).done, 30) == 70
+        futures = [batching.join("v1", answers, row).done for row in range(5)]
         assert await asyncio.gather(*futures) == [0, 10, 20, 30, 40]
         assert calls == [[7], [0, 1, 2, 3, 4]]
-        futures = [batching.join("v1", answers, row) for row in range(5)]  # as many as before: none waits for the clock
+        futures = [
+            batching.join("v1", answers, row).done for row in range(5)
+        ]  # as many as before: none waits for the clock
         await asyncio.wait_for(asyncio.gather(*futures), 30)
         assert calls[2:] == [[0, 1, 2, 3, 4]]
         batching.costs = BatchCosts(alone_s=0.01, together_s={8: 0.001})
-        fewer = batching.join("v1", answers, 1)  # than before: it waits, but not long
+        fewer = batching.join("v1", answers, 1).done  # than before: it waits, but not long
         assert await asyncio.wait_for(fewer, 30) == 10
         batching.costs = BatchCosts(alone_s=600.0, together_s={8: 0.001})
-        assert await asyncio.wait_for(batching.join("v1", answers, 2), 30) == 20
+        assert await asyncio.wait_for(batching.join("v1", answers, 2).done, 30) == 20
         assert batching.calls == {1: 3, 5: 2}
         assert batching.rows == 13
 
@@ -105,8 +108,8 @@ def test_a_batch_is_never_larger_than_allowed_and_versions_are_not_mixed() -> No
         calls: list[list[int]] = []
         other: list[list[int]] = []
         batching: Batching[int, int] = Batching()
-        futures = [batching.join("v1", gathered(calls), row) for row in range(MOST_ROWS + 6)]
-        futures += [batching.join("v2", gathered(other), row) for row in range(3)]
+        futures = [batching.join("v1", gathered(calls), row).done for row in range(MOST_ROWS + 6)]
+        futures += [batching.join("v2", gathered(other), row).done for row in range(3)]
         assert await asyncio.gather(*futures) == [10 * n for n in (*range(MOST_ROWS + 6), *range(3))]
         assert [*map(len, calls)] == [MOST_ROWS, 6]
         assert other == [[0, 1, 2]]
@@ -118,7 +121,9 @@ def test_one_row_that_cannot_be_answered_takes_no_other_with_it() -> None:
     async def ask() -> None:
         batching: Batching[int, int] = Batching()
         answers = gathered([], fails=[3])
-        found = await asyncio.gather(*(batching.join("v", answers, row) for row in range(6)), return_exceptions=True)
+        found = await asyncio.gather(
+            *(batching.join("v", answers, row).done for row in range(6)), return_exceptions=True
+        )
         assert [one for one in found if not isinstance(one, Exception)] == [0, 10, 20, 40, 50]
         assert str(found[3]) == "cannot answer [3]"
 
@@ -130,10 +135,24 @@ def test_what_is_no_rows_fault_is_asked_once_for_all() -> None:
         calls: list[list[int]] = []
         batching: Batching[int, int] = Batching(lambda error: isinstance(error, ValueError))
         answers = gathered(calls, fails=[3])
-        found = await asyncio.gather(*(batching.join("v", answers, row) for row in range(6)), return_exceptions=True)
+        found = await asyncio.gather(
+            *(batching.join("v", answers, row).done for row in range(6)), return_exceptions=True
+        )
         assert {str(one) for one in found} == {"cannot answer [3]"}
         assert calls == [[*range(6)]]
         assert batching.calls == {6: 1}
+
+    asyncio.run(ask())
+
+
+def test_each_row_knows_when_its_own_call_began() -> None:
+    async def ask() -> None:
+        batching: Batching[int, int] = Batching()
+        first = batching.join("v", gathered([]), 1)
+        assert await first.done == 10
+        began_s = first.began_s
+        await batching.join("v", gathered([]), 2).done
+        assert first.joined_s <= first.began_s == began_s
 
     asyncio.run(ask())
 
@@ -142,7 +161,7 @@ def test_askers_that_go_away_are_not_answered_and_hold_up_nobody() -> None:
     async def ask() -> None:
         calls: list[list[int]] = []
         batching: Batching[int, int] = Batching()
-        futures = [batching.join("v", gathered(calls), row) for row in range(4)]
+        futures = [batching.join("v", gathered(calls), row).done for row in range(4)]
         futures[1].cancel()
         assert await asyncio.gather(*futures, return_exceptions=True) != []
         assert calls == [[0, 2, 3]]
@@ -161,7 +180,7 @@ def test_of_many_askers_each_gets_its_own_answer_once_in_whatever_order_they_com
         async def one(number: int) -> None:
             for turn in range(20):
                 await asyncio.sleep(draw.choice([0.0, 0.0, 0.0005]))
-                assert await batching.join("v", answers, 100 * number + turn) == 10 * (100 * number + turn)
+                assert await batching.join("v", answers, 100 * number + turn).done == 10 * (100 * number + turn)
 
         await asyncio.gather(*map(one, range(16)))
         assert sorted(row for rows in calls for row in rows) == [
@@ -294,3 +313,31 @@ def test_the_parts_of_a_shared_call_are_those_of_its_requests(shop: Any) -> None
         (taken_s,) = re.findall(rf'trimtab_latency_seconds_sum{{model="late",stage="{part}"}} (\S+)', text)
         assert int(count) == 16
         assert float(taken_s) >= 16 * 0.0005
+
+
+class Choosy(Slow):
+    """A model that answers all but one."""
+
+    def predict_row(self, row: list[float]) -> float:
+        return float(self.predict(np.array([row]))[0])
+
+    def predict(self, matrix: Any) -> Any:
+        if np.isclose(matrix, np.log1p(3.0)).any():  # of the basket
+            raise ValueError("not this one")
+        return super().predict(matrix)
+
+
+@pytest.mark.parametrize("canary", [False, True])
+def test_who_shares_a_call_with_a_row_that_cannot_be_answered_gets_his_own_answer(shop: Any, canary: bool) -> None:
+    """All were given makeshift answers, or those of the version in service, for one row of somebody else."""
+    shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
+    scorer = Choosy()
+    shop.endpoint.swap(shop.answerer(scorer=Slow() if canary else scorer))
+    if canary:
+        its = shop.answerer(number=2, scorer=scorer)
+        its.served = msgspec.structs.replace(its.served, arm="canary")
+        shop.endpoint.know(its.served)
+        shop.endpoint.canary = Canary(its, Share("late", 1.0, ["user"]))
+    found, _ = batched(shop, 6)
+    wrong = ["canary_failed"] if canary else ["model_failed", "rule"]
+    assert [one["flags"] for one in found] == [wrong if n == 3 else [] for n in range(6)]

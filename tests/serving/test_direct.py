@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -231,6 +232,150 @@ def test_what_is_refused_before_it_is_read_says_so_as_its_address_does(running: 
             assert (status, headers["connection"]) == (400, "close")
             assert "host" in said[field].lower()
             assert ("title" in said) == (field == "detail")
+
+
+MANY = json.dumps({"rows": [ROW] * 65}).encode()  # more than are answered at once
+LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def under_way(port: int) -> int:
+    found = [line for line in metrics(port).splitlines() if 'under_way{kind="predict"}' in line]
+    return int(found[0].rsplit(" ")[-1])
+
+
+@pytest.mark.parametrize("headers", [{}, {"x_request_id": "one"}])
+def test_a_connection_that_ends_while_it_is_answered_counts_no_more(running: Any, headers: dict[str, str]) -> None:
+    """Each such connection took away one from how many may be under way, and in the end all were refused."""
+    for _ in range(10):
+        with Connection(running.port) as connection:
+            connection.send(message(MANY, **headers) + LIVE + b"garbage\r\n\r\n")
+        with Connection(running.port) as connection:
+            connection.send(message(MANY, **headers) + LIVE)
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until_s = time.monotonic() + 30
+    while under_way(running.port):
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    with Connection(running.port) as connection:
+        connection.send(message())
+        assert connection.answer()[0] == 200
+
+
+def test_what_cannot_be_read_is_refused_after_what_came_before_and_counted(running: Any) -> None:
+    counted = 'trimtab_requests_total{route="other",model="",status="400"} '
+    before = [line for line in metrics(running.port).splitlines() if line.startswith(counted)]
+    for wrong in (message().replace(b"host: x\r\n", b""), b"garbage\r\n\r\n"):
+        with Connection(running.port) as connection:
+            connection.send(message(MANY) + wrong)
+            status, _, answer = connection.answer()
+            assert (status, len(answer["predictions"])) == (200, 65)
+            assert connection.answer()[0] == 400
+            assert connection.ended()
+    after = [line for line in metrics(running.port).splitlines() if line.startswith(counted)]
+    assert float(after[0].rsplit(" ")[-1]) == 2 + (float(before[0].rsplit(" ")[-1]) if before else 0)
+
+
+@pytest.mark.parametrize("trailer", [b"a: b\r\n" * 500, b"a" * 3_000])
+def test_trailers_do_not_go_on_for_ever(running: Any, trailer: bytes) -> None:
+    """They were kept, all of them, of a request that anybody may make."""
+    with Connection(running.port) as connection:
+        connection.send(LIVE.replace(b"host: x", b"host: x\r\ntransfer-encoding: chunked") + b"0\r\n")
+        assert connection.answer()[0] == 200
+        with suppress(ConnectionError):
+            for _ in range(200):
+                connection.send(trailer)
+                time.sleep(0.001)
+        assert connection.ended()
+
+
+def test_a_trailer_is_no_header(running: Any) -> None:
+    body = b"%x\r\n%b\r\n0\r\nx-request-id: late\r\n\r\n" % (len(BODY), BODY)
+    with Connection(running.port) as connection:
+        sent = message(b"").replace(b"content-length: 0", b"transfer-encoding: chunked")
+        connection.send(sent + body)
+        status, headers, _ = connection.answer()
+        assert (status, headers.get("x-request-id")) == (200, None)
+
+
+def test_a_connection_that_was_reset_leaves_no_timer(shop: Any) -> None:
+    service = HttpService([shop.endpoint], shop.log)
+    there: list[DirectProtocol] = []
+
+    async def ask() -> None:
+        config = uvicorn.Config(service, loop="none", ws="none", lifespan="off", log_config=None)
+        one = partial(DirectProtocol, service, {}, Outbox(), config=config, server_state=ServerState(), app_state={})
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: there.append(one()) or there[-1], "127.0.0.1", 0
+        )
+        with Connection(listening.sockets[0].getsockname()[1]) as asker:
+            asker.send(message(expect="x")[:-5])
+            while not there or there[0].cycle is None:
+                await asyncio.sleep(0.001)
+            assert there[0].timeout_keep_alive_task is not None
+            asker.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while there[0].parser is not None:
+            await asyncio.sleep(0.001)
+        there[0].timeout_keep_alive_handler()  # as a timer does that has just begun
+        assert there[0].timeout_keep_alive_task is None
+        listening.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(ask(), 30))
+    finally:
+        service.close()
+
+
+def asgi(service: HttpService, send: Any, **more: Any) -> Any:
+    """One predict request the usual way."""
+    headers = [
+        (b"host", b"x"),
+        *((name.replace("_", "-").encode(), value) for name, value in more.pop("named").items()),
+    ]
+    scope = {"type": "http", "method": "POST", "path": PREDICT, "query_string": b"", "headers": headers, **more}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    return service(scope, receive, send)
+
+
+def test_who_takes_long_to_read_an_answer_is_not_under_way(shop: Any) -> None:
+    service = HttpService([shop.endpoint], shop.log)
+
+    async def ask() -> None:
+        async def never(message: Any) -> None:
+            await asyncio.sleep(60)
+
+        task = asyncio.create_task(asgi(service, never, named={}))
+        while not service.predictors["late"].requests:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert service.turns.under_way == 0
+        task.cancel()
+
+    try:
+        asyncio.run(ask())
+    finally:
+        service.close()
+
+
+def test_a_deadline_counts_from_when_the_request_arrived(shop: Any) -> None:
+    """A request behind another one on its connection had all of its time once that was answered."""
+    service, sent = HttpService([shop.endpoint], shop.log), []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("status"))
+
+    async def ask() -> None:
+        for waited_s in (0.0, 1.0):
+            heard_s = time.perf_counter() - waited_s
+            await asgi(service, send, heard_s=heard_s, named={"x_timeout_ms": b"500"})
+
+    try:
+        asyncio.run(ask())
+    finally:
+        service.close()
+    assert [status for status in sent if status] == [200, 504]
 
 
 def test_nonsense_after_an_answer_ends_that_connection_only(running: Any) -> None:

@@ -84,6 +84,17 @@ def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], floa
     return BatchCosts(alone_s=alone_s, together_s=together_s)
 
 
+class Joined(Generic[_Row, _Answer]):
+    """A row that shares a call: its answer is there once `done` is, which raises what answering it alone raised."""
+
+    def __init__(self, group: object, answers: _Answers, row: _Row, done: asyncio.Future[_Answer]) -> None:
+        self.group = group
+        self.answers = answers
+        self.row = row
+        self.done = done
+        self.joined_s = self.began_s = perf_counter()  # when the call began, once it has
+
+
 class Batching(Generic[_Row, _Answer]):
     """Gathers single rows of one event loop, and lets each have its answer of a common call.
 
@@ -101,8 +112,7 @@ class Batching(Generic[_Row, _Answer]):
         self.costs = BatchCosts(alone_s=0.0)
         self.calls: dict[int, int] = {}  # by how many rows they answered
         self.waited_s = 0.0  # by all rows
-        self.began_s = 0.0  # when the last call began, by `perf_counter`
-        self._gathered: list[tuple[object, _Answers, _Row, asyncio.Future[_Answer], float]] = []
+        self._gathered: list[Joined[_Row, _Answer]] = []
         self._expected = 1  # rows of the last batch
         self._timer: asyncio.Handle | None = None
 
@@ -111,8 +121,8 @@ class Batching(Generic[_Row, _Answer]):
         """How many rows were answered."""
         return sum(rows * calls for rows, calls in self.calls.items())
 
-    def join(self, group: object, answers: _Answers, row: _Row) -> asyncio.Future[_Answer]:
-        """A future of the answer to `row`; it raises what answering it alone raised.
+    def join(self, group: object, answers: _Answers, row: _Row) -> Joined[_Row, _Answer]:
+        """Have `row` answered by the next call.
 
         Args:
             group: What answers: only rows of one and the same are answered together.
@@ -120,8 +130,8 @@ class Batching(Generic[_Row, _Answer]):
             row: One.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[_Answer] = loop.create_future()
-        self._gathered.append((group, answers, row, done, perf_counter()))
+        one: Joined[_Row, _Answer] = Joined(group, answers, row, loop.create_future())
+        self._gathered.append(one)
         count = len(self._gathered)
         if count >= MOST_ROWS:
             self._flush()
@@ -129,7 +139,7 @@ class Batching(Generic[_Row, _Answer]):
             self._set(loop.call_soon(self._look, loop, count, _LOOKS))
         elif count == 1:
             self._set(loop.call_later(self.costs.wait_s, self._flush))
-        return done
+        return one
 
     def _set(self, timer: asyncio.Handle | None) -> None:
         if self._timer is not None:
@@ -146,33 +156,34 @@ class Batching(Generic[_Row, _Answer]):
     def _flush(self) -> None:
         self._set(None)
         gathered, self._gathered = self._gathered, []
-        waiting = [one for one in gathered if not one[3].done()]  # the asker of another may have gone
+        waiting = [one for one in gathered if not one.done.done()]  # the asker of another may have gone
         self._expected = max(1, len(waiting))
-        now = self.began_s = perf_counter()
-        groups: dict[int, list[tuple[object, _Answers, _Row, asyncio.Future[_Answer], float]]] = {}
+        now_s = perf_counter()
+        groups: dict[int, list[Joined[_Row, _Answer]]] = {}
         for one in waiting:
-            self.waited_s += now - one[4]
-            groups.setdefault(id(one[0]), []).append(one)
+            self.waited_s += now_s - one.joined_s
+            one.began_s = now_s
+            groups.setdefault(id(one.group), []).append(one)
         for together in groups.values():
             self._answer(together)
 
-    def _answer(self, together: list[tuple[object, _Answers, _Row, asyncio.Future[_Answer], float]]) -> None:
+    def _answer(self, together: list[Joined[_Row, _Answer]]) -> None:
         try:
-            found = together[0][1]([one[2] for one in together])
+            found = together[0].answers([one.row for one in together])
         except Exception as error:  # whatever a model raises: each asker hears of its own row
             if len(together) > 1 and not self._of_all(error):
                 for one in together:
                     self._answer([one])
                 return
             self._count(together)
-            for _, _, _, done, _ in together:
-                if not done.done():
-                    done.set_exception(error)
+            for one in together:
+                if not one.done.done():
+                    one.done.set_exception(error)
             return
         self._count(together)
-        for (_, _, _, done, _), answer in zip(together, found, strict=True):
-            if not done.done():
-                done.set_result(answer)
+        for one, answer in zip(together, found, strict=True):
+            if not one.done.done():
+                one.done.set_result(answer)
 
     def _count(self, together: Sequence[object]) -> None:
         self.calls[len(together)] = self.calls.get(len(together), 0) + 1

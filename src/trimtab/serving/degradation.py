@@ -19,7 +19,7 @@ from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, R
 from trimtab.core.time import duration_us
 from trimtab.serving.answering import Answerer
 from trimtab.serving.breaker import GuardedReads
-from trimtab.serving.failures import Late
+from trimtab.serving.failures import Late, is_of_all
 from trimtab.serving.request_rows import Row
 from trimtab.serving.seldom import Seldom
 
@@ -131,9 +131,17 @@ class Degrading:
         return heard_s + min(self._after_s, timeout_s)
 
     def predict(
-        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+        *,
+        shared: bool = False,
     ) -> list[Prediction]:
         """Predictions for checked rows, makeshift where they must be.
+
+        With `shared`, what may be the fault of one row is raised, and each is to be asked alone.
 
         Raises:
             Exception: What failed, when the policy has nothing to answer instead.
@@ -144,11 +152,15 @@ class Degrading:
         try:
             inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
         except Exception as error:  # of the store, or of a function of the user's that computes a feature
+            if shared and not is_of_all(error):
+                raise
             why = LATE if isinstance(error, Late) else _FEATURES_FAILED
             return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
         except Exception as error:  # whatever a user's model raises
+            if shared:
+                raise
             until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
             return self._instead(answerer, rows, now_us, (*flags, _MODEL_FAILED), error, until_s)
         if self.policy.last_answer_us is not None:

@@ -175,15 +175,30 @@ class Endpoint:
         ]
 
     def prepare(
-        self, answerer: Answerer, rows: Sequence[Row], at_us: int | None, deadline_s: float | None = None
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        at_us: int | None,
+        deadline_s: float | None = None,
+        *,
+        shared: bool = False,
     ) -> Sequence[Prepared]:
-        """An answer to each checked row; the predictions among them are not logged yet."""
+        """An answer to each checked row; the predictions among them are not logged yet.
+
+        Args:
+            answerer: The version that answers.
+            rows: What is asked.
+            at_us: The moment they ask about; None: now.
+            deadline_s: Until when (`perf_counter`) the answers are of use.
+            shared: Several requests are asked together: what may be the fault of one is raised, so that each is asked
+                alone, and no other is answered by a makeshift.
+        """
         self.uses += 1
         if at_us is not None:
             return answerer.predict(rows, at_us=at_us)
         precomputed = self.precomputed  # read once: another thread may take it away
         if precomputed is None:
-            return self._predict(answerer, rows, (), deadline_s)
+            return self._predict(answerer, rows, (), deadline_s, shared)
         now_us = answerer.now_us()
         key, version = answerer.rows.request.key, answerer.served.version
         looked = [self._look_up(precomputed, row, str(row[key]), version, now_us) for row in rows]
@@ -193,7 +208,7 @@ class Endpoint:
         prepared = [one.answer for one in looked]
         for state in ("stale", "missing"):
             places = [n for n, one in enumerate(looked) if one.state == state]
-            made = self._predict(answerer, [rows[n] for n in places], (f"precomputed_{state}",), deadline_s)
+            made = self._predict(answerer, [rows[n] for n in places], (f"precomputed_{state}",), deadline_s, shared)
             for n, prediction in zip(places, made, strict=True):
                 prepared[n] = prediction
         return prepared
@@ -214,19 +229,19 @@ class Endpoint:
         return shown(prediction, served)
 
     def _predict(
-        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None
+        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None, shared: bool
     ) -> list[Prediction]:
         canary = self.canary
         if canary is not None and rows:
-            return self._split(canary, answerer, rows, flags, deadline_s)
-        return self._predict_here(answerer, rows, flags, deadline_s)
+            return self._split(canary, answerer, rows, flags, deadline_s, shared)
+        return self._predict_here(answerer, rows, flags, deadline_s, shared)
 
     def _predict_here(
-        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None
+        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None, shared: bool
     ) -> list[Prediction]:
         if self.degrading is None or not rows:
             return answerer.predict(rows, flags=flags, deadline_s=deadline_s)
-        return self.degrading.predict(answerer, rows, flags, deadline_s)
+        return self.degrading.predict(answerer, rows, flags, deadline_s, shared=shared)
 
     def _split(
         self,
@@ -235,6 +250,7 @@ class Endpoint:
         rows: Sequence[Row],
         flags: tuple[str, ...],
         deadline_s: float | None,
+        shared: bool,
     ) -> list[Prediction]:
         """Predictions of the canary for its share, of the version in service for the rest and where that fails."""
         taken, its = [True] * len(rows), rows  # where nobody can say whose they are
@@ -245,10 +261,12 @@ class Endpoint:
         except Late:  # no failure of the canary's, and the policy has had its turn
             raise
         except Exception as error:  # whatever a user's model raises
+            if shared and not is_of_all(error):
+                raise
             self._seldom.warning(f"{canary.answerer.served.label} (canary)", error)
-            theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s)
+            theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s, shared)
         rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
-        made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s))}
+        made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s, shared))}
         return [next(made[mine]) for mine in taken]
 
     def _by_canary(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from trimtab.core.errors import Corrupt, Unavailable
+from trimtab.core.errors import Unavailable
 
 
 class Late(Unavailable):
@@ -35,8 +35,11 @@ def not_applied(why: str) -> NotApplied:
 
 
 def is_of_all(error: Exception) -> bool:
-    """Whether a call failed by no row's fault: the time was over, or the store could not be read."""
-    return isinstance(error, Unavailable | Corrupt) and not isinstance(error, ModelFailed)
+    """Whether a call failed by no row's fault: the time was over, or the store cannot be read.
+
+    What is damaged may be what is stored of one entity.
+    """
+    return isinstance(error, Unavailable) and not isinstance(error, ModelFailed)
 
 
 def check_deadline(deadline_s: float | None) -> None:

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.access import Access
@@ -23,7 +23,6 @@ from trimtab.serving.http.outbox import Outbox
 from trimtab.serving.http.predicting import Predictor, Waiting
 from trimtab.serving.http.turns import Turns
 from trimtab.serving.http.wire import JSON_TYPE, NO_GUESSING, TIMEOUT, Reply, timeout_of, too_large
-from trimtab.serving.inference.rest import failure_reply
 from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
@@ -81,6 +80,10 @@ class Direct(Protocol):
         """What is answered to a request that is one too many."""
         ...
 
+    def refused(self, error: Refused, path: str) -> Reply:
+        """What is answered to what cannot be read as a request."""
+        ...
+
 
 class DirectProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a shorter way for whole predict requests; one object a connection."""
@@ -109,17 +112,24 @@ class DirectProtocol(HttpToolsProtocol):
         self._timeout_s: float | None = None  # of the request that is being parsed
         self._named = False  # whether its answer carries an id
         self._exchange: Exchange | None = None  # of the request that is being taken
+        self._under: _Under | None = None  # the last one that was answered later on the direct way
+        self._running: RequestResponseCycle | None = None  # the last one that was begun on the usual way
+        self._refusal: Refused | None = None  # what is answered once all before it is: nothing is read any more
+        self._body_came = False  # of a body, with what arrived last
+        self._beside_bytes = 0  # that have arrived since, and are neither body nor an end: trailers
 
     # -- what the parser says -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         before_s, self._heard_s = self._heard_s, perf_counter()
         if not self._open:
             if self._is_known(data):
                 return
             self._data = data
             self._began = False
-        self._ended = False
+        self._ended = self._body_came = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -133,6 +143,8 @@ class DirectProtocol(HttpToolsProtocol):
         elif self._head_bytes >= 0:
             if not self._ended:  # else most of it may belong to what came before the head
                 self._bound_head(len(data))
+        elif self._open:
+            self._bound_trailers(len(data))
         elif not self._began:
             self._heard_s = before_s  # line ends between requests ask nothing
 
@@ -167,8 +179,12 @@ class DirectProtocol(HttpToolsProtocol):
         self._head_s = self._heard_s
         self._began = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_bytes >= 0:  # else it is a trailer, and nothing here heeds one
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._head_bytes = -1
+        self._head_bytes, self._beside_bytes = -1, 0
         if self.parser.should_upgrade():
             return  # the parser stops here, with `HttpParserUpgrade`
         self._check_host()
@@ -186,6 +202,7 @@ class DirectProtocol(HttpToolsProtocol):
             raise Misuse(f"its head has {hosts} lines Host, and needed is one")
 
     def on_body(self, body: bytes) -> None:
+        self._body_came = True
         if self._predictor is None:
             super().on_body(body)
         else:
@@ -283,6 +300,7 @@ class DirectProtocol(HttpToolsProtocol):
         """Answer a request that had to queue."""
         if cycle.disconnected:
             self._turns.under_way -= 1
+            cycle.response_complete = True
             self._hung_up(cycle.exchange)
             return
         begun_s = perf_counter()
@@ -308,6 +326,8 @@ class DirectProtocol(HttpToolsProtocol):
 
     def _leave(self, answer: bytes | Reply, cycle: _Under, begun_s: float) -> None:
         """Send an answer that had to wait; what was asked meanwhile on this connection has its turn."""
+        self._turns.under_way -= 1
+        self._turns.answered(cycle.heard_s, begun_s, waited=True)
         cycle.response_complete = True
         if cycle.disconnected:
             self._hung_up(cycle.exchange)
@@ -317,8 +337,8 @@ class DirectProtocol(HttpToolsProtocol):
             self._outbox.put(self.transport, _OK % (len(answer), answer))
         else:
             self._write(Reply(200, answer), keep_alive=cycle.keep_alive, exchange=cycle.exchange)
-        self._turns.under_way -= 1
-        self._turns.answered(cycle.heard_s, begun_s, waited=True)
+        if self._refuse_last():
+            return
         if self.pipeline:
             self.on_response_complete()
         else:
@@ -334,6 +354,7 @@ class DirectProtocol(HttpToolsProtocol):
     def _wait(self, predictor: Predictor, heard_s: float, body: bytes = b"") -> _Under:
         """The request at hand is answered later: requests behind it on this connection queue."""
         cycle = _Under(self, predictor, heard_s, body)
+        self._under = cycle
         self.cycle = cycle  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         return cycle
 
@@ -342,6 +363,9 @@ class DirectProtocol(HttpToolsProtocol):
             self._watch.end(exchange, 0, 0)
 
     def _write(self, reply: Reply, *, keep_alive: bool, exchange: Exchange | None) -> None:
+        if self.transport.is_closing():
+            self._hung_up(exchange)
+            return
         head = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
         head += [b"\r\n", _NO_GUESSING, b"content-length: %d\r\n" % len(reply.body)]
         named = () if exchange is None else exchange.named
@@ -394,9 +418,33 @@ class DirectProtocol(HttpToolsProtocol):
         self._refuse_all(Refused(400, msg, headers=_CLOSE))
 
     def _refuse_all(self, refused: Refused) -> None:
-        """Answer what this connection will never ask properly, and close it."""
+        """Answer what this connection will never ask properly, once all before it is answered, and close it."""
+        self._refusal = refused
+        self._refuse_last()
+
+    def _refuse_last(self) -> bool:
+        """Give the refusal that ends this connection, if there is one and it has its turn; whether it was given."""
+        refused = self._refusal
+        if refused is None or self.transport.is_closing():
+            return False
+        if self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
+            self.flow.pause_reading()
+            return False
         path = self.url.partition(b"?")[0].decode("latin-1")[:_LONGEST_TOLD]
-        self._write(failure_reply(refused, path), keep_alive=False, exchange=None)
+        headers = self.headers or []
+        exchange = begun(self._watch, self._heard_s, "-", path, headers, self.client)  # its method may not be read yet
+        self._write(self._direct.refused(refused, path), keep_alive=False, exchange=exchange)
+        return True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._refuse_last()
+
+    def _bound_trailers(self, more_bytes: int) -> None:
+        """Close a connection whose message does not end, and has no body: it is answered by now, or never will be."""
+        self._beside_bytes = 0 if self._body_came else self._beside_bytes + more_bytes
+        if self._beside_bytes > _LONGEST_HEAD_BYTES:
+            self.transport.close()
 
     def _bound_head(self, more_bytes: int) -> None:
         """Refuse a head that grows and does not end."""
@@ -410,6 +458,19 @@ class DirectProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._heard_s = perf_counter()
         self._look_later(self.timeout_keep_alive)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()  # uvicorn leaves it after an error
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        for cycle in (self._under, self._running):  # uvicorn tells the newest only
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         """The service ends: what is asked in this moment is still answered, and told that nothing more will be."""
@@ -431,6 +492,8 @@ class DirectProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if it has been silent for long: one timer looks now and then, none is set a request."""
         self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
+            return
         now_s = perf_counter()
         silent_s = now_s - self._heard_s
         if self.cycle is not None and not self.cycle.response_complete:

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from trimtab.core.records import Prediction
 from trimtab.features.frames import REASONS
 from trimtab.serving.answering import NO_VIEW, Answerer
-from trimtab.serving.batching import Batching
+from trimtab.serving.batching import Joined
 from trimtab.serving.commit import GroupCommit
 from trimtab.serving.degradation import LATE
 from trimtab.serving.endpoint import Endpoint, Prepared, Timed
@@ -42,6 +42,8 @@ _LOADING = "the version is still being loaded. Ask again in a moment, or give it
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
+Shared: TypeAlias = "Joined[Timed, Prepared]"  # a row that shares a call with those of other requests
+
 
 class PredictFigures:
     """What is counted about predictions; each model's series are bound once, so that counting costs next to nothing."""
@@ -59,9 +61,7 @@ class Waiting:
     `shared` is whose call it shares with others, where it does.
     """
 
-    def __init__(
-        self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Batching[Any, Any] | None = None
-    ) -> None:
+    def __init__(self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Shared | None = None) -> None:
         self.done = done
         self.shared = shared
         self._answer = answer
@@ -156,7 +156,7 @@ class Predictor:
         if len(rows) > self._rows_inline or asked.at_us is not None:
             return _later(self._answer(version, asked, times, deadline_s, exchange))
         if (joined := self._join(version, rows, deadline_s)) is not None:
-            return _later(self._answer(version, asked, times, deadline_s, exchange, joined=joined), endpoint.batched)
+            return _later(self._answer(version, asked, times, deadline_s, exchange, joined=joined), joined)
         answerer = self._timed(version, exchange)
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
@@ -185,7 +185,7 @@ class Predictor:
         deadline_s: float | None,
         exchange: Exchange | None,
         *,
-        joined: asyncio.Future[Prepared] | None = None,
+        joined: Shared | None = None,
         begun: bool = False,
     ) -> bytes:
         """The body of an answer that is not made at once; `joined` is what a call that others share gives."""
@@ -283,10 +283,8 @@ class Predictor:
         unsampled = self.endpoint.uses & _SAMPLED
         return version if unsampled and exchange is None else TimedAnswerer(version, exchange, sampled=not unsampled)
 
-    def _join(
-        self, version: Answerer, rows: Sequence[Row], deadline_s: float | None
-    ) -> asyncio.Future[Prepared] | None:
-        """The answer to one row by a call that others share, where that pays; None: it is to be answered by itself.
+    def _join(self, version: Answerer, rows: Sequence[Row], deadline_s: float | None) -> Shared | None:
+        """Have one row answered by a call that others share, where that pays; None: it is to be answered by itself.
 
         A row whose time is over shares none, for what is answered then is its own.
         """
@@ -301,14 +299,15 @@ class Predictor:
         timed = TimedAnswerer(version, None, sampled=False)
         try:
             rows = [row for row, _ in asked]
-            return self.endpoint.prepare(timed, rows, None, None if math.inf in until_s else max(until_s))
+            last_s = None if math.inf in until_s else max(until_s)
+            return self.endpoint.prepare(timed, rows, None, last_s, shared=len(rows) > 1)
         finally:
             self._shared = timed
 
-    async def _joined(self, joined: asyncio.Future[Prepared], answerer: Answerer) -> Sequence[Prepared]:
+    async def _joined(self, joined: Shared, answerer: Answerer) -> Sequence[Prepared]:
         """The answer to one row that shared a call, and what the parts of that took."""
         try:
-            return [await joined]
+            return [await joined.done]
         finally:  # no other call comes between its end and who waited for it
             if isinstance(answerer, TimedAnswerer) and self._shared is not None:
                 answerer.take_times(self._shared)
@@ -448,6 +447,6 @@ def _until(deadline_s: float | None) -> asyncio.Timeout:
     return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))
 
 
-def _later(answer: Coroutine[Any, Any, bytes], shared: Batching[Any, Any] | None = None) -> Waiting:
+def _later(answer: Coroutine[Any, Any, bytes], shared: Shared | None = None) -> Waiting:
     task = asyncio.get_running_loop().create_task(answer)
     return Waiting(task, task.result, shared)

@@ -226,7 +226,7 @@ class HttpService:
         self.threads.close(left_s, self._hurried)
 
     async def _predict(self, predictor: Predictor, scope: Scope, receive: Receive, send: Send) -> None:
-        heard_s = perf_counter()
+        heard_s = scope.get("heard_s") or perf_counter()
         exchange = self._begun(scope, heard_s)
         if exchange is None:
             await self._answer(predictor, scope, receive, send, heard_s, None)
@@ -250,44 +250,43 @@ class HttpService:
         heard_s: float,
         exchange: Exchange | None,
     ) -> None:
-        turns = self.turns
         try:
-            who = self.access.let_in(scope["headers"], "predict")
-            if exchange is not None:
-                exchange.key = who
-        except Refused as error:
-            await respond(send, self.failed(predictor, error, exchange))
+            reply = await self._reply(predictor, scope, receive, heard_s, exchange)
+        except Gone:
+            self._requests.add("predict", predictor.endpoint.name, "gone")
             return
-        taken, read_s, begun_s = False, 0.0, 0.0
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self._end_s is None:
+                raise
+            reply = self.failed(predictor, error, exchange)
+        await respond(send, reply)  # it is counted off by now: its asker may take long to read it
+
+    async def _reply(
+        self, predictor: Predictor, scope: Scope, receive: Receive, heard_s: float, exchange: Exchange | None
+    ) -> Reply:
+        """What is answered to a predict request that comes the usual way."""
+        turns = self.turns
+        who = self.access.let_in(scope["headers"], "predict")
+        if exchange is not None:
+            exchange.key = who
+        kind = check_media_type(scope, _PREDICT_TYPES)
+        timeout_s = asked_timeout(scope)
+        body = await whole_body(scope, receive, self._body_bytes, self.limits.body_timeout_s)
+        if turns.full():
+            return self.overloaded(predictor)
+        read_s = await turns.turn()  # how long it was on its way is no wait for others
+        begun_s = perf_counter()
         try:
-            kind = check_media_type(scope, _PREDICT_TYPES)
-            timeout_s = asked_timeout(scope)
-            body = await whole_body(scope, receive, self._body_bytes, self.limits.body_timeout_s)
-            if turns.full():
-                await respond(send, self.overloaded(predictor))
-                return
-            read_s = await turns.turn()  # how long it was on its way is no wait for others
-            taken, begun_s = True, perf_counter()
             if kind == ARROW_TYPE:
-                await respond(send, await self._answer_arrow(predictor, body, scope, heard_s, timeout_s))
-                return
+                return await self._answer_arrow(predictor, body, scope, heard_s, timeout_s)
             answer = predictor.take(body, heard_s, timeout_s, exchange)
             if isinstance(answer, Waiting):
                 await answer.done
                 begun_s, answer = answer.begun_s(begun_s), answer.answer()
-            await respond(send, Reply(200, answer))
-        except Gone:
-            self._requests.add("predict", predictor.endpoint.name, "gone")
-        except asyncio.CancelledError as error:
-            if self._end_s is None:
-                raise
-            await respond(send, self.failed(predictor, error, exchange))
-        except Exception as error:
-            await respond(send, self.failed(predictor, error, exchange))
+            return Reply(200, answer)
         finally:
-            if taken:
-                turns.under_way -= 1
-                turns.answered(read_s, begun_s, waited=True)
+            turns.under_way -= 1
+            turns.answered(read_s, begun_s, waited=True)
 
     async def _answer_arrow(
         self, predictor: Predictor, body: bytes, scope: Scope, heard_s: float, timeout_s: float | None
@@ -308,6 +307,10 @@ class HttpService:
         about = "POST" if exchange is None else f"POST (request {exchange.request_id})"
         return self._failed(error, about, predictor.path, "predict", predictor.endpoint.name)
 
+    def refused(self, error: Refused, path: str) -> Reply:
+        """What is answered to what cannot be read as a request; counted."""
+        return self._failed(error, "-", path, "other")
+
     def count(self, route: str, status: str, model: str) -> None:
         """Count a request that came another way; a model that is not served is not named."""
         self._requests.add(route, self._known(model), status)
@@ -325,7 +328,7 @@ class HttpService:
         return reply
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = perf_counter()
+        started = scope.get("heard_s") or perf_counter()
         path, method = scope["path"], scope["method"]
         route, model = "other", ""
         exchange = None if self.watch is None else self._begun(scope, started)

@@ -117,14 +117,16 @@ class Turns:
         now_s = perf_counter()
         until_s = now_s + _SLICE_S
         queue = self._queue
-        while queue and now_s < until_s:
-            queued_s, work = queue.popleft()
-            if not self._answered & _SAMPLED and self.queued_s is not None:
-                self.queued_s(now_s - queued_s)
-            if work():
-                break
-            now_s = perf_counter()
-        if queue:
-            asyncio.get_running_loop().call_soon(self._go_on)
-        else:
-            self._burst_s = perf_counter()
+        try:
+            while queue and now_s < until_s:
+                queued_s, work = queue.popleft()
+                if not self._answered & _SAMPLED and self.queued_s is not None:
+                    self.queued_s(now_s - queued_s)
+                if work():
+                    break
+                now_s = perf_counter()
+        finally:  # whatever one raised, the others have their turn
+            if queue:
+                asyncio.get_running_loop().call_soon(self._go_on)
+            else:
+                self._burst_s = perf_counter()

@@ -35,7 +35,7 @@ from trimtab.serving.inference.described import (
     metadata,
     version_number,
 )
-from trimtab.serving.inference.request_columns import checked_count, rows_of
+from trimtab.serving.inference.request_columns import check_names, checked_count, rows_of
 from trimtab.serving.inference.statistics import ModelStatistics, show_statistics, statistics_told
 from trimtab.serving.inference.tensors import InputTensor, OutputTensor
 from trimtab.serving.metrics import Metrics
@@ -49,7 +49,7 @@ NO_LOADING = (
     "(trimtab promote, trimtab rollback)."
 )
 _TIMEOUT = "timeout"  # a parameter: after how many microseconds nobody waits any more
-_LONGEST_US = 600_000_000
+_LONGEST_US = 600_000_000  # nobody waits longer, whatever is asked for
 _AT = "at"  # a parameter: the moment in the past that is asked about
 _REFUSED = {  # parameters that would change the meaning of an answer
     "sequence_id": "requests are independent of each other here. Leave sequences out",
@@ -213,7 +213,7 @@ class InferenceService:
             return await self._inferred(predictor, answerer, asked, started, timeout_s)
         finally:
             turns.under_way -= 1
-            turns.answered(read_s, max(begun_s, predictor.endpoint.batched.began_s), waited=True)
+            turns.answered(read_s, begun_s, waited=True)
 
     def predictor(self, model: str) -> Predictor:
         """What answers for a model.
@@ -250,9 +250,10 @@ class InferenceService:
         check_parameters(asked.parameters)
         wanted = _wanted(answerer, asked.outputs)
         at_us, soon_s = _moment(asked.parameters), _sooner(timeout_s, asked.parameters)
+        check_names(asked.inputs, answerer.rows, answerer.served.inputs)  # first: it bounds what comes after
         count = checked_count(asked.inputs, self.limits.rows)
         rows: list[Row]
-        arguments = asked.inputs, count, answerer.rows, answerer.served.inputs, asked.parameters
+        arguments = asked.inputs, count, answerer.rows, asked.parameters
         if count > self.limits.rows_inline:
             rows = await predictor.read(started, soon_s, rows_of, *arguments)
         else:
@@ -315,9 +316,10 @@ def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | N
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return timeout_s
-    if type(timeout_us) is not int or not 0 < timeout_us <= _LONGEST_US:
-        raise Misuse(f"parameter {_TIMEOUT!r}: {str(timeout_us)[:60]}. Give microseconds, at most {_LONGEST_US:,}.")
-    return timeout_us / 1e6 if timeout_s is None else min(timeout_s, timeout_us / 1e6)
+    if type(timeout_us) is not int or timeout_us < 0:
+        raise Misuse(f"parameter {_TIMEOUT!r}: {str(timeout_us)[:60]}. Give microseconds, a whole number above 0.")
+    asked_s = min(timeout_us, _LONGEST_US) / 1e6
+    return asked_s if timeout_s is None else min(timeout_s, asked_s)
 
 
 def _moment(parameters: Mapping[str, Any]) -> int | None:

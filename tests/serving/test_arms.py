@@ -217,6 +217,19 @@ def test_a_shadow_leaves_features_alone_that_fail_again_and_again(shop: Any) -> 
     assert counted(shadow) == (0, 0, 100)
 
 
+def test_a_shadow_that_reads_slowly_answers_all_the_same(shop: Any) -> None:
+    shadow = Shadow(other(shop, "shadow"), Share("late", 1.0, ["user"]))
+    read = shadow.answerer._read
+
+    def slow(*arguments: Any) -> Any:
+        sleep(0.06)
+        return read(*arguments)
+
+    shadow.answerer._read = slow
+    shadow.offer([{**shop.ask(user), "at": 1} for user in users(7)])
+    assert len(shadow.work(60.0)) == 7
+
+
 def test_a_slow_shadow_has_a_sixth_of_the_time_at_most(shop: Any) -> None:
     worked: list[tuple[float, float]] = []
 

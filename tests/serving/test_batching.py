@@ -16,6 +16,7 @@ from trimtab.serving import HttpService
 from trimtab.serving.arms import Canary, Share
 from trimtab.serving.batching import LONGEST_WAIT_S, MOST_ROWS, BatchCosts, Batching, calls_by_size, measure_costs
 from trimtab.serving.degradation import Degrading, degrade
+from trimtab.serving.http.exchanges import Exchange
 from trimtab.serving.http.predicting import Waiting
 
 
@@ -341,3 +342,51 @@ def test_who_shares_a_call_with_a_row_that_cannot_be_answered_gets_his_own_answe
     found, _ = batched(shop, 6)
     wrong = ["canary_failed"] if canary else ["model_failed", "rule"]
     assert [one["flags"] for one in found] == [wrong if n == 3 else [] for n in range(6)]
+
+
+def test_who_shares_a_call_with_one_that_nothing_can_answer_gets_his_makeshift_answer(shop: Any) -> None:
+    """In an outage one that the rule has no number for left all that shared its call without an answer."""
+
+    def rule(row: dict[str, Any]) -> float:
+        return 0.5 if row["basket"] != 3.0 else float("nan")
+
+    slow_reads(shop, 0.0)
+
+    def gone(*_: Any) -> Any:
+        raise Unavailable("the store is gone")
+
+    shop.endpoint.current._read = gone
+    shop.endpoint.degrading = Degrading(degrade(rule=rule), about=["user"])
+    found, _ = batched(shop, 6)
+    assert found[3] == "Unavailable"
+    assert [one["flags"] for n, one in enumerate(found) if n != 3] == [["features_failed", "rule"]] * 5
+
+
+def test_times_are_those_of_the_call_that_answered(shop: Any) -> None:
+    """Two versions' calls end in one turn of the loop: the figures of the last were those of both."""
+    slow, quick = shop.answerer(scorer=Slow()), shop.answerer(number=2, scorer=Slow())
+    read = slow._read
+
+    def waits(rows: Any, now_us: int) -> Any:
+        time.sleep(0.03)
+        return read(rows, now_us)
+
+    slow._read = waits
+
+    async def ask() -> list[float]:
+        shop.endpoint.swap(slow)
+        service = HttpService([shop.endpoint], shop.log)
+        predictor, waiting, told = service.predictors["late"], [], []
+        for number, answerer in enumerate((slow, quick)):
+            shop.endpoint._current = answerer
+            body = msgspec.json.encode({"request": shop.ask(id=f"r{number}")})
+            exchange = Exchange(time.perf_counter(), "POST", "/", [], None)
+            told.append(exchange)
+            waiting.append(predictor.take(body, time.perf_counter(), None, exchange))
+        await asyncio.wait([one.done for one in waiting])  # type: ignore[union-attr]
+        service.close()
+        return [one.features_s for one in told]
+
+    first_s, second_s = asyncio.run(ask())
+    assert first_s >= 0.03
+    assert 0.0 < second_s < 0.03

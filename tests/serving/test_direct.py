@@ -288,6 +288,32 @@ def test_trailers_do_not_go_on_for_ever(running: Any, trailer: bytes) -> None:
         assert connection.ended()
 
 
+@pytest.mark.parametrize("before", [b"", message(MANY)])
+def test_a_body_that_cannot_be_read_on_is_refused_at_once(running: Any, before: bytes) -> None:
+    """Its request waited for the rest of it, until its time was over, and was answered by 408."""
+    sent = message(b"").replace(b"content-length: 0", b"transfer-encoding: chunked")
+    with Connection(running.port) as connection:
+        connection.socket.settimeout(0.9)  # the service gives a body a second
+        connection.send(before + sent + b"5\r\nhello\r\n")
+        time.sleep(0.05)
+        connection.send(b"ZZ\r\n")
+        if before:
+            assert connection.answer()[0] == 200
+        assert connection.answer()[0] == 400
+        assert connection.ended()
+
+
+def test_a_body_may_begin_behind_much_that_came_with_its_head(running: Any) -> None:
+    """What came before it, in one piece with it, was taken for trailers."""
+    with Connection(running.port) as connection:
+        connection.send(LIVE * 2_000 + message()[: -len(BODY)])
+        time.sleep(0.05)
+        connection.send(BODY)
+        for _ in range(2_000):
+            assert connection.answer()[0] == 200
+        assert connection.answer()[0] == 200
+
+
 def test_a_trailer_is_no_header(running: Any) -> None:
     body = b"%x\r\n%b\r\n0\r\nx-request-id: late\r\n\r\n" % (len(BODY), BODY)
     with Connection(running.port) as connection:

@@ -56,7 +56,7 @@ def top(url: str | None, key: str | None, cafile: str | None, model: str | None,
 
 
 def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], every: float, model: str | None) -> None:
-    from trimtab.core.errors import Unavailable
+    from trimtab.core.errors import Misuse, Unavailable
 
     terminal = sys.stdout.isatty() and not manner().json
     if terminal:
@@ -65,7 +65,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
         while True:
             try:
                 now = look()
-            except Unavailable as error:  # it may come back
+            except (Unavailable, Misuse) as error:  # it may come back, or its certificate is just being renewed
                 show_lines([str(error)])
             else:
                 _show(before, now, model, terminal=terminal)
@@ -97,11 +97,10 @@ def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[
     """What asks the service for its figures; it gives the address, too."""
     config = None if url is not None else project_config()
     given = f"http://{url}" if url is not None and "//" not in url else url
-    context = _context(config, cafile)
 
     def look() -> tuple[str, Scrape]:
         where = (given or _address(config)).rstrip("/")
-        return where, _scrape(where, key, context)
+        return where, _scrape(where, key, _context(config, cafile))  # certificates are renewed
 
     return look
 

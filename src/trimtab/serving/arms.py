@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -20,7 +21,6 @@ from trimtab.serving.seldom import Seldom
 
 CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of what their versions answer
 SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; beyond, the oldest are dropped
-_SLOW_S = 0.05  # a read for a shadow that takes longer is the store's fault
 _logger = logging.getLogger(__name__)
 
 
@@ -84,7 +84,7 @@ class Shadow:
     """A version that answers a share of the requests once more: logged, and seen by nobody.
 
     It works when asked to, on what waits for it; what it cannot get to in time is dropped and counted. A store that
-    fails, or is slow, again and again is left alone by it, too.
+    fails again and again is left alone by it, too.
 
     Args:
         answerer: The version.
@@ -97,7 +97,7 @@ class Shadow:
         self.share = share
         self.figures = figures or ShadowFigures()
         self._waiting: deque[Row] = deque()
-        self._reads = GuardedReads(_SLOW_S)
+        self._reads = GuardedReads(math.inf)  # nobody waits for it: however slow it is, that is no fault
         self._seldom = Seldom(_logger)
 
     @property
@@ -129,7 +129,7 @@ class Shadow:
             row = self._waiting.popleft()
             try:
                 now_us = self.answerer.now_us()
-                inputs = self._reads.inputs(self.answerer, [row], now_us, perf_counter() + _SLOW_S)
+                inputs = self._reads.inputs(self.answerer, [row], now_us, None)
                 made += self.answerer.scored([row], inputs, now_us, ())
             except Exception as error:  # whatever a user's model raises: nobody waits for it
                 self.figures.failed += 1

@@ -24,12 +24,24 @@ from trimtab.serving.seldom import Seldom
 if TYPE_CHECKING:
     import datetime as dt
 
+    from trimtab.serving.timed import TimedAnswerer
+
 CANARY_FAILED = "canary_failed"  # the flag of an answer that the canary should have given
 _KNOWN = 8
 _logger = logging.getLogger(__name__)
 
-Timed: TypeAlias = tuple[Row, float | None]  # and until when (`perf_counter`) its answer is of use
 Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
+
+
+class SharedRow:
+    """A row of a request that shares a call with those of others."""
+
+    __slots__ = ("deadline_s", "row", "timed")
+
+    def __init__(self, row: Row, deadline_s: float | None) -> None:
+        self.row = row
+        self.deadline_s = deadline_s  # until when (`perf_counter`) its answer is of use
+        self.timed: TimedAnswerer | None = None  # what answered it
 
 
 class Endpoint:
@@ -51,8 +63,8 @@ class Endpoint:
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
         self.shadowed = ShadowFigures()  # of all its shadows
-        self.batching: Batching[Timed, Prepared] | None = None  # where a batch is cheaper than its rows
-        self.batched: Batching[Timed, Prepared] = Batching(is_of_all)  # the same, also of before, with its figures
+        self.batching: Batching[SharedRow, Prepared] | None = None  # where a batch is cheaper than its rows
+        self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)  # also of before, with its figures
         self.cached: CacheFigures | None = None  # of remembered scores, where they are
         self.fails_to_load = False  # a version that one of its aliases names
         self.uses = 0  # how often it was asked
@@ -212,6 +224,10 @@ class Endpoint:
             for n, prediction in zip(places, made, strict=True):
                 prepared[n] = prediction
         return prepared
+
+    def _fails_all(self, error: Exception) -> bool:
+        """Whether what a shared call raised is what each of its rows would raise, since all go the same way."""
+        return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
     def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
         """The stored answer to a row; where it cannot be read the row is answered as one that has none."""

@@ -112,6 +112,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._timeout_s: float | None = None  # of the request that is being parsed
         self._named = False  # whether its answer carries an id
         self._exchange: Exchange | None = None  # of the request that is being taken
+        self._usual = False  # whether the message that is being parsed goes the usual way
         self._under: _Under | None = None  # the last one that was answered later on the direct way
         self._running: RequestResponseCycle | None = None  # the last one that was begun on the usual way
         self._refusal: Refused | None = None  # what is answered once all before it is: nothing is read any more
@@ -124,6 +125,7 @@ class DirectProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             return
         before_s, self._heard_s = self._heard_s, perf_counter()
+        was_past_head = self._open and self._head_bytes < 0
         if not self._open:
             if self._is_known(data):
                 return
@@ -133,7 +135,10 @@ class DirectProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
+            broken = self._open and self._usual
             self._predictor = None
+            if broken and self._is_broken_off():
+                return
             wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error  # our own
             self.send_400_response(_TLS if data.startswith(_TLS_BEGINS) else f"What came is no HTTP request: {wrong}.")
         except httptools.HttpParserUpgrade as offered:
@@ -144,7 +149,7 @@ class DirectProtocol(HttpToolsProtocol):
             if not self._ended:  # else most of it may belong to what came before the head
                 self._bound_head(len(data))
         elif self._open:
-            self._bound_trailers(len(data))
+            self._bound_trailers(len(data) if was_past_head else 0)
         elif not self._began:
             self._heard_s = before_s  # line ends between requests ask nothing
 
@@ -176,6 +181,7 @@ class DirectProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._head_bytes = 0
+        self._usual = False
         self._head_s = self._heard_s
         self._began = True
 
@@ -391,6 +397,7 @@ class DirectProtocol(HttpToolsProtocol):
         self.headers += headers
         self.scope["heard_s"] = self._heard_s  # type: ignore[typeddict-unknown-key]  # ours: when the head had arrived
         super().on_headers_complete()
+        self._usual = True
         if self._leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -433,12 +440,29 @@ class DirectProtocol(HttpToolsProtocol):
         path = self.url.partition(b"?")[0].decode("latin-1")[:_LONGEST_TOLD]
         headers = self.headers or []
         exchange = begun(self._watch, self._heard_s, "-", path, headers, self.client)  # its method may not be read yet
+        if exchange is not None:
+            exchange.route = "other"
         self._write(self._direct.refused(refused, path), keep_alive=False, exchange=exchange)
         return True
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._refuse_last()
+
+    def _is_broken_off(self) -> bool:
+        """Give up the request whose body cannot be read on, which has begun; whether nothing is to be said of it."""
+        broken = self.cycle
+        if self.pipeline and self.pipeline[0][0] is broken:  # it waits for others, which go on
+            self.pipeline.popleft()
+            others = [self.pipeline[0][0]] if self.pipeline else [self._running, self._under]
+            self.cycle = next((one for one in others if one is not None and not one.response_complete), None)  # type: ignore[assignment]
+            return False
+        if broken.response_started:  # it has its answer, or is getting it
+            self.transport.close()
+            return True
+        broken.disconnected = broken.response_complete = True
+        broken.message_event.set()
+        return False
 
     def _bound_trailers(self, more_bytes: int) -> None:
         """Close a connection whose message does not end, and has no body: it is answered by now, or never will be."""

@@ -20,7 +20,7 @@ from trimtab.serving.answering import NO_VIEW, Answerer
 from trimtab.serving.batching import Joined
 from trimtab.serving.commit import GroupCommit
 from trimtab.serving.degradation import LATE
-from trimtab.serving.endpoint import Endpoint, Prepared, Timed
+from trimtab.serving.endpoint import Endpoint, Prepared, SharedRow
 from trimtab.serving.failures import Late
 from trimtab.serving.http.exchanges import CURRENT, STAGES, Exchange
 from trimtab.serving.http.limits import Limits
@@ -42,7 +42,7 @@ _LOADING = "the version is still being loaded. Ask again in a moment, or give it
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
-Shared: TypeAlias = "Joined[Timed, Prepared]"  # a row that shares a call with those of other requests
+Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call with those of other requests
 
 
 class PredictFigures:
@@ -126,7 +126,6 @@ class Predictor:
         self._stages = [figures.latency.of((endpoint.name, stage)) for stage in STAGES]
         self._parts = [figures.latency.of((endpoint.name, part)) for part in _PARTS]
         self._rows = figures.rows.of((endpoint.name,))
-        self._shared: TimedAnswerer | None = None  # what gave the answers of the last shared call
 
     def take(
         self, body: bytes, started: float, timeout_s: float | None = None, exchange: Exchange | None = None
@@ -291,26 +290,24 @@ class Predictor:
         batching = self.endpoint.batching
         if batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
             return None
-        return batching.join(version, partial(self._prepare_shared, version), (rows[0], deadline_s))
+        return batching.join(version, partial(self._prepare_shared, version), SharedRow(rows[0], deadline_s))
 
-    def _prepare_shared(self, version: Answerer, asked: Sequence[Timed]) -> Sequence[Prepared]:
+    def _prepare_shared(self, version: Answerer, asked: Sequence[SharedRow]) -> Sequence[Prepared]:
         """What `Endpoint.prepare` gives to rows that share a call, which has the time of the one that has the most."""
-        until_s = [math.inf if deadline_s is None else deadline_s for _, deadline_s in asked]
+        until_s = [math.inf if one.deadline_s is None else one.deadline_s for one in asked]
+        last_s = None if math.inf in until_s else max(until_s)
         timed = TimedAnswerer(version, None, sampled=False)
-        try:
-            rows = [row for row, _ in asked]
-            last_s = None if math.inf in until_s else max(until_s)
-            return self.endpoint.prepare(timed, rows, None, last_s, shared=len(rows) > 1)
-        finally:
-            self._shared = timed
+        for one in asked:
+            one.timed = timed
+        return self.endpoint.prepare(timed, [one.row for one in asked], None, last_s, shared=len(asked) > 1)
 
     async def _joined(self, joined: Shared, answerer: Answerer) -> Sequence[Prepared]:
         """The answer to one row that shared a call, and what the parts of that took."""
         try:
             return [await joined.done]
-        finally:  # no other call comes between its end and who waited for it
-            if isinstance(answerer, TimedAnswerer) and self._shared is not None:
-                answerer.take_times(self._shared)
+        finally:
+            if isinstance(answerer, TimedAnswerer) and (timed := joined.row.timed) is not None:
+                answerer.take_times(timed)
 
     async def _prepare(
         self,

@@ -13,9 +13,10 @@ from alias_moves import promote
 from trimtab.app.arms import arm_shares
 from trimtab.app.operations import ProjectModels
 from trimtab.app.project import Project
-from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.app.version_memory import VersionMemory
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
-from trimtab.registry import Version
+from trimtab.registry import LoadedModel, Version
 from trimtab.serving.arms import ArmShares
 from trimtab.serving.http.operations import Move, RollBack
 from trimtab.store.ports import Append, Put, Remove
@@ -118,6 +119,61 @@ def test_a_canary_is_ended_while_the_champion_cannot_be_loaded(trained: Path) ->
             with pytest.raises(Corrupt, match="buyer@1"):
                 served.refresh()
             assert answered_as(project) == ("buyer@2", arm)
+
+
+class Loads:
+    """A project's loads, of which those of the versions `odd` raise what no trimtab would."""
+
+    def __init__(self, project: Project) -> None:
+        self.odd: set[str] = set()
+        self._load = project._load
+        project.version_memory = VersionMemory(self, 1, retry_s=0.0)
+
+    def __call__(self, version: Version) -> LoadedModel:
+        if version.name in self.odd:
+            raise ValueError("an estimator of mine")
+        return self._load(version)
+
+
+@pytest.mark.parametrize("arm", ["canary", "shadow"])
+def test_an_arm_whose_estimator_raises_anything_lets_the_champion_answer_and_be_followed(
+    trained: Path, arm: str
+) -> None:
+    with shop.opened(trained) as project:
+        loads = Loads(project)
+        loads.odd.add("buyer@1")
+        served = project.served("buyer")
+        project.set_arm("buyer@1", arm, share=1.0)
+        assert served.refresh().version.name == "buyer@2"
+        assert not served.is_whole
+        with pytest.raises(Misuse, match=rf"buyer \({arm}\): it cannot be loaded here: ValueError: an estimator of"):
+            served.follow(wait=True)
+        assert answered_as(project) == ("buyer@2", "champion")
+        assert project.version_memory._waiting["buyer"] == frozenset()  # it said what it holds all the same
+        loads.odd.clear()
+        served.refresh()
+        assert served.is_whole
+
+
+def test_a_version_that_is_not_in_service_any_more_is_let_go_though_the_arms_cannot_be_read(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread() -> ArmShares:
+        raise Unavailable("no catalogue")
+
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+        Loads(project)
+        served, memory = project.served("buyer"), project.version_memory
+        served.refresh()
+        promote(project, "buyer@1")
+        memory.get(project.registry.get("buyer@1"), "buyer")
+        monkeypatch.setattr(served, "_shares", unread)
+        with pytest.raises(Unavailable):
+            served.refresh()
+        assert answered_as(project) == ("buyer@1", "champion")
+        assert memory.find(project.registry.get("buyer@1"), "a test") is not None
+        assert memory.find(project.registry.get("buyer@2"), "a test") is None
 
 
 def test_a_version_that_waits_for_features_stays_in_memory(unfilled: Project) -> None:

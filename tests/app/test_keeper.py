@@ -12,11 +12,12 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.keeper import Keeper, service_failures
+from trimtab.app.keeper import Keeper, forget_failures, service_failures
 from trimtab.app.project import Project
 from trimtab.app.version_memory import VersionMemory
 from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
+from trimtab.store.ports import Put
 
 _PATIENCE_S = 30.0  # for what happens within a moment, or never
 
@@ -171,6 +172,43 @@ def test_what_cannot_be_loaded_is_said_until_it_can_be_however_often_it_is_looke
     keeper._round(keeper._follow, count=False)
     assert keeper.failures == service_failures(project.state.catalog) == {}
     assert answering(project) == ("buyer@1", "champion")
+
+
+def fails(keeper: Keeper, said: str) -> None:
+    """Let a round of a piece of work fail."""
+
+    def fail() -> None:
+        raise Unavailable(said)
+
+    keeper._round({"follow buyer": fail})
+
+
+def test_a_worker_that_outlives_its_service_leaves_alone_what_the_next_in_its_place_says(project: Project) -> None:
+    catalog = project.state.catalog
+    orphan = Keeper(project, keeps=False, worker=1)
+    with orphan.start():
+        forget_failures(catalog)  # a service begins anew
+        fails(orphan, "late")
+        assert service_failures(catalog) == {"follow buyer (worker 1)": "late"}
+        with Keeper(project, keeps=False, worker=1).start() as keeper:
+            assert service_failures(catalog) == {}
+            fails(keeper, "new")
+            fails(orphan, "later")
+            assert service_failures(catalog) == {"follow buyer (worker 1)": "new"}
+            orphan.close()
+            assert service_failures(catalog) == {"follow buyer (worker 1)": "new"}
+            keeper._round({"follow buyer": lambda: None})
+            assert service_failures(catalog) == {}
+            fails(keeper, "again")
+            forget_failures(catalog, 1)
+            fails(keeper, "once more")  # and what it says is noted though somebody removed what it said
+            assert service_failures(catalog) == {"follow buyer (worker 1)": "once more"}
+        assert catalog.find("service") == []
+
+
+def test_what_a_service_of_an_earlier_trimtab_noted_is_passed_over(project: Project) -> None:
+    project.state.catalog.write([Put("service", "failures", b'{"follow buyer": "it failed"}')])
+    assert service_failures(project.state.catalog) == {}
 
 
 def ended(project: Project) -> None:

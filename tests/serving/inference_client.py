@@ -68,6 +68,7 @@ def told(library: Any, client: Any) -> dict[str, Any]:
         "live": client.is_server_live(),
         "ready": client.is_server_ready(),
         "model_ready": [client.is_model_ready("late"), client.is_model_ready("late", "1")],
+        "absent_ready": [client.is_model_ready("nobody"), client.is_model_ready("late", "9")],
         "server": listed(client.get_server_metadata()),
         "metadata": listed(client.get_model_metadata("late")),
         "config": listed(client.get_model_config("late")),

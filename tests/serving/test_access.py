@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.serving import access_keys
 from trimtab.serving.access_keys import AccessKeys, KeyWatch, Role, rate_per_s
 from trimtab.serving.http.access import ANYBODY, Access, request_id, right_of
 from trimtab.serving.problems import Refused
+from trimtab.store.ports import Append, Put
 from trimtab.store.sql_catalog import SqlCatalog
 
 RIGHTS: tuple[Role, ...] = ("read", "predict", "write", "admin")
@@ -212,6 +215,82 @@ def test_a_watch_tells_of_changes(keys: AccessKeys) -> None:
             change()
             assert came.wait(30)
     assert told == [([], False), (["a"], True), ([], True)]
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        {"format": 2},
+        {"roles": ["read", "explain"]},
+        {"rate": "many"},
+        {"sha256": None},
+        b"\xff",
+        b'{"name": "b',
+        b'{"x": ' + b"[" * 5_000,
+    ],
+    ids=lambda given: str(given)[:20],
+)
+def test_a_key_that_cannot_be_read_is_refused_and_holds_up_no_other(
+    keys: AccessKeys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, unreadable: Any
+) -> None:
+    """The thread that follows the keys ended with it, and a key that was removed afterwards was good for ever."""
+    monkeypatch.setattr(access_keys, "_WATCH_S", 0.01)
+    made = {name: keys.add(name, ["read"]) for name in ("a", "b", "c")}
+    access, came = Access(), threading.Event()
+
+    def tell(found: Any, ever: bool) -> None:
+        access.take(found, ever)
+        came.set()
+
+    def changed(change: Callable[[], object]) -> None:
+        came.clear()
+        change()
+        assert came.wait(30)
+
+    record = keys._catalog.get("access_key", "b")
+    assert record is not None
+    body = unreadable
+    if isinstance(unreadable, dict):
+        body = json.dumps(json.loads(record.body) | unreadable).encode()
+    journal = Append("access_keys", 1, b"{}")
+    with KeyWatch(keys, tell):
+        assert access.admit(bearer(made["b"]), "read") == "b"
+        changed(lambda: keys._catalog.write([Put("access_key", "b", body), journal]))
+        assert refusal(access, bearer(made["b"]), "read").status == 401
+        assert access.admit(bearer(made["a"]), "read") == "a"
+        changed(lambda: keys.remove("a"))
+        assert refusal(access, bearer(made["a"]), "read").status == 401
+        assert access.admit(bearer(made["c"]), "read") == "c"
+    assert len(caplog.records) == 1
+    assert "access key 'b' cannot be read, and is refused" in caplog.text
+    with KeyWatch(keys, tell):  # a service that begins with it
+        assert access.admit(bearer(made["c"]), "read") == "c"
+        assert [key.name for key in keys.all()] == ["c"]
+        changed(lambda: keys.remove("b"))
+    with pytest.raises(NotFound, match="There is: c"):
+        keys.remove("b")
+    keys.add("b", ["read"])
+
+
+def test_a_watch_goes_on_after_any_fault(
+    keys: AccessKeys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_keys, "_WATCH_S", 0.01)
+    told: list[int] = []
+    came = threading.Event()
+
+    def tell(found: Any, ever: bool) -> None:
+        told.append(len(found))
+        if len(told) == 2:
+            raise RuntimeError("once")
+        came.set()
+
+    with KeyWatch(keys, tell):
+        came.clear()
+        keys.add("a", ["read"])
+        assert came.wait(30)
+    assert told == [0, 1, 1]
+    assert "access keys cannot be read: once" in caplog.text
 
 
 def test_each_address_needs_a_right_and_one_that_is_not_named_that_to_administer() -> None:

@@ -8,7 +8,7 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US
 from trimtab.features.definitions import request
 from trimtab.serving import Endpoint, HttpService, Limits, Precomputed
-from trimtab.serving.inference import rest
+from trimtab.serving.inference import inferring, rest
 from trimtab.serving.inference.binary import BINARY_SIZE
-from trimtab.serving.inference.request_columns import rows_of
+from trimtab.serving.inference.request_columns import check_names, rows_of
 from trimtab.serving.inference.tensors import InputTensor, OutputTensor
 from trimtab.serving.request_rows import RequestRows
 
@@ -149,6 +150,9 @@ def test_an_inference_has_the_bits_of_v1_and_of_the_process_and_is_logged(shop: 
         figures = (await client.get("/v2/models/late/stats")).json()["model_stats"]
         assert [(one["version"], one["inference_count"], one["execution_count"]) for one in figures] == [("1", 6, 4)]
         assert (await client.get("/v2/models/stats")).json()["model_stats"] == figures
+        assert [figures[0][name] for name in ("batch_stats", "response_stats", "memory_usage")] == [[], {}, []]
+        stats = figures[0]["inference_stats"]
+        assert stats["cache_hit"] == stats["cache_miss"] == stats["fail"] == {"count": 0, "ns": 0}
 
     talk(shop, say)
 
@@ -169,7 +173,7 @@ def test_many_rows_are_answered_in_a_thread(shop: Shop) -> None:
 
 def test_a_large_body_is_read_and_answered_in_a_thread(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others are answered meanwhile: the event loop decodes nothing beyond 64 KiB, packed or not."""
-    threads: dict[str, set[str]] = {"read": set(), "unpacked": set(), "written": set()}
+    threads: dict[str, set[str]] = {"read": set(), "unpacked": set(), "written": set(), "rows": set()}
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: Any) -> Any:
@@ -180,6 +184,7 @@ def test_a_large_body_is_read_and_answered_in_a_thread(shop: Shop, monkeypatch: 
 
     for name, function in (("read", "read_infer"), ("unpacked", "decompressed"), ("written", "write_inferred")):
         monkeypatch.setattr(rest, function, noting(name, getattr(rest, function)))
+    monkeypatch.setattr(inferring, "rows_of", noting("rows", rows_of))
 
     async def say(client: httpx.AsyncClient) -> None:
         small = json.dumps({"inputs": asked(shop)})
@@ -189,7 +194,7 @@ def test_a_large_body_is_read_and_answered_in_a_thread(shop: Shop, monkeypatch: 
                 headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if packed else {})
                 content = gzip.compress(body.encode(), 0) if packed else body.encode()
                 assert outputs(await client.post(INFER, content=content, headers=headers))["version"] == ["late@1"]
-            assert threads == {"read": {where}, "unpacked": {where}, "written": {where}}
+            assert threads == {"read": {where}, "unpacked": {where}, "written": {where}, "rows": {where}}
             for found in threads.values():
                 found.clear()
 
@@ -229,6 +234,9 @@ def test_binary_tensors_go_both_ways(shop: Shop) -> None:
         for name, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
             packed = await client.post(INFER, content=pack(body), headers={**headers, "content-encoding": name})
             assert packed.content[int(packed.headers[LENGTH]) :] == answer.content[length:]
+        members = gzip.compress(body[:99]) + gzip.compress(b"") + gzip.compress(body[99:])
+        packed = await client.post(INFER, content=members, headers={**headers, "content-encoding": "gzip"})
+        assert packed.content[int(packed.headers[LENGTH]) :] == answer.content[length:]
         body, headers = binary(inputs, parameters={"binary_data_output": True})
         everything = await client.post(INFER, content=body, headers=headers)
         head = json.loads(everything.content[: int(everything.headers[LENGTH])])
@@ -245,7 +253,7 @@ def test_datatypes_mean_what_they_say_in_json_as_in_binary() -> None:
     def read(parameters: Any = (), **columns: InputTensor) -> dict[str, Any]:
         tensors = [InputTensor("id", "INT8", [1], b"\x07"), InputTensor("at", "INT64", [1], bytes(8))]
         given = [InputTensor(name, t.datatype, [1], t.raw, t.data) for name, t in columns.items()]
-        return rows_of(tensors + given, 1, rows, (), dict(parameters))[0]
+        return rows_of(tensors + given, 1, rows, dict(parameters))[0]
 
     def sent(datatype: str, *, raw: bytes | None = None, data: list[Any] | None = None) -> InputTensor:
         return InputTensor("", datatype, [1], raw, data)
@@ -255,6 +263,9 @@ def test_datatypes_mean_what_they_say_in_json_as_in_binary() -> None:
     assert read(x=sent("FP32", data=[0.1]))["x"] == near == read(x=sent("FP32", raw=struct.pack("<f", 0.1)))["x"]
     assert read(x=sent("FP64", data=[0.1]))["x"] == 0.1
     assert read(x=sent("FP16", raw=struct.pack("<e", 1.5)))["x"] == 1.5
+    assert read(x=sent("BF16", raw=b"\xc0\x3f"))["x"] == 1.5
+    assert read(x=sent("BF16", raw=b"\xc0\x7f"))["x"] is None  # NaN
+    assert read(n=sent("BF16", raw=b"\x40\xc0"))["n"] == -3
     assert read(x=sent("INT32", data=[3]))["x"] == 3.0
     assert read(x=sent("FP64", raw=struct.pack("<d", float("nan"))))["x"] is None
     assert read(n=sent("FP64", data=[5.0]))["n"] == 5
@@ -282,6 +293,13 @@ def test_datatypes_mean_what_they_say_in_json_as_in_binary() -> None:
         ("s", sent("BYTES", raw=bytes(8)), "4 bytes more, but its shape says 1"),
         ("x", sent("FP64", raw=bytes(7)), "7 bytes, but 1 of FP64 are 8 bytes"),
         ("x", sent("FP64"), "has no data"),
+        ("x", sent("BF16", raw=bytes(4)), "4 bytes, but 1 of BF16 are 2 bytes"),
+        ("x", sent("BF16", data=[1.5]), "BF16 is taken as raw bytes only"),
+        ("x", sent("FP64", data=[{"a": 1}]), "element 0 is a dict of 1, which is no FP64"),
+        ("x", sent("FP64", data=[[1.0, 2.0]]), "row 0 is a list of 2. Give"),
+        ("x", sent("FP64", data=[1.0] * 3), "3 elements, but its shape says 1"),
+        ("s", sent("BYTES", data=[["a" * 50, ""]]), "row 0 is a list of 2. Give"),
+        ("n", sent("INT64", data=["a" * 50]), r"is 'a{39}\.\.\., which is no INT64"),
     ]:
         with pytest.raises(ValueError, match=said):
             read(**{name: wrong})
@@ -340,6 +358,18 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         bomb = gzip.compress(bytes(50_000_000))
         big = refused(await client.post(INFER, content=bomb, headers={"content-encoding": "gzip"}), 413)
         assert "unpacked" in big
+        twice = gzip.compress(bytes(60)) * 2
+        assert "unpacked" in refused(
+            await client.post(INFER, content=gzip.compress(bytes(3_000_000)) * 2, headers={"content-encoding": "gzip"}),
+            413,
+        )
+        for behind, said in (
+            (b"xx", "behind its end"),
+            (twice[:30], "breaks off"),
+            (gzip.compress(b"") * 300, "256 members"),
+        ):
+            answer = await client.post(INFER, content=twice + behind, headers={"content-encoding": "gzip"})
+            assert said in refused(answer, 400)
         assert "breaks off" in refused(
             await client.post(INFER, content=gzip.compress(b"{}")[:-9], headers={"content-encoding": "gzip"}), 400
         )
@@ -348,6 +378,51 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "nothing is here" in refused(await client.get("/v2/trace/setting"), 404)
         assert "promotion" in refused(await client.post("/v2/repository/models/late/load"), 400)
         assert shop.log.read()[0] == []
+
+    talk(shop, say)
+
+
+def test_of_too_many_inputs_no_more_are_looked_at_than_there_are_columns(shop: Shop) -> None:
+    """A name that came twice was looked for by comparing all with all, in the event loop."""
+    looked_at: list[str] = []
+
+    class Noted(list[InputTensor]):
+        def __iter__(self) -> Iterator[InputTensor]:
+            for one in super().__iter__():
+                looked_at.append(one.name)
+                yield one
+
+    rows = RequestRows(shop.checkout)
+    names = [*shop.checkout.columns]
+    for many, last in (
+        ([*(f"x{n}" for n in range(50_000)), "x0"], 0),
+        ([*names, *names * 10_000], len(names)),
+        ([*names, *(f"x{n}" for n in range(50_000))], len(names)),
+    ):
+        looked_at.clear()
+        with pytest.raises(Misuse, match=r"no column|sent twice"):
+            check_names(Noted(InputTensor(name, "FP64", [1], bytes(8)) for name in many), rows, ())
+        assert looked_at == many[: last + 1]
+
+    async def say(client: httpx.AsyncClient) -> None:
+        many = [{"name": f"x{n % 5_000}", "datatype": "FP64", "shape": [n]} for n in range(5_001)]
+        assert "'x0': no column" in refused(await client.post(INFER, json={"inputs": many}), 400)
+
+    talk(shop, say)
+
+
+def test_data_nested_to_any_depth_is_refused(shop: Shop) -> None:
+    async def say(client: httpx.AsyncClient) -> None:
+        for depth in (*range(3, 60, 8), *range(60, 1_500, 45), 20_000):
+            for left, right in (("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")):
+                for name, datatype in (("basket", "FP64"), ("kind", "BYTES")):
+                    whole = json.dumps(
+                        {"inputs": [{**one, "data": 0} if one["name"] == name else one for one in asked(shop)]}
+                    )
+                    nested = f"[{left * depth}1{right * depth}]"
+                    answer = await client.post(INFER, content=whole.replace('"data": 0', f'"data": {nested}'))
+                    assert answer.status_code == 400, (depth, left, datatype, answer.text)
+                    assert len(refused(answer, 400)) < 300
 
     talk(shop, say)
 
@@ -427,7 +502,8 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_made(shop: Shop) -> Non
         assert "time" in refused(late, 504)
         refused(await client.post(INFER, json=body, headers={"x-timeout-ms": "0.001"}), 504)
         assert "microseconds" in refused(await client.post(INFER, json={**body, "parameters": {"timeout": -1}}), 400)
-        assert outputs(await client.post(INFER, json={**body, "parameters": {"timeout": 60_000_000}}))["score"]
+        for long_us in (60_000_000, 10**15, 2**64 - 1):
+            assert outputs(await client.post(INFER, json={**body, "parameters": {"timeout": long_us}}))["score"]
 
     talk(shop, say)
 
@@ -505,6 +581,64 @@ def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, stream
         asyncio.run(asyncio.wait_for(main(), 60))
     finally:
         over.set()
+        service.close()
+
+
+def test_an_error_in_a_stream_has_the_id_of_its_request(shop: Shop) -> None:
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.messages import build_messages
+
+    messages = build_messages()
+    good, bad, nameless = (build_request(shop) for _ in range(3))
+    good.id, bad.id, bad.model_name, nameless.model_name = "first", "second", "nobody", "nobody"
+
+    async def sent() -> AsyncIterator[bytes]:
+        for one in (good, bad, nameless):
+            yield one.SerializeToString()
+        yield b"no message"
+
+    async def main() -> None:
+        server = GrpcServer(service.inference, access=service.access, count=service.count)
+        stream = server._model_stream_infer(sent(), Call())
+        told = [messages["ModelStreamInferResponse"].FromString(one) async for one in stream]
+        assert [one.infer_response.id for one in told] == ["first", "second", "", ""]
+        assert [bool(one.error_message) for one in told] == [False, True, True, True]
+        assert len(told[1].infer_response.outputs) == 0
+
+    service = HttpService([shop.endpoint], shop.log)
+    try:
+        asyncio.run(asyncio.wait_for(main(), 60))
+    finally:
+        service.close()
+
+
+def test_an_empty_batch_is_answered_alike_as_json_and_as_typed_tensors(shop: Shop) -> None:
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.messages import build_messages
+
+    request = build_messages()["ModelInferRequest"](model_name="late")
+    for one in asked(shop):
+        request.inputs.add(name=one["name"], datatype=one["datatype"], shape=[0])
+
+    async def main() -> None:
+        server = GrpcServer(service.inference, access=service.access, count=service.count)
+        sent = request.SerializeToString()
+        response = await server._unary("ModelInfer", "predict", server._not_loaded)(sent, Call())
+        told = build_messages()["ModelInferResponse"].FromString(response)
+        assert {tuple(one.shape) for one in told.outputs} == {(0,)}
+        assert set(told.raw_output_contents) == {b""}
+
+    async def say(client: httpx.AsyncClient) -> None:
+        empty = [{**one, "shape": [0], "data": []} for one in asked(shop)]
+        assert set(map(tuple, outputs(await client.post(INFER, json={"inputs": empty})).values())) == {()}
+
+    talk(shop, say)
+    service = HttpService([shop.endpoint], shop.log)
+    try:
+        asyncio.run(asyncio.wait_for(main(), 60))
+    finally:
         service.close()
 
 

@@ -63,6 +63,7 @@ def found() -> Iterator[dict[str, Any]]:
 def test_tritonclient_finds_server_and_model(found: dict[str, Any], library: str) -> None:
     told = found[library]
     assert (told["live"], told["ready"], told["model_ready"]) == (True, True, [True, True])
+    assert told["absent_ready"] == [False, False]
     assert told["server"]["name"] == "trimtab"
     assert [one["name"] for one in told["metadata"]["inputs"]] == ["id", "user", "basket", "kind", "at"]
     assert told["metadata"]["versions"] == ["1"]
@@ -73,6 +74,7 @@ def test_tritonclient_finds_server_and_model(found: dict[str, Any], library: str
     assert [(one["name"], one["version"], one["state"]) for one in index] == [("late", "1", "READY")]
     (figures,) = told["statistics"]["model_stats"]
     assert int(figures["inference_count"]) > int(figures["execution_count"]) > 10
+    assert {"cache_hit", "cache_miss"} < set(figures["inference_stats"])
 
 
 @pytest.mark.parametrize("library", ["http", "grpc"])
@@ -204,6 +206,54 @@ def test_both_ways_in_close_at_once_and_a_stream_that_idles_holds_up_no_end(tmp_
         assert server.process.communicate(timeout=60)[1] == ""  # long before its time to end is over
         assert server.process.returncode == 0
         client.stdin.close()
+
+
+PACKED = """
+import sys
+import grpc
+import numpy as np
+import tritonclient.grpc as triton
+
+sys.path.insert(0, sys.argv[1])
+from inference_client import inputs
+
+with triton.InferenceServerClient(sys.argv[2]) as client:
+    for name in ("gzip", "deflate", None):
+        print("OK", client.infer("late", inputs(triton, 2), compression_algorithm=name).as_numpy("score").size)
+bomb = bytes(200_000_000)
+options = [("grpc.max_send_message_length", -1)]
+for packed in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+    with grpc.insecure_channel(sys.argv[2], options, packed) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        for call in (lambda: infer(bomb), lambda: next(stream(iter([bomb])))):
+            try:
+                call()
+                print("OK")
+            except grpc.RpcError as error:
+                print("bomb", error.code().name)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell what memory was used")
+def test_a_message_that_is_unpacked_to_more_than_is_taken_is_not_unpacked(tmp_path: Path) -> None:
+    server = Serving(tmp_path)
+    try:
+        before = most_memory_bytes(server.process.pid)
+        command = [sys.executable, "-c", PACKED, str(HERE), server.words[1]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        grown = most_memory_bytes(server.process.pid) - before
+    finally:
+        code, complaints = server.stop()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [*["OK 2"] * 3, *["bomb RESOURCE_EXHAUSTED"] * 4]
+    assert grown < 100_000_000  # a bomb is 200 MB, and 0.2 MB packed
+    assert code == 0, complaints
+
+
+def most_memory_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 TAKEN = """

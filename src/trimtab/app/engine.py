@@ -13,14 +13,23 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.app.elsewhere import SameProject
 from trimtab.app.grpc import GrpcAddress, check_grpc
 from trimtab.app.keeper import Keeper, forget_failures
-from trimtab.app.service import FILL_S, limits, print_grpc, print_url, show_engine, tls_of, what_hinders
+from trimtab.app.service import (
+    FILL_S,
+    limits,
+    print_grpc,
+    print_url,
+    show_engine,
+    tls_of,
+    what_hinders,
+    when_let_go,
+)
 from trimtab.app.worker import WorkerTask, definitions_hash
 from trimtab.core.clock import ShiftedClock, SystemClock
 from trimtab.core.errors import Misuse, Unavailable
@@ -28,18 +37,15 @@ from trimtab.serving.http import accepting
 from trimtab.serving.http.server import GRACE_S, listen, url_of
 from trimtab.serving.http.tls import tls_context
 from trimtab.serving.workers.figures import SharedMetrics, clear
-from trimtab.serving.workers.states import FOLDER, ServiceState, read_state, remove_state, write_state
+from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
     from trimtab.serving.applier import Applier
 
-T = TypeVar("T")
 NAME = "engine"  # of this process, among the workers
 _WRITE_S = 1.0  # between two writings of figures and state
-_LEFT_S = GRACE_S + 5.0  # for workers whose supervisor was killed: they let go of the port when they notice, or end
-_LOOK_S = 0.05
 _logger = logging.getLogger(__name__)
 
 
@@ -69,11 +75,13 @@ def serve_with_workers(
     with ExitStack() as opened:
         applier = project.views.follow()
         opened.callback(project.views.let_go)
-        before = _cleared(folder)
+        with suppress(OSError):  # it is said in a moment that the folder cannot be written
+            remove_state(folder)
         forget_failures(project.state.catalog)
-        patient_s = 0.0 if before is None else _LEFT_S
-        listener = opened.enter_context(_when_let_go(lambda: listen(host, port), patient_s))
-        _when_let_go(lambda: check_grpc(grpc, tls), patient_s)
+        listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
+        when_let_go(folder, lambda: check_grpc(grpc, tls))
+        opened.callback(accepting.end, folder)
+        _cleared(folder)  # and not before: whoever is killed meanwhile leaves the trace of workers to the next
         opened.enter_context(applier.start())
         keeper = Keeper(project, answers=False)
         metrics = SharedMetrics(folder, NAME)
@@ -200,25 +208,12 @@ def _task(project: Project, folder: Path) -> WorkerTask:
     )
 
 
-def _cleared(folder: Path) -> ServiceState | None:
-    """The folder of the workers, empty; what a service that was killed said last."""
+def _cleared(folder: Path) -> None:
+    """Empty the folder of the workers of what a service that was killed said last; from now on workers may be left."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        before = read_state(folder)
         clear(folder)
         accepting.begin(folder)
         remove_state(folder)
     except OSError as error:
         raise Unavailable(f"{folder}: cannot be written ({error}). Check space and access.") from error
-    return before
-
-
-def _when_let_go(take: Callable[[], T], patient_s: float) -> T:
-    """What `take` gives; workers of a service that was killed may have its port for a moment yet."""
-    end_s = time.monotonic() + patient_s
-    while True:
-        with suppress(Unavailable):
-            return take()
-        if time.monotonic() >= end_s:
-            return take()
-        time.sleep(_LOOK_S)

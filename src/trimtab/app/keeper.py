@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from trimtab.app.skew_watch import SkewWatch
-from trimtab.core.errors import NotFound, TrimtabError
-from trimtab.store.ports import Catalog, Put, Remove
+from trimtab.core.errors import Conflict, NotFound, TrimtabError
+from trimtab.store.ports import Catalog, Put, Record, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -32,12 +34,20 @@ _OF_WORKERS = "failures/"
 Work: TypeAlias = "Callable[[], object]"
 
 
+class _Noted(msgspec.Struct, frozen=True):
+    """What failed at its last round in one process."""
+
+    by: str = ""  # who began last in its place; nobody else has a say there
+    failures: dict[str, str] = msgspec.field(default_factory=dict)  # by work
+
+
 class Keeper:
     """Four threads: one follows aliases, one teaches, one ticks the loop, which may train for a long time, and one
     computes a sample of what was predicted again. The first never waits for a version to be loaded.  # D128
 
     A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
-    its last round is in `failures` and in the catalogue, where `service_failures` finds it.
+    its last round is in `failures` and in the catalogue, where `service_failures` finds it. There the process that
+    began last has the place: one that outlives a service that was killed does not write over what it says.
 
     Args:
         project: What is served.
@@ -55,6 +65,7 @@ class Keeper:
         self._project = project
         self._catalog = project.state.catalog
         self._noted = "failures" if worker is None else f"{_OF_WORKERS}{worker}"
+        self._name = f"{os.getpid()}-{id(self):x}"  # no two that live have the same
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._names = tuple(project.definitions.deployments) if answers else ()
@@ -109,7 +120,7 @@ class Keeper:
         return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}
 
     def start(self) -> Keeper:
-        self._note(self.failures)
+        self._note(self.failures, anew=True)
         for thread in self._threads:
             thread.start()
         return self
@@ -123,7 +134,7 @@ class Keeper:
             if thread.is_alive():
                 _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
         try:
-            self._catalog.write([Remove(KIND, self._noted)])
+            self._forget()
         except TrimtabError as error:
             _logger.warning("%s", error)
 
@@ -189,8 +200,25 @@ class Keeper:
             except TrimtabError as error:  # shown in the metrics all the same
                 _logger.warning("%s", error)
 
-    def _note(self, failures: Mapping[str, str]) -> None:
-        self._catalog.write([Put(KIND, self._noted, msgspec.json.encode(failures))])
+    def _note(self, failures: dict[str, str], *, anew: bool = False) -> None:
+        """Let others see what fails; only `anew`, at the beginning, where another one has the place."""
+        body = msgspec.json.encode(_Noted(self._name, failures))
+        if anew:
+            self._catalog.write([Put(KIND, self._noted, body)])
+            return
+        found = self._catalog.get(KIND, self._noted)
+        if found is None or self._is_own(found):
+            with suppress(Conflict):  # it is another's by now
+                self._catalog.write([Put(KIND, self._noted, body, 0 if found is None else found.revision)])
+
+    def _forget(self) -> None:
+        found = self._catalog.get(KIND, self._noted)
+        if found is not None and self._is_own(found):
+            with suppress(Conflict):  # the same
+                self._catalog.write([Remove(KIND, self._noted, found.revision)])
+
+    def _is_own(self, record: Record) -> bool:
+        return _read(record).by == self._name
 
     def _follow_one(self, name: str, *, wait: bool) -> None:
         served = self._project.served(name)
@@ -213,7 +241,7 @@ def service_failures(catalog: Catalog) -> dict[str, str]:
     found: dict[str, str] = {}
     for record in catalog.find(KIND):
         worker = record.key.removeprefix(_OF_WORKERS)
-        for work, said in msgspec.json.decode(record.body, type=dict[str, str]).items():
+        for work, said in _read(record).failures.items():
             found[work if worker == record.key else f"{work} (worker {worker})"] = said
     return found
 
@@ -223,3 +251,7 @@ def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
     keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{_OF_WORKERS}{worker}"]
     if keys:
         catalog.write([Remove(KIND, key) for key in keys])
+
+
+def _read(record: Record) -> _Noted:
+    return msgspec.json.decode(record.body, type=_Noted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -13,7 +15,7 @@ from trimtab.events.definitions import Source
 from trimtab.features.definitions import Request, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features, with_sources
-from trimtab.registry import Registry, Version
+from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.loop_state import KIND as LOOP
 from trimtab.steering.loop_state import LoopState
@@ -21,6 +23,7 @@ from trimtab.store.ports import Blob, Catalog
 from trimtab.training.artifact import decode_artifact
 
 APPLIED = "applied_features"  # of the records in the catalogue: the definitions applied for each model, as a document
+_MOST = 1_024  # versions whose definitions are kept in memory
 
 
 class AppliedFeatures(msgspec.Struct, frozen=True):
@@ -59,11 +62,16 @@ class LiveDefinitions:
         self._place = place
         self._clock = clock
         self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # when the project file was read
-        self._of_version: dict[str, FeatureSet] = {}
+        self._mutex = threading.Lock()  # of the next; never held while anything is read
+        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # those asked for last at the end
         self._applied: dict[str, FeatureSet] = {}  # by address
 
-    def of(self, version: Version) -> FeatureSet:
+    def of(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
         """The definitions that a version was trained with: the project file's where they are the same ones.
+
+        Args:
+            version: Which.
+            loaded: The same in memory, which has them: its artifact, which may be large, is not read once more.
 
         Raises:
             Misuse: It was stored without them, and the project file has others.
@@ -72,10 +80,17 @@ class LiveDefinitions:
         declared = self._definitions.models.get(version.model)
         if declared is not None and declared.features.hash == version.features:
             return declared.features
-        if version.id not in self._of_version:
-            artifact = decode_artifact(self._blob.get(version.artifact))
-            self._of_version[version.id] = with_sources(artifact.features(version.features), self._place)
-        return self._of_version[version.id]
+        with self._mutex:
+            if version.id in self._of_version:
+                self._of_version.move_to_end(version.id)
+                return self._of_version[version.id]
+        artifact = decode_artifact(self._blob.get(version.artifact)) if loaded is None else loaded.artifact
+        features = with_sources(artifact.features(version.features), self._place)
+        with self._mutex:
+            found = self._of_version.setdefault(version.id, features)
+            if len(self._of_version) > _MOST:
+                self._of_version.popitem(last=False)
+        return found
 
     def request_of(self, version: str) -> Request | None:
         """The request as a version, by its address, knew it; None where that is not known."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from trimtab.app.version_memory import VersionMemory
 from trimtab.core.clock import Clock
@@ -32,6 +32,12 @@ from trimtab.store.ports import KeyValue
 
 Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while a version is not in memory
 _logger = logging.getLogger(__name__)
+
+
+class FeaturesOf(Protocol):
+    """Gives the feature definitions that a version was trained with; at once where it is loaded."""
+
+    def __call__(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet: ...
 
 
 class KeptPast:
@@ -97,7 +103,7 @@ class ServedModel:
         snapshot: Callable[[Mapping[str, int] | None], Snapshot],
         clock: Clock,
         ids: Callable[[], str],
-        features_of: Callable[[Version], FeatureSet],
+        features_of: FeaturesOf,
         holds: Callable[[FeatureSet], bool],
         memory: VersionMemory,
         shares: Callable[[], ArmShares] = ArmShares,
@@ -253,7 +259,7 @@ class ServedModel:
         if before is None or before.version.id != version.id:
             loaded = find(version)
             if loaded is not None:
-                features = self._checked(version)
+                features = self._checked(version, loaded)
                 if before is None or self._holds(features):
                     return self._put(loaded, features)
                 self._say_waiting(version, before.version)
@@ -279,7 +285,7 @@ class ServedModel:
             why = f"{type(error).__name__}: {error}"
         try:
             loaded = find(before)
-            return None if loaded is None else self._put(loaded, self._checked(before))
+            return None if loaded is None else self._put(loaded, self._checked(before, loaded))
         except Exception as error:  # the same
             raise Unavailable(
                 f"{version.name} cannot answer yet ({why}), and {before.name}, which answered before it, cannot any "
@@ -297,6 +303,15 @@ class ServedModel:
 
     def _follow_beside(self, find: Find) -> None:
         """Put the versions in place that answer beside the champion: canary, shadow, and where that fails."""
+        try:
+            self._put_beside(find)
+        finally:
+            answering = {one.served.version for one in self._beside.values()}
+            if self._loaded is not None:
+                answering.add(self._loaded.version.id)
+            self._memory.hold(self.deployment.name, answering, self._waits)
+
+    def _put_beside(self, find: Find) -> None:
         policy, shares = self.deployment.degrade, self._shares()
         wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
         if policy is not None and policy.version is not None:
@@ -309,7 +324,14 @@ class ServedModel:
                     found[alias] = one
             except TrimtabError as error:  # neither the champion nor the other arms have to wait for it
                 self._beside_failure = error
+            except Exception as error:  # a user's estimator's; it is not kept itself, for its frames hold what was read
+                self._beside_failure = Misuse(
+                    f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
+                )
         self._beside = found
+        self._show_beside(found, shares)
+
+    def _show_beside(self, found: Mapping[str, Answerer], shares: ArmShares) -> None:
         endpoint, name = self.endpoint, self.deployment.name
         canary, shadow = found.get(CANARY), found.get(SHADOW)
         if canary is None:
@@ -327,10 +349,6 @@ class ServedModel:
             endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
         for one in found.values():
             endpoint.know(one.served)  # also after more promotions than are remembered
-        answering = {one.served.version for one in found.values()}
-        if self._loaded is not None:
-            answering.add(self._loaded.version.id)
-        self._memory.hold(name, answering, self._waits)
 
     def _beside_as(self, alias: str, find: Find) -> Answerer | None:
         """What answers with the version that an alias names; None while there is none, or its features are filled.
@@ -345,7 +363,7 @@ class ServedModel:
         if loaded is None:
             self._waits.add(version.id)
             return before
-        features = self._checked(version)
+        features = self._checked(version, loaded)
         if features.request.hash != self.deployment.model.request.hash:
             raise Misuse(
                 f"{version.name} ({alias}): it takes other request columns than the model has now. Train it again."
@@ -366,10 +384,10 @@ class ServedModel:
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
         """The feature definitions that a version was trained with, each column of a source in its place."""
-        return self._features_of(loaded.version)
+        return self._features_of(loaded.version, loaded)
 
-    def _checked(self, version: Version) -> FeatureSet:
-        features = self._features_of(version)
+    def _checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
+        features = self._features_of(version, loaded)
         try:
             check_functions(features)
         except Misuse as error:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import monotonic, sleep, time_ns
+from typing import TYPE_CHECKING, TypeVar
 
 from trimtab.app.addresses import open_access, open_routes
-from trimtab.app.grpc import MakeBeside, grpc_address, grpc_beside
+from trimtab.app.grpc import MakeBeside, check_grpc, grpc_address, grpc_beside
 from trimtab.app.keeper import Keeper, forget_failures
 from trimtab.app.watching import check_watch, open_watch
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.serving.http import accepting
 from trimtab.serving.http.access import is_loopback
 from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.model_calls import show_remembered
-from trimtab.serving.http.server import serve
+from trimtab.serving.http.server import GRACE_S, listen, serve
 from trimtab.serving.http.service import HttpService
 from trimtab.serving.http.tls import Tls
 from trimtab.serving.metrics import Metrics
@@ -29,6 +31,10 @@ from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear
 from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
 
 FILL_S = 10.0  # how long a start waits for the features to be filled
+T = TypeVar("T")
+_LEFT_S = GRACE_S + 5.0  # for workers whose supervisor was killed: they let go of the port when they notice, or end
+_LOOK_S = 0.05
+_MARK = "connections"  # which `accepting` makes before the first worker, and removes after the last
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -74,6 +80,8 @@ def serve_project(
         metrics = Metrics()
         keeper = Keeper(project)
         show_engine(metrics, applier, keeper)
+        folder = project.state_folder / FOLDER
+        when_let_go(folder, lambda: check_grpc(grpc, tls_of(project)))
         service = http_service(
             project,
             opened,
@@ -89,18 +97,55 @@ def serve_project(
         opened.enter_context(keeper.start())
         with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
             applier.wait_applied(begun, FILL_S)
-        folder = project.state_folder / FOLDER
+        listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
+        accepting.end(folder)  # whoever may have been left is gone
         _tell_remembered(project, opened, folder)
         opened.callback(remove_state, folder)
 
         def announce(url: str) -> None:
             with suppress(OSError):  # a full disk: whoever looks for the address asks where the settings put it
                 folder.mkdir(parents=True, exist_ok=True)
-                now_us = time.time_ns() // 1_000
+                now_us = time_ns() // 1_000
                 write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=now_us, workers=[]))
             (ready or print_url)(url)
 
-        serve(service, host=host, port=port, announce=announce, tls=tls_of(project))
+        serve(service, host=host, listener=listener, announce=announce, tls=tls_of(project))
+
+
+def when_let_go(folder: Path, take: Callable[[], T]) -> T:
+    """What `take` gives, which listens at a port; workers of a service that was killed may have it for a moment yet.
+
+    What shows that there may be some stays until the port is had, so that whoever is killed while he waits leaves it to
+    the next. Where there is nothing of the kind nobody waits.
+
+    Args:
+        folder: Where the processes of a service write.
+        take: Listens, or looks whether that can be done.
+
+    Raises:
+        Unavailable: What `take` raises, at once or after all the time that such workers may take.
+    """
+    end_s = monotonic() + _LEFT_S
+    while True:
+        try:
+            return take()
+        except Unavailable as error:
+            if not (_is_taken(error) and _may_be_left(folder)):
+                raise
+            if monotonic() >= end_s:
+                with suppress(OSError):
+                    accepting.end(folder)  # it is none of them: the next is told at once
+                raise
+        sleep(_LOOK_S)
+
+
+def _is_taken(error: Unavailable) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+
+
+def _may_be_left(folder: Path) -> bool:
+    """Whether a service had workers and did not see their end."""
+    return (folder / _MARK).exists()
 
 
 def _tell_remembered(project: Project, opened: ExitStack, folder: Path) -> None:

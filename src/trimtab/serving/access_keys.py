@@ -19,7 +19,7 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
-from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 
 Role: TypeAlias = Literal["read", "predict", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -109,7 +109,10 @@ class AccessKeys:
         )
         try:
             self._catalog.write(
-                [Put(_KIND, name, msgspec.json.encode(made), expected=0), self._row("add", made, actor)]
+                [
+                    Put(_KIND, name, msgspec.json.encode(made), expected=0),
+                    self._row(Change(act="add", name=name, id=key_id, actor=actor)),
+                ]
             )
         except Conflict as error:
             raise Conflict(
@@ -117,22 +120,29 @@ class AccessKeys:
             ) from error
         return key
 
-    def remove(self, name: str, *, actor: str = "a person") -> AccessKey:
-        """Remove a key: servers refuse it within two seconds.
+    def remove(self, name: str, *, actor: str = "a person") -> AccessKey | None:
+        """Remove a key, and give it; None when it was one that could not be read. Servers refuse it in two seconds.
 
         Raises:
             NotFound: There is none of this name.
         """
-        found = next((one for one in self.all() if one.name == name), None)
-        if found is None:
-            there = ", ".join(one.name for one in self.all()) or "none"
+        record = self._catalog.get(_KIND, name)
+        if record is None:
+            there = ", ".join(one.key for one in self._catalog.find(_KIND)) or "none"
             raise NotFound(f"key {name!r}: there is no such key. There is: {there}.")
-        self._catalog.write([Remove(_KIND, name), self._row("remove", found, actor)])
+        found = _read(record)
+        change = Change(act="remove", name=name, id="" if found is None else found.id, actor=actor)
+        self._catalog.write([Remove(_KIND, name), self._row(change)])
         return found
 
     def all(self) -> list[AccessKey]:
-        """Every key, by name."""
-        return [msgspec.json.decode(record.body, type=AccessKey) for record in self._catalog.find(_KIND)]
+        """Every key that can be read, by name."""
+        return self.read()[0]
+
+    def read(self) -> tuple[list[AccessKey], list[str]]:
+        """Every key, by name; and the names of those that cannot be read: of a later version, or damaged."""
+        read = [(record.key, _read(record)) for record in self._catalog.find(_KIND)]
+        return [key for _, key in read if key is not None], [name for name, key in read if key is None]
 
     def changes(self, *, after: int = 0) -> int:
         """How many changes there have been, `after` of which are known: 0 means that there never was a key."""
@@ -140,13 +150,14 @@ class AccessKeys:
             after = entries[-1].sequence
         return after
 
-    def _row(self, act: Literal["add", "remove"], key: AccessKey, actor: str) -> Append:
-        row = Change(act=act, name=key.name, id=key.id, actor=actor)
-        return Append(_JOURNAL, self._clock.now_us(), msgspec.json.encode(row))
+    def _row(self, change: Change) -> Append:
+        return Append(_JOURNAL, self._clock.now_us(), msgspec.json.encode(change))
 
 
 class KeyWatch:
     """A thread that tells of changes of the keys, so that a server knows them within two seconds. Use it with `with`.
+
+    A key that cannot be read is left out, so that it is refused, and does not hold up what is told of the others.
 
     Args:
         keys: The keys.
@@ -159,8 +170,9 @@ class KeyWatch:
     def __init__(self, keys: AccessKeys, tell: Callable[[Sequence[AccessKey], bool], object]) -> None:
         self._keys = keys
         self._tell = tell
+        self._warned: set[str] = set()  # of the names of keys that cannot be read
         self._changes = keys.changes()
-        tell(keys.all(), self._changes > 0)
+        tell(self._readable(), self._changes > 0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)
 
@@ -182,13 +194,38 @@ class KeyWatch:
             try:
                 changes = self._keys.changes(after=self._changes)
                 if changes != self._changes:
-                    self._tell(self._keys.all(), True)
+                    self._tell(self._readable(), True)
                     self._changes = changes
                 failed = False
-            except TrimtabError as error:  # the keys that are known go on being good
+            except Exception as error:  # the keys that are known go on being good, and the next change is looked for
                 if not failed:
-                    _logger.warning("access keys cannot be read: %s", error)
+                    fault = not isinstance(error, TrimtabError)
+                    _logger.warning("access keys cannot be read: %s", error, exc_info=fault)
                 failed = True
+
+    def _readable(self) -> list[AccessKey]:
+        """The keys that can be read; of each other one a warning, once."""
+        keys, unreadable = self._keys.read()
+        for name in unreadable:
+            if name not in self._warned:
+                _logger.warning(
+                    "access key %r cannot be read, and is refused: its record is damaged, or of a later version. Make "
+                    "it anew (trimtab keys remove, trimtab keys add), or serve with the version that made it.",
+                    name,
+                )
+        self._warned = set(unreadable)
+        return keys
+
+
+def _read(record: Record) -> AccessKey | None:
+    """The key in a record; None when it has none that can be read."""
+    try:
+        key = msgspec.json.decode(record.body, type=AccessKey)
+        if key.rate is not None:
+            rate_per_s(key.rate)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Misuse):
+        return None
+    return key
 
 
 def rate_per_s(rate: str) -> float:

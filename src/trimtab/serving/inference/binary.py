@@ -18,6 +18,7 @@ BINARY_SIZE = "binary_data_size"
 BINARY = "binary_data"  # a parameter of an output: its own answer in binary
 BINARY_OUTPUT = "binary_data_output"  # a parameter of a request: the same for all outputs
 _WINDOWS = {"gzip": 31, "deflate": 15}  # of zlib: with the header of gzip, or of zlib itself
+_MEMBERS = 256  # of a gzip: each costs a copy of what is behind it
 _QUICK = 1  # compression level
 
 
@@ -93,6 +94,7 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
         parameters=given.parameters,
         inputs=_inputs(given.inputs, body, len(head)),
         outputs=[one.name for one in given.outputs],
+        size_bytes=len(body),
     )
     for one in given.outputs:
         check_parameters(one.parameters)
@@ -160,16 +162,22 @@ def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
     window = _WINDOWS.get(encoding)
     if window is None:
         raise Refused(415, f"content-encoding {encoding[:60]!r}: needed is gzip, deflate, or none.")
-    inflater = zlib.decompressobj(window)
-    try:
-        out = inflater.decompress(body, limit_bytes + 1)
-    except zlib.error as error:
-        raise Misuse(f"body: no {encoding} ({error}).") from error
-    if len(out) > limit_bytes:
-        raise too_large(f"more than {limit_bytes} bytes unpacked", limit_bytes)
-    if not inflater.eof or inflater.unused_data:
-        raise Misuse(f"body: {encoding} that {'breaks off' if not inflater.eof else 'has something behind its end'}.")
-    return out
+    out, left = b"", body
+    for _ in range(_MEMBERS if encoding == "gzip" else 1):  # RFC 1952, 2.2: one member behind the other
+        inflater = zlib.decompressobj(window)
+        try:
+            out += inflater.decompress(left, limit_bytes + 1 - len(out))
+        except zlib.error as error:
+            what = f"no {encoding}" if left is body else f"{encoding} that has something else behind its end"
+            raise Misuse(f"body: {what} ({error}).") from error
+        if len(out) > limit_bytes:
+            raise too_large(f"more than {limit_bytes} bytes unpacked", limit_bytes)
+        if not inflater.eof:
+            raise Misuse(f"body: {encoding} that breaks off.")
+        left = inflater.unused_data
+        if not left:
+            return out
+    raise Misuse(f"body: {encoding} that has something behind its end, or more than {_MEMBERS} members.")
 
 
 def compressed(body: bytes, encoding: str) -> bytes:

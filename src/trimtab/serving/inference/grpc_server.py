@@ -13,14 +13,20 @@ from urllib.parse import unquote
 
 import msgspec
 
-from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.access_keys import Role
 from trimtab.serving.http.access import Access
 from trimtab.serving.http.exchanges import CURRENT, Exchange, Watch, begun
 from trimtab.serving.http.server import listen_advice
-from trimtab.serving.inference.inferring import NO_LOADING, Infer, InferenceService, Inferred, check_parameters
+from trimtab.serving.inference.inferring import (
+    INLINE_BYTES,
+    NO_LOADING,
+    Infer,
+    InferenceService,
+    Inferred,
+    check_parameters,
+)
 from trimtab.serving.inference.messages import build_messages
-from trimtab.serving.inference.rest import INLINE_BYTES
 from trimtab.serving.inference.tensors import InputTensor
 from trimtab.serving.problems import problem_of
 from trimtab.serving.seldom import Seldom
@@ -106,7 +112,7 @@ class GrpcServer:
 
         body_bytes = self._service.limits.body_bytes
         options = [
-            ("grpc.max_receive_message_length", body_bytes),
+            ("grpc.max_receive_message_length", body_bytes),  # unpacked, too: from grpcio 1.83 on
             ("grpc.so_reuseport", int(self._shared)),
         ]
         self._server = grpc.aio.server(options=options)
@@ -196,17 +202,18 @@ class GrpcServer:
 
     async def _streamed(self, sent: bytes, asked: _Asked, context: Any) -> bytes:
         """What is answered to one request of a stream."""
-        response, model = self._messages["ModelStreamInferResponse"], ""
+        response, model, request_id = self._messages["ModelStreamInferResponse"], "", ""
         try:
             request = await self._read(self._messages["ModelInferRequest"].FromString, sent)
-            model = request.model_name
+            model, request_id = request.model_name, request.id
             inferred = await self._model_infer(request, asked, len(sent))
             answered: bytes = response(infer_response=inferred).SerializeToString()
             self._count("grpc", "OK", model)
             asked.ended(200, "OK", len(answered))
         except Exception as error:
             text = self._failed("ModelStreamInfer", error, asked, model)[1]
-            answered = response(error_message=text).SerializeToString()
+            of = self._messages["ModelInferResponse"](id=request_id)  # so that its asker knows which failed
+            answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
 
     async def _read(self, read: Callable[[bytes], Any], sent: bytes) -> Any:
@@ -264,7 +271,10 @@ class GrpcServer:
         return self._told("ServerMetadataResponse", self._service.server_metadata())
 
     async def _model_ready(self, request: Any) -> Any:
-        ready = await self._service.model_ready(request.name, request.version)
+        try:
+            ready = await self._service.model_ready(request.name, request.version)
+        except NotFound:  # what is not here is not ready: clients ask in a loop until it is
+            ready = False
         return self._messages["ModelReadyResponse"](ready=ready)
 
     async def _model_metadata(self, request: Any) -> Any:
@@ -285,7 +295,7 @@ class GrpcServer:
 
     async def _model_infer(self, request: Any, asked: _Asked, size_bytes: int) -> Any:
         threads, large = self._service.threads, size_bytes > INLINE_BYTES
-        infer = await threads.go_on(_asked_for, request) if large else _asked_for(request)
+        infer = await threads.go_on(_asked_for, request, size_bytes) if large else _asked_for(request, size_bytes)
         inferred = await self._service.infer(infer, asked.heard_s, asked.timeout_s)
         finish = threads.wait if inferred.late else threads.go_on
         return await finish(self._inferred, inferred) if large else self._inferred(inferred)
@@ -371,7 +381,7 @@ def _parsed(read: Callable[[bytes], Any], sent: bytes) -> Any:
         raise Misuse(f"message: cannot be read ({error}). Send what the protocol declares.") from error
 
 
-def _asked_for(request: Any) -> Infer:
+def _asked_for(request: Any, size_bytes: int) -> Infer:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise Misuse(f"raw_input_contents: {len(raw)} for {len(request.inputs)} inputs. Send one for each, in order.")
@@ -382,6 +392,7 @@ def _asked_for(request: Any) -> Infer:
         parameters=_parameters(request.parameters),
         inputs=[_tensor(tensor, raw[n] if raw else None) for n, tensor in enumerate(request.inputs)],
         outputs=[_output(one) for one in request.outputs],
+        size_bytes=size_bytes,
     )
 
 
@@ -398,6 +409,8 @@ def _tensor(tensor: Any, raw: bytes | None) -> InputTensor:
                 "raw_input_contents."
             )
         data = list(getattr(tensor.contents, field))
+    elif raw is None and 0 in tensor.shape:
+        data = []  # nothing to send
     return InputTensor(tensor.name, tensor.datatype, list(tensor.shape), raw, data)
 
 

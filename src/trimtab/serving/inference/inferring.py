@@ -48,6 +48,7 @@ NO_LOADING = (
     "models: all that are deployed are loaded here, and other versions take their place by promotion and rollback "
     "(trimtab promote, trimtab rollback)."
 )
+INLINE_BYTES = 64 << 10  # what is larger is read, written and compressed in a thread
 _TIMEOUT = "timeout"  # a parameter: after how many microseconds nobody waits any more
 _LONGEST_US = 600_000_000  # nobody waits longer, whatever is asked for
 _AT = "at"  # a parameter: the moment in the past that is asked about
@@ -69,6 +70,7 @@ class Infer(msgspec.Struct, frozen=True, gc=False):
     parameters: Mapping[str, Parameter]
     inputs: Sequence[InputTensor]
     outputs: Sequence[str]  # names; empty: all
+    size_bytes: int = 0  # of the message it came in
 
 
 class Inferred(msgspec.Struct, frozen=True, gc=False):
@@ -254,7 +256,7 @@ class InferenceService:
         count = checked_count(asked.inputs, self.limits.rows)
         rows: list[Row]
         arguments = asked.inputs, count, answerer.rows, asked.parameters
-        if count > self.limits.rows_inline:
+        if count > self.limits.rows_inline or asked.size_bytes > INLINE_BYTES:
             rows = await predictor.read(started, soon_s, rows_of, *arguments)
         else:
             rows = rows_of(*arguments)

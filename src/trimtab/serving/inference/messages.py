@@ -50,9 +50,14 @@ _DECLARED = {
     "ModelStatisticsRequest": "string name = 1; string version = 2",
     "StatisticDuration": "uint64 count = 1; uint64 ns = 2",
     "InferStatistics": "StatisticDuration success = 1; StatisticDuration fail = 2; StatisticDuration queue = 3; "
-    "StatisticDuration compute_input = 4; StatisticDuration compute_infer = 5; StatisticDuration compute_output = 6",
+    "StatisticDuration compute_input = 4; StatisticDuration compute_infer = 5; StatisticDuration compute_output = 6; "
+    "StatisticDuration cache_hit = 7; StatisticDuration cache_miss = 8",
+    "InferResponseStatistics": "StatisticDuration success = 3",
+    "InferBatchStatistics": "uint64 batch_size = 1",
+    "MemoryUsage": "string type = 1; int64 id = 2; uint64 byte_size = 3",
     "ModelStatistics": "string name = 1; string version = 2; uint64 last_inference = 3; uint64 inference_count = 4; "
-    "uint64 execution_count = 5; InferStatistics inference_stats = 6",
+    "uint64 execution_count = 5; InferStatistics inference_stats = 6; repeated InferBatchStatistics batch_stats = 7; "
+    "repeated MemoryUsage memory_usage = 8; map<InferResponseStatistics> response_stats = 9",
     "ModelStatisticsResponse": "repeated ModelStatistics model_stats = 1",
     "RepositoryIndexRequest": "string repository_name = 1; bool ready = 2",
     "RepositoryIndexResponse.ModelIndex": "string name = 1; string version = 2; string state = 3; string reason = 4",
@@ -99,7 +104,7 @@ def _add_field(message: Any, path: str, declared: str) -> None:
     assert match is not None, declared
     rule, is_map, kind, name, number = match.groups()
     if is_map:
-        entry = message.nested_type.add(name=f"{name.title()}Entry")
+        entry = message.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
         entry.options.map_entry = True
         _add_field(entry, f"{path}.{entry.name}", "string key = 1")
         _add_field(entry, f"{path}.{entry.name}", f"{kind} value = 2")

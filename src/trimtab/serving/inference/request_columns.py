@@ -23,6 +23,27 @@ TAKEN: dict[Dtype, tuple[str, ...]] = {
 EMPTY_IS_NULL = "empty_is_null"  # a parameter of requests
 
 
+def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model_inputs: Sequence[str]) -> None:
+    """Refuse tensors that are no columns, or sent twice; looks at no more of them than there are columns, and one.
+
+    Args:
+        tensors: One a column.
+        request_rows: The request's declaration.
+        model_inputs: Names that are told to be no columns.
+
+    Raises:
+        Misuse: A tensor is no column's, or a column is sent twice.
+    """
+    columns, found = request_rows.request.columns, set[str]()
+    for tensor in tensors:  # each is another column, or the last that is looked at
+        name = tensor.name
+        if name not in columns:
+            raise _no_column(name, request_rows.names, model_inputs)
+        if name in found:
+            raise Misuse(f"input {name!r}: sent twice. Send one tensor a column.")
+        found.add(name)
+
+
 def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
     """How many rows the tensors of a request have: all the same number.
 
@@ -48,29 +69,21 @@ def rows_of(
     tensors: Sequence[InputTensor],
     count: int,
     request_rows: RequestRows,
-    model_inputs: Sequence[str],
     parameters: Mapping[str, Any],
 ) -> list[Row]:
     """Checked request rows.  # D94
 
     Args:
-        tensors: One a column; columns that are left out are null.
+        tensors: One a column, as `check_names` lets through; columns that are left out are null.
         count: Of rows, as `checked_count` gives it.
         request_rows: The request's declaration.
-        model_inputs: Names that are told to be no columns.
         parameters: Of the request; `empty_is_null` is looked at.
 
     Raises:
-        Misuse: A tensor is no column's, or not as declared; `InvalidField` for a value that is not.
+        Misuse: Key or time is missing, or a tensor is not as declared; `InvalidField` for a value that is not.
     """
     columns = request_rows.request.columns
     given = {tensor.name: tensor for tensor in tensors}
-    if len(given) != len(tensors):
-        twice = next(t.name for n, t in enumerate(tensors) if t.name in {one.name for one in tensors[:n]})
-        raise Misuse(f"input {twice!r}: sent twice. Send one tensor a column.")
-    for name in given:
-        if name not in columns:
-            raise _no_column(name, request_rows.names, model_inputs)
     for name in (request_rows.request.key, request_rows.request.time):
         if name not in given:
             raise Misuse(

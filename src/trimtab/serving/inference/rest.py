@@ -19,7 +19,7 @@ import msgspec
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.http.wire import Headers, Receive, Reply, Scope, asked_timeout, problem_reply, whole_body
 from trimtab.serving.inference.binary import compressed, decompressed, encoding_of, read_infer, write_inferred
-from trimtab.serving.inference.inferring import NO_LOADING, InferenceService
+from trimtab.serving.inference.inferring import INLINE_BYTES, NO_LOADING, InferenceService
 from trimtab.serving.problems import Problem, Refused, decode_problem
 
 PREFIX = "/v2"
@@ -31,7 +31,6 @@ _OCTETS = b"application/octet-stream"
 _LENGTH = b"inference-header-content-length"
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _WORTH_BYTES = 1_024  # a smaller answer is not compressed
-INLINE_BYTES = 64 << 10  # what is larger is read, written and compressed in a thread
 _UNPACKED = 16  # times as large as its compressed form a body may well be
 _encode = msgspec.json.Encoder().encode
 

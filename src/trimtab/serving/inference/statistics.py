@@ -14,6 +14,7 @@ ROWS, LAST = "trimtab_inference_rows_total", "trimtab_inference_last_seconds"
 COUNTS, SECONDS = "trimtab_inference_parts_total", "trimtab_inference_part_seconds_total"
 _OF_VERSION = ("model", "version")
 _OF_PART = (*_OF_VERSION, "part")
+_PARTS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 _SHOWN = (ROWS, LAST, COUNTS, SECONDS)
 
 
@@ -40,6 +41,8 @@ class InferStatistics(msgspec.Struct):
     compute_input: Duration = msgspec.field(default_factory=Duration)  # tensors to rows
     compute_infer: Duration = msgspec.field(default_factory=Duration)  # features, model and log
     compute_output: Duration = msgspec.field(default_factory=Duration)  # answers to tensors
+    cache_hit: Duration = msgspec.field(default_factory=Duration)  # always 0, as is the next: clients look for both
+    cache_miss: Duration = msgspec.field(default_factory=Duration)
 
 
 class ModelStatistics(msgspec.Struct):
@@ -51,6 +54,9 @@ class ModelStatistics(msgspec.Struct):
     inference_count: int = 0  # rows
     execution_count: int = 0  # requests
     inference_stats: InferStatistics = msgspec.field(default_factory=InferStatistics)
+    batch_stats: tuple[()] = ()  # nothing is counted under it, nor under the next two; clients look for them
+    response_stats: dict[str, Duration] = {}
+    memory_usage: tuple[()] = ()
 
     def answered(self, rows: int, started: float, decoded: float, inferred: float, ended: float) -> None:
         """Count a request by the ends of its parts, in seconds."""
@@ -120,7 +126,7 @@ def statistics_told(text: str) -> dict[tuple[str, str], ModelStatistics]:
         found[model, version] = ModelStatistics(model, version, inference_count=int(rows))
     seconds = told.total(SECONDS, _OF_PART)
     for (model, version, part), count in told.total(COUNTS, _OF_PART).items():
-        if (model, version) in found and part in InferStatistics.__struct_fields__:
+        if (model, version) in found and part in _PARTS:
             took = Duration(int(count), round(seconds.get((model, version, part), 0.0) * 1e9))
             setattr(found[model, version].inference_stats, part, took)
     for one in found.values():
@@ -136,7 +142,7 @@ def _names(labels: Iterable[tuple[str, str]], one: ModelStatistics) -> bool:
 
 
 def _parts(stats: InferStatistics) -> dict[str, Duration]:
-    return msgspec.structs.asdict(stats)
+    return {part: getattr(stats, part) for part in _PARTS}
 
 
 def _of(one: ModelStatistics) -> Iterable[tuple[str, Duration]]:

@@ -11,15 +11,16 @@ import msgspec
 from trimtab.core.errors import Misuse
 
 BYTES = "BYTES"
-FLOATS = ("FP64", "FP32", "FP16")
+_BF16 = "BF16"  # the upper half of an FP32
+FLOATS = ("FP64", "FP32", "FP16", _BF16)
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 _CODES = {
     "BOOL": "?", "FP64": "d", "FP32": "f", "FP16": "e",
     "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b", "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
 }  # fmt: skip
-DATATYPES = (*_CODES, BYTES)
+DATATYPES = (*_CODES, _BF16, BYTES)
 _ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # of one element
-_SIZES = {name: one.size for name, one in _ONES.items()}
+_SIZES = {**{name: one.size for name, one in _ONES.items()}, _BF16: 2}
 _SIZE = struct.Struct("<I")  # in front of each element of BYTES
 _SHOWN = 40  # characters of a refused value
 
@@ -66,7 +67,7 @@ def row_count(tensor: InputTensor) -> int:
     """
     shape = tensor.shape
     if not 1 <= len(shape) <= 2 or shape[0] < 0 or (len(shape) == 2 and shape[1] != 1):
-        raise Misuse(f"input {_short(tensor.name)}: shape {_short(list(shape))}. Needed: [n] or [n, 1], n rows.")
+        raise Misuse(f"input {_short(tensor.name)}: shape {_shape(shape)}. Needed: [n] or [n, 1], n rows.")
     return shape[0]
 
 
@@ -81,8 +82,9 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
         Misuse: Size or number of elements do not fit, or one is not of the datatype; the tensor is named.
     """
     name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
-    if count == 1 and raw is not None and len(raw) == _SIZES.get(datatype):  # most of all tensors: one number
-        number = _ONES[datatype].unpack(raw)
+    one = _ONES.get(datatype)
+    if count == 1 and raw is not None and one is not None and len(raw) == one.size:  # most of all tensors: one number
+        number = one.unpack(raw)
         return number if number[0] == number[0] else (None,)
     if datatype not in _SIZES and datatype != BYTES:
         raise Misuse(f"input {_short(name)}: datatype {_short(datatype)}. Known are {', '.join(DATATYPES)}.")
@@ -99,6 +101,9 @@ def _numbers(name: str, datatype: str, raw: bytes, count: int) -> Sequence[Any]:
     if len(raw) != count * _SIZES[datatype]:
         needed = f"{count} of {datatype} are {count * _SIZES[datatype]} bytes"
         raise Misuse(f"input {_short(name)}: {len(raw)} bytes, but {needed}. Send as many as the shape says.")
+    if datatype == _BF16:
+        halves = struct.unpack(f"<{count}H", raw)
+        return struct.unpack(f"<{count}f", struct.pack(f"<{count}I", *(half << 16 for half in halves)))
     return struct.unpack(f"<{count}{_CODES[datatype]}", raw)
 
 
@@ -134,14 +139,18 @@ def _text(name: str, index: int, element: bytes) -> str:
 
 def _given(name: str, datatype: str, data: Sequence[Any], count: int) -> Sequence[Any]:
     """Elements that came one by one, as JSON or as typed contents."""
-    if data and isinstance(data[0], list):  # the rows of a shape [n, 1]
-        if wrong := next((one for one in data if not isinstance(one, list) or len(one) != 1), None):
-            raise Misuse(
-                f"input {_short(name)}: a row {_short(wrong)}. Give [value] for each row, or all values in one list."
-            )
-        data = [one[0] for one in data]
     if len(data) != count:
         raise Misuse(f"input {_short(name)}: {len(data)} elements, but its shape says {count}.")
+    if datatype == _BF16 and data:
+        raise Misuse(f"input {_short(name)}: {_BF16} is taken as raw bytes only. Send it in binary, or as FP32.")
+    if data and isinstance(data[0], list):  # the rows of a shape [n, 1]
+        for index, row in enumerate(data):
+            if not isinstance(row, list) or len(row) != 1:
+                raise Misuse(
+                    f"input {_short(name)}: row {index} is {_short(row)}. Give [value] for each row, or all values in "
+                    "one list."
+                )
+        data = [one[0] for one in data]
     if datatype == BYTES:
         return [
             _text(name, index, value) if isinstance(value, bytes) else _of_kind(name, datatype, index, value, str)
@@ -175,6 +184,18 @@ def _wrong(name: str, datatype: str, index: int, value: Any) -> Misuse:
     return Misuse(f"input {_short(name)}: element {index} is {_short(value)}, which is no {datatype}.")
 
 
+def _shape(shape: Sequence[int]) -> str:
+    return _cut(str(list(shape))) if len(shape) <= _SHOWN else f"of {len(shape)} dimensions"
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    """A value as an error shows it; of a list or an object only how long it is: it may be nested beyond any `repr`."""
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str | bytes):
+        value = value[: _SHOWN + 1]  # what is shown of it
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from lightgbm import LGBMClassifier
 from sklearn.ensemble import RandomForestClassifier
 
 from trimtab.core.clock import VirtualClock
+from trimtab.core.hashing import bytes_hash
 from trimtab.registry import Registry, Version
 from trimtab.registry.loading import LoadedModel
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.ports import Put
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.training import fit, save_training_set
+from trimtab.training.artifact import encode_artifact
 from trimtab.training.environment import current_environment
 from trimtab.training.row_calls import RowChoice, choose_row_call
+from trimtab.training.runtimes import sklearn
 from trimtab.training.runtimes.choosing import chooser
+from trimtab.training.runtimes.sklearn import _Own
 
 
 class Forest:
@@ -108,6 +113,43 @@ def test_a_way_that_does_not_agree_is_never_chosen_however_quick(forest: Forest)
     assert found.chosen == "library" == loaded.row_call
     assert [one.accepted for one in found.trials] == [False, True]
     assert "refused" in found.said
+
+
+def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = msgspec.structs.replace(forest.fitted.artifact, row_tolerance=0.5)
+    data = encode_artifact(artifact)
+    wide = msgspec.structs.replace(forest.fitted, artifact=artifact, data=data, digest=bytes_hash(data))
+    version = forest.registry().register(wide, training_set=forest.training_set)
+    assert forest.registry().load(version).row_call == "trees"
+
+    loaded = forest.registry().load(version)
+    inner = chooser(loaded.scorer)
+    assert inner is not None
+    right = inner.row_calls["trees"]
+
+    def off(by: float) -> Callable[[list[float]], Any]:
+        return lambda row: np.add(right(row), by).item()
+
+    inner.row_calls["trees"] = off(0.01)  # type: ignore[index]  # what a broken way would be
+    inner.choose("trees")
+    found = choose_row_call(loaded.artifact, loaded.scorer, version="v", machine="m", at_us=0)
+    assert found is not None
+    assert (found.chosen, [one.accepted for one in found.trials]) == ("library", [False, True])
+    inner.row_calls["trees"] = off(1e-10)  # type: ignore[index]  # within what the runtime promises
+    inner.choose("trees")
+    found = choose_row_call(loaded.artifact, loaded.scorer, version="v", machine="m", at_us=0)
+    assert found is not None
+    assert (found.chosen, [one.accepted for one in found.trials]) == ("trees", [True, True])
+
+    monkeypatch.setattr(_Own, "agrees", lambda self, call: True)  # as one that was not found out there
+    monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(0.01)))
+    with caplog.at_level(logging.WARNING):
+        assert forest.registry().load(version).row_call == "library"
+    assert "one row by 'trees' does not repeat the golden predictions here" in caplog.text
+    monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(1e-10)))
+    assert forest.registry().load(version).row_call == "trees"
 
 
 def test_a_model_with_one_way_has_no_choice(forest: Forest, make: Callable[..., Any]) -> None:

@@ -10,20 +10,23 @@ import gc
 import io
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 from arro3.io import write_ipc_stream
+from lightgbm import LGBMRegressor
 
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Unavailable
 from trimtab.serving import Endpoint, HttpService
 from trimtab.serving.batching import BatchCosts
 from trimtab.serving.http.limits import Limits
+from trimtab.training.runtimes.lightgbm_booster import BoosterScorer
 
 
 class Drowsy(Endpoint):
@@ -186,21 +189,26 @@ def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: 
     service.close()
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """As a service that has loaded its models: what holds itself stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.parametrize("road", ["json", "arrow", "inference"])
+@pytest.mark.usefixtures("uncollected")
 def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, road: str) -> None:
-    class Weighs:
-        def predict_row(self, row: list[float]) -> float:
-            return 0.5
-
-        def predict(self, rows: Any) -> list[float]:
-            return [0.5] * len(rows)
-
     endpoint = shop.endpoint
-    made: list[weakref.ref[Weighs]] = []
+    made: list[weakref.ref[Any]] = []
+    rows = np.random.default_rng(0).normal(size=(100, len(shop.weights)))
+    trees = LGBMRegressor(n_estimators=2, verbosity=-1).fit(rows, rows[:, 0]).booster_.model_to_string()
 
     def wake() -> None:
-        scorer = Weighs()
-        made.append(weakref.ref(scorer))
+        scorer = BoosterScorer(trees)
+        made.extend([weakref.ref(scorer), weakref.ref(scorer._booster)])
         endpoint.swap(shop.answerer(scorer=scorer))
 
     endpoint.sleep(wake)
@@ -215,8 +223,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
         endpoint.sleep(wake)
 
     asyncio.run(asyncio.wait_for(main(), 60))
-    gc.collect()
-    assert [scorer() for scorer in made] == [None]
+    assert [one() for one in made] == [None, None]
     service.close()
 
 

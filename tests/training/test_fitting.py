@@ -8,12 +8,18 @@ import msgspec
 import numpy as np
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import col
 from trimtab.training import TrainingSet, fit
-from trimtab.training.artifact import decode_artifact, golden_difference, scorer_for
+from trimtab.training.artifact import decode_artifact, golden_difference, golden_rows, scorer_for
+from trimtab.training.runtimes import sklearn
+from trimtab.training.runtimes.choosing import chooser
+from trimtab.training.runtimes.sklearn_rows import quick_row
 
 
 class Own:
@@ -170,3 +176,32 @@ def test_an_estimator_without_a_safe_format_is_refused_before_it_is_fitted(
 
 def test_trust_is_recorded_only_where_it_is_used(world: Any, training_set: TrainingSet) -> None:
     assert fit(world.model, training_set, trust="pickle").artifact.trust is None
+
+
+def test_a_quick_way_for_one_row_that_is_wrong_is_found_at_the_fit_and_wherever_the_model_is_loaded(
+    world: Any, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error was recorded as what a row may be off."""
+
+    def make() -> Any:
+        return make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
+
+    right = fit(with_estimator(world, make), training_set)
+    assert chooser(right.scorer).row_call == "folded"  # type: ignore[union-attr]  # it has several
+    place = right.artifact.inputs.index("km")
+
+    def wrong(estimator: Any) -> Any:
+        name, call = quick_row(estimator)  # type: ignore[misc]  # there is one
+        return name, lambda row: np.add(call(row), 0.25 * (1000.0 < row[place] < 1400.0)).item()
+
+    monkeypatch.setattr(sklearn, "quick_row", wrong)
+    found = fit(with_estimator(world, make), training_set)
+    assert chooser(found.scorer).row_call == "library"  # type: ignore[union-attr]
+    assert found.artifact.row_tolerance <= 1e-12
+    assert any(1000.0 < row[place] < 1400.0 for row in golden_rows(found.artifact))
+    again = scorer_for(found.artifact)
+    assert chooser(again).row_call == "folded"  # type: ignore[union-attr]
+    assert golden_difference(found.artifact, again) > 0.2
+    calibrated = fit(msgspec.structs.replace(with_estimator(world, make), calibration="isotonic"), training_set)
+    assert chooser(calibrated.scorer).row_call == "library"  # type: ignore[union-attr]
+    assert calibrated.artifact.row_tolerance <= 1e-12

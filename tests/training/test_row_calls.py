@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,38 @@ def test_pipelines_of_scalers_and_a_linear_model_are_one_dot_product_within_thei
             rows[::4, 1], rows[3] = np.nan, np.nan
         alone = np.array([scorer.predict_row(row) for row in rows.tolist()])
         np.testing.assert_allclose(alone, scorer.predict(rows), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("first", [0.0, float("nan")])
+def test_a_pipeline_that_imputes_another_value_than_null_is_not_folded(first: float) -> None:
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    counts = np.random.default_rng(1).poisson(1.0, size=X.shape).astype(np.float64)
+    steps = [SimpleImputer()] if first != first else []
+    pipeline = make_pipeline(*steps, SimpleImputer(missing_values=0.0), LogisticRegression()).fit(counts, Y)
+    runtime = runtime_for(pipeline)
+    scorer = runtime.load(runtime.save(pipeline))
+    assert scorer.row_call == "library"
+    alone = np.array([scorer.predict_row(row) for row in counts[:50].tolist()])
+    np.testing.assert_allclose(alone, scorer.predict(counts[:50]), rtol=0, atol=1e-13)
+
+
+def test_a_quick_way_that_is_wrong_at_0_or_at_a_count_alone_does_not_agree() -> None:
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from trimtab.training.runtimes.sklearn import _Own
+
+    own = _Own(make_pipeline(StandardScaler(), Ridge()).fit(X, Y))
+
+    def off_at(odd: float) -> Callable[[list[float]], Any]:
+        return lambda row: np.add(own.alone(row), 1e-6 * (odd in row))
+
+    assert own.agrees(own.alone)
+    assert [own.agrees(off_at(odd)) for odd in (0.0, 1.0, -1.0, 7.0)] == [False, False, False, True]
 
 
 def test_a_pipeline_without_an_imputer_refuses_a_null_in_one_row_as_it_does_in_a_batch() -> None:

@@ -34,6 +34,7 @@ from trimtab.training.fitted import Fitted
 from trimtab.training.leakage import find_leaks, refuse_leaks
 from trimtab.training.raised import place_raised
 from trimtab.training.recalibrating import recalibrate
+from trimtab.training.row_calls import refuse_unlike
 from trimtab.training.runtimes.choose import missing_library, runtime_for, runtime_named
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
 from trimtab.training.sets import TrainingSet
@@ -309,11 +310,11 @@ def finish(
     _check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample], classes=width)
     with _answering(model.name):
+        golden = make_golden(scorer, prepared.matrix)
+        golden = _settle_row_call(plain, scorer, prepared.matrix, sample, golden, runtime)
         tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
-    with _answering(model.name):
-        golden = make_golden(scorer, prepared.matrix)
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
     if not runtime.row_exact:  # loading asks the golden rows one by one
         with _answering(model.name):
@@ -455,6 +456,22 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
     """How far two answers to the same rows are apart at most, relative where they are above 1."""
     return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
+
+
+def _settle_row_call(
+    plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
+) -> Golden:
+    """Refuse a quick way for one row that says something else than the library.
+
+    Returns:
+        The golden predictions; where the way is refused, with the row at which it is the furthest off, so that
+        whoever loads the model finds it out too.
+    """
+    spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)
+    there = np.frombuffer(golden.rows, "<f8").reshape(-1, matrix.shape[1])
+    asked = np.vstack([there, matrix[np.union1d(sample[:_ALONE], spread)]])
+    unlike = refuse_unlike(plain, asked.tolist(), parity=0.0 if runtime.row_exact else runtime.parity)
+    return golden if unlike is None else make_golden(scorer, asked[[*range(len(there) - 1), unlike]])
 
 
 def _row_tolerance(scorer: Scorer, matrix: NDArray[Any], together: NDArray[np.float64]) -> float:

@@ -11,7 +11,9 @@ from time import perf_counter_ns
 import msgspec
 
 from trimtab.training.artifact import Artifact, golden_rows, score_rows
+from trimtab.training.calibrated import CalibratedScorer
 from trimtab.training.environment import Environment, cpu_level
+from trimtab.training.runtimes.choose import runtime_named
 from trimtab.training.runtimes.choosing import chooser
 from trimtab.training.runtimes.ports import Score, Scorer
 
@@ -66,6 +68,42 @@ def allowed_difference(artifact: Artifact) -> float:
     return 0.0 if artifact.row_exact else max(artifact.row_tolerance, _ROUNDING)
 
 
+def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
+    """Let one row take the library's own way, where the one that it takes says something else.
+
+    It does where it is further from a batch than `parity` and than the library's own way is. Nothing else may use the
+    scorer meanwhile.
+
+    Args:
+        scorer: As it is loaded, without its calibration, whose steps make much of a last bit.
+        rows: Of the matrix.
+        parity: How far a way may be off, relative to scores above 1.
+
+    Returns:
+        Which row the way is the furthest off at; None where it stays.
+    """
+    inner = chooser(scorer)
+    if inner is None or inner.row_call == "library":
+        return None
+    expected, name = score_rows(scorer, list(rows)), inner.row_call
+    found = _apart(scorer, rows, expected)
+    worst = max(found, default=0.0)
+    if worst <= parity:
+        return None
+    inner.choose("library")
+    if worst <= max(_apart(scorer, rows, expected)):
+        inner.choose(name)
+        return None
+    return found.index(worst)
+
+
+def refuse_unlike_here(artifact: Artifact, scorer: Scorer, rows: Sequence[list[float]]) -> bool:
+    """`refuse_unlike` for a version's scorer, calibrated or not; whether the way was refused."""
+    plain = scorer.inner if isinstance(scorer, CalibratedScorer) else scorer
+    parity = 0.0 if artifact.row_exact else runtime_named(artifact.runtime).parity
+    return refuse_unlike(plain, rows, parity=parity) is not None
+
+
 def choose_row_call(
     artifact: Artifact,
     scorer: Scorer,
@@ -101,8 +139,12 @@ def choose_row_call(
         inner.choose(name)
         found = [scorer.predict_row(row) for row in asked]
         apart = max(map(difference, expected, found))
+        # a tolerance may have been measured by a way that was wrong: it says nothing of that way
+        unlike = _ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, asked)
+        inner.choose(name)
         us = _median_us(scorer.predict_row, asked, stopwatch_ns)
-        trials.append(RowTrial(name=name, us=us, difference=apart, accepted=apart <= allowed or name == "library"))
+        accepted = name == "library" or (apart <= allowed and not unlike)
+        trials.append(RowTrial(name=name, us=us, difference=apart, accepted=accepted))
     best = min((one for one in trials if one.accepted), key=lambda one: one.us)
     inner.choose(best.name)
     return RowChoice(
@@ -123,6 +165,14 @@ def difference(one: Score, other: Score) -> float:
     if isinstance(one, list) or isinstance(other, list):
         return math.inf
     return math.inf if math.isnan(one - other) else abs(one - other)
+
+
+def _apart(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
+    """How far each row alone is from what is expected, relative to scores above 1."""
+    return [
+        difference(scorer.predict_row(row), score) / (1.0 if isinstance(score, list) else max(1.0, abs(score)))
+        for row, score in zip(rows, expected, strict=True)
+    ]
 
 
 def _median_us(call: Callable[[list[float]], object], rows: Sequence[list[float]], clock: Callable[[], int]) -> float:

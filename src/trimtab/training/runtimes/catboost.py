@@ -85,30 +85,40 @@ class CatboostScorer(Ways):
     """A model read from its bytes."""
 
     def __init__(self, data: bytes) -> None:
-        self._model = catboost.CatBoost()
+        own = self._own = _Own(data)
+        compiled = compiled_row(own.model, probability=own.probability)
+        ways: dict[str, RowCall] = {} if compiled is None or not own.agrees(compiled) else {"compiled": compiled}
+        super().__init__({**ways, "library": own.alone})
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return self._own.predict(matrix)
+
+
+class _Own:
+    """The library's own model, and its own way."""
+
+    def __init__(self, data: bytes) -> None:
+        self.model = catboost.CatBoost()
         try:
-            self._model.load_model(blob=data, format="cbm")
+            self.model.load_model(blob=data, format="cbm")
         except catboost.CatBoostError as error:
             raise Corrupt(f"catboost: these {len(data)} bytes are no model: {str(error)[:200]}") from error
-        self._probability = self._model.get_metadata()["trimtab"] == _PROBABILITY
-        compiled = compiled_row(self._model, probability=self._probability)
-        ways: dict[str, RowCall] = {} if compiled is None or not self._agrees(compiled) else {"compiled": compiled}
-        super().__init__({**ways, "library": self._alone})
+        self.probability = self.model.get_metadata()["trimtab"] == _PROBABILITY
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
-            classes = len(self._model.classes_) if self._probability else 0
+            classes = len(self.model.classes_) if self.probability else 0
             return np.empty((0, classes) if classes > 2 else 0)
-        kind = "Probability" if self._probability else "RawFormulaVal"
-        scores = np.asarray(self._model.predict(matrix, prediction_type=kind, thread_count=1), np.float64)
+        kind = "Probability" if self.probability else "RawFormulaVal"
+        scores = np.asarray(self.model.predict(matrix, prediction_type=kind, thread_count=1), np.float64)
         return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
 
-    def _alone(self, row: list[float]) -> Score:
+    def alone(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
-    def _agrees(self, call: RowCall) -> bool:
+    def agrees(self, call: RowCall) -> bool:
         """Whether a call gives the bits of a batch, on rows drawn at random and on odd ones."""
-        rows = np.random.default_rng(0).normal(scale=30.0, size=(64, len(self._model.feature_names_)))
+        rows = np.random.default_rng(0).normal(scale=30.0, size=(64, len(self.model.feature_names_)))
         rows[1], rows[2, ::2], rows[3, ::3], rows[4, ::2], rows[5] = np.nan, np.nan, 5e-324, -0.0, 3e38
         rows[6:32] /= 100.0
         return np.array([call(row) for row in rows.tolist()]).tobytes() == self.predict(rows).tobytes()

@@ -115,4 +115,4 @@ def _sum_of_leaves(trees: list[_Tree], places: dict[int, int], inputs: int) -> A
         lines.append(f"    s += leaves{number}[{'+'.join(bits) or '0'}]")
     names: dict[str, Any] = {f"leaves{number}": tree.leaf_values for number, tree in enumerate(trees)}
     exec(compile("\n".join([*lines, "    return s"]), "<catboost trees>", "exec"), names)  # numbers only: `_is_plain`
-    return names["total"]
+    return names.pop("total")  # what a function sees is not to hold it: see `Ways`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -31,7 +32,11 @@ class ChoosingScorer(Scorer, Protocol):
 
 
 class Ways:
-    """What keeps the ways of a scorer: a scorer that has some inherits it."""
+    """What keeps the ways of a scorer: a scorer that has some inherits it.
+
+    No way may hold the scorer, not even as a method of it: they would hold each other, and in a service, which seldom
+    collects cycles, the model would stay in memory after it was let go. What scores is an object of its own.
+    """
 
     predict_row: RowCall
 
@@ -49,6 +54,21 @@ class Ways:
             raise NotFound(f"one-row call {name!r}: here there are {', '.join(self.row_calls)}.")
         self.row_call = name
         self.predict_row = self.row_calls[name]
+
+
+def per_thread(prepare: Callable[[], RowCall]) -> RowCall:
+    """A way whose call each thread prepares for itself when it first asks."""
+    local = threading.local()
+
+    def prepared(row: list[float]) -> Score:
+        try:
+            call = local.call
+        except AttributeError:
+            call = local.call = prepare()
+        found: Score = call(row)
+        return found
+
+    return prepared
 
 
 def chooser(scorer: object) -> ChoosingScorer | None:

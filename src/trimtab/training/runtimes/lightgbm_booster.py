@@ -9,12 +9,11 @@ import ctypes
 import random
 import struct
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.choose import missing_library
-from trimtab.training.runtimes.choosing import RowCall, Ways
+from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
 from trimtab.training.runtimes.native import matrix_address, native_library
 from trimtab.training.runtimes.ports import Score
 
@@ -30,10 +29,10 @@ class BoosterScorer(Ways):
     """A booster read from its text; many threads may call it at once."""
 
     def __init__(self, text: str | bytes) -> None:
-        self._booster = _Booster(text.encode() if isinstance(text, str) else text)
-        self._local = threading.local()  # each thread prepares a call of its own
-        ways: dict[str, RowCall] = {"prepared": self._prepared} if self._can_prepare() else {}
-        super().__init__({**ways, "library": self._alone})
+        booster = self._booster = _Booster(text.encode() if isinstance(text, str) else text)
+        prepared = per_thread(lambda: _RowCall(booster).score)
+        ways: dict[str, RowCall] = {"prepared": prepared} if _can_prepare(booster) else {}
+        super().__init__({**ways, "library": booster.alone})
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
@@ -49,37 +48,21 @@ class BoosterScorer(Ways):
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
         """The scores of a batch, for which NumPy need not be there."""
-        booster = self._booster
-        given = (ctypes.c_double * (len(rows) * booster.inputs))(*[value for row in rows for value in row])
-        scores = (ctypes.c_double * (len(rows) * booster.classes))()
-        booster.predict(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
-        if booster.classes == 1:
-            return list(scores)
-        return [scores[at : at + booster.classes] for at in range(0, len(scores), booster.classes)]
+        return self._booster.rows(rows)
 
-    def _alone(self, row: list[float]) -> Score:
-        return self.predict_rows([self._booster.checked(row)])[0]
 
-    def _prepared(self, row: list[float]) -> Score:
-        try:
-            call = self._local.call
-        except AttributeError:
-            call = self._local.call = _RowCall(self._booster)
-        found: Score = call(row)
-        return found
-
-    def _can_prepare(self) -> bool:
-        """Whether the library has prepared calls, and they give the bits of a batch on a few rows."""
-        inputs, draw = self._booster.inputs, random.Random(0)
-        rows = [[draw.gauss(0.0, 100.0) for _ in range(inputs)] for _ in range(4)]
-        rows[1] = [float("nan")] * inputs
-        rows[2][::2] = rows[1][::2]
-        try:
-            call = _RowCall(self._booster)
-            found = [call(row) for row in rows]
-        except (AttributeError, OSError):  # another version of the library
-            return False
-        return found == self.predict_rows(rows)
+def _can_prepare(booster: _Booster) -> bool:
+    """Whether the library has prepared calls, and they give the bits of a batch on a few rows."""
+    inputs, draw = booster.inputs, random.Random(0)
+    rows = [[draw.gauss(0.0, 100.0) for _ in range(inputs)] for _ in range(4)]
+    rows[1] = [float("nan")] * inputs
+    rows[2][::2] = rows[1][::2]
+    try:
+        call = _RowCall(booster)
+        found = [call.score(row) for row in rows]
+    except (AttributeError, OSError):  # another version of the library
+        return False
+    return found == booster.rows(rows)
 
 
 class _Booster:
@@ -123,6 +106,19 @@ class _Booster:
         if status:
             raise OSError(f"lightgbm: {rows} rows could not be scored: {self._why()}")
 
+    def rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of rows, for which NumPy need not be there."""
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in row])
+        scores = (ctypes.c_double * (len(rows) * self.classes))()
+        self.predict(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
+        if self.classes == 1:
+            return list(scores)
+        return [scores[at : at + self.classes] for at in range(0, len(scores), self.classes)]
+
+    def alone(self, row: list[float]) -> Score:
+        """The score of a row as a batch of one."""
+        return self.rows([self.checked(row)])[0]
+
     def checked(self, row: list[float]) -> list[float]:
         """The row, if it has as many numbers as there are inputs."""
         if len(row) != self.inputs:
@@ -151,7 +147,7 @@ class _RowCall:
         self._booster = booster  # the handle points into it
         library, inputs = booster.library, booster.inputs
         self._free = library.LGBM_FastConfigFree
-        self._score = library.LGBM_BoosterPredictForMatSingleRowFast
+        self._call = library.LGBM_BoosterPredictForMatSingleRowFast
         self._pack = struct.Struct(f"{inputs}d").pack_into
         self._row = (ctypes.c_double * inputs)()
         self._single = booster.classes == 1
@@ -170,13 +166,13 @@ class _RowCall:
             raise OSError("lightgbm: the one-row call could not be prepared")
         self._arguments = (self._handle, self._row, ctypes.byref(self._length), self._out)
 
-    def __call__(self, row: list[float]) -> Score:
+    def score(self, row: list[float]) -> Score:
         try:
             self._pack(self._row, 0, *row)
         except struct.error:
             self._booster.checked(row)
             raise Misuse("lightgbm: a row holds something that is no number.") from None
-        if self._score(*self._arguments):
+        if self._call(*self._arguments):
             raise OSError("lightgbm: the one-row call failed")
         return self._out[0] if self._single else self._out[:]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.training.runtimes.choosing import RowCall, Ways
+from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
 from trimtab.training.runtimes.estimators import OnnxEstimator
 from trimtab.training.runtimes.ports import Score, row_score
 from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
@@ -61,74 +60,77 @@ class OnnxScorer(Ways):
     """A session over one graph with one input of shape (rows, inputs)."""
 
     def __init__(self, data: bytes) -> None:
+        graph = self._graph = _Session(data)
+        can_bind = graph.columns and _can_bind(graph)
+        bound: dict[str, RowCall] = {"bound": per_thread(lambda: _BoundCall(graph).score)} if can_bind else {}
+        super().__init__({**bound, "library": graph.alone})
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return self._graph.predict(matrix)
+
+
+class _Session:
+    """The library's own session, and its own way."""
+
+    def __init__(self, data: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
             raise Corrupt(f"onnx: these {len(data)} bytes are no model: {str(error)[:200]}") from error
-        taken = self._session.get_inputs()[0]
-        self._input = taken.name
-        self._kind = np.float32 if taken.type == "tensor(float)" else np.float64
-        answers = self._session.get_outputs()[-1]  # of a classifier: after the classes the probabilities
-        self._output = answers.name
+        taken = self.session.get_inputs()[0]
+        self.input = taken.name
+        self.kind = np.float32 if taken.type == "tensor(float)" else np.float64
+        answers = self.session.get_outputs()[-1]  # of a classifier: after the classes the probabilities
+        self.output = answers.name
         width = answers.shape[1] if len(answers.shape) == 2 else 1
         self._classes = width if isinstance(width, int) else 1
         columns = taken.shape[1] if len(taken.shape) == 2 else None
-        self._local = threading.local()  # each thread has tensors of its own
-        self._columns = columns if isinstance(columns, int) else 0
-        bound: dict[str, RowCall] = {"bound": self._bound} if self._columns and self._can_bind() else {}
-        super().__init__({**bound, "library": self._alone})
+        self.columns = columns if isinstance(columns, int) else 0
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
             return np.empty((0, self._classes) if self._classes > 2 else 0)
-        found = self._session.run([self._output], {self._input: matrix.astype(self._kind, copy=False)})[0]
+        found = self.session.run([self.output], {self.input: matrix.astype(self.kind, copy=False)})[0]
         scores = np.asarray(found, np.float64)
         if scores.ndim == 2 and scores.shape[1] <= 2:
             return np.ascontiguousarray(scores[:, -1])
         return scores
 
-    def _alone(self, row: list[float]) -> Score:
+    def alone(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
-    def _bound(self, row: list[float]) -> Score:
-        try:
-            call = self._local.call
-        except AttributeError:
-            call = self._local.call = _BoundCall(self)
-        found: Score = call(row)
-        return found
 
-    def _can_bind(self) -> bool:
-        """Whether tensors that stay give the bits of those made for a call."""
-        rows = np.random.default_rng(0).normal(size=(4, self._columns)).tolist()
-        try:
-            call = _BoundCall(self)
-            return [call(row) for row in rows] == [self._alone(row) for row in rows]
-        except Exception:  # ONNX Runtime's own kinds: a graph with another shape of answers stays with the plain call
-            return False
+def _can_bind(graph: _Session) -> bool:
+    """Whether tensors that stay give the bits of those made for a call."""
+    rows = np.random.default_rng(0).normal(size=(4, graph.columns)).tolist()
+    try:
+        call = _BoundCall(graph)
+        return [call.score(row) for row in rows] == [graph.alone(row) for row in rows]
+    except Exception:  # ONNX Runtime's own kinds: a graph with another shape of answers stays with the plain call
+        return False
 
 
 class _BoundCall:
     """Tensors of one thread that are bound to the session once, for the input of a row and its answer."""
 
-    def __init__(self, scorer: OnnxScorer) -> None:
-        self._run = scorer._session.run_with_iobinding
-        self._columns = scorer._columns
-        self._row = np.zeros((1, scorer._columns), scorer._kind)
-        found = scorer._session.run([scorer._output], {scorer._input: self._row})[0]
+    def __init__(self, graph: _Session) -> None:
+        self._run = graph.session.run_with_iobinding
+        self._columns = graph.columns
+        self._row = np.zeros((1, graph.columns), graph.kind)
+        found = graph.session.run([graph.output], {graph.input: self._row})[0]
         self._scores = np.zeros_like(found)
-        self._binding = scorer._session.io_binding()
+        self._binding = graph.session.io_binding()
         for bind, name, array in (
-            (self._binding.bind_input, scorer._input, self._row),
-            (self._binding.bind_output, scorer._output, self._scores),
+            (self._binding.bind_input, graph.input, self._row),
+            (self._binding.bind_output, graph.output, self._scores),
         ):
             bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self._several = found.ndim == 2 and found.shape[1] > 2
 
-    def __call__(self, row: list[float]) -> Score:
+    def score(self, row: list[float]) -> Score:
         if len(row) != self._columns:
             raise Misuse(f"onnx: {self._columns} numbers are needed, {len(row)} values were given.")
         self._row[0] = row

@@ -83,43 +83,56 @@ class EstimatorScorer(Ways):
     """Scores through `predict_proba`, or `predict` where that is missing; one row by a quicker way, if one is known."""
 
     def __init__(self, estimator: Any) -> None:
-        self._estimator = estimator
+        own = self._own = _Own(estimator)
+        quick = quick_row(estimator)
+        ways = {} if quick is None or not own.agrees(quick[1]) else {quick[0]: own.where_finite(quick[1])}
+        super().__init__({**ways, "library": own.alone})
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return self._own.predict(matrix)
+
+
+class _Own:
+    """A fitted estimator, and its own way."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
         self._probability = hasattr(estimator, "predict_proba")
         self._threads = ThreadpoolController()
-        quick = quick_row(estimator)
-        ways = {} if quick is None or not self._agrees(quick[1]) else {quick[0]: self._where_finite(quick[1])}
-        super().__init__({**ways, "library": self._alone})
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
-            classes = len(self._estimator.classes_) if hasattr(self._estimator, "classes_") else 0
+            classes = len(self.estimator.classes_) if hasattr(self.estimator, "classes_") else 0
             return np.empty((0, classes) if self._probability and classes > 2 else 0)
         with self._threads.limit(limits=1):  # beside other processes, more threads wait for each other
             return self._scores(matrix)
 
     def _scores(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not self._probability:
-            return np.asarray(self._estimator.predict(matrix), np.float64)
-        scores = np.asarray(self._estimator.predict_proba(matrix), np.float64)
+            return np.asarray(self.estimator.predict(matrix), np.float64)
+        scores = np.asarray(self.estimator.predict_proba(matrix), np.float64)
         return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
 
-    def _alone(self, row: list[float]) -> Score:
+    def alone(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
-    def _where_finite(self, call: RowCall) -> RowCall:
+    def where_finite(self, call: RowCall) -> RowCall:
         """The call for rows of ordinary size: others are the library's to refuse, in its own words."""
+        alone = self.alone
 
         def finite(row: list[float]) -> Score:
             there = row if row and row[0] == row[0] else [value for value in row if value == value] or [0.0]
-            return call(row) if max(there) < _LARGE and min(there) > -_LARGE else self._alone(row)
+            return call(row) if max(there) < _LARGE and min(there) > -_LARGE else alone(row)
 
         return finite
 
-    def _agrees(self, call: RowCall) -> bool:
-        """Whether a call gives what the library does, but for the last bits, on rows drawn at random."""
-        rows = np.random.default_rng(0).normal(size=(24, self._estimator.n_features_in_))
+    def agrees(self, call: RowCall) -> bool:
+        """Whether a call gives what the library does, but for the last bits, on rows at random, of counts and of 0."""
+        draw, width = np.random.default_rng(0), self.estimator.n_features_in_
+        rows = np.vstack([draw.normal(size=(24, width)), draw.integers(-1, 4, size=(24, width)).astype(np.float64)])
         rows[:12] *= 100.0
-        if RUNTIME.accepts_null(self._estimator):
+        rows[14], rows[15, ::2], rows[16, 1::2] = 0.0, 0.0, 0.0
+        if RUNTIME.accepts_null(self.estimator):
             rows[0], rows[1, ::2], rows[13, ::3] = np.nan, np.nan, np.nan
         own = self.predict(rows)
         found = np.array([call(row) for row in rows.tolist()])

@@ -244,7 +244,8 @@ def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
     ones, zeros = np.ones(width), np.zeros(width)
     if kind == "SimpleImputer":
         numbers = np.asarray(part.statistics_)
-        plain = not part.add_indicator and isinstance(part.missing_values, float) and numbers.dtype.kind == "f"
+        of_null = isinstance(part.missing_values, float) and math.isnan(part.missing_values)  # 0.0 is a float too
+        plain = of_null and not part.add_indicator and numbers.dtype.kind == "f"
         return (ones, zeros, numbers) if plain and numbers.shape == (width,) and np.isfinite(numbers).all() else None
     if kind == "StandardScaler":
         scale = ones if part.scale_ is None else part.scale_

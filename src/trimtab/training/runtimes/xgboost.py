@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.watched import watched
 from trimtab.training.runtimes.weighted import FitsInPlace
-from trimtab.training.runtimes.xgboost_booster import TreesScorer
+from trimtab.training.runtimes.xgboost_booster import TreesScorer, no_linear
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,9 +27,11 @@ class XgboostRuntime(FitsInPlace):
         return isinstance(estimator, xgboost.XGBModel)
 
     def accepts_null(self, estimator: Any) -> bool:
-        return getattr(estimator, "booster", None) != "gblinear"
+        return True
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
+        if estimator.get_params().get("booster") == "gblinear":
+            raise no_linear(f"estimator {type(estimator).__name__}")
         chosen: dict[str, Any] = {"n_jobs": threads}
         if estimator.get_params().get("random_state") is None:
             chosen["random_state"] = seed

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.choose import missing_library
-from trimtab.training.runtimes.choosing import Ways
+from trimtab.training.runtimes.choosing import Ways, per_thread
 from trimtab.training.runtimes.native import matrix_address, native_library
 from trimtab.training.runtimes.ports import Score
 
@@ -25,15 +24,22 @@ _CONFIG = (
 _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # what it would print
 
 
+def no_linear(what: str) -> Misuse:
+    """What to tell somebody whose booster is linear: the library scores rows in memory with trees alone."""
+    return Misuse(
+        f'{what}: booster="gblinear" is no tree, and XGBoost scores rows in memory with trees alone. Take '
+        'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
+    )
+
+
 class TreesScorer(Ways):
     """A booster read from its bytes; many threads may call it at once."""
 
     def __init__(self, data: bytes) -> None:
         if data[:1] != b"{":  # its parser ends the process at some bytes that are none of its own
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
-        self._booster = _Booster(data)
-        self._local = threading.local()  # each thread prepares a call of its own
-        super().__init__({"prepared": self._prepared, "library": self._alone})
+        booster = self._booster = _Booster(data)
+        super().__init__({"prepared": per_thread(lambda: _RowCall(booster).score), "library": booster.alone})
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
@@ -50,23 +56,7 @@ class TreesScorer(Ways):
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
         """The scores of a batch, for which NumPy need not be there."""
-        given = (ctypes.c_double * (len(rows) * self._booster.inputs))(*[value for row in rows for value in row])
-        found, shape = self._booster.predict(ctypes.addressof(given), len(rows))
-        if len(shape) == 1:
-            return list(found[: len(rows)])
-        width = shape[1]
-        return [found[at : at + width] for at in range(0, len(rows) * width, width)]
-
-    def _prepared(self, row: list[float]) -> Score:
-        try:
-            call = self._local.call
-        except AttributeError:
-            call = self._local.call = _RowCall(self._booster)
-        found: Score = call(row)
-        return found
-
-    def _alone(self, row: list[float]) -> Score:
-        return self.predict_rows([self._booster.checked(row)])[0]
+        return self._booster.rows(rows)
 
 
 class _Booster:
@@ -87,6 +77,8 @@ class _Booster:
         except OSError as error:
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
         self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # beside other processes, more wait
+        if self._is_linear():
+            raise no_linear("xgboost")
         count = ctypes.c_uint64()
         self._done("XGBoosterGetNumFeature", self.handle, ctypes.byref(count))
         self.inputs = count.value
@@ -109,6 +101,19 @@ class _Booster:
         )
         return found, tuple(shape[: dims.value])
 
+    def rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of rows, for which NumPy need not be there."""
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in row])
+        found, shape = self.predict(ctypes.addressof(given), len(rows))
+        if len(shape) == 1:
+            return list(found[: len(rows)])
+        width = shape[1]
+        return [found[at : at + width] for at in range(0, len(rows) * width, width)]
+
+    def alone(self, row: list[float]) -> Score:
+        """The score of a row as a batch of one."""
+        return self.rows([self.checked(row)])[0]
+
     def checked(self, row: list[float]) -> list[float]:
         """The row, if it has as many numbers as there are inputs."""
         if len(row) != self.inputs:
@@ -126,6 +131,11 @@ class _Booster:
         text, there = ctypes.c_char_p(), ctypes.c_int()
         self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
         return int(text.value) + 1 if there.value and text.value else 0
+
+    def _is_linear(self) -> bool:
+        text, size = ctypes.c_char_p(), ctypes.c_uint64()
+        self._done("XGBoosterSaveJsonConfig", self.handle, ctypes.byref(size), ctypes.byref(text))
+        return b'"name":"gblinear"' in (text.value or b"")
 
     def _done(self, name: str, *arguments: Any) -> None:
         if self.library[name](*arguments):
@@ -164,7 +174,7 @@ class _RowCall:
             ctypes.byref(self._found),
         )
 
-    def __call__(self, row: list[float]) -> Score:
+    def score(self, row: list[float]) -> Score:
         try:
             self._pack(self._row, 0, *row)
         except struct.error:

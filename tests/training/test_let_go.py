@@ -1,0 +1,132 @@
+"""Scorers that nobody holds any more: they are freed at once, for a service seldom collects what holds itself."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+from trimtab.stats.recalibration import fit_recalibration
+from trimtab.training import onnx
+from trimtab.training.calibrated import CalibratedScorer
+from trimtab.training.classes import Classes, ClassScorer
+from trimtab.training.runtimes import runtime_for
+from trimtab.training.standardize import StandardizedScorer, fit_standardize
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 5))
+Y = (X[:, 0] + RNG.normal(size=200) > 0).astype(np.int64)
+THREE = np.digitize(X[:, 0], [-0.5, 0.5])
+
+
+def made(library: str, name: str) -> Callable[[], Any]:
+    return lambda: getattr(pytest.importorskip(library), name)(n_estimators=5)
+
+
+def onnx_forest() -> Any:
+    pytest.importorskip("skl2onnx")
+    pytest.importorskip("onnxruntime")
+    return onnx(RandomForestClassifier(5))
+
+
+ESTIMATORS: dict[str, Callable[[], Any]] = {
+    "lightgbm": made("lightgbm", "LGBMClassifier"),
+    "xgboost": made("xgboost", "XGBClassifier"),
+    "catboost": made("catboost", "CatBoostClassifier"),
+    "onnx": onnx_forest,
+    "forest": lambda: RandomForestClassifier(5),
+    "boosted": lambda: GradientBoostingClassifier(n_estimators=5),
+    "histogram": lambda: HistGradientBoostingClassifier(max_iter=5),
+    "folded": lambda: make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()),
+    "pipeline": lambda: make_pipeline(SimpleImputer(), PolynomialFeatures(), LogisticRegression()),
+    "linear": LogisticRegression,
+}
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def weakly(scorer: Any) -> list[weakref.ref[Any]]:
+    """The scorer and the library's own object in it, which holds the memory."""
+    within = {
+        "_booster": "",
+        "_graph": "session",
+        "_own": "model" if "Catboost" in type(scorer).__name__ else "estimator",
+    }
+    for name, inner in within.items():
+        if (own := getattr(scorer, name, None)) is not None:
+            return [weakref.ref(scorer), weakref.ref(own), weakref.ref(getattr(own, inner) if inner else own)]
+    return [weakref.ref(scorer)]  # of numbers alone
+
+
+@pytest.mark.parametrize("target", [Y, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.usefixtures("uncollected")
+def test_a_scorer_that_nobody_holds_any_more_is_freed_without_the_collector(name: str, target: Any) -> None:
+    estimator = ESTIMATORS[name]()
+    runtime = runtime_for(estimator)
+    runtime.configure(estimator, seed=0, threads=1)
+    data = runtime.save(runtime.fit(estimator, X, target, tuple("abcde")))
+    del estimator
+    row = X[0].tolist()
+    for way in getattr(runtime.load(data), "row_calls", ("only",)):
+        scorer: Any = runtime.load(data)
+        if way != "only":
+            scorer.choose(way)
+        alone = scorer.predict_row(row)
+        other = threading.Thread(target=scorer.predict_row, args=(row,))
+        other.start()
+        other.join()
+        np.testing.assert_allclose(alone, scorer.predict(X[:1])[0], rtol=0, atol=1e-5)
+        watched = weakly(scorer)
+        del scorer, other
+        assert {one() for one in watched} == {None}, way
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_what_is_around_a_scorer_goes_with_it() -> None:
+    estimator = ESTIMATORS["lightgbm"]()
+    runtime = runtime_for(estimator)
+    runtime.configure(estimator, seed=0, threads=1)
+    data = runtime.save(runtime.fit(estimator, X, Y, tuple("abcde")))
+    scorer: Any = runtime.load(data)
+    watched = weakly(scorer)
+    scorer = CalibratedScorer(
+        fit_recalibration("isotonic", Y, scorer.predict(X)), StandardizedScorer(fit_standardize(X, None), scorer)
+    )
+    scorer.predict_row(X[0].tolist())
+    del scorer
+    assert {one() for one in watched} == {None}
+    scorer = runtime.load(data)
+    watched = weakly(scorer)
+    scorer = ClassScorer(Classes(names=("a", "b", "c"), fitted=(0, 1), rows=200), scorer)
+    scorer.predict_row(X[0].tolist())
+    del scorer
+    assert {one() for one in watched} == {None}
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_compiled_trees_of_catboost_are_freed_without_the_collector() -> None:
+    pytest.importorskip("catboost")
+    from trimtab.training.runtimes.catboost_code import _sum_of_leaves, _Tree
+
+    total = _sum_of_leaves([_Tree(splits=[], leaf_values=[1.5])], {0: 0}, 1)
+    assert total([0.0]) == 1.5
+    watched = weakref.ref(total)
+    del total
+    assert watched() is None

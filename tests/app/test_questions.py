@@ -84,6 +84,21 @@ def test_why_shows_the_texts_of_categories_and_says_which_training_never_saw(tra
     assert shown["none"] == (None, None, False, "null")
 
 
+def test_why_takes_no_text_of_a_request_whose_answer_is_anothers_or_of_no_model(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        (first,) = project.predict("buyer", [shop.visit("first", shop.NOW_US, site=None)])  # type: ignore[arg-type]
+        answerer, last = project.served("buyer").endpoint.current, project.predictions.find(first.id)
+        (row,) = answerer.rows.check([shop.visit("again", shop.NOW_US, site="west")])
+        made = [
+            answerer.repeated(last, row, shop.NOW_US, ("features_failed", "last_answer")),
+            answerer.ruled(row, 0.5, shop.NOW_US, ("features_failed", "rule")),
+        ]
+        project.predictions.append(made)
+        for one in made:
+            site = project.why(one.id).inputs[1]
+            assert (site.feature, site.text, site.unseen) == ("site", None, False)
+
+
 def test_why_names_the_columns_of_a_request_as_its_version_knew_them(trained: Path) -> None:
     made = asked(trained)
     with shop.opened(trained) as project:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.encoding import Encoding
-from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed, PredictionIds
 from trimtab.serving.failures import ModelFailed
 
 Shop = Any  # from conftest
@@ -243,6 +244,26 @@ def test_an_encoding_of_other_features_is_refused(shop: Shop) -> None:
         OnlineInputs(RequestPlan(shop.features, shop.kv), other)
 
 
+def test_an_arm_logs_a_request_as_its_own_version_declares_it(shop: Shop) -> None:
+    """It was logged in the order of the champion's columns, and read as its own."""
+    champion = shop.answerer()
+    plan = RequestPlan(shop.features, shop.kv)
+    arm = Answerer(
+        champion.served,
+        shop.checkout,
+        reader=OnlineInputs(plan, shop.encoding, of_others=True),
+        scorer=shop.scorer,
+        log=shop.log,
+        clock=shop.clock,
+        ids=PredictionIds(shop.clock),
+        of_others=True,
+    )
+    row = champion.rows.check([shop.ask()])[0]
+    others = {name: row[name] for name in ("kind", "basket", "at", "user", "id")} | {"added": 7.0}
+    (made,) = arm.predict([others])
+    assert msgspec.msgpack.decode(made.request) == ["c1", "ann", 12.5, "web", row["at"]]
+
+
 class TestPrecomputed:
     @pytest.fixture
     def endpoint(self, shop: Shop) -> Endpoint:
@@ -268,6 +289,15 @@ class TestPrecomputed:
             assert (answer.mode, answer.flags, answer.request_id) == ("precomputed", (), key)
             assert shop.log.find(answer.id).score == answer.score
         assert len(shop.log.read()[0]) == before
+
+    def test_both_zeros_are_one(self, shop: Shop, endpoint: Endpoint) -> None:
+        """A table that was read has none below nought."""
+        answerer = endpoint.current
+        row = answerer.rows.check([shop.ask(id="zero", at=0, basket=0.0)])[0]
+        (made,) = answerer.predict([row])
+        endpoint.precomputed.put([(row, "zero", made.version, answerer.shown(made))])  # type: ignore[union-attr]
+        (answer,) = endpoint.answer([shop.ask(id="zero", at=0, basket=-0.0)])
+        assert (answer.id, answer.flags) == (made.id, ())
 
     def test_an_old_one_is_made_anew_and_flagged(self, shop: Shop, endpoint: Endpoint) -> None:
         shop.wait(3600)

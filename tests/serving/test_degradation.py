@@ -21,6 +21,7 @@ from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.expressions import col
 from trimtab.core.records import Prediction
+from trimtab.features.encoding import fit
 from trimtab.features.exact_rows import SumOverflow
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.request_plan import RequestPlan
@@ -28,7 +29,7 @@ from trimtab.serving import HttpService
 from trimtab.serving.degradation import Degrading, degrade
 from trimtab.serving.endpoint import Endpoint
 from trimtab.serving.failures import Late, ModelFailed
-from trimtab.serving.inputs import BareInputs
+from trimtab.serving.inputs import BareInputs, OnlineInputs
 
 
 class Failing:
@@ -725,3 +726,22 @@ def _values(prediction: Prediction) -> list[float | None]:
 
     found = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
     return [None if value != value else value for value in found]
+
+
+def test_what_the_request_says_is_computed_as_it_is_with_all_features(shop: Any) -> None:
+    """A transform that is named like a column was read in its place, and one was missed that stands before its own."""
+    transforms = {
+        "twice": col("more") * 2,
+        "more": col("basket") + 1,
+        "basket": col("basket").log1p(),
+        "per": col("basket") / 4,
+    }
+    features = feature_set(shop.checkout, [shop.spent, transforms])
+    kinds = Columns.of({name: (dtype, [1, 2]) for name, dtype in features.dtypes.items()})
+    encoding = fit(features, kinds)
+    row = shop.answerer().rows.check([shop.ask(basket=3.0)])
+    plan = OnlineInputs(RequestPlan(features, shop.kv), encoding)
+    whole, bare = plan.read(row, shop.clock.now_us()), BareInputs(features, encoding).read(row, shop.clock.now_us())
+    places = [features.names.index(name) for name in transforms]
+    assert [bare.rows[0][n] for n in places] == [whole.rows[0][n] for n in places]
+    assert [bare.rows[0][n] for n in places] == [8.0, 4.0, math.log1p(3.0), 0.75]

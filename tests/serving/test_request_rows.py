@@ -34,6 +34,23 @@ def test_a_date_is_a_moment_of_a_request_as_it_is_of_an_event() -> None:
         assert rows.check([{"id": "a", "x": 1, "at": value}])[0]["at"] == day_us
 
 
+@pytest.mark.parametrize("text", ["2024-01-07T23:59:59.9999996Z", "2024-01-07 23:59:59,12345678901+02:00"])
+def test_what_is_finer_than_a_microsecond_is_cut_off_wherever_it_stands(text: str) -> None:
+    """It was rounded, alone, and cut off where a row beside it had a date: another day, for one."""
+    columns: dict[str, Any] = {"id": str, "x": float, "at": Time, "due": Time}
+    rows = RequestRows(request("visit", key="id", time="at", columns=columns))
+    fine = {"id": "a", "x": 12.1234567, "at": text, "due": text}
+    plain = {"id": "b", "x": 1.0, "at": "2024-01-08", "due": None}
+    cut_us = moment_us(text)
+    expected = {**fine, "at": cut_us, "due": cut_us}
+    asked = rows.decode(msgspec.json.encode({"request": fine, "at": text}))
+    assert (asked.rows, asked.at_us) == ([expected], cut_us)
+    assert rows.decode(msgspec.json.encode({"rows": [fine, plain]})).rows[0] == expected
+    assert rows.check([fine]) == [expected]
+    unchanged = {**fine, "at": "2024-01-07T12:00:12.5Z", "due": 1_700_000_000_123_456}
+    assert rows.decode(msgspec.json.encode({"request": unchanged})).rows[0]["x"] == 12.1234567
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -15,7 +15,7 @@ from trimtab.app.state import kept_from
 from trimtab.app.training_data import request_shape
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
-from trimtab.core.records import Decision, GateRecord, Prediction
+from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
 from trimtab.core.time import format_moment
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
@@ -167,7 +167,7 @@ def explain_found(project: Project, prediction: Prediction) -> Explanation:
                 for name, value, code in zip(names, values, prediction.reasons, strict=True)
             ],
             artifact.encoding.vocabularies,
-            partial(_texts, project, prediction, version),
+            partial(_texts, project, prediction, version) if _is_of_its_request(prediction) else dict,
         ),
         shares=shares,
         no_shares=no_shares,
@@ -226,6 +226,11 @@ def _with_texts(
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out
+
+
+def _is_of_its_request(prediction: Prediction) -> bool:
+    """Whether the model's inputs come of the request: not where an earlier answer was given again, or a rule's."""
+    return not {LAST_ANSWER, RULE} & set(prediction.flags)
 
 
 def _texts(project: Project, prediction: Prediction, version: Version) -> dict[str, str | None]:

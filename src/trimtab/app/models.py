@@ -450,4 +450,5 @@ class ServedModel:
             past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
             bare=bare,
             reads_state=bool(features.views),
+            of_others=arm is not None,
         )

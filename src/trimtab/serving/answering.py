@@ -114,6 +114,8 @@ class Answerer:
         past: Answers questions about the past; without one they are refused.
         bare: Gives inputs without any feature of a view, for answers that have to do without.
         reads_state: Whether `reader` reads online state at all.
+        of_others: Rows were checked for another version, the champion, whose request may have other columns, or the
+            same in another order; they are logged as this one's request declares them.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Answerer:
         past: PastReader | None = None,
         bare: InputReader | None = None,
         reads_state: bool = True,
+        of_others: bool = False,
     ) -> None:
         self.served = served
         self.rows = RequestRows(request, clock.now_us)
@@ -149,6 +152,10 @@ class Answerer:
         self._width = len(served.inputs)
         self._pack = struct.Struct(f"<{self._width}d").pack
         self._encode = msgspec.msgpack.Encoder().encode
+        names = self.rows.names
+        self._columns: Callable[[Row], list[Any]] = (
+            (lambda row: [row.get(name) for name in names]) if of_others else _in_order
+        )
 
     def warm_up(self) -> None:
         """Read the features of a row that nobody asked: the first asker waited 9 ms for what is made at the first use.
@@ -283,7 +290,7 @@ class Answerer:
             at_us=inputs.at_us,
             positions=inputs.positions,
             score=score,
-            request=self._encode([*row.values()]),
+            request=self._encode(self._columns(row)),
             values=self._pack(*values),
             reasons=reasons,
             flags=flags,
@@ -297,7 +304,7 @@ class Answerer:
             id=self._ids(),
             request_id=str(row[self._key]),
             made_at_us=now_us,
-            request=self._encode([*row.values()]),
+            request=self._encode(self._columns(row)),
             flags=flags,
         )
 
@@ -344,6 +351,11 @@ def shown(prediction: Prediction, served: ServedVersion) -> Answer:
         prediction=prediction.prediction,
         scores=prediction.scores,
     )
+
+
+def _in_order(row: Row) -> list[Any]:
+    """The columns of a row that was checked for the version itself."""
+    return [*row.values()]
 
 
 def _is_number(score: object, classes: int) -> bool:

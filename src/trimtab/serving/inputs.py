@@ -67,22 +67,25 @@ class BareInputs:
         self._encode = encoding.row
         self._names = features.names
         self._joined = {name for name in features.names if name not in features.transforms}
-        own = set(features.request.columns)
+        self._columns = frozenset(features.request.columns)
+        own = set(self._columns)
         self._transforms: list[tuple[str, RowFunction]] = []
-        for name, expression in features.transforms.items():  # each stands behind those that it is computed from
-            if expression.columns() <= own:
-                own.add(name)
-                self._transforms.append((name, compile_row(expression, features.known, f"feature {name!r}")))
+        for stage in features.stages:  # each transform stands behind those that it is computed from
+            for name, expression in stage.transforms.items():
+                if expression.columns() <= own:
+                    own.add(name)
+                    self._transforms.append((name, compile_row(expression, features.known, f"feature {name!r}")))
         self._reasons = bytes(UNAVAILABLE if name in self._joined else NO_VIEW for name in features.names)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
         """The inputs of checked rows, as of nothing that was applied."""
         encoded = []
         for row in rows:
-            known = dict(row)
+            known, own = dict(row), dict.fromkeys(self._names)
             for name, compute in self._transforms:
-                known[name] = compute(known)
-            own = dict.fromkeys(self._names) | {name: known[name] for name, _ in self._transforms}
+                own[name] = value = compute(known)
+                if name not in self._columns:  # which means the column, wherever it is read
+                    known[name] = value
             encoded.append(self._encode([own[name] for name in self._names]))
         return ModelInputs(encoded, [self._reasons] * len(rows), now_us, {})
 

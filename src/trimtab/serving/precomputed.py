@@ -82,7 +82,8 @@ class Precomputed:
             raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
         if entry.format != FORMAT:
             raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, this trimtab reads {FORMAT}.")
-        if entry.columns != _encoder.encode([*row.values()]):
+        asked = [*row.values()]
+        if entry.columns != _encoder.encode(asked) and entry.columns != _encoder.encode([*map(_positive, asked)]):
             return MISSING
         if now_us - entry.as_of_us > self.max_age_us or entry.version != version:
             return _STALE
@@ -112,6 +113,11 @@ def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
                 ) from error
             yield key, key.removeprefix(_ALL).partition(b"/")[0].decode(), columns
         after = found[-1][0]
+
+
+def _positive(value: Any) -> Any:
+    """The zero that tables have, of both that a request may."""
+    return value + 0.0 if value.__class__ is float else value
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -6,6 +6,7 @@ import datetime as dt
 import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -21,6 +22,7 @@ Row = dict[str, Any]  # a request's columns in declared order: None for null, mi
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING = object()
+_UNSET, _datetime = msgspec.UNSET, dt.datetime
 _SHOWN = 60  # characters of a refused value
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
 _FINE = re.compile(rb":\d\d[.,]\d{7}")  # seconds of a text with more digits than microseconds; or some other number
@@ -90,7 +92,9 @@ class RequestRows:
         else:
             self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
         rename = {field: name for (field, _), name in zip(fields, self.names, strict=True)}
-        self._time_fields = tuple(field for field, name in rename.items() if name in self._times)
+        fields_of_time = [field for field, name in rename.items() if name in self._times]
+        self._first_time_of = attrgetter(fields_of_time[0])
+        self._more_times_of = [attrgetter(field) for field in fields_of_time[1:]]
         self._row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
         unset, moment = msgspec.UNSET, _TYPES["time"] | msgspec.UnsetType
         body = msgspec.defstruct(
@@ -130,11 +134,16 @@ class RequestRows:
 
     def _says_moments(self, asked: Any) -> bool:
         """Whether a body has a moment as text."""
-        if isinstance(asked.at, dt.datetime):
+        if asked.at.__class__ is _datetime:
             return True
-        rows = (asked.request,) if asked.rows is msgspec.UNSET else asked.rows
-        times = self._time_fields
-        return any(getattr(row, field, None).__class__ is dt.datetime for row in rows for field in times)
+        rows = asked.rows
+        if rows is _UNSET:
+            rows = () if asked.request is _UNSET else (asked.request,)
+        first, more = self._first_time_of, self._more_times_of
+        for row in rows:  # quicker than a generator
+            if first(row).__class__ is _datetime or (more and any(one(row).__class__ is _datetime for one in more)):
+                return True
+        return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
         """A body that has a moment as only we read it; else what is wrong with it."""

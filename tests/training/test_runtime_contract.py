@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -224,3 +225,15 @@ def test_what_onnx_cannot_say_is_named() -> None:
     runtime = runtime_for(estimator)
     with pytest.raises(Misuse, match="onnx: NearestNeighbors cannot be converted"):
         runtime.save(runtime.fit(estimator, *RuntimeContract().data(), ("a", "b", "c", "d", "e")))
+
+
+def test_trees_that_ask_for_null_are_not_converted_without_an_end() -> None:
+    pytest.importorskip("skl2onnx")
+    drawn = np.random.default_rng(0)
+    x = drawn.normal(size=(400, 5))
+    x[drawn.random(x.shape) < 0.3] = np.nan
+    estimator = onnx(make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0)))
+    runtime = runtime_for(estimator)
+    fitted = runtime.fit(estimator, x, np.isnan(x[:, 1]).astype(int), ("a", "b", "c", "d", "e"))
+    with pytest.raises(Misuse, match="its trees ask whether a value is missing"):
+        runtime.save(fitted)

@@ -143,6 +143,11 @@ def _converted(estimator: BaseEstimator) -> bytes:
     """The graph in double precision, or in single where ONNX Runtime has no kernels of double for a part of it."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
+    if _asks_for_null(estimator):
+        raise Misuse(
+            f"onnx: {type(estimator).__name__} cannot be converted: its trees ask whether a value is missing, and "
+            "skl2onnx comes to no end with that. Use it without onnx(...), as scikit-learn's own."
+        )
     try:
         data = _graph(estimator, DoubleTensorType)
         OnnxScorer(data)
@@ -167,6 +172,25 @@ def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
     except Exception as error:  # a converter may raise anything for a part that it does not know
         raise _unfit(estimator, error) from error
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _asks_for_null(estimator: BaseEstimator) -> bool:
+    """Whether a tree in it has a split that only parts null from all else: its threshold is infinite."""
+    waiting: list[Any] = [estimator]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseEstimator) and id(one) not in seen:
+            seen.add(id(one))
+            tree = getattr(one, "tree_", None)
+            if tree is not None and np.isinf(tree.threshold).any():
+                return True
+            waiting += vars(one).values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+        elif isinstance(one, np.ndarray) and one.dtype == object:
+            waiting += one.ravel().tolist()
+    return False
 
 
 def _unfit(estimator: BaseEstimator, error: Exception) -> Misuse:

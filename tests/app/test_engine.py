@@ -149,3 +149,41 @@ def test_the_port_of_grpc_is_waited_for_by_one_process_too(
     project.serve(port=0, workers=1, grpc_port=port_of(orphan), grpc_ready=told.append, ready=end_at_once)
     assert len(waited) == 1
     assert told == [f"127.0.0.1:{told[0].rpartition(':')[2]}"]
+
+
+def test_two_starts_of_a_service_are_told_apart(project: Project, folder: Path) -> None:
+    starts = {engine._task(project, folder).start for _ in range(2)}
+    assert len(starts - {""}) == 2
+
+
+@pytest.fixture
+def theirs() -> Iterator[socket.socket]:
+    """Has a port as a worker has that of gRPC: others that say so may have it, too."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+def test_workers_do_not_share_the_port_of_grpc_with_those_of_another_service(
+    project: Project, theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    waited = waiting(monkeypatch, killed)
+    port = port_of(theirs)
+    with pytest.raises(Unavailable, match=rf"gRPC on 127.0.0.1:{port}: cannot be listened on"):
+        project.serve(port=0, workers=2, grpc_port=port, ready=end_at_once)
+    assert waited == []
+
+
+def test_the_port_of_grpc_is_waited_for_until_workers_of_a_killed_service_let_it_go(
+    project: Project, folder: Path, theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    port, told = port_of(theirs), list[str]()
+    waited = waiting(monkeypatch, theirs.close)
+    project.serve(port=0, workers=2, grpc_port=port, grpc_ready=told.append, ready=end_at_once)
+    assert len(waited) == 1
+    assert told == [f"127.0.0.1:{port}"]

@@ -6,9 +6,11 @@ import asyncio
 import datetime as dt
 import json
 import os
+import resource
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -67,6 +69,82 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path, monkeypatch: py
     log.write([exchange("/2")], 0)
     log.close()
     assert (read(tmp_path / "log.1"), read(tmp_path / "log")) == (["/1"], ["/2"])
+
+
+@contextmanager
+def full_beyond(path: Path, more_bytes: int = 20) -> Iterator[None]:
+    """Lets a file grow by so little, as a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_that_a_full_disk_tore_spoils_none_of_another_process_or_start(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    first, second = AccessLog(path), AccessLog(path)
+    first.write([exchange("/1")], 0)
+    with full_beyond(path), pytest.raises(OSError, match="too large"):
+        first.write([exchange("/torn")], 0)
+    second.write([exchange("/2")], 0)
+    first.write([exchange("/3")], 0)
+    with full_beyond(path), pytest.raises(OSError, match="too large"):
+        second.write([exchange("/torn")], 0)
+    third = AccessLog(path)
+    third.write([exchange("/4")], 0)
+    for log in (first, second, third):
+        log.close()
+    lines = path.read_text("utf-8").splitlines()
+    assert [len(line) for line in lines if line[-1:] != "}"] == [20, 20]
+    assert [json.loads(line)["path"] for line in lines if line[-1:] == "}"] == ["/1", "/2", "/3", "/4"]
+
+
+def test_a_new_file_begins_with_a_line_also_where_the_old_one_was_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.serving.http.access_log._LOOK_S", 0.0)
+    path = tmp_path / "log"
+    log = AccessLog(path)
+    with full_beyond(path), pytest.raises(OSError, match="too large"):
+        log.write([exchange("/torn")], 0)
+    path.rename(tmp_path / "log.1")
+    log.write([exchange("/1")], 0)
+    log.close()
+    assert read(path) == ["/1"]
+
+
+def test_lines_go_on_to_a_file_that_was_moved_away_while_none_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trimtab.serving.http.access_log._LOOK_S", 0.0)
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = AccessLog(folder / "log")
+    for moved in ("a", "b"):
+        log.write([exchange("/1")], 0)
+        folder.rename(tmp_path / moved)
+        log.write([exchange("/2")], 0)
+        log.write([exchange("/3")], 0)
+        assert read(tmp_path / moved / "log") == ["/1", "/2", "/3"]
+        folder.mkdir()
+    log.write([exchange("/4")], 0)
+    log.close()
+    assert read(folder / "log") == ["/4"]
+    assert caplog.text.count("cannot be opened anew") == 2  # once each time
+
+
+def test_a_pipe_that_nobody_reads_any_more_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    log = AccessLog(tmp_path / "log")
+    log.write([exchange("/1")], 0)
+    assert json.loads(os.read(reader, 10_000))["path"] == "/1"
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        log.write([exchange("/2")], 0)
+    log.close()
 
 
 def test_a_log_that_cannot_be_written_says_so_at_once(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from trimtab.serving import PredictionIds
 from trimtab.serving.http import accepting
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.workers import late_log
-from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear, merged
+from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear, merged, told
 from trimtab.serving.workers.late_log import LateLog
 from trimtab.serving.workers.states import ServiceState, read_state, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
@@ -152,6 +152,15 @@ def test_a_line_without_an_end_is_shown_in_parts(capsys: pytest.CaptureFixture[s
     assert sum(line.count("x") for line in lines) == 200_000
     assert len(lines) > 1
     assert max(map(len, lines)) < 16_384 + 65_536 + 20
+
+
+def test_a_worker_that_a_signal_without_a_name_ended_is_said_to_be() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker = Worker(1, [sys.executable, "-c", ""], b"", listener)
+        worker.process.wait(60)
+        worker.close()
+    worker.process.returncode = -35  # as of a real-time signal: it ended the whole service
+    assert worker.how_it_ended() == "was ended by signal 35"
 
 
 def test_labels_may_hold_what_some_take_for_the_end_of_a_line() -> None:
@@ -290,6 +299,43 @@ def test_no_counter_falls_from_one_scrape_to_the_next_whichever_process_is_asked
     second.remove()
     second.text()
     assert "asked_total" not in first.text()
+
+
+@pytest.mark.fast
+def test_no_counter_falls_while_nothing_can_be_written(tmp_path: Path) -> None:
+    first, second = SharedMetrics(tmp_path, "1"), SharedMetrics(tmp_path, "2")
+    asked = second.counter("asked_total", "Asked.")
+    asked.add()
+    second.write()
+    (path,) = tmp_path.glob("*.prom")
+    in_the_way = path.with_suffix(".new")
+    in_the_way.mkdir()
+    asked.add(by=41)
+    for metrics in (second, first):
+        assert 'asked_total{worker="2"} 1\n' in metrics.text()
+    in_the_way.rmdir()
+    for metrics in (second, first):
+        assert 'asked_total{worker="2"} 42\n' in metrics.text()
+
+
+@pytest.mark.fast
+def test_who_outlives_a_service_that_was_killed_does_not_hide_the_figures_of_the_next(tmp_path: Path) -> None:
+    left, one, two = (SharedMetrics(tmp_path, name, start) for name, start in (("1", "a"), ("1", "b"), ("2", "b")))
+    for metrics, count in ((left, 7), (one, 3)):
+        metrics.counter("asked_total", "Asked.").add(by=count)
+    left.write()
+    clear(tmp_path)  # the next service begins
+    one.write()
+    left.write()
+    (tmp_path / "1-0.prom").write_text("asked_total 9\n")  # of a version without starts
+    write_state(tmp_path, ServiceState(pid=1, url="", at_us=1, workers=[], start="b"))
+    assert [line for line in two.text().splitlines() if line[0] != "#"] == ['asked_total{worker="1"} 3']
+    assert told(tmp_path).number("asked_total") == 3
+    clear(tmp_path, "1", os.getpid())
+    assert "asked_total" not in two.text()
+    left.write()
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["service.json"]
 
 
 @pytest.mark.fast

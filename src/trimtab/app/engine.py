@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -84,7 +85,7 @@ def serve_with_workers(
         _cleared(folder)  # and not before: whoever is killed meanwhile leaves the trace of workers to the next
         opened.enter_context(applier.start())
         keeper = Keeper(project, answers=False)
-        metrics = SharedMetrics(folder, NAME)
+        metrics = SharedMetrics(folder, NAME, task.start)
         show_engine(metrics, applier, keeper)
         engine = _Engine(project, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
         supervisor = Supervisor(
@@ -162,6 +163,7 @@ class _Engine:
                     workers=workers,
                     stands_still=what_hinders(self._project, self._applier),
                     stopped=self._applier.failure is not None,
+                    start=self._metrics.start,
                 ),
             )
             self._failed = False
@@ -205,6 +207,7 @@ def _task(project: Project, folder: Path) -> WorkerTask:
         fill_s=FILL_S,
         grace_s=GRACE_S,
         definitions=definitions_hash(project.definitions),
+        start=uuid.uuid4().hex,  # not the process id: every container has a process 1
     )
 
 

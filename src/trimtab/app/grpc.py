@@ -76,6 +76,9 @@ def grpc_beside(
 def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
     """Refuse what every worker would refuse, before the first of them starts.
 
+    Whoever has no worker yet shares the port with nobody: beside the workers of another service, ours would get some of
+    its requests, and its workers some of ours.
+
     Raises:
         Misuse: The certificate cannot be used.
         Unavailable: The port is taken, or the address is not this machine's.
@@ -85,7 +88,7 @@ def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
     from trimtab.serving.inference.grpc_server import check_free
 
     _certificate(tls)
-    check_free(address.host, address.port, address.shared)
+    check_free(address.host, address.port, shared=False)
 
 
 def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:

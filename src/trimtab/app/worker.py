@@ -41,6 +41,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float  # for requests under way at the end
     definitions: str  # the address of what the project file declared when the service began
     grpc: GrpcAddress | None = None
+    start: str = ""  # of the service, for its figures
 
 
 def main(line_fd: int, listener_fd: int) -> None:
@@ -104,7 +105,7 @@ def answer(project: Project, task: WorkerTask, line: Line, listener: socket.sock
     begun = project.state.events.positions()
     views = FollowedViews(project, lambda: line.say(NUDGE), lambda: read_state(Path(task.folder)))
     with ExitStack() as opened:
-        metrics = SharedMetrics(Path(task.folder), str(task.slot))
+        metrics = SharedMetrics(Path(task.folder), str(task.slot), task.start)
         keeper = Keeper(project, keeps=False, worker=task.slot)
         keeper.show(metrics)
         service = http_service(

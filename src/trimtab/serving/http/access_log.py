@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from stat import S_ISREG
+from time import monotonic, sleep
 from typing import Any
 
 import msgspec
@@ -23,6 +26,8 @@ _SHORT_US = 2_000
 _SHORT = tuple(f"{us / 1_000:.3f}" for us in range(_SHORT_US))  # most stages are short, and a number is slow to write
 _STAGES = tuple(f',"{name}":' for name in STAGES)
 _LOOK_S = 1.0  # between two looks whether the file was moved away
+_WRITTEN_S = 0.001  # in which a block is written that another process is writing
+_logger = logging.getLogger(__name__)
 
 
 class AccessLog:
@@ -39,7 +44,8 @@ class AccessLog:
 
     def __init__(self, where: Path | str) -> None:
         self._path = None if where == STANDARD_OUTPUT else Path(where)
-        self._torn = False  # the last line is there in part
+        self._torn = False  # the last line is there in part, as far as this process knows
+        self._held = False  # though it was moved away: it cannot be opened anew
         self._look_at_s = monotonic() + _LOOK_S
         self._lines = _Lines()
         try:
@@ -57,7 +63,8 @@ class AccessLog:
         """
         self._look()
         line = self._lines.line
-        block = b"\n" * self._torn + "".join([f"{line(one, ahead_ns)}\n" for one in exchanges]).encode()
+        block = "".join([f"{line(one, ahead_ns)}\n" for one in exchanges]).encode()
+        block = b"\n" * self._is_torn() + block
         written = 0
         try:
             while written < len(block):
@@ -73,23 +80,53 @@ class AccessLog:
             os.close(self._fd)
 
     def _look(self) -> None:
-        """Open the file anew when it was moved away or removed."""
+        """Open the file anew when it was moved away or removed; while that fails, lines go on to the old one."""
         if self._path is None or monotonic() < self._look_at_s:
             return
         self._look_at_s = monotonic() + _LOOK_S
         try:
-            there, mine = os.stat(self._path), os.fstat(self._fd)
-            moved = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+            if self._is_moved(self._path):
+                before, self._fd = self._fd, self._opened()
+                self._torn = False
+                os.close(before)
+            self._held = False
+        except OSError as error:
+            if not self._held:
+                said = "access_log: %s cannot be opened anew, and lines go on to the file that is open: %s"
+                _logger.warning(said, self._path, error)
+            self._held = True
+
+    def _is_moved(self, path: Path) -> bool:
+        try:
+            there, mine = os.stat(path), os.fstat(self._fd)
         except FileNotFoundError:
-            moved = True
-        if moved:
-            before, self._fd = self._fd, self._opened()
-            os.close(before)
+            return True
+        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
 
     def _opened(self) -> int:
+        """The file, opened to append to, and to read how it ends where it can be: a pipe is for its readers to read."""
         if self._path is None:
             return sys.stdout.fileno()
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        if self._path.is_file() or not self._path.exists():
+            with suppress(PermissionError):
+                return os.open(self._path, os.O_RDWR | flags, 0o640)
+        return os.open(self._path, os.O_WRONLY | flags, 0o640)
+
+    def _is_torn(self) -> bool:
+        """Whether the last line is there in part, whoever wrote it: another process, or one before this."""
+        end = self._torn_end()
+        if end:
+            sleep(_WRITTEN_S)
+        return bool(end) and end == self._torn_end()
+
+    def _torn_end(self) -> int:
+        """Where the file ends within a line; 0: it does not."""
+        status = os.fstat(self._fd)
+        if S_ISREG(status.st_mode) and status.st_size:
+            with suppress(OSError):  # it is not open to be read
+                return status.st_size * (os.pread(self._fd, 1, status.st_size - 1) not in (b"\n", b""))
+        return int(self._torn)
 
 
 class _Lines:

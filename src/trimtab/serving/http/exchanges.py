@@ -17,8 +17,10 @@ from time import perf_counter, time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from trimtab.core.errors import Unavailable
 from trimtab.serving.http.access import ANYBODY, request_id
 from trimtab.serving.http.wire import Headers
+from trimtab.serving.seldom import Seldom
 
 if TYPE_CHECKING:
     from trimtab.core.records import Prediction
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 STAGES = ("read", "decode", "predict", "log", "encode")  # of a prediction, by their ends
 GONE = 499  # the status of a request whose asker hung up
 MOST_WAITING = 50_000  # exchanges that may wait for the thread
+AT_ONCE = 500  # that a sink is given
 _EVERY_S = 0.1
 _END_S = 3.0  # for what waits when the service ends
-_AT_ONCE = 500
 _OF_TRACES = frozenset((b"traceparent", b"tracestate"))
 _LONGEST_TOLD = 2_048  # of a path or a header: an asker may make up as much as a head can hold
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
@@ -115,13 +117,25 @@ def trace_id(headers: RawHeaders) -> str:
     return ""
 
 
+class Untold(Unavailable):
+    """A sink had no room for `count` of the exchanges; the others it took."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 class Sink(Protocol):
     """Takes exchanges that have ended; called in one thread only."""
 
     traces: bool  # only those that are traced
 
     def write(self, exchanges: Sequence[Exchange], ahead_ns: int) -> None:
-        """Take some. `ahead_ns` is what the wall clock is ahead of `perf_counter`."""
+        """Take some. `ahead_ns` is what the wall clock is ahead of `perf_counter`.
+
+        Raises:
+            Untold: There was no room for some.
+        """
         ...
 
     def close(self) -> None: ...
@@ -145,6 +159,7 @@ class Watch:
         self._most = most
         self._ended: deque[Exchange] = deque()
         self._failing: set[Sink] = set()  # whose newest writing failed
+        self._seldom = Seldom(_logger)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-watch", daemon=True)
 
@@ -200,7 +215,7 @@ class Watch:
     def _hand_on(self) -> None:
         ended = self._ended
         while ended:
-            some = [ended.popleft() for _ in range(min(_AT_ONCE, len(ended)))]
+            some = [ended.popleft() for _ in range(min(AT_ONCE, len(ended)))]
             ahead_ns = time_ns() - int(perf_counter() * 1e9)
             for sink in self._sinks:
                 its = [one for one in some if one.traced] if sink.traces else some
@@ -208,6 +223,9 @@ class Watch:
                     if its:
                         sink.write(its, ahead_ns)
                         self._failing.discard(sink)
+                except Untold as error:  # where one is too slow, some find room and some do not, time and again
+                    self.dropped += error.count
+                    self._seldom.warning("requests cannot be told of", error)
                 except Exception as error:  # a full disk, or a fault: it must not end the telling, nor any request
                     self.dropped += len(its)
                     if sink not in self._failing:

@@ -9,16 +9,18 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from random import getrandbits
-from typing import Any
+from typing import Any, cast
 
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.access_log import printable
-from trimtab.serving.http.exchanges import STAGES, Exchange
+from trimtab.serving.http.exchanges import AT_ONCE, STAGES, Exchange, Untold
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SAMPLER = "OTEL_TRACES_SAMPLER"
+QUEUE = "OTEL_BSP_MAX_QUEUE_SIZE"
 _EXPORT_S = 5.0  # for one attempt to hand spans to the collector
 _FLUSH_MS = 2_000  # for what is left at the end
+_MOST_WAITING = 5 * AT_ONCE * 6  # spans, of which a prediction has six: they come that many at once
 _SHOWN = ("decode", "log", "encode")  # stages that are spans as they were measured
 
 
@@ -53,9 +55,12 @@ class Traces:
             exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
         logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").setLevel(logging.ERROR)
         self._provider = TracerProvider(resource=Resource.create(_named(os.environ)), shutdown_on_exit=False)
-        processor = BatchSpanProcessor(exporter)
+        said = os.environ.get(QUEUE, "")
+        self._most = int(said) if said.isdecimal() else _MOST_WAITING
+        self._exporter = _Counted(exporter)
+        processor = BatchSpanProcessor(cast("Any", self._exporter), max_queue_size=self._most)
         self._provider.add_span_processor(processor)
-        self._take = processor.on_end
+        self._take, self._given = processor.on_end, 0
         self._span = partial(
             ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
         )
@@ -71,7 +76,12 @@ class Traces:
 
         They are made as they are to be handed on, without the tracer: it would open and end each, with a lock and a
         context of its own, which takes five times as long.  # D0118
+        What the processor has no room for it drops, and says so nowhere: so it is given no more than it has room for.
+
+        Raises:
+            Untold: Too many spans wait for the collector.
         """
+        untold = 0
         span, take, context_of, inside, good = self._span, self._take, self._context, self._inside, self._good
         for one in exchanges:
             parent = self._parent(one)
@@ -82,7 +92,12 @@ class Traces:
                 continue
             state = None if parent is None else parent.trace_state
             context = context_of(trace_id, getrandbits(64) or 1, trace_state=state)
-            for part, start_s, end_s in _parts(one):
+            parts = _parts(one)
+            if self._given + len(parts) + 1 - self._exporter.done > self._most:
+                untold += 1
+                continue
+            self._given += len(parts) + 1
+            for part, start_s, end_s in parts:
                 own = context_of(trace_id, getrandbits(64) or 1, trace_state=state)
                 start_ns, end_ns = int(start_s * 1e9) + ahead_ns, int(end_s * 1e9) + ahead_ns
                 take(span(part, own, context, kind=inside, status=good, start_time=start_ns, end_time=end_ns))
@@ -97,6 +112,12 @@ class Traces:
                     start_time=int(one.heard_s * 1e9) + ahead_ns,
                     end_time=int(one.ended_s * 1e9) + ahead_ns,
                 )
+            )
+        if untold:
+            raise Untold(
+                f"traces: {untold:,} requests found no room among the {self._most:,} spans that may wait for the "
+                "collector. Let it take them faster, or trace a smaller share (serve.traces_share).",
+                untold,
             )
 
     def _parent(self, one: Exchange) -> Any:
@@ -118,6 +139,21 @@ class Traces:
         """Hand on what is left, for about two seconds; what the collector does not take is dropped."""
         self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
+
+
+class _Counted:
+    """An exporter, and how many spans it is done with, whether it could export them or not."""
+
+    def __init__(self, exporter: Any) -> None:
+        self.done = 0
+        self.shutdown, self.force_flush = exporter.shutdown, exporter.force_flush
+        self._export = exporter.export
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        try:
+            return self._export(spans)
+        finally:
+            self.done += len(spans)
 
 
 def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:

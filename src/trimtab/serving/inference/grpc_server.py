@@ -456,7 +456,7 @@ def _headers(given: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, byte
 
 
 def check_free(host: str, port: int, shared: bool) -> None:
-    """Refuse a port that is taken before anything else is started."""
+    """Refuse a port that is taken before anything else is started; a `shared` one may be others' that share it, too."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

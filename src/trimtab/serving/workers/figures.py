@@ -2,7 +2,8 @@
 
 Each writes what it counts to a file about once a second; whoever is scraped adds the files of the others. A figure of
 another process is so at most about a second old, and goes when that process goes. Whoever is scraped writes what it
-says of itself first, so that no counter is lower at the next one.
+says of itself first, so that no counter is lower at the next one. Files of another start of the service are not read:
+whoever outlives a service that was killed goes on writing them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.scrape import Scrape, read_scrape
+from trimtab.serving.workers.states import read_state
 
 _logger = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _SUFFIX = ".prom"
-_FILE = re.compile(r"(\w+)-(\d+)\.prom")
+_FILE = re.compile(r"(?:(?P<start>\w+)\.)?(?P<name>\w+)-(?P<pid>\d+)\.(?:prom|new)")
 _HEAD = re.compile(r"# (?:HELP|TYPE) (\S+)")
 _BUCKETS = re.compile(r"_(?:bucket|sum|count)$")
 
@@ -34,23 +36,28 @@ class SharedMetrics(Metrics):
     Args:
         folder: Where the processes of one service write theirs.
         name: Which one this is.
+        start: What the processes of one service have in common, and no others.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, start: str = "") -> None:
         super().__init__()
+        self.start = start
         self._folder = folder
-        self._path = folder / f"{name}-{os.getpid()}{_SUFFIX}"
+        own = f"{name}-{os.getpid()}{_SUFFIX}"
+        self._path = folder / (f"{start}.{own}" if start else own)
         self._name = name
         self._mutex = threading.Lock()
-        self._shown = False  # to the others
+        self._shown: str | None = None  # to the others
 
     def text(self) -> str:
         """Everything in the text format of Prometheus, each sample with the process that counted it."""
         with self._mutex:
             own = super().text()
-            if self._shown:
-                with contextlib.suppress(OSError):  # the writer tells of it
+            if self._shown is not None:
+                try:
                     self._show(own)
+                except OSError:  # the writer tells of it; others cannot say more than this at the next scrape
+                    own = self._shown
         return merged({self._name: own, **self._told_by_others()}.items())
 
     def others(self) -> str:
@@ -58,13 +65,7 @@ class SharedMetrics(Metrics):
         return merged(self._told_by_others().items())
 
     def _told_by_others(self) -> dict[str, str]:
-        texts: dict[str, str] = {}
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            match = _FILE.fullmatch(path.name)
-            if match and path != self._path and match[1] != self._name:
-                with contextlib.suppress(FileNotFoundError):  # its process has just ended
-                    texts.setdefault(match[1], path.read_text("utf-8"))
-        return texts
+        return dict(_texts(self._folder, self.start, but=self._name))
 
     def write(self) -> None:
         """Let the others see this process's figures.
@@ -74,18 +75,18 @@ class SharedMetrics(Metrics):
         """
         with self._mutex:
             self._show(super().text())
-            self._shown = True
 
     def remove(self) -> None:
         """This process is ending."""
         with self._mutex:
-            self._shown = False
+            self._shown = None
             self._path.unlink(missing_ok=True)
 
     def _show(self, text: str) -> None:
         new = self._path.with_suffix(".new")
         new.write_text(text, "utf-8")
         new.replace(self._path)
+        self._shown = text
 
 
 class FiguresWriter:
@@ -121,11 +122,17 @@ class FiguresWriter:
 
 def told(folder: Path) -> Scrape:
     """What the processes of a service told last, for whoever looks from outside."""
-    texts = []
+    state = read_state(folder)
+    return read_scrape(merged(_texts(folder, "" if state is None else state.start)), time.time())
+
+
+def _texts(folder: Path, start: str, *, but: str = "") -> Iterator[tuple[str, str]]:
+    """What each process of one start of a service told last, with its name; `but` one of them."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        with contextlib.suppress(FileNotFoundError):  # its process has just ended
-            texts.append((path.stem, path.read_text("utf-8")))
-    return read_scrape(merged(texts), time.time())
+        match = _FILE.fullmatch(path.name)
+        if match and (match["start"] or "") == start and match["name"] != but:
+            with contextlib.suppress(FileNotFoundError):  # its process has just ended
+                yield match["name"], path.read_text("utf-8")
 
 
 def merged(texts: Iterable[tuple[str, str]]) -> str:
@@ -168,5 +175,7 @@ def _labelled(line: str, worker: str) -> str:
 def clear(folder: Path, name: str | None = None, pid: int | None = None) -> None:
     """Remove figures that processes left: all, or those of one that has ended."""
     for path in folder.glob("*"):
-        if path.suffix in (_SUFFIX, ".new") and (name is None or path.stem == f"{name}-{pid}"):
+        match = _FILE.fullmatch(path.name)
+        its = match is not None and (match["name"], match["pid"]) == (name, str(pid))
+        if its or (name is None and path.suffix in (_SUFFIX, ".new")):
             path.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[SlotState]
     stands_still: str | None = None  # what keeps events from being applied, if anything does
     stopped: bool = False  # and nobody tries any more until the service begins anew
+    start: str = ""  # by which its figures are told from those of a service that was killed; without workers: none
 
 
 def write_state(folder: Path, state: ServiceState) -> None:

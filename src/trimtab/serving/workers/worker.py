@@ -111,7 +111,10 @@ class Worker:
         """A word for its exit status."""
         status = self.process.returncode
         if status is not None and status < 0:
-            return f"was ended by {signal.Signals(-status).name}"
+            name = f"signal {-status}"  # a real-time one has no name
+            with contextlib.suppress(ValueError):
+                name = signal.Signals(-status).name
+            return f"was ended by {name}"
         return f"ended with status {status}"
 
     def _send(self, number: signal.Signals) -> None:

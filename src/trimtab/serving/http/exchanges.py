@@ -17,7 +17,6 @@ from time import perf_counter, time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from trimtab.core.errors import Unavailable
 from trimtab.serving.http.access import ANYBODY, request_id
 from trimtab.serving.http.wire import Headers
 from trimtab.serving.seldom import Seldom
@@ -117,7 +116,7 @@ def trace_id(headers: RawHeaders) -> str:
     return ""
 
 
-class Untold(Unavailable):
+class Untold(Exception):
     """A sink had no room for `count` of the exchanges; the others it took."""
 
     def __init__(self, message: str, count: int) -> None:

@@ -1,7 +1,8 @@
-"""What every test may use: the report of the soak campaigns, and `processes`; and what of the outside reaches none."""
+"""What every test may use: the report of soak campaigns, `processes`, `uncollected`; what of the outside reaches none."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -71,3 +72,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if campaigns:
         SOAK_JSON.parent.mkdir(exist_ok=True)
         SOAK_JSON.write_bytes(msgspec.json.format(msgspec.json.encode(campaigns), indent=2) + b"\n")
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """As a service that has loaded its models: what holds itself stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

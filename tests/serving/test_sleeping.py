@@ -10,7 +10,7 @@ import gc
 import io
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -187,15 +187,6 @@ def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: 
 
     asyncio.run(asyncio.wait_for(main(), 60))
     service.close()
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """As a service that has loaded its models: what holds itself stays."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("road", ["json", "arrow", "inference"])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,14 +50,6 @@ ESTIMATORS: dict[str, Callable[[], Any]] = {
     "pipeline": lambda: make_pipeline(SimpleImputer(), PolynomialFeatures(), LogisticRegression()),
     "linear": LogisticRegression,
 }
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def weakly(scorer: Any) -> list[weakref.ref[Any]]:

@@ -455,7 +455,8 @@ class DirectProtocol(HttpToolsProtocol):
         if self.pipeline and self.pipeline[0][0] is broken:  # it waits for others, which go on
             self.pipeline.popleft()
             others = [self.pipeline[0][0]] if self.pipeline else [self._running, self._under]
-            self.cycle = next((one for one in others if one is not None and not one.response_complete), None)  # type: ignore[assignment]
+            last: Any = next((one for one in others if one is not None and not one.response_complete), None)
+            self.cycle = last
             return False
         if broken.response_started:  # it has its answer, or is getting it
             self.transport.close()

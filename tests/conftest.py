@@ -1,4 +1,4 @@
-"""What every test may use: the report of soak campaigns, `processes`, `uncollected`; what of the outside reaches none."""
+"""What every test may use: reports of soak campaigns, `processes`, `uncollected`; what of the outside reaches none."""
 
 from __future__ import annotations
 

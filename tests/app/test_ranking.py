@@ -247,7 +247,7 @@ def test_days_close_with_the_ndcg_of_whole_lists_and_a_world_that_turned_rings(f
         watch = project.loop("offers").monitor.watch
         assert watch is not None
         assert watch.alarming
-        assert watch.onset_us is not None
-        assert watch.onset_us <= shop.NOW_US + 4 * DAY_US
+        assert watch.onset is not None
+        assert watch.onset.at_us <= shop.NOW_US + 4 * DAY_US
         acts = [decision.act for decision in project.ledger()]
         assert "trigger" in acts

@@ -259,7 +259,8 @@ def _deployment(
     if watch is None or not watch.figures:
         said = "quality is not watched"
     elif watch.alarming:
-        said = f"quality ALARM, since about {format_moment(watch.onset_us or now_us)[:10]}"
+        onset = watch.onset
+        said = f"quality ALARM, since about {format_moment(now_us if onset is None else onset.at_us)[:10]}"
     elif watch.last_day_us is None:
         said = "quality watched, no day closed yet"
     else:

@@ -79,8 +79,17 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
     score_sum: float  # of several classes: of each row's likeliest one; of a ranking 0, as the next
     label_sum: float  # and how often that was the label
     loss_sum: float  # log loss (or squared error) over the labelled rows
-    capped_loss_sum: float  # the same with each row's loss capped: what the alarm bets on
+    capped_loss_sum: float  # the same with each row's loss capped
+    # What the scores themselves say that sum would be, on average; None: the metric's scores are no probabilities.
+    expected_loss_sum: float | None = None
     unlisted: int = 0  # of several classes: their label is none of those declared; neither labelled nor missing
+
+
+class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
+    """When the change began that rang an alarm, as far as that is known."""
+
+    at_us: int  # the likeliest day
+    earliest_us: int  # the earliest day that is nearly as likely
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +136,7 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     checks: dict[str, bool]  # each named check and whether it held
     reason: str  # one sentence
+    folds: int = 1  # from 2 on each part of the window was answered by a fit on the others
     findings: tuple[GateCheck, ...] = ()  # all that was looked at, with figures; empty: of an earlier trimtab
 
     def lines(self) -> list[str]:

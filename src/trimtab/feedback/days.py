@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.stats.edetector import bounded_losses
 from trimtab.stats.lists import unit_losses
-from trimtab.stats.losses import Loss, row_losses
+from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.stats.multiclass import top_class
 
 
@@ -54,6 +53,7 @@ def day_quality(
         y, p = labels[labelled], scores[labelled]
         strange = 0 if unlisted is None else int((unlisted & rows).sum())
         losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
+        expected = expected_losses(metric, p, cap)
         if p.ndim == 2:
             p, y = top_class(y, p)
         out.append(
@@ -68,6 +68,7 @@ def day_quality(
                 label_sum=float(y.sum()),
                 loss_sum=float(losses.sum()),
                 capped_loss_sum=float(bounded_losses(losses, cap).sum()),
+                expected_loss_sum=None if expected is None else float(expected.sum()),
                 unlisted=strange,
             )
         )

@@ -1,16 +1,17 @@
-"""Quality with labels: one alarm on the daily loss, one on the daily calibration gap, per deployed version."""
+"""Quality with labels: one alarm on the daily excess loss, one on the daily calibration gap, per deployed version."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.core.records import LOSS_CAP, DayQuality, Signal
+from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, Signal
 from trimtab.core.time import DAY_US, format_moment
-from trimtab.stats.edetector import AlarmSpec, AlarmState, alarm_onset, learn_alarm, update_alarm
+from trimtab.stats.edetector import AlarmSpec, AlarmState, Direction, alarm_onset, learn_alarm, update_alarm
 from trimtab.store.ports import Append, Catalog, Put
 
 KIND = "quality_watch"
@@ -25,6 +26,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
+    excess: bool = False  # of the loss: whether it is what exceeds the expected loss; else the loss itself
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,20 +50,27 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return any(figure.state.alarm_day is not None for figure in self.figures.values())
 
     @property
-    def onset_us(self) -> int | None:
-        """The estimated beginning of the change that rang the alarm; None while all is quiet."""
+    def onset(self) -> ChangeOnset | None:
+        """When the change began that rang the alarm; None while all is quiet."""
         if self.first_day_us is None:
             return None
-        days = [
-            onset.day
+        found = [
+            onset
             for f in self.figures.values()
             if f.state.alarm_day is not None and (onset := alarm_onset(f.spec, f.state)) is not None
         ]
-        return self.first_day_us + (min(days) - 1) * DAY_US if days else None
+        if not found:
+            return None
+        first = min(found, key=lambda onset: onset.day)
+        before_us = self.first_day_us - DAY_US
+        return ChangeOnset(at_us=before_us + first.day * DAY_US, earliest_us=before_us + first.earliest * DAY_US)
 
 
 class QualityMonitor:
     """Turns closed days of one model into signals; its whole state is one record of the catalogue.
+
+    Where the scores are probabilities the loss watch bets on the *excess loss*: the loss minus the loss that the scores
+    themselves expect. A season that the model knows, or requests that are harder to answer, move both alike.  # D0176
 
     Of several classes the calibration gap is that of the likeliest one: how often it is the label, against its mean
     chance. It lies in [-1, 1] a row like that of two classes, so that the stated run length holds as well.  # D0077
@@ -110,16 +119,16 @@ class QualityMonitor:
         unwatched: dict[str, str] = {}
         rows = [day.labelled for day in usable]
         run_length = len(self.kinds) * self._run_length
-        for kind, values, direction in (
-            (LOSS, [day.capped_loss_sum / day.labelled for day in usable], "up"),
-            (CALIBRATION, [(day.score_sum - day.label_sum) / day.labelled for day in usable], "both"),
-        )[: len(self.kinds)]:
+        excess = bool(usable) and all(day.expected_loss_sum is not None for day in usable)
+        for kind in self.kinds:
+            values = [_value(kind, day, excess) for day in usable]
+            direction: Direction = "up" if kind == LOSS else "both"
             try:
-                spec = learn_alarm(values, rows, run_length=run_length, direction=direction)  # type: ignore[arg-type]  # a Literal from the tuple
+                spec = learn_alarm(values, rows, run_length=run_length, direction=direction)
             except Misuse as error:  # too short or constant a reference
                 unwatched[kind] = str(error)
             else:
-                figures[kind] = Figure(spec=spec)
+                figures[kind] = Figure(spec=spec, excess=excess and kind == LOSS)
         watch = Watch(
             model=self._model,
             version=version,
@@ -189,11 +198,9 @@ class QualityMonitor:
         state = figure.state
         for _ in range(skipped):
             state = update_alarm(figure.spec, state, 0.0, 0)
-        value = 0.0
-        if day.labelled:
-            total = day.capped_loss_sum if kind == LOSS else day.score_sum - day.label_sum
-            value = total / day.labelled
-        return Figure(spec=figure.spec, state=update_alarm(figure.spec, state, value, day.labelled))
+        value = _value(kind, day, figure.excess) if day.labelled else math.nan
+        rows = 0 if math.isnan(value) else day.labelled
+        return msgspec.structs.replace(figure, state=update_alarm(figure.spec, state, value, rows))
 
     def _quality_signal(self, watch: Watch, kind: str, day: DayQuality, now_us: int) -> Signal:
         figure = watch.figures[kind]
@@ -201,7 +208,9 @@ class QualityMonitor:
         assert onset is not None  # an alarm has days
         assert watch.first_day_us is not None  # set by `observe`
         onset_us = watch.first_day_us + (onset.day - 1) * DAY_US
-        what = "daily loss" if kind == LOSS else "gap between predicted and true rate"
+        what = "gap between predicted and true rate"
+        if kind == LOSS:
+            what = "daily loss in excess of what the scores expect" if figure.excess else "daily loss"
         return Signal(
             id=f"{kind}/{watch.model}/{watch.version[:12]}/{day.day_us}",
             kind=kind,
@@ -257,6 +266,14 @@ class QualityMonitor:
 
     def _put(self, watch: Watch) -> Put:
         return Put(KIND, watch.model, msgspec.json.encode(watch), expected=self._revision)
+
+
+def _value(kind: str, day: DayQuality, excess: bool) -> float:
+    """The watched value of a day with labels, per labelled row; NaN where an expected loss is missing."""
+    if kind == CALIBRATION:
+        return (day.score_sum - day.label_sum) / day.labelled
+    expected = day.expected_loss_sum if excess else 0.0
+    return (day.capped_loss_sum - (math.nan if expected is None else expected)) / day.labelled
 
 
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["info", "red"] | None:

@@ -18,13 +18,12 @@ if TYPE_CHECKING:
         Direction,
         Onset,
         alarm_onset,
-        bounded_losses,
         learn_alarm,
         update_alarm,
     )
     from trimtab.stats.figures import Better, Figure, figure_of, score_figures
     from trimtab.stats.lists import list_ndcg, list_places, unit_losses
-    from trimtab.stats.losses import row_losses
+    from trimtab.stats.losses import bounded_losses, expected_losses, row_losses
     from trimtab.stats.multiclass import ClassFigures, class_figures
     from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
     from trimtab.stats.ranking import ranking_figures
@@ -79,6 +78,7 @@ __all__ = [
     "compare_choices",
     "confusion",
     "expected_calibration_error",
+    "expected_losses",
     "figure_of",
     "fit_recalibration",
     "js_distance",

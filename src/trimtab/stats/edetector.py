@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trimtab.core.errors import Misuse
-from trimtab.core.records import LOSS_CAP
 from trimtab.stats.paired import block_sum_variance
 from trimtab.stats.scores import FloatArray
 
@@ -215,16 +214,6 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     top = max(best)
     near = [step.day for step, pay in zip(state.recent, best, strict=True) if pay >= top - math.log(10.0)]
     return Onset(day=state.recent[best.index(top)].day, earliest=near[0], latest=near[-1])
-
-
-def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
-    """Per-row losses capped and scaled to [0, 1], so that no single row can move a day far.
-
-    >>> bounded_losses([0.0, math.log(2), 34.5]).round(3).tolist()
-    [0.0, 0.333, 1.0]
-    """
-    scaled: FloatArray = np.minimum(np.asarray(losses, dtype=np.float64), cap) / cap
-    return scaled
 
 
 def _correlation(away: FloatArray) -> float:

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.loss_names import CLASS_LOSSES, loss_kind, quantile_of
+from trimtab.core.records import LOSS_CAP
+from trimtab.stats.loss_names import CHANCES, CLASS_LOSSES, loss_kind, quantile_of
 from trimtab.stats.loss_names import Loss as Loss
 from trimtab.stats.scores import CLIP, FloatArray, checked_chances, log_loss_rows
 
@@ -44,6 +45,47 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
     if loss_kind(metric) == "ranking":  # refuses a name that does not exist, too
         raise Misuse(f"{metric}: a row of a list has no loss of its own. Ask for those of lists: unit_losses.")
     return np.abs(gap) if metric == "absolute_error" else gap * gap
+
+
+def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray | None:
+    """The mean capped loss of each row if its label were drawn from its scores, shape (rows,), in units of `cap`.
+
+    What a row's answer says about its own loss: for log loss the entropy of the answer. A loss that exceeds it, on
+    average, is the fault of the model; a loss that is high because the answers are unsure is not.
+
+    Args:
+        metric: As for `row_losses`.
+        scores: Shape (rows,), for several classes (rows, classes).
+        cap: The loss at which a row is capped.
+
+    Returns:
+        None for a metric whose scores are no probabilities: one number states no spread.
+
+    Source: DeGroot & Fienberg (1983), the refinement part of a proper score.
+
+    >>> expected_losses("brier", [0.5, 1.0], cap=1.0).tolist()
+    [0.25, 0.0]
+    >>> expected_losses("squared_error", [0.5, 1.0], cap=1.0) is None
+    True
+    """
+    if metric not in CHANCES:
+        return None
+    p = np.asarray(scores, np.float64)
+    by_class = p.T if p.ndim == 2 else np.stack([1.0 - p, p])
+    expected = np.zeros(len(p))
+    for label, share in enumerate(by_class):
+        expected += share * bounded_losses(row_losses(metric, np.full(len(p), label), p), cap)
+    return expected
+
+
+def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
+    """Per-row losses capped and scaled to [0, 1], so that no single row can move a day far.
+
+    >>> bounded_losses([0.0, np.log(2), 34.5]).round(3).tolist()
+    [0.0, 0.333, 1.0]
+    """
+    scaled: FloatArray = np.minimum(np.asarray(losses, dtype=np.float64), cap) / cap
+    return scaled
 
 
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:

@@ -28,6 +28,7 @@ from trimtab.features.labels import LabelIndex
 from trimtab.feedback import IndexedLabels
 from trimtab.registry import LoadedModel
 from trimtab.steering.loop import Loop
+from trimtab.steering.loop_state import Changes
 from trimtab.steering.recipes import Floats, Recipe, Rows
 from trimtab.steering.scales import label_unit, refit_distance
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
@@ -437,7 +438,7 @@ def test_history_of_long_ago_trains_a_version_judged_on_its_newest_days(tmp_path
     with opened(project.config.folder, NOW_US + 30 * DAY_US) as project:
         assert project.train("one") == []
         assert project.runs()[-1].outcome == "Unchanged: one@2 is what this data, code and seed give."
-        lack = project.loop("one")._loop.workshop.blocked(project.clock.now_us())
+        lack = project.loop("one")._loop.workshop.blocked(project.clock.now_us(), Changes())
         assert "newest labels are of 2018-10-18, the champion has learnt all that was known at 2018-10-" in str(lack)
 
 

@@ -131,7 +131,7 @@ def test_a_reference_that_cannot_be_used_leaves_its_reason_in_the_watch(catalog:
     watch = anchored(catalog, healthy()[:4]).watch
     assert watch is not None
     assert (watch.figures, set(watch.unwatched)) == ({}, {"quality_loss", "quality_calibration"})
-    assert "needs at least 10 reference days, found 4" in watch.unwatched["quality_loss"]
+    assert "needs at least 7 reference days, found 4" in watch.unwatched["quality_loss"]
     flat = anchored(catalog, [day(n, 0.3) for n in range(14)]).watch
     assert flat is not None
     assert list(flat.figures) == ["quality_calibration"]

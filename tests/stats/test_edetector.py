@@ -239,7 +239,7 @@ def test_spec_and_state_survive_json_and_go_on_with_the_same_bits():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0.1] * 9, "at least 10 reference days, found 9"),
+        ([0.1] * 6, "at least 7 reference days, found 6"),
         ([0.1] * 12, "never varies"),
         ([0.1, float("nan")] * 6, "6 reference values are not finite"),
     ],

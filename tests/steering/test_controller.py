@@ -16,6 +16,7 @@ from trimtab.features.definitions import label, request
 from trimtab.monitoring import QualityMonitor, Watch
 from trimtab.steering import Controller, Deployment, Ledger, Repair, deployment, every, on_quality_drop
 from trimtab.steering.controller import Stored
+from trimtab.steering.loop_state import Changes
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 
@@ -97,17 +98,20 @@ class Bench:
         self.overtaken_by: str | None = None
         self.meanwhile: Callable[[], None] = lambda: None
         self.steps: Callable[[str], None] = lambda name: None
+        self.folds = 1
+        self.changes = Changes()  # what the newest repair was told
 
     def champion(self) -> str | None:
         return self.in_service
 
-    def blocked(self, cut_us: int) -> str | None:
+    def blocked(self, cut_us: int, changes: Changes) -> str | None:
         return self.lack
 
-    def repair(self, cut_us: int, go_on: Callable[[], None]) -> Repair:
+    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
         passed = self.verdicts.pop(0) if self.verdicts else False
         if passed is None:
             raise Misuse("model 'click': all 10 labels are 0.")
+        self.changes = changes
         self.meanwhile()
         go_on()
         self.made += 1
@@ -116,6 +120,7 @@ class Bench:
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
             window_start_us=0, window_end_us=cut_us, rows=10, metric="log_loss", candidate_metric=0.3,
             champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0, passed=passed, checks={}, reason="r",
+            folds=1 if changes.onset is None else self.folds,
         )  # fmt: skip
         end = cut_us // DAY_US
         reference = tuple(day(n, name, 0.3) for n in range(end - 14, end))
@@ -125,7 +130,7 @@ class Bench:
         )  # fmt: skip
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        repair = self.repair(cut_us, lambda: None)
+        repair = self.repair(cut_us, lambda: None, Changes())
         successor = None if repair.successor is None else stored.version
         return msgspec.structs.replace(repair, successor=successor, trained_us=7 * DAY_US)
 
@@ -411,7 +416,7 @@ def test_the_quiet_time_grows_to_eight_times_the_declared_one(catalog: Catalog) 
 
 def test_a_project_without_any_request_waits(catalog: Catalog) -> None:
     class Empty(Bench):
-        def blocked(self, cut_us: int) -> str | None:
+        def blocked(self, cut_us: int, changes: Changes) -> str | None:
             raise NotFound("no request is known")
 
     rig = Rig(catalog, Empty([True]), deployment(target))
@@ -624,3 +629,45 @@ def test_a_refusal_by_name_leaves_a_repair_that_waits_as_it_is(catalog: Catalog)
     assert [d.act for d in rig.controller.promote(Stored(version="v7"), "Ada", "")] == ["gate", "refuse"]
     assert rig.controller.state == before
     assert rig.bench.in_service == "v1"
+
+
+# --- causes with quiet times of their own
+
+
+def test_refusals_of_the_schedule_delay_no_alarm(catalog: Catalog) -> None:
+    rules = deployment(target, retrain=on_quality_drop() | every("1d"), settle="1d", cooldown="7d")
+    rig = Rig(catalog, Bench([True, False, False, False]), rules)
+    rig.controller.tick()
+    rig.days(15, 0.3)
+    assert rig.controller.state.quiet_until_us == rig.clock.now_us() + 13 * DAY_US  # the second refusal in a row
+    rig.bench.verdicts = [True]
+    rig.days(8, 0.4)
+    acts = [(d.act, d.cause) for d in rig.ledger.rows()[-4:]]
+    assert ("trigger", "Quality alarm: quality_loss.") in acts
+    assert acts[-1][0] == "promote"
+
+
+def test_a_repaired_change_is_followed_up_when_more_of_the_new_world_is_known(catalog: Catalog) -> None:
+    bench = Bench([True, True, False, False])
+    bench.folds = 2
+    rig = Rig(catalog, bench, deployment(target, retrain=on_quality_drop(), settle="1d"))
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    while "promote" not in rig.days(1, 0.4):
+        pass
+    promoted = rig.ledger.rows()[-1]
+    assert bench.changes.onset is not None
+    began_us = bench.changes.onset.at_us
+    rig.days(40, 0.3)
+    tried = [d for d in rig.ledger.rows() if d.act == "trigger" and d.at_us > promoted.at_us]
+    assert [(d.at_us - promoted.at_us) // DAY_US for d in tried] == [9, 23]  # 7 and 21 days, and the label's two
+    assert bench.changes == Changes(repaired_us=began_us)
+    assert rig.controller.state.cooldown_us == rig.controller.state.alarm_cooldown_us == 7 * DAY_US
+
+
+def test_a_state_of_an_earlier_trimtab_goes_on(catalog: Catalog) -> None:
+    old = b'{"phase": "idle", "cooldown_us": 864000000000, "quiet_until_us": 5, "trained_at_us": 7}'
+    catalog.write([Put("loop", "click", old)])
+    rig = Rig(catalog, Bench([]), deployment(target))
+    state = rig.controller.state
+    assert (state.cooldown_us, state.alarm_cooldown_us, state.changes) == (10 * DAY_US, 7 * DAY_US, Changes())

@@ -235,9 +235,11 @@ class DeploymentLoop:
                 same = workshop.same(cut_us)
                 return Answered(same=same, put_back=lost and not workshop.lost())
             case "blocked":
-                return Answered(lack=workshop.blocked(cut_us))
+                return Answered(lack=workshop.blocked(cut_us, asked.changes))
             case "repair":
-                return Answered(repair=workshop.repair(cut_us, self.controller.check_frozen, asked.actor))
+                return Answered(
+                    repair=workshop.repair(cut_us, self.controller.check_frozen, asked.changes, asked.actor)
+                )
             case "judge":
                 assert asked.stored is not None  # sent with it
                 return Answered(repair=workshop.judge_stored(asked.stored, cut_us, keep=asked.keep))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from trimtab.app.training_work import Answered, Asked, What, Worker, answer, task
 from trimtab.core.records import Decision
@@ -13,7 +13,7 @@ from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
 from trimtab.steering.controller import Stored
-from trimtab.steering.loop_state import Repair
+from trimtab.steering.loop_state import Changes, Repair
 from trimtab.steering.workshop import VersionWorkshop
 
 _logger = logging.getLogger(__name__)
@@ -90,14 +90,14 @@ class TrainingRuns:
     def champion(self) -> str | None:
         return self._workshop.champion()
 
-    def blocked(self, cut_us: int) -> str | None:
-        return self._workshop.unseen(cut_us) or self._done("blocked", cut_us).lack
+    def blocked(self, cut_us: int, changes: Changes) -> str | None:
+        return self._workshop.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
 
-    def repair(self, cut_us: int, go_on: Callable[[], None]) -> Repair:
+    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
         go_on()
         self._run.begin()
         try:
-            repair = self._done("repair", cut_us).repair
+            repair = self._done("repair", cut_us, changes=changes).repair
         except Exception as error:  # whatever ended it is what the run says, also where the loop goes on after it
             self._run.end(error=error)
             raise
@@ -106,7 +106,7 @@ class TrainingRuns:
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
         self._run.begin()
-        repair = self._done("judge", cut_us, stored, keep).repair
+        repair = self._done("judge", cut_us, stored=stored, keep=keep).repair
         assert repair is not None
         return repair
 
@@ -121,8 +121,8 @@ class TrainingRuns:
         self._run.hear(event)
         self._watch(self._run.run)
 
-    def _done(self, what: What, cut_us: int, stored: Stored | None = None, keep: bool = True) -> Answered:
-        asked = self._asked(what=what, cut_us=cut_us, stored=stored, keep=keep)
+    def _done(self, what: What, cut_us: int, **more: Any) -> Answered:
+        asked = self._asked(what=what, cut_us=cut_us, **more)
         done = self._did(asked)
         if done.changed:
             said = "%s: the project file was changed since this process read it, so it trains in this process"

@@ -11,7 +11,7 @@ from trimtab.app.elsewhere import SameProject
 from trimtab.registry import Version
 from trimtab.run import Task, Workplace
 from trimtab.steering.controller import Stored
-from trimtab.steering.loop_state import Repair
+from trimtab.steering.loop_state import Changes, Repair
 
 What = Literal["same", "blocked", "repair", "judge"]
 
@@ -25,6 +25,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     deployment: str  # the hash of the definitions that the asking process has
     project: SameProject
+    changes: Changes = Changes()
     stored: Stored | None = None  # to judge: which version,
     keep: bool = True  # and whether the record is kept
 

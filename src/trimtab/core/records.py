@@ -90,6 +90,7 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
 
     at_us: int  # the likeliest day
     earliest_us: int  # the earliest day that is nearly as likely
+    latest_us: int  # the latest one
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,8 +62,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         if not found:
             return None
         first = min(found, key=lambda onset: onset.day)
-        before_us = self.first_day_us - DAY_US
-        return ChangeOnset(at_us=before_us + first.day * DAY_US, earliest_us=before_us + first.earliest * DAY_US)
+        at_us, earliest_us, latest_us = (
+            self.first_day_us + (day - 1) * DAY_US for day in (first.day, first.earliest, first.latest)
+        )
+        return ChangeOnset(at_us=at_us, earliest_us=earliest_us, latest_us=latest_us)
 
 
 class QualityMonitor:

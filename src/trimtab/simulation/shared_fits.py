@@ -13,18 +13,19 @@ from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet
 
 _KEPT = 8
+_Key = tuple[str, str, str, int | None]
 
 
 class FitCache:
     """The newest fits by recipe, data and rows."""
 
     def __init__(self) -> None:
-        self._fits: OrderedDict[tuple[str, str, str], Fitted] = OrderedDict()
+        self._fits: OrderedDict[_Key, Fitted] = OrderedDict()
 
-    def get(self, key: tuple[str, str, str]) -> Fitted | None:
+    def get(self, key: _Key) -> Fitted | None:
         return self._fits.get(key)
 
-    def put(self, key: tuple[str, str, str], fitted: Fitted) -> None:
+    def put(self, key: _Key, fitted: Fitted) -> None:
         self._fits[key] = fitted
         while len(self._fits) > _KEPT:
             self._fits.popitem(last=False)
@@ -45,7 +46,8 @@ class SharedRecipe:
         self._cache = cache
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
-        key = (self._address, training_set.manifest.data_hash, bytes_hash(np.packbits(rows).tobytes()))
+        chosen = bytes_hash(np.packbits(rows).tobytes())
+        key = (self._address, training_set.manifest.data_hash, chosen, training_set.half_life_us)
         found = self._cache.get(key)
         if found is None:
             found = self._recipe.fit(training_set, rows)

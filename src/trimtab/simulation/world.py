@@ -28,6 +28,7 @@ from trimtab.simulation.rows import AnsweredRows, Block
 from trimtab.simulation.shared_fits import FitCache, SharedRecipe
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop import Loop
+from trimtab.steering.loop_state import Changes
 from trimtab.store.ports import Blob, KeyValue
 from trimtab.training.online import OnlineLearner
 from trimtab.training.sets import save_manifest
@@ -163,7 +164,7 @@ class World:
         """
         version = self.registry.alias(self.line.deployment.name, CHAMPION)
         if version is None:
-            blocked = self._loop.workshop.blocked(self._clock.now_us())
+            blocked = self._loop.workshop.blocked(self._clock.now_us(), Changes())
             why = next((d.cause for d in reversed(self.decisions) if d.act in ("refuse", "failed")), blocked)
             raise Misuse(
                 f"replay: line {self.line.name!r} has no version to begin with. {why} "

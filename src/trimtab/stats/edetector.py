@@ -32,10 +32,11 @@ Direction = Literal["up", "down", "both"]
 STAKES = (0.15, 0.3, 0.6)  # in standard deviations of a day; at a low of -1.5 even the last keeps 1 + stake * x > 0
 LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along the alarm's direction
 FAR = 8.0  # standard deviations beyond which a day foretells no more of the next
-LEAST_BLOCKS = 10
+LEAST_BLOCKS = 7
 KEPT = 366  # days kept to date the onset
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
-BASELINE_LEVEL = 0.85  # one-sided confidence of the baseline's bound; chosen in D0003
+# One-sided confidence of the baseline's bound, by the least number of reference days; chosen in D0003 and D0177.
+BASELINE_LEVELS = ((28, 0.85), (14, 0.9), (LEAST_BLOCKS, 0.95))
 
 
 class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +104,7 @@ def learn_alarm(
         direction: Which change is bad. "both" shares one run length between both directions.
 
     Raises:
-        Misuse: Fewer than 10 days, a value that is not finite, or values that do not vary.
+        Misuse: Fewer than 7 days, a value that is not finite, or values that do not vary.
 
     >>> calm = [0.40, 0.42, 0.39, 0.41, 0.40, 0.38, 0.41, 0.43, 0.40, 0.39, 0.41, 0.40, 0.42, 0.38]
     >>> spec = learn_alarm(calm, run_length=365)
@@ -229,7 +230,8 @@ def _baseline(clipped: FloatArray) -> float:
     variance, freedom = block_sum_variance(clipped - mean, correlated=True)
     from scipy.special import stdtrit  # here: it takes a tenth of a second to load
 
-    bound = mean + float(stdtrit(freedom, BASELINE_LEVEL)) * math.sqrt(variance) / clipped.size
+    level = next(level for least, level in BASELINE_LEVELS if clipped.size + 1 >= least)  # a surprise needs two days
+    bound = mean + float(stdtrit(freedom, level)) * math.sqrt(variance) / clipped.size
     return min(bound, HIGH)
 
 

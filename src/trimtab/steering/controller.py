@@ -9,16 +9,25 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
-from trimtab.core.records import Decision, GateRecord
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.records import ChangeOnset, Decision, GateRecord
+from trimtab.core.time import DAY_US, format_duration, format_moment
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.registry.protection import CHAMPION, hold, let_go
 from trimtab.run import Cancelled
 from trimtab.steering.definitions import Deployment, Every, OnQualityDrop
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, LoopState, Repair
+from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, Cause, Changes, LoopState, Repair
 from trimtab.store.ports import Catalog, Put, Remove
 
+_IDLE: dict[str, Any] = {
+    "phase": "idle",
+    "cause": "",
+    "repair": None,
+    "expires_us": 0,
+    "approved_by": None,
+    "asked_by": None,
+}
+FOLLOW_UP_DAYS = (7, 21)  # labelled days after a repair of a change: more is known of the new world then
 MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
 
 
@@ -36,14 +45,17 @@ class Workshop(Protocol):
         """Address of the version in service."""
         ...
 
-    def blocked(self, cut_us: int) -> str | None:
+    def blocked(self, cut_us: int, changes: Changes) -> str | None:
         """Why no candidate can be judged on the data known at `cut_us`, in one sentence; None when it can."""
         ...
 
-    def repair(self, cut_us: int, go_on: Callable[[], None]) -> Repair:
+    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
         """Train a candidate on what was known at `cut_us` and judge it against the champion.
 
-        `go_on` is called before the gate; what it raises ends the repair.
+        Args:
+            cut_us: Only what was known by then is looked at.
+            go_on: Called before the gate; what it raises ends the repair.
+            changes: Days since one that is repaired now are judged, and partly learnt from.
 
         Raises:
             Misuse: No candidate can be made of these data or by this recipe.
@@ -102,8 +114,12 @@ class Controller:
         """Read the state again: another process may have moved it."""
         record = self._catalog.get(KIND, self._deployment.name)
         self._revision = 0 if record is None else record.revision
-        fresh = LoopState(cooldown_us=self._deployment.cooldown_us)
-        self._state = fresh if record is None else msgspec.json.decode(record.body, type=LoopState)
+        cooldown_us = self._deployment.cooldown_us
+        fresh = LoopState(cooldown_us=cooldown_us, alarm_cooldown_us=cooldown_us)
+        state = fresh if record is None else msgspec.json.decode(record.body, type=LoopState)
+        if not state.alarm_cooldown_us:  # written by an earlier trimtab
+            state = msgspec.structs.replace(state, alarm_cooldown_us=cooldown_us)
+        self._state = state
 
     def finish(self) -> list[Decision]:
         """Finish a promotion that was under way when a process ended; the decisions taken.
@@ -136,15 +152,13 @@ class Controller:
                 )
             ],
             [anchored],
-            phase="idle",
-            cause="",
+            **_IDLE,
+            **self._followed(repair),
             quiet_until_us=now_us + self._deployment.cooldown_us,
             cooldown_us=self._deployment.cooldown_us,
+            alarm_quiet_until_us=now_us + self._deployment.cooldown_us,
+            alarm_cooldown_us=self._deployment.cooldown_us,
             trained_at_us=repair.cut_us if repair.trained_us is None else repair.trained_us,
-            repair=None,
-            expires_us=0,
-            approved_by=None,
-            asked_by=None,
         )
         self._monitor.reload()
         return decisions
@@ -163,7 +177,9 @@ class Controller:
             trigger = self._trigger(now_us)
             if trigger is None:
                 return []
-            entries = [self._entry("trigger", trigger.cause, {"onset_us": trigger.onset_us})]
+            changes = msgspec.structs.replace(self._state.changes, onset=trigger.onset)
+            known = {} if trigger.onset is None else msgspec.to_builtins(trigger.onset)
+            entries = [self._entry("trigger", trigger.cause, {"onset_us": known.get("at_us"), **known})]
             if trigger.ready_at_us > now_us:
                 until = format_moment(trigger.ready_at_us)
                 entries.append(self._entry("wait", f"For labels from after the change, until {until}."))
@@ -171,6 +187,9 @@ class Controller:
                 entries,
                 phase="waiting",
                 cause=trigger.cause,
+                begun_by=trigger.kind,
+                changes=changes,
+                follow_ups_us=self._state.follow_ups_us[trigger.kind == "follow-up" :],
                 triggered_at_us=now_us,
                 ready_at_us=trigger.ready_at_us,
             )
@@ -196,11 +215,23 @@ class Controller:
         """
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
-        blocked = self._workshop.blocked(now_us)
+        changes = msgspec.structs.replace(self._state.changes, onset=self._onset())
+        blocked = self._workshop.blocked(now_us, changes)
+        if blocked is not None and changes.onset is not None:  # too soon after it: judge on the newest days instead
+            changes = msgspec.structs.replace(changes, onset=None)
+            blocked = self._workshop.blocked(now_us, changes)
         if blocked is not None:
             raise Unavailable(f"train {self._deployment.name!r}: {blocked}")
-        cause = f"Asked for by {actor}."
-        self._write([], phase="waiting", cause=cause, triggered_at_us=now_us, ready_at_us=now_us, asked_by=actor)
+        self._write(
+            [],
+            phase="waiting",
+            cause=f"Asked for by {actor}.",
+            begun_by="person",
+            changes=changes,
+            triggered_at_us=now_us,
+            ready_at_us=now_us,
+            asked_by=actor,
+        )
         try:
             return decisions + self._repair(now_us)
         except _Failed as failed:
@@ -229,7 +260,7 @@ class Controller:
             told = {"gate": gate.id}
             refused = self._entry("refuse", repair.reason, told, version=stored.version, actor=actor)
             return decisions + self._write([entry, refused])
-        return decisions + self._passed([entry], repair, cause=why, asked_by=actor)
+        return decisions + self._passed([entry], repair, cause=why, asked_by=actor, begun_by="person")
 
     def approve(self, actor: str, why: str) -> list[Decision]:
         """Let the candidate that waits for approval take over.
@@ -304,25 +335,35 @@ class Controller:
             f"trimtab approve {name}, or trimtab reject {name} --why TEXT."
         )
 
-    def _trigger(self, now_us: int) -> _Trigger | None:
-        if now_us < self._state.quiet_until_us:
-            return None
-        if self._workshop.champion() is None:
-            return _Trigger("No version is in service yet.", None, now_us)
+    def _onset(self) -> ChangeOnset | None:
+        """When the change began that the watch found; None where it found none."""
         watch = self._monitor.watch
-        for rule in self._deployment.retrain.any_of:
-            if isinstance(rule, OnQualityDrop) and watch is not None and watch.alarming:
-                rung = [kind for kind, figure in watch.figures.items() if figure.state.alarm_day is not None]
-                onset_us = watch.onset_us or now_us
-                settled_us = onset_us + self._deployment.settle_us + self._deployment.model.label.wait_us
-                return _Trigger(f"Quality alarm: {', '.join(rung)}.", onset_us, max(now_us, settled_us))
-            if isinstance(rule, Every) and now_us - self._state.trained_at_us >= rule.period_us:
-                return _Trigger(f"Schedule: trained {format_duration(rule.period_us)} ago or more.", None, now_us)
+        return None if watch is None else watch.onset
+
+    def _trigger(self, now_us: int) -> _Trigger | None:
+        """What starts a repair now: an alarm before a follow-up before the schedule, each with its own quiet time."""
+        state, rules = self._state, self._deployment.retrain.any_of
+        if self._workshop.champion() is None:
+            return None if now_us < state.quiet_until_us else _Trigger("first", "No version is in service yet.", now_us)
+        watch, onset = self._monitor.watch, self._onset()
+        heard = any(isinstance(rule, OnQualityDrop) for rule in rules) and now_us >= state.alarm_quiet_until_us
+        if heard and watch is not None and onset is not None:
+            rung = [kind for kind, figure in watch.figures.items() if figure.state.alarm_day is not None]
+            settled_us = onset.at_us + self._deployment.settle_us + self._deployment.model.label.wait_us
+            return _Trigger("alarm", f"Quality alarm: {', '.join(rung)}.", max(now_us, settled_us), onset)
+        if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
+            return _Trigger("follow-up", "More labelled days since the change that was repaired.", now_us)
+        if now_us < state.quiet_until_us:
+            return None
+        for rule in rules:
+            if isinstance(rule, Every) and now_us - state.trained_at_us >= rule.period_us:
+                said = f"Schedule: trained {format_duration(rule.period_us)} ago or more."
+                return _Trigger("schedule", said, now_us)
         return None
 
     def _blocked(self, now_us: int) -> str | None:
         try:
-            return self._workshop.blocked(now_us)
+            return self._workshop.blocked(now_us, self._state.changes)
         except NotFound as error:  # no request was ever asked
             return str(error)
 
@@ -334,7 +375,7 @@ class Controller:
             Conflict: Automation was frozen meanwhile, or another process has moved the state.
         """
         try:
-            repair = self._workshop.repair(now_us, self.check_frozen)
+            repair = self._workshop.repair(now_us, self.check_frozen, self._state.changes)
         except Cancelled as error:  # by a person: the next trigger may come after the usual quiet time
             raise _Failed(error, self._cancel(now_us, str(error))) from error
         except Misuse as error:
@@ -364,25 +405,34 @@ class Controller:
         return self._write([*entries, asked], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
     def _refuse(self, now_us: int, entries: Sequence[Entry]) -> list[Decision]:
-        """Note that the champion stays, and keep quiet for longer each time in a row."""
+        """Record that the champion stays, and keep quiet for longer each time in a row: for causes of the same kind."""
         most_us = MOST_COOLDOWNS * self._deployment.cooldown_us
-        quiet_us = min(self._state.cooldown_us, most_us)
-        return self._write(
-            entries,
-            phase="idle",
-            cause="",
-            quiet_until_us=now_us + quiet_us,
-            cooldown_us=min(2 * quiet_us, most_us),
-            repair=None,
-            expires_us=0,
-            approved_by=None,
-            asked_by=None,
-        )
+        of_alarm = self._state.begun_by == "alarm"
+        quiet_us = min(self._state.alarm_cooldown_us if of_alarm else self._state.cooldown_us, most_us)
+        return self._write(entries, **_IDLE, **self._quiet(now_us + quiet_us, min(2 * quiet_us, most_us)))
 
     def _cancel(self, now_us: int, why: str) -> list[Decision]:
         entry = self._entry("cancel", why, {"cut_us": now_us})
-        quiet_until_us = now_us + self._deployment.cooldown_us
-        return self._write([entry], phase="idle", cause="", quiet_until_us=quiet_until_us, asked_by=None)
+        return self._write([entry], **_IDLE, **self._quiet(now_us + self._deployment.cooldown_us))
+
+    def _followed(self, repair: Repair) -> dict[str, Any]:
+        """What is kept of a change that a repair was for: when it began, and when another repair is tried."""
+        onset = self._state.changes.onset
+        if onset is None or repair.gate.folds == 1:  # of a cause that no change has
+            return {"changes": msgspec.structs.replace(self._state.changes, onset=None)}
+        wait_us = self._deployment.model.label.wait_us
+        return {
+            "changes": Changes(repaired_us=onset.at_us),
+            "follow_ups_us": tuple(repair.cut_us + days * DAY_US + wait_us for days in FOLLOW_UP_DAYS),
+        }
+
+    def _quiet(self, until_us: int, next_us: int | None = None) -> dict[str, Any]:
+        """What keeps causes of the kind at work quiet, and for how long after the next refusal."""
+        if self._state.begun_by == "follow-up":  # there are two of them, and no more
+            return {}
+        kind = "alarm_" if self._state.begun_by == "alarm" else ""
+        grown = {} if next_us is None else {f"{kind}cooldown_us": next_us}
+        return {f"{kind}quiet_until_us": until_us, **grown}
 
     def _frozen(self) -> str | None:
         """Why all automation is stopped; None when it is not."""
@@ -447,9 +497,10 @@ class _Failed(Exception):
 
 
 class _Trigger(msgspec.Struct, frozen=True):
+    kind: Cause
     cause: str
-    onset_us: int | None
     ready_at_us: int
+    onset: ChangeOnset | None = None
 
 
 def _short(version: str | None) -> str:

@@ -23,8 +23,9 @@ from trimtab.steering.tries import stricter
 
 Floats = NDArray[np.float64]
 
-RIVAL, CANDIDATE, CONSTANT, LABELS, LISTS, TRIES = "rival", "candidate", "constant", "labels", "lists", "tries"
-_REMARKS = frozenset({RIVAL, CANDIDATE, CONSTANT, TRIES})  # told, and no check
+RIVAL, CANDIDATE, CONSTANT, LABELS, LISTS = "rival", "candidate", "constant", "labels", "lists"
+PLAN, TRIES = "plan", "tries"
+_REMARKS = frozenset({RIVAL, CANDIDATE, CONSTANT, PLAN, TRIES})  # told, and no check
 _IN_FIGURES = frozenset(
     {"loads", "finite", "better_by_margin", "provably_better", "calibrated"}
 )  # told in every reason
@@ -70,6 +71,9 @@ def judge(
     stand_in: str = "",
     constant_scores: Floats | None = None,
     tries: int = 1,
+    choices: int = 1,
+    folds: int = 1,
+    plan: str = "",
 ) -> GateRecord:
     """Hold a candidate against the rule; the record says which checks held.
 
@@ -92,13 +96,17 @@ def judge(
         constant_scores: What one constant, of labels from before the window, answers to the rows: a remark says whether
             the candidate is any better. A first version that is provably worse is refused.
         tries: Which recipe this is that was compared with a champion on these days; from the second on, more is asked.
+        choices: Of how many candidates and windows this pair proves most: they share the allowed error.
+        folds: From 2 on each part of the window was answered by a fit on the others.
+        plan: What was learnt from and judged, where that is not the usual: one sentence.
     """
-    rule = stricter(rule, tries)
+    rule = stricter(rule, tries, choices)
     losses, units = window.losses(metric, candidate_scores)
     at_us, ranks = window.at_us[units], window.lists is not None
     own = {one.name: one for one in trials}
     found = [own.pop("loads", None) or _loads(loads), _finite(candidate_scores)]
     found += [*_labels(window.labels), *_lists(window, losses), *_remark(CANDIDATE, stand_in, "held")]
+    found += _remark(PLAN, plan, "held")
     if constant_scores is not None:
         constants = window.losses(metric, constant_scores)[0]
         first = champion is None and champion_scores is None
@@ -148,6 +156,7 @@ def judge(
         bound=bound,
         margin=rule.margin,
         passed=not failed,
+        folds=folds,
         checks=checks,
         reason=" ".join([_reason(failed, rule, losses, difference, bound, gap), *_remarks(found)]),
         findings=tuple(found),

@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from trimtab.core.records import LOSS_CAP, DayQuality, GateRecord
+from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
 
+Cause = Literal["first", "alarm", "follow-up", "schedule", "person"]
 KIND = "loop"  # of the record that holds a `LoopState`
 FREEZE = "freeze"
 APPROVAL: Final = "waiting for approval"
@@ -28,6 +29,13 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes of the world that a plan allows for."""
+
+    onset: ChangeOnset | None = None  # of the one that is to be repaired now
+    repaired_us: int | None = None  # when the last one began that the version in service has repaired
+
+
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a deployment stands between two ticks: one record of the catalogue."""
 
@@ -35,8 +43,13 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     triggered_at_us: int = 0
     ready_at_us: int = 0  # waiting: not before
-    quiet_until_us: int = 0  # no trigger starts anything before
+    begun_by: Cause = "schedule"
+    changes: Changes = Changes()
+    follow_ups_us: tuple[int, ...] = ()  # after a repair of a change: when another one is tried, with more days since
+    quiet_until_us: int = 0  # the schedule starts nothing before
     cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
+    alarm_quiet_until_us: int = 0  # an alarm starts nothing before: its refusals are counted apart
+    alarm_cooldown_us: int = 0
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
     repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
     expires_us: int = 0  # waiting for approval: until then

@@ -92,7 +92,11 @@ def who_answers(
     unseen_from_us = (version.cut_us if seen_until_us is None else seen_until_us) - model.label.wait_us
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return Rival(version, unseen_from_us, said)
-    judged = [gate for gate in registry.gates_of(version) if gate.candidate == (version.refit_of or version.id)]
+    judged = [  # a candidate of several folds has learnt from part of its own window
+        gate
+        for gate in registry.gates_of(version)
+        if gate.candidate == (version.refit_of or version.id) and gate.folds == 1
+    ]
     if not judged:
         return Rival(version, unseen_from_us, said)
     started_us = max(gate.window_start_us for gate in judged)

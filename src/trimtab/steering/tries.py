@@ -30,16 +30,20 @@ def tries(registry: Registry, model: str, recipe: str, *, start_us: int, end_us:
     return 1 + sum(other != recipe and at_us < own_us for other, at_us in first_us.items())
 
 
-def stricter(rule: BeatsChampion, number: int) -> BeatsChampion:
-    """The rule for the recipe of a number: its allowed error is divided by the square of it.
+def stricter(rule: BeatsChampion, number: int, choices: int = 1) -> BeatsChampion:
+    """The rule for the recipe of a number, which is the best of some choices: each shares the allowed error.
 
-    All recipes that are ever tried on the same days let an equal one through with 1.65 times that error at most.
+    Its error is divided by the square of the number, so that all recipes that are ever tried on the same days let an
+    equal one through with 1.65 times that error at most; and by the choices (Bonferroni).
 
     >>> from trimtab.steering.definitions import beats_champion
     >>> [round(stricter(beats_champion(), number).level, 4) for number in (1, 2, 3)]
     [0.9, 0.975, 0.9889]
+    >>> round(stricter(beats_champion(), 1, choices=3).level, 4)
+    0.9667
     """
-    return rule if number == 1 else msgspec.structs.replace(rule, level=1.0 - (1.0 - rule.level) / number**2)
+    shares = number**2 * choices
+    return rule if shares == 1 else msgspec.structs.replace(rule, level=1.0 - (1.0 - rule.level) / shares)
 
 
 def _compared(gate: GateRecord) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.ids import Ids
 from trimtab.core.records import DayQuality, GateCheck, GateRecord
+from trimtab.core.time import DAY_US
 from trimtab.feedback import LabelReader
 from trimtab.feedback.days import day_quality
 from trimtab.registry import Registry, Version
@@ -21,10 +22,12 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
 from trimtab.stats.lists import unit_losses
 from trimtab.stats.loss_names import CLASS_LOSSES
+from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.gate import Window, judge
-from trimtab.steering.loop_state import Repair
+from trimtab.steering.loop_state import Changes, Repair
+from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.rivals import (
     Answered,
@@ -50,7 +53,7 @@ from trimtab.steering.stored import (
     set_codec,
 )
 from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
-from trimtab.steering.tries import tries
+from trimtab.steering.tries import stricter, tries
 from trimtab.steering.windows import (
     LEAST_WINDOW,
     Stretch,
@@ -137,9 +140,16 @@ class VersionWorkshop:
         version = self._champion()
         return None if version is None else version.id
 
-    def unseen(self, cut_us: int) -> str | None:
+    def unseen(self, cut_us: int, changes: Changes) -> str | None:
         """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""
         closed_us = closed_until(cut_us, self._deployment.model.label.wait_us)
+        onset = changes.onset
+        if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
+            enough = enough_from(onset.at_us, self._deployment.model.label.wait_us)
+            return (
+                f"Only {days_of(closed_us - onset.at_us)} of closed days since the change of {day_of(onset.at_us)}; "
+                f"needed are {LEAST_WINDOW}. From {enough} on there are enough."
+            )
         rival = self._rival(closed_us)
         if rival is None or closed_us - rival.unseen_from_us >= LEAST_WINDOW_US:
             return None
@@ -160,12 +170,12 @@ class VersionWorkshop:
             return ""
         return " Another estimator, other parameters or other features can be judged now."
 
-    def blocked(self, cut_us: int) -> str | None:
-        lack = self.unseen(cut_us)
+    def blocked(self, cut_us: int, changes: Changes) -> str | None:
+        lack = self.unseen(cut_us, changes)
         if lack is not None:
             return lack
         try:
-            self._kept = (cut_us, self._snapshot(cut_us, self._check))
+            self._kept = (cut_us, self._snapshot(cut_us, lambda training_set: self._check(training_set, changes)))
         except _Lack as found:
             self._kept = None
             return str(found)
@@ -203,50 +213,47 @@ class VersionWorkshop:
         champion = self._champion()
         return champion is not None and self._lost(champion)
 
-    def repair(self, cut_us: int, go_on: Callable[[], None], actor: str | None = None) -> Repair:
-        """See `Workshop.repair`.
-
-        Args:
-            cut_us: Only what was known by then is looked at.
-            go_on: Called before the candidate is judged; may raise.
-            actor: Who asked for the versions; left out, the registry's.
-        """
-        model, recipe = self._deployment.model, self._recipe
+    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
+        """See `Workshop.repair`; `actor` asked for the versions, left out, the registry's."""
+        model = self._deployment.model
         kept, self._kept = self._kept, None
         training_set = kept[1] if kept is not None and kept[0] == cut_us else self._snapshot(cut_us)
         rival = self._rival(labelled_until(training_set))
-        stretch = self._stretch(training_set, rival)
-        lack = self._lack(training_set, stretch, rival)
+        plan = self._plan(training_set, rival, changes)
+        lack = self._lack(training_set, plan.window, rival)
         if lack is not None:
             raise Misuse(f"repair of {model.name!r}: {lack}")
         try:
-            candidate = self._fit("fit", training_set, stretch.before)
+            made = self._made(training_set, plan)
         except Misuse:
             if not isinstance(self._steps, AtOnce):  # the set was stored for nothing
                 discard_set(training_set, self._blob, self._registry.versions(model.name))
             raise
+        answered = self._answered(rival, training_set, plan.window)
+        best, window = self._best(training_set, plan, made, answered)
+        if answered.scores is not None:
+            answered = Answered(of_window(answered.scores, plan, window), answered.said)
         go_on()
         manifest = self._save(training_set, self._blob)
-        answered = self._answered(rival, training_set, stretch)
         judged = self._registry.register(
-            candidate,
+            best.candidate,
             training_set=manifest,
-            evaluation=self._evaluation(candidate, training_set, stretch, answered.scores),
+            evaluation=self._evaluation(best.candidate, training_set, plan.folds[0], window, answered.scores),
             actor=actor,
         )
-        scores = _finite(recipe.candidate_scores(candidate, training_set, stretch.rows), judged)
-        where = (training_set, stretch, answered, self._tries(judged, stretch))
+        scores = _finite(of_window(best.scores, plan, window), judged)
+        where = (training_set, window, answered, self._tries(judged, window), plan, best.source)
         gate = self._steps.do(
             "judge",
             lambda: self._judged_by(judged, *where),
-            lambda: self._judge(_Side(judged, scores, training_set.features.values.take(stretch.rows), judged), *where),
+            lambda: self._judge(_Side(judged, scores, training_set.features.values.take(window.rows), judged), *where),
             GATE,
         )
         self._registry.put_gate(gate)
         successor, reason = None, gate.reason
         if gate.passed:
-            refit = self._fit("refit", training_set, training_set.usable)
-            reason = self._too_far(refit, scores, training_set, stretch) or gate.reason
+            refit = self._fit("refit", training_set, best.source.refit, best.source.half_life_us)
+            reason = self._too_far(refit, scores, answered, training_set, window) or gate.reason
             if reason == gate.reason:
                 successor = self._steps.do(
                     "register",
@@ -254,18 +261,81 @@ class VersionWorkshop:
                     lambda: self._registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor).id,
                     TEXT,
                 )
-        cap = self._cap(scores, training_set, stretch)
+        cap = self._cap(scores, training_set, window)
         return Repair(
             candidate=judged.id,
             gate=gate,
             successor=successor,
             reason=reason,
-            reference=self._reference(judged, scores, training_set, stretch, cap),
+            reference=self._reference(judged, scores, training_set, window, cap),
             cut_us=cut_us,
-            rows=candidate.rows,
+            rows=best.candidate.rows,
             data_hash=training_set.manifest.data_hash,
             loss_cap=cap,
         )
+
+    def _plan(self, training_set: TrainingSet, rival: Rival | None, changes: Changes) -> Plan:
+        """What is learnt from and judged on; a model that learns as it answers is judged by what it answered."""
+        onset, learns = changes.onset, self._deployment.learn == "online"
+        if onset is None or rival is None or learns:
+            since_us = None if learns else changes.repaired_us
+            return newest_plan(training_set, self._stretch(training_set, rival), since_us)
+        since_us = max(onset.at_us, rival.unseen_from_us)
+        days_us = max(labelled_until(training_set) - since_us, 0)
+        return onset_plan(training_set, stretch_of(training_set, days_us, since_us), onset)
+
+    def _made(self, training_set: TrainingSet, plan: Plan) -> list[Made]:
+        """What each source of a plan gives; those of which no candidate can be made are left out, but not the first.
+
+        Raises:
+            Misuse: No candidate can be made of the first one.
+        """
+        made: list[Made] = []
+        for source in plan.sources:
+            try:
+                fits = [
+                    self._fit("fit", training_set, plan.learnt(source, fold), source.half_life_us)
+                    for fold in plan.folds
+                ]
+                answers = [
+                    self._recipe.candidate_scores(fitted, training_set, fold)
+                    for fitted, fold in zip(fits, plan.folds, strict=True)
+                ]
+            except Misuse:
+                if not made:
+                    raise
+            else:
+                made.append(Made(source, fits[0], plan.assembled(answers)))
+        return made
+
+    def _best(
+        self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: Answered
+    ) -> tuple[Made, Stretch]:
+        """The source and the window that prove most; of which rows its candidate has learnt is told by the window."""
+        metric, rules = self._deployment.model.metric, self._deployment.gate
+
+        def proof(pair: tuple[Made, Stretch]) -> float:
+            one, window = pair
+            units = self._window(training_set, window)
+            losses, _ = units.losses(metric, of_window(one.scores, plan, window))
+            if answered.scores is None:
+                return float(losses.mean())
+            against, rows = units.losses(metric, of_window(answered.scores, plan, window))
+            level = stricter(rules, 1, plan.choices).level
+            return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
+
+        windows = plan.windows if answered.scores is not None else plan.windows[:1]
+        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]  # refused by the caller
+        pairs = [(one, window) for one in numbers for window in windows]
+        best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
+        return best, msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
+
+    @staticmethod
+    def _window(training_set: TrainingSet, stretch: Stretch) -> Window:
+        """The rows of some days as a gate judges them."""
+        rows = stretch.rows
+        where = (training_set.begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
+        return Window(stretch.start_us, stretch.end_us, *where)
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
         """Judge a stored version against the champion on the newest window that neither has seen. # D88
@@ -329,11 +399,13 @@ class VersionWorkshop:
         return training_set, stretch.before, stretch.start_us
 
     def _evaluation(
-        self, candidate: Fitted, training_set: TrainingSet, stretch: Stretch, rival: Floats | None
+        self, candidate: Fitted, training_set: TrainingSet, fold: Rows, window: Stretch, rival: Floats | None
     ) -> str | None:
-        """The candidate's evaluation on the window, stored; None where nobody asks for it (a replay)."""
+        """The candidate's evaluation on what it has not seen of the window, stored; None in a replay."""
         if not self._evaluates:
             return None
+        stretch = msgspec.structs.replace(window, rows=window.rows & fold)
+        rival = None if rival is None else rival[fold[window.rows]]
 
         def inputs() -> object:
             rows = [address_of_rows(stretch.before), address_of_rows(stretch.rows), address_of_scores(rival)]
@@ -382,9 +454,9 @@ class VersionWorkshop:
         check(found)
         return found
 
-    def _check(self, training_set: TrainingSet) -> None:
+    def _check(self, training_set: TrainingSet, changes: Changes) -> None:
         rival = self._rival(labelled_until(training_set))
-        lack = self._lack(training_set, self._stretch(training_set, rival), rival)
+        lack = self._lack(training_set, self._plan(training_set, rival, changes).window, rival)
         if lack is not None:
             raise _Lack(lack)
 
@@ -399,11 +471,13 @@ class VersionWorkshop:
     def _lost(self, version: Version) -> bool:
         return lost_artifact(self._blob, version) is not None
 
-    def _fit(self, name: str, training_set: TrainingSet, rows: Rows) -> Fitted:
+    def _fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
+        aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)
+        weighed = [] if half_life_us is None else [half_life_us]
         return self._steps.do(
             name,
-            lambda: [self._recording.code(), address_of_set(training_set), address_of_rows(rows)],
-            lambda: self._recipe.fit(training_set, rows),
+            lambda: [self._recording.code(), address_of_set(training_set), address_of_rows(rows), *weighed],
+            lambda: self._recipe.fit(aged, rows),
             fit_codec(self._blob),
         )
 
@@ -489,28 +563,37 @@ class VersionWorkshop:
         return tries(self._registry, self._deployment.name, judged.recipe, **window)
 
     def _judged_by(
-        self, judged: Version, training_set: TrainingSet, stretch: Stretch, answered: Answered, number: int
+        self,
+        judged: Version,
+        training_set: TrainingSet,
+        stretch: Stretch,
+        answered: Answered,
+        number: int,
+        plan: Plan,
+        source: Source,
     ) -> list[object]:
         """All that a judgement depends on, as JSON values."""
         against = [self.champion(), address_of_scores(answered.scores), address_of_rows(stretch.rows), number]
+        against += [] if plan.choices == 1 else [plan.choices, plan_in_words(plan, source, stretch)]
         rules = msgspec.to_builtins(self._deployment.gate)
         return [self._recording.code(), rules, judged.id, address_of_set(training_set), *against]
 
     def _judge(
-        self, side: _Side, training_set: TrainingSet, stretch: Stretch, answered: Answered, number: int
+        self,
+        side: _Side,
+        training_set: TrainingSet,
+        stretch: Stretch,
+        answered: Answered,
+        number: int,
+        plan: Plan | None = None,
+        source: Source | None = None,
     ) -> GateRecord:
         model, rows, rules = self._deployment.model, stretch.rows, self._deployment.gate
         trials = self._trials(side.tried, side.sample)
         learnt = training_set.target[stretch.before]
         return judge(
             rules,
-            Window(
-                stretch.start_us,
-                stretch.end_us,
-                training_set.begun_us[rows],
-                training_set.target[rows],
-                training_set.lists_of(rows),
-            ),
+            self._window(training_set, stretch),
             gate_id=self._ids("gate"),
             model=model.name,
             metric=model.metric,
@@ -526,6 +609,9 @@ class VersionWorkshop:
             stand_in=side.said,
             constant_scores=constant_scores(model, learnt, int(rows.sum())),
             tries=number,
+            choices=1 if plan is None else plan.choices,
+            folds=1 if plan is None else len(plan.folds),
+            plan="" if plan is None or source is None else plan_in_words(plan, source, stretch),
         )
 
     def _trials(self, judged: Version, sample: Columns) -> list[GateCheck]:
@@ -537,16 +623,25 @@ class VersionWorkshop:
             found.append(fast_enough(self._proving, loaded, sample, limit_us))
         return found
 
-    def _too_far(self, refit: Fitted, scores: Floats, training_set: TrainingSet, stretch: Stretch) -> str | None:
-        """Why a refit is not the candidate that passed; None when it is near enough."""
+    def _too_far(
+        self, refit: Fitted, scores: Floats, answered: Answered, training_set: TrainingSet, stretch: Stretch
+    ) -> str | None:
+        """Why a refit is not the candidate that passed; None when it is near enough.
+
+        The larger the change that is repaired, the further two fits of the same recipe may be apart: at most half as
+        far as the candidate is from the champion, where that is more than the usual bound.  # D0177
+        """
         metric, rows = self._deployment.model.metric, stretch.rows
         again = self._recipe.candidate_scores(refit, training_set, rows)
         away = mean_distance(again, scores, training_set.lists_of(rows))
-        distance = away / label_unit(metric, training_set.target[rows])
-        allowed = refit_distance(metric)
+        unit = label_unit(metric, training_set.target[rows])
+        distance, allowed = away / unit, refit_distance(metric)
+        if answered.scores is not None:
+            moved = mean_distance(answered.scores, scores, training_set.lists_of(rows)) / unit
+            allowed = max(allowed, _OF_THE_CHANGE * moved)
         if distance <= allowed:
             return None
-        said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed}."
+        said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed:.3g}."
         by_heart = metric in CLASS_LOSSES or self._deployment.model.task == "ranking"
         return f"{said} {_STEADIER}" if by_heart else said
 
@@ -567,6 +662,7 @@ class VersionWorkshop:
         return loss_cap(metric, losses)
 
 
+_OF_THE_CHANGE = 0.5
 _STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded
 

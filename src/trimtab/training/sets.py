@@ -72,6 +72,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     features: FeatureFrame
     labels: LabelFrame
     lists: NDArray[np.int64] | None = None  # of a ranking: the number of each row's list, -1 for none
+    half_life_us: int | None = None  # in a fit a row that is so much older counts half; None: age does not matter
 
     @property
     def rows(self) -> int:

@@ -58,7 +58,20 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
     elif model.weights == "balanced":
         balanced = _balanced if model.task == "binary" else _balanced_classes
         weights = balanced(target[kept], np.ones(kept.size) if weights is None else weights)
+    if training_set.half_life_us is not None:
+        aged = age_weights(training_set.begun_us[chosen[kept]], training_set.half_life_us)
+        weights = aged if weights is None else weights * aged
     return Weighed(chosen[kept], target[kept], weights)
+
+
+def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
+    """How much rows count by their age: 1 for the newest, half as much for each half-life before it, shape (rows,).
+
+    >>> age_weights(np.array([0, 10, 20]), 10).tolist()
+    [0.25, 0.5, 1.0]
+    """
+    weights: Floats = np.exp2((begun_us - begun_us.max(initial=np.iinfo(np.int64).min)) / half_life_us)
+    return weights
 
 
 def balance_of(

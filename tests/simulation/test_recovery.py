@@ -1,0 +1,182 @@
+"""After a sudden change: the alarm's repair learns from the new world, is proved on it, and is in service in days."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import worlds
+from numpy.typing import NDArray
+from worlds import day_us
+
+import trimtab as tt
+from trimtab.core.columns import Columns
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.simulation.replay import Replay
+from trimtab.simulation.world import Line
+
+HISTORY = worlds.HISTORY_DAYS
+SITES = [f"s{n}" for n in range(6)]
+BEFORE, AFTER = np.array([1.2, 0.8, -0.5, 0.8]), np.array([-0.4, 0.8, -0.5, 0.8])
+
+outcomes = tt.source("outcomes", time="closed_at", key="visit_id", columns={"visit_id": str, "bought": bool})
+visit = tt.request(
+    "visit", key="visit_id", time="at", columns={"visit_id": str, "at": tt.Time} | dict.fromkeys("abcd", float)
+)
+
+
+def logistic() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=10)
+
+
+def line(name: str, retrain: Any) -> Line:
+    model = tt.model(
+        "buyer",
+        request=visit,
+        features=[{name: tt.col(name) for name in "abcd"}],
+        label=tt.label(outcomes, key="visit_id", value="bought", wait="48h"),
+        estimator=logistic,
+        metric="log_loss",
+    )
+    return Line(name=name, deployment=tt.deployment(model, retrain=retrain, gate=tt.beats_champion(margin=0.002)))
+
+
+class Truth(msgspec.Struct, frozen=True):
+    """What the generator knows: the best answer to each request of the replayed days."""
+
+    best: NDArray[np.float64]
+    day: NDArray[np.int64]
+
+    def above_best(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By day: the expected log loss of scores over that of the best answers, less 1."""
+        q, p = self.best, np.clip(scores, 1e-12, 1 - 1e-12)
+        losses = [np.bincount(self.day, -(q * np.log(s) + (1 - q) * np.log1p(-s))) for s in (p, q)]
+        return np.asarray(losses[0] / losses[1] - 1.0)
+
+
+def make(
+    seed: int, *, days: int, per_day: int, drift_day: int, after: NDArray[np.float64]
+) -> tuple[dict[str, Columns], Truth]:
+    """Visits with day effects (sd .15 logit, correlation .4 from day to day) whose first column turns on a day."""
+    rng = np.random.default_rng(seed)
+    spans = HISTORY + days
+    minute = np.sort(rng.integers(0, spans * 24 * 60, spans * per_day))
+    at_us, day = worlds.ORIGIN_US + minute * MINUTE_US, minute // 1440
+    effect = rng.normal(size=spans + 40)
+    for n in range(1, spans + 40):
+        effect[n] = 0.4 * effect[n - 1] + math.sqrt(1 - 0.16) * effect[n]
+    x = rng.normal(size=(minute.size, 4))
+    weights = np.where((day - HISTORY >= drift_day)[:, None], after, BEFORE)
+    signal = -1.0 + (weights * x).sum(axis=1)
+    bought = rng.random(minute.size) < 1 / (1 + np.exp(-(signal + 0.15 * effect[40:][day])))
+    ids = [f"v{n:08d}" for n in range(minute.size)]
+    closed_us = at_us + 36 * HOUR_US + rng.integers(0, 11 * 60, minute.size) * MINUTE_US
+    columns = {name: ("float", x[:, place].tolist()) for place, name in enumerate("abcd")}
+    tables = {
+        "outcomes": Columns.of(
+            {"visit_id": ("str", ids), "bought": ("bool", bought.tolist()), "closed_at": ("time", closed_us.tolist())}
+        ),
+        "visit": Columns.of({"visit_id": ("str", ids), "at": ("time", at_us.tolist()), **columns}),  # type: ignore[arg-type]
+    }
+    asked = day >= HISTORY
+    return tables, Truth((1 / (1 + np.exp(-signal)))[asked], day[asked] - HISTORY)
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What a line did after the change."""
+
+    days: int | None  # from the change until every later mean of three days is within `within` of the best
+    above: float  # mean share above the best from the change on
+    at_end: float  # the same over the last ten days
+    refused: int
+    promoted: int
+
+
+def recovered(
+    folder: Path, lines: list[Line], seed: int, *, days: int, drift_day: int, within: float, **world: Any
+) -> dict[str, Recovery]:
+    tables, truth = make(seed, days=days, drift_day=drift_day, **world)
+    with Replay(
+        [msgspec.structs.replace(line, main=place == 0) for place, line in enumerate(lines)],
+        tables,
+        [outcomes, visit.source],
+        folder,
+        start_us=day_us(0),
+        until_us=day_us(days),
+        seed=seed,
+    ) as running:
+        result = running.run()
+    found = {}
+    for name, done in result.lines.items():
+        above = truth.above_best(done.scores)
+        smooth = np.convolve(above, np.ones(3) / 3, "valid")
+        well = [day for day in range(drift_day, len(smooth)) if (smooth[day:] <= within).all()]
+        acts = [d.act for d in done.decisions if d.at_us > day_us(drift_day)]
+        found[name] = Recovery(
+            well[0] - drift_day if well else None,
+            float(above[drift_day:].mean()),
+            float(above[-10:].mean()),
+            acts.count("refuse"),
+            acts.count("promote"),
+        )
+    return found
+
+
+def test_a_sudden_change_is_repaired_within_a_fortnight(tmp_path: Path) -> None:
+    lines = [line("alarm", tt.on_quality_drop()), line("never", None)]
+    found = recovered(tmp_path, lines, 3, days=42, drift_day=18, within=0.10, per_day=800, after=AFTER)
+    assert found["never"].days is None
+    assert found["alarm"].days is not None
+    assert found["alarm"].days <= 15
+    assert found["alarm"].at_end < 0.05
+
+
+def test_the_repair_and_its_follow_up_say_in_the_ledger_what_they_learnt_from(tmp_path: Path) -> None:
+    tables, _ = make(3, days=30, per_day=800, drift_day=12, after=AFTER)
+    lines = [msgspec.structs.replace(line("alarm", tt.on_quality_drop()), main=True)]
+    with Replay(
+        lines, tables, [outcomes, visit.source], tmp_path, start_us=day_us(0), until_us=day_us(30), seed=1
+    ) as r:
+        decisions = r.run().lines["alarm"].decisions
+    trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
+    onset_us = trigger.evidence["onset_us"]
+    assert isinstance(onset_us, int)
+    assert abs(onset_us - day_us(12)) <= 6 * DAY_US
+    passed = next(d for d in decisions if d.act == "gate" and d.at_us > day_us(12) and d.evidence["provably_better"])
+    assert passed.at_us <= day_us(12 + 15)
+
+
+@pytest.mark.soak
+def test_streams_with_a_sudden_change_recover(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s tests/simulation/test_recovery.py`: 20 seeds that are drawn when it runs."""
+    lines = [line("alarm", tt.on_quality_drop()), line("alarm or 30d", tt.on_quality_drop() | tt.every("30d"))]
+    seeds = np.random.SeedSequence().generate_state(20).tolist()
+    runs = [
+        recovered(tmp_path / str(seed), lines, seed, days=85, drift_day=40, within=0.10, per_day=2_000, after=AFTER)
+        for seed in seeds
+    ]
+    alone, both = ([run[name] for run in runs] for name in ("alarm", "alarm or 30d"))
+    days = [one.days if one.days is not None else math.inf for one in alone]
+    for seed, one, other in zip(seeds, alone, both, strict=True):
+        print(seed, one, other)
+    late = sum(day > 15 for day in days)
+    worse = sum(b.above > a.above + 0.005 for a, b in zip(alone, both, strict=True))
+    soak_report(
+        "recovery",
+        runs=len(runs),
+        failures=late,
+        median_days=float(np.median(days)),
+        worst_days=float(max(days)),
+        above_best=float(np.mean([one.above for one in alone])),
+        at_end=float(np.mean([one.at_end for one in alone])),
+        refused=float(np.mean([one.refused for one in alone])),
+        schedule_hurts=float(worse),
+    )
+    assert late <= 1
+    assert worse == 0

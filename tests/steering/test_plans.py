@@ -1,0 +1,107 @@
+"""Which rows a repair learns from, is judged on and refits on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.core.records import ChangeOnset
+from trimtab.core.time import DAY_US
+from trimtab.steering.plans import Plan, newest_plan, of_window, onset_plan, plan_in_words
+from trimtab.steering.windows import Stretch
+from trimtab.training.weights import age_weights
+
+DAYS = 40
+
+
+class Rows:
+    """As much of a training set as a plan reads: when each row was asked, and whether it may be learnt from."""
+
+    def __init__(self, days: np.ndarray, usable: np.ndarray) -> None:
+        self.begun_us = (days * DAY_US).astype(np.int64) + DAY_US // 2
+        self.usable = usable
+
+
+def stretch(rows: Rows, first: int) -> Stretch:
+    start_us = first * DAY_US
+    before = rows.usable & (rows.begun_us < start_us - 2 * DAY_US)
+    return Stretch(start_us, DAYS * DAY_US, rows.usable & (rows.begun_us >= start_us), before)
+
+
+def change(day: int) -> ChangeOnset:
+    return ChangeOnset(at_us=day * DAY_US, earliest_us=(day - 3) * DAY_US, latest_us=(day + 2) * DAY_US)
+
+
+def planned(first: int, seed: int = 0) -> tuple[Rows, Plan]:
+    rng = np.random.default_rng(seed)
+    rows = Rows(np.sort(rng.integers(0, DAYS, 500)), rng.random(500) < 0.9)
+    return rows, onset_plan(rows, stretch(rows, first), change(first))  # type: ignore[arg-type]  # all that it reads
+
+
+@given(first=st.integers(5, DAYS - 7), seed=st.integers(0, 1_000))
+def test_no_fold_is_answered_by_a_fit_that_has_seen_any_of_it(first: int, seed: int) -> None:
+    rows, plan = planned(first, seed)
+    together = np.zeros(500, int)
+    for fold in plan.folds:
+        together += fold
+        for source in plan.sources:
+            learnt = plan.learnt(source, fold)
+            assert not (learnt & fold).any()
+            assert not (learnt & ~rows.usable).any()
+            assert (learnt & plan.window.rows).any()  # of the days since the change half are learnt from
+    assert (together == plan.window.rows).all()
+
+
+@given(first=st.integers(5, DAYS - 7), seed=st.integers(0, 1_000))
+def test_days_stay_whole_and_alternate(first: int, seed: int) -> None:
+    rows, plan = planned(first, seed)
+    days = [set((rows.begun_us[fold] // DAY_US).tolist()) for fold in plan.folds]
+    assert not days[0] & days[1]
+    order = sorted(days[0] | days[1])
+    assert [day in days[0] for day in order] == [place % 2 == 0 for place in range(len(order))]
+
+
+@given(first=st.integers(5, DAYS - 7), seed=st.integers(0, 1_000))
+def test_answers_of_folds_come_together_in_the_order_of_the_rows(first: int, seed: int) -> None:
+    _, plan = planned(first, seed)
+    truth = np.random.default_rng(seed).random(500)
+    whole = plan.assembled([truth[fold] for fold in plan.folds])
+    assert (whole == truth[plan.window.rows]).all()
+    for window in plan.windows:
+        assert (of_window(whole, plan, window) == truth[window.rows]).all()
+
+
+def test_the_newest_week_is_a_window_of_its_own_where_more_days_have_passed() -> None:
+    assert len(planned(DAYS - 7)[1].windows) == 1
+    rows, plan = planned(DAYS - 20)
+    long, short = plan.windows
+    assert (long.start_us, short.start_us) == ((DAYS - 20) * DAY_US, (DAYS - 7) * DAY_US)
+    assert (short.rows == (long.rows & (rows.begun_us >= short.start_us))).all()
+    assert plan.choices == 6  # three sources on either, which share the error
+    assert "did best of 6 choices" in plan_in_words(plan, plan.sources[0], short)
+
+
+def test_only_days_since_the_change_are_refitted_on_where_that_source_did_best() -> None:
+    rows, plan = planned(DAYS - 20)
+    everything, aged, since = plan.sources
+    assert (everything.refit == rows.usable).all()
+    assert aged.half_life_us == 7 * DAY_US
+    assert (since.refit == (rows.usable & (rows.begun_us >= (DAYS - 20) * DAY_US))).all()
+
+
+def test_after_a_repaired_change_the_usual_plan_may_also_learn_from_the_days_since() -> None:
+    rows = Rows(np.arange(DAYS), np.ones(DAYS, bool))
+    window = stretch(rows, DAYS - 10)
+    usual = newest_plan(rows, window)  # type: ignore[arg-type]
+    assert (usual.choices, len(usual.folds), plan_in_words(usual, usual.sources[0], window)) == (1, 1, "")
+    since = newest_plan(rows, window, since_us=20 * DAY_US)  # type: ignore[arg-type]
+    assert [int(source.rows.sum()) for source in since.sources] == [28, 8]
+    assert newest_plan(rows, window, since_us=-DAY_US).choices == 1  # type: ignore[arg-type]  # nothing is older
+
+
+def test_a_row_of_one_half_life_ago_counts_half() -> None:
+    assert age_weights(np.array([0, 7, 14]) * DAY_US, 7 * DAY_US).tolist() == [0.25, 0.5, 1.0]
+    assert age_weights(np.zeros(0, np.int64), DAY_US).tolist() == []
+    assert age_weights(np.array([-5 * DAY_US]), DAY_US) == pytest.approx([1.0])

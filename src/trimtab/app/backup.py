@@ -21,6 +21,7 @@ import msgspec
 from trimtab import store
 from trimtab.app.disk import taken
 from trimtab.app.lease import Lease
+from trimtab.app.lost_records import refuse_read_past
 from trimtab.app.retention import LEASE
 from trimtab.app.state import check_format
 from trimtab.app.state_use import behind_links, have_alone, set_aside
@@ -113,7 +114,7 @@ def back_up(project: Project, to: Path) -> Backup:
             positions=positions,
             files=files,
         )
-        _refuse_ahead(positions)
+        refuse_read_past("events", positions.logs["events"], {**positions.tables, **positions.views})
         raw = msgspec.json.encode(manifest)
         write_durably(partial / MANIFEST, msgspec.json.encode(_Sealed(bytes_hash(raw), msgspec.Raw(raw))))
     return manifest
@@ -217,17 +218,6 @@ def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
         online.close()
         (to / "online" / "lock.mdb").unlink()  # says who had it open
     return Positions(logs=logs, tables=tables, views=views)
-
-
-def _refuse_ahead(positions: Positions) -> None:
-    ends = positions.logs["events"]
-    for name, reached in {**positions.tables, **positions.views}.items():
-        for partition, position in reached.items():
-            if position > ends.get(partition, position):  # a partition may have been moved away
-                raise Corrupt(
-                    f"backup: {name} has read {partition} up to {position}, and the log ends at {ends[partition]}. "
-                    "Was a file of the log replaced? Run: trimtab doctor"
-                )
 
 
 def _copied(part: object, to: Path) -> object:

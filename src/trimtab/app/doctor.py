@@ -232,16 +232,18 @@ def _file_system(path: Path) -> str:
 
 def _state_formats(folder: Path) -> list[Finding]:
     """Each store of the state folder opens (no newer format, no damage in its head); what serves is there."""
-    from trimtab.app.doctor_state import check_state, lost_champions
+    from trimtab.app.doctor_state import check_logs, check_state, lost_champions
 
     if not folder.is_dir():
         return [Finding(name="state", state="ok", found="none yet")]
     try:
         found = check_state(folder)
         count, lost = lost_champions(folder)
+        wrong = check_logs(folder)
     except TrimtabError as error:
         return [Finding(name="state", state="missing", found=str(error), fix="")]
     out = [Finding(name="state", state="ok", found=found)]
+    out += [Finding(name="logs", state="missing", found=said, fix=fix) for said, fix in wrong]
     for said, fix in lost:
         out.append(Finding(name="champions", state="missing", found=said, fix=fix))
     if count and not lost:

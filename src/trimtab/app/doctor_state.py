@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.hashing import bytes_hash, row_crc
 
@@ -70,6 +71,24 @@ def lost_champions(folder: Path) -> tuple[int, list[tuple[str, str]]]:
             mend = mend_lost(version.model, imported=None if version.imported is None else version.imported.file)
             lost.append((f"the artifact of {version.model}@{version.number} {damaged}: {path}", mend))
     return len(champions), lost
+
+
+def check_logs(folder: Path) -> list[tuple[str, str]]:
+    """Of each partition that lacks records which were read, or has some that a clock ahead stamped: what, and what to
+    do."""
+    from trimtab.app.clock_ahead import REPAIR, stamped_ahead
+    from trimtab.app.lost_records import RECOVER, lost_records
+    from trimtab.app.state import State
+
+    if not (folder / "format.json").exists():
+        return []
+    clock = SystemClock()
+    state = State(folder, clock=clock)
+    try:
+        found = [(str(lost), RECOVER) for lost in lost_records(state, tables=True)]
+        return found + [(str(ahead), REPAIR) for ahead in stamped_ahead(state, clock.now_us())]
+    finally:
+        state.close()
 
 
 class _ImportedFile(msgspec.Struct, frozen=True):

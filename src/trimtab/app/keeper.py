@@ -85,6 +85,7 @@ class Keeper:
         teachers = {name: project.teacher(name) for name, one in deployments.items() if one.learn == "online"}
         often: dict[str, Work] = {
             "look for views": project.views.look,
+            "see the clock": project.state.check_clock,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
         ticking: dict[str, Work] = {"tick": project.tick, "retention": partial(retain_when_due, project)}

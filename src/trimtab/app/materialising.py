@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trimtab.app.lease import Lease
+from trimtab.app.lost_records import note_read
 from trimtab.app.state import State
 from trimtab.events.tables import Materialised, materialise
 
@@ -22,7 +23,9 @@ def move_into_tables(project: Wiring) -> Materialised:
     with writing_tables(project.state, patience_s=_PATIENCE_S):
         moved = project.state.moved(project.sources)
         tables = project.state.tables(project.sources, make=True)
-        return materialise(project.state.events, project.sources, tables, through=moved.through)
+        done = materialise(project.state.events, project.sources, tables, through=moved.through)
+        note_read(project.state)
+        return done
 
 
 @contextmanager

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
     from trimtab.app.planning import Plan
     from trimtab.app.promoting import Promotion
+    from trimtab.app.recovering import Recovered
     from trimtab.app.retention import Retained
     from trimtab.app.searches import Searched
     from trimtab.app.skew_report import SkewReport
@@ -179,6 +180,7 @@ class Project(Wiring):
             Conflict: Another process is at work on it, the run was cancelled, or automation is frozen.
         """
         _check_named("train", model, list(self.definitions.deployments))
+        self.state.check_clock()
         loop = self.loop(model)
         self.apply_first()
         return loop.train(actor, watch)
@@ -816,6 +818,24 @@ class Project(Wiring):
         from trimtab.app.disk import disk_report
 
         return disk_report(self)
+
+    def recover(self, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
+        """Go on after records were lost from a log, or after a clock that was ahead stamped some.
+
+        A partition goes on behind what was read of it, so that no new record gets a position that a reader has passed.
+        Append times that are still to come become the present, and online features are rebuilt. The ledger has a row
+        of each.
+
+        Args:
+            dry_run: Change nothing, and say what is lost and what would be done.
+            actor: Who does it.
+
+        Raises:
+            Conflict: A process serves the project, or writes the partition. Stop it first.
+        """
+        from trimtab.app.recovering import recover
+
+        return recover(self, dry_run=dry_run, actor=actor)
 
     def backup(self, to: str | Path) -> Backup:
         """Copy the state to a new folder, consistent although others serve and write; there is no half backup.

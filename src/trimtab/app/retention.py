@@ -14,7 +14,7 @@ import msgspec
 from trimtab.app.disk import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.lease import Lease
 from trimtab.app.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
-from trimtab.app.state import KEPT, kept_from, note_kept_from, note_truncated, truncation
+from trimtab.app.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
 from trimtab.core.errors import Conflict
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, format_duration, format_moment
@@ -165,6 +165,7 @@ class _Last(msgspec.Struct, frozen=True, kw_only=True):
 
 def _retain(project: Project) -> Retained:
     state = project.state
+    state.check_clock()
     before = taken(project.state_folder)
     growth = _growths(project, before)
     project.materialise()
@@ -226,7 +227,8 @@ def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
         cut, strange = _before_strangers(log, partition, begin_of(log, partition, last), cut, project)
         cuts[partition] = cut
         notes += strange
-    note_truncated(state.catalog, reached, cuts, _newest_us(project))  # first: where else could a reader learn of it?
+    noted = truncation_put(state.catalog, reached, cuts, _newest_us(project))
+    state.catalog.write([noted])  # first: where else could a reader learn of it?
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from trimtab.app.addresses import open_access, open_routes
 from trimtab.app.grpc import MakeBeside, check_grpc, grpc_address, grpc_beside
 from trimtab.app.keeper import Keeper, forget_failures
+from trimtab.app.lost_records import refuse_lost
 from trimtab.app.watching import check_watch, open_watch
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.serving.http import accepting
@@ -65,6 +66,7 @@ def serve_project(
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     if (damage := project.views.damage()) is not None:
         raise Corrupt(damage)  # D116
+    refuse_lost(project.state)
     project.apply_first()
     if count > 1:
         from trimtab.app.engine import serve_with_workers
@@ -253,7 +255,9 @@ def show_engine(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
 
 
 def what_hinders(project: Project, applier: Applier) -> str | None:
-    """What keeps events from being applied, if anything does."""
+    """What keeps events from being recorded or applied, if anything does."""
+    if (jump := project.state.clock_jump()) is not None:
+        return jump
     if applier.failure:
         return f"the applier stopped: {applier.failure}"
     return f"events cannot be applied: {project.views.blocked}" if project.views.blocked else None

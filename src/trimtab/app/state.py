@@ -14,7 +14,7 @@ import msgspec
 
 from trimtab import store
 from trimtab.app.state_use import FILE, use
-from trimtab.core.clock import Clock
+from trimtab.core.clock import CheckedClock, Clock, SystemClock
 from trimtab.core.errors import Corrupt, Misuse, TrimtabError, Unavailable
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
@@ -66,7 +66,8 @@ class State:
     def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
         self.folder = folder
         self._clock = clock
-        self.prediction_ids = PredictionIds(clock)  # of all that this process answers
+        self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
+        self.prediction_ids = PredictionIds(self._checked or clock)  # of all that this process answers
         self._prediction_mode = prediction_mode
         self._online_file = str(folder / "online" / "data.mdb")
         self._opened: list[Closeable] = []
@@ -95,6 +96,15 @@ class State:
     def written_predictions(self) -> Log:
         """What of the answers is written, without those that are noted only."""
         return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D119
+
+    def clock_jump(self) -> str | None:
+        """Why nothing can be recorded now, where the machine's clock jumped ahead; None: it did not."""
+        return None if self._checked is None else self._checked.jump()
+
+    def check_clock(self) -> None:
+        """Raise Unavailable while nothing can be recorded because the machine's clock jumped ahead."""
+        if (jump := self.clock_jump()) is not None:
+            raise Unavailable(jump)
 
     @property
     def spools(self) -> Path:
@@ -234,7 +244,7 @@ class State:
 
     def _log(self, name: str, mode: str, clock: Clock | None = None) -> Log:
         url = f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}"
-        return self._kept(store.open(url, "log", clock=clock or self._clock))
+        return self._kept(store.open(url, "log", clock=clock or self._checked or self._clock))
 
     def _key_values(self, name: str, mend: str) -> KeyValue:
         return self._kept(store.open(store_url("lmdb", self.folder / name), "kv", mend=mend))
@@ -264,10 +274,10 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
 
-def note_truncated(
+def truncation_put(
     catalog: Catalog, tables: Mapping[str, Mapping[str, int]], through: Mapping[str, int], newest_us: int
-) -> None:
-    """Write down up to where the log is about to be truncated, and whose tables have what goes.
+) -> Put:
+    """What to write to the catalogue before the log is truncated: up to where, and whose tables have what goes.
 
     Args:
         catalog: Where.
@@ -283,8 +293,7 @@ def note_truncated(
         asked = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
         already = needed.get(source, {})
         needed[source] = {name: max(position, already.get(name, 0)) for name, position in asked.items()}
-    noted = Truncation(moved, needed, newest_us)
-    catalog.write([Put(KEPT, "log", msgspec.json.encode(noted))])
+    return Put(KEPT, "log", msgspec.json.encode(Truncation(moved, needed, newest_us)))
 
 
 def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.arms import arm_shares
+from trimtab.app.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.disk import over_budget, taken
 from trimtab.app.erasure import unfinished
 from trimtab.app.fresh_process import failure_to_load
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
+from trimtab.app.lost_records import RECOVER, lost_records
 from trimtab.app.planning import unapplied
 from trimtab.app.retention import kept_longer
 from trimtab.app.skew import SIGNAL, skew_lines
@@ -156,6 +158,10 @@ def project_status(project: Project) -> Status:
             red.append(f"{signal.model}: {signal.message}")
     damage = project.views.damage()
     red += [] if damage is None else [damage]
+    red += [f"{lost} {RECOVER}" for lost in lost_records(project.state, tables=True)]
+    jump = project.state.clock_jump()
+    red += [] if jump is None else [jump]
+    red += [f"{ahead}. {REPAIR}" for ahead in stamped_ahead(project.state, now_us)]
     lag_records = None if damage else project.views.lag_records()
     red += _applying(project, lag_records or 0)
     disk_bytes = taken(project.state_folder).size_bytes

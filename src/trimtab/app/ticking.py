@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.lost_records import note_read
 from trimtab.core.records import Decision
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Ticked(msgspec.Struct, frozen=True, kw_only=True):
 
 def tick_all(project: Project, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
     """See `Project.tick`."""
+    project.state.check_clock()  # days that are still to come would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in project.definitions.deployments:
@@ -41,6 +43,7 @@ def tick_all(project: Project, watch: Callable[[Ticked], object] | None = None) 
     from trimtab.app.applying import drop_unneeded
 
     drop_unneeded(project)
+    note_read(project.state)
     return decisions
 
 

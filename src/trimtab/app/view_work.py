@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from trimtab.app.lost_records import EVENTS, refuse_read_past
 from trimtab.app.rebuilding import Rebuild, Rebuilds
 from trimtab.app.state import State
 from trimtab.core.clock import Clock
@@ -90,9 +91,17 @@ class ViewWork:
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """Behind which positions to read the log on: where the views are that can be read."""
+        """Behind which positions to read the log on: where the views are that can be read.
+
+        Raises:
+            Corrupt: The log does not hold any more what they have read.
+        """
         live = live_positions(self._store)
-        return self._state.events.positions() if live is None else live
+        ends = self._state.events.positions()
+        if live is None:
+            return ends
+        refuse_read_past(EVENTS, ends, {"online features": live})
+        return live
 
     def piece(self, busy: bool) -> bool:
         """Do a bounded piece of what is to be done; whether more is to be done at once.

@@ -153,8 +153,10 @@ class Wiring:
 
     @cached_property
     def _ingestor(self) -> Ingestor:
+        from trimtab.app.lost_records import refuse_lost
         from trimtab.events import Ingestor
 
+        refuse_lost(self.state)
         self.layouts.keep(self.definitions.sources)
         return Ingestor(
             self.state.events,

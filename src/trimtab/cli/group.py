@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "gc": (_KEEP, "registry", "Remove what nothing needs any more: artifacts of versions, searches, results of steps."),
     "backup": (_KEEP, "keeping", "Copy the project's state to a new folder, while it is served and written to."),
     "restore": (_KEEP, "keeping", "Bring a backup's state back, once every file's checksum was compared."),
+    "recover": (_KEEP, "keeping", "Go on after records were lost, or stamped by a clock that was ahead."),
     "simulate": (_RUN, "running", "Replay history in virtual time under several policies."),
 }
 

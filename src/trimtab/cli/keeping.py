@@ -1,13 +1,15 @@
-"""Commands for what is kept: disk, retain, backup, restore."""
+"""Commands for what is kept: disk, retain, backup, restore, recover."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project, project_config
+from trimtab.cli.options import account, command, manner, opened_project, project_config
 from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.core.errors import Misuse
 
 
 @command("disk")
@@ -88,3 +90,31 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
         show_json(made)
     else:
         show_lines([f"{folder}: restored", *made.lines()])
+
+
+@command("recover", safe="Nothing that is there is lost; run the same command again to finish.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what is lost and what would be done.")
+def recover(yes: bool, dry_run: bool) -> None:
+    """Go on after records were lost, or stamped by a clock that was ahead.
+
+    It says which positions of which log are gone and who had read them, then lets the log go on behind them. Append
+    times that are still to come become the present, and online features are rebuilt. Stop the service first. Where the
+    lost files or a newer backup can still be found, put those back instead.
+
+    \b
+    Example:
+      trimtab recover --dry-run
+      trimtab recover --yes
+    """
+    with opened_project() as project:
+        found = project.recover(dry_run=True)
+        if not (found.is_empty or dry_run):
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise Misuse("recover: no terminal to ask at. Look at `trimtab recover --dry-run`, then add --yes.")
+                show_lines(found.lines())
+                click.confirm("Go on without what is lost?", abort=True, err=True)
+            with progress("recovering"):
+                found = project.recover(actor=account())
+    show_json(found) if manner().json else show_lines(found.lines())

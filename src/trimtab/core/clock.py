@@ -1,9 +1,12 @@
 """Time as an argument: the system's clock, and one that a simulation moves."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, Unavailable
+
+TOLERANCE_US = 900_000_000  # so far ahead of the time that passed the machine's clock may be set while a process runs
 
 
 class Clock(Protocol):
@@ -21,6 +24,65 @@ class SystemClock:
 
     def now_us(self) -> int:
         return time.time_ns() // 1_000
+
+
+def elapsed_us() -> int:
+    """The time that passed since some beginning, that of a suspended machine included, in microseconds.
+
+    >>> elapsed_us() <= elapsed_us()
+    True
+    """
+    return time.clock_gettime_ns(_ELAPSED) // 1_000
+
+
+_ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class CheckedClock:
+    """Another clock, that tells no time while that one is further ahead than time has passed: it was set. # D0170
+
+    What is compared is how both went on since this object was made. A clock that is set back, or ahead by no more than
+    the tolerance, is believed.
+
+    Args:
+        clock: What is checked.
+        elapsed_us: How much time has passed, whatever the clock is set to.
+
+    >>> CheckedClock(VirtualClock(5), elapsed_us=lambda: 0).now_us()
+    5
+    """
+
+    def __init__(self, clock: Clock, *, elapsed_us: Callable[[], int] = elapsed_us) -> None:
+        self._now_us = clock.now_us
+        self._elapsed_us = elapsed_us
+        self._most_us = clock.now_us() - elapsed_us()  # the greatest difference that was believed
+
+    def now_us(self) -> int:
+        """What time it is.
+
+        Raises:
+            Unavailable: The clock jumped ahead.
+        """
+        now_us = self._now_us()
+        ahead_us = now_us - self._elapsed_us() - self._most_us
+        if ahead_us > 0:
+            if ahead_us > TOLERANCE_US:
+                raise Unavailable(_jumped(ahead_us))
+            self._most_us += ahead_us
+        return now_us
+
+    def jump(self) -> str | None:
+        """Why no time is told now; None while it is."""
+        ahead_us = self._now_us() - self._elapsed_us() - self._most_us
+        return _jumped(ahead_us) if ahead_us > TOLERANCE_US else None
+
+
+def _jumped(ahead_us: int) -> str:
+    return (
+        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes while this process runs, more than "
+        f"{TOLERANCE_US // 60_000_000}: nothing is recorded under such a time. Set the clock; if it is right now, "
+        "restart this process."
+    )
 
 
 class VirtualClock:

@@ -67,13 +67,20 @@ class PredictionLog:
     ) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
         """The predictions behind `after` by append time, in blocks with the positions reached; a block may be empty.
 
-        They are those that are there when it begins: a log may be written to all the time.
+        They are those that are there when it begins: a log may be written to all the time. Raises Corrupt where the
+        log does not hold any more what was read.
 
         Args:
             after: Positions, by partition; left out, from the beginning.
             model: Whose predictions, where only those of one model are wanted.
         """
         reached, ends = dict(after or {}), self.log.positions()
+        for name, position in reached.items():
+            if position > ends.get(name, 0):
+                raise Corrupt(
+                    f"prediction log: partition {name} ends at {ends.get(name, 0)}, and was read up to {position}: its "
+                    "file was lost, or replaced by an older copy. Put the newer file back, or run: trimtab recover"
+                )
         for parts in stretches(self.log, reached, ends, batch=_BLOCK, gaps=True):
             reached = {**reached, **{records[-1].partition: records[-1].position for records in parts}}
             yield _decoded(in_order(parts), model), reached

@@ -70,6 +70,20 @@ class Log(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Repairable(Protocol):
+    """A log whose partitions can be put right by hand: after a loss, or where a wrong clock stamped its records."""
+
+    def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
+        """Go on behind `position` in a partition, without the records up to there, and append payloads with their
+        append times there: all of it or nothing. A partition that is gone is made."""
+        ...
+
+    def restamp(self, partition: str, above_us: int, at_us: int) -> int:
+        """Give the records that were appended after `above_us` the append time `at_us`; how many."""
+        ...
+
+
 class Table(Protocol):
     """One table of record: rows only ever arrive, with the log position they came from."""
 

@@ -27,7 +27,7 @@ from trimtab.store.fork_gate import ForkGate
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
 from trimtab.store.sqlite_changes import SqliteChanges
 from trimtab.store.sqlite_errors import SQLITE_RAISES, named
-from trimtab.store.sqlite_partition import leak
+from trimtab.store.sqlite_partition_file import leak
 from trimtab.store.sqlite_still import open_reading
 from trimtab.store.sqlite_wal import acknowledged_frames
 from trimtab.store.write_turn import WriteTurn

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
-from trimtab.store.sqlite_partition import Mode, PartitionReader, PartitionWriter, busy, leak, open_writer
+from trimtab.store.sqlite_partition import PartitionReader, PartitionWriter, busy, open_writer
+from trimtab.store.sqlite_partition_file import Mode, leak
 
 _T = TypeVar("_T")
 _LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
@@ -137,6 +138,29 @@ class SqliteLog:
         """
         return self._change(partition, lambda writer: writer.erase(instead))
 
+    def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
+        """Go on behind `position` in a partition, without the records up to there; its file is made where it is gone.
+
+        Args:
+            partition: Which one.
+            position: Up to where others have read it, beyond what it holds.
+            again: Payloads, with their append times, to stand behind `position`, in the same transaction.
+
+        Raises:
+            Conflict: Another process writes that partition; nothing was done.
+        """
+        if not self._path(partition).exists():
+            self._make_directory()
+        self._write_alone(partition, lambda writer: writer.skip_to(position, again))
+
+    def restamp(self, partition: str, above_us: int, at_us: int) -> int:
+        """Give the records of a partition that were appended after `above_us` the append time `at_us`; how many.
+
+        Raises:
+            Conflict: Another process writes that partition; nothing was done.
+        """
+        return self._change(partition, lambda writer: writer.restamp(above_us, at_us))
+
     def mark(self) -> tuple[tuple[str, tuple[int, int]], ...] | None:
         """Something that is the same as before only if nobody appended in between; None where nothing can be locked."""
         names = self._partitions()
@@ -176,6 +200,9 @@ class SqliteLog:
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
         """Change a partition while nobody appends to it, here or in another process."""
         self._reader(partition)  # NotFound for a wrong name
+        return self._write_alone(partition, change)
+
+    def _write_alone(self, partition: str, change: Callable[[PartitionWriter], _T]) -> _T:
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
@@ -278,13 +305,16 @@ class SqliteLog:
                 self._writer = self._take_partition()
             return self._writer
 
-    def _take_partition(self) -> PartitionWriter:
+    def _make_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(
                 f"{self.directory}: cannot be made ({error}). Give a directory this user may write."
             ) from error
+
+    def _take_partition(self) -> PartitionWriter:
+        self._make_directory()
         for number in count(1):
             path = self._path(f"p{number:04}")
             lock_path = path.with_suffix(".lock")

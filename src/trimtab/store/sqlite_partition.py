@@ -1,52 +1,44 @@
-"""One partition of a `SqliteLog`: the file's format, its one writer and its readers."""
+"""One partition of a `SqliteLog`: its one writer and its readers."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import sqlite3
-import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
-from trimtab.store.durable_files import sync_directory
+from trimtab.core.errors import Conflict, Corrupt, TrimtabError, Unavailable
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite_errors import SQLITE_RAISES, named
+from trimtab.store.sqlite_partition_file import (
+    PREFIX,
+    SELECT,
+    FileId,
+    Head,
+    Mode,
+    check_format,
+    create,
+    file_id,
+    leak,
+    read_head,
+    sequence,
+    verified,
+    write_head,
+)
 from trimtab.store.sqlite_still import Stamp, open_reading
 from trimtab.store.sqlite_wal import acknowledged_frames
 
-Mode = Literal["durable", "relaxed"]
 _T = TypeVar("_T")
 
-FORMAT = 1
-_APPLICATION = 0x74724C67  # "trLg"
-_SCHEMA = """
-CREATE TABLE record(
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
-    appended_at_us INTEGER NOT NULL,
-    crc INTEGER NOT NULL,
-    payload BLOB NOT NULL
-);
-CREATE TABLE head(
-    name TEXT NOT NULL,
-    durable INTEGER NOT NULL,
-    truncated_through INTEGER NOT NULL,
-    truncated_at_us INTEGER NOT NULL,
-    crc INTEGER NOT NULL
-);
-"""
 _CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT: each statement drops and retakes the interpreter lock once
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
-_SELECT = "SELECT position, appended_at_us, crc, payload FROM record"
-_PREFIX = struct.Struct("<qq").pack
 _TRUNCATED = 20_000  # records that one transaction removes: appends get their turn in between
 _BUSY_MS = 5_000  # what `sqlite3.connect` sets
 _RETURNED = 2_000  # pages that one transaction gives back to the disk
@@ -64,10 +56,13 @@ class PartitionWriter:
         self.position = 0
         self.at_us = 0
         self._lock = lock
+        self._path, self._wal_path = str(path), f"{path}-wal"
         self._folds_late = False  # whether somebody calls `fold`
         self._connection: sqlite3.Connection | None = None
+        self._file: FileId | None = None  # of the file that the connection has open
+        self._wal: FileId | None = None  # of its write-ahead log
         if not path.exists():
-            _create(path)
+            create(path)
         self._open()
 
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
@@ -77,10 +72,11 @@ class PartitionWriter:
         """
         if self._connection is None:
             self._open()
+        self._check_in_place()
         values: list[int | bytes] = []  # row after row, as statements take them
         first = position = self.position
         at_us = self.at_us
-        crc32, prefix = zlib.crc32, _PREFIX
+        crc32, prefix = zlib.crc32, PREFIX
         for payloads, times in groups:
             if times is None:
                 at_us = max(at_us, now_us)
@@ -107,6 +103,48 @@ class PartitionWriter:
         self.position, self.at_us = position, at_us
         return first + 1
 
+    def _check_in_place(self) -> None:
+        """Refuse to write to a file that does not lie under its name any more. # D0169"""
+        wal = file_id(self._wal_path)
+        self._wal = self._wal or wal
+        if file_id(self._path) == self._file and wal == self._wal:
+            return
+        self._drop()
+        raise Unavailable(
+            f"{self.path}: it or its -wal was removed, moved or replaced while this process writes it; nothing was "
+            "appended. Put the files back (trimtab doctor says what is missing), and try again."
+        )
+
+    def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
+        """Give no position up to `position` again, and remove the records there; append payloads with their times."""
+        at_us = 0
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM record WHERE position <= ?", (position,))
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = 'record'")
+            connection.execute("INSERT INTO sqlite_sequence VALUES ('record', ?)", (position,))
+            write_head(connection, Head(self.path.stem, self.mode == "durable", position, 0))
+            for number, (payload, time_us) in enumerate(again, position + 1):
+                at_us = max(at_us, time_us)
+                crc = zlib.crc32(payload, zlib.crc32(PREFIX(number, at_us)))
+                connection.execute(_INSERTS[1], (number, at_us, crc, payload))
+        self.at_us = 0  # read again from the file
+        self._drop()
+
+    def restamp(self, above_us: int, at_us: int) -> int:
+        """Give every record that was appended after `above_us` the append time `at_us` instead; how many."""
+        with self._transaction() as connection:
+            rows = connection.execute(f"{SELECT} WHERE appended_at_us > ? ORDER BY position", (above_us,)).fetchall()
+            for record in verified(rows, rows[0][0] - 1 if rows else 0, self.path):
+                crc = zlib.crc32(record.payload, zlib.crc32(PREFIX(record.position, at_us)))
+                row = at_us, crc, record.position
+                connection.execute("UPDATE record SET appended_at_us = ?, crc = ? WHERE position = ?", row)
+            head = read_head(connection, self.path)
+            if head.truncated_at_us > above_us:
+                write_head(connection, msgspec.structs.replace(head, truncated_at_us=at_us))
+        self.at_us = 0  # read again from the file
+        self._drop()
+        return len(rows)
+
     def truncate(self, through: int) -> int:
         """Remove the oldest records up to and including `through`, some thousands at a time; how many, 0: none left."""
         with self._transaction() as connection:
@@ -119,7 +157,7 @@ class PartitionWriter:
                 (through,),
             ).fetchone()
             removed = connection.execute("DELETE FROM record WHERE position <= ?", (through,)).rowcount
-            _write_head(connection, _Head(self.path.stem, self.mode == "durable", *last))
+            write_head(connection, Head(self.path.stem, self.mode == "durable", *last))
         return removed
 
     def give_back(self) -> bool:
@@ -158,9 +196,9 @@ class PartitionWriter:
             connection.execute("PRAGMA secure_delete = ON")
         with self._transaction() as connection:
             for position, payload in sorted(instead.items()):
-                found = connection.execute(f"{_SELECT} WHERE position = ?", (position,)).fetchall()
-                for record in _verified(found, position - 1, self.path):
-                    crc = zlib.crc32(payload, zlib.crc32(_PREFIX(position, record.appended_at_us)))
+                found = connection.execute(f"{SELECT} WHERE position = ?", (position,)).fetchall()
+                for record in verified(found, position - 1, self.path):
+                    crc = zlib.crc32(payload, zlib.crc32(PREFIX(position, record.appended_at_us)))
                     row = crc, payload, position
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
@@ -228,6 +266,9 @@ class PartitionWriter:
 
     def _open(self) -> sqlite3.Connection:
         what = str(self.path)
+        self._file, self._wal = file_id(what), None
+        if self._file is None:  # SQLite would make an empty one
+            raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab recover")
         try:
             acknowledged = acknowledged_frames(self.path)
         except OSError as error:
@@ -236,7 +277,7 @@ class PartitionWriter:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             try:
                 connection.text_factory = bytes
-                head = _check_format(connection, self.path)
+                head = check_format(connection, self.path)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -248,16 +289,21 @@ class PartitionWriter:
                         f"{what}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
-                rows = connection.execute(f"{_SELECT} ORDER BY position DESC LIMIT 1").fetchall()
+                rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
                 at_us = head.truncated_at_us
                 if rows:
-                    at_us = _verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
-                last = _sequence(connection, head)
+                    at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
+                last = sequence(connection, head)
                 found = rows[0][0] if rows else head.truncated_through
                 if last != found:
                     raise Corrupt(f"{what}: it ends at {found}, not at {last}. Restore the partition from a copy.")
+                if last < self.position:
+                    raise Corrupt(
+                        f"{what}: it ends at {last}, and this process wrote up to {self.position}: it was replaced by "
+                        "an older copy. Put the newer file back, or stop this process and run: trimtab recover"
+                    )
                 if head.durable != (self.mode == "durable"):
-                    _write_head(connection, msgspec.structs.replace(head, durable=self.mode == "durable"))
+                    write_head(connection, msgspec.structs.replace(head, durable=self.mode == "durable"))
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             except BaseException:
                 connection.close()
@@ -274,6 +320,7 @@ class PartitionReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mutex = threading.Lock()
+        self._path = str(path)
         self._connection, self._stamp = self._opened()
         self._number = next(_readers)  # versions of two connections say nothing about each other
 
@@ -282,6 +329,7 @@ class PartitionReader:
         with self._mutex:
             if self._stamp is not None:
                 return None
+            self._reopen_if_replaced()
             try:
                 (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             except SQLITE_RAISES as error:
@@ -297,13 +345,13 @@ class PartitionReader:
         return self._in_snapshot(lambda connection: self._read(connection, after, limit))
 
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
-        rows = connection.execute(f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
+        rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
         if rows and rows[0][0] == after + 1 and len(rows) == limit:
-            return _verified(rows, after, self.path)  # nothing can be missing: spare the two look-ups below
-        head = _read_head(connection, self.path)
-        last = _sequence(connection, head)
+            return verified(rows, after, self.path)  # nothing can be missing: spare the two look-ups below
+        head = read_head(connection, self.path)
+        last = sequence(connection, head)
         start = max(after, head.truncated_through)
-        records = _verified(rows, start, self.path)
+        records = verified(rows, start, self.path)
         end = records[-1].position if records else start
         if len(rows) < limit and end != last:
             lost = f"records {end + 1} to {last} are missing" if end < last else f"it ends at {last}, before {end}"
@@ -312,7 +360,7 @@ class PartitionReader:
 
     def position(self) -> int:
         """The last position."""
-        return self._in_snapshot(lambda connection: _sequence(connection, _read_head(connection, self.path)))
+        return self._in_snapshot(lambda connection: sequence(connection, read_head(connection, self.path)))
 
     def copy(self, path: Path) -> int:
         """Write the partition, as it stands at one moment, to a new file of the same name; the last position in it."""
@@ -325,7 +373,7 @@ class PartitionReader:
                 with contextlib.closing(sqlite3.connect(path)) as copy:
                     source.backup(copy)
                     copy.text_factory = bytes
-                    return _sequence(copy, _check_format(copy, path))
+                    return sequence(copy, check_format(copy, path))
             except SQLITE_RAISES as error:
                 raise named(error, f"copying {self.path} to {path}") from error
 
@@ -343,7 +391,9 @@ class PartitionReader:
         """`what(connection)` in one snapshot; where nothing can be locked, again until nobody changed the file."""
         with self._mutex:
             for _ in range(_TRIES):
-                if self._stamp is not None and Stamp.of(self.path) != self._stamp:
+                if self._stamp is None:
+                    self._reopen_if_replaced()
+                elif Stamp.of(self.path) != self._stamp:
                     self._connection.close()
                     self._connection, self._stamp = self._opened()
                 try:
@@ -355,6 +405,17 @@ class PartitionReader:
                     if self._stamp is None or Stamp.of(self.path) == self._stamp:
                         return found
         raise Unavailable(f"{self.path}: it changed {_TRIES} times while it was read without locks. Try again.")
+
+    def _reopen_if_replaced(self) -> None:
+        """Read on in the file that lies under the name now, which may be another one."""
+        found = file_id(self._path)
+        if found == self._file:
+            return
+        if found is None:
+            raise Unavailable(f"{self.path}: it was removed or moved. Put it back, or run: trimtab recover")
+        connection, self._stamp = self._opened()
+        self._connection.close()
+        self._connection, self._number = connection, next(_readers)
 
     def _once(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
         connection = self._connection
@@ -368,116 +429,18 @@ class PartitionReader:
                 connection.execute("ROLLBACK")
 
     def _opened(self) -> tuple[sqlite3.Connection, Stamp | None]:
+        self._file = file_id(self._path)
         try:
             connection, stamp = open_reading(self.path)
             try:
                 connection.text_factory = bytes
-                _check_format(connection, self.path)
+                check_format(connection, self.path)
             except BaseException:
                 connection.close()
                 raise
         except SQLITE_RAISES as error:
             raise named(error, str(self.path)) from error
         return connection, stamp
-
-
-def leak(thing: object) -> None:
-    """Make sure that `thing` is never finalised: SQLite must not close, in a child, what its parent opened."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
-def _create(path: Path) -> None:
-    """A new, empty partition file, complete before it gets its name."""
-    new = path.with_suffix(".new")
-    try:
-        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal")):
-            leftover.unlink(missing_ok=True)
-        connection = sqlite3.connect(new, isolation_level=None)
-        try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that `give_back` can
-            connection.executescript(_SCHEMA)
-            _write_head(connection, _Head(path.stem, True, 0, 0))
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-            connection.execute("PRAGMA journal_mode = WAL")
-        finally:
-            connection.close()
-        new.rename(path)
-        sync_directory(path.parent)
-    except SQLITE_RAISES as error:
-        raise named(error, str(path)) from error
-    except OSError as error:
-        raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access, and try again.") from error
-
-
-class _Head(msgspec.Struct, frozen=True):
-    """What a partition's file says about itself."""
-
-    name: str
-    durable: bool  # the mode of its last writer: what a power cut may have done to its write-ahead log
-    truncated_through: int
-    truncated_at_us: int
-
-    def crc(self) -> int:
-        return zlib.crc32(repr(msgspec.structs.astuple(self)).encode())
-
-
-def _check_format(connection: sqlite3.Connection, path: Path) -> _Head:
-    """The head of a file that is ours and not too new."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION:
-        raise Corrupt(f"{path}: not a trimtab log (application id {application:#x}). Move it away, or restore it.")
-    if version != FORMAT:
-        raise Misuse(f"{path}: log format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
-    return _read_head(connection, path)
-
-
-def _read_head(connection: sqlite3.Connection, path: Path) -> _Head:
-    query = "SELECT name, durable, truncated_through, truncated_at_us, crc FROM head"
-    try:
-        ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
-        head = _Head(name.decode(), durable == 1, through, at_us)
-        sound = crc == head.crc()
-    except (ValueError, AttributeError):  # damage can remove the row, or make it or the error about it no text
-        sound = False
-    if not sound:
-        raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
-    if head.name != path.stem:
-        raise Misuse(f"{path}: this is partition {head.name!r} under another name. Give it its own name back.")
-    return head
-
-
-def _write_head(connection: sqlite3.Connection, head: _Head) -> None:
-    connection.execute("DELETE FROM head")
-    row = (head.name, int(head.durable), head.truncated_through, head.truncated_at_us, head.crc())
-    connection.execute("INSERT INTO head VALUES (?,?,?,?,?)", row)
-
-
-def _sequence(connection: sqlite3.Connection, head: _Head) -> int:
-    """The last position ever given, which AUTOINCREMENT keeps."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
-    return head.truncated_through if row is None else int(row[0])
-
-
-def _verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
-    crc32, prefix, name = zlib.crc32, _PREFIX, path.stem
-    records = []
-    for position, at_us, crc, payload in rows:
-        after += 1
-        try:
-            sound = crc == crc32(payload, crc32(prefix(position, at_us)))
-        except (TypeError, struct.error):  # damage can turn a number into text
-            sound = False
-        if position != after:
-            raise Corrupt(f"{path}: position {after} is missing (found {position}). Restore the partition from a copy.")
-        if not sound:
-            raise Corrupt(
-                f"{path}: position {position} is damaged (wrong checksum). Restore the partition from a copy."
-            )
-        records.append(LogRecord(name, position, at_us, payload))
-    return records
 
 
 def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:

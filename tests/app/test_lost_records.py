@@ -1,0 +1,244 @@
+"""An event log that does not hold any more what was read from it: who says so, and how one goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+from alias_moves import AS_OF, CLI
+
+from processes import within
+from trimtab.app.doctor import examine
+from trimtab.app.project import Project
+from trimtab.core.errors import Corrupt
+from trimtab.core.time import HOUR_US
+from trimtab.events.records import Event, encode
+from trimtab.features.online.request_plan import RequestPlan
+from trimtab.store.sqlite_log import SqliteLog
+
+Loss = Callable[[Path, Path], None]
+AT = {"at": AS_OF}
+PUSHES = """
+import sys
+from trimtab.app.project import open_project
+from trimtab.core.clock import VirtualClock
+import os
+project = open_project(sys.argv[1], clock=VirtualClock(int(sys.argv[2])), environment={})
+rows = [{"read_at": int(sys.argv[2]) - n, "site": "east", "level": float(n)} for n in range(1, 8)]
+project.push("readings", rows)
+project.views.catch_up()
+os._exit(9)
+"""
+RECOVERS = """
+import os, signal, sys, threading, time
+from trimtab.app.project import open_project
+from trimtab.core.clock import VirtualClock
+with open_project(sys.argv[1], clock=VirtualClock(int(sys.argv[2])), environment={}) as project:
+    project.recover(dry_run=True)
+    project.materialise()
+    kill = threading.Timer(float(sys.argv[3]), os.kill, (os.getpid(), signal.SIGKILL))
+    kill.start()
+    project.recover()
+    kill.cancel()
+"""
+
+
+def folder_gone(log: Path, before: Path) -> None:
+    shutil.rmtree(log)
+
+
+def file_gone(log: Path, before: Path) -> None:
+    (log / "p0001.db").unlink()
+
+
+def rolled_back(log: Path, before: Path) -> None:
+    shutil.rmtree(log)
+    shutil.copytree(before, log)
+
+
+def wal_gone(log: Path, before: Path) -> None:
+    (log / "p0001.db-wal").unlink()
+
+
+LOSSES = [folder_gone, file_gone, rolled_back, wal_gone]
+
+
+@pytest.fixture
+def behind(trained: Path, tmp_path: Path, loss: Loss) -> Path:
+    """A project whose events went to features, and then from the log; nothing has looked at it since."""
+    log = trained / ".trimtab" / "log" / "events"
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+    shutil.copytree(log, tmp_path / "before")
+    killed = subprocess.run([sys.executable, "-c", PUSHES, trained, str(shop.NOW_US)], check=False, timeout=60)
+    assert killed.returncode == 9
+    loss(log, tmp_path / "before")
+    return trained
+
+
+def reading(level: float, site: str = "east") -> dict[str, Any]:
+    return {"read_at": shop.NOW_US - 1, "site": site, "level": level}
+
+
+def level_of(project: Project, site: str) -> float | None:
+    project.views.catch_up()
+    features = project.definitions.models["buyer"].features
+    rows = RequestPlan(features, project.state.online).read([shop.visit("q", shop.NOW_US, 1.0, site)], shop.NOW_US)
+    level: float | None = rows.values[0][list(features.names).index("site.level")]
+    return level
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_log_behind_its_readers_is_named_and_nothing_is_pushed_to_it(behind: Path, loss: Loss) -> None:
+    with shop.opened(behind) as project:
+        for _ in range(2):
+            with pytest.raises(Corrupt, match=r"p0001 ends at .* records .* trimtab recover"):
+                project.push("readings", [reading(1.0)])
+        (red,) = [line for line in project.status().red if "trimtab recover" in line]
+        assert "log/events: partition p0001" in red
+        assert "view " in red
+    found = [one for one in examine(behind, {}) if one.name == "logs"]
+    assert [one.state for one in found] == ["missing"]
+    assert "trimtab recover" in found[0].fix
+    with shop.opened(behind) as project, pytest.raises(Corrupt, match="trimtab recover"):
+        project.serve(port=0)
+    with shop.opened(behind) as project, pytest.raises(Corrupt, match="trimtab recover"):
+        project.backup(behind.parent / "copy")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_recover_says_what_is_lost_and_lets_the_log_go_on(behind: Path, loss: Loss) -> None:
+    with shop.opened(behind) as project:
+        planned = project.recover(dry_run=True)
+        done = project.recover(actor="me")
+        assert done.lost == planned.lost
+        (lost,) = done.lost
+        assert (lost.partition, lost.last - lost.first + 1 >= 7, lost.in_tables) == ("p0001", True, 0)
+        assert lost.readers.keys() >= {"view site"}
+        assert project.recover().is_empty
+        before = level_of(project, "north")
+        pushed = project.push("readings", [reading(41.5), reading(0.5, "north")])
+        assert pushed.position > lost.last
+        assert (level_of(project, "east"), level_of(project, "north")) == (41.5, 0.5) != before
+        project.materialise()
+        assert 41.5 in project.state.tables(project.sources, make=False)["readings"].scan()["level"].to_list()
+        assert not [line for line in project.status().red if "recover" in line]
+        assert [d.act for d in project.ledger()][-1] == "recover"
+        assert project.verify_ledger()
+    with shop.opened(behind) as project:
+        project.rebuild_all()
+        assert level_of(project, "east") == 41.5
+        project.history.refresh()
+        assert 41.5 in project.history.frame("readings").columns["level"].to_list()
+        assert not [line for line in project.status().red if "recover" in line]
+    assert not [one for one in examine(behind, {}) if one.name == "logs"]
+
+
+@pytest.mark.parametrize("loss", [rolled_back])
+def test_what_was_acknowledged_behind_a_loss_reaches_features_after_all(behind: Path, loss: Loss) -> None:
+    """As an older version let it happen: the log took new events under positions that its readers had passed."""
+    event = Event("readings", "x", shop.NOW_US, 0, "upsert", False, ("west", 17.0, shop.NOW_US))
+    with SqliteLog(behind / ".trimtab" / "log" / "events") as log:
+        log.append([encode(event)], at_us=[shop.NOW_US + HOUR_US])
+    with shop.opened(behind, shop.NOW_US + HOUR_US) as project:
+        done = project.recover()
+        assert done.lost[0].appended_again == 1
+        assert level_of(project, "west") == 17.0
+
+
+@pytest.mark.parametrize("mode", ["relaxed", "durable"])
+def test_no_answer_claims_to_be_logged_once_the_prediction_log_was_moved(trained: Path, mode: str) -> None:
+    (trained / "trimtab.toml").write_text(f'[serve]\nlog = "{mode}"\n')
+    log, away = trained / ".trimtab" / "log" / "predictions", trained / "away"
+    given: list[str] = []
+
+    def ask(url: str) -> int:
+        code, answer = shop.call(f"{url}/v1/models/buyer/predict", {"request": shop.visit("q", shop.NOW_US) | AT})
+        if code == 200:
+            given.append(answer["id"])
+        else:
+            assert (code, "was removed" in answer["detail"]) == (503, True), answer
+        return code
+
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        assert ask(url) == 200
+        within(20, lambda: list(log.glob("*.db")))
+        log.rename(away)
+        codes = {ask(url) for _ in range(3)}
+        assert codes == ({503} if mode == "durable" else {200})  # those are noted, as on a full disk
+        within(20, lambda: shop.call(f"{url}/health/ready")[0] == 503)
+        assert "predictions cannot be logged" in status(trained)
+        away.rename(log)
+        within(20, lambda: ask(url) == 200)
+        within(20, lambda: shop.call(f"{url}/health/ready")[0] == 200)
+    with shop.opened(trained) as project:
+        assert sorted(one.id for block in project.predictions.scan() for one in block) == sorted(given)
+
+
+def test_a_log_that_is_replaced_under_a_service_takes_no_event_and_is_red(trained: Path, tmp_path: Path) -> None:
+    log = trained / ".trimtab" / "log" / "events"
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+    shutil.copytree(log, tmp_path / "older")
+    row = {"site": "east", "level": 1.0, "read_at": AS_OF}
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        assert shop.call(f"{url}/v1/events/readings?wait=applied", row)[0] == 200
+        log.rename(tmp_path / "newer")
+        shutil.copytree(tmp_path / "older", log)
+        code, body = shop.call(f"{url}/v1/events/readings", {**row, "level": 2.0})
+        assert code >= 500
+        code, body = shop.call(f"{url}/v1/events/readings", {**row, "level": 3.0})
+        assert code >= 500
+        assert "trimtab recover" in body["detail"]
+        within(20, lambda: shop.call(f"{url}/health/ready")[0] == 503)
+        assert "trimtab recover" in shop.call(f"{url}/health/ready")[1]["detail"]
+        assert "trimtab recover" in status(trained)
+    refused = subprocess.run([*CLI, "serve"], cwd=trained, env=shop.environment(), capture_output=True, check=False)
+    assert refused.returncode == 6
+    asked = subprocess.run(
+        [*CLI, "recover"], cwd=trained, env=shop.environment(), capture_output=True, text=True, check=False, stdin=-3
+    )
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+    done = subprocess.run(
+        [*CLI, "recover", "--yes", "--json"], cwd=trained, env=shop.environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["lost"][0]["partition"] == "p0001"
+    with shop.serving(trained, "--as-of", AS_OF) as (_, url):
+        assert shop.call(f"{url}/v1/events/readings?wait=applied", {**row, "level": 4.0})[0] == 200
+
+
+@pytest.mark.parametrize("loss", [rolled_back])
+def test_killing_recover_at_any_time_loses_no_more(behind: Path, loss: Loss, tmp_path: Path) -> None:
+    with shop.opened(behind) as project:
+        project.history.refresh()
+        events = project.history.frame("readings").rows
+    steps = 0
+    for n in range(10):
+        state = Path(shutil.copytree(behind, tmp_path / f"killed{n}"))
+        killed = subprocess.run(
+            [sys.executable, "-c", RECOVERS, state, str(shop.NOW_US), str(n * 0.02)], check=False, timeout=60
+        )
+        steps += killed.returncode == -9
+        with shop.opened(state) as project:
+            project.recover()
+            assert project.verify_ledger()
+            assert project.push("readings", [reading(41.5)]).position > 7
+            assert level_of(project, "east") == 41.5
+            project.history.refresh()
+            assert project.history.frame("readings").rows == events + 1
+    assert steps > 2
+
+
+def status(folder: Path) -> str:
+    done = subprocess.run(
+        [*CLI, "status"], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr

@@ -68,6 +68,7 @@ class Teacher:
         learner = served.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
             return 0  # another version came into service between the two looks: the next round teaches its learner
+        project.state.check_clock()  # else nothing is learnt until the clock has caught up. # D0170
         now_us = project.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:

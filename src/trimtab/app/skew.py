@@ -51,6 +51,7 @@ def check_skew(
         raise Misuse(f"skew: sample={sample}. Give at least 1, or None for all predictions.")
     if model is not None:
         project.definitions.deployment(model)
+    project.state.check_clock()
     now_us = project.clock.now_us()
     seed = now_us % 2**31 if seed is None else seed
     names = list(project.definitions.deployments) if model is None else [model]

@@ -98,7 +98,7 @@ def openapi_json(project: Project) -> bytes:
         models=[ModelSchema(model.name, model.request, model.label.class_names) for model in deployed],
         sources=list(definitions.sources.values()),
         entities={view.entity: len(view.by) for view in views},
-        key_required=project.keys.changes() > 0 if required is None else required,
+        key_required=project.keys.ever() if required is None else required,
         explanation=Explanation,
     )
     return msgspec.json.encode(openapi(described))

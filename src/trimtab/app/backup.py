@@ -31,6 +31,7 @@ from trimtab.core.signals import ENDING, caught
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_moment
 from trimtab.core.urls import store_url
+from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import sync_directory, write_durably
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Copyable
@@ -182,6 +183,8 @@ def restore(
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # a backup from before the first key
+                shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 
 

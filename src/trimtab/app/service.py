@@ -17,6 +17,7 @@ from trimtab.app.keeper import Keeper, forget_failures
 from trimtab.app.lost_records import refuse_lost
 from trimtab.app.watching import check_watch, open_watch
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.serving.access_keys import MARKER
 from trimtab.serving.http import accepting
 from trimtab.serving.http.access import is_loopback
 from trimtab.serving.http.limits import Limits
@@ -67,6 +68,7 @@ def serve_project(
     if (damage := project.views.damage()) is not None:
         raise Corrupt(damage)  # D116
     refuse_lost(project.state)
+    refuse_lost_keys(project)
     project.apply_first()
     if count > 1:
         from trimtab.app.engine import serve_with_workers
@@ -210,10 +212,24 @@ def http_service(
     )
 
 
+def refuse_lost_keys(project: Project) -> None:
+    """Refuse to serve what needed a key once and has none any more, unless the settings say who may ask. # D0171
+
+    Raises:
+        Corrupt: The catalogue was lost, or is older than the first key.
+    """
+    if project.config.serve.require_key is None and project.keys.lost():
+        raise Corrupt(
+            f"{project.state_folder}: this service needed API keys ({MARKER} says so), and the catalogue has none: it "
+            "was lost, or restored from before the first key. Make one (trimtab keys add NAME --role ROLE), bring the "
+            "catalogue back, or set serve.require_key = false to let everybody ask."
+        )
+
+
 def open_to_all(project: Project, host: str) -> str | None:
     """What is to be said before a service begins that other machines reach and that asks nobody for a key."""
     required = project.config.serve.require_key
-    closed = project.keys.changes() > 0 if required is None else required
+    closed = project.keys.ever() if required is None else required
     if closed or is_loopback(host):
         return None
     return (

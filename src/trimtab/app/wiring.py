@@ -30,7 +30,7 @@ from trimtab.features.stored import with_sources
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
 from trimtab.serving import PredictionLog
-from trimtab.serving.access_keys import AccessKeys
+from trimtab.serving.access_keys import MARKER, AccessKeys
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed
@@ -224,7 +224,7 @@ class Wiring:
     @cached_property
     def keys(self) -> AccessKeys:
         """The API keys of the service."""
-        return AccessKeys(self.state.catalog, clock=self.clock)
+        return AccessKeys(self.state.catalog, clock=self.clock, marker=self.state_folder / MARKER)
 
     @cached_property
     def views(self) -> Views:

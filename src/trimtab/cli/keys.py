@@ -54,12 +54,15 @@ def keys(words: tuple[str, ...], roles: tuple[str, ...], rate: str | None) -> No
 
 def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
     with opened_project() as project:
-        first = not project.keys.changes() and project.config.serve.require_key is None
+        first = not project.keys.ever() and project.config.serve.require_key is None
         key = project.keys.add(name, roles, rate=rate, actor=account())
     if manner().json:
         show_json({"name": name, "roles": roles, "rate": rate, "key": key})
         return
-    closes = ["This is the first key: from now on requests without one are refused (setting serve.require_key)."]
+    closes = [
+        "This is the first key: from now on requests without one are refused. To have it so in a new state folder too, "
+        "set serve.require_key = true."
+    ]
     show_lines([key, "", "Keep it now: it is not stored, and cannot be shown again.", *(closes if first else [])])
 
 
@@ -89,7 +92,7 @@ def _show() -> None:
 
 def _nobody_can_ask(project: Project) -> bool:
     required = project.config.serve.require_key
-    return not project.keys.all() and (required or (required is None and bool(project.keys.changes())))
+    return not project.keys.all() and (required or (required is None and project.keys.ever()))
 
 
 def _table(found: list[AccessKey]) -> list[str]:

@@ -12,18 +12,22 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
+from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 
 Role: TypeAlias = Literal["read", "predict", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
+MARKER = "keys.json"  # in the state folder
 _KIND = "access_key"  # of records in the catalogue, by name
 _JOURNAL = "access_keys"  # who made and removed which, and what servers look at for changes
 _PREFIX = "trimtab"
@@ -66,11 +70,13 @@ class AccessKeys:
     Args:
         catalog: Where they are.
         clock: When they are made.
+        marker: A file that says, apart from the catalogue, that there was a key once. # D0171
     """
 
-    def __init__(self, catalog: Catalog, *, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, *, clock: Clock, marker: Path | None = None) -> None:
         self._catalog = catalog
         self._clock = clock
+        self._marker = marker
 
     def add(self, name: str, roles: Sequence[Role], *, rate: str | None = None, actor: str = "a person") -> str:
         """Make a key; it is returned this once.
@@ -107,6 +113,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
+        self.mark()  # first: killed in between, the service asks for a key that is yet to be made
         try:
             self._catalog.write(
                 [
@@ -144,6 +151,30 @@ class AccessKeys:
         read = [(record.key, _read(record)) for record in self._catalog.find(_KIND)]
         return [key for _, key in read if key is not None], [name for name, key in read if key is None]
 
+    def ever(self) -> bool:
+        """Whether there ever was a key, as the catalogue or the marker says."""
+        return self.changes() > 0 or self._marked()
+
+    def lost(self) -> bool:
+        """Whether there was a key once and the catalogue has none, nor a word of one that was removed."""
+        return self._marked() and not self.changes()
+
+    def mark(self) -> None:
+        """Say apart from the catalogue that there was a key.
+
+        Raises:
+            Unavailable: The marker cannot be written.
+        """
+        if self._marker is None or self._marker.exists():
+            return
+        try:
+            write_durably(self._marker, msgspec.json.encode({"format": 1, "marked_at_us": self._clock.now_us()}))
+        except OSError as error:
+            raise Unavailable(f"{self._marker}: cannot be written ({error}). Check free space and access.") from error
+
+    def _marked(self) -> bool:
+        return self._marker is not None and self._marker.exists()
+
     def changes(self, *, after: int = 0) -> int:
         """How many changes there have been, `after` of which are known: 0 means that there never was a key."""
         while entries := self._catalog.journal(_JOURNAL, after=after):
@@ -172,7 +203,10 @@ class KeyWatch:
         self._tell = tell
         self._warned: set[str] = set()  # of the names of keys that cannot be read
         self._changes = keys.changes()
-        tell(self._readable(), self._changes > 0)
+        if self._changes:
+            with suppress(Unavailable):  # a state that is only read
+                keys.mark()  # its first key was made by a version that did not
+        tell(self._readable(), keys.ever())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)
 

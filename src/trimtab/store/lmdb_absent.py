@@ -31,6 +31,9 @@ class Absent:
     def first(self) -> bool:
         return False
 
+    def last(self) -> bool:
+        return False
+
     def set_range(self, key: bytes) -> bool:
         return False
 

@@ -7,6 +7,7 @@ import struct
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from operator import add
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +16,11 @@ from typing import Any
 import lmdb
 
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.store.lmdb_absence import RESIDUE, hidden
 from trimtab.store.lmdb_environment import FORMAT_KEY, RESTORE, share, unshare
 
 _FIRST_MAP_BYTES = 1 << 30  # address space, not disk: the file grows as it is filled
 _LONGEST_KEY_BYTES = 511
-_RESIDUE = 0x2144DF1C  # the CRC-32 of anything followed by its own CRC-32, little-endian
 _crc32 = zlib.crc32
 _tail = struct.Struct("<I").pack
 _get = lmdb.Transaction.get
@@ -57,12 +58,12 @@ class LmdbKeyValue:
         """The value, None when there is none.
 
         Raises:
-            Corrupt: Its checksum is wrong; the message names the key.
+            Corrupt: Its checksum is wrong, or a page is damaged that may hide it; the message names a key.
         """
         raw: bytes | None = self._read(_get, key)
         if raw is None:
-            return None
-        if _crc32(raw, _crc32(key)) != _RESIDUE:
+            return self.get_many([key])[0]
+        if _crc32(raw, _crc32(key)) != RESIDUE:
             raise self._damaged(key)
         return raw[:-4]
 
@@ -70,15 +71,17 @@ class LmdbKeyValue:
         """The values of all keys, read in one snapshot.
 
         Raises:
-            Corrupt: A checksum is wrong; the message names the key.
+            Corrupt: A checksum is wrong, or a page is damaged that may hide a key; the message names one.
         """
-        found: list[bytes | None] = self._read(_get_all, keys)
+        found, damaged = self._read(_get_all, keys)
+        if damaged is not None:
+            raise self._damaged(damaged)
         crc32 = _crc32
         i = 0
         for key in keys:
             raw = found[i]
             if raw is not None:
-                if crc32(raw, crc32(key)) != _RESIDUE:
+                if crc32(raw, crc32(key)) != RESIDUE:
                     raise self._damaged(key)
                 found[i] = raw[:-4]
             i += 1  # noqa: SIM113  # quicker than enumerate
@@ -128,6 +131,9 @@ class LmdbKeyValue:
             Corrupt: A pair's checksum is wrong; the message names the key.
         """
         found = self._read(_scan, (prefix, after, limit))
+        for (key, _), (following, _) in pairwise(found):
+            if key >= following:
+                raise self._damaged(following)
         return iter([(key, self._verified(key, raw)) for key, raw in found])
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
@@ -146,8 +152,8 @@ class LmdbKeyValue:
     def check(self) -> int:
         """Verify every pair, their order and their number; how many there are.
 
-        A `get` verifies what it finds. Only this also finds a key that damage has hidden: run it after a copy was
-        restored, or a disk is in doubt.
+        A `get` verifies what it finds, and the neighbours of what it does not find. Only this also finds a page that
+        was cut, or put in the place of another, as a whole: run it after a copy was restored, or a disk is in doubt.
 
         Raises:
             Corrupt: Something is damaged or missing; the message names it.
@@ -198,12 +204,15 @@ class LmdbKeyValue:
         raise Misuse(f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511, the first not zero.")
 
     def _verified(self, key: bytes, raw: bytes) -> bytes:
-        if _crc32(raw, _crc32(key)) != _RESIDUE:
+        if _crc32(raw, _crc32(key)) != RESIDUE:
             raise self._damaged(key)
         return raw[:-4]
 
     def _damaged(self, key: bytes) -> Corrupt:
-        return Corrupt(f"{self.directory}/data.mdb: the value of key {key!r} is damaged (wrong checksum). {self._mend}")
+        return Corrupt(
+            f"{self.directory}/data.mdb: the value of key {key!r}, or the page that has it, is damaged (wrong "
+            f"checksum). {self._mend}"
+        )
 
     def _refuse(self, what: Any, argument: Any) -> Any:
         raise Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
@@ -214,8 +223,13 @@ class LmdbKeyValue:
             self._read = self._environment.read
 
 
-def _get_all(transaction: Any, keys: Sequence[bytes]) -> list[bytes | None]:
-    return list(map(transaction.get, keys))
+def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
+    """The values, and a key by which damage shows that may hide some of those that were not found."""
+    found = list(map(transaction.get, keys))
+    if None not in found:
+        return found, None
+    absent = (key for key, raw in zip(keys, found, strict=True) if raw is None)
+    return found, hidden(transaction, absent, FORMAT_KEY)
 
 
 def _scan(transaction: Any, what: tuple[bytes, bytes, int]) -> list[tuple[bytes, bytes]]:

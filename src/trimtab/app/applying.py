@@ -85,8 +85,7 @@ def _write(project: Project, actor: str, prefix: str = "") -> Decision | None:
     models = [one.model for one in project.definitions.deployments.values()]
     if {key: one.document for key, one in before.items()} == now:
         return None
-    kept = [name for name in project.definitions.sources if project.layouts.kept(name) is not None]
-    project.layouts.keep(kept)
+    project.layouts.keep()
     changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
     counts = {what: sum(change.what == what for change in changes) for what in ("new", "changed", "removed", "noted")}
     cause = f"{prefix}definitions applied: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."

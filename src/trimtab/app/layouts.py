@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.state import kept_from
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.events.definitions import Source
-from trimtab.events.layouts import KIND, Layout, decode_layout, laid_out, layout_with
-from trimtab.events.records import decode
-from trimtab.store.ports import Catalog, Log, Put
+from trimtab.events.layouts import KIND, Layout, continues, decode_layout, laid_out, layout_with
+from trimtab.events.records import ERASED, decode
+from trimtab.store.ports import Put
+
+if TYPE_CHECKING:
+    from trimtab.app.state import State
 
 
 class Layouts:
     """The layouts of a project's sources.
 
     Reading them writes nothing: a column that is new has a place from then on, and keeps it once something is about to
-    be recorded in it (`keep`).
+    be recorded in it (`note`). So the catalogue has the type of every column that was ever recorded, whatever becomes
+    of the events. # D163
 
     Args:
-        catalog: Where they are kept.
-        events: The log, to see whether a source has events at all.
+        state: Its catalogue keeps them.
     """
 
-    def __init__(self, catalog: Catalog, events: Log) -> None:
-        self._catalog = catalog
-        self._events = events
-        self._kept: dict[str, tuple[Layout, int]] = {}
-        for record in catalog.find(KIND):
-            self._kept[record.key] = decode_layout(record.body, record.key), record.revision
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._kept = self._read()
         self._now = {name: layout for name, (layout, _) in self._kept.items()}
 
     def kept(self, source: str) -> Layout | None:
@@ -50,34 +51,66 @@ class Layouts:
             self._now[source.name] = layout_with(None, source)
         return laid_out(source, self._now[source.name])
 
-    def keep(self, sources: Iterable[str]) -> None:
-        """Write down what places the columns of some sources have, before something is recorded.
+    def note(self, source: str) -> None:
+        """Write down that events of a source are recorded, and by which layout, before the first of them is.
 
         Raises:
             Conflict: Another process has given places to other columns since.
         """
+        self._now[source] = msgspec.structs.replace(self._now[source], recorded=True)
+        self._write([source])
+
+    def keep(self) -> None:
+        """Write down the places of the columns that sources have which are in the catalogue already.
+
+        Raises:
+            Conflict: Another process has given places to other columns since.
+        """
+        self._write(list(self._kept))
+
+    def has_events(self, source: str) -> bool:
+        """Whether anything of a source was ever recorded."""
+        layout = self.kept(source)
+        if layout is None or layout.recorded is None:
+            return self._was_recorded(source)
+        return layout.recorded
+
+    def _read(self) -> dict[str, tuple[Layout, int]]:
+        found = self._state.catalog.find(KIND)
+        return {record.key: (decode_layout(record.body, record.key), record.revision) for record in found}
+
+    def _write(self, sources: list[str]) -> None:
         new = {name: self._now[name] for name in sources if self.kept(name) != self._now[name]}
         if not new:
             return
         revisions = {name: self._kept[name][1] if name in self._kept else 0 for name in new}
         puts = [Put(KIND, name, msgspec.json.encode(one), expected=revisions[name]) for name, one in new.items()]
         try:
-            self._catalog.write(puts)
+            self._state.catalog.write(puts)
         except Conflict as error:
-            found = {record.key: decode_layout(record.body, record.key) for record in self._catalog.find(KIND)}
-            if any(found.get(name) != layout for name, layout in new.items()):
-                raise Conflict(
-                    f"source {min(new)!r}: another process has recorded columns that this one does not know. Open the "
-                    "project again."
-                ) from error
-        self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
+            found = self._read()
+            for name, layout in new.items():
+                there = found[name][0] if name in found else layout
+                if name not in found or not continues(there, layout) or there.recorded is not layout.recorded:
+                    raise Conflict(
+                        f"source {name!r}: another process has recorded columns that this one does not know. Open the "
+                        "project again."
+                    ) from error
+            self._kept |= {name: found[name] for name in new}
+        else:
+            self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
 
-    def has_events(self, source: str) -> bool:
-        """Whether the log holds anything of a source, or may have held it before it was truncated."""
-        for partition, last in self._events.positions().items():
+    def _was_recorded(self, source: str) -> bool:
+        """What the log and the tables of record show of it, where an earlier trimtab wrote the layout."""
+        events, catalog = self._state.events, self._state.catalog
+        table = self._state.table(source, make=False)
+        if source in kept_from(catalog) or (table is not None and table.scan(["_id"]).rows):
+            return True
+        for partition, last in events.positions().items():
             position = 0
-            while position < last and (records := self._events.read(partition, position)):
-                if records[0].position != position + 1 or any(decode(r.payload).source == source for r in records):
-                    return True
+            while position < last and (records := events.read(partition, position)):
+                for event in (decode(record.payload) for record in records):
+                    if event.source == source or (event.source == ERASED and source in event.values):
+                        return True
                 position = records[-1].position
         return False

@@ -22,6 +22,7 @@ def move_into_tables(project: Wiring) -> Materialised:
     """See `Project.materialise`."""
     with writing_tables(project.state, patience_s=_PATIENCE_S):
         moved = project.state.moved(project.sources)
+        project.layouts.keep()  # the columns of a table stay
         tables = project.state.tables(project.sources, make=True)
         done = materialise(project.state.events, project.sources, tables, through=moved.through)
         note_read(project.state)

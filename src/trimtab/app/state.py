@@ -188,11 +188,15 @@ class State:
 
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
         """The sources' tables of record: those that exist, or (`make`) all."""
-        for source in sources:
-            folder = self.folder / "tables" / source.name
-            if source.name not in self._tables and (make or folder.exists()):
-                self._tables[source.name] = self._kept(store.open(store_url("delta", folder), "table"))
-        return {source.name: self._tables[source.name] for source in sources if source.name in self._tables}
+        found = {source.name: self.table(source.name, make=make) for source in sources}
+        return {name: table for name, table in found.items() if table is not None}
+
+    def table(self, source: str, *, make: bool) -> Table | None:
+        """A source's table of record; None when there is none, and it is not to be made."""
+        folder = self.folder / "tables" / source
+        if source not in self._tables and (make or folder.exists()):
+            self._tables[source] = self._kept(store.open(store_url("delta", folder), "table"))
+        return self._tables.get(source)
 
     def moved(self, sources: Sequence[Source]) -> Moved:
         """What of the event log is in tables of record: what a history of these sources begins with.

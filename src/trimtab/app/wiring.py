@@ -118,7 +118,7 @@ class Wiring:
     @cached_property
     def layouts(self) -> Layouts:
         """Where the columns of sources lie in their events."""
-        return Layouts(self.state.catalog, self.state.events)
+        return Layouts(self.state)
 
     @cached_property
     def definitions(self) -> Definitions:
@@ -157,13 +157,13 @@ class Wiring:
         from trimtab.events import Ingestor
 
         refuse_lost(self.state)
-        self.layouts.keep(self.definitions.sources)
         return Ingestor(
             self.state.events,
             self.sources,
             clock=self.clock,
             quarantine=self.quarantine,
             future_ok=frozenset(self.definitions.requests),
+            note=self.layouts.note,
         )
 
     @cached_property

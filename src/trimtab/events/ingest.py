@@ -82,6 +82,7 @@ class Ingestor:
         clock: Says what the future is, and dates quarantined rows.
         quarantine: Where refused rows go.
         future_ok: Sources that are dated ahead on purpose (requests).
+        note: Called with a source's name before the first of its events is appended; what it raises is raised.
     """
 
     def __init__(
@@ -92,7 +93,10 @@ class Ingestor:
         clock: Clock,
         quarantine: Quarantine,
         future_ok: Collection[str] = frozenset(),
+        note: Callable[[str], object] = lambda source: None,
     ) -> None:
+        self._note = note
+        self._noted: set[str] = set()
         self._log = log
         self._sources = {source.name: source for source in sources}
         self._clock = clock
@@ -319,6 +323,9 @@ class Ingestor:
             at_us = None if at_us is None else at_us[good]
         positions = range(0)
         if payloads:
+            if call.source.name not in self._noted:
+                self._note(call.source.name)
+                self._noted.add(call.source.name)
             positions = self._log.append(payloads, at_us=None if at_us is None else at_us.tolist())
         problems = [batch.problem(row, offset) for row in sorted(batch.bad)[:_NAMED]]
         last = positions[-1] if payloads else 0

@@ -23,6 +23,7 @@ class Layout(msgspec.Struct, frozen=True):
     columns: dict[str, Dtype]
     format: Literal[1] = 1
     first: int | None = None  # how many there were before one was added; None: none was, or by an earlier trimtab # D48
+    recorded: bool | None = None  # whether an event was ever recorded; None: an earlier trimtab wrote this # D163
 
 
 def decode_layout(body: bytes, source: str) -> Layout:
@@ -44,7 +45,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
         Misuse: A column is declared as another type than the recorded events hold.
     """
     if layout is None:
-        return Layout(dict(source.declared))
+        return Layout(dict(source.declared), recorded=False)
     wrong = retyped(layout, source)
     for name, (before, now) in wrong.items():
         raise Misuse(
@@ -54,7 +55,16 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
     if source.declared.keys() <= layout.columns.keys():
         return layout
     first = len(layout.columns) if layout.first is None else layout.first
-    return Layout({**layout.columns, **source.declared}, first=first)
+    return msgspec.structs.replace(layout, columns={**layout.columns, **source.declared}, first=first)
+
+
+def continues(layout: Layout, before: Layout) -> bool:
+    """Whether events that were written by one layout are read right by another one.
+
+    >>> continues(Layout({"at": "time", "x": "int"}), Layout({"at": "time"}))
+    True
+    """
+    return list(layout.columns.items())[: len(before.columns)] == list(before.columns.items())
 
 
 def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:

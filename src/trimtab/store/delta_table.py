@@ -11,10 +11,10 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import deltalake
 import deltalake.exceptions as delta_errors
@@ -88,12 +88,16 @@ class DeltaTable:
         processes that append for one writer at once, one takes a position: the commit of another, begun before, is
         refused by Delta, looked at again, and skipped when the writer's position has reached its own.
 
+        A table that has no rows takes the columns as they are.
+
         Raises:
             Misuse: A column of the table is missing, or of another type.
             Unavailable: The disk is full. Append again: what was committed all the same is skipped.
         """
         if not writer or position < 1:
             raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
+        with self._mutex:
+            self._begin_again(rows)
         with self._mutex, self._locked(fcntl.LOCK_SH):
             delta = self._widened(self._refresh() or self._create(rows), rows)
             self._check_columns(delta, rows)
@@ -322,19 +326,37 @@ class DeltaTable:
         folded = {name.casefold() for name in rows.names}
         if len(folded) != len(rows.names) or "" in folded:
             raise Misuse(f"{self.directory}: column names {', '.join(rows.names)} are empty or differ only in case.")
-        fields = [deltalake.Field(n, PrimitiveType(_TYPES[c.dtype]), nullable=True) for n, c in rows.by_name.items()]
-        with _named(self.directory), contextlib.suppress(FileExistsError, delta_errors.CommitFailedError):
-            deltalake.DeltaTable.create(
-                str(self.directory),
-                deltalake.Schema(fields),
-                mode="ignore",
-                description=_FORMAT,
-                configuration=_CONFIGURATION,
-            )
+        with contextlib.suppress(FileExistsError, delta_errors.CommitFailedError):
+            self._declare(rows, "ignore")
         delta = self._refresh()
         assert delta is not None
         self._seal(f"{0:020}.json")
         return delta
+
+    def _declare(self, rows: Columns, mode: Literal["ignore", "overwrite"]) -> None:
+        fields = [deltalake.Field(n, PrimitiveType(_TYPES[c.dtype]), nullable=True) for n, c in rows.by_name.items()]
+        with _named(self.directory):
+            deltalake.DeltaTable.create(
+                str(self.directory),
+                deltalake.Schema(fields),
+                mode=mode,
+                description=_FORMAT,
+                configuration=_CONFIGURATION,
+            )
+
+    def _begin_again(self, rows: Columns) -> None:
+        """Give a table without rows the columns of the first ones, its positions kept. # D163"""
+        delta = self._refresh()
+        if delta is None or self._active(delta) or not _contradict(_dtypes(delta, self.directory), rows):
+            return
+        with self._locked(fcntl.LOCK_EX):
+            delta = self._refresh()
+            assert delta is not None
+            if not self._active(delta):
+                before = delta.version()
+                self._declare(rows, "overwrite")
+                delta.update_incremental()
+                self._sealed(delta, before)
 
     def _widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
         """The table with all columns of `rows`, when they have all of the table's; else as it is."""
@@ -562,6 +584,12 @@ def _logs_upto(directory: Path, version: int) -> list[str]:
         if json.loads((directory / "_last_checkpoint").read_bytes())["version"] <= version:
             names.append("_last_checkpoint")
     return [f"{directory.name}/{name}" for name in names]
+
+
+def _contradict(there: Mapping[str, Dtype], rows: Columns) -> bool:
+    """Whether columns are missing or of another type."""
+    found = {name: column.dtype for name, column in rows.by_name.items()}
+    return any(found.get(name) != dtype for name, dtype in there.items())
 
 
 def _dtypes(delta: deltalake.DeltaTable, directory: Path) -> dict[str, Dtype]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import shop
@@ -24,6 +25,7 @@ from trimtab.core.time import HOUR_US
 from trimtab.features.online.fill import unfilled
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
+from trimtab.store.ports import Log
 
 
 def reading(n: int, level: float = 1.0) -> dict[str, object]:
@@ -295,3 +297,40 @@ def test_a_view_is_rebuilt_from_tables_where_the_log_was_truncated(trained: Path
         project.push("readings", [reading(0)])
         assert project.views.catch_up()
         assert project.views.lag_records() == 0
+
+
+class Pushed:
+    """A log to which others append whenever somebody looks how far it is."""
+
+    def __init__(self, log: Log, payload: bytes) -> None:
+        self._log, self._payload, self.looks = log, payload, 0
+
+    def positions(self) -> dict[str, int]:
+        self.looks += 1
+        assert self.looks < 500, "it is read until nothing is new"
+        self._log.append([self._payload] * 50)
+        return self._log.positions()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+@pytest.mark.parametrize("filled", [True, False], ids=["filled", "filled by the call"])
+@pytest.mark.parametrize("act", ["predict", "apply", "retain", "rebuild_all", "tick"])
+def test_what_reads_the_log_ends_while_others_push_faster_than_it_reads(trained: Path, act: str, filled: bool) -> None:
+    with shop.opened(trained) as project:
+        project.push("readings", [reading(0)])
+        log = project.state.events
+        if not filled:
+            project.views.store.reset()
+        last = log.positions()[log.partition]
+        project.state.__dict__["events"] = Pushed(log, log.read(log.partition, last - 1)[0].payload)
+        acts: dict[str, Callable[[], object]] = {
+            "predict": lambda: project.predict("buyer", [shop.visit("a", shop.NOW_US)]),
+            "apply": project.apply,
+            "retain": project.retain,
+            "rebuild_all": project.rebuild_all,
+            "tick": project.tick,
+        }
+        acts[act]()
+        assert act == "tick" or project.views.store.positions()[log.partition] >= last

@@ -157,6 +157,8 @@ class Views:
     def catch_up(self) -> bool:
         """Apply what is new in the log, unless somebody else does that; whether it was done here.
 
+        What is appended while this runs is left to the next call, so that it ends however fast others push.
+
         Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
         here: its applier does. What takes longer than half a second says so in the log, and how far it is.
 
@@ -175,6 +177,7 @@ class Views:
             return True
         if not self._taken(lease):
             return False
+        ends = self._state.events.positions()
         with self._letting_go(lease), Telling("online features: reading the log") as tell:
             self._take_up([*self.views, *self._new])
             for filled in self._work.fill():
@@ -182,11 +185,11 @@ class Views:
                 tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
             self._work.read_tables()
             positions = self.store.positions()
-            last, done = sum(self._state.events.positions().values()), sum(positions.values())
-            for records in self._unread(positions):
+            last, done = sum(ends.values()), sum(positions.values())
+            for parts in stretches(self._state.events, positions, ends, batch=_BATCH, gaps=True):
                 tell("online features: reading the log", done, last)
-                self.store.apply(records)
-                done += len(records)
+                self.store.apply(in_order(parts))
+                done += sum(map(len, parts))
         return True
 
     def follow(self) -> Applier:
@@ -447,17 +450,6 @@ class Views:
         applied = self.store.positions()
         lags = {name: (applied.get(name, 0), last) for name, last in self._state.events.positions().items()}
         return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
-
-    def _unread(self, positions: Mapping[str, int]) -> Iterator[list[LogRecord]]:
-        """What the log has behind some positions, in batches by append time, until nothing is new."""
-        log, done = self._state.events, dict(positions)
-        while True:
-            ends = log.positions()
-            if all(done.get(name, 0) >= last for name, last in ends.items()):
-                return
-            for parts in stretches(log, done, ends, batch=_BATCH, gaps=True):
-                yield in_order(parts)
-            done |= ends
 
 
 def _reach(cursor: Cursor) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from trimtab.store.ports import KeyValue, Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 2_000  # records that the last step applies before a view takes its place
+_TAIL = 6_000  # records that the last step applies before a view takes its place: more than are applied in between
 _SWEPT = 5_000  # keys deleted in one transaction
 
 
@@ -96,8 +96,8 @@ class Filling:
         aside = OnlineStore(self.store.kv, [self.view], filling=True)
         while True:
             cursors = self.store.cursors()
-            front = self._front(cursors)
             at = cursors[FILLING + self._id]
+            front = self._live_front(cursors) or target
             new = next(log_batches(self._log, at.positions, front.positions, batch=_TAIL), None)
             if new is None:
                 break
@@ -114,10 +114,11 @@ class Filling:
 
     def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
         """Where the views are that are read: the furthest of them, or the end of the log when there are none."""
+        return self._live_front(cursors) or log_end(self._log, self._moved)
+
+    def _live_front(self, cursors: Mapping[str, Cursor]) -> Cursor | None:
         live = [cursors[p.cursor_name] for p in self.store.plans.values() if p.cursor_name in cursors]
-        if live:
-            return max(live, key=_reach)
-        return log_end(self._log, self._moved)
+        return max(live, key=_reach, default=None)
 
     def _switch(self, front: Cursor) -> None:
         """Let the view be read, in one transaction."""

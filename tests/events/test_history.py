@@ -1,3 +1,5 @@
+import random
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -191,6 +193,54 @@ def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(recor
     for kept in (KEYED, PLAIN):
         visible = [r for r in log.all() if r.position <= upto[r.partition]]
         assert _content(pinned.frame(kept.name)) == _naive(visible, kept)[0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ids_of_many_versions_and_repetitions_agree_with_a_naive_reading(seed: int) -> None:
+    chance = random.Random(seed)
+    log = ListLogs()
+    history = History(log, [KEYED, PLAIN])
+    for n in range(400):
+        log.now_us += chance.randrange(2)
+        key, at, x = chance.choice("aaab"), chance.randrange(3), chance.choice([1.0, 2.0, None, 1.0, float(n)])
+        keyed, deleted = chance.random() < 0.7, chance.random() < 0.2
+        values: tuple[Any, ...] = (key, x, None, x == 1.0, at) if keyed else (key, x, at)
+        if deleted:
+            values = (key, None, None, None, at) if keyed else (None, None, at)
+        known = log.now_us if chance.random() < 0.7 else chance.randrange(log.now_us + 5)
+        name, op = "keyed" if keyed else "plain", "delete" if deleted else "upsert"
+        event = Event(name, key, at, known, op, chance.random() < 0.5, values)  # type: ignore[arg-type]  # a literal
+        log.add(chance.choice(["p1", "p1", "p2"]), encode(event))
+        if chance.random() < 0.3:
+            history.refresh()
+        if n % 100 == 99:
+            history.refresh()
+            for kept in (KEYED, PLAIN):
+                found = (
+                    _content(history.frame(kept.name)),
+                    history.id_conflicts[kept.name],
+                    history.duplicates[kept.name],
+                )
+                assert found == _naive(log.all(), kept)
+
+
+def test_another_version_or_repetition_of_an_id_takes_the_same_steps_however_many_there_are(log: Any) -> None:
+    history = History(log, [KEYED])
+    steps = []
+    for begin in range(0, 4_000, 1_000):
+        for one in range(begin, begin + 1_000):
+            log.now_us = one
+            log.append([encode(Event("keyed", "a", 1, 0, "upsert", False, ("a", float(one // 2), None, True, 1)))])
+        history.refresh()
+        log.append([encode(Event("keyed", "a", 1, 0, "upsert", False, ("a", -1.0, None, True, 1)))])
+        counted: list[int] = []
+        sys.setprofile(lambda frame, event, arg, counted=counted: counted.append(1))
+        try:
+            history.refresh()
+        finally:
+            sys.setprofile(None)
+        steps.append(len(counted))
+    assert max(steps) <= min(steps) + 50  # a look into twice as many is one step more
 
 
 @settings(max_examples=200, deadline=None)

@@ -32,7 +32,7 @@ from trimtab.features.online.plan import (
 )
 from trimtab.features.online.state import EntityState
 from trimtab.features.online.store import earliest_us
-from trimtab.features.online.versions import Version, VersionIndex
+from trimtab.features.online.versions import Link, Version, VersionIndex, needed
 from trimtab.store.ports import KeyValue
 
 MOST_ROWS = 1_000_000  # that lie in memory at once
@@ -109,6 +109,7 @@ class _Groups:
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
         self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, those of the greatest event time
+        self.dead: dict[bytes, Row] = {}  # of versions that ended before they happened, the first to happen
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
@@ -123,11 +124,29 @@ class _Groups:
                 before.append(row)
         return True
 
+    def end(self, name: bytes, row: Row) -> None:
+        """Take the row of a version that ended by S: it says that its entity is known, once it has happened."""
+        if row[EVENT_AT] <= self.last_us:
+            self.past.setdefault(name, [])
+        elif name not in self.dead or row[EVENT_AT] < self.dead[name][EVENT_AT]:
+            self.dead[name] = row
+
+    def take(self, chain: Iterable[Link]) -> None:
+        """Take the rows of an id's versions."""
+        for name, row in chain:
+            if name is not None:
+                if row[UNTIL] <= self.s_us:
+                    self.end(name, row)
+                else:
+                    self.rows[name].append(row)
+
     def states(self) -> Iterator[tuple[bytes, EntityState]]:
         """Of each entity, in the order of their names."""
-        for name in sorted(self.rows.keys() | self.past.keys()):
+        for name in sorted(self.rows.keys() | self.past.keys() | self.dead.keys()):
             past = self.past.get(name)
             rows = [*(past or ()), *self.rows.get(name, ())]
+            if name in self.dead:
+                rows.append(self.dead[name])
             yield name, entity_state(self.plan, rows, self.s_us, known=past is not None)
 
 
@@ -135,6 +154,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
     """The state at `s_us` of an entity that has these rows; `known`: and has had others."""
     state = EntityState(plan)
     state.seal(s_us)
+    state.known = int(known)
     rows.sort(key=_row_order)
     hop_us = plan.groups[0].hop_us if plan.groups else 0
     at, end = 0, len(rows)
@@ -149,8 +169,6 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
             at = end
         state.opens.extend(rows[first:at])
         state.seal(s_us)
-    if known and not state.known:
-        state.known = 1
     return state
 
 
@@ -227,30 +245,36 @@ def _lower(first: Row, again: Row) -> None:
 
 def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
     """Events that may be corrected: a part of the ids with all their versions; states, when that is all of them."""
-    versions: dict[str, list[Version]] = {}
+    versions: dict[str, list[tuple[int, Version]]] = {}  # by id: S when it was applied, the version
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
-        for event_at, known_at, partition, position, event_id, op, values in _rows(plan, chunk):
+        applied_at = chunk["_s_at"].values.tolist()
+        for of_row, s_at in zip(_rows(plan, chunk), applied_at, strict=True):
+            event_at, known_at, partition, position, event_id, op, values = of_row
             if part.turns > 1 and not part.has(name_bytes(event_id)):
                 continue
             count["too_late"] += plan.expired(event_at, known_at)
             version = [known_at, partition, position, event_at, op == "delete", list(values)]
-            versions.setdefault(event_id, []).append(version)
+            versions.setdefault(event_id, []).append((s_at, version))
         yield chunk.rows
     groups = _Groups(plan, s_us)
     index = VersionIndex(plan, kv)
     keep: dict[bytes, bytes] = {}
     entries: list[bytes] = []
-    for done, (event_id, of_id) in enumerate(versions.items(), 1):
-        _count_versions(kv, plan, event_id, of_id, count)
-        of_id.sort(key=_version_order)
-        chain = index._chain(event_id, of_id)
-        gone = not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in of_id)
-        _group(groups, chain, gone)
-        if not gone:
+    for done, (event_id, arrived) in enumerate(versions.items(), 1):
+        _count_versions(kv, plan, event_id, arrived, count)
+        of_id = sorted((version for _, version in arrived), key=_version_order)
+        chain = index.chain(event_id, of_id)
+        kept = needed(of_id, s_us)
+        if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
+            for owner, row in chain:
+                if owner is not None:
+                    groups.end(owner, row)
+        else:
+            groups.take(chain)
             name = name_bytes(event_id)
-            keep[plan.index_prefix + name] = _encode(of_id)
+            keep[plan.index_prefix + name] = _encode(kept)
             owner, row = chain[-1]
             if owner is not None:
                 falling = (_FALLING - row[EVENT_AT]).to_bytes(8, "big")
@@ -259,49 +283,51 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    if part.turns == 1:
-        yield from _written(kv, ((plan.state_prefix + name, state.pack()) for name, state in groups.states()))
-    else:  # entities that only have rows which are gone: known, and no more
-        stubs = {plan.state_prefix + name: entity_state(plan, [], s_us, known=True).pack() for name in groups.past}
-        yield from _written(kv, sorted(stubs.items()))
+    if part.turns > 1:  # what the index does not say: who has had rows that count no more
+        groups.rows.clear()
+        _take_stubs(kv, groups, [*groups.past, *groups.dead])
+    yield from _written(kv, ((plan.state_prefix + name, state.pack()) for name, state in groups.states()))
 
 
 def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
-    """The states of a part of the entities, from the index of all versions."""
+    """The states of a part of the entities, from the index of all versions and the stubs of who has had others."""
     groups = _Groups(plan, s_us)
     index = VersionIndex(plan, kv)
     after = b""
     while found := list(kv.scan(plan.index_prefix, after=after, limit=_STEP)):
         for _, packed in found:
-            chain = index._chain("", _decode_versions(packed))
-            _group(groups, [link for link in chain if link[0] is not None and part.has(link[0])], False)
+            chain = index.chain("", _decode_versions(packed))
+            groups.take(link for link in chain if link[0] is not None and part.has(link[0]))
         after = found[-1][0]
         yield len(found)
-    known = {name for name in groups.rows if kv.get(plan.state_prefix + name) is not None}  # stubs
-    for name in known:
-        groups.past.setdefault(name, [])
+    _take_stubs(kv, groups, list(groups.rows))
     yield from _written(kv, ((plan.state_prefix + name, state.pack()) for name, state in groups.states()))
 
 
-def _group(groups: _Groups, chain: Sequence[tuple[bytes | None, Row]], gone: bool) -> None:
-    for owner, row in chain:
-        if owner is not None:
-            if gone:
-                groups.past.setdefault(owner, [])
-            else:
-                groups.rows[owner].append(row)
+def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
+    """Take what the states of some entities say that were written before."""
+    keys = [groups.plan.state_prefix + name for name in names]
+    for name, packed in zip(names, kv.get_many(keys), strict=True):
+        if packed is not None:
+            state = EntityState(groups.plan, packed)
+            if state.known:
+                groups.past.setdefault(name, [])
+            for row in state.opens:
+                groups.end(name, row)
 
 
-def _count_versions(kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[Version], count: Figures) -> None:
+def _count_versions(
+    kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Figures
+) -> None:
     """What `apply` would have counted, the versions arriving in this order."""
     if len(versions) == 1:
-        version = versions[0]
+        _, version = versions[0]
         count["corrections"] += version[4]
         count["no_entity"] += plan.entity_of(version[5]) is None
         return
     index = VersionIndex(plan, kv, [event_id])
-    for version in versions:
-        gone, come = index.add(event_id, version)
+    for s_us, version in versions:
+        gone, come = index.add(event_id, version, s_us)
         if not come:
             count["duplicates"] += 1
         elif gone or version[4] or come[0][1][UNTIL] != NEVER_US:

@@ -126,16 +126,24 @@ class EntityState:
         """Move the append time on, and seal all that it has passed."""
         still: list[Row] = []
         live: list[Row] = []
+        dead: Row | None = None  # of those that ended before they happened the first to happen
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.opens:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
-                still.append(row)
+                if row[UNTIL] > s_us:
+                    still.append(row)
+                elif dead is None or row[EVENT_AT] < dead[EVENT_AT]:
+                    dead = row
             elif row[UNTIL] == NEVER_US:
+                self.known += 1
                 if row[GIVES] is not None:
                     live.append(row)
             elif row[UNTIL] > s_us:
                 still.append(row)
-        self.known += len(self.opens) - len(still)
+            else:
+                self.known += 1
+        if dead is not None:  # it says no more than when its entity has had an event
+            still.append(dead)
         self.opens = still
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)

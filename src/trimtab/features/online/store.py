@@ -311,21 +311,23 @@ class OnlineStore:
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:
         """Events that may be corrected or deleted: their versions decide which rows an entity has."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
-        groups: dict[bytes, list[tuple[int, bool, Row]]] = defaultdict(list)
+        groups: dict[bytes, _News] = defaultdict(_News)
         for s_us, known_at, record, event in arrivals:
             values = list(padded(event.values, len(plan.columns)))
             deleted = event.op == "delete"
             version = [known_at, record.partition, record.position, event.event_at_us, deleted, values]
-            gone, come = index.add(event.id, version)
+            gone, come = index.add(event.id, version, s_us)
             if not come:
                 count["duplicates"] += 1
             elif gone or deleted or come[0][1][UNTIL] != NEVER_US:
                 count["corrections"] += 1
             count["no_entity"] += any(entity is None for entity, _ in come)
-            for links, arrives in ((gone, False), (come, True)):
-                for entity, row in links:
-                    if entity is not None:
-                        groups[entity].append((s_us, arrives, row))
+            for entity, row in gone:
+                if entity is not None:
+                    groups[entity].withdraw(row, s_us)
+            for entity, row in come:
+                if entity is not None:
+                    groups[entity].add(row, s_us)
             if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1
         count["applied"] += len(arrivals)
@@ -333,18 +335,36 @@ class OnlineStore:
         for entity, key, packed in zip(groups, keys, self.kv.get_many(keys), strict=True):
             state = EntityState(plan, packed)
             before_us = state.s_us
-            for _, arrives, row in groups[entity]:
-                if arrives:
-                    state.opens.append(row)
-                else:
-                    _withdraw(state, row)
-            s_us = groups[entity][-1][0]
+            news = groups[entity]
+            for row in news.gone.values():
+                _withdraw(state, row)
+            state.opens += news.come.values()
+            s_us = news.s_us
             state.seal(s_us)
             count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
             changes[key] = state.pack()
             if not plan.forever and (cut_us := earliest_us(plan, s_us)) > earliest_us(plan, before_us):
                 index.forget_before(entity, cut_us)
         changes.update(index.changes())
+
+
+class _News:
+    """What becomes of an entity's rows in one batch: a row that comes and goes again in it is none."""
+
+    def __init__(self) -> None:
+        self.s_us = BEGIN.s_us
+        self.gone: dict[tuple[str, int], Row] = {}  # by the place of their records
+        self.come: dict[tuple[str, int], Row] = {}
+
+    def withdraw(self, row: Row, s_us: int) -> None:
+        self.s_us = s_us
+        place = row[PARTITION], row[POSITION]
+        if self.come.pop(place, None) is None:
+            self.gone[place] = row
+
+    def add(self, row: Row, s_us: int) -> None:
+        self.s_us = s_us
+        self.come[row[PARTITION], row[POSITION]] = row
 
 
 def read_cursors(kv: KeyValue) -> dict[str, Cursor]:
@@ -422,7 +442,7 @@ def _withdraw(state: EntityState, row: Row) -> None:
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:
         state.opens.remove(found)
-    elif row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us:
+    elif row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us < row[UNTIL]:
         state.known -= 1
         if row[UNTIL] == NEVER_US and row[GIVES] is not None:
             state.unseal(row)

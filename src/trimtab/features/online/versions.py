@@ -1,4 +1,8 @@
-"""The versions of a keyed source's events, for one view: which one counts, and the rows an entity has."""
+"""The versions of a keyed source's events, for one view: which one counts, and the rows an entity has.
+
+Of an id only the versions are kept that a later record can still make count: the one in force at S, its repetitions,
+the one before it, and those that become known after S. # D164
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from trimtab.store.ports import KeyValue
 Version: TypeAlias = list[Any]  # known at, partition, position, event at, is a tombstone, values
 Link: TypeAlias = tuple[bytes | None, Row]  # a version that counts: its entity, its row
 _CHUNK = 64
+_REPEATS = 64  # repetitions of one version that are kept: the first and the last of more
 _LAST = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -38,16 +43,19 @@ class VersionIndex:
         self._entries: dict[bytes, dict[bytes, bool]] = {}  # entity -> entries put (True) and deleted (False)
         names = list(dict.fromkeys(map(name_bytes, ids)))
         for name, packed in zip(names, kv.get_many([plan.index_prefix + n for n in names]), strict=True):
-            self._versions[name] = [] if packed is None else _decode(packed)
+            self._versions[name] = self._unpacked(packed)
 
-    def add(self, event_id: str, version: Version) -> tuple[list[Link], list[Link]]:
-        """Take one more version of an id: the links that no longer hold, and those that do from now on."""
+    def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
+        """Take one more version of an id, applied at S: the links that no longer hold, and those that hold from now on.
+
+        Links of versions that are not kept any more are not among them: no read sees their rows.
+        """
         name = name_bytes(event_id)
-        versions = self._versions[name]
-        before = self._chain(event_id, versions)
+        versions = self._versions[name] = needed(self._versions[name], s_us)
+        before = self.chain(event_id, versions)
         versions.append(version)
         versions.sort(key=_order)
-        after = self._chain(event_id, versions)
+        after = self.chain(event_id, versions)
         self._changed.add(name)
         if before:
             self._enter(name, before[-1], False)
@@ -57,7 +65,7 @@ class VersionIndex:
     def rows(self, entity: bytes, s_us: int, first_us: int, last_us: int) -> Iterator[Row]:
         """The rows of an entity that are sealed at `s_us`, with event time in these bounds, the newest first."""
         for event_at, name in self._found(entity, first_us, last_us):
-            chain = self._chain("", self._read(name))
+            chain = self.chain("", self._read(name))
             if chain:
                 owner, row = chain[-1]
                 if owner == entity and row[EVENT_AT] == event_at and row[KNOWN_AT] <= s_us and row[GIVES] is not None:
@@ -78,15 +86,12 @@ class VersionIndex:
             for key, there in entries.items():
                 yield key, b"" if there else None
 
-    def _chain(self, event_id: str, versions: list[Version]) -> list[Link]:
+    def chain(self, event_id: str, versions: list[Version]) -> list[Link]:
         """The versions that count: a repetition of the one before does not. The rule of the log's history. # D4"""
         plan = self.plan
-        width = len(plan.columns)
         counted: list[Version] = []
         for version in versions:
-            if len(version[5]) < width:  # kept before its source had all of today's columns
-                version = [*version[:5], list(padded(version[5], width))]
-            if counted and version[4] == counted[-1][4] and (version[4] or version[3:] == counted[-1][3:]):
+            if counted and _repeats(version, counted[-1]):
                 continue
             if version[4] and counted:  # what a tombstone leaves null it takes from the version before
                 filled = [b if v is None else v for v, b in zip(version[5], counted[-1][5], strict=True)]
@@ -140,9 +145,42 @@ class VersionIndex:
 
     def _read(self, name: bytes) -> list[Version]:
         if name not in self._versions:
-            packed = self._kv.get(self.plan.index_prefix + name)
-            self._versions[name] = [] if packed is None else _decode(packed)
+            self._versions[name] = self._unpacked(self._kv.get(self.plan.index_prefix + name))
         return self._versions[name]
+
+    def _unpacked(self, packed: bytes | None) -> list[Version]:
+        versions = [] if packed is None else _decode(packed)
+        width = len(self.plan.columns)
+        for version in versions:
+            if len(version[5]) < width:  # kept before its source had all of today's columns
+                version[5] = list(padded(version[5], width))
+        return versions
+
+
+def needed(versions: list[Version], s_us: int) -> list[Version]:
+    """Those of an id's versions, in their order, that can still count at S or later, whatever else becomes known.
+
+    A record that comes late may be put before the version in force at S. Nothing follows from that unless it says the
+    same (then it is the first to say so), or stands between the version in force and a repetition of it (which then
+    counts); and a tombstone takes what it leaves null from the version before. So these are kept, the older ones not.
+    """
+    first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
+    in_force = first
+    while first > 0 and _repeats(versions[first], versions[first - 1]):
+        first -= 1
+    run = first
+    first = max(0, first - 1)
+    while first > 0 and versions[first][4]:
+        first -= 1
+    if in_force - run > _REPEATS:
+        half = _REPEATS // 2
+        return versions[first : run + half] + versions[in_force - half :]
+    return versions[first:]
+
+
+def _repeats(version: Version, before: Version) -> bool:
+    """Whether a version says the same as the one before."""
+    return version[4] == before[4] and (version[4] or version[3:] == before[3:])
 
 
 def _order(version: Version) -> Any:

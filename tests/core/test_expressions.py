@@ -4,15 +4,17 @@ import struct
 import zoneinfo
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.columns import Columns, Dtype, column
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import evaluate_columns
-from trimtab.core.evaluate_rows import compile_row
+from trimtab.core.evaluate_columns import Evaluated, evaluate_columns, evaluate_marked
+from trimtab.core.evaluate_rows import RowFunction, compile_row
 from trimtab.core.expressions import OPS, Expression, col, lit, when
+from trimtab.core.failed import noted
 from trimtab.core.functions import transform
 
 DTYPES: dict[str, Dtype] = {
@@ -41,6 +43,13 @@ def named() -> bool:
     return True
 
 
+@transform(returns=int)
+def picky(n: int) -> int:
+    if n % 3 == 0:
+        raise ValueError(n)
+    return n
+
+
 EXPRESSIONS = {
     "col": [f, i, b, s, t],
     "lit": [lit(1.5), lit(True), lit("x"), lit(dt.datetime(2013, 1, 1)), lit(-0.0)],
@@ -51,7 +60,7 @@ EXPRESSIONS = {
     "//": [f // g, i // j, i // -1, f // 0.1, f // i, 7 // i],
     "%": [f % g, i % j, f % -0.3, i % -1, 7 % f],
     "**": [f**2, f**g, f**0.5, i**j, f**-1, 2.0**f, f**i],
-    "neg": [-f, -i, -b],
+    "neg": [-f, -i, -b, -(i * 4)],
     "abs": [abs(f), i.abs(), b.abs()],
     "==": [f == g, f == i, i == j, s == "x", t == u, b == c, b == 1],
     "!=": [f != g, s != "x", s != s, i != 1.5],
@@ -59,26 +68,48 @@ EXPRESSIONS = {
     "<=": [f <= g, i <= 3, t <= dt.datetime(2013, 6, 1)],
     ">": [f > g, i > f, f < 3],
     ">=": [f >= 30, i >= j, t >= u],
-    "&": [b & c, b & True, b & (f > 0), False & b],
-    "|": [b | c, b | False, True | b],
+    "&": [b & c, b & True, b & (f > 0), False & b, (i > 0) & (i * i > 9), (i * j > 0) & b],
+    "|": [b | c, b | False, True | b, (i < 99) | (picky(i) > 0)],
     "~": [~b, ~(f > g)],
     "log": [f.log(), i.log()],
     "log1p": [f.log1p(), i.log1p(), (f / 1e6).log1p()],
     "exp": [f.exp(), i.exp(), (-f).exp()],
     "sqrt": [f.sqrt(), i.sqrt()],
     "clip": [f.clip(-1, 2.5), i.clip(0, None), i.clip(None, 0.5), f.clip(-0.0, 3), b.clip(0, 0)],
-    "is_null": [f.is_null(), s.is_null(), (f / g).is_null()],
-    "fill_null": [f.fill_null(0), i.fill_null(j), i.fill_null(0.5), s.fill_null("none"), b.fill_null(False)],
+    "is_null": [f.is_null(), s.is_null(), (f / g).is_null(), (i * j).is_null()],
+    "fill_null": [
+        f.fill_null(0),
+        i.fill_null(j),
+        i.fill_null(0.5),
+        s.fill_null("none"),
+        b.fill_null(False),
+        (i * j).fill_null(picky(j)),
+        i.fill_null(j * j),
+    ],
     "isin": [s.isin(["x", "y"]), f.isin([0, 1.5]), i.isin([1, 2]), i.isin([1, 2.5]), t.isin([dt.datetime(2013, 1, 1)])],
-    "when": [when(b, f, g), when(f > 0, i, g), when(b, s), when(b, s, "z"), when(b, i * i, 0), when(b & c, b, 2)],
-    "hour": [t.hour(), t.hour("America/New_York"), t.hour("Asia/Kathmandu"), t.hour("Europe/Dublin")],
+    "when": [
+        when(b, f, g),
+        when(f > 0, i, g),
+        when(b, s),
+        when(b, s, "z"),
+        when(b, i * i, 0),
+        when(b & c, b, 2),
+        when(i * j > 0, picky(i), j),
+    ],
+    "hour": [
+        t.hour(),
+        (t + i).hour("Asia/Kathmandu"),
+        t.hour("America/New_York"),
+        t.hour("Asia/Kathmandu"),
+        t.hour("Europe/Dublin"),
+    ],
     "minute": [t.minute(), t.minute("Asia/Kathmandu"), t.minute("America/New_York")],
     "weekday": [t.weekday(), t.weekday("Pacific/Apia")],
     "day_of_year": [t.day_of_year(), t.day_of_year("Pacific/Apia")],
     "month": [t.month(), t.month("America/New_York")],
     "bucket": [f.bucket([-1, 0, 2.5]), i.bucket([0]), b.bucket([1])],
     "hash_bucket": [s.hash_bucket(7), f.hash_bucket(1000), i.hash_bucket(3), b.hash_bucket(2), t.hash_bucket(5)],
-    "python": [halved(f), either(s, i), either(b, 3), both(t, b), named()],
+    "python": [halved(f), either(s, i), either(b, 3), both(t, b), named(), picky(i), picky(picky(i) + j)],
     "category": [s.category(), when(b, s, "z").category()],
 }
 
@@ -103,11 +134,18 @@ def bits(value: Any) -> Any:
     return struct.pack("<d", value) if isinstance(value, float) else (type(value), value)
 
 
-def in_columns(expression: Expression, table: list[dict[str, Any]]) -> list[Any]:
+def in_columns(expression: Expression, table: list[dict[str, Any]]) -> Evaluated:
     data = Columns({name: column(dtype, [row[name] for row in table]) for name, dtype in DTYPES.items()})
-    result = evaluate_columns(expression, data)
-    assert result.dtype == expression.dtype(DTYPES, "test")
-    return result.to_list()
+    result = evaluate_marked(expression, data)
+    assert result.column.dtype == expression.dtype(DTYPES, "test")
+    return result
+
+
+def marked(function: RowFunction, row: dict[str, Any]) -> tuple[Any, bool]:
+    """The value of one row, and whether it failed."""
+    before = noted.count
+    value = function(row)
+    return bits(value), noted.count != before
 
 
 def test_every_function_has_expressions_in_the_parity_test() -> None:
@@ -121,19 +159,15 @@ def test_every_function_has_expressions_in_the_parity_test() -> None:
 def test_both_evaluators_give_the_same_bits(op: str, table: list[dict[str, Any]]) -> None:
     for expression in EXPRESSIONS[op]:
         function = compile_row(expression, DTYPES)
-        try:
-            expected = [function(row) for row in table]
-        except Misuse:
-            with pytest.raises(Misuse, match="beyond 64 bits"):
-                in_columns(expression, table)
-            continue
-        assert [bits(v) for v in in_columns(expression, table)] == [bits(v) for v in expected]
-        assert not any(isinstance(v, float) and (v != v or abs(v) > 1e150 or bits(v) == bits(-0.0)) for v in expected)
+        found = in_columns(expression, table)
+        values = found.column.to_list()
+        failed = [False] * len(table) if found.failed is None else found.failed.tolist()
+        assert list(zip(map(bits, values), failed, strict=True)) == [marked(function, row) for row in table]
+        assert not any(isinstance(v, float) and (v != v or abs(v) > 1e150 or bits(v) == bits(-0.0)) for v in values)
+        assert bool(found.error) == any(failed)
 
 
 def test_many_rows_give_the_bits_of_one_row() -> None:
-    import numpy as np
-
     rng = np.random.default_rng(7)
     x = np.exp(rng.normal(0, 3, 5_001)) * rng.choice([-1, 1], 5_001)
     y = rng.normal(0, 2, 5_001)
@@ -190,12 +224,23 @@ def test_what_has_no_finite_value_is_null(expression: Expression) -> None:
     assert evaluate_columns(expression, Columns.of({"f": ("float", [1.0]), "i": ("int", [1])})).to_list() == [None]
 
 
-def test_an_integer_that_overflows_where_no_row_asks_for_it_is_no_error() -> None:
-    guarded = when(f < 10, i * i)
+def test_what_fails_for_a_row_is_null_and_marked_in_that_row_alone() -> None:
     table = Columns.of({"f": ("float", [1.0, 11.0]), "i": ("int", [3, 2**62])})
-    assert evaluate_columns(guarded, table).to_list() == [9, None]
-    with pytest.raises(Misuse, match=r"\*: 4611686018427387904, 4611686018427387904 gives an integer beyond 64 bits"):
-        evaluate_columns(i * i, table)
+    found = evaluate_marked(i * i, table)
+    assert found.column.to_list() == [9, None]
+    assert found.failed is not None
+    assert found.failed.tolist() == [False, True]
+    assert found.error.startswith("4611686018427387904 * 4611686018427387904 does not fit an integer of 64 bits.")
+
+
+def test_nothing_fails_where_no_row_needs_it() -> None:
+    table = Columns.of({"f": ("float", [1.0, 11.0]), "i": ("int", [3, 2**62])})
+    for guarded in (when(f < 10, i * i), when(f < 10, when(i > 0, i * i)), (f < 10) & (i * i > 1)):
+        found = evaluate_marked(guarded, table)
+        assert (found.column.to_list()[0], found.failed) in ((9, None), (True, None))
+    needed = np.array([True, False])
+    assert evaluate_marked(i * i, table, needed=needed).failed is None
+    assert evaluate_marked(picky(i), table, needed=~needed).failed is None
 
 
 @pytest.mark.parametrize(
@@ -263,4 +308,4 @@ def test_a_text_that_ends_with_nul_is_another_than_the_one_without() -> None:
     given = when(s == "", end, "\0")
     for expression in (s == end, s != end, s.isin([end, "y"]), s.isin(["x"]), s.fill_null(end), given):
         function = compile_row(expression, DTYPES)
-        assert in_columns(expression, table) == [function(row) for row in table]
+        assert in_columns(expression, table).column.to_list() == [function(row) for row in table]

@@ -1,7 +1,9 @@
-"""Plain Python functions in features: the same row by row everywhere, refused by name when they go wrong."""
+"""Plain Python functions in features: the same row by row everywhere, null and named where they go wrong."""
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.evaluate_columns import evaluate_columns, evaluate_marked
 from trimtab.core.evaluate_rows import compile_row
 from trimtab.core.expressions import Expression, col
+from trimtab.core.failed import noted
 from trimtab.core.functions import files_of, transform
 
 
@@ -26,6 +29,15 @@ def both(expression: Expression, x: float | None) -> Any:
     in_columns = evaluate_columns(expression, Columns.of({"x": ("float", [x])})).to_list()[0]
     assert (type(in_row), in_row) == (type(in_columns), in_columns)
     return in_row
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def unspeakable(x: float) -> float:
+    raise Unspeakable
 
 
 @pytest.mark.fast
@@ -63,14 +75,23 @@ def test_results_become_values_of_the_declared_type(result: Any, returns: type, 
         (lambda x: "text", float, "it gave 'text', a str; declared is float"),
         (lambda x: 1.5, int, "it gave 1.5, a float; declared is int"),
         (lambda x: 1, bool, "it gave 1, a int; declared is bool"),
-        (lambda x: 2**64, int, "does not fit 64 bits"),
+        (lambda x: 2**64, int, "does not fit an integer of 64 bits"),
+        (lambda x: 10**400, float, "OverflowError"),
+        (lambda x: "\ud800", str, "UnicodeEncodeError"),
+        (lambda x: np.arange(2), float, "ValueError"),
         (lambda x: x / 0, float, r"failed on \[1.0\]: ZeroDivisionError"),
+        (lambda x: sys.exit("enough"), float, "SystemExit: enough"),
+        (unspeakable, float, r"failed on \[1.0\]: Unspeakable$"),
     ],
 )
-def test_a_function_that_goes_wrong_is_named(function: Any, returns: type, message: str) -> None:
+def test_a_function_that_goes_wrong_gives_null_and_is_named(function: Any, returns: type, message: str) -> None:
     expression = of_one(function, returns=returns)
-    with pytest.raises(Misuse, match=message):
-        compile_row(expression, {"x": "float"})({"x": 1.0})
+    assert both(expression, 1.0) is None
+    assert re.search(message, noted.error)
+    marked = evaluate_marked(expression, Columns.of({"x": ("float", [None, 1.0])}))
+    assert marked.failed is not None
+    assert marked.failed.tolist() == [False, True]
+    assert re.search(message, marked.error)
 
 
 def test_wrong_declarations_are_refused() -> None:

@@ -6,15 +6,17 @@ import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns import Columns, Dtype, column
 from trimtab.core.evaluate_rows import compile_row
+from trimtab.core.expressions import Expression
+from trimtab.core.failed import noted
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import Aggregate
@@ -22,6 +24,14 @@ from trimtab.features.definitions import View
 from trimtab.features.frames import Reason
 
 Answer = tuple[Any, Reason]
+Evaluate = Callable[[Expression, Mapping[str, Dtype], Mapping[str, Any]], tuple[Any, bool]]
+# of a row the expression's value, and whether some part that it needed failed
+
+
+def by_rows(expression: Expression, columns: Mapping[str, Dtype], row: Mapping[str, Any]) -> tuple[Any, bool]:
+    before = noted.count
+    value = compile_row(expression, columns)(row)
+    return value, noted.count != before
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +47,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def oracle(
-    records: Sequence[Record], view: View, key: Any, at_us: int, positions: Mapping[str, int] | None = None
+    records: Sequence[Record],
+    view: View,
+    key: Any,
+    at_us: int,
+    positions: Mapping[str, int] | None = None,
+    evaluate: Evaluate = by_rows,
 ) -> dict[str, Answer]:
     """Each feature's value and reason as of (at_us, positions); positions None: all that is there."""
     if key is None:
@@ -54,7 +69,7 @@ def oracle(
         else:
             rows = [r for r in live if _happened(r, view, at_us)]
             answer = _latest if aggregate.kind == "latest" else _window
-            answers[name] = answer(aggregate, view.source, rows, at_us)
+            answers[name] = answer(aggregate, view.source, rows, at_us, evaluate)
     return answers
 
 
@@ -148,24 +163,34 @@ def _nothing(aggregate: Aggregate, source: Source, reason: Reason) -> Answer:
             return None, reason
 
 
-def _value(aggregate: Aggregate, source: Source, record: Record) -> Any:
-    """The record's contribution; None when it makes none."""
-    if aggregate.where is not None and compile_row(aggregate.where, source.columns)(record.row) is not True:
-        return None
-    return 1 if aggregate.of is None else compile_row(aggregate.of, source.columns)(record.row)
+def contribution(
+    aggregate: Aggregate, source: Source, record: Record, evaluate: Evaluate = by_rows
+) -> tuple[Any, bool]:
+    """The record's contribution, None when it makes none, and whether it failed."""
+    failed = False
+    if aggregate.where is not None:
+        there, failed = evaluate(aggregate.where, source.columns, record.row)
+        if there is not True:
+            return None, failed
+    if aggregate.of is None:
+        return 1, failed
+    value, also = evaluate(aggregate.of, source.columns, record.row)
+    return value, failed or also
 
 
-def _latest(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int) -> Answer:
+def _latest(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int, evaluate: Evaluate) -> Answer:
     if not rows:
         return None, "expired"
     winner = max(rows, key=lambda r: (r.event_at_us, r.known_at_us, r.partition, r.position))
     if aggregate.max_age_us is not None and at_us - winner.event_at_us > aggregate.max_age_us:
         return None, "expired"
-    value = _value(aggregate, source, winner)
-    return value, "null" if value is None else "found"
+    value, failed = contribution(aggregate, source, winner, evaluate)
+    if value is None:
+        return None, "failed" if failed else "null"
+    return value, "found"
 
 
-def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int) -> Answer:
+def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int, evaluate: Evaluate) -> Answer:
     if aggregate.over_us is not None:
         start = _floor(at_us - aggregate.over_us, aggregate)
         rows = [r for r in rows if r.event_at_us >= start]
@@ -175,10 +200,12 @@ def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int
     if not rows:
         return _nothing(aggregate, source, "outside_window")
     rows = sorted(rows, key=lambda r: (r.event_at_us, r.known_at_us, r.partition, r.position))
-    given = [(r, v) for r, v in ((r, _value(aggregate, source, r)) for r in rows) if v is not None]
+    given = [(r, v) for r, v in ((r, contribution(aggregate, source, r, evaluate)[0]) for r in rows) if v is not None]
     if not given:
         return _nothing(aggregate, source, "null")
     value = _figure(aggregate, [v for _, v in given], [r for r, _ in given], at_us)
+    if aggregate.kind == "sum" and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return None, "failed"
     return value, "null" if value is None else "found"
 
 

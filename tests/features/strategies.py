@@ -10,6 +10,7 @@ from oracle import Record
 
 from trimtab import features
 from trimtab.core.expressions import Expression, col, when
+from trimtab.core.functions import transform
 from trimtab.events.definitions import Source, Time, source
 from trimtab.features.aggregates import Aggregate, Several, count, latest
 from trimtab.features.definitions import View, view
@@ -86,10 +87,20 @@ def histories(draw: st.DrawFn, of: Source = KEYED, base_us: int = BASE_US, most:
     return records
 
 
+@transform(returns=int)
+def picky(n: int) -> int:
+    if n % 3 == 0:
+        raise ValueError(n)
+    return n
+
+
 VALUES: list[Expression] = [
     col("x"), col("n"), col("ok"), col("x") >= 0.2, col("x") * col("n"), when(col("ok"), col("n"), 1), col("x").log1p(),
+    col("n") * 2**30, when(col("n") > 0, picky(col("n")), 7),
 ]  # fmt: skip
-WHERE: list[Expression | None] = [None, None, col("ok"), ~col("ok"), col("x") > 0, col("kind") == "u"]
+WHERE: list[Expression | None] = [
+    None, None, col("ok"), ~col("ok"), col("x") > 0, col("kind") == "u", picky(col("n")) > 1,
+]  # fmt: skip
 
 
 NUMERIC = ["sum", "mean", "min", "max", "var", "std", "decayed_sum", "decayed_mean"]

@@ -9,9 +9,9 @@ import pytest
 from paths import KEYED, PLAIN, World
 
 from trimtab import features as f
-from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions import col, when
 from trimtab.core.time import moment_us
+from trimtab.features.aggregates import Aggregate
 
 pytestmark = pytest.mark.fast
 DAY = "2013-03-01T"
@@ -171,13 +171,20 @@ def test_a_sum_is_rounded_once() -> None:
     assert world.ask(DAY + "10:00") == (1.0, "found")
 
 
-def test_an_integer_sum_beyond_64_bits_is_an_error() -> None:
+def test_an_integer_sum_beyond_64_bits_fails_alone() -> None:
     world = World(f.sum("n"))
     world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": 2**62} for i in range(2)))
-    with pytest.raises(Misuse, match=r"view 'v', feature 'f', .*: the sum 9223372036854775808 does not fit 64 bits"):
-        world.ask(DAY + "10:00")
-    with pytest.raises(Misuse, match=r"^view 'v', feature 'f', who 'a': the sum 9223372036854775808 does not fit"):
-        world.ask_online(moment_us(DAY + "10:00"), "nobody", "a")
+    assert world.ask(DAY + "10:00") == (None, "failed")
+    assert world.ask_online(moment_us(DAY + "10:00"), "nobody", "a").values == [[0], [None]]
+
+
+@pytest.mark.parametrize(
+    "aggregate", [f.sum(col("n") * 4, where=col("n") < 100), f.sum(when(col("n") < 100, col("n") * 4, 0))]
+)
+def test_a_guard_guards_on_every_path(aggregate: Aggregate) -> None:
+    world = World(aggregate)
+    world.push(DAY + "09:00", *({"id": str(n), "at": DAY + "08:00", "n": n} for n in (2**62, 3)))
+    assert world.ask(DAY + "10:00") == (12, "found")
 
 
 @pytest.mark.parametrize("over", [None, "4h"])

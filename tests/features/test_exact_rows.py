@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KEYLESS, floats
 
-from trimtab.core.errors import Misuse
 from trimtab.events.frames import NEVER_US
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import view
-from trimtab.features.exact_rows import checked, rounded, split
+from trimtab.features.exact_rows import rounded, split
 from trimtab.features.online.plan import GIVES, ViewPlan
 from trimtab.features.online.state import EntityState
 
@@ -42,19 +40,13 @@ def test_a_float_comes_back(value: float) -> None:
     assert rounded(*split(value)) == value
 
 
-def test_an_integer_sum_beyond_64_bits_is_refused_by_name() -> None:
-    assert checked(2**63 - 1, "v.n") == 2**63 - 1
-    with pytest.raises(Misuse, match=r"v\.n: the sum 9223372036854775808 does not fit"):
-        checked(2**63, "v.n")
-
-
 @given(st.lists(st.lists(st.one_of(floats, finite), min_size=1, max_size=3), min_size=1, max_size=4))
 def test_what_rows_add_to_sums_is_exact_however_fine_the_unit_gets(batches: list[list[float | None]]) -> None:
     plan = ViewPlan(view("v", source=KEYLESS, by="key", features={"s": d.sum("x", over="1h"), "v": d.var("x")}))
     state = EntityState(plan)
     assert len(plan.real_sums) == 2  # of values and of their squares, which go up to 1e300
     for values in batches:
-        given_of = plan.contributions_of([("i", "a", 5, value, 1, True, "u") for value in values])
+        given_of = plan.values.of_many([("i", "a", 5, value, 1, True, "u") for value in values])[0]
         rows = [[5, 5, "p0", 1, NEVER_US, "i", gives] for gives in given_of]
         for row, numbers in zip(rows, state._numbers(rows), strict=True):
             for place, series in enumerate(plan.real_sums):

@@ -16,6 +16,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import view
+from trimtab.features.online.failures import Figures
 from trimtab.features.online.load import _entity_states, _Part, _written_beside, load
 from trimtab.features.online.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
 from trimtab.features.online.plan import ViewPlan, name_bytes
@@ -86,7 +87,7 @@ def test_states_from_columns_are_those_made_row_by_row(
     assert loads_columns(plan)
     tables = [table(chunk, 1 + 10 * i) for i, chunk in enumerate(chunks)]
     kv = MemoryKeyValue()
-    for _ in load(kv, plan, Given(tables), s_us, Counter(), most_rows=most_rows):
+    for _ in load(kv, plan, Given(tables), s_us, Figures(), most_rows=most_rows):
         pass
     groups: dict[bytes, list[Any]] = {}
     for chunk, of_chunk in enumerate(chunks):
@@ -94,7 +95,7 @@ def test_states_from_columns_are_those_made_row_by_row(
             who, number, x, n, ok, kind, event_at, known_at, partition, event_id, op = row
             entity = who if by == "who" else number
             if entity is not None and op == "upsert":
-                gives = plan.contributions((who, number, x, n, ok, kind, event_at))
+                gives, _ = plan.values.of((who, number, x, n, ok, kind, event_at))
                 placed = [event_at, known_at, partition, 1 + 10 * chunk + i, 2**63 - 1, event_id, gives]
                 groups.setdefault(name_bytes(entity), []).append(placed)
     expected = dict(_entity_states(plan, groups, s_us))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from trimtab import features as d
@@ -15,6 +15,7 @@ from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
+from trimtab.features.online.failures import Figures
 from trimtab.features.online.load import load
 from trimtab.features.online.plan import ViewPlan
 from trimtab.features.online.request_plan import OnlineRows, RequestPlan
@@ -148,7 +149,7 @@ def test_history_that_is_older_than_the_windows_was_known_in_time(of: Source) ->
     pushed = event(of, 3, 10_000, eid="late", appended=11_000)
     assert OnlineStore(kv, [window]).apply([*records, pushed]).views["window"].too_late == 2
     assert read(kv, window, 11_000).values[0] == [1]
-    count: Counter[str] = Counter()
+    count = Figures()
     one = {"id": "i", "who": "a", "x": 1.0, "n": 1, "_partition": "p", "_op": "upsert", "_s_at": 11_000}
     rows = [
         {**one, "at": at, "_event_at": at, "_known_at": known, "_position": n, "_id": f"i{n}"}
@@ -198,12 +199,61 @@ def test_a_correction_acts_from_its_own_known_at() -> None:
     assert [values(kv, FIXED, t)[0] for t in (20, 49, 50, 51)] == [1.0, 1.0, 5.0, 5.0]
 
 
-def test_an_integer_sum_that_overflows_is_an_error_that_names_the_feature() -> None:
-    v = view("big", source=PLAIN, by="who", features={"s": d.sum("n")})
+def test_an_integer_sum_that_overflows_fails_alone() -> None:
+    v = view("big", source=PLAIN, by="who", features={"s": d.sum("n"), "mean": d.mean("n")})
     kv = MemoryKeyValue()
     OnlineStore(kv, [v]).apply([event(PLAIN, i, i, n=2**62) for i in (1, 2)])
-    with pytest.raises(Misuse, match="view 'big', feature 's', who 'a'"):
-        values(kv, v, 10)
+    found = read(kv, v, 10)
+    assert found.values == [[None, 2.0**62]]
+    assert [found.reason(0, f"big.{name}") for name in ("s", "mean")] == ["failed", "found"]
+
+
+@pytest.mark.parametrize("of", [PLAIN, KEYED])
+def test_an_event_that_fails_is_counted_once_and_named(of: Source) -> None:
+    times_4 = col("n") * 4
+    v = view("big", source=of, by="who", features={"x": d.latest(times_4), "s": d.sum(times_4), "n": d.count()})
+    kv = MemoryKeyValue()
+    records = [event(of, 1, 1, eid="a"), event(of, 2, 2, eid="b", n=2**62), event(of, 3, 3, who=None, n=2**62)]
+    for _ in range(2):  # the second time after a restart, from where it was
+        OnlineStore(kv, [v]).apply(records)
+        found = read(kv, v, 10)
+        assert found.values == [[None, 4, 2]]
+        assert [found.reason(0, f"big.{name}") for name in ("x", "s", "n")] == ["failed", "found", "found"]
+        failures = OnlineStore(kv, [v]).failures()["big"]
+        assert sorted(failures) == ["s", "x"]
+        assert (failures["x"].count, failures["x"].event_id, failures["x"].position) == (1, "b", 2)
+        assert failures["x"].error.startswith("4611686018427387904 * 4 does not fit")
+        assert OnlineStore(kv, [v]).counts()["big"].failed == 1
+    OnlineStore(kv, [v]).apply([event(of, 4, 4, eid="b" if of is KEYED else "c", n=5)])
+    assert read(kv, v, 10).values == [[20, 24, 2 if of is KEYED else 3]]
+    assert OnlineStore(kv, [v]).failures()["big"] == failures
+
+
+def test_a_value_of_another_type_than_its_column_fails_alone() -> None:
+    v = view("odd", source=PLAIN, by="who", features={"x": d.latest("x"), "s": d.sum("x"), "n": d.sum("n")})
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [v]).apply([event(PLAIN, 1, 1), event(PLAIN, 2, 2, x="text")])
+    assert read(kv, v, 10).values == [[None, 1.0, 2]]
+    assert "TypeError" in OnlineStore(kv, [v]).failures()["odd"]["x"].error
+
+
+def test_positions_that_were_written_before_failures_were_counted_are_read() -> None:
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [LATEST]).apply([event(PLAIN, 1, 1)])
+    packed = kv.get(POSITIONS_KEY)
+    assert packed is not None
+    cursors = msgspec.msgpack.decode(packed)
+    kv.write(
+        {
+            POSITIONS_KEY: msgspec.msgpack.encode(
+                {name: [*cursor[:3], cursor[3][:8]] for name, cursor in cursors.items()}
+            )
+        }
+    )
+    store = OnlineStore(kv, [LATEST])
+    assert (store.failures(), store.counts()["latest_x"].applied) == ({}, 1)
+    store.apply([event(PLAIN, 2, 2)])
+    assert store.counts()["latest_x"].applied == 2
 
 
 def test_a_changed_definition_lives_beside_the_old_one_and_fills_from_the_start_of_the_log() -> None:

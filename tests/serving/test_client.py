@@ -394,7 +394,6 @@ def test_each_status_is_an_error_of_its_kind(status: int, kind: type[TrimtabErro
         (503, "not-applied", NotApplied),
         (500, "model-failed", ModelFailed),
         (504, "late", Late),
-        (500, "feature-overflow", Misuse),
         (500, "internal-error", TrimtabError),
         (503, "unavailable", Unavailable),
     ],

@@ -86,7 +86,7 @@ def serve_with_workers(
         opened.enter_context(applier.start())
         keeper = Keeper(project, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
-        show_engine(metrics, applier, keeper)
+        show_engine(project, metrics, applier, keeper)
         engine = _Engine(project, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
         supervisor = Supervisor(
             [sys.executable, "-X", "faulthandler", "-P", "-m", "trimtab.app.worker"],

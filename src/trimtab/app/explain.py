@@ -17,10 +17,9 @@ from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
 from trimtab.core.time import format_moment
-from trimtab.features.frames import REASONS
+from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.serving.answering import NO_VIEW
 from trimtab.training.artifact import Artifact, decode_artifact, scorer_for
 
 if TYPE_CHECKING:

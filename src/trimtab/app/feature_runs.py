@@ -87,7 +87,7 @@ class OpenedRun(msgspec.Struct, frozen=True, eq=False):
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
         """The features of all requests, each as of its moment."""
         self.run.begin(requests.rows, ways=1, columns=len(requests.names) + len(features.names))
-        return _joined(
+        return FeatureFrame.concat(
             [
                 self.run.evaluate(features, requests.take(cut), at_us[cut], final=False)
                 for cut in self.run.blocks(requests.rows)
@@ -278,11 +278,6 @@ def _fits(wiring: Wiring) -> bool:
 def _asked(model: Model) -> set[str]:
     """The sources of a model's requests and labels."""
     return {model.request.name, model.label.source.name}
-
-
-def _joined(parts: Sequence[FeatureFrame]) -> FeatureFrame:
-    reasons = {name: np.concatenate([part.reasons[name] for part in parts]) for name in parts[0].reasons}
-    return FeatureFrame(Columns.concat([part.values for part in parts]), reasons)
 
 
 def _sweep(folder: Path) -> None:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.features.frames import REASONS
+from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.answering import NO_VIEW
 from trimtab.training.artifact import decode_artifact
 from trimtab.training.sets import load_training_set
 

@@ -12,9 +12,8 @@ from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Corrupt
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.frames import FeatureFrame
+from trimtab.features.frames import FAILED, NO_VIEW, FeatureFrame
 from trimtab.registry import Registry
-from trimtab.serving.answering import NO_VIEW
 from trimtab.store.ports import Blob
 from trimtab.training.artifact import decode_artifact
 
@@ -73,7 +72,8 @@ def logged_features(features: FeatureSet, rows: Sequence[AskedRequest], encoding
     for name, given in reasons.items():
         if (given == NO_VIEW).any():
             raise Corrupt(f"prediction log: feature {name!r} of a view was logged without a reason.")
-    return FeatureFrame(Columns(columns), reasons)
+    marks = {name: codes[:, place] == FAILED for place, name in enumerate(features.names) if name not in reasons}
+    return FeatureFrame(Columns(columns), reasons, {name: failed for name, failed in marks.items() if failed.any()})
 
 
 def _texts(

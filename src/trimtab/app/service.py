@@ -83,7 +83,7 @@ def serve_project(
         opened.enter_context(applier.start())
         metrics = Metrics()
         keeper = Keeper(project)
-        show_engine(metrics, applier, keeper)
+        show_engine(project, metrics, applier, keeper)
         folder = project.state_folder / FOLDER
         when_let_go(folder, lambda: check_grpc(grpc, tls_of(project)))
         service = http_service(
@@ -263,10 +263,20 @@ def tls_of(project: Project) -> Tls | None:
     return Tls(folder / settings.tls_cert, key, settings.tls_min)
 
 
-def show_engine(metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
+def show_engine(project: Project, metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
     """Let `metrics` show what the process does that applies events."""
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
+    metrics.counted(
+        "trimtab_feature_failures_total",
+        "Events for which a feature's value failed, since its view was filled.",
+        ("view", "feature"),
+        lambda: {
+            (view, feature): one.count
+            for view, failures in project.views.store.failures().items()
+            for feature, one in failures.items()
+        },
+    )
     keeper.show(metrics)
 
 

@@ -24,9 +24,8 @@ from trimtab.app.skew_sample import draw
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction, Signal
 from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_moment
-from trimtab.features.frames import REASONS
+from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
-from trimtab.serving.answering import NO_VIEW
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project

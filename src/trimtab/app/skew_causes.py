@@ -21,11 +21,12 @@ from trimtab.core.urls import store_url
 from trimtab.events.records import ERASED, decode
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FAILED, NO_VIEW
 from trimtab.features.offline.as_of import entity_records, looked_up, same_positions
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, differences
-from trimtab.serving.answering import NO_VIEW, PAST
+from trimtab.serving.answering import PAST
 from trimtab.store.log_order import append_order
 from trimtab.store.ports import LogRecord
 from trimtab.training.environment import current_environment
@@ -204,7 +205,7 @@ class Diagnosis:
                 replay.close()
         for place, name in enumerate(features.names):
             if name in features.transforms:
-                reasons[:, place] = NO_VIEW
+                reasons[reasons[:, place] != FAILED, place] = NO_VIEW
         return values, reasons, there
 
 

@@ -22,7 +22,6 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.as_of import AsOf, evaluate_as_of
 from trimtab.features.stored import check_functions
 from trimtab.registry.versions import Version
-from trimtab.serving.answering import NO_VIEW
 from trimtab.store.log_order import stretches
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import LogRecord
@@ -48,11 +47,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
 
     def matrix(self, found: FeatureFrame) -> tuple[Array, Array]:
         """Model inputs, float64 (rows, inputs), and reason codes, uint8 (rows, inputs)."""
-        reasons = np.full((found.values.rows, len(self.features.names)), NO_VIEW, np.uint8)
-        for place, name in enumerate(self.features.names):
-            if name in found.reasons:
-                reasons[:, place] = found.reasons[name]
-        return self.encoding.matrix(found.values), reasons
+        return self.encoding.matrix(found.values), found.codes(self.features.names)
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
@@ -228,10 +223,7 @@ def compute(
 
 
 def _part(found: AsOf, rows: slice) -> AsOf:
-    def cut(frame: FeatureFrame) -> FeatureFrame:
-        return FeatureFrame(frame.values.take(rows), {name: codes[rows] for name, codes in frame.reasons.items()})
-
-    return AsOf(cut(found.features), cut(found.newest), found.apart[rows])
+    return AsOf(found.features.take(rows), found.newest.take(rows), found.apart[rows])
 
 
 def _rows(known: Known, predictions: list[Prediction], requests: Columns, at_us: Array, found: AsOf) -> Rows:

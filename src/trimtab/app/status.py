@@ -10,6 +10,7 @@ from trimtab.app.arms import arm_shares
 from trimtab.app.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.disk import over_budget, taken
 from trimtab.app.erasure import unfinished
+from trimtab.app.feature_failures import FeatureFailure, feature_failures
 from trimtab.app.fresh_process import failure_to_load
 from trimtab.app.keeper import service_failures
 from trimtab.app.loop import last_turn
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # between two ticks
-_ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes")
+_ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
 _STUCK_US = MINUTE_US  # a record may wait so long while somebody applies the log,
 _UNFOLLOWED_US = HOUR_US  # and so long while nobody does: a question in process catches up by itself
 
@@ -86,6 +87,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unapplied: list[str]  # definitions of the project file that are not what is applied: "view carrier"
     lag_records: int | None  # of the log, not yet in online features; None: those are damaged
     views: dict[str, dict[str, int]]  # by view: what became of all records that it applied; empty: they are damaged
+    failures: list[FeatureFailure]  # features whose value failed for events
     disk_bytes: int  # what the state folder takes
     service: ServiceState | None  # what serves the project now
     red: list[str]
@@ -131,6 +133,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         for name, counts in self.views.items():
             asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
             out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
+        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # the others are red
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [] if self.service is None else [_served_by(self.service)]
         out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
@@ -164,6 +167,8 @@ def project_status(project: Project) -> Status:
     red += [f"{ahead}. {REPAIR}" for ahead in stamped_ahead(project.state, now_us)]
     lag_records = None if damage else project.views.lag_records()
     red += _applying(project, lag_records or 0)
+    failures = [] if damage else feature_failures(project)
+    red += [one.line for one in failures if one.recent]
     disk_bytes = taken(project.state_folder).size_bytes
     over = over_budget(disk_bytes, project.config.retention.budget_bytes)
     red += [] if over is None else [over]
@@ -180,6 +185,7 @@ def project_status(project: Project) -> Status:
         unapplied=unapplied(project),
         lag_records=lag_records,
         views={} if damage else _view_counts(project),
+        failures=failures,
         disk_bytes=disk_bytes,
         service=service,
         red=red,

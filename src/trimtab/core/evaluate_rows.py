@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from trimtab.core.columns import Dtype
-from trimtab.core.errors import Misuse
 from trimtab.core.expressions import GREATEST, Expression, common_dtype
+from trimtab.core.failed import failed
 from trimtab.core.functions import function_of
 from trimtab.core.primitives import INT_MAX, INT_MIN, TIME_PARTS, hash_bucket, overflow, utc_offset_us
 
@@ -46,11 +46,12 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
         what: The definition, for errors.
 
     Returns:
-        A function of a mapping from names to values: None for null, ints for times. A name that is missing in the row
-        is a KeyError; whoever takes rows from outside checks them first.
+        A function of a mapping from names to values: None for null, ints for times. What fails for a row, an integer
+        that overflows or a Python function that raises, is null and noted (`failed.py`). A name that is missing in the
+        row is a KeyError; a caller that takes rows from outside checks them first.
 
     Raises:
-        Misuse: The expression does not fit the columns; later, from the function: an integer overflows.
+        Misuse: The expression does not fit the columns.
 
     >>> from trimtab.core.expressions import col
     >>> compile_row(col("x") * 2, {"x": "float"})({"x": 1.5})
@@ -227,19 +228,21 @@ def _int_arithmetic(op: str, left: RowFunction, right: RowFunction) -> RowFuncti
         if a is None or b is None or (divides and b == 0):
             return None
         result: int = function(a, b)
-        if not INT_MIN <= result <= INT_MAX:
-            raise Misuse(overflow(op, a, b))
-        return result
+        if INT_MIN <= result <= INT_MAX:
+            return result
+        failed(overflow(op, a, b))
+        return None
 
     return evaluate
 
 
-def _checked(op: str, function: Callable[[int], int]) -> Callable[[int], int]:
-    def evaluate(value: int) -> int:
+def _checked(op: str, function: Callable[[int], int]) -> Callable[[int], int | None]:
+    def evaluate(value: int) -> int | None:
         result = function(value)
-        if result > INT_MAX:
-            raise Misuse(overflow(op, value))
-        return result
+        if result <= INT_MAX:
+            return result
+        failed(overflow(op, value))
+        return None
 
     return evaluate
 
@@ -285,9 +288,19 @@ def _clip(low: Any, high: Any) -> Callable[[Any], Any]:
     return clip
 
 
-def _time_part(op: str, tz: str) -> Callable[[int], int]:
+def _time_part(op: str, tz: str) -> Callable[[int], int | None]:
     part = TIME_PARTS[op]
     if tz == "UTC":
         return part
     zone = zoneinfo.ZoneInfo(tz)
-    return lambda at_us: part(at_us + utc_offset_us(zone, at_us))
+
+    def evaluate(at_us: int) -> int | None:
+        offset_us = utc_offset_us(zone, at_us)
+        local_us = at_us + offset_us
+        if INT_MIN <= local_us <= INT_MAX:
+            result: int = part(local_us)
+            return result
+        failed(overflow("+", at_us, offset_us))
+        return None
+
+    return evaluate

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions import GREATEST, Expression, Scalar, col, lit
+from trimtab.core.failed import failed
 from trimtab.core.primitives import INT_MAX, INT_MIN
 from trimtab.core.shown import shown
 
@@ -82,10 +83,10 @@ def transform(
 
 
 def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
-    """What a `python` node makes of its arguments' values, None for null: checked.
+    """What a `python` node makes of its arguments' values, None for null; what fails is null, and noted.
 
     Raises:
-        Misuse: This process does not know the function; later: the function fails, or gives another type.
+        Misuse: This process does not know the function.
     """
     name, returns, nulls, code = expression.params
     function = _KNOWN.get(str(code))
@@ -100,10 +101,10 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
         if skips and None in values:
             return None
         try:
-            result = function(*values)
-        except Exception as error:  # whatever a user's function may raise: named, never passed over
-            raise Misuse(f"transform {name!r} failed on {shown(values)}: {type(error).__name__}: {error}") from error
-        return _as_declared(result, str(returns), str(name))
+            return _as_declared(function(*values), str(returns))
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
+            failed(f"transform {name!r} failed on {shown(list(values))}: {_said(error)}")
+            return None
 
     return evaluate
 
@@ -118,7 +119,7 @@ def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _as_declared(result: Any, returns: str, name: str) -> float | int | bool | str | None:
+def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
     """The result as a value of the declared type."""
     if not isinstance(result, _PLAIN) and hasattr(result, "item"):
         result = result.item()  # a NumPy scalar
@@ -129,8 +130,19 @@ def _as_declared(result: Any, returns: str, name: str) -> float | int | bool | s
         return real + 0.0 if -GREATEST <= real <= GREATEST else None  # NaN too is null
     if returns == "int" and isinstance(result, int):
         if not INT_MIN <= result <= INT_MAX:
-            raise Misuse(f"transform {name!r}: {result} does not fit 64 bits. Return a float.")
+            raise OverflowError(f"it gave {shown(result)}, which does not fit an integer of 64 bits; return a float")
         return int(result)
-    if (returns == "bool" and isinstance(result, bool)) or (returns == "str" and isinstance(result, str)):
+    if returns == "bool" and isinstance(result, bool):
         return result
-    raise Misuse(f"transform {name!r}: it gave {shown(result)}, a {type(result).__name__}; declared is {returns}.")
+    if returns == "str" and isinstance(result, str):
+        result.encode()  # what has no UTF-8 form cannot be stored
+        return str.__str__(result)
+    raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; declared is {returns}")
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, whatever its class makes of being shown."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # a user's class
+        return type(error).__name__

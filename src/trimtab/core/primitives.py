@@ -85,7 +85,8 @@ def hash_bucket(value: Any, n: int) -> int:
 
 def overflow(op: str, *values: object) -> str:
     """The message of an integer result that does not fit."""
+    shown = f"{values[0]} {op} {values[1]}" if len(values) == 2 else f"{op}({values[0]})"
     return (
-        f"{op}: {', '.join(map(str, values))} gives an integer beyond 64 bits. "
-        "Multiply a column by 1.0 to compute in floats, or check the data."
+        f"{shown} does not fit an integer of 64 bits. Multiply a column by 1.0 to compute in floats, or leave such "
+        "rows out (where=, tt.when)."
     )

@@ -7,11 +7,8 @@ is that of `math.fsum`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from trimtab.core.primitives import INT_MAX, INT_MIN
 
-from trimtab.core.errors import Misuse
-
-_INT_MAX = 2**63 - 1
 UNITS = [2.0**-exponent for exponent in range(400)]
 # What the numerator of a sum of values (of magnitudes up to 1e150) times its unit gives is `rounded` too, in half the
 # time: it is rounded on becoming a float, and a power of two only moves its exponent. Numerators over finer units, or
@@ -40,33 +37,10 @@ def rounded(numerator: int, exponent: int) -> float:
     return numerator / (1 << exponent)
 
 
-class SumOverflow(Misuse):
-    """An integer sum that does not fit 64 bits: whoever defined the feature must change it, not who asks for it.
+def fits(total: int) -> bool:
+    """Whether an integer sum fits 64 bits; one that does not has failed.
 
-    `what` names the sum, and `row` is its place among those that were computed together.
+    >>> fits(2**63 - 1), fits(2**63)
+    (True, False)
     """
-
-    def __init__(self, total: int, what: str, row: int = 0) -> None:
-        super().__init__(f"{what}: the sum {total} does not fit 64 bits. Sum a float: multiply the column by 1.0.")
-        self.total = total
-        self.what = what
-        self.row = row
-
-    def __reduce__(self) -> tuple[type[SumOverflow], tuple[int, str, int]]:
-        return SumOverflow, (self.total, self.what, self.row)
-
-    def of(self, view: str, entity: Mapping[str, object]) -> SumOverflow:
-        """The same, of a view's entity."""
-        named = ", ".join(f"{column} {value!r}" for column, value in entity.items())
-        return SumOverflow(self.total, f"view {view!r}, {self.what}, {named}", self.row)
-
-
-def checked(total: int, what: str, row: int = 0) -> int:
-    """An integer sum, as long as it fits 64 bits.
-
-    Raises:
-        SumOverflow: It does not.
-    """
-    if -_INT_MAX - 1 <= total <= _INT_MAX:
-        return total
-    raise SumOverflow(total, what, row)
+    return INT_MIN <= total <= INT_MAX

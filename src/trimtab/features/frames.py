@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -12,19 +12,56 @@ from trimtab.core.columns import Columns
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable"]
-REASONS: tuple[Reason, ...] = (  # by code; the last: it could not be read when it was asked for
-    "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable"
+Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"]
+REASONS: tuple[Reason, ...] = (  # by code; "unavailable": it could not be read when it was asked for
+    "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"
 )  # fmt: skip
 UNAVAILABLE = REASONS.index("unavailable")
+FAILED = REASONS.index("failed")
+NO_VIEW = 255  # the code of a feature that comes from no view, and did not fail
 
 
 class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
     """Feature values of requests: as many rows, in their order.
 
     `values` has a column a feature, named `view.feature` or by its transform; `reasons` a uint8 array of codes (the
-    index into `REASONS`) for each feature that comes from a view.
+    index into `REASONS`) for each feature that comes from a view; `failed` a bool array for each transform that failed
+    in some rows, true in these.
     """
 
     values: Columns
     reasons: Mapping[str, NDArray[Any]]
+    failed: Mapping[str, NDArray[Any]] = {}
+
+    def codes(self, names: Sequence[str]) -> NDArray[Any]:
+        """The reason codes of features, uint8 (rows, names), as predictions log them."""
+        import numpy as np
+
+        out = np.full((self.values.rows, len(names)), NO_VIEW, np.uint8)
+        for place, name in enumerate(names):
+            if name in self.reasons:
+                out[:, place] = self.reasons[name]
+            elif name in self.failed:
+                out[self.failed[name], place] = FAILED
+        return out
+
+    def take(self, rows: NDArray[Any] | slice) -> FeatureFrame:
+        """The frame at `rows` (positions, a boolean mask or a slice)."""
+        return FeatureFrame(
+            self.values.take(rows),
+            {name: codes[rows] for name, codes in self.reasons.items()},
+            {name: rows_failed[rows] for name, rows_failed in self.failed.items()},
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[FeatureFrame]) -> FeatureFrame:
+        """Frames of the same features, one after the other."""
+        import numpy as np
+
+        names = {name for part in parts for name in part.failed}
+        none = [np.zeros(part.values.rows, bool) for part in parts]
+        return FeatureFrame(
+            Columns.concat([part.values for part in parts]),
+            {name: np.concatenate([part.reasons[name] for part in parts]) for name in parts[0].reasons},
+            {n: np.concatenate([part.failed.get(n, no) for part, no in zip(parts, none, strict=True)]) for n in names},
+        )

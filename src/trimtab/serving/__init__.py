@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.features.frames import NO_VIEW
     from trimtab.serving.answering import (
-        NO_VIEW,
         Answer,
         Answerer,
         InputReader,

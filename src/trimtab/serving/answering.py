@@ -15,7 +15,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Mode, Prediction
 from trimtab.core.time import format_moment, moment_us
 from trimtab.features.definitions import Request
-from trimtab.features.frames import REASONS
+from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.serving.failures import check_deadline
 from trimtab.serving.model_scores import model_raised, no_number, scores_of
 from trimtab.serving.prediction_log import PredictionLog, payload_writer
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer about another moment than that of asking
-NO_VIEW = 255  # the reason code of a model input that comes from no view
 _UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
 _NO_REASONS: dict[str, str] = {}
 

@@ -47,7 +47,6 @@ _BY_TYPE: dict[str, type[TrimtabError]] = {  # of problems; what they are in pro
     "late": Late,
     "model-failed": ModelFailed,
     "not-applied": NotApplied,
-    "feature-overflow": Misuse,
 }
 _BY_STATUS: dict[int, type[TrimtabError]] = {
     400: Misuse,

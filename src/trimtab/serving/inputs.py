@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.evaluate_rows import RowFunction, compile_row
+from trimtab.core.failed import noted
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.frames import UNAVAILABLE
-from trimtab.serving.answering import NO_VIEW, ModelInputs
+from trimtab.features.frames import FAILED, NO_VIEW, UNAVAILABLE
+from trimtab.serving.answering import ModelInputs
 from trimtab.serving.request_rows import Row
+from trimtab.serving.seldom import Seldom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.events.frames import EventFrame
     from trimtab.features.online.request_plan import RequestPlan
 
+_logger = logging.getLogger(__name__)
 Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # events by source, and P
 
 
@@ -41,6 +45,8 @@ class OnlineInputs:
         self._read = plan.read if of_others else plan.read_checked
         self._encode = encoding.row
         self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
+        self._said = f"features of request {plan.features.request.name!r}"
+        self._throttled = Seldom(_logger)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
         """The inputs of checked rows as of `now_us`, never below what has been applied."""
@@ -49,7 +55,10 @@ class OnlineInputs:
         if self._transforms:
             for codes in reasons:
                 for place in self._transforms:
-                    codes[place] = NO_VIEW
+                    if codes[place] == FAILED:
+                        self._throttled.warning(self._said, Misuse(noted.error))
+                    else:
+                        codes[place] = NO_VIEW
         encode = self._encode
         if len(rows) == 1:  # quicker than a comprehension
             return ModelInputs([encode(values[0])], [bytes(reasons[0])], found.at_us, found.positions)
@@ -79,15 +88,19 @@ class BareInputs:
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
         """The inputs of checked rows, as of nothing that was applied."""
-        encoded = []
+        encoded, reasons = [], []
         for row in rows:
-            known, own = dict(row), dict.fromkeys(self._names)
+            known, own, codes = dict(row), dict.fromkeys(self._names), bytearray(self._reasons)
             for name, compute in self._transforms:
+                before = noted.count
                 own[name] = value = compute(known)
+                if value is None and noted.count != before:
+                    codes[self._names.index(name)] = FAILED
                 if name not in self._columns:  # which means the column, wherever it is read
                     known[name] = value
             encoded.append(self._encode([own[name] for name in self._names]))
-        return ModelInputs(encoded, [self._reasons] * len(rows), now_us, {})
+            reasons.append(bytes(codes))
+        return ModelInputs(encoded, reasons, now_us, {})
 
 
 class OfflineInputs:
@@ -114,16 +127,10 @@ class OfflineInputs:
         self, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
-        import numpy as np
-
         from trimtab.features.offline.evaluation import evaluate
 
         found = evaluate(self.features, requests, at_us, frames)
-        reasons = np.full((requests.rows, len(self.features.names)), NO_VIEW, np.uint8)
-        for place, name in enumerate(self.features.names):
-            if name in found.reasons:
-                reasons[:, place] = found.reasons[name]
-        return self.encoding.matrix(found.values), reasons
+        return self.encoding.matrix(found.values), found.codes(self.features.names)
 
     def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
         """The inputs of checked rows as of `at_us`."""

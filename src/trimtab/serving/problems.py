@@ -7,7 +7,6 @@ import re
 import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.features.exact_rows import SumOverflow
 from trimtab.serving.failures import Late, ModelFailed, NotApplied
 
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {
@@ -76,7 +75,6 @@ class Refused(Misuse):
 
 _OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors that have a type and a title of their own
     ModelFailed: ("model-failed", "The model failed"),
-    SumOverflow: ("feature-overflow", "A feature cannot be computed as it is defined"),  # no fault of who asks
     NotApplied: ("not-applied", "It is safe, and not in the online features yet"),
 }
 
@@ -106,7 +104,7 @@ def problem_of(error: BaseException, instance: str) -> Problem:
         status = error.status
     elif isinstance(error, InvalidField):
         status = 422
-    elif isinstance(error, SumOverflow | ModelFailed):
+    elif isinstance(error, ModelFailed):
         status = 500
     elif isinstance(error, Late):
         status = 504

@@ -159,14 +159,8 @@ class AnsweredRows:
     def _features(self, features: FeatureSet, count: int) -> FeatureFrame:
         frames = self._frames[features.hash]
         if len(frames) > 1:  # joined once, then kept joined
-            names = frames[0].reasons
-            joined = FeatureFrame(
-                Columns.concat([f.values for f in frames]),
-                {name: np.concatenate([f.reasons[name] for f in frames]) for name in names},
-            )
-            frames[:] = [joined]
-        frame, rows = frames[0], slice(0, count)
-        return FeatureFrame(frame.values.take(rows), {name: codes[rows] for name, codes in frame.reasons.items()})
+            frames[:] = [FeatureFrame.concat(frames)]
+        return frames[0].take(slice(0, count))
 
     def _event_frames(self, features: FeatureSet) -> dict[str, EventFrame]:
         return {view.source.name: self._history.frame(view.source.name) for view in features.views}

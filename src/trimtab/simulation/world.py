@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,9 @@ from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.core.urls import store_url
+from trimtab.features.frames import FeatureFrame
 from trimtab.registry import LoadedModel, Registry
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.answering import NO_VIEW
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
@@ -181,7 +181,7 @@ class World:
         ids = batch_prediction_ids(f"{self.line.name}/{block.start}", int(made_at_us[0]), range(len(made_at_us)))
         width = 8 * answers.matrix.shape[1]
         values = answers.matrix.astype("<f8").tobytes()
-        reasons = reason_rows(block.features.reasons, model.features.names, len(made_at_us))
+        reasons = reason_rows(block.features, model.features.names)
         keys = block.requests[model.request.key].to_list()
         positions = dict(block.positions)
         arm = CHAMPION if self.line.deployment.learn == "batch" else "online"
@@ -281,14 +281,10 @@ class _OnlineScorer:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
 
 
-def reason_rows(reasons: Mapping[str, NDArray[Any]], names: Sequence[str], rows: int) -> list[bytes]:
+def reason_rows(features: FeatureFrame, names: Sequence[str]) -> list[bytes]:
     """The reason codes of each row as the prediction log keeps them."""
-    codes = np.full((rows, len(names)), NO_VIEW, np.uint8)
-    for place, name in enumerate(names):
-        if name in reasons:
-            codes[:, place] = reasons[name]
-    flat, width = codes.tobytes(), len(names)
-    return [flat[n * width : (n + 1) * width] for n in range(rows)]
+    flat, width = features.codes(names).tobytes(), len(names)
+    return [flat[n * width : (n + 1) * width] for n in range(features.values.rows)]
 
 
 def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:

@@ -129,15 +129,13 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def take(self, rows: NDArray[Any]) -> TrainingSet:
         """Some rows; the manifest stays that of the whole."""
-        features, labels = self.features, self.labels
+        labels = self.labels
         return msgspec.structs.replace(
             self,
             keys=self.keys.take(rows),
             requests=self.requests.take(rows),
             at_us=self.at_us[rows],
-            features=FeatureFrame(
-                features.values.take(rows), {name: codes[rows] for name, codes in features.reasons.items()}
-            ),
+            features=self.features.take(rows),
             labels=LabelFrame(labels.values[rows], labels.state[rows], labels.known_at_us[rows]),
             lists=self.lists_of(rows),
         )
@@ -226,7 +224,8 @@ def assemble(
             rows=requests.rows,
             usable=0,
             by_state=_counts(labels.state, LABEL_STATES),
-            by_reason={name: _counts(codes, REASONS) for name, codes in features.reasons.items()},
+            by_reason={name: _counts(codes, REASONS) for name, codes in features.reasons.items()}
+            | {name: {"failed": int(failed.sum())} for name, failed in features.failed.items()},
             data_hash="",
             hindsight=dict(hindsight or {}),
             origins=dict(origins or {}),
@@ -287,7 +286,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
         raise Corrupt(f"training set {digest}: its manifest names no data.")
     flat = read_parquet(blob.get(manifest.parquet))
     manifest = msgspec.structs.replace(manifest, parquet=None)
-    parts: dict[str, dict[str, Column]] = {"request": {}, "feature": {}, "reason": {}, "label": {}}
+    parts: dict[str, dict[str, Column]] = {"request": {}, "feature": {}, "reason": {}, "failed": {}, "label": {}}
     for name, column in flat.by_name.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = column
@@ -299,7 +298,9 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
         requests=requests,
         at_us=label.pop("at_us").values,
         features=FeatureFrame(
-            Columns(parts["feature"]), {name: c.values.astype(np.uint8) for name, c in parts["reason"].items()}
+            Columns(parts["feature"]),
+            {name: c.values.astype(np.uint8) for name, c in parts["reason"].items()},
+            {name: c.values for name, c in parts["failed"].items()},
         ),
         labels=LabelFrame(label["value"].values, label["state"].values.astype(np.uint8), label["known_at_us"].values),
         lists=None if manifest.lists is msgspec.UNSET else numbered_lists(requests, manifest.lists.column),
@@ -360,6 +361,7 @@ def _flat(training_set: TrainingSet) -> Columns:
                 f"reason.{name}": Column("int", codes.astype(np.int64))
                 for name, codes in training_set.features.reasons.items()
             },
+            **{f"failed.{name}": Column("bool", failed) for name, failed in training_set.features.failed.items()},
             "label.at_us": Column("int", training_set.at_us),
             "label.value": _floats(labels.values),
             "label.state": Column("int", labels.state.astype(np.int64)),

@@ -220,7 +220,7 @@ class _Anew:
                 self._conflicts,
                 asked,
             )
-            parts.append(_taken(found, np.flatnonzero(~apart)))
+            parts.append(found.take(~apart))
             order.append(rows[~apart])
             return apart
 
@@ -234,7 +234,7 @@ class _Anew:
         growing = _Growing(self._sources, records)
         for upto, places in same_positions([positions[row] for row in left.tolist()]):
             at_once(left[places], growing.upto(upto))
-        return _taken(_joined(parts), np.argsort(np.concatenate(order)))
+        return FeatureFrame.concat(parts).take(np.argsort(np.concatenate(order)))
 
 
 def _within(positions: Mapping[str, int], upto: Mapping[str, int]) -> bool:
@@ -339,17 +339,8 @@ def _keys(keys: Sequence[Column]) -> set[Any]:
     return set(key_values(keys)) - {None}
 
 
-def _joined(parts: Sequence[FeatureFrame]) -> FeatureFrame:
-    reasons = {name: np.concatenate([part.reasons[name] for part in parts]) for name in parts[0].reasons}
-    return FeatureFrame(Columns.concat([part.values for part in parts]), reasons)
-
-
-def _taken(frame: FeatureFrame, rows: Array) -> FeatureFrame:
-    return FeatureFrame(frame.values.take(rows), {name: codes[rows] for name, codes in frame.reasons.items()})
-
-
 def _replaced(frame: FeatureFrame, rows: Array, exact: FeatureFrame) -> FeatureFrame:
     """A frame with some of its rows replaced."""
     places = np.arange(frame.values.rows)
     places[rows] = frame.values.rows + np.arange(len(rows))
-    return _taken(_joined([frame, exact]), places)
+    return FeatureFrame.concat([frame, exact]).take(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.evaluate_columns import evaluate_marked
 from trimtab.events.frames import EventFrame
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.view_columns import evaluate_view
 
+_logger = logging.getLogger(__name__)
 # The value and the reason's code of each feature of a joined view, for the entities that columns name, at moments.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
@@ -36,7 +38,7 @@ def evaluate(
         As many rows as `requests`, in their order.
 
     Raises:
-        Misuse: A column or a source is missing or of the wrong type, or an integer overflows.
+        Misuse: A column or a source is missing or of the wrong type.
     """
     for view in features.views:
         if view.source.name not in frames:
@@ -57,6 +59,7 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
     known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}
+    failed: dict[str, NDArray[Any]] = {}
     for stage in features.stages:
         for join in stage.joins:
             for name, (column, codes) in answer(join, [known[name] for name in join.by], at_us).items():
@@ -64,11 +67,19 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
                 reasons[f"{join.name}.{name}"] = codes
         known = known.replace({name: column for name, column in values.items() if name not in columns})
         for name, expression in stage.transforms.items():
-            values[name] = evaluate_columns(expression, known, f"feature {name!r}")
+            found = evaluate_marked(expression, known, f"feature {name!r}")
+            values[name] = found.column
+            if found.failed is not None:
+                failed[name] = found.failed & ~found.column.present()
+                _logger.warning("feature %r failed in %d rows: %s", name, found.failed.sum(), found.error)
             if name not in columns:
                 known = known.replace({name: values[name]})
     names = features.names
-    return FeatureFrame(Columns({n: values[n] for n in names}), {n: reasons[n] for n in names if n in reasons})
+    return FeatureFrame(
+        Columns({n: values[n] for n in names}),
+        {n: reasons[n] for n in names if n in reasons},
+        {n: failed[n] for n in names if n in failed},
+    )
 
 
 def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns import Dtype
-from trimtab.features.exact_rows import checked
 
 Array = NDArray[Any]
 Limbs = list[Array]  # int64, least significant first
@@ -32,7 +31,7 @@ class ExactSums:
 
     >>> sums = ExactSums(np.array([1e16, 1.0, -1e16]), "float")
     >>> prefix = sums.prefix(slice(None))
-    >>> sums.rounded([p[[3]] - p[[0]] for p in prefix], "example")
+    >>> sums.rounded([p[[3]] - p[[0]] for p in prefix])
     array([1.])
     """
 
@@ -55,13 +54,13 @@ class ExactSums:
             out.append(sums)
         return out
 
-    def rounded(self, totals: Sequence[Array], what: str) -> Array:
-        """The sums whose limbs are `totals`: float64 rounded once, or int64.
+    def rounded(self, totals: Sequence[Array]) -> Array:
+        """The sums whose limbs are `totals`: float64 rounded once, or int64, modulo 2**64 where `overflows`."""
+        return self.floats(totals) if self.is_float else _whole(totals)[0]
 
-        Raises:
-            SumOverflow: An integer sum does not fit 64 bits; `what` names it.
-        """
-        return self.floats(totals) if self.is_float else _checked(totals, what)
+    def overflows(self, totals: Sequence[Array]) -> Array | None:
+        """Which of the sums are integers that do not fit 64 bits, bool; None: it is none of them."""
+        return None if self.is_float else _whole(totals)[1]
 
     def floats(self, totals: Sequence[Array]) -> Array:
         """The sums whose limbs are `totals` as float64, rounded once, however large sums of integers are."""
@@ -121,16 +120,13 @@ def _int_limbs(values: Array) -> _Split:
     return _Split([values & (2**_HALF - 1), values >> _HALF], _HALF, 0)
 
 
-def _checked(totals: Sequence[Array], what: str) -> Array:
+def _whole(totals: Sequence[Array]) -> tuple[Array, Array | None]:
+    """Integer sums modulo 2**64, and which of them do not fit."""
     if len(totals) == 1:
-        return totals[0]
+        return totals[0], None
     low, high = totals[0] & (2**_HALF - 1), totals[1] + (totals[0] >> _HALF)
     wrong = (high < -(2**31)) | (high >= 2**31)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        checked((int(high[row]) << _HALF) + int(low[row]), what, row)
-    out: Array = (high << _HALF) | low
-    return out
+    return (high << _HALF) | low, wrong if wrong.any() else None
 
 
 def _rounded(totals: Limbs, width: int, exponent: int) -> Array:

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns import Column, Columns, Dtype
-from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.evaluate_columns import evaluate_marked
 from trimtab.core.expressions import Expression
 from trimtab.events.frame_index import Entities
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
-from trimtab.features.exact_rows import SumOverflow
 from trimtab.features.feature_set import aggregate_dtype
-from trimtab.features.frames import REASONS
+from trimtab.features.frames import FAILED, REASONS
 from trimtab.features.offline.figure_columns import hashes, variances
 from trimtab.features.offline.keys import match_keys
 from trimtab.features.offline.ranges import over_covers
@@ -60,12 +59,7 @@ def evaluate_view(
     rows = chosen if isinstance(near, slice) else near[chosen]
     requests = (asked, of_requests[asked], at_us[asked])
     events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
-    try:
-        return _Answers(view, frame, events, at_us, unknown).all()
-    except SumOverflow as error:
-        row = events.asked.rows[[error.row]]
-        entity = {name: key.take(row).to_list()[0] for name, key in zip(view.by, keys, strict=True)}
-        raise error.of(view.name, entity) from error
+    return _Answers(view, frame, events, at_us, unknown).all()
 
 
 def _dtype(view: View, aggregate: Aggregate) -> Dtype:
@@ -159,7 +153,7 @@ class _Scatter:
         self._reasons: dict[int, tuple[Array, Array, Array]] = {}
 
     def column(self, dtype: Dtype, answer: tuple[Array, Array] | None, zero: bool) -> tuple[Column, Array]:
-        """The column and the codes of its reasons; `zero`: what is not found is 0 instead of null."""
+        """The column and the codes of its reasons; `zero`: what is neither found nor failed is 0 instead of null."""
         kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
         missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
         values: Array = np.full(len(self.unknown), missing, kind)
@@ -167,9 +161,14 @@ class _Scatter:
             valid = np.zeros(len(values), bool)
             return Column(dtype, values, None if zero or len(values) == 0 else valid), self.unknown
         found, codes = answer
-        values[self.rows] = found if zero else np.where(codes == FOUND, found, missing)
         reasons, valid = self._of(codes)
-        return Column(dtype, values, None if zero or valid.all() else valid), reasons
+        if zero and not (codes == FAILED).any():
+            values[self.rows] = found
+            return Column(dtype, values), reasons
+        values[self.rows] = np.where(codes == FAILED if zero else codes != FOUND, missing, found)
+        if zero:
+            valid = reasons != FAILED
+        return Column(dtype, values, None if valid.all() else valid), reasons
 
     def _of(self, codes: Array) -> tuple[Array, Array]:
         """The reasons of all requests, and where a value was found: once for aggregates that share their codes."""
@@ -210,17 +209,18 @@ class _Answers:
                 answers[name] = self._latest(aggregate, what)
             else:
                 dtype = _dtype(self.view, aggregate)
-                answers[name] = scatter.column(dtype, self._windowed(aggregate, name, what), _is_zero(aggregate))
+                answers[name] = scatter.column(dtype, self._windowed(aggregate, what), _is_zero(aggregate))
         return answers
 
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:
         assert aggregate.of is not None  # `latest()` requires it
         there, rows, reasons = self._newest(aggregate.max_age_us)
         names = sorted(aggregate.of.columns()) or [self.view.by[0]]
-        found = evaluate_columns(aggregate.of, self.frame.columns.select(names).take(rows), what)
+        found, failed, _ = evaluate_marked(aggregate.of, self.frame.columns.select(names).take(rows), what)
         if found.valid is not None:
             reasons = reasons.copy()
-            reasons[np.flatnonzero(there)[~found.valid]] = NULL
+            nulls = np.full(len(rows), NULL) if failed is None else np.where(failed, FAILED, NULL)
+            reasons[np.flatnonzero(there)[~found.valid]] = nulls[~found.valid]
         if len(rows) == len(there):
             return found, reasons
         values = np.full(len(there), {"float": np.nan, "str": None}.get(found.dtype, 0), found.values.dtype)
@@ -259,7 +259,7 @@ class _Answers:
     def _other_rows(self) -> Array:
         return self.events.rows[self.events.other]
 
-    def _windowed(self, aggregate: Aggregate, name: str, what: str) -> tuple[Array, Array]:
+    def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
         window = self._window(_span(aggregate))
         series = self._of(aggregate, what)
         count = window.count(series)
@@ -269,7 +269,8 @@ class _Answers:
         if aggregate.kind in ("min", "max"):
             return self._extreme(aggregate, series), codes
         if aggregate.kind == "sum":
-            return window.total(series, f"feature {name!r}"), codes
+            total, failed = window.total(series)
+            return total, codes if failed is None else np.where((codes == FOUND) & failed, np.uint8(FAILED), codes)
         if aggregate.kind == "mean":
             return window.rounded_total(series) / np.maximum(count, 1) + 0.0, codes
         if aggregate.kind in SPREADS:
@@ -342,18 +343,18 @@ class _Answers:
         if key not in self._series:
             mask = None
             if aggregate.where is not None:
-                condition = self._evaluated(aggregate.where, what)
+                condition = self._evaluated(aggregate.where, what, None)
                 mask = condition.values & condition.present()
-            column = None if aggregate.of is None else self._evaluated(aggregate.of, what)
+            column = None if aggregate.of is None else self._evaluated(aggregate.of, what, mask)
             self._series[key] = Series(column, mask, self.events.orderly, self.events.other)
         return self._series[key]
 
-    def _evaluated(self, expression: Expression, what: str) -> Column:
+    def _evaluated(self, expression: Expression, what: str, needed: Array | None) -> Column:
         names = sorted(expression.columns()) or [self.view.by[0]]
         for name in names:
             if name not in self._columns:
                 self._columns[name] = self.frame.columns[name].take(self.events.rows)
-        return evaluate_columns(expression, Columns({name: self._columns[name] for name in names}), what)
+        return evaluate_marked(expression, Columns({n: self._columns[n] for n in names}), what, needed).column
 
     def _extreme(self, aggregate: Aggregate, series: Series) -> Array:
         """The smallest or greatest values, for all windows over the series at once: they share its tables."""

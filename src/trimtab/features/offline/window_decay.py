@@ -106,7 +106,7 @@ class _Tiles:
         counts = np.concatenate([[0], np.cumsum(sign)])
         nothing = len(order)  # the place of a tile that holds nothing
         self._last = np.where(last >= self._first, last, nothing)
-        self._sums = np.append(sums.rounded(totals, ""), 0.0)
+        self._sums = np.append(sums.rounded(totals), 0.0)
         self._counts = np.append((counts[1:] - counts[before]).astype(np.float64), 0.0)
         self._moment = np.append(moment, -1)
 

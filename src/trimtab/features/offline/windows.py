@@ -141,18 +141,15 @@ class Window:
             return self.rows
         if id(series) not in self._counts:
             totals = self._totals(series.prefix_counts, series.counts.limbs(series.other))
-            self._counts[id(series)] = series.counts.rounded(totals, "count")
+            self._counts[id(series)] = series.counts.rounded(totals)
         return self._counts[id(series)]
 
-    def total(self, series: Series, what: str) -> Array:
-        """The exact sum of their values; `what` names it in errors.
-
-        Raises:
-            SumOverflow: A sum of integers does not fit 64 bits.
-        """
+    def total(self, series: Series) -> tuple[Array, Array | None]:
+        """The exact sum of their values, and where a sum of integers does not fit 64 bits; None: nowhere."""
         if series.is_float:
-            return self.rounded_total(series)
-        return series.sums.rounded(self._totals(series.prefix_sums, series.sums.limbs(series.other)), what)
+            return self.rounded_total(series), None
+        totals = self._totals(series.prefix_sums, series.sums.limbs(series.other))
+        return series.sums.rounded(totals), series.sums.overflows(totals)
 
     def rounded_total(self, series: Series) -> Array:
         """The exact sum of their values, rounded once to a float, however large it is."""

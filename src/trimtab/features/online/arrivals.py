@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import compress
 from typing import Any, TypeAlias
 
 from trimtab.events.records import Event, padded
-from trimtab.features.online.plan import Contribution, ViewPlan, name_bytes
+from trimtab.features.online.plan import ViewPlan, name_bytes
+from trimtab.features.online.series import Contribution
 from trimtab.store.ports import LogRecord
 
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, known at
@@ -28,6 +29,7 @@ class Kept:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
         self.repeated: set[tuple[str, int]] = set()  # where records lie that repeat an event
+        self.errors: dict[tuple[str, int], Mapping[int, str]] = {}  # why series failed for others, from `rows` on
         if repeats is not None and True in repeats:
             self.repeated = {
                 (a[2].partition, a[2].position) for a, again in zip(arrivals, repeats, strict=True) if again
@@ -44,7 +46,11 @@ class Kept:
     def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
         """Each with its entity's name and what it gives to each series."""
         names = map(_Names().__getitem__, self._entities)
-        return zip(self._arrivals, names, self._plan.contributions_of(self._values), strict=True)
+        gives, errors = self._plan.values.of_many(self._values)
+        for n, of_event in errors.items():
+            record = self._arrivals[n][2]
+            self.errors[record.partition, record.position] = of_event
+        return zip(self._arrivals, names, gives, strict=True)
 
     def _drop(self, deleted: list[bool], count: Counter[str]) -> None:
         count["refused_deletes"] += sum(deleted)

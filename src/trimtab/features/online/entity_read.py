@@ -24,7 +24,7 @@ class FeatureNow(msgspec.Struct, frozen=True):
     """A feature's value, and why it is what it is."""
 
     value: float | int | bool | str | None
-    reason: str  # "found", "no_entity", "not_yet", "outside_window", "expired", "null"
+    reason: str  # "found", "no_entity", "not_yet", "outside_window", "expired", "null", "failed"
 
 
 class ViewNow(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.core.errors import NotFound
+from trimtab.features.online.failures import Figures
 from trimtab.features.online.generations import (
     FILLING,
     LEFT,
@@ -128,7 +128,7 @@ class Filling:
         if before is not None:
             cursors[left_name(self._id, before.generation)] = before
         s_us = max(filled.s_us, front.s_us)
-        cursors[self._id] = Cursor(s_us, filled.positions, filled.generation, filled.counts)
+        cursors[self._id] = msgspec.structs.replace(filled, s_us=s_us)
         write_cursors(self.store.kv, cursors)
 
     def _filled(self, rows: int, of: int, *, done: bool = False) -> Filled:
@@ -140,7 +140,7 @@ def load_steps(
 ) -> Iterator[Filled]:
     """Write the states of a view that is marked as being filled, from its source's rows up to `target`."""
     plan = place(ViewPlan(store.plans[name].view), target.generation)
-    count: Counter[str] = Counter()
+    count = Figures()
     done = 0
     for taken in load(store.kv, plan, rows, target.s_us, count, most_rows=most_rows):
         done += taken

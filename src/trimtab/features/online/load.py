@@ -8,21 +8,24 @@ times, each time for a part of the entities.
 from __future__ import annotations
 
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import msgspec
 
 from trimtab.core.columns import Columns
 from trimtab.events.frames import NEVER_US
+from trimtab.features.online.failures import Figures
 from trimtab.features.online.load_latest import LatestLoad, loads_columns
 from trimtab.features.online.plan import (
     EVENT_AT,
+    FAILS,
     GIVES,
     ID,
     KNOWN_AT,
+    PARTITION,
     POSITION,
     UNTIL,
     Row,
@@ -40,7 +43,6 @@ _WRITE = 20_000  # keys in one transaction
 _STEP = 5_000  # rows between two yields
 _FALLING = 2**63 - 1
 
-Figures: TypeAlias = Counter[str]
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode_versions = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
@@ -184,7 +186,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
     names: dict[Any, bytes] = {}
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}  # of each event: its row, its entity, its content
     forgets = plan.life is None  # a repetition of what no window sees would change nothing
-    entity_of, contributions, expired = plan.entity_of, plan.contributions, plan.expired
+    entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
@@ -210,13 +212,13 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
                 if owner == name:
                     _lower(first, row)
                 continue
-            row[GIVES] = contributions(values)
+            count.fail(plan, row, plan.give(row, values))
             groups.rows[name].append(row)
         yield chunk.rows
     for past in groups.past.values():
-        for row in past:
-            row[GIVES] = contributions(row[GIVES])
         past[:] = _distinct(past)
+        for row in past:
+            count.fail(plan, row, plan.give(row, row[GIVES]))
     if plan.windowed:
         index = (
             (plan.index_key(event_at, event_id), content)
@@ -266,6 +268,9 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
         _count_versions(kv, plan, event_id, arrived, count)
         of_id = sorted((version for _, version in arrived), key=_version_order)
         chain = index.chain(event_id, of_id)
+        for owner, row in chain:
+            if owner is not None and len(row) > FAILS:
+                count.fail(plan, row, plan.values.of(_values_of(row, of_id))[1])
         kept = needed(of_id, s_us)
         if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
             for owner, row in chain:
@@ -369,6 +374,12 @@ def _written_beside(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Itera
             piece = next(pieces, None)
             written.result()
             yield 0
+
+
+def _values_of(row: Row, versions: Sequence[Version]) -> list[Any]:
+    """The values of the version that a row is of."""
+    place = row[PARTITION], row[POSITION]
+    return next(version[5] for version in versions if (version[1], version[2]) == place)
 
 
 def _row_order(row: Row) -> Any:

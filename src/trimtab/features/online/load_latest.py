@@ -47,7 +47,7 @@ class Part(Protocol):
 
 def loads_columns(plan: ViewPlan) -> bool:
     """Whether a view has nothing but latest values of plain columns, one entity a column, and no corrections."""
-    return not plan.windowed and not plan.keyed and plan.plain and len(plan.view.by) == 1
+    return not plan.windowed and not plan.keyed and plan.values.plain and len(plan.view.by) == 1
 
 
 class LatestLoad:

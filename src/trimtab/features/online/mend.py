@@ -6,7 +6,6 @@ key, among its entities' rows. Another entity is touched when it had an event of
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias, cast
@@ -16,11 +15,12 @@ import msgspec
 from trimtab.core.columns import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, Value, padded
+from trimtab.features.online.failures import Figures, unnamed
 from trimtab.features.online.fill import sweep
 from trimtab.features.online.generations import FILLING, place
 from trimtab.features.online.load import MOST_ROWS, History, load
 from trimtab.features.online.plan import ViewPlan, name_bytes
-from trimtab.features.online.store import Changes, Cursor, OnlineStore
+from trimtab.features.online.store import Changes, Cursor, OnlineStore, write_cursors
 from trimtab.store.ports import KeyValue
 
 MOST_SHARE = 0.25  # of a view's records: to make states of more than that anew, it is filled from history
@@ -84,7 +84,14 @@ def mend(
                 changes = one.changes(store.kv)
                 puts = {key: value for key, value in changes.items() if value is not None}
                 store.kv.write(puts, [key for key, value in changes.items() if value is None])
+                cursors[one.plan.cursor_name] = _unnamed(one.cursor, gone[one.reads[0]])
+    write_cursors(store.kv, cursors)
     return left
+
+
+def _unnamed(cursor: Cursor, gone: Sequence[Gone]) -> Cursor:
+    """A cursor that names no event that is gone."""
+    return msgspec.structs.replace(cursor, failures=unnamed(cursor.failures, {event.id for event in gone}))
 
 
 def _find(views: Sequence[_Mending], read: Read) -> None:
@@ -173,7 +180,7 @@ class _Mending:
         rows = _Taken(self._taken)
         plan = place(ViewPlan(self.plan.view), self.cursor.generation)
         aside = _Aside()
-        for _ in load(cast("KeyValue", aside), plan, rows, self.cursor.s_us, Counter(), most_rows=MOST_ROWS):
+        for _ in load(cast("KeyValue", aside), plan, rows, self.cursor.s_us, Figures(), most_rows=MOST_ROWS):
             pass
         names = set(map(name_bytes, self._entities))
         changes: Changes = dict.fromkeys(plan.state_prefix + name for name in names)

@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import repeat
 from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
-from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_rows import compile_row
-from trimtab.core.expressions import GREATEST, Expression
 from trimtab.core.hashing import content_hash
 from trimtab.features.aggregates import DECAYED, FOLDED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.figures import steps_of, weights
+from trimtab.features.online.series import DerivedSeries, EventValues, Series
 
-Contribution: TypeAlias = float | int | bool | str | None
 Row: TypeAlias = list[Any]  # what a view keeps of an event, by the places below
-EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES = range(7)  # GIVES: one a series; None in a tombstone
+EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
+# GIVES: one a series; None in a tombstone. FAILS: the series whose value failed; most rows end before it. # D156
 Name: TypeAlias = str | int | tuple[str | int, ...]  # of an entity or an event
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
 
 FEW = 6  # tiles that have left since the last event, mostly, are no more
 _LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones go by their hash
 _moment = struct.Struct(">Q").pack
-
-
-class Series:
-    """One value of an event: an expression where a condition holds. Features that use the same one share it."""
-
-    def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
-        self.index = index
-        self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
-        self.real = self.dtype == "float"
-        self.summed = False  # some feature needs its sum
-        self.sum_place = 0  # among the exponents of float sums
-        self.every = aggregate.of is None and aggregate.where is None  # counts every row
-        self.value = None if self.every else _value(aggregate, columns, what)
-        self.column = _plain_column(aggregate, columns)  # the place of the column, when it is no more than that
-
-
-class DerivedSeries:
-    """The values of another series as floats, or the squares of these, for their sums."""
-
-    def __init__(self, index: int, of: Series, squared: bool) -> None:
-        self.index = index
-        self.of = of.index
-        self.squared = squared
-        self.dtype: Dtype = "float"
-        self.real = self.summed = True
-        self.sum_place = 0
-        self.every = False
-        self.column: int | None = None
 
 
 class FoldPlan:
@@ -84,7 +53,6 @@ class Feature:
     def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
         self.name = name
-        self.said = f"feature {name.rpartition('.')[2]!r}"  # in errors
         self.kind = aggregate.kind
         self.max_age_us = aggregate.max_age_us
         self.series = series.index
@@ -214,6 +182,7 @@ class ViewPlan:
         self.columns = tuple(view.source.columns)
         self.entity_of = entity_of([self.columns.index(name) for name in view.by])
         self.series: list[Series | DerivedSeries] = []
+        self._stated: list[Series] = []  # those that are not derived from others
         self.derived: list[tuple[int, bool]] = []  # of the last series: from which one, whether squared
         self.folds: list[FoldPlan] = []
         self.groups: list[Group] = []
@@ -221,6 +190,7 @@ class ViewPlan:
         self.latest: list[Feature] = []
         self.features: list[Feature] = []
         self._compile(view)
+        self.values = EventValues(self._stated, self.derived, self.columns)
         self.real_sums = [s.index for s in self.series if s.summed and s.real]
         for place, index in enumerate(self.real_sums):
             self.series[index].sum_place = place
@@ -282,42 +252,16 @@ class ViewPlan:
         self.lows = since, until, *lows  # at once: others may be reading
         return since, until, *lows
 
-    def contributions(self, values: Sequence[Any]) -> list[Contribution]:
-        """What an event's values give to each series, None for nothing."""
-        if self.plain:
-            given = [True if s.column is None else _as_read(values[s.column], s.real) for s in self._stated]
-        else:
-            row = dict(zip(self.columns, values, strict=True))
-            given = [True if s.value is None else s.value(row) for s in self._stated]
-        return self._with_derived(given) if self.derived else given
+    def give(self, row: Row, values: Sequence[Any]) -> Mapping[int, str]:
+        """Let a row give what its event's values come to; why series failed, by their number."""
+        row[GIVES], errors = self.values.of(values)
+        if errors:
+            row.append([*errors])
+        return errors
 
-    def contributions_of(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """The contributions of many events' values: column by column, which is quicker."""
-        if not (self.plain and rows):
-            return map(self.contributions, rows)
-        columns = list(zip(*rows, strict=True))
-        given: list[Iterable[Contribution]] = []
-        for series in self._stated:
-            if series.column is None:
-                given.append(repeat(True, len(rows)))
-            elif series.real:
-                least, greatest = -GREATEST, GREATEST
-                given.append(
-                    [v if v is None else v + 0.0 if least <= v <= greatest else None for v in columns[series.column]]
-                )
-            else:
-                given.append(columns[series.column])
-        found = map(list, zip(*given, strict=True))
-        return map(self._with_derived, found) if self.derived else found
-
-    def _with_derived(self, given: list[Contribution]) -> list[Contribution]:
-        for of, squared in self.derived:
-            value: Any = given[of]
-            if value is not None:
-                value = float(value)
-                value = value * value if squared else value
-            given.append(value)
-        return given
+    def features_of(self, series: int) -> list[str]:
+        """The features of the value that is this series."""
+        return self._named[series]
 
     def _sum_fields(self, series: int) -> list[tuple[int, int]]:
         places = [(at, group.fields) for at, group in enumerate(self.groups)]
@@ -334,7 +278,8 @@ class ViewPlan:
             of_feature.append(stated[content])
         self._stated = list(stated.values())
         self.series = list(self._stated)
-        self.plain = all(s.every or s.column is not None for s in self._stated)
+        named = list(zip(view.features, of_feature, strict=True))
+        self._named = [[name for name, series in named if series is one] for one in self._stated]
         groups: dict[int, Group] = {}
         for index, ((name, aggregate), series) in enumerate(zip(view.features.items(), of_feature, strict=True)):
             sums = self._sums(aggregate, series)
@@ -438,31 +383,3 @@ def entity_of(places: Sequence[int] | Sequence[str]) -> Callable[[Any], Any]:
         return None if None in found else found
 
     return entity
-
-
-def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Callable[[Mapping[str, Any]], Any]:
-    def compiled(expression: Expression) -> Callable[[Mapping[str, Any]], Any]:
-        return compile_row(expression, columns, what)
-
-    if aggregate.where is None:
-        assert aggregate.of is not None  # else it counts every row
-        return compiled(aggregate.of)
-    where = compiled(aggregate.where)
-    if aggregate.of is None:
-        return lambda row: True if where(row) else None
-    of = compiled(aggregate.of)
-    return lambda row: of(row) if where(row) else None
-
-
-def _plain_column(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> int | None:
-    if aggregate.of is None or aggregate.of.op != "col" or aggregate.where is not None:
-        return None
-    return list(columns).index(str(aggregate.of.params[0]))
-
-
-def _as_read(value: Any, real: bool) -> Contribution:
-    """A column's value as an expression reads it."""
-    if real and value is not None:
-        return value + 0.0 if -GREATEST <= value <= GREATEST else None
-    result: Contribution = value
-    return result

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from operator import add
 from typing import Any, TypeAlias
 
-from trimtab.features.exact_rows import UNITS, checked, rounded, split
+from trimtab.features.exact_rows import UNITS, fits, rounded, split
 from trimtab.features.figures import deviation, variance
+from trimtab.features.frames import REASONS
 from trimtab.features.online import folds as online_folds
 from trimtab.features.online.plan import (
     COUNT,
     EVENT_AT,
     EXTREME,
+    FAILS,
     GIVES,
     KNOWN_AT,
     MEAN,
@@ -34,7 +36,7 @@ from trimtab.features.online.tiles import STACKS, Tiles, fields_between, less_ex
 
 ReadTile: TypeAlias = tuple[int, list[int], list[int]]  # start, fields, exponents of their sums
 
-FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = range(6)  # places in `REASONS`
+FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL, _, FAILED = range(len(REASONS))
 _NEVER_US = 2**62  # behind all events
 _UNITS = len(UNITS)
 _NO_FOLDS: list[online_folds.Fold] = []
@@ -131,8 +133,13 @@ def _read_latest(
         else:
             value = winner[GIVES][feature.series]
             if value is None:
-                reasons[place] = NULL
+                reasons[place] = null_of(winner, feature.series)
         values[place] = value
+
+
+def null_of(row: Row, series: int) -> int:
+    """Why a row has no value of a series."""
+    return FAILED if len(row) > FAILS and series in row[FAILS] else NULL
 
 
 def _outside(features: Sequence[Feature], values: list[Any], reasons: list[int], at: int) -> None:
@@ -177,7 +184,10 @@ def _finish(
         elif how == WHOLE_MEAN:
             values[place] = float(fields[sum_at]) / count + 0.0  # rounded once, however large the sum is
         elif how == WHOLE_SUM:
-            values[place] = checked(fields[sum_at], feature.said)
+            if fits(fields[sum_at]):
+                values[place] = fields[sum_at]
+            else:
+                values[place], reasons[place] = None, FAILED
         elif how == SPREAD:
             value = spread(feature, count, fields[sum_at], fields[feature.square_at], exponents)
             values[place] = value

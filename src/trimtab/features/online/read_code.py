@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from trimtab.features.exact_rows import UNITS, checked, rounded
+from trimtab.features.exact_rows import UNITS, fits, rounded
 from trimtab.features.online.plan import (
     COUNT,
     EVENT_AT,
@@ -27,7 +27,17 @@ from trimtab.features.online.plan import (
     ViewPlan,
     Window,
 )
-from trimtab.features.online.read import EXPIRED, NO_ENTITY, NULL, OUTSIDE, read_decoded, spread, unknown
+from trimtab.features.online.read import (
+    EXPIRED,
+    FAILED,
+    NO_ENTITY,
+    NULL,
+    OUTSIDE,
+    null_of,
+    read_decoded,
+    spread,
+    unknown,
+)
 from trimtab.features.online.state import FORMAT, decode, fitting
 from trimtab.features.online.tiles import first_start, less_expired
 
@@ -52,7 +62,7 @@ def reader(plan: ViewPlan, at: int) -> Reader:
     names: dict[str, Any] = {
         "plan": plan, "at": at, "decode": decode, "fitting": fitting, "read_decoded": read_decoded,
         "unknown": unknown, "first_start": first_start, "less_expired": less_expired, "first_in": _first_in,
-        "spread": spread, "rounded": rounded, "checked": checked, "UNITS": UNITS,
+        "spread": spread, "rounded": rounded, "fits": fits, "null_of": null_of, "UNITS": UNITS,
         **{f"feature{n}": feature for n, feature in enumerate(plan.features)},
         **{f"group{n}": group for n, group in enumerate(plan.groups)},
     }  # fmt: skip
@@ -109,7 +119,7 @@ def _latest(features: list[Feature], at: int) -> Iterator[str]:
             yield "    else:"
             indent = "      "
         yield f"{indent}value = values[{place}] = gives[{feature.series}]"
-        yield f"{indent}if value is None: reasons[{place}] = {NULL}"
+        yield f"{indent}if value is None: reasons[{place}] = null_of(winner, {feature.series})"
     yield "  else:"
     for feature in features:
         yield f"    values[{at + feature.index}] = None; reasons[{at + feature.index}] = {EXPIRED}"
@@ -154,7 +164,8 @@ def _feature(feature: Feature, at: int, indent: str, extreme: str) -> Iterator[s
     elif feature.how == WHOLE_MEAN:
         yield f"{indent}{what} = float({total}) / {count} + 0.0"
     elif feature.how == WHOLE_SUM:
-        yield f"{indent}{what} = checked({total}, {own}.said)"
+        yield f"{indent}if fits({total}): {what} = {total}"
+        yield f"{indent}else: {what} = None; reasons[{place}] = {FAILED}"
     elif feature.how == EXTREME:
         yield f"{indent}{what} = {extreme}"
     else:

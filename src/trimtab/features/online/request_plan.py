@@ -11,12 +11,12 @@ import msgspec
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.evaluate_rows import compile_row
-from trimtab.features.exact_rows import SumOverflow
+from trimtab.core.failed import noted
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
 from trimtab.features.online.generations import GOING, place
 from trimtab.features.online.plan import ViewPlan, entity_of, name_bytes
-from trimtab.features.online.read import FOUND, NULL
+from trimtab.features.online.read import FAILED, FOUND, NULL
 from trimtab.features.online.read_code import reader
 from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
@@ -38,7 +38,7 @@ class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
 
     names: tuple[str, ...]  # of the features
     values: list[list[Any]]  # None for null; a category is its text
-    reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found" or "null"
+    reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found", "null" or "failed"
     at_us: int  # t: the moment of asking, at least the greatest append time in P
     positions: dict[str, int]  # P; nobody writes into it
 
@@ -74,7 +74,7 @@ class RequestPlan:
         """The features of requests asked at `now_us`.
 
         Raises:
-            Misuse: A request lacks a column or has another type there; or an integer sum exceeds 64 bits.
+            Misuse: A request lacks a column or has another type there.
             Unavailable: The views have read the log up to different positions: one of them is being filled; or they
                 moved on again and again between look-ups of which one needs what another found.
             Corrupt: A stored state is not what was written.
@@ -193,9 +193,7 @@ class _StagePlan:
             (entity_of(by), [plans[join.view.hash].state_prefix for join in of])
             for by, of in groupby(joins, lambda join: join.by)
         ]
-        self._joins = {layout.starts[join.name]: join for join in joins}
-        of = [(plans[join.view.hash], layout.starts[join.name]) for join in joins]
-        self._views = [(reader(plan, start), plan, start) for plan, start in of]
+        self._views = [reader(plans[join.view.hash], layout.starts[join.name]) for join in joins]
         self._copies = [copy for join in joins for copy in layout.copies.get(join.name, ())]
         self._keyed_by = _others({name for join in joins for name in join.by}, columns, layout)
         self._transforms = [
@@ -235,11 +233,8 @@ class _StagePlan:
         """Write this stage's features into the rows."""
         at = 1
         for answer, why in zip(values, reasons):  # noqa: B905  # as many; it is quicker
-            for read, plan, start in self._views:
-                try:
-                    read(found[at], t_us, answer, why)
-                except SumOverflow as error:
-                    raise error.of(plan.name, self._entity(start, rows, values, answer)) from error
+            for read in self._views:
+                read(found[at], t_us, answer, why)
                 at += 1
             for source, target in self._copies:
                 answer[target], why[target] = answer[source], why[source]
@@ -247,21 +242,12 @@ class _StagePlan:
             for row, answer, why in zip(self._with(self._reads, rows, values), values, reasons, strict=True):
                 known = {**row} if self._chained else row
                 for place, name, transform in self._transforms:
+                    before = noted.count
                     value = answer[place] = transform(known)
                     if value is None:
-                        why[place] = NULL
+                        why[place] = NULL if noted.count == before else FAILED
                     if self._chained and name is not None:
                         known[name] = value  # type: ignore[index]  # a dict, when chained
-
-    def _entity(
-        self, start: int, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]], answer: list[Any]
-    ) -> dict[str, Any]:
-        """Whom the features that begin at `start` are of, in the row whose answer this is."""
-        row = next(
-            row for row, of in zip(self._with(self._keyed_by, rows, values), values, strict=True) if of is answer
-        )
-        join = self._joins[start]
-        return {name: row[column] for name, column in zip(join.view.by, join.by, strict=True)}
 
     @staticmethod
     def _with(

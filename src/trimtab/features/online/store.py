@@ -16,10 +16,12 @@ from trimtab.events.frames import NEVER_US
 from trimtab.events.records import decode_all, known_at_us, padded
 from trimtab.features.definitions import View
 from trimtab.features.online.arrivals import Arrival, Kept
+from trimtab.features.online.failures import FeatureFailures, Figures, together
 from trimtab.features.online.generations import FILLING, GOING, id_of, place, prefixes
 from trimtab.features.online.latest import latest_state
 from trimtab.features.online.plan import (
     EVENT_AT,
+    FAILS,
     GIVES,
     ID,
     KNOWN_AT,
@@ -52,6 +54,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
     no_entity: int = 0  # the view's `by` column is null
     refused_deletes: int = 0  # deletions of events of a source without a key, which the view cannot find again
     raw_rows_read: int = 0  # to rebuild what a correction touched
+    failed: int = 0  # a feature's value failed for it, see `FeatureFailures`
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,17 +76,18 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     positions: dict[str, int]  # the last position of each partition
     generation: int = 0  # under which keys its states lie
     counts: tuple[int, ...] = ()  # the figures of `ViewApplied` over all records applied, in their order
+    failures: dict[str, FeatureFailures] = {}  # by feature
 
     @property
     def place(self) -> tuple[int, dict[str, int]]:
         """How far it has read."""
         return self.s_us, self.positions
 
-    def counted(self, more: Mapping[str, int]) -> Cursor:
+    def counted(self, more: Figures) -> Cursor:
         """This cursor with figures added."""
         before = dict(zip(FIGURES, self.counts, strict=False))
         counts = tuple(before.get(figure, 0) + more.get(figure, 0) for figure in FIGURES)
-        return msgspec.structs.replace(self, counts=counts)
+        return msgspec.structs.replace(self, counts=counts, failures=together(self.failures, more.failures))
 
 
 FIGURES = ViewApplied.__struct_fields__
@@ -126,7 +130,7 @@ class OnlineStore:
         """
         stored = self.cursors()
         changes: Changes = {}
-        counts = {plan.id: Counter[str]() for plan in self.plans.values()}
+        counts = {plan.id: Figures() for plan in self.plans.values()}
         taken = 0
         for cursor, plans in self._by_cursor(stored):
             after, arrivals = _arrivals(cursor, records, {p.view.source.name for p in plans}, reached)
@@ -138,7 +142,7 @@ class OnlineStore:
                     place(plan, before.generation)
                     apply = self._apply_keyed if plan.keyed else self._apply_plain
                     apply(plan, arrivals.get(plan.view.source.name, []), changes, counts[plan.id])
-                    moved = Cursor(after.s_us, after.positions, before.generation, before.counts)
+                    moved = msgspec.structs.replace(before, s_us=after.s_us, positions=after.positions)
                     stored[self._name(plan)] = moved.counted(counts[plan.id])
         if taken:
             changes[POSITIONS_KEY] = _encode(stored)
@@ -170,6 +174,12 @@ class OnlineStore:
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
         return {name: ViewApplied(**dict(zip(FIGURES, counts, strict=False))) for name, counts in found.items()}
+
+    def failures(self) -> dict[str, dict[str, FeatureFailures]]:
+        """For which events a feature's value failed, by view and feature: since the view was filled."""
+        cursors = self.cursors()
+        found = {name: cursors.get(self._name(plan), BEGIN).failures for name, plan in self.plans.items()}
+        return {name: failures for name, failures in found.items() if failures}
 
     def reset(self) -> int:
         """Delete the states of this store's views, to be filled again from the start of the log; how many keys."""
@@ -247,7 +257,7 @@ class OnlineStore:
                 groups.append((cursor, [plan]))
         return groups
 
-    def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:
+    def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Figures) -> None:
         """Events that have one content each: only repetitions need to be found."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
@@ -264,13 +274,19 @@ class OnlineStore:
         keys = [plan.state_prefix + name for name in groups]
         for key, packed, (name, rows) in zip(keys, self.kv.get_many(keys), groups.items(), strict=True):
             s_us = sealed_at[name]
+            if kept.errors:
+                _mark(rows, kept.errors)
             if not plan.windowed:
                 usual = latest_state(plan, packed, rows, s_us)
                 if usual is not None:
                     changes[key] = usual
+                    if kept.errors:
+                        _count_failed(plan, rows, set(), kept.errors, count)
                     continue
             state = EntityState(plan, packed)
             again = kept.repeated if plan.windowed else _repeated(state, rows, count)
+            if kept.errors:
+                _count_failed(plan, rows, again, kept.errors, count)
             if again:
                 for row in rows:
                     if (row[PARTITION], row[POSITION]) in again:
@@ -308,7 +324,7 @@ class OnlineStore:
                     changes[key] = None
         return repeats
 
-    def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> None:
+    def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Figures) -> None:
         """Events that may be corrected or deleted: their versions decide which rows an entity has."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, _News] = defaultdict(_News)
@@ -326,8 +342,11 @@ class OnlineStore:
                 if entity is not None:
                     groups[entity].withdraw(row, s_us)
             for entity, row in come:
-                if entity is not None:
-                    groups[entity].add(row, s_us)
+                if entity is None:
+                    continue
+                groups[entity].add(row, s_us)
+                if len(row) > FAILS and (row[PARTITION], row[POSITION]) == (record.partition, record.position):
+                    count.fail(plan, row, plan.values.of(values)[1])
             if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1
         count["applied"] += len(arrivals)
@@ -434,6 +453,28 @@ def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[t
         known.add(name)
     count["duplicates"] += len(again)
     return again
+
+
+def _mark(rows: list[Row], errors: Mapping[tuple[str, int], Mapping[int, str]]) -> None:
+    """Let rows say which series failed for them."""
+    for row in rows:
+        of_row = errors.get((row[PARTITION], row[POSITION]))
+        if of_row:
+            row.append([*of_row])
+
+
+def _count_failed(
+    plan: ViewPlan,
+    rows: list[Row],
+    again: set[tuple[str, int]],
+    errors: Mapping[tuple[str, int], Mapping[int, str]],
+    count: Figures,
+) -> None:
+    """Count the rows for which series failed and that repeat no others."""
+    for row in rows:
+        place = row[PARTITION], row[POSITION]
+        if place in errors and place not in again:
+            count.fail(plan, row, errors[place])
 
 
 def _withdraw(state: EntityState, row: Row) -> None:

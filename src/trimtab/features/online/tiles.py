@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from operator import add, sub
 from typing import Any, TypeAlias
 
-from trimtab.features.online.plan import EVENT_AT, FEW, GIVES, Contribution, Group, Row, ViewPlan, floor
+from trimtab.features.online.plan import EVENT_AT, FEW, GIVES, Group, Row, ViewPlan, floor
+from trimtab.features.online.series import Contribution
 
 Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
 # how many rows, then of each series how many values, then their sum; the least value of each; the greatest of each

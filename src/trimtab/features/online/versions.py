@@ -100,9 +100,10 @@ class VersionIndex:
         chain: list[Link] = []
         for i, (known_at, partition, position, event_at, deleted, values) in enumerate(counted):
             until = counted[i + 1][0] if i + 1 < len(counted) else NEVER_US
-            gives = None if deleted else plan.contributions(values)
             entity = plan.entity_of(values)
-            row = [event_at, known_at, partition, position, until, event_id, gives]
+            row: Row = [event_at, known_at, partition, position, until, event_id, None]
+            if not deleted:
+                plan.give(row, values)
             chain.append((None if entity is None else name_bytes(entity), row))
         return chain
 

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from trimtab.core.records import Prediction
-from trimtab.features.frames import REASONS
-from trimtab.serving.answering import NO_VIEW, Answerer
+from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.serving.answering import Answerer
 from trimtab.serving.batching import Joined
 from trimtab.serving.commit import GroupCommit
 from trimtab.serving.degradation import LATE

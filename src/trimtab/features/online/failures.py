@@ -1,0 +1,69 @@
+"""Values that failed for an event, counted by feature, each with the last event for which it did. # D156"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from trimtab.features.online.plan import Row, ViewPlan
+
+_LONGEST = 200  # characters of an id or an error that are kept
+
+
+class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
+    """For how many events a feature's value failed, and the last of them in the order in which they became known."""
+
+    count: int
+    known_at_us: int
+    partition: str
+    position: int
+    event_at_us: int
+    event_id: str
+    error: str
+
+    def __add__(self, other: FeatureFailures) -> FeatureFailures:
+        last = max(self, other, key=_place)
+        return msgspec.structs.replace(last, count=self.count + other.count)
+
+
+class Figures(Counter[str]):
+    """The figures of `ViewApplied` that one view comes to, and what failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[str, FeatureFailures] = {}  # by feature
+
+    def fail(self, plan: ViewPlan, row: Row, errors: Mapping[int, str]) -> None:
+        """Count an event for which series failed."""
+        if not errors:
+            return
+        event_at_us, known_at_us, partition, position, _, event_id, *_ = row
+        self["failed"] += 1
+        for series, error in errors.items():
+            one = FeatureFailures(
+                1, known_at_us, partition, position, event_at_us, event_id[:_LONGEST], error[:_LONGEST]
+            )
+            more = dict.fromkeys(plan.features_of(series), one)
+            self.failures = together(self.failures, more)
+
+
+def together(one: Mapping[str, FeatureFailures], other: Mapping[str, FeatureFailures]) -> dict[str, FeatureFailures]:
+    """The failures of both, by feature."""
+    return {**one, **{name: one[name] + more if name in one else more for name, more in other.items()}}
+
+
+def unnamed(failures: Mapping[str, FeatureFailures], gone: Collection[str]) -> dict[str, FeatureFailures]:
+    """The failures without what they say of events that were erased, by their ids."""
+    ids = {event_id[:_LONGEST] for event_id in gone}
+    erased = {"event_id": "", "error": "The event was erased."}
+    return {
+        name: msgspec.structs.replace(one, **erased) if one.event_id in ids else one for name, one in failures.items()
+    }
+
+
+def _place(failures: FeatureFailures) -> tuple[int, str, int]:
+    return failures.known_at_us, failures.partition, failures.position

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import shop
 from alias_moves import AS_OF
-from test_damaged_features import trimtab
+from test_damaged_features import flipped, trimtab
 
 from processes import within
 from trimtab.app.project import Project
@@ -134,3 +134,28 @@ def test_a_service_goes_on_and_tells(poisonable: Path) -> None:
         assert shop.call(f"{url}/health/ready")[0] == 200
         _, said = trimtab(poisonable, "status", "--json")
         assert any("feature 'picked': its value failed for 1 events" in line for line in json.loads(said)["red"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_applier_that_stands_is_red_at_once_and_answers_say_so(poisonable: Path, workers: int) -> None:
+    visit = {**shop.visit("a", shop.NOW_US, site="south"), "at": AS_OF}
+    with shop.opened(poisonable) as project:
+        plan = next(iter(project.views.store.plans.values()))
+        key = plan.state_prefix + b"snorth"
+        from trimtab.features.online.generations import place
+
+        key = place(plan, project.views.store.cursors()[plan.cursor_name].generation).state_prefix + b"snorth"
+    flipped(poisonable / ".trimtab" / "online" / "data.mdb", key)
+    with shop.serving(poisonable, "--as-of", AS_OF, "--workers", str(workers)) as (_, url):
+        within(60, lambda: all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(4)))
+        assert shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1].get("flags", []) == []
+        event = {"site": "north", "level": 1.0, "read_at": AS_OF}
+        assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 503
+        _, said = trimtab(poisonable, "status", "--json")
+        assert any("no event is applied since" in line and "Corrupt" in line for line in json.loads(said)["red"])
+
+        def flagged() -> bool:
+            answers = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1] for _ in range(4)]
+            return all(answer.get("flags") == ["features_behind"] for answer in answers)
+
+        within(5, flagged)

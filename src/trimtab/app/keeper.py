@@ -17,6 +17,7 @@ import msgspec
 
 from trimtab.app.skew_watch import SkewWatch
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
+from trimtab.core.records import BEHIND
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 if TYPE_CHECKING:
@@ -54,10 +55,17 @@ class Keeper:
         answers: Whether this process answers: then it follows aliases.
         keeps: Whether it does all the rest; one process of a service does.
         worker: The number of a worker, in what is noted of its failures.
+        stands: Whether events are not applied any more: then answers are flagged.
     """
 
     def __init__(
-        self, project: Project, *, answers: bool = True, keeps: bool = True, worker: int | None = None
+        self,
+        project: Project,
+        *,
+        answers: bool = True,
+        keeps: bool = True,
+        worker: int | None = None,
+        stands: Callable[[], bool] = lambda: False,
     ) -> None:
         self.failures: dict[str, str] = {}  # by work: what its last round said
         self.failed: Counter[str] = Counter()  # rounds, by work
@@ -69,7 +77,8 @@ class Keeper:
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._names = tuple(project.definitions.deployments) if answers else ()
-        self._follow = self._following(wait=False)
+        self._stands = stands
+        self._follow = {**self._following(wait=False), "flag answers": self._flag}
         if answers and not keeps:  # whoever keeps looks where it applies events
             self._follow["read online features"] = project.state.online.look_anew
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
@@ -116,6 +125,12 @@ class Keeper:
     def follow(self) -> None:
         """Let every deployment answer with the version its alias names, once that is loaded."""
         self._round({**self._follow, **self._following(wait=True)})
+
+    def _flag(self) -> None:
+        """Flag answers while events are not applied."""
+        flags = (BEHIND,) if self._stands() else ()
+        for name in self._names:
+            self._project.served(name).endpoint.flags = flags
 
     def _following(self, *, wait: bool) -> dict[str, Work]:
         return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}

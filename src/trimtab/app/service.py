@@ -82,7 +82,7 @@ def serve_project(
         forget_failures(project.state.catalog)
         opened.enter_context(applier.start())
         metrics = Metrics()
-        keeper = Keeper(project)
+        keeper = Keeper(project, stands=lambda: applier.failure is not None)
         show_engine(project, metrics, applier, keeper)
         folder = project.state_folder / FOLDER
         when_let_go(folder, lambda: check_grpc(grpc, tls_of(project)))

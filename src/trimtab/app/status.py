@@ -18,6 +18,7 @@ from trimtab.app.lost_records import RECOVER, lost_records
 from trimtab.app.planning import unapplied
 from trimtab.app.retention import kept_longer
 from trimtab.app.skew import SIGNAL, skew_lines
+from trimtab.app.standing import standing
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
@@ -201,6 +202,12 @@ def _applying(project: Project, lag_records: int) -> list[str]:
     followed = project.views.followed()
     failures = service_failures(project.state.catalog) if followed else {}  # else it ended without a word
     red = [f"the serving process: {work} failed: {said}" for work, said in failures.items()]
+    stands = standing(project.state.catalog)
+    if stands is not None and (followed or lag_records):
+        red.append(
+            f"online features: no event is applied since {format_moment(stands.at_us)}: {stands.why} Put that right "
+            "and restart the service; or, with it stopped, run: trimtab rebuild --all"
+        )
     if followed:
         notes = red_notes(project.state_folder / "spool")
         red += [f"the serving process: predictions cannot be logged: {said}" for said in notes]

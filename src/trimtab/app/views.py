@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.app.lease import Lease
 from trimtab.app.rebuilding import Rebuilds
+from trimtab.app.standing import forget_standing, note_standing
 from trimtab.app.state import State
 from trimtab.app.stored_views import damage, missing
 from trimtab.app.telling import Telling
@@ -178,7 +179,7 @@ class Views:
         if not self._taken(lease):
             return False
         ends = self._state.events.positions()
-        with self._letting_go(lease), Telling("online features: reading the log") as tell:
+        with self._letting_go(lease), self._noting(), Telling("online features: reading the log") as tell:
             self._take_up([*self.views, *self._new])
             for filled in self._work.fill():
                 view = self.store.plans[filled.view].name
@@ -211,6 +212,7 @@ class Views:
             self._take_up([*self.views, *self._new])
             work = self._work
             work.read_tables()
+            forget_standing(self._state.catalog)
             return Applier(
                 self._state.events,
                 self._applying(self.store, lease),
@@ -218,6 +220,7 @@ class Views:
                 clock=self._clock,
                 reading=work.reading,
                 between=self._between,
+                stopped=partial(note_standing, self._state.catalog, self._clock),
             )
         except BaseException:
             self.let_go()
@@ -381,6 +384,19 @@ class Views:
             lease.let_go()
             raise
         return True
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note what stops the application of events here, or that it went on."""
+        catalog = self._state.catalog
+        try:
+            yield
+        except (Conflict, Unavailable):  # it passes
+            raise
+        except Exception as error:
+            note_standing(catalog, self._clock, error)
+            raise
+        forget_standing(catalog)
 
     @contextmanager
     def _letting_go(self, lease: Lease) -> Iterator[None]:

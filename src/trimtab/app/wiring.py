@@ -18,6 +18,7 @@ from trimtab.app.layouts import Layouts
 from trimtab.app.live_definitions import LiveDefinitions
 from trimtab.app.retention_needs import features_from_us
 from trimtab.app.searches import with_chosen
+from trimtab.app.standing import standing
 from trimtab.app.state import State, kept_from
 from trimtab.app.version_memory import VersionMemory
 from trimtab.app.views import Views
@@ -25,6 +26,7 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, LineSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
+from trimtab.core.records import BEHIND
 from trimtab.events.definitions import Source
 from trimtab.features.stored import with_sources
 from trimtab.registry import LoadedModel, Registry, Version
@@ -323,6 +325,8 @@ class Wiring:
         if mark is None or mark != seen or now_s >= until_s or served.learner is not None:
             caught = self.views.catch_up() or not self.views.views
             served.refresh()
+            behind = not caught and standing(self.state.catalog) is not None
+            served.endpoint.flags = (BEHIND,) if behind else ()
             self._seen[model] = mark, math.inf if caught and served.is_whole else now_s + _LOOK_S
         else:
             served.see_stored()

@@ -106,7 +106,7 @@ def answer(project: Project, task: WorkerTask, line: Line, listener: socket.sock
     views = FollowedViews(project, lambda: line.say(NUDGE), lambda: read_state(Path(task.folder)))
     with ExitStack() as opened:
         metrics = SharedMetrics(Path(task.folder), str(task.slot), task.start)
-        keeper = Keeper(project, keeps=False, worker=task.slot)
+        keeper = Keeper(project, keeps=False, worker=task.slot, stands=lambda: _stands(task))
         keeper.show(metrics)
         service = http_service(
             project,
@@ -158,6 +158,14 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
     if state.stands_still is not None:
         return state.stands_still
     return f"online features are being filled: {left:,} records to apply." if left else None
+
+
+def _stands(task: WorkerTask) -> bool:
+    """Whether the process that applies events has given up."""
+    from trimtab.serving.workers.states import read_state
+
+    state = read_state(Path(task.folder))
+    return state is not None and state.stopped
 
 
 if __name__ == "__main__":

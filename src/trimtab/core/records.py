@@ -11,6 +11,7 @@ Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 
 # Flags of answers that were given in the place of others.
 NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
+BEHIND = "features_behind"  # and of those made while no event is applied to online features
 _MAKESHIFT = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 

@@ -35,6 +35,7 @@ class Applier:
             behind, it joins later.
         between: A bounded piece of other work, done after each look at the log; it is told whether something was new
             there, and says whether it has more to do at once.
+        stopped: Called once with what stops it.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Applier:
         pause_s: float = 0.02,
         reading: Callable[[], Mapping[str, int]] | None = None,
         between: Callable[[bool], bool] | None = None,
+        stopped: Callable[[Exception], object] = lambda error: None,
     ) -> None:
         self.failure: Exception | None = None
         self.retries = 0
@@ -59,6 +61,7 @@ class Applier:
         self._applied = applied
         self._reading = reading
         self._between = between
+        self._on_stop = stopped
         self._positions = dict(applied())
         self._behind_since_us: int | None = None
         self._changed = threading.Condition()
@@ -139,6 +142,7 @@ class Applier:
                 with self._changed:
                     self.failure = error
                     self._changed.notify_all()
+                self._on_stop(error)
                 return
             if not busy:
                 self._wake.wait(pause_s)

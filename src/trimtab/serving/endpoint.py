@@ -68,6 +68,7 @@ class Endpoint:
         self.cached: CacheFigures | None = None  # of remembered scores, where they are
         self.fails_to_load = False  # a version that one of its aliases names
         self.uses = 0  # how often it was asked
+        self.flags: tuple[str, ...] = ()  # of all that is answered as of now: `BEHIND` while events are not applied
         self._seldom = Seldom(_logger)
         self._begun = False
         self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
@@ -175,7 +176,8 @@ class Endpoint:
             Unavailable: No version serves, or state or log cannot be used now; nothing was logged.
         """
         answerer = self.current
-        if at is not None or (self.precomputed is None and self.degrading is None and self.canary is None):
+        bare = self.precomputed is None and self.degrading is None and self.canary is None and not self.flags
+        if at is not None or bare:
             self.uses += 1
             return answerer.answer(rows, at=at)
         until_s = None if self.degrading is None else self.degrading.deadline_s(perf_counter(), None)
@@ -210,7 +212,7 @@ class Endpoint:
             return answerer.predict(rows, at_us=at_us)
         precomputed = self.precomputed  # read once: another thread may take it away
         if precomputed is None:
-            return self._predict(answerer, rows, (), deadline_s, shared)
+            return self._predict(answerer, rows, self.flags, deadline_s, shared)
         now_us = answerer.now_us()
         key, version = answerer.rows.request.key, answerer.served.version
         looked = [self._look_up(precomputed, row, str(row[key]), version, now_us) for row in rows]
@@ -220,7 +222,8 @@ class Endpoint:
         prepared = [one.answer for one in looked]
         for state in ("stale", "missing"):
             places = [n for n, one in enumerate(looked) if one.state == state]
-            made = self._predict(answerer, [rows[n] for n in places], (f"precomputed_{state}",), deadline_s, shared)
+            flags = (*self.flags, f"precomputed_{state}")
+            made = self._predict(answerer, [rows[n] for n in places], flags, deadline_s, shared)
             for n, prediction in zip(places, made, strict=True):
                 prepared[n] = prediction
         return prepared

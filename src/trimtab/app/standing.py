@@ -1,0 +1,43 @@
+"""Why events are not applied any more, noted in the catalogue by the process that applies them, for all others."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import TrimtabError
+from trimtab.store.ports import Catalog, Put, Remove
+
+KIND = "standing"
+_KEY = "views"
+_logger = logging.getLogger(__name__)
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What stopped the process that applies events, and when."""
+
+    why: str
+    at_us: int
+
+
+def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
+    """Say that an error stopped it."""
+    standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
+    try:
+        catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
+    except TrimtabError as also:  # a full disk, mostly: it is logged all the same, and readiness says so
+        _logger.warning("that events are not applied cannot be noted: %s", also)
+
+
+def standing(catalog: Catalog) -> Standing | None:
+    """What stopped it; None: nothing, or events were applied since."""
+    record = catalog.get(KIND, _KEY)
+    return None if record is None else msgspec.json.decode(record.body, type=Standing)
+
+
+def forget_standing(catalog: Catalog) -> None:
+    """Say that events are applied again."""
+    if catalog.get(KIND, _KEY) is not None:
+        catalog.write([Remove(KIND, _KEY)])

@@ -276,7 +276,7 @@ def test_requests_come_as_lines_of_json_and_arrow_files(project: Project, tmp_pa
     with pytest.raises(Misuse, match="line 6"):
         project.join(tmp_path / "asked.ndjson")
     arrow = Path(__file__).parents[1] / "core" / "arrow_files" / "polars.arrow"
-    with pytest.raises(Misuse, match="column 'list' holds lists"):
+    with pytest.raises(Misuse, match="column 'list' holds large_list"):
         request_table(arrow, {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from arro3 import io as arrow_io
 
 from trimtab.core.columns import Columns, Dtype
+from trimtab.serving.http.pushing import table_of_body
+from trimtab.serving.problems import Refused
 
 EVENTS = "/v1/events/payments"
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
@@ -126,10 +129,22 @@ def test_too_many_rows_are_refused_in_every_form(client: httpx.Client) -> None:
 
 
 def test_a_small_body_cannot_stand_for_much(client: httpx.Client) -> None:
-    packed = stream("lz4", user=("str", ["x" * 50_000] * 3), paid_at=("time", [0, 1, 2]))
-    assert "compressed" in refused(client.post(EVENTS, content=packed, headers=ARROW), 400)["detail"]
+    packed = stream("lz4", user=("str", ["x" * 500_000] * 60), paid_at=("time", [0] * 60))
+    assert "decoded it would take" in refused(client.post(EVENTS, content=packed, headers=ARROW), 413)["detail"]
+    packed = stream("lz4", user=("str", ["ann"] * 3), paid_at=("time", [now_us()] * 3))
+    assert client.post(EVENTS, content=packed, headers=ARROW).json()["accepted"] == 3
     long = Path(__file__).with_name("long_word.arrows").read_bytes()  # one word of 5,000 letters, in 90 rows
     assert "450000 characters" in refused(client.post(EVENTS, content=long, headers=ARROW), 413)["detail"]
+
+
+def test_a_table_needs_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = stream(user=("str", ["ann"]))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        Refused, match=r'pip install "trimtab\[arrow\]" where the service runs, or send JSON'
+    ) as refusal:
+        table_of_body(body, 10, "events")
+    assert refusal.value.status == 415
 
 
 def test_no_damage_makes_the_server_fail(client: httpx.Client) -> None:

@@ -1,54 +1,42 @@
-"""Arrow's own files and streams of bytes: read here, in Python, because they come from strangers over the network.
+"""Arrow's own files and streams of bytes, by pyarrow: the extra `arrow`, loaded with the first of them.
 
-Of two readers that were tried, one ended the whole process at a damaged body, and one read beyond its buffers (D20).
+What comes may be a stranger's: its size is checked by its headers before pyarrow sees it, and what pyarrow made of it
+is validated before it is used.  # D0166
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Collection, Iterator, Sequence
-from itertools import count, islice
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-import msgspec
-import numpy as np
-
-from trimtab.core.arrow import ArrowTable, table_of
-from trimtab.core.arrow_layout import Bytes, Piece, join_columns, read_piece
-from trimtab.core.columns import Column
+from trimtab.core.arrow import ArrowTable, read_arrow
+from trimtab.core.arrow_size import MAGIC, MORE, Bounds, TooLarge, TooManyRows, check_size
+from trimtab.core.columns import Columns, WrongColumn
 from trimtab.core.errors import Misuse, TrimtabError
-from trimtab.core.flatbuffer import FlatTable
-from trimtab.core.lz4 import decompress_lz4
 
-_MAGIC = b"ARROW1"
-_MORE = b"\xff\xff\xff\xff"  # begins every message
-_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # kinds of messages
-_UNITS = "smun"
-_INT = 2
-_PLAIN = {1: "n", 4: "z", 5: "u", 6: "b", 9: "tt", 11: "ti", 12: "+l", 13: "+s", 14: "+u", 15: "w:", 16: "+w", 17: "+m"}
-_PLAIN |= {18: "tD", 19: "Z", 20: "U", 21: "+L", 22: "+r", 23: "vz", 24: "vu", 25: "+vl", 26: "+vL"}
-_BUFFERS = {"n": 0, "u": 3, "U": 3, "z": 3, "Z": 3, "+s": 1, "+w": 1, "+r": 0, "+vl": 3, "+vL": 3}  # others: 2
-_MOST_FIELDS = 10_000  # columns, those inside of others too
-_LZ4 = 0
-_BLOCK = "<qi4xq"  # where a message begins, how long it and its body are
-_T = TypeVar("_T")
-_Message: TypeAlias = tuple[int, FlatTable, Bytes]  # kind, header, body
+__all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_ipc_file", "write_ipc_stream"]
+
+Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
+
+_INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
+_LEAST_BYTES = 24 << 20  # that any data may become
+_TIMES_OF_FILE = 100  # its size: Feather packs repetitive columns well
+_TAKEN = (
+    "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string large_string "
+    "string_view date32 date64"
+)
 
 
-class _Field(msgspec.Struct, frozen=True):
-    """A column of the schema."""
-
-    name: str
-    format: str
-    dictionary: int | None = None  # its number: the buffers hold indices
-    words: str = ""  # the format of the dictionary's values
-    children: tuple[_Field, ...] = ()  # read past
+class NoPyarrow(Misuse):
+    """Arrow's bytes came, and pyarrow is not installed."""
 
 
 def is_ipc(data: bytes) -> bool:
     """Whether bytes begin as an Arrow IPC stream or file does."""
-    return data[:4] == _MORE or data[:6] == _MAGIC
+    return data[:4] == MORE or data[:6] == MAGIC
 
 
 def read_ipc_file(path: Path, only: Collection[str] | None = None) -> ArrowTable:
@@ -56,236 +44,110 @@ def read_ipc_file(path: Path, only: Collection[str] | None = None) -> ArrowTable
     return read_ipc(path.read_bytes(), f"file {path}", only)
 
 
-def read_ipc(data: bytes, what: str, only: Collection[str] | None = None) -> ArrowTable:
+def read_ipc(
+    data: bytes,
+    what: str,
+    only: Collection[str] | None = None,
+    *,
+    most_rows: int | None = None,
+    times: int = _TIMES_OF_FILE,
+) -> ArrowTable:
     """The table of the bytes of an Arrow IPC stream or file.
 
     Args:
-        data: The bytes, uncompressed or with lz4.
+        data: The bytes, uncompressed or with lz4 or zstd.
         what: Names them in errors.
         only: The columns that are wanted; left out, all.
-
-    Raises:
-        Misuse: They are none, are damaged, or have a wanted column that no table can have.
-    """
-    return _read(data, what, only, None, lz4=True)
-
-
-def read_ipc_stream(body: bytes, only: Collection[str] | None = None, *, most_rows: int | None = None) -> ArrowTable:
-    """The table of an Arrow IPC stream that was sent; uncompressed, so that little cannot stand for much.
+        most_rows: More are refused.
+        times: How many times their size they may take once decoded, and 24 MB.
 
     Raises:
         TooManyRows: There are more than `most_rows`.
-        Misuse: It is none, is damaged, compressed, or has a wanted column that no table can have.
+        TooLarge: They would become far larger than they are.
+        NoPyarrow: pyarrow is not installed.
+        Misuse: They are no Arrow data, are damaged, or have a wanted column that no table can have.
     """
-    return _read(body, "body", only, most_rows, lz4=False)
-
-
-class TooManyRows(Misuse):
-    """More rows than are taken at once."""
-
-
-def _read(data: bytes, what: str, only: Collection[str] | None, most_rows: int | None, *, lz4: bool) -> ArrowTable:
-    is_file = data[:6] == _MAGIC
-    if is_file and not data.endswith(_MAGIC):
-        raise Misuse(f"{what}: the Arrow file is cut off. Write it anew.")
     if not is_ipc(data):
         raise Misuse(
             f"{what}: begins with {data[:8]!r}, which is neither an Arrow IPC stream nor a file. Write it with "
             "pyarrow.ipc.new_stream or with polars' write_ipc_stream, for example."
         )
-    reader = _Reader(data, what, only, most_rows, lz4)
+    if data[:6] == MAGIC and not data.endswith(MAGIC):
+        raise Misuse(f"{what}: the Arrow file is cut off. Write it again.")
+    pa = _pyarrow(what)
     try:
-        return reader.read(reader.file_messages() if is_file else reader.stream_messages())
+        check_size(data, what, Bounds(_LEAST_BYTES + times * len(data), most_rows))
+        return _read(pa, data, only)
     except TrimtabError:
         raise
-    except (ValueError, struct.error, OverflowError, MemoryError, RecursionError) as error:  # what damage leads to
-        raise Misuse(f"{what}: the Arrow data is damaged ({error}). Write it anew.") from error
+    except (
+        pa.ArrowException, ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError, MemoryError,
+        NotImplementedError, RecursionError,
+    ) as error:  # fmt: skip  # what damage leads to, in pyarrow and in the extension types that it knows
+        said = " ".join(str(error).split())[:300]
+        raise Misuse(f"{what}: the Arrow data is damaged ({said}). Write it again.") from error
 
 
-class _Reader:
-    """The messages of a stream, one after the other."""
+def write_ipc_stream(columns: Mapping[str, Values]) -> bytes:
+    """The bytes of a stream that holds one batch.
 
-    def __init__(self, data: bytes, what: str, only: Collection[str] | None, most_rows: int | None, lz4: bool) -> None:
-        self._data = data
-        self._bytes: Bytes = np.frombuffer(data, np.uint8)
-        self._what = what
-        self._only = only
-        self._most_rows = most_rows
-        self._lz4 = lz4
-        self._dictionaries: dict[int, Column] = {}
-        self._rows = 0
+    Args:
+        columns: By name, as many values each: str as Utf8, float as Float64, int as Int64; without values as Utf8.
 
-    def read(self, messages: Iterator[_Message]) -> ArrowTable:
-        kind, header, _ = next(messages, (0, None, None))
-        if kind != _SCHEMA or header is None:
-            raise ValueError("it does not begin with a schema")
-        if header.number(0, "<h") != 0:
-            raise Misuse(f"{self._what}: the Arrow data is big-endian. Write it on a little-endian machine.")
-        left = count(_MOST_FIELDS, -1)
-        fields = [_field(table, left) for table in header.tables(1)]
-        parts: list[list[Column]] = [[] for _ in fields]
-        for kind, header, body in messages:
-            if kind == _DICTIONARY:
-                self._take_dictionary(header, body, fields)
-            elif kind == _BATCH:
-                self._count(header.number(0, "<q"))
-                for column, piece in zip(parts, self._pieces(header, body, fields), strict=True):
-                    if self._wants(piece.name):
-                        column.append(read_piece(piece))
-        for column, field in zip(parts, fields, strict=True):
-            if not column and self._wants(field.name):  # no batch: the column has a type all the same
-                words = read_piece(Piece(field.name, field.words, 0, ())) if field.words else None
-                column.append(read_piece(Piece(field.name, field.format, 0, (), 0, words)))
-        return table_of([field.name for field in fields], parts)
-
-    def _wants(self, name: str) -> bool:
-        return self._only is None or name in self._only
-
-    def stream_messages(self) -> Iterator[_Message]:
-        """One message behind the other."""
-        at = 0
-        while at < len(self._data):
-            found = self._message(at)
-            if found is None:
-                return  # the end is marked
-            message, at = found
-            yield message
-
-    def file_messages(self) -> Iterator[_Message]:
-        """Those that the end of the file names."""
-        end = len(self._data) - 10
-        (length,) = struct.unpack_from("<i", self._data, end)
-        footer = FlatTable.root(self._data[max(0, end - length) : end])
-        yield _SCHEMA, _told(footer.table(1)), self._bytes[:0]
-        for at, _, _ in (*footer.structs(2, _BLOCK), *footer.structs(3, _BLOCK)):
-            yield _told(self._message(at))[0]
-
-    def _message(self, at: int) -> tuple[_Message, int] | None:
-        """The message that begins at a byte, and where it ends."""
-        if at < 0 or self._data[at : at + 4] != _MORE:
-            raise ValueError(f"no message begins at byte {at}")
-        (length,) = struct.unpack_from("<i", self._data, at + 4)
-        if length == 0:
-            return None
-        begin = at + 8 + length
-        if length < 0 or begin > len(self._data):
-            raise ValueError("it is cut off in a message")
-        message = FlatTable.root(self._data[at + 8 : begin])
-        body = message.number(3, "<q")
-        if body < 0 or begin + body > len(self._data):
-            raise ValueError("it is cut off in a body")
-        found = message.number(1, "<B"), _told(message.table(2)), self._bytes[begin : begin + body]
-        return found, begin + body
-
-    def _count(self, rows: int) -> None:
-        self._rows += rows
-        if rows < 0:
-            raise ValueError(f"a batch of {rows} rows")
-        if self._most_rows is not None and self._rows > self._most_rows:
-            raise TooManyRows(f"{self._what}: more than {self._most_rows} rows. Send them in parts.")
-
-    def _take_dictionary(self, header: FlatTable, body: Bytes, fields: Sequence[_Field]) -> None:
-        number = header.number(0, "<q")
-        field = next((f for f in fields if f.dictionary == number), None)
-        if field is None or not self._wants(field.name):
-            return
-        (piece,) = self._pieces(_told(header.table(1)), body, [_Field(field.name, field.words)])
-        words = read_piece(piece)
-        grows = header.number(2, "<B") and number in self._dictionaries
-        self._dictionaries[number] = join_columns([self._dictionaries[number], words]) if grows else words
-
-    def _pieces(self, batch: FlatTable, body: Bytes, fields: Sequence[_Field]) -> Iterator[Piece]:
-        """One array for each of `fields`."""
-        rows, places = batch.number(0, "<q"), batch.structs(2, "<qq")
-        if rows > 8 * len(self._data) or sum(length for _, length in places) > len(body):
-            raise ValueError("a batch claims more than it holds")
-        compression = batch.table(3)
-        codec = None if compression is None else compression.number(0, "<b")
-        if codec is not None and not (self._lz4 and codec == _LZ4):
-            raise Misuse(
-                f"{self._what}: the Arrow data is compressed. Write it uncompressed" + (" or with lz4." * self._lz4)
-            )
-        nodes, bounds, counts = iter(batch.structs(1, "<qq")), iter(places), iter(batch.structs(4, "<q"))
-        for field in fields:
-            node, spans = _spans(field, nodes, bounds, counts)
-            if node[0] != rows:
-                raise ValueError(f"column {field.name!r} has {node[0]} of {rows} rows")
-            if self._wants(field.name):
-                buffers = [self._buffer(body, offset, length, codec) for offset, length in spans]
-                yield Piece(field.name, field.format, rows, buffers, 0, self._words(field))
-            else:
-                yield Piece(field.name, field.format, 0, ())
-
-    def _words(self, field: _Field) -> Column | None:
-        if field.dictionary is None:
-            return None
-        if field.dictionary not in self._dictionaries:
-            raise ValueError(f"the dictionary of column {field.name!r} is missing")
-        return self._dictionaries[field.dictionary]
-
-    def _buffer(self, body: Bytes, offset: int, length: int, codec: int | None) -> Bytes | None:
-        if offset < 0 or length < 0 or offset + length > len(body):
-            raise ValueError("a buffer lies outside its body")
-        data = body[offset : offset + length]
-        if codec is None or not length:
-            return data if length else None
-        (plain,) = struct.unpack_from("<q", data[:8].tobytes())
-        if plain == -1:  # packing would have made it larger
-            return data[8:]
-        return np.frombuffer(decompress_lz4(data[8:].tobytes(), plain), np.uint8)
+    >>> written = write_ipc_stream({"id": ["a", "é"], "score": [0.5, 1.0]})
+    >>> read_ipc(written, "stream").columns.to_rows()
+    [{'id': 'a', 'score': 0.5}, {'id': 'é', 'score': 1.0}]
+    """
+    pa = _pyarrow("Arrow stream")
+    batch = pa.record_batch({name: _array(pa, values) for name, values in columns.items()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
 
 
-def _spans(
-    field: _Field,
-    nodes: Iterator[tuple[int, ...]],
-    bounds: Iterator[tuple[int, ...]],
-    counts: Iterator[tuple[int, ...]],
-) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Rows and nulls of a column, and where its buffers lie; those of its children are read past."""
-    node = _told(next(nodes, None))
-    wanted = _BUFFERS.get(field.format, 2)
-    if field.format in ("vu", "vz"):
-        wanted += _told(next(counts, None))[0]
-    spans = list(islice(bounds, wanted))
-    if wanted < 0 or len(spans) < wanted:
-        raise ValueError(f"column {field.name!r} lacks a buffer")
-    for child in field.children:
-        _spans(child, nodes, bounds, counts)
-    return node, spans
+def _array(pa: Any, values: Values) -> Any:
+    first = next(iter(values), "")
+    if not isinstance(first, str):
+        return pa.array(values, pa.int64() if isinstance(first, int) else pa.float64())
+    return pa.array([str(text).encode("utf-8", "replace") for text in values], pa.binary()).cast(pa.string())
 
 
-def _field(table: FlatTable, left: Iterator[int]) -> _Field:
-    """A column; `left` counts how many more there may be, since a few bytes could name one child many times."""
-    if next(left) <= 0:
-        raise ValueError(f"it has more than {_MOST_FIELDS} columns")
-    kind = _format(table.number(2, "<B"), table.table(3))
-    children = tuple(_field(child, left) for child in table.tables(5))
-    dictionary = table.table(4)
-    if dictionary is None:
-        return _Field(table.text(0), kind, children=children)
-    index = dictionary.table(1)
-    indices = "i" if index is None else _format(_INT, index)
-    return _Field(table.text(0), indices, dictionary.number(0, "<q"), kind)
+def _read(pa: Any, data: bytes, only: Collection[str] | None) -> ArrowTable:
+    opened = pa.ipc.open_file if data[:6] == MAGIC else pa.ipc.open_stream
+    schema = opened(pa.py_buffer(data)).schema
+    wanted = [at for at, name in enumerate(schema.names) if only is None or name in only]
+    for at in wanted:
+        _check_type(pa, schema.field(at))
+    names = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
+    if not wanted:
+        return ArrowTable(names, Columns({}))
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
+    table = opened(pa.py_buffer(data), options=options, memory_pool=pa.system_memory_pool()).read_all()
+    table.validate(full=True)
+    return ArrowTable(names, read_arrow(table.combine_chunks(pa.system_memory_pool())).columns)
 
 
-def _format(number: int, told: FlatTable | None) -> str:
-    """The format string of the C data interface."""
-    kind = _told(told)
-    if number == _INT:
-        signed = {8: "c", 16: "s", 32: "i", 64: "l"}.get(kind.number(0, "<i"), "?")
-        return signed if kind.number(1, "<B") else signed.upper()
-    if number == 3:
-        return "efg"[kind.number(0, "<h") % 3]
-    if number == 7:
-        return f"d:{kind.number(0, '<i')},{kind.number(1, '<i')},{kind.number(2, '<i', 128)}"
-    if number == 8:
-        return "tdm" if kind.number(0, "<h", 1) else "tdD"
-    if number == 10:
-        return f"ts{_UNITS[kind.number(0, '<h') % 4]}:{kind.text(1)}"
-    return _PLAIN.get(number, "?")
+def _check_type(pa: Any, field: Any) -> None:
+    """Refuse a column that no table can have."""
+    kind = field.type
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    taken = {getattr(pa, name)() for name in _TAKEN.split()}
+    if kind in taken or pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):
+        return
+    raise WrongColumn(
+        f"column {field.name!r} holds {str(field.type)[:100]}; a column can hold numbers, text, booleans, dates and "
+        "timestamps. Leave it out, or make such columns of it.",
+        column=field.name,
+    )
 
 
-def _told(found: _T | None) -> _T:
-    if found is None:
-        raise ValueError("something that is needed is missing")
-    return found
+def _pyarrow(what: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError as error:
+        raise NoPyarrow(f'{what}: Arrow data needs pyarrow ({error}). Run: pip install "trimtab[arrow]"') from error
+    return pyarrow

@@ -203,7 +203,7 @@ def _views(piece: Piece, valid: NDArray[Any] | None) -> list[bytes | None]:
     """The texts of a column of views: short ones lie in the view, long ones in one of several buffers."""
     raw = _typed(piece, 1, "V16", piece.offset, piece.rows).tobytes()
     held = [b"" if data is None else data.tobytes() for data in piece.buffers[2:]]
-    left = 4 * sum(map(len, held)) + (1 << 20)  # views that overlap could make much of little
+    left = 4 * sum(map(len, held)) + 16 * piece.rows  # views that overlap could make much of little
     known: dict[bytes, bytes] = {}
     out: list[bytes | None] = []
     present = [True] * piece.rows if valid is None else valid.tolist()

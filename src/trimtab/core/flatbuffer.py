@@ -1,14 +1,21 @@
-"""FlatBuffers read as far as Arrow needs them, with every bound checked: a wrong one is a `ValueError`."""
+"""FlatBuffers read as far as the headers of Arrow need it, with every bound checked: a wrong one is a `ValueError`."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer: TypeAlias = bytes | memoryview
 
 
 class FlatTable:
     """One table of a buffer: its fields by their number in the schema, the default where one was not written."""
 
-    def __init__(self, data: bytes, at: int) -> None:
+    def __init__(self, data: Buffer, at: int) -> None:
         if at < 0:
             raise ValueError("a table lies before the buffer")
         self._data = data
@@ -20,9 +27,14 @@ class FlatTable:
         self._fields = (_read("<H", data, vtable) - 4) // 2
 
     @classmethod
-    def root(cls, data: bytes) -> FlatTable:
+    def root(cls, data: Buffer) -> FlatTable:
         """The table that a buffer begins with."""
         return cls(data, _read("<I", data, 0))
+
+    @property
+    def size(self) -> int:
+        """The bytes of the whole buffer."""
+        return len(self._data)
 
     def number(self, field: int, kind: str, default: int = 0) -> int:
         """A number of the struct format `kind`, such as "<i"."""
@@ -34,33 +46,23 @@ class FlatTable:
         at = self._target(field)
         return None if at is None else FlatTable(self._data, at)
 
-    def text(self, field: int) -> str:
-        """A text, "" where there is none."""
+    def length(self, field: int) -> int:
+        """How many elements a vector has, or how many bytes a text."""
         at = self._target(field)
+        return 0 if at is None else _read("<I", self._data, at)
+
+    def tables(self, field: int) -> Iterator[FlatTable]:
+        """A vector of tables, one after the other: many places of a vector may name one table."""
+        at = self._target(field)
+        for place in () if at is None else range(at + 4, at + 4 + 4 * self.length(field), 4):
+            yield FlatTable(self._data, place + _read("<I", self._data, place))
+
+    def integers(self, field: int, width: int = 1) -> NDArray[np.int64]:
+        """A vector of structs of `width` int64 each."""
+        at, count = self._target(field), self.length(field)
         if at is None:
-            return ""
-        size = _read("<I", self._data, at)
-        if at + 4 + size > len(self._data):
-            raise ValueError("a text is longer than the buffer")
-        return self._data[at + 4 : at + 4 + size].decode()
-
-    def tables(self, field: int) -> list[FlatTable]:
-        """A vector of tables."""
-        at = self._target(field)
-        places = [] if at is None else self._vector(at, "<I")
-        first = 0 if at is None else at + 4
-        return [FlatTable(self._data, first + 4 * i + offset) for i, (offset,) in enumerate(places)]
-
-    def structs(self, field: int, kind: str) -> list[tuple[int, ...]]:
-        """A vector of structs of the struct format `kind`, such as "<qq"; of numbers, with one each."""
-        at = self._target(field)
-        return [] if at is None else self._vector(at, kind)
-
-    def _vector(self, at: int, kind: str) -> list[tuple[int, ...]]:
-        count, width = _read("<I", self._data, at), struct.calcsize(kind)
-        if at + 4 + count * width > len(self._data):
-            raise ValueError("a vector is longer than the buffer")
-        return list(struct.iter_unpack(kind, self._data[at + 4 : at + 4 + count * width]))
+            return np.empty((0, width), np.int64)
+        return np.frombuffer(self._data, "<i8", count * width, at + 4).reshape(count, width)
 
     def _place(self, field: int) -> int | None:
         if field >= self._fields:
@@ -73,7 +75,7 @@ class FlatTable:
         return None if at is None else at + _read("<I", self._data, at)
 
 
-def _read(kind: str, data: bytes, at: int) -> int:
+def _read(kind: str, data: Buffer, at: int) -> int:
     try:
         value: int = struct.unpack_from(kind, data, at)[0]
     except struct.error as error:

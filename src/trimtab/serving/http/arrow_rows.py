@@ -51,7 +51,10 @@ async def answer_arrow(
     answerer = endpoint.awake or await predictor.woken(started, timeout_s)
 
     def read() -> list[Row]:
-        return answerer.rows.check(rows_of_table(table_of_body(body, most_rows, "rows")))
+        table = table_of_body(body, most_rows, "rows")
+        declared = answerer.rows.request.columns
+        unknown = [name for name in table.names if name not in declared][:1]  # one is enough to be refused
+        return answerer.rows.check(rows_of_table(table.select([n for n in table.names if n in declared] + unknown)))
 
     rows: list[Row] = await predictor.read(started, timeout_s, read)
     prepared = await predictor.answer_rows(answerer, rows, None, started, timeout_s)
@@ -71,7 +74,7 @@ def _as_json(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared
 
 def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared]) -> Reply:
     """A row an answer; `flags` and `reasons` as JSON texts, of several classes a column `scores.CLASS` for each."""
-    from trimtab.core.arrow_write import Values, write_ipc_stream
+    from trimtab.core.arrow_ipc import Values, write_ipc_stream
 
     answers = [
         msgspec.json.decode(one, type=Answer) if isinstance(one, bytes) else endpoint.shown(answerer, one)

@@ -16,6 +16,7 @@ from trimtab.serving.problems import InvalidField, Refused, decode_problem
 NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
 ARROW_TYPE = b"application/vnd.apache.arrow.stream"
 EVENT_TYPES = (JSON_TYPE, *NDJSON_TYPES, ARROW_TYPE)
+_DECODED = 4  # bytes of memory for a byte of a table, and 24 MB
 _EXPANDED = 16  # characters of text for a byte of the body
 
 
@@ -112,15 +113,20 @@ def table_of_body(body: bytes, most_rows: int, what: str) -> Columns:
         what: What a row is, in messages: "events".
 
     Raises:
-        Refused: There are too many rows, or their texts are far longer than the body (413).
+        Refused: There are too many rows, or they or their texts are far longer than the body (413), or pyarrow is not
+            installed (415).
         Misuse: It is no such stream.
     """
-    from trimtab.core.arrow_ipc import TooManyRows, read_ipc_stream
+    from trimtab.core.arrow_ipc import NoPyarrow, TooLarge, TooManyRows, read_ipc
 
     try:
-        table = read_ipc_stream(body, most_rows=most_rows).columns
+        table = read_ipc(body, "body", most_rows=most_rows, times=_DECODED).columns
     except TooManyRows:
         raise _too_many(f"more than {most_rows} {what}", most_rows) from None
+    except TooLarge as error:
+        raise Refused(413, str(error)) from error
+    except NoPyarrow as error:
+        raise Refused(415, f"{error} where the service runs, or send JSON.") from error
     texts = (column.values for column in table.by_name.values() if column.dtype == "str")
     characters = sum(len(text) for values in texts for text in values.tolist() if text is not None)
     if characters > _EXPANDED * (len(body) + 1):  # one long text of a dictionary, said by every row

@@ -251,7 +251,7 @@ def print_grpc(address: str) -> None:
 def limits(project: Project) -> Limits:
     """What is refused, by the settings."""
     settings = project.config.serve
-    return Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows)
+    return Limits(body_bytes=settings.max_body_bytes, bodies_bytes=settings.max_bodies_bytes, rows=settings.max_rows)
 
 
 def tls_of(project: Project) -> Tls | None:

@@ -36,6 +36,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_port: int | None = None  # None: no gRPC; 0: any free one
     log: Literal["durable", "relaxed"] = "durable"
     max_body_bytes: int = 8 * 1024 * 1024
+    max_bodies_bytes: int = 256 * 1024 * 1024  # of memory, for the bodies of all requests of one process
     max_rows: int = 10_000
     model_memory_bytes: int = 1024**3  # of the versions that are kept loaded, by the size of their stored models
     workers: int = 1  # processes that answer; with more than one another one does all the rest
@@ -50,7 +51,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:
             raise ValueError(f"workers must be 1 to 64, not {self.workers}")
-        for name in ("max_body_bytes", "max_rows"):
+        for name in ("max_body_bytes", "max_bodies_bytes", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.tls_key is not None and self.tls_cert is None:

@@ -328,6 +328,7 @@ class DirectProtocol(HttpToolsProtocol):
             answer = waiting.answer()
         except (Exception, asyncio.CancelledError) as error:
             answer = self._direct.failed(cycle.predictor, error, cycle.exchange)
+        del waiting  # its error names this frame: together they would keep what was decoded
         self._leave(answer, cycle, begun_s)
 
     def _leave(self, answer: bytes | Reply, cycle: _Under, begun_s: float) -> None:

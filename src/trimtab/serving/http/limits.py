@@ -11,6 +11,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one process takes at once; more is refused at once."""
 
     body_bytes: int = 4 << 20
+    bodies_bytes: int = 256 << 20  # of memory for the bodies of all requests, and what they are decoded to
     body_timeout_s: float = 10.0
     rows: int = 10_000  # of one predict request or push
     rows_inline: int = 64  # more are answered in a thread, so that others do not wait

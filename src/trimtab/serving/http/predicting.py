@@ -247,6 +247,8 @@ class Predictor:
             if not limit.expired():  # the function's own
                 raise
             raise Late(said) from None
+        finally:
+            del limit  # it names the task, whose error names this frame: together they would keep what was decoded
 
     async def answer_rows(
         self,

@@ -49,6 +49,7 @@ from trimtab.serving.seldom import Seldom
 Answering: TypeAlias = "Callable[[Asked], Awaitable[Reply]]"
 T = TypeVar("T")
 
+_INLINE_BYTES = 64 << 10  # a larger body is decoded in a thread
 _FEATURES = "The features of an entity are at /v1/entities/ENTITY/KEY/features; only slashes in a key are encoded."
 _HTML_TYPE = b"text/html; charset=utf-8"
 _logger = logging.getLogger(__name__)
@@ -58,11 +59,12 @@ _encode = msgspec.json.Encoder().encode
 class Asked:
     """One request as its answer is made from it."""
 
-    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits, threads: Threads) -> None:
         self.scope = scope
         self.names: Mapping[str, str] = scope.get("path_params", {})
         self._receive = receive
         self._limits = limits
+        self._threads = threads
 
     @property
     def actor(self) -> str:
@@ -100,6 +102,9 @@ class Asked:
         limits = self._limits
         body = await whole_body(self.scope, self._receive, limits.body_bytes, limits.body_timeout_s)
         try:
+            if len(body) > _INLINE_BYTES:
+                found: T = await self._threads.work(lambda: msgspec.json.decode(body, type=kind))
+                return found
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise _explained(decode_problem(error, body)) from error
@@ -160,10 +165,10 @@ class Routes:
             "/openapi.json": {"GET": self._openapi},
             "/docs": {"GET": self._docs},
         }
-        routes = [Route(path, _Address(methods, self._limits)) for path, methods in addresses.items()]
+        routes = [Route(path, _Address(methods, behind)) for path, methods in addresses.items()]
         for route in routes:  # a key may hold line ends
             route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
-        self._router = Router(routes, redirect_slashes=False, default=_Address({}, self._limits))
+        self._router = Router(routes, redirect_slashes=False, default=_Address({}, behind))
 
     async def answers(self, scope: Scope) -> bool:
         """Whether anything answers to a request's method at its address."""
@@ -293,9 +298,9 @@ class Routes:
 class _Address:
     """One address: what answers by method, and every error as a problem."""
 
-    def __init__(self, methods: Mapping[str, Answering], limits: Limits) -> None:
+    def __init__(self, methods: Mapping[str, Answering], behind: Behind) -> None:
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
-        self._limits = limits
+        self._behind = behind
         self._seldom = Seldom(_logger)
 
     def answers(self, method: str) -> bool:
@@ -311,7 +316,7 @@ class _Address:
                 allowed = ", ".join(self._methods)
                 refused = f"{method} is not for this address. Use {allowed}."
                 raise Refused(405, refused, headers=((b"allow", allowed.encode()),))
-            reply = await answer(Asked(scope, receive, self._limits))
+            reply = await answer(Asked(scope, receive, self._behind.limits, self._behind.threads))
         except Gone:
             return
         except Exception as error:

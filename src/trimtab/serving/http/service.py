@@ -34,6 +34,7 @@ from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.model_calls import show_model_calls
 from trimtab.serving.http.predicting import PredictFigures, Predictor, Waiting
 from trimtab.serving.http.pushing import ARROW_TYPE, EVENT_TYPES, EventsBody, Push, WaitApplied, push_body
+from trimtab.serving.http.room import Room
 from trimtab.serving.http.shadowing import Shadowing
 from trimtab.serving.http.threads import Threads
 from trimtab.serving.http.turns import Turns
@@ -50,6 +51,7 @@ from trimtab.serving.http.wire import (
     problem_reply,
     respond,
     search_until,
+    share_back,
     whole_body,
 )
 from trimtab.serving.inference.inferring import InferenceService
@@ -137,6 +139,7 @@ class HttpService:
         self._seldom = Seldom(_logger)
         self._ready = ready
         self._body_bytes = self.limits.body_bytes
+        self.room = Room(max(self.limits.bodies_bytes, 2 * self._body_bytes))
         self.turns = Turns(
             GradientLimit(least=min(_LEAST, self.limits.predict_at_once), most=self.limits.predict_at_once)
         )
@@ -167,6 +170,7 @@ class HttpService:
             limits=self.limits,
             turns=self.turns,
             threads=self.threads,
+            room=self.room,
             not_ready=self._not_ready,
             metrics=self.metrics,
         )
@@ -181,10 +185,14 @@ class HttpService:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             predictor = self._by_path.get(scope["path"])
-            if predictor is not None and scope["method"] == "POST":
-                await self._predict(predictor, scope, receive, send)
-            else:
-                await self._other(scope, receive, send)
+            scope["share"] = self.room.share()
+            try:
+                if predictor is not None and scope["method"] == "POST":
+                    await self._predict(predictor, scope, receive, send)
+                else:
+                    await self._other(scope, receive, send)
+            finally:
+                share_back(scope)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif self._more is not None:
@@ -259,7 +267,8 @@ class HttpService:
             if isinstance(error, asyncio.CancelledError) and self._end_s is None:
                 raise
             reply = self.failed(predictor, error, exchange)
-        await respond(send, reply)  # it is counted off by now: its asker may take long to read it
+        share_back(scope)
+        await respond(send, reply)  # it is counted off by now: its client may take long to read it
 
     async def _reply(
         self, predictor: Predictor, scope: Scope, receive: Receive, heard_s: float, exchange: Exchange | None
@@ -275,7 +284,7 @@ class HttpService:
         if turns.full():
             return self.overloaded(predictor)
         read_s = await turns.turn()  # how long it was on its way is no wait for others
-        begun_s = perf_counter()
+        begun_s, answer = perf_counter(), None
         try:
             if kind == ARROW_TYPE:
                 return await self._answer_arrow(predictor, body, scope, heard_s, timeout_s)
@@ -285,6 +294,7 @@ class HttpService:
                 begun_s, answer = answer.begun_s(begun_s), answer.answer()
             return Reply(200, answer)
         finally:
+            answer = None  # a task that failed: its error names this frame, and together they would keep the body
             turns.under_way -= 1
             turns.answered(read_s, begun_s, waited=True)
 
@@ -362,7 +372,9 @@ class HttpService:
                 await self._show_prediction(match[1], scope, send)
             elif is_inference(path):
                 route, model = "inference", self._known(asked_model(path))
-                await respond(send, await self._inference.answer(scope, receive), head=method == "HEAD")
+                reply = await self._inference.answer(scope, receive)
+                share_back(scope)
+                await respond(send, reply, head=method == "HEAD")
             elif path in self._by_path:
                 route = "predict"
                 self._allow(scope, "POST")

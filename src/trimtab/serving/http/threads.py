@@ -109,7 +109,10 @@ class Threads:
             self.under_way -= 1
             raise
         future.add_done_callback(left)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # its error names this frame: together they would keep what was decoded, and be collected late
 
     def _begin(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future = pool.submit(function, *arguments)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from trimtab.serving.failures import NotApplied
+from trimtab.serving.http.room import check_decoded, decoded_bytes, no_room
 from trimtab.serving.problems import PROBLEM_TYPE, InvalidField, Refused, problem_of
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -69,15 +70,16 @@ class Sent:
 async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
     """The whole body, once it has arrived.
 
-    Of one that is too large the rest is read all the same: whoever is still sending when the connection is closed does
-    not get to read why.  # D0144
+    Of one that is refused the rest is read all the same, and not kept: a client that is still sending when the
+    connection is closed does not get to read why.  # D0144
 
     Raises:
-        Refused: It is larger than `limit_bytes` (413), or did not arrive in time (408).
-        Gone: The asker hung up.
+        Refused: It is larger than `limit_bytes`, or would be once decoded (413), did not arrive in time (408), or there
+            is no room for it (429).
+        Gone: The client hung up.
     """
-    announced = _announced(scope, limit_bytes)
-    parts, size, more = [], 0, True
+    announced, share = _announced(scope, limit_bytes), scope.get("share")
+    parts, size, decoded, more, fits = list[bytes](), 0, 0, True, True
     try:
         async with asyncio.timeout(timeout_s):
             while more:
@@ -86,15 +88,33 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                     raise Gone
                 part: bytes = message.get("body", b"")
                 size += len(part)
-                if max(announced, size) <= limit_bytes:
-                    parts.append(part)
                 more = message.get("more_body", False)
+                fits = fits and (share is None or max(announced, size) > limit_bytes or share.add(len(part)))
+                if fits and max(announced, size) <= limit_bytes:
+                    parts.append(part)
+                    decoded += decoded_bytes(part)  # part by part: the event loop is held up by none for long
+                else:
+                    parts.clear()
+                    share_back(scope)
     except TimeoutError:
         check_size(max(announced, size), limit_bytes)
         said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
-        raise Refused(408, said, headers=_CLOSE) from None
+        raise (Refused(408, said, headers=_CLOSE) if fits else no_room()) from None
     check_size(max(announced, size), limit_bytes)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    if not fits:
+        raise no_room()
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    parts.clear()
+    check_decoded(decoded, size)
+    if share is not None:
+        await share.decode(decoded, timeout_s)
+    return body
+
+
+def share_back(scope: Scope) -> None:
+    """Give back what a request's body took, once nothing of it is needed any more."""
+    if (share := scope.get("share")) is not None:
+        share.close()
 
 
 def check_size(size_bytes: int, limit_bytes: int) -> None:

@@ -17,6 +17,7 @@ from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.access_keys import Role
 from trimtab.serving.http.access import Access
 from trimtab.serving.http.exchanges import CURRENT, Exchange, Watch, begun
+from trimtab.serving.http.room import Share, no_room
 from trimtab.serving.http.server import listen_advice
 from trimtab.serving.inference.inferring import (
     INLINE_BYTES,
@@ -28,7 +29,7 @@ from trimtab.serving.inference.inferring import (
 )
 from trimtab.serving.inference.messages import build_messages
 from trimtab.serving.inference.tensors import InputTensor
-from trimtab.serving.problems import problem_of
+from trimtab.serving.problems import Refused, problem_of
 from trimtab.serving.seldom import Seldom
 
 SERVICE = "inference.GRPCInferenceService"
@@ -50,6 +51,8 @@ _CONTENTS = {
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
 _NOT_DONE = ("RepositoryModelLoad", "RepositoryModelUnload")  # they say why
+_MOST_FIELDS = 10_000  # of a message, without those within others
+_DECODED = 10  # bytes of memory for a byte of a message
 _SHOWN = 1_000  # characters of an error: it travels in a header
 _logger = logging.getLogger(__name__)
 
@@ -163,14 +166,15 @@ class GrpcServer:
         """A method from bytes to bytes; whatever goes wrong becomes a status."""
         read = self._messages[f"{name}Request"].FromString
 
-        async def handle(sent: bytes, context: Any) -> bytes:
+        async def outcome(sent: bytes, context: Any) -> bytes | tuple[Any, str]:
+            """The answer, or the status and text of what went wrong."""
             model = ""
             with self._telling(name, context) as asked:
                 try:
                     self._admit(context, right, asked)
                     if name == "ModelInfer":
                         self._service.check_room()  # before any work on it
-                    request = await self._read(read, sent)
+                    request = await self._read(read, sent, asked)
                     if name == "ModelInfer":
                         model = request.model_name
                         response = await self._model_infer(request, asked, len(sent))
@@ -178,12 +182,17 @@ class GrpcServer:
                         response = await answer(request)
                     answered: bytes = response.SerializeToString()
                 except Exception as error:
-                    code, text = self._failed(name, error, asked, model)
-                    await context.abort(code, text)
-                    raise  # it does not come to that: abort raises
+                    return self._failed(name, error, asked, model)
                 asked.ended(200, "OK", len(answered))
             self._count("grpc", "OK", model)
             return answered
+
+        async def handle(sent: bytes, context: Any) -> bytes:
+            found = await outcome(sent, context)
+            sent = b""  # gRPC may keep the error of an abort for long, and this frame with it
+            if isinstance(found, tuple):
+                await context.abort(*found)
+            return found  # type: ignore[return-value]  # abort raises
 
         return handle
 
@@ -204,7 +213,7 @@ class GrpcServer:
         """What is answered to one request of a stream."""
         response, model, request_id = self._messages["ModelStreamInferResponse"], "", ""
         try:
-            request = await self._read(self._messages["ModelInferRequest"].FromString, sent)
+            request = await self._read(self._messages["ModelInferRequest"].FromString, sent, asked)
             model, request_id = request.model_name, request.id
             inferred = await self._model_infer(request, asked, len(sent))
             answered: bytes = response(infer_response=inferred).SerializeToString()
@@ -216,8 +225,11 @@ class GrpcServer:
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
 
-    async def _read(self, read: Callable[[bytes], Any], sent: bytes) -> Any:
-        """The message in some bytes."""
+    async def _read(self, read: Callable[[bytes], Any], sent: bytes, asked: _Asked) -> Any:
+        """The message in some bytes, once there is room for it."""
+        if not asked.share.add(len(sent)):
+            raise no_room()
+        await asked.share.decode(_DECODED * len(sent), self._service.limits.body_timeout_s)
         if len(sent) > INLINE_BYTES:
             return await self._service.threads.work(_parsed, read, sent)
         return _parsed(read, sent)
@@ -239,10 +251,11 @@ class GrpcServer:
             if not again:
                 context.set_trailing_metadata((("x-request-id", exchange.request_id),))
         CURRENT.set(exchange)
-        asked = _Asked(heard_s, timeout_s, headers, exchange)
+        asked = _Asked(heard_s, timeout_s, headers, exchange, self._service.room.share())
         try:
             yield asked
         finally:
+            asked.share.close()
             if exchange is not None and self._watch is not None:
                 self._watch.end(exchange, exchange.status, exchange.size_bytes)
 
@@ -342,14 +355,20 @@ class GrpcServer:
 class _Asked:
     """One request, and its exchange where somebody wants to be told of it."""
 
-    __slots__ = ("_exchange", "headers", "heard_s", "timeout_s")
+    __slots__ = ("_exchange", "headers", "heard_s", "share", "timeout_s")
 
     def __init__(
-        self, heard_s: float, timeout_s: float | None, headers: list[tuple[bytes, bytes]], exchange: Exchange | None
+        self,
+        heard_s: float,
+        timeout_s: float | None,
+        headers: list[tuple[bytes, bytes]],
+        exchange: Exchange | None,
+        share: Share,
     ) -> None:
         self.heard_s = heard_s  # `perf_counter` when it came
         self.timeout_s = timeout_s  # how long after that an answer is of use
         self.headers = headers
+        self.share = share  # of the room for bodies
         self._exchange = exchange
 
     def is_by(self, who: str) -> None:
@@ -375,10 +394,41 @@ def _built() -> dict[str, Any]:
 def _parsed(read: Callable[[bytes], Any], sent: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
+    _check_fields(sent)
     try:
         return read(sent)
     except DecodeError as error:
         raise Misuse(f"message: cannot be read ({error}). Send what the protocol declares.") from error
+
+
+def _check_fields(sent: bytes) -> None:
+    """Refuse a message of very many fields: each may take a hundred times its size once it is read."""
+    at, count = 0, 0
+    while at < len(sent):
+        tag, at = _varint(sent, at)
+        kind, count = tag & 7, count + 1
+        if count > _MOST_FIELDS:
+            raise Refused(413, f"message: more than {_MOST_FIELDS} fields. Send its rows in parts.")
+        if kind == 2:
+            size, at = _varint(sent, at)
+            at += size
+        elif kind == 0:
+            _, at = _varint(sent, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            return  # groups: nothing that is declared has them
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number, and where it ends."""
+    found = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        at, found, shift = at + 1, found | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            break
+    return found, at
 
 
 def _asked_for(request: Any, size_bytes: int) -> Infer:

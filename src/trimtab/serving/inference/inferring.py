@@ -16,6 +16,7 @@ from trimtab.serving.answering import Answer, Answerer, ServedVersion
 from trimtab.serving.endpoint import Prepared
 from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.predicting import Predictor, is_late
+from trimtab.serving.http.room import Room
 from trimtab.serving.http.threads import Threads
 from trimtab.serving.http.turns import Turns
 from trimtab.serving.inference.described import (
@@ -92,6 +93,7 @@ class InferenceService:
         limits: What is refused.
         turns: How many requests may be under way.
         threads: For what takes long.
+        room: Where requests may be decoded.
         not_ready: A sentence about what is missing, or None.
         metrics: Where the figures of this process are shown, and those of others are found.
     """
@@ -103,6 +105,7 @@ class InferenceService:
         limits: Limits,
         turns: Turns,
         threads: Threads,
+        room: Room,
         not_ready: Callable[[], Awaitable[str | None]],
         metrics: Metrics,
     ) -> None:
@@ -112,6 +115,7 @@ class InferenceService:
         self._predictors = predictors
         self._turns = turns
         self.threads = threads
+        self.room = room
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
         show_statistics(metrics, lambda: list(self._statistics.values()))
 

@@ -17,7 +17,17 @@ from typing import Any
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
-from trimtab.serving.http.wire import Headers, Receive, Reply, Scope, asked_timeout, problem_reply, whole_body
+from trimtab.serving.http.room import check_decoded, decoded_bytes
+from trimtab.serving.http.wire import (
+    Headers,
+    Receive,
+    Reply,
+    Scope,
+    asked_timeout,
+    problem_reply,
+    share_back,
+    whole_body,
+)
 from trimtab.serving.inference.binary import compressed, decompressed, encoding_of, read_infer, write_inferred
 from trimtab.serving.inference.inferring import INLINE_BYTES, NO_LOADING, InferenceService
 from trimtab.serving.problems import Problem, Refused, decode_problem
@@ -172,9 +182,20 @@ class InferenceRest:
             if name == b"content-encoding":
                 encoding = value.decode("latin-1").strip().lower()
                 if len(body) * _UNPACKED > INLINE_BYTES:
-                    return await self.service.threads.work(decompressed, body, encoding, limits.body_bytes)  # type: ignore[no-any-return]
-                return decompressed(body, encoding, limits.body_bytes)
+                    body, decoded = await self.service.threads.work(_unpacked, body, encoding, limits.body_bytes)
+                else:
+                    body, decoded = _unpacked(body, encoding, limits.body_bytes)
+                check_decoded(decoded, len(body))
+                share_back(scope)
+                if (share := scope.get("share")) is not None:
+                    await share.decode(decoded, limits.body_timeout_s)
         return body
+
+
+def _unpacked(body: bytes, encoding: str, limit_bytes: int) -> tuple[bytes, int]:
+    """A body as it was before it was compressed, and about how much memory it takes once decoded."""
+    body = decompressed(body, encoding, limit_bytes)
+    return body, decoded_bytes(body)
 
 
 def _json(answer: Any) -> Reply:

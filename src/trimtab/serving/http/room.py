@@ -1,0 +1,164 @@
+"""The memory that bodies of requests take, bounded over all connections of one process.  # D0167"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from trimtab.serving.problems import Refused
+
+_SMALL_BYTES = 65_536  # of each body, not counted: small requests come through whatever large ones take
+_COPIES = 3  # of what a body says: its texts, and the records that are made of them
+_LEAST_BYTES = 24 << 20  # that any body may become, and eight times its size
+_TRIMMED_BYTES = 16 << 20  # once so much was in use, and nothing is, the system gets it back
+_OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory that a brace, a bracket and a comma of JSON stand for
+_FULL = "The bodies of other requests take all the memory that they may (serve.max_bodies_bytes). Send it again later."
+
+
+def decoded_bytes(part: bytes) -> int:
+    """About how much memory a part of a body takes once it is decoded, by the signs of JSON in it.
+
+    >>> decoded_bytes(b'[{"x": 1}, {"x": 2}]')
+    297
+    """
+    return _COPIES * len(part) + _OBJECT * part.count(b"{") + _LIST * part.count(b"[") + _VALUE * part.count(b",")
+
+
+def check_decoded(decoded: int, size: int) -> None:
+    """Refuse a body of `size` bytes that would become far more than it is (413)."""
+    most = _LEAST_BYTES + 8 * size
+    if decoded > most:
+        raise Refused(413, f"body: decoded it would take about {decoded} bytes; the limit is {most}. Send it in parts.")
+
+
+def no_room() -> Refused:
+    """The refusal of a body that there is no room for (429)."""
+    return Refused(429, _FULL)
+
+
+class Room:
+    """What the bodies of requests take at this time, and what they may take.
+
+    Args:
+        limit_bytes: For all together. A single one is decoded whatever it takes, while no other is.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._most = 0  # of them since memory was given back to the system
+        self._trim: Callable[[], object] = _trim()
+        self._decoded = 0  # requests whose body was decoded, and that are not answered yet
+        self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
+
+    def share(self) -> Share:
+        """What one request takes; close it when that is free again."""
+        return Share(self)
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for so many bytes more."""
+        return self.used_bytes + size <= self.limit_bytes
+
+    def take(self, size: int) -> None:
+        """Count so many bytes more."""
+        self.used_bytes += size
+        self._most = max(self._most, self.used_bytes)
+
+    def give_back(self, size: int, *, decoded: bool) -> None:
+        """Take back what a request took; those that wait for room go on in their order."""
+        self.used_bytes -= size
+        self._decoded -= decoded
+        if not self.used_bytes and self._most > _TRIMMED_BYTES:
+            self._most = 0
+            threading.Thread(target=self._trim, name="trimtab-trim").start()  # it may take 0.1 s
+        while self._waiting and self._may_decode(self._waiting[0][1]):
+            share, size, turn = self._waiting.popleft()
+            if not turn.done():
+                self._decode(share, size)
+                turn.set_result(None)
+
+    async def decode(self, share: Share, size: int, timeout_s: float) -> None:
+        """See `Share.decode`."""
+        if not self._waiting and self._may_decode(size):
+            self._decode(share, size)
+            return
+        entry = share, size, asyncio.get_running_loop().create_future()
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await entry[2]
+        except TimeoutError:
+            raise no_room() from None
+        finally:
+            with suppress(ValueError):  # it had its turn
+                self._waiting.remove(entry)
+
+    def _may_decode(self, size: int) -> bool:
+        return not self._decoded or self.fits(size)
+
+    def _decode(self, share: Share, size: int) -> None:
+        self.take(size)
+        self._decoded += 1
+        share.decoded(size)
+
+
+class Share:
+    """What the body of one request takes."""
+
+    __slots__ = ("_decoded", "_received", "_room", "_taken")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._received = 0  # bytes of the body
+        self._taken = 0  # of the room
+        self._decoded = False
+
+    def add(self, size: int) -> bool:
+        """Take what came of a body, before it is kept; False when there is no room for it."""
+        self._received += size
+        more = min(size, self._received - _SMALL_BYTES)
+        if more <= 0:
+            return True
+        if not self._room.fits(more):
+            return False
+        self._room.take(more)
+        self._taken += more
+        return True
+
+    async def decode(self, size: int, timeout_s: float) -> None:
+        """Wait until there is room for what a body becomes.
+
+        Args:
+            size: About how many bytes that are.
+            timeout_s: For at most so long.
+
+        Raises:
+            Refused: There was none for so long (429).
+        """
+        if size > _SMALL_BYTES:
+            await self._room.decode(self, size, timeout_s)
+
+    def decoded(self, size: int) -> None:
+        """Count what the room has let in."""
+        self._taken += size
+        self._decoded = True
+
+    def close(self) -> None:
+        """Give everything back; nothing happens the second time."""
+        taken, decoded = self._taken, self._decoded
+        self._taken, self._decoded = 0, False
+        if taken or decoded:
+            self._room.give_back(taken, decoded=decoded)
+
+
+def _trim() -> Callable[[], object]:
+    """What gives free memory back to the system: glibc keeps what lies between other things. Elsewhere nothing."""
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):
+        trim = ctypes.CDLL(None).malloc_trim
+        return lambda: trim(0)
+    return lambda: None

@@ -422,9 +422,14 @@ def test_a_table_has_a_length_and_what_the_reference_says_of_results_is_there(pr
 
 
 def test_requests_that_cannot_be_taken_are_told_in_words_of_join(project: Project) -> None:
-    with pytest.raises(Misuse, match=r"there is no row, and so no column. Needed are the columns .*site"):
-        project.join([])
     row = {"visit_id": "q", "site": "north", "at": shop.NOW_US, "x": "much"}
     with pytest.raises(Misuse, match=r"row 1, column 'x': needed float, found 'much'.* So it is in 1 more") as refused:
         project.join([row, row])
     assert "on_error" not in str(refused.value)
+
+
+def test_no_requests_give_a_table_without_rows(project: Project) -> None:
+    row = {"visit_id": "q", "site": "north", "at": shop.NOW_US, "x": 1.0}
+    some, none = project.join([row]), project.join([])
+    assert (some.rows, none.rows) == (1, 0)
+    assert none.names == tuple(name for name in some.names if name != "visit_id")

@@ -23,8 +23,8 @@ def test_mistyped_cells_go_to_quarantine_and_the_rest_is_taken(tmp_path: Path) -
         pushed = project.ingest("readings", file, progress=lambda done, of: seen.append((done, of)))
         assert (pushed.accepted, pushed.quarantined) == (2, 3)
         assert [(p.row, p.field, p.found) for p in pushed.problems[:2]] == [
-            (2, "level", "warm"),
-            (3, "read_at", "never"),
+            (2, "level", "'warm'"),
+            (3, "read_at", "'never'"),
         ]
         assert seen[0] == (0, 5)
         assert seen[-1] == (5, 5)
@@ -99,8 +99,9 @@ def test_tables_of_other_libraries_are_pushed_and_ingested(tmp_path: Path) -> No
             project.push("readings", connection.sql(query.replace("SELECT", "SELECT 1 AS depth,")))
         with pytest.raises(Misuse, match=r"files go through `ingest`"):
             project.push("readings", "readings.csv")  # type: ignore[arg-type]  # a mistake
-        with pytest.raises(Misuse, match="column 'level' holds str, needed is float"):
-            project.push("readings", connection.sql(query.replace("1.5", "'much'")))
+        pushed = project.push("readings", connection.sql(query.replace("1.5", "'much'")))
+        assert (pushed.accepted, pushed.quarantined) == (0, 3)
+        assert {(p.field, p.reason, p.found) for p in pushed.problems} == {("level", "wrong_type", "'much'")}
         project.history.refresh()
         assert project.history.frame("readings").rows == 3
 

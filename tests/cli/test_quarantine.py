@@ -30,8 +30,8 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     assert done.stdout.splitlines() == [
         "weather: 1 rows taken, 2 quarantined (what had come before counts once)",
         "  not declared, left out: dewp",
-        "  line 3: temp = 1,5: wrong_type",
-        "  line 4: JFK,1,5,2025-01-01,3: bad_line",
+        "  line 3: temp = '1,5': wrong_type",
+        "  line 4: 5 fields where the header has 4: 'JFK,1,5,2025-01-01,3': bad_line",
     ]
     assert done.stderr == (
         "66.7 % of the rows were NOT taken; they are in quarantine. See: trimtab quarantine weather. "

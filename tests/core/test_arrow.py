@@ -88,8 +88,8 @@ class Pretender:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (arro3.Array([1, 2], arro3.DataType.int64()), "gives no table"),
-        (5, "gives no table"),
+        (arro3.Array([1, 2], arro3.DataType.int64()), "gives no Arrow table"),
+        (5, "gives no Arrow table"),
         (Pretender(ImportError("no module pyarrow")), "through a package that is missing"),
         (Pretender(RuntimeError("never mind")), "never mind"),
     ],

@@ -93,7 +93,7 @@ def test_an_event_of_a_table_is_seen_by_the_next_answer(client: httpx.Client) ->
     ("columns", "field", "says"),
     [
         ({"user": ("str", ["ann"]), "amount": ("float", [1.0])}, "paid_at", "needs column 'paid_at'"),
-        ({"user": ("int", [1]), "paid_at": ("time", [0])}, "user", "holds int, needed is str"),
+        ({"user": ("int", [1]), "paid_at": ("time", [0])}, "user", "user is wrong_type (found 1)"),
         ({"who": ("str", ["ann"]), "paid_at": ("time", [0])}, "who", "has an unknown column 'who'"),
         ({"user": ("str", ["ann"]), "paid_at": ("time", [2**62])}, "paid_at", "bad_time"),
     ],

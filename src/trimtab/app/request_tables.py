@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
 
 from trimtab.core.arrow_ipc import read_ipc_file
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.events.csv_files import csv_header
 from trimtab.events.definitions import Source
-from trimtab.events.files import Rows, is_table, open_bytes, read_rows
-from trimtab.features.parts.event_files import parquet
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.events.files import Rows, is_table, problem_of, read_rows
+from trimtab.events.opened import open_bytes
+from trimtab.events.parquet_files import parquet_columns
 
-_PARQUET: dict[str, Dtype] = {
-    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int"),
-    **dict.fromkeys(("FLOAT", "DOUBLE"), "float"),
-    **dict.fromkeys(("VARCHAR", "UUID"), "str"),
-    **dict.fromkeys(("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "time"),
-    "TIMESTAMP WITH TIME ZONE": "time",
-    "BOOLEAN": "bool",
-}  # fmt: skip
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
 
 
@@ -45,9 +35,9 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | Non
             names it.
     """
     table, found = _with_columns(given)
+    if isinstance(table, list) and not table:  # as a table without rows
+        return Columns.of({name: (dtype, []) for name, dtype in declared.items()})
     for name, dtype in declared.items():
-        if not found:
-            raise Misuse(f"requests: there is no row, and so no column. Needed are the columns {', '.join(declared)}.")
         if name not in found:
             raise Misuse(f"requests: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
@@ -55,12 +45,9 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | Non
         wanted[moments] = "time"
     rows = read_rows(table, Source(name="requests", time="", columns=wanted), on_error="quarantine")
     if rows.bad:
-        bad, more = rows.bad[0], len(rows.bad) - 1
+        more = len(rows.bad) - 1
         also = f" So it is in {more} more." if more else ""
-        raise Misuse(
-            f"requests, {bad.place}, column {bad.field!r}: needed {wanted.get(bad.field, 'a line that fits')}, found "
-            f"{bad.found!r} ({bad.reason}).{also} Mend it, or leave such rows out."
-        )
+        raise Misuse(f"requests, {problem_of(rows.bad[0], wanted)}{also} Correct it, or leave such rows out.")
     return rows.columns.select(wanted)
 
 
@@ -72,9 +59,9 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
             raise NotFound(f"file {path}: there is none. Give the path of one file.")
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
         if ending == ".parquet":
-            return path, _described(path)
+            return path, parquet_columns(path)
         if ending in (".csv", ".tsv"):
-            return path, dict.fromkeys(_header(path, "\t" if ending == ".tsv" else ","), "str")
+            return path, dict.fromkeys(csv_header(path), "str")
         if ending in (".ndjson", ".jsonl"):
             return _with_columns(_lines(path))
         if ending in (".arrow", ".arrows", ".feather", ".ipc"):
@@ -91,39 +78,15 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
     raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
-    with open_bytes(path, "rb") as stream:
-        lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=delimiter)
-        try:
-            return next(lines, [])
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise Misuse(f"file {path}: its header cannot be read: {error}.") from error
-
-
 def _lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    with open_bytes(path, "rb") as stream:
+    with open_bytes(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 rows += [msgspec.json.decode(line, type=dict[str, Any])] if line.strip() else []
             except msgspec.DecodeError as error:
                 raise Misuse(f"file {path}, line {number}: {error}. Each line must be a JSON object.") from error
     return rows
-
-
-def _described(path: Path) -> dict[str, Dtype]:
-    try:
-        with open_duckdb() as connection:
-            described = connection.execute(f"DESCRIBE SELECT * FROM {parquet([path])}").fetchall()
-    except duckdb.Error as error:
-        raise Misuse(f"file {path}: cannot be read: {str(error).splitlines()[0]}") from error
-    out: dict[str, Dtype] = {}
-    for name, kind, *_ in described:
-        dtype = "float" if kind.startswith("DECIMAL") else "str" if kind.startswith("ENUM") else _PARQUET.get(kind)
-        if dtype is None:
-            raise Misuse(f"file {path}: column {name!r} holds {kind}. Leave it out, or make it number, text or time.")
-        out[str(name)] = dtype
-    return out
 
 
 def _of_values(name: str, values: Sequence[Any]) -> Dtype:

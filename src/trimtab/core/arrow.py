@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import arro3.core as arro3
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.arrow_layout import Bytes, Piece, buffer_bytes, join_columns, read_piece
+from trimtab.core.arrow_layout import Bytes, Piece, buffer_bytes, is_exact, join_columns, read_piece
 from trimtab.core.columns import Column, Columns, Dtype, WrongColumn
+from trimtab.core.columns import column as column_of
 from trimtab.core.errors import Misuse
-from trimtab.core.shown import shown
 
 _INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
 _TYPES: dict[Dtype, arro3.DataType] = {
@@ -43,24 +45,67 @@ class ArrowTable(msgspec.Struct, frozen=True, eq=False):
 
     names: tuple[str, ...]  # of all its columns
     columns: Columns  # those that were wanted
+    loose: Mapping[str, list[Any]] = {}  # of the wanted ones those that no `Column` holds exactly, as Python values
+    rows: int | None = None  # as the table counts them
 
 
-def read_arrow(given: Any, only: Collection[str] | None = None) -> ArrowTable:
-    """The table that an object gives, see `Columns.from_arrow`; `only` names the columns that are wanted."""
+class Extension(msgspec.Struct, frozen=True):
+    """A value of an Arrow extension type, by which its stored value means something else."""
+
+    type: str
+    stored: Any
+
+
+def read_arrow(given: Any, wanted: Mapping[str, Dtype] | None = None) -> ArrowTable:
+    """The table that an object gives, see `Columns.from_arrow`.
+
+    Args:
+        given: It.
+        wanted: The columns to read and what they shall become. Then those that no `Column` holds exactly (decimals,
+            lists, extension types) are `loose`. Left out, all are read, and such columns are an error.
+    """
     try:
-        table = arro3.Table.from_arrow(given)
+        table = arro3.Table.from_arrow(_without_nulls(given))
     except ImportError as error:
         raise Misuse(
             f"table: a {_named(given)} gives its data through a package that is missing ({error}). Install that "
             "package, or give a list of dicts."
         ) from error
     except Exception as error:  # whatever the producer raises: its own kinds of error, or arro3's
-        raise Misuse(
-            f"table: a {_named(given)} gives no table ({shown(error)[:200]}). Give a table or a record batch: several "
-            "named columns, not a single one."
-        ) from error
-    names = table.column_names
-    return table_of(names, [_parts(n, c, only) for n, c in zip(names, table.columns, strict=True)])
+        raise Misuse(_unread(given, error)) from error
+    columns: list[list[Column]] = []
+    loose: dict[str, list[Any]] = {}
+    for name, chunked in zip(table.column_names, table.columns, strict=True):
+        found = [] if wanted is not None and name not in wanted else _parts(name, chunked, wanted)
+        if wanted is not None and not found and name in wanted:
+            loose[name] = _python_values(name, chunked)
+        columns.append(found)
+    found_table = table_of(table.column_names, columns)
+    return ArrowTable(found_table.names, found_table.columns, loose, table.num_rows)
+
+
+def _without_nulls(given: Any) -> Any:
+    """A polars frame whose columns without a type have one: it hands the others over with a buffer too many."""
+    polars = sys.modules.get("polars")
+    if polars is not None and isinstance(given, polars.DataFrame) and polars.Null in given.dtypes:
+        return given.cast({polars.Null: polars.Boolean})
+    return given
+
+
+def _unread(given: Any, error: Exception) -> str:
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(given, pandas.DataFrame):
+        for name in given.columns:
+            kinds = sorted({type(v).__name__ for v in given[name].tolist() if v is not None and v == v})
+            if given[name].dtype == object and len(kinds) > 1:
+                return (
+                    f"table: column {name!r} of the pandas DataFrame holds {' and '.join(kinds)}; needed is one type a "
+                    'column. Cast it, or give rows: frame.to_dict("records").'
+                )
+    return (
+        f"table: a {_named(given)} gives no Arrow table: {str(error)[:200]}. Give a table or a record batch of several "
+        "named columns, or a list of dicts."
+    )
 
 
 def arrow_stream(columns: Columns, requested_schema: object = None) -> object:
@@ -90,11 +135,47 @@ def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTa
     return ArrowTable(tuple(kept), Columns(found))
 
 
-def _parts(name: str, chunked: arro3.ChunkedArray, only: Collection[str] | None) -> list[Column]:
-    """At least one, so that a column without rows has a type; none of a column that is not wanted."""
-    if only is not None and name not in only:
+def _parts(name: str, chunked: arro3.ChunkedArray, wanted: Mapping[str, Dtype] | None) -> list[Column]:
+    """The chunks of a column, at least one, so that a column without rows has a type; none where it must be loose."""
+    kind = _extension(chunked)
+    if kind == "arrow.uuid" and wanted is None:
+        return [column_of("str", [None if v is None else str(v) for v in _python_values(name, chunked)])]
+    if kind not in ("", "arrow.json"):
+        if wanted is None:
+            raise WrongColumn(
+                f"column {name!r} holds values of the Arrow extension type {kind!r}; a column can hold numbers, text, "
+                "booleans, dates and timestamps. Leave it out, or make such columns of it.",
+                column=name,
+            )
         return []
-    return [_read(name, array) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
+    owner = chunked.field.__arrow_c_schema__()
+    schema = _Schema.from_address(_pointer(owner, b"arrow_schema"))
+    held = (schema.dictionary[0] if schema.dictionary else schema).format.decode()
+    if wanted is not None and not is_exact(held):
+        return []
+    parts = [_read(name, array) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
+    beyond = held == "L" and wanted is not None and wanted[name] == "int" and any(p.dtype == "float" for p in parts)
+    return [] if beyond else parts
+
+
+def _extension(chunked: arro3.ChunkedArray) -> str:
+    return (chunked.field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
+
+
+def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
+    """A column's values as Python's own, those of extension types as such."""
+    try:
+        values: list[Any] = list(chunked.to_pylist())
+    except Exception as error:  # arro3 has none of its own
+        raise WrongColumn(
+            f"column {name!r} holds {chunked.type}, which cannot be read ({str(error)[:100]}). Leave it out, or make "
+            "numbers, text, booleans, dates or timestamps of it.",
+            column=name,
+        ) from error
+    kind = _extension(chunked)
+    if kind == "arrow.uuid":
+        return [None if value is None else UUID(bytes=value) for value in values]
+    return [None if value is None else Extension(kind, value) for value in values] if kind else values
 
 
 class _Schema(ctypes.Structure):

@@ -92,6 +92,11 @@ def floats_of(column: Column) -> Column:
     return float_column(np.where(column.present(), column.values.astype(np.float64), np.nan))
 
 
+def is_exact(kind: str) -> bool:
+    """Whether a `Column` holds values of this format as they are."""
+    return kind in ("n", "b", "u", "U", "vu") or kind in _NUMBERS or kind[:3] in _TIMES
+
+
 def buffer_bytes(kind: str, end: int) -> list[int]:
     """How many bytes the buffers of `end` values take at least, as far as the format says it."""
     bitmap = (end + 7) // 8

@@ -23,10 +23,16 @@ _UNITS_US = {
 }
 _DURATION = re.compile(r"\s*(\d+)\s*(us|ms|s|min|m|h|d|w)\s*")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MIN_US = -62_135_596_800_000_000  # year 1
-_MAX_US = 253_402_300_799_999_999  # the end of year 9999
-_LONGEST_US = _MAX_US - _MIN_US + 1  # so that a moment and a duration always add up within 64 bits
+_MICROSECOND = dt.timedelta(microseconds=1)
+EARLIEST_US = -62_135_596_800_000_000  # year 1
+LATEST_US = 253_402_300_799_999_999  # the end of year 9999
+_LONGEST_US = LATEST_US - EARLIEST_US + 1  # so that a moment and a duration always add up within 64 bits
 _SHOWN = 100  # characters of a value in a message
+_HOUR, _DD, _FRACTION = "(?:[01][0-9]|2[0-3])", "[0-9]{2}", "(?:[.,][0-9]+)?"
+_ZONE = f"(?: ?(?:[Zz]|UTC|[+-]{_HOUR}(?::?[0-5][0-9])?))?"
+_EXTENDED = f"[0-9]{{4}}-{_DD}-{_DD}(?:[Tt ]{_HOUR}:{_DD}(?::{_DD}{_FRACTION})?{_ZONE})?"
+_BASIC = f"[0-9]{{8}}(?:[Tt]{_HOUR}{_DD}(?:{_DD}{_FRACTION})?{_ZONE})?"
+_ISO = re.compile(f"{_EXTENDED}|{_BASIC}")
 
 
 def duration_us(text: str | int) -> int:
@@ -84,12 +90,7 @@ def moment_us(value: str | int | dt.datetime | dt.date) -> int:
         return _in_range(value, value)
     given: object = value
     if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value)
-        except ValueError:
-            raise Misuse(
-                f"time: {shown(given)[:_SHOWN]} is not ISO 8601. Write 2013-03-01T05:00:00Z or microseconds."
-            ) from None
+        value = _datetime(value)
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
     if not isinstance(value, dt.datetime) or value != value:  # pandas' NaT is a datetime that is not itself
@@ -99,7 +100,29 @@ def moment_us(value: str | int | dt.datetime | dt.date) -> int:
         )
     if value.utcoffset() is None:
         value = value.replace(tzinfo=dt.UTC)
-    return _in_range((value - _EPOCH) // dt.timedelta(microseconds=1), given)
+    try:
+        us = (value - _EPOCH) // _MICROSECOND
+    except (OverflowError, ValueError):  # a pandas timestamp that is far away
+        us = LATEST_US + 1
+    return _in_range(us, given)
+
+
+def _datetime(text: str) -> dt.datetime:
+    """The datetime that a text writes: RFC 3339, or the same in ISO 8601's basic form; see `moment_us`."""
+    usual = len(text) in (19, 20) and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
+    try:
+        if usual and text[19:] in ("", "Z") and text[11:13] != "24":  # newer Pythons take 24:00
+            return dt.datetime.fromisoformat(text)
+        iso = text.strip()
+        if _ISO.fullmatch(iso):
+            at = iso[11:].upper().replace("UTC", "Z").replace(" ", "")
+            return dt.datetime.fromisoformat(iso[:11].upper() + at)
+    except ValueError:
+        pass
+    raise Misuse(
+        f"time: {shown(text)[:_SHOWN]} is not ISO 8601. Write 2013-03-01, 2013-03-01T05:00:00Z or "
+        "2013-03-01T06:00:00+01:00; zones as a difference to UTC."
+    )
 
 
 def format_moment(us: int) -> str:
@@ -112,7 +135,7 @@ def format_moment(us: int) -> str:
 
 
 def _in_range(us: int, given: object) -> int:
-    if not _MIN_US <= us <= _MAX_US:
+    if not EARLIEST_US <= us <= LATEST_US:
         hint = " Are these nanoseconds?" if isinstance(given, int) else " That is so in UTC."
         unit = " us" if isinstance(given, int) else ""
         raise Misuse(f"time: {shown(given)[:_SHOWN]}{unit} lies outside the years 1 to 9999.{hint}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,27 +13,15 @@ from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import moment_us
+from trimtab.events.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, of_text
 from trimtab.events.records import Value
 
-Reason = Literal[
-    "missing",  # no time, no key, no id where one is needed
-    "wrong_type",
-    "infinite",
-    "too_large",  # beyond 1e150, or beyond 64 bits for an int
-    "bad_time",  # no moment, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
-    "bad_text",  # text that has no UTF-8 form
-    "no_key",  # a deletion in a source that declares no key: declare one
-    "future",  # dated further ahead of the clock than the source tolerates
-    "bad_line",  # a line of a file that does not fit its header
-]
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
 EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
-LARGEST = 1e150  # squares of larger values overflow
 # As seconds or milliseconds these integers are moments from 1980 to 2050, as microseconds some of early 1970. # D49
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
-_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _ABSENT = type(None)
 
 
@@ -75,14 +62,6 @@ def asked_moment(value: str | int | dt.datetime | dt.date, field: str, clock: Cl
         raise Misuse(f"{field}: {error}") from None
 
 
-class _Bad(Exception):
-    """A value that cannot be."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def check(dtype: Dtype, values: Sequence[object], report: Report) -> list[Value]:
     """The values as an event holds them: NaN is null, -0.0 is 0.0, times are microseconds.
 
@@ -95,14 +74,28 @@ def check(dtype: Dtype, values: Sequence[object], report: Report) -> list[Value]
     quick = _QUICK[dtype](values, set(map(type, values)) - {_ABSENT})
     if quick is not None:
         return quick
-    convert = _CONVERT[dtype]
+    return _one_by_one(converted, dtype, values, report)
+
+
+def check_texts(dtype: Dtype, texts: Sequence[str | None], report: Report) -> list[Value]:
+    """The values that fields of a text file write, None where there is none; else as `check`.
+
+    >>> check_texts("int", ["1", "1e3", "1_000", ""], lambda row, reason, found: print(row, reason, found))
+    2 wrong_type 1_000
+    [1, 1000, None, None]
+    """
+    return _one_by_one(lambda dtype, text: None if text is None else of_text(dtype, text), dtype, texts, report)
+
+
+def _one_by_one(
+    convert: Callable[[Dtype, Any], Value], dtype: Dtype, values: Sequence[Any], report: Report
+) -> list[Value]:
     out: list[Value] = []
     for row, value in enumerate(values):
         try:
-            plain = _plain(value)
-            out.append(None if plain is None else convert(plain))
-        except _Bad as bad:
-            report(row, bad.reason, value)
+            out.append(convert(dtype, value))
+        except Refused as refused:
+            report(row, refused.reason, value)
             out.append(None)
     return out
 
@@ -129,7 +122,7 @@ def _quick_ints(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
     if kinds - {int}:
         return None
     there = [v for v in values if v is not None]
-    if there and not (min(there) >= _INT_MIN and max(there) <= _INT_MAX):
+    if there and not (min(there) >= INT_MIN and max(there) <= INT_MAX):
         return None
     return list(values)
 
@@ -160,75 +153,6 @@ _QUICK: dict[Dtype, Callable[[Sequence[Any], set[type]], list[Value] | None]] = 
     "bool": _quick_bools,
     "str": _quick_texts,
     "time": _quick_times,
-}
-
-
-def _plain(value: object) -> Any:
-    """A NumPy scalar's Python value; None for every way to say that nothing is there."""
-    if hasattr(value, "dtype") and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.astype("M8[us]").item() if isinstance(value, np.datetime64) else value.item()
-    if isinstance(value, float | dt.datetime) and value != value:  # NaN, and pandas' NaT
-        return None
-    if isinstance(value, Decimal):  # a database's way to say a number
-        return None if value.is_nan() else float(value)
-    return value
-
-
-def _float(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        raise _Bad("wrong_type")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise _Bad("too_large") from None
-    if abs(number) > LARGEST:
-        raise _Bad("infinite" if number in (np.inf, -np.inf) else "too_large")
-    return number + 0.0
-
-
-def _int(value: object) -> int:
-    if isinstance(value, float):
-        if value in (np.inf, -np.inf):
-            raise _Bad("infinite")
-        if not value.is_integer():
-            raise _Bad("wrong_type")
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _Bad("wrong_type")
-    if not _INT_MIN <= value <= _INT_MAX:
-        raise _Bad("too_large")
-    return int(value)
-
-
-def _bool(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _Bad("wrong_type")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise _Bad("wrong_type")
-    if not _encodable(value):
-        raise _Bad("bad_text")
-    return str.__str__(value)  # not what a subclass, such as an enumeration, makes of it
-
-
-def _time(value: object) -> int:
-    if not isinstance(value, str | int | dt.date) or (isinstance(value, int) and not _INT_MIN <= value <= _INT_MAX):
-        raise _Bad("bad_time")
-    try:
-        return moment_us(value)
-    except Misuse:
-        raise _Bad("bad_time") from None
-
-
-_CONVERT: dict[Dtype, Callable[[object], Value]] = {
-    "float": _float,
-    "int": _int,
-    "bool": _bool,
-    "str": _text,
-    "time": _time,
 }
 
 

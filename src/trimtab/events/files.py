@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedIOBase, RawIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard
+from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import msgspec
 
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
 from trimtab.events.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
-
-if TYPE_CHECKING:
-    from trimtab.core.arrow import ArrowTable
+from trimtab.events.opened import open_bytes
 
 Format = Literal["csv", "parquet", "ndjson", "arrow"]
 OnError = Literal["refuse", "quarantine"]
@@ -79,14 +77,20 @@ def read_rows(
     """
     what, rows = _taken(given, source, file_format, nulls)
     if rows.bad and on_error == "refuse":
-        bad, more = rows.bad[0], len(rows.bad) - 1
+        more = len(rows.bad) - 1
         also = f" {more} more such rows follow." if more else ""
-        needed = "a line that fits" if bad.reason == "bad_line" else dtypes_of(source)[bad.field]
         raise Misuse(
-            f"{what}, {bad.place}, column {bad.field!r}: needed {needed}, found {bad.found!r} ({bad.reason})."
-            f"{also} Mend it, or put such rows into quarantine (on_error='quarantine')."
+            f"{what}, {problem_of(rows.bad[0], dtypes_of(source))}{also} Correct it, or put such rows into quarantine "
+            "(on_error='quarantine')."
         )
     return rows
+
+
+def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
+    """A sentence that says where a row does not fit, what was found and what was needed."""
+    if bad.reason == "bad_line":
+        return f"{bad.place}: needed a line that fits, found {bad.found} (bad_line)."
+    return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
 
 
 def read_file(
@@ -116,11 +120,13 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
             raise NotFound(f"file {path}: there is none. Give the path of one file.")
         return f"file {path}", _read(path, source, kind or _format(path), nulls)
     if isinstance(given, Columns):
-        return "table", fit_table("table", source, given, given.names)
+        from trimtab.core.arrow import ArrowTable
+
+        return "table", fit_table("table", source, ArrowTable(given.names, given))
     if is_table(given):
         from trimtab.core.arrow import read_arrow
 
-        return "table", _fit_arrow("table", source, read_arrow(given, dtypes_of(source)))
+        return "table", fit_table("table", source, read_arrow(given, dtypes_of(source)))
     if isinstance(given, BufferedIOBase | RawIOBase):
         return "stream", _read_stream(given.read() or b"", source)
     if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
@@ -131,28 +137,30 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
     )
 
 
-def _fit_arrow(what: str, source: Source, table: ArrowTable) -> FileRows:
-    return fit_table(what, source, table.columns, table.names)
-
-
 def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> FileRows:
     if kind == "ndjson":
-        with open_bytes(path, "rb") as stream:
-            return _fit_lines(f"file {path}", source, stream, str(path))
+        with open_bytes(path) as stream:
+            rows = _fit_lines(f"file {path}", source, stream, str(path))
+        with open_bytes(path) as stream:
+            return msgspec.structs.replace(rows, counted=sum(1 for line in _lines(stream) if line.strip()))
+    if kind == "csv":
+        from trimtab.events.csv_files import read_csv
+
+        return read_csv(path, source, nulls)
     if kind == "arrow":
         from trimtab.core.arrow_ipc import read_ipc_file
 
-        return _fit_arrow(f"file {path}", source, read_ipc_file(path, dtypes_of(source)))
-    from trimtab.events import duckdb_files  # loads DuckDB
+        return fit_table(f"file {path}", source, read_ipc_file(path, dtypes_of(source)))
+    from trimtab.events.parquet_files import read_parquet  # loads DuckDB
 
-    return duckdb_files.read_parquet(path, source) if kind == "parquet" else duckdb_files.read_csv(path, source, nulls)
+    return read_parquet(path, source)
 
 
 def _read_stream(data: bytes, source: Source) -> FileRows:
     from trimtab.core.arrow_ipc import is_ipc, read_ipc
 
     if is_ipc(data):
-        return _fit_arrow("stream", source, read_ipc(data, "stream", dtypes_of(source)))
+        return fit_table("stream", source, read_ipc(data, "stream", dtypes_of(source)))
     return _fit_lines("stream", source, data.splitlines())
 
 
@@ -172,7 +180,7 @@ def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | Non
     rows: list[dict[str, Any]] = []
     bad: list[BadRow] = []
     decode = msgspec.json.Decoder(dict[str, Any]).decode
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(_lines(text), 1):
         plain = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not plain.strip():
             continue
@@ -181,11 +189,11 @@ def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | Non
             lines.append(number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found = plain.decode(errors="replace").strip()
-            raw = plain.rstrip(b"\r\n")
-            bad.append(BadRow("line", number, {}, source.time, "bad_line", found[:200], raw, file))
+            bad.append(BadRow("line", number, {}, source.time, "bad_line", shown(found)[:200], plain, file))
     return fit_rows(what, source, rows, lines=lines, bad=bad)
 
 
-def open_bytes(path: Path, mode: Literal["rb"]) -> Any:
-    """A file's bytes, unpacked."""
-    return gzip.open(path, mode) if path.suffix == ".gz" else path.open(mode)
+def _lines(text: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines that end in LF, CRLF or CR, without their ends."""
+    for line in text:
+        yield from line.splitlines() or (b"",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 
 from trimtab.core.arrow_layout import floats_of
 from trimtab.core.columns import Column, Columns, Dtype, WrongColumn, column
-from trimtab.core.errors import Misuse
-from trimtab.events.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Reason, Report, check, moment_shown, other_unit
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import shown
+from trimtab.core.time import EARLIEST_US, LATEST_US, format_moment
+from trimtab.events.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, moment_shown, other_unit
+from trimtab.events.conversions import TYPED, Kind, Reason
 from trimtab.events.definitions import Source
+
+if TYPE_CHECKING:
+    from trimtab.core.arrow import ArrowTable
 
 
 class BadRow(msgspec.Struct, frozen=True):
@@ -43,6 +49,14 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
     absent: tuple[str, ...]  # declared columns that it does not have: null
     bad: tuple[BadRow, ...] = ()
     kept: NDArray[Any] | None = None  # the row or line of each of `columns`, counting from 0; None: they are all
+    counted: int | None = None  # rows, as the file or table counts them by itself
+
+    def __post_init__(self) -> None:
+        if self.counted not in (None, self.columns.rows + len(self.bad)):
+            raise Corrupt(
+                f"rows: there are {self.counted:,}, but {self.columns.rows:,} were read and {len(self.bad):,} refused. "
+                "Nothing was taken. Report it."
+            )
 
 
 def dtypes_of(source: Source) -> dict[str, Dtype]:
@@ -56,7 +70,7 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
     Raises:
         Misuse: A name comes twice, or the source's time or key is missing.
     """
-    twice = {name for name, times in Counter(found).items() if times > 1}
+    twice = {name for name, times in Counter(found).items() if times > 1 and name}
     if twice:
         raise Misuse(f"{what}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
     for name in filter(None, (source.time, source.key)):
@@ -77,39 +91,53 @@ def file_rows(
     columns: Columns,
     bad: Sequence[BadRow],
     kept: NDArray[Any] | None = None,
+    counted: int | None = None,
 ) -> FileRows:
     """The result of reading what has the columns `found`, of which `wanted` were read."""
     ignored = tuple(name for name in found if name not in wanted)
     absent = tuple(name for name in source.declared if name not in wanted)
-    return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept)
+    return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept, counted)
 
 
-def fit_table(what: str, source: Source, table: Columns, names: Sequence[str]) -> FileRows:
-    """A table's columns as the source declares them: integers may stand for floats and for moments, whole floats for
-    integers, ISO 8601 text for moments.
+def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
+    """A table's columns as the source declares them, by the table of conversions.
 
     Args:
         what: Names the table in errors.
         source: What the rows must be.
-        table: The columns that the source declares, of those that there are.
-        names: All columns that there are.
+        table: It, with the columns that the source declares read.
 
     Raises:
-        Misuse: The time or key is missing, or a column is of another type; the message names it.
+        Misuse: The time or key is missing.
     """
-    wanted = wanted_columns(what, source, names)
+    wanted = wanted_columns(what, source, table.names)
     problems = _Problems()
-    fitted = {name: _fit(what, name, table[name], dtype, problems.of(name)) for name, dtype in wanted.items()}
+    fitted = {}
+    for name, dtype in wanted.items():
+        report = problems.of(name)
+        if name in table.loose:
+            fitted[name] = column(dtype, check(dtype, table.loose[name], report))
+        else:
+            fitted[name] = _fit(table.columns[name], dtype, report)
+    columns = Columns(fitted)
     if not problems.by_row:
-        return file_rows(source, names, wanted, Columns(fitted), [])
-    rows = sorted(problems.by_row)
-    held = table.select(wanted).take(np.array(rows, np.int64)).to_rows()
-    bad = [
-        BadRow("row", row + 1, raw, *problems.by_row[row][:2], _text(problems.by_row[row][2], problems.by_row[row][1]))
-        for row, raw in zip(rows, held, strict=True)
-    ]
-    kept = np.delete(np.arange(table.rows), rows)
-    return file_rows(source, names, wanted, Columns(fitted).take(kept), bad, kept)
+        return file_rows(source, table.names, wanted, columns, [], None, table.rows)
+    bad = []
+    for row in sorted(problems.by_row):
+        name, reason, found = problems.by_row[row]
+        raw = {n: _raw_value(table, n, row, dtype) for n, dtype in wanted.items()}
+        bad.append(BadRow("row", row + 1, raw, name, reason, _text(found, reason)))
+    kept = np.delete(np.arange(columns.rows), sorted(problems.by_row))
+    return file_rows(source, table.names, wanted, columns.take(kept), bad, kept, table.rows)
+
+
+def _raw_value(table: ArrowTable, name: str, row: int, dtype: Dtype) -> Any:
+    """A value as it came; a moment where none is wanted as text, so that it is no number later."""
+    if name in table.loose:
+        return table.loose[name][row]
+    found = table.columns[name]
+    (value,) = found.take(slice(row, row + 1)).to_list()
+    return _datetime(value) if value is not None and found.dtype == "time" != dtype else value
 
 
 def fit_rows(
@@ -173,21 +201,27 @@ class _Problems:
         return report
 
 
-def _fit(what: str, name: str, found: Column, dtype: Dtype, report: Report) -> Column:
+_KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "str": "text", "time": "datetime"}
+
+
+def _fit(found: Column, dtype: Dtype, report: Report) -> Column:
+    """A column by the table of conversions."""
     if found.dtype == dtype:
         return found
     if not found.present().any():
+        return column(dtype, [None] * len(found))
+    rule = TYPED[dtype][_KINDS[found.dtype]]
+    if isinstance(rule, str):
+        values = found.to_list()
+        for row in np.flatnonzero(found.present()).tolist():
+            report(row, rule, _datetime(values[row]) if found.dtype == "time" else values[row])
         return column(dtype, [None] * len(found))
     if (found.dtype, dtype) == ("int", "float"):
         return floats_of(found)
     if (found.dtype, dtype) == ("int", "time"):
         _report_units(found.values, found.present(), report)
         return Column("time", found.values, found.valid)
-    if (found.dtype, dtype) in (("float", "int"), ("str", "time")):
-        return column(dtype, check(dtype, found.to_list(), report))
-    raise WrongColumn(
-        f"{what}: column {name!r} holds {found.dtype}, needed is {dtype}. Cast it, or declare what it is.", column=name
-    )
+    return column(dtype, check(dtype, found.to_list(), report))
 
 
 def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> None:
@@ -198,7 +232,12 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
 
 
 def _text(found: object, reason: Reason) -> str:
-    return moment_shown(found) if reason == "bad_time" and isinstance(found, int) else str(found)[:200]
+    return moment_shown(found) if reason == "bad_time" else shown(found)[:200]
+
+
+def _datetime(us: int) -> str:
+    """A moment as text, in or outside the years that have a name."""
+    return format_moment(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 
 def _hint(found: Sequence[str]) -> str:

@@ -12,18 +12,18 @@ import numpy as np
 
 from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns, Dtype, WrongColumn
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.shown import shown
 from trimtab.core.time import format_moment
 from trimtab.events.checks import (
     EXTRA,
     LAST_OF_OTHER_UNITS_US,
-    Reason,
     Report,
     check,
     moment_shown,
     other_unit,
 )
+from trimtab.events.conversions import Reason
 from trimtab.events.definitions import Source
 from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
 from trimtab.events.fitting import BadRow, FileRows
@@ -268,6 +268,11 @@ class Ingestor:
                 more = msgspec.structs.replace(more, problems=tuple(placed))
             done = _both(done, more)
             show(bad + start + part.rows, good + bad)
+        if rows.counted not in (None, done.accepted + done.quarantined):
+            raise Corrupt(
+                f"ingest into {source!r}: {rows.counted:,} rows came, but {done.accepted:,} were taken and "
+                f"{done.quarantined:,} quarantined. Ingest them again: what was taken counts once. Report it."
+            )
         named = sorted(done.problems, key=lambda problem: problem.row)
         return msgspec.structs.replace(done, problems=tuple(named))
 

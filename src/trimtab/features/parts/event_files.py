@@ -11,7 +11,7 @@ import msgspec
 
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.events.checks import LARGEST
+from trimtab.events.conversions import LARGEST
 from trimtab.events.definitions import Source
 from trimtab.store.duckdb_opening import open_duckdb
 

@@ -1,0 +1,63 @@
+"""Text files as bytes, lines and text: unpacked, their lines counted, their faults named."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from trimtab.core.errors import Misuse
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, unpacked where its name ends in .gz.
+
+    Raises:
+        Misuse: It cannot be read; from within the block too.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            yield stream  # type: ignore[misc]  # gzip's file is one of bytes
+    except gzip.BadGzipFile as error:
+        raise Misuse(
+            f"file {path}: found no gzip data, which a name in .gz needs ({error}). Pack it, or rename it."
+        ) from error
+    except (EOFError, zlib.error) as error:
+        raise Misuse(f"file {path}: its gzip data ends early or is damaged ({error}). Copy it again.") from error
+    except OSError as error:
+        raise Misuse(
+            f"file {path}: cannot be read: {error.strerror or error}. Check the path and its rights."
+        ) from error
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a file with their ends: LF, CRLF or CR. Bytes that are not UTF-8 are surrogates.
+
+    Raises:
+        Misuse: It cannot be read, or is UTF-16.
+    """
+    with open_bytes(path) as stream:
+        start = stream.read(2)
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            raise Misuse(f"file {path}: found UTF-16, needed UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.")
+        stream.seek(0)
+        yield io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+
+
+def count_lines(path: Path) -> int:
+    """How many lines a file has, by its bytes alone."""
+    lines, last = 0, b""
+    with open_bytes(path) as stream:
+        while block := stream.read(_BLOCK):
+            lines += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
+            lines -= last == b"\r" and block[:1] == b"\n"
+            last = block[-1:]
+    return lines + (last not in (b"", b"\n", b"\r"))

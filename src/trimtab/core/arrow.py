@@ -10,7 +10,7 @@ import ctypes
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.arrow_layout import Bytes, Piece, buffer_bytes, is_exact, join_columns, read_piece
-from trimtab.core.columns import Column, Columns, Dtype, WrongColumn
+from trimtab.core.columns import ArrowTable, Column, Columns, Dtype, WrongColumn
 from trimtab.core.columns import column as column_of
 from trimtab.core.errors import Misuse
 
@@ -40,15 +40,6 @@ def is_arrow(given: object) -> bool:
     return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
 
 
-class ArrowTable(msgspec.Struct, frozen=True, eq=False):
-    """What was read of a table."""
-
-    names: tuple[str, ...]  # of all its columns
-    columns: Columns  # those that were wanted
-    loose: Mapping[str, list[Any]] = {}  # of the wanted ones those that no `Column` holds exactly, as Python values
-    rows: int | None = None  # as the table counts them
-
-
 class Extension(msgspec.Struct, frozen=True):
     """A value of an Arrow extension type, by which its stored value means something else."""
 
@@ -56,13 +47,14 @@ class Extension(msgspec.Struct, frozen=True):
     stored: Any
 
 
-def read_arrow(given: Any, wanted: Mapping[str, Dtype] | None = None) -> ArrowTable:
+def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
     """The table that an object gives, see `Columns.from_arrow`.
 
     Args:
         given: It.
-        wanted: The columns to read and what they shall become. Then those that no `Column` holds exactly (decimals,
-            lists, extension types) are `loose`. Left out, all are read, and such columns are an error.
+        only: The columns that are wanted; left out, all.
+        loose: Columns that no `Column` holds exactly (decimals, lists, extension types) are Python values. Else
+            decimals are the nearest doubles, and the others an error.
     """
     try:
         table = arro3.Table.from_arrow(_without_nulls(given))
@@ -74,14 +66,14 @@ def read_arrow(given: Any, wanted: Mapping[str, Dtype] | None = None) -> ArrowTa
     except Exception as error:  # whatever the producer raises: its own kinds of error, or arro3's
         raise Misuse(_unread(given, error)) from error
     columns: list[list[Column]] = []
-    loose: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for name, chunked in zip(table.column_names, table.columns, strict=True):
-        found = [] if wanted is not None and name not in wanted else _parts(name, chunked, wanted)
-        if wanted is not None and not found and name in wanted:
-            loose[name] = _python_values(name, chunked)
-        columns.append(found)
-    found_table = table_of(table.column_names, columns)
-    return ArrowTable(found_table.names, found_table.columns, loose, table.num_rows)
+        is_wanted = only is None or name in only
+        columns.append(_parts(name, chunked, loose) if is_wanted else [])
+        if is_wanted and not columns[-1]:
+            values[name] = _python_values(name, chunked)
+    found = table_of(table.column_names, columns)
+    return ArrowTable(found.names, found.columns, values, table.num_rows)
 
 
 def _without_nulls(given: Any) -> Any:
@@ -135,13 +127,13 @@ def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTa
     return ArrowTable(tuple(kept), Columns(found))
 
 
-def _parts(name: str, chunked: arro3.ChunkedArray, wanted: Mapping[str, Dtype] | None) -> list[Column]:
+def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
     """The chunks of a column, at least one, so that a column without rows has a type; none where it must be loose."""
     kind = _extension(chunked)
-    if kind == "arrow.uuid" and wanted is None:
+    if kind == "arrow.uuid" and not loose:
         return [column_of("str", [None if v is None else str(v) for v in _python_values(name, chunked)])]
     if kind not in ("", "arrow.json"):
-        if wanted is None:
+        if not loose:
             raise WrongColumn(
                 f"column {name!r} holds values of the Arrow extension type {kind!r}; a column can hold numbers, text, "
                 "booleans, dates and timestamps. Leave it out, or make such columns of it.",
@@ -151,10 +143,10 @@ def _parts(name: str, chunked: arro3.ChunkedArray, wanted: Mapping[str, Dtype] |
     owner = chunked.field.__arrow_c_schema__()
     schema = _Schema.from_address(_pointer(owner, b"arrow_schema"))
     held = (schema.dictionary[0] if schema.dictionary else schema).format.decode()
-    if wanted is not None and not is_exact(held):
+    if loose and not is_exact(held):
         return []
     parts = [_read(name, array) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
-    beyond = held == "L" and wanted is not None and wanted[name] == "int" and any(p.dtype == "float" for p in parts)
+    beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)  # 64 bits without a sign
     return [] if beyond else parts
 
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trimtab.core.arrow import ArrowTable, read_arrow
+from trimtab.core.arrow import read_arrow
 from trimtab.core.arrow_size import MAGIC, MORE, Bounds, TooLarge, TooManyRows, check_size
-from trimtab.core.columns import Columns, WrongColumn
+from trimtab.core.columns import ArrowTable, Columns, WrongColumn
 from trimtab.core.errors import Misuse, TrimtabError
 
 __all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_ipc_file", "write_ipc_stream"]
@@ -39,9 +39,9 @@ def is_ipc(data: bytes) -> bool:
     return data[:4] == MORE or data[:6] == MAGIC
 
 
-def read_ipc_file(path: Path, only: Collection[str] | None = None) -> ArrowTable:
+def read_ipc_file(path: Path, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
     """The table of an Arrow IPC file (Feather) or of a file that holds a stream, see `read_ipc`."""
-    return read_ipc(path.read_bytes(), f"file {path}", only)
+    return read_ipc(path.read_bytes(), f"file {path}", only, loose=loose)
 
 
 def read_ipc(
@@ -51,6 +51,7 @@ def read_ipc(
     *,
     most_rows: int | None = None,
     times: int = _TIMES_OF_FILE,
+    loose: bool = False,
 ) -> ArrowTable:
     """The table of the bytes of an Arrow IPC stream or file.
 
@@ -60,6 +61,7 @@ def read_ipc(
         only: The columns that are wanted; left out, all.
         most_rows: More are refused.
         times: How many times their size they may take once decoded, and 24 MB.
+        loose: See `read_arrow`; of all columns it holds for decimals, of wanted ones for every other type as well.
 
     Raises:
         TooManyRows: There are more than `most_rows`.
@@ -77,7 +79,7 @@ def read_ipc(
     pa = _pyarrow(what)
     try:
         check_size(data, what, Bounds(_LEAST_BYTES + times * len(data), most_rows))
-        return _read(pa, data, only)
+        return _read(pa, data, only, loose)
     except TrimtabError:
         raise
     except (
@@ -114,11 +116,11 @@ def _array(pa: Any, values: Values) -> Any:
     return pa.array([str(text).encode("utf-8", "replace") for text in values], pa.binary()).cast(pa.string())
 
 
-def _read(pa: Any, data: bytes, only: Collection[str] | None) -> ArrowTable:
+def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> ArrowTable:
     opened = pa.ipc.open_file if data[:6] == MAGIC else pa.ipc.open_stream
     schema = opened(pa.py_buffer(data)).schema
     wanted = [at for at, name in enumerate(schema.names) if only is None or name in only]
-    for at in wanted:
+    for at in wanted if only is None or not loose else ():
         _check_type(pa, schema.field(at))
     names = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
     if not wanted:
@@ -126,7 +128,8 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None) -> ArrowTable:
     options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
     table = opened(pa.py_buffer(data), options=options, memory_pool=pa.system_memory_pool()).read_all()
     table.validate(full=True)
-    return ArrowTable(names, read_arrow(table.combine_chunks(pa.system_memory_pool())).columns)
+    found = read_arrow(table.combine_chunks(pa.system_memory_pool()), loose=loose)
+    return ArrowTable(names, found.columns, found.loose, found.rows)
 
 
 def _check_type(pa: Any, field: Any) -> None:

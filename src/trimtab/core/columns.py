@@ -173,6 +173,15 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return Columns(out)
 
 
+class ArrowTable(msgspec.Struct, frozen=True, eq=False):
+    """A table as it was read from Arrow's form."""
+
+    names: tuple[str, ...]  # of all its columns
+    columns: Columns  # those that were wanted
+    loose: Mapping[str, list[Any]] = {}  # of the wanted ones those that no `Column` holds exactly, as Python values
+    rows: int | None = None  # as the table counts them
+
+
 def column(dtype: Dtype, values: Sequence[Any]) -> Column:
     """A column from Python values, None (or NaN in a float column) for null."""
     import numpy as np

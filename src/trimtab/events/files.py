@@ -9,7 +9,7 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import msgspec
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns import ArrowTable, Columns
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
@@ -44,7 +44,7 @@ class ArrowArray(Protocol):
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
 
-Table: TypeAlias = Columns | ArrowStream | ArrowArray
+Table: TypeAlias = Columns | ArrowTable | ArrowStream | ArrowArray
 Rows: TypeAlias = str | Path | IO[bytes] | Table | Sequence[Mapping[str, Any]]
 
 
@@ -107,7 +107,8 @@ def read_file(
 
 def is_table(given: object) -> TypeGuard[Table]:
     """Whether it is a table in memory: `Columns`, or one of another library."""
-    return isinstance(given, Columns) or hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
+    arrow = hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
+    return arrow or isinstance(given, Columns | ArrowTable)
 
 
 def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
@@ -119,14 +120,13 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
         if not path.is_file():
             raise NotFound(f"file {path}: there is none. Give the path of one file.")
         return f"file {path}", _read(path, source, kind or _format(path), nulls)
-    if isinstance(given, Columns):
-        from trimtab.core.arrow import ArrowTable
-
-        return "table", fit_table("table", source, ArrowTable(given.names, given))
+    if isinstance(given, Columns | ArrowTable):
+        table = given if isinstance(given, ArrowTable) else ArrowTable(given.names, given)
+        return "table", fit_table("table", source, table)
     if is_table(given):
         from trimtab.core.arrow import read_arrow
 
-        return "table", fit_table("table", source, read_arrow(given, dtypes_of(source)))
+        return "table", fit_table("table", source, read_arrow(given, dtypes_of(source), loose=True))
     if isinstance(given, BufferedIOBase | RawIOBase):
         return "stream", _read_stream(given.read() or b"", source)
     if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
@@ -150,7 +150,7 @@ def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> Fil
     if kind == "arrow":
         from trimtab.core.arrow_ipc import read_ipc_file
 
-        return fit_table(f"file {path}", source, read_ipc_file(path, dtypes_of(source)))
+        return fit_table(f"file {path}", source, read_ipc_file(path, dtypes_of(source), loose=True))
     from trimtab.events.parquet_files import read_parquet  # loads DuckDB
 
     return read_parquet(path, source)
@@ -160,7 +160,7 @@ def _read_stream(data: bytes, source: Source) -> FileRows:
     from trimtab.core.arrow_ipc import is_ipc, read_ipc
 
     if is_ipc(data):
-        return fit_table("stream", source, read_ipc(data, "stream", dtypes_of(source)))
+        return fit_table("stream", source, read_ipc(data, "stream", dtypes_of(source), loose=True))
     return _fit_lines("stream", source, data.splitlines())
 
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.arrow_layout import floats_of
-from trimtab.core.columns import Column, Columns, Dtype, WrongColumn, column
+from trimtab.core.columns import ArrowTable, Column, Columns, Dtype, WrongColumn, column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import EARLIEST_US, LATEST_US, format_moment
 from trimtab.events.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, moment_shown, other_unit
 from trimtab.events.conversions import TYPED, Kind, Reason
 from trimtab.events.definitions import Source
-
-if TYPE_CHECKING:
-    from trimtab.core.arrow import ArrowTable
 
 
 class BadRow(msgspec.Struct, frozen=True):

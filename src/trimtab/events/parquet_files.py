@@ -8,8 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from trimtab.core.arrow import ArrowTable, read_arrow
-from trimtab.core.columns import Dtype
+from trimtab.core.arrow import read_arrow
+from trimtab.core.columns import ArrowTable, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.fitting import FileRows, fit_table, wanted_columns
@@ -27,7 +27,7 @@ def read_parquet(path: Path, source: Source) -> FileRows:
         wanted = wanted_columns(what, source, names)
         columns = ", ".join(map(_name, wanted))
         (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({_path(path)})").fetchall()[0]
-        found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), wanted)
+        found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), loose=True)
     return fit_table(what, source, ArrowTable(tuple(names), found.columns, found.loose, rows))
 
 

@@ -51,7 +51,7 @@ async def answer_arrow(
     answerer = endpoint.awake or await predictor.woken(started, timeout_s)
 
     def read() -> list[Row]:
-        table = table_of_body(body, most_rows, "rows")
+        table = table_of_body(body, most_rows, "rows").columns
         declared = answerer.rows.request.columns
         unknown = [name for name in table.names if name not in declared][:1]  # one is enough to be refused
         return answerer.rows.check(rows_of_table(table.select([n for n in table.names if n in declared] + unknown)))

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from trimtab.core.columns import Columns, WrongColumn
+from trimtab.core.columns import ArrowTable, Columns, WrongColumn
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.wire import JSON_TYPE
 from trimtab.serving.problems import InvalidField, Refused, decode_problem
@@ -61,7 +61,7 @@ class Pushed(Protocol):
 class Push(Protocol):
     """Takes events into the log (`Ingestor.push`); they are safe when it returns."""
 
-    def __call__(self, source: str, rows: Sequence[Mapping[str, object]] | Columns, /) -> Pushed: ...
+    def __call__(self, source: str, rows: Sequence[Mapping[str, object]] | Columns | ArrowTable, /) -> Pushed: ...
 
 
 class WaitApplied(Protocol):
@@ -94,23 +94,24 @@ def push_body(push: Push, source: str, sent: EventsBody) -> tuple[Pushed, int]:
         raise InvalidField(str(error), field=error.column) from error
 
 
-def _rows(sent: EventsBody) -> tuple[Sequence[Mapping[str, object]] | Columns, int]:
+def _rows(sent: EventsBody) -> tuple[Sequence[Mapping[str, object]] | ArrowTable, int]:
     if sent.media_type != ARROW_TYPE:
         rows = event_rows(sent.body, ndjson=sent.media_type != JSON_TYPE)
         if len(rows) > sent.most_rows:
             raise _too_many(f"{len(rows)} events", sent.most_rows)
         return rows, len(rows)
-    table = table_of_body(sent.body, sent.most_rows, "events")
-    return table, table.rows
+    table = table_of_body(sent.body, sent.most_rows, "events", loose=True)
+    return table, table.rows or 0
 
 
-def table_of_body(body: bytes, most_rows: int, what: str) -> Columns:
+def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False) -> ArrowTable:
     """The table of an Arrow stream that came over the network.
 
     Args:
         body: The stream.
         most_rows: More are refused.
         what: What a row is, in messages: "events".
+        loose: Decimals as such, see `read_ipc`.
 
     Raises:
         Refused: There are too many rows, or they or their texts are far longer than the body (413), or pyarrow is not
@@ -120,14 +121,14 @@ def table_of_body(body: bytes, most_rows: int, what: str) -> Columns:
     from trimtab.core.arrow_ipc import NoPyarrow, TooLarge, TooManyRows, read_ipc
 
     try:
-        table = read_ipc(body, "body", most_rows=most_rows, times=_DECODED).columns
+        table = read_ipc(body, "body", most_rows=most_rows, times=_DECODED, loose=loose)
     except TooManyRows:
         raise _too_many(f"more than {most_rows} {what}", most_rows) from None
     except TooLarge as error:
         raise Refused(413, str(error)) from error
     except NoPyarrow as error:
         raise Refused(415, f"{error} where the service runs, or send JSON.") from error
-    texts = (column.values for column in table.by_name.values() if column.dtype == "str")
+    texts = (column.values for column in table.columns.by_name.values() if column.dtype == "str")
     characters = sum(len(text) for values in texts for text in values.tolist() if text is not None)
     if characters > _EXPANDED * (len(body) + 1):  # one long text of a dictionary, said by every row
         raise Refused(413, f"body: its texts are {characters} characters long when written out. Send it in parts.")

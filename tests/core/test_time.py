@@ -43,6 +43,38 @@ def test_what_is_no_moment_is_refused_whatever_it_is(value: Any) -> None:
     assert len(str(caught.value)) < 300
 
 
+TAKEN = {
+    "2024-05-01": "2024-05-01T00:00:00Z",
+    "20240501": "2024-05-01T00:00:00Z",
+    "2024-05-01T05:06": "2024-05-01T05:06:00Z",
+    "2024-05-01 05:06:07,25": "2024-05-01T05:06:07.250000Z",
+    "2024-05-01t05:06:07.123456789z": "2024-05-01T05:06:07.123456Z",
+    "20240501T050607Z": "2024-05-01T05:06:07Z",
+    "2024-05-01 05:06:07 UTC": "2024-05-01T05:06:07Z",
+    "2024-05-01 05:06:07 +02:00": "2024-05-01T03:06:07Z",
+    "2024-05-01T05:06:07-0530": "2024-05-01T10:36:07Z",
+    "1969-12-31 20:00:00-05": "1970-01-01T01:00:00Z",
+    " 2024-05-01 ": "2024-05-01T00:00:00Z",
+}
+REFUSED = """24-05-01|epoch|now|infinity|2024-05-01 00:00 IST|2024-05-01T00:00:00 CET|2024-05-01T24:00
+2024-05-01T23:59:60|2024-W18-3|2024-122|2024-05|2024|2024-5-1|2024-05-01T5:06|2024-05-01T05|2024-02-30|2024-13-01|0000-01-01|1714521600
+2024/05/01|01.05.2024|May 1, 2024|2024-05-01T05:06:07+24:00|2024-05-01T05:06:07+02:60|2024-05-01T05:06:07 Europe/Berlin
++2024-05-01|12024-05-01|2024-05-01T05:06:07Z[UTC]|2024-05-01x05:06:07|2024-05-01T05:06:07.|\u0662024-05-01|20240501050607|"""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("text", "moment"), TAKEN.items())
+def test_texts_of_rfc_3339_and_dates_of_iso_8601_are_moments(text: str, moment: str) -> None:
+    assert format_moment(moment_us(text)) == moment
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("text", [text for line in REFUSED.splitlines() for text in line.split("|")])
+def test_every_other_text_is_none(text: str) -> None:
+    with pytest.raises(Misuse, match="is not ISO 8601"):
+        moment_us(text)
+
+
 @pytest.mark.fast
 @given(st.integers(MIN_US, MAX_US))
 def test_a_moment_that_was_taken_can_be_written_and_read_again(us: int) -> None:

@@ -10,8 +10,8 @@ import ctypes
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 import arro3.core as arro3
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.arrow_layout import Bytes, Piece, buffer_bytes, is_exact, join_columns, read_piece
+from trimtab.core.arrow_layout import Bytes, Piece, buffer_bytes, is_exact, join_columns, read_intervals, read_piece
 from trimtab.core.columns import ArrowTable, Column, Columns, Dtype, WrongColumn
 from trimtab.core.columns import column as column_of
 from trimtab.core.errors import Misuse
@@ -32,6 +32,7 @@ _TYPES: dict[Dtype, arro3.DataType] = {
     "str": arro3.DataType.string(),
     "time": arro3.DataType.timestamp("us", tz="UTC"),
 }
+_Values = TypeVar("_Values")
 _LARGE_BYTES = 500_000_000  # texts beyond may need offsets of 64 bits
 
 
@@ -145,7 +146,7 @@ def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
     held = (schema.dictionary[0] if schema.dictionary else schema).format.decode()
     if loose and not is_exact(held):
         return []
-    parts = [_read(name, array) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
+    parts = [_of_array(name, array, read_piece) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
     beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)  # 64 bits without a sign
     return [] if beyond else parts
 
@@ -156,9 +157,14 @@ def _extension(chunked: arro3.ChunkedArray) -> str:
 
 def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
     """A column's values as Python's own, those of extension types as such."""
+    if "Interval" in str(chunked.type):  # for which arro3 has none
+        raw = [value for array in chunked.chunks for value in _of_array(name, array, read_intervals)]
+        return [None if value is None else Extension("interval", value) for value in raw]
     try:
         values: list[Any] = list(chunked.to_pylist())
-    except Exception as error:  # arro3 has none of its own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of arro3's is no `Exception`
         raise WrongColumn(
             f"column {name!r} holds {chunked.type}, which cannot be read ({str(error)[:100]}). Leave it out, or make "
             "numbers, text, booleans, dates or timestamps of it.",
@@ -204,7 +210,7 @@ _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
-def _read(name: str, array: arro3.Array) -> Column:
+def _of_array(name: str, array: arro3.Array, read: Callable[[Piece], _Values]) -> _Values:
     """The values of one array, copied: its memory may go afterwards."""
     schema, data = array.__arrow_c_array__()  # they own the memory until this returns
     piece = _piece(
@@ -212,7 +218,7 @@ def _read(name: str, array: arro3.Array) -> Column:
         _Schema.from_address(_pointer(schema, b"arrow_schema")),
         _Array.from_address(_pointer(data, b"arrow_array")),
     )
-    return read_piece(piece)
+    return read(piece)
 
 
 def _read_nothing(name: str, field: arro3.Field) -> Column:

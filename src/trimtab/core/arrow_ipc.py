@@ -28,6 +28,7 @@ _TAKEN = (
     "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string large_string "
     "string_view date32 date64"
 )
+_LOOSE = "time duration interval binary large_binary fixed_size_binary"  # no larger as Python values than decimals
 
 
 class NoPyarrow(Misuse):
@@ -61,7 +62,7 @@ def read_ipc(
         only: The columns that are wanted; left out, all.
         most_rows: More are refused.
         times: How many times their size they may take once decoded, and 24 MB.
-        loose: See `read_arrow`; of all columns it holds for decimals, of wanted ones for every other type as well.
+        loose: See `read_arrow`; for all columns lists, structs and the like are an error anyway, for wanted ones not.
 
     Raises:
         TooManyRows: There are more than `most_rows`.
@@ -121,7 +122,7 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     schema = opened(pa.py_buffer(data)).schema
     wanted = [at for at, name in enumerate(schema.names) if only is None or name in only]
     for at in wanted if only is None or not loose else ():
-        _check_type(pa, schema.field(at))
+        _check_type(pa, schema.field(at), loose)
     names = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
     if not wanted:
         return ArrowTable(names, Columns({}))
@@ -132,13 +133,15 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     return ArrowTable(names, found.columns, found.loose, found.rows)
 
 
-def _check_type(pa: Any, field: Any) -> None:
+def _check_type(pa: Any, field: Any, loose: bool) -> None:
     """Refuse a column that no table can have."""
     kind = field.type
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     taken = {getattr(pa, name)() for name in _TAKEN.split()}
     if kind in taken or pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):
+        return
+    if loose and any(getattr(pa.types, f"is_{name}")(kind) for name in _LOOSE.split()):
         return
     raise WrongColumn(
         f"column {field.name!r} holds {str(field.type)[:100]}; a column can hold numbers, text, booleans, dates and "

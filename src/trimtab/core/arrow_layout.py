@@ -24,6 +24,7 @@ _TIMES |= {"tss": ("<i8", 1_000_000, 1), "tsm": ("<i8", 1_000, 1), "tsu": ("<i8"
 _NAMES = {"w:": "bytes", "td": "durations", "tD": "durations", "tt": "times of day", "ti": "intervals", "vz": "bytes"}
 _NAMES |= {"z": "bytes", "Z": "bytes", "+s": "structs", "+m": "maps", "+u": "unions", "+r": "run-end-encoded values"}
 _NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}  # what cannot be taken, by its format
+INTERVALS = {"tiM": 4, "tiD": 8, "tin": 16}  # by format, their bytes
 _VIEW = Struct("<iiii")
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
@@ -110,7 +111,17 @@ def buffer_bytes(kind: str, end: int) -> list[int]:
         return [bitmap, (end + 1) * (4 if kind == "u" else 8)]
     if kind == "vu":
         return [bitmap, end * 16]
+    if kind in INTERVALS:
+        return [bitmap, end * INTERVALS[kind]]
     return [bitmap, end * _decimal(kind)[1]] if kind.startswith("d:") else []
+
+
+def read_intervals(piece: Piece) -> list[bytes | None]:
+    """The values of an array of intervals, as they lie in memory."""
+    valid = _valid(piece)
+    raw = _fixed(piece, f"V{INTERVALS[piece.format]}")
+    there = np.ones(piece.rows, bool) if valid is None else valid
+    return [value.tobytes() if ok else None for value, ok in zip(raw, there.tolist(), strict=True)]
 
 
 def _column(dtype: Dtype, values: NDArray[Any], valid: NDArray[Any] | None) -> Column:

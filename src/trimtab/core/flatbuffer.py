@@ -51,6 +51,11 @@ class FlatTable:
         at = self._target(field)
         return 0 if at is None else _read("<I", self._data, at)
 
+    def text(self, field: int) -> str:
+        """A text, empty where there is none."""
+        at, size = self._target(field), self.length(field)
+        return "" if at is None else bytes(self._data[at + 4 : at + 4 + size]).decode(errors="replace")
+
     def tables(self, field: int) -> Iterator[FlatTable]:
         """A vector of tables, one after the other: many places of a vector may name one table."""
         at = self._target(field)

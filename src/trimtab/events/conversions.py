@@ -274,6 +274,16 @@ def _number(text: str) -> Decimal:
     return Decimal(text)
 
 
+def _int_of(text: str) -> int:
+    number = _number(text)
+    if "e" not in text.lower():
+        return _int(number)
+    nearest = float(number)  # as JSON's
+    if math.isinf(nearest):
+        raise Refused("too_large")
+    return _int(nearest)
+
+
 def _bool_of(text: str) -> bool:
     found = _BOOLS.get(text.lower())
     if found is None:
@@ -283,7 +293,7 @@ def _bool_of(text: str) -> bool:
 
 TEXTS: Mapping[Dtype, Callable[[str], Value]] = {
     "float": lambda text: _float(_number(text)),
-    "int": lambda text: _int(_number(text)),
+    "int": _int_of,
     "bool": _bool_of,
     "str": _text,
     "time": _time,

@@ -453,7 +453,7 @@ class _Batch:
             given = self._lists.get(name)
             if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
                 continue
-            for row in [row for row, value in enumerate(given) if type(value) is int and other_unit(value)]:
+            for row in [row for row, value in enumerate(given) if other_unit(value)]:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))
 
     def _bare_deletions(self) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
-from trimtab.core.arrow import read_arrow
+from trimtab.core.arrow import Extension, read_arrow
 from trimtab.core.columns import ArrowTable, Dtype
 from trimtab.core.errors import Misuse
+from trimtab.core.flatbuffer import FlatTable
 from trimtab.events.definitions import Source
 from trimtab.events.fitting import FileRows, fit_table, wanted_columns
 from trimtab.store.duckdb_opening import open_duckdb
 
+_DURATION = 18  # among the types of Arrow's schema
 # Nothing that DuckDB would find out from a path or a column's name.
 _AS_IT_IS = "hive_partitioning=false, union_by_name=false, binary_as_string=false"
 
@@ -28,7 +31,13 @@ def read_parquet(path: Path, source: Source) -> FileRows:
         columns = ", ".join(map(_name, wanted))
         (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({_path(path)})").fetchall()[0]
         found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), loose=True)
-    return fit_table(what, source, ArrowTable(tuple(names), found.columns, found.loose, rows))
+        kinds = {name: kind for name, kind in _extensions(connection, path).items() if name in found.columns}
+    extended = {
+        name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
+        for name, kind in kinds.items()
+    }
+    plain = found.columns.select([name for name in found.columns.names if name not in kinds])
+    return fit_table(what, source, ArrowTable(tuple(names), plain, {**found.loose, **extended}, rows))
 
 
 def parquet_columns(path: Path) -> dict[str, Dtype]:
@@ -40,6 +49,24 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
     with _opened(path) as (connection, scan):
         none = read_arrow(connection.sql(f"SELECT * FROM {scan} LIMIT 0")).columns
     return {name: column.dtype for name, column in none.by_name.items()}
+
+
+def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
+    """The types of columns that Parquet keeps in a schema of Arrow next to its own: extension types, durations."""
+    pairs = connection.execute(f"SELECT key, value FROM parquet_kv_metadata({_path(path)})").fetchall()
+    stored = next((value for key, value in pairs if bytes(key) == b"ARROW:schema"), None)
+    found: dict[str, str] = {}
+    if stored is None:
+        return found
+    try:
+        schema = FlatTable.root(base64.b64decode(stored)[8:]).table(2)
+        for field in () if schema is None else schema.tables(1):
+            said = {pair.text(0): pair.text(1) for pair in field.tables(6)}
+            duration = "duration" if field.number(2, "<B") == _DURATION else ""  # an integer in Parquet
+            found[field.text(0)] = said.get("ARROW:extension:name", duration)
+    except ValueError as error:
+        raise Misuse(f"file {path}: its Arrow schema is damaged ({error}). Write it again.") from error
+    return {name: kind for name, kind in found.items() if kind not in ("", "arrow.json", "arrow.uuid")}
 
 
 @contextmanager

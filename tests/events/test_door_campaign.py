@@ -1,0 +1,467 @@
+"""The door campaign: random values of some forty kinds, by every door that can carry them, are the same event or the
+same refusal as by rows."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import enum
+import json
+import math
+import random
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns import Dtype
+from trimtab.core.time import moment_us
+from trimtab.events import Ingestor, Quarantine, read_rows
+from trimtab.events.conversions import NULL_WORDS, TYPED, Kind, Refused, converted, kind_of, of_text
+from trimtab.events.definitions import Time, source
+from trimtab.events.records import decode
+from trimtab.serving.http.pushing import ARROW_TYPE, EventsBody, push_body
+from trimtab.serving.http.wire import JSON_TYPE
+from trimtab.serving.problems import InvalidField
+from trimtab.testing import MemoryLog
+
+DTYPES: dict[str, Dtype] = {"f": "float", "n": "int", "b": "bool", "s": "str", "t": "time"}
+SOURCE = source(
+    "s",
+    time="at",
+    key="id",
+    columns={"id": str, "f": float, "n": int, "b": bool, "s": str, "t": Time},
+    future_tolerance="521722w",
+)
+NOW_US = moment_us("2026-01-01")
+Outcome = Any  # of a row: the values of its event, or the column and the reason of its refusal
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 3
+
+
+def _kinds(rng: random.Random) -> dict[str, Callable[[], Any]]:
+    """By name, what draws one value of the kind."""
+    zones = [dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=30)), dt.timezone(dt.timedelta(hours=-8))]
+    big = [-(2**63), 2**63 - 1, 2**53 + 1, 2**62]
+    edges = [1e150, 1.1e150, -1e300, 5e-324, math.inf, -math.inf, -0.0, 0.1, 2.0**63, 1.7e308]
+    ints = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
+
+    def us() -> int:
+        return rng.randrange(moment_us("0001-01-02"), moment_us("9999-12-30"))
+
+    def near() -> int:
+        return rng.randrange(moment_us("1700-01-01"), moment_us("2250-01-01"))
+
+    def naive() -> dt.datetime:
+        return dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us())
+
+    def text() -> str:
+        return "".join(rng.choice("aZ09 é☃𝄞,\"'\t|") for _ in range(rng.randrange(1, 12)))
+
+    def far() -> np.datetime64:
+        return np.datetime64(rng.choice([-1, 1]) * rng.randrange(2_000_000, 9_000_000), rng.choice(["D", "M", "Y"]))
+
+    def moment_text() -> str:
+        day, at = (
+            rng.choice(["2024-05-01", "1969-12-31", "20240501", "24-05-01", "2024-02-30", "2024-W01-1"]),
+            "05:06:07",
+        )
+        at = rng.choice(["", "05:06", at, f"{at}.25", f"{at},123456789", "24:00", "23:59:60", "050607", "05", "5:06"])
+        zone = rng.choice(["", "Z", "z", " UTC", "+02:00", "-0530", "+02", " IST", " CET", "+24:00", " Europe/Berlin"])
+        return day + (rng.choice(["T", " ", "t"]) + at + zone if at else "")
+
+    return {
+        "bool": lambda: rng.random() < 0.5,
+        "int": lambda: rng.randrange(-(10**6), 10**6),
+        "int extreme": lambda: rng.choice(big) - rng.randrange(2) * (rng.random() < 0.5),
+        "int too large": lambda: rng.choice([-1, 1]) * rng.randrange(2**64, 2**70),
+        "int of seconds": lambda: rng.randrange(315_532_800, 2_524_608_000) * rng.choice([1, 1_000, 1_000_000]),
+        "float": lambda: rng.uniform(-1e6, 1e6),
+        "float extreme": lambda: rng.choice(edges),
+        "float whole": lambda: float(rng.randrange(-(2**60), 2**60)),
+        "float nan": lambda: math.nan,
+        "decimal": lambda: Decimal(rng.randrange(-(10**9), 10**9)).scaleb(-rng.randrange(4)),
+        "decimal large": lambda: Decimal(rng.choice([2**53 + 1, 2**63 - 1, 2**63, 10**30])),
+        "decimal odd": lambda: Decimal(rng.choice(["NaN", "Infinity", "1E+200", "1E+999999", "1E-30", "-0"])),
+        "numpy int": lambda: (kind := rng.choice(ints))(rng.randrange(np.iinfo(kind).min, int(np.iinfo(kind).max) + 1)),
+        "numpy float": lambda: rng.choice([np.float16, np.float32, np.float64])(rng.uniform(-9, 9)),
+        "numpy long double": lambda: np.longdouble(rng.uniform(-9, 9)),
+        "numpy bool": lambda: np.bool_(rng.random() < 0.5),
+        "datetime": naive,
+        "datetime with a zone": lambda: naive().replace(tzinfo=rng.choice(zones)),
+        "date": lambda: naive().date(),
+        "time of day": lambda: naive().time(),
+        "timedelta": lambda: dt.timedelta(microseconds=rng.randrange(10**12)),
+        "datetime64": lambda: np.datetime64(us(), "us").astype(f"M8[{rng.choice(['s', 'ms', 'us'])}]"),
+        "datetime64 nanoseconds": lambda: np.datetime64(near() * 1_000 + rng.randrange(1_000), "ns"),
+        "datetime64 far": far,
+        "timedelta64": lambda: np.timedelta64(rng.randrange(10**6), rng.choice(["s", "us", "ns"])),
+        "timestamp": lambda: pd.Timestamp(near() * 1_000 + rng.randrange(1_000), unit="ns"),
+        "timestamp with a zone": lambda: pd.Timestamp(near(), unit="us", tz=rng.choice(["UTC", "Asia/Kolkata"])),
+        "pandas timedelta": lambda: pd.Timedelta(rng.randrange(10**6), unit="s"),
+        "period": lambda: pd.Period(year=rng.randrange(1980, 2040), month=rng.randrange(1, 13), freq="M"),
+        "interval": lambda: pd.Interval(0, rng.randrange(1, 9)),
+        "null": lambda: rng.choice([None, math.nan, pd.NA, pd.NaT, np.datetime64("NaT"), Decimal("NaN"), np.ma.masked]),
+        "uuid": lambda: uuid.UUID(int=rng.getrandbits(128)),
+        "bytes": lambda: rng.randbytes(rng.randrange(9)),
+        "enum of texts": lambda: Colour.RED,
+        "enum of numbers": lambda: Level.LOW,
+        "list": lambda: [rng.randrange(9) for _ in range(rng.randrange(3))],
+        "dict": lambda: {"x": rng.randrange(9)},
+        "text": text,
+        "text odd": lambda: rng.choice(["", " ", "\0", "a\0b", "\ud800", "x" * 5_000, "\r\n", '"', "\ufeff", "﷽" * 99]),
+        "text of a number": lambda: rng.choice(
+            ["1", "1_000", "1,000", "1 000", "1.000,5", " 7 ", "+5", "1e3", "1e400", "0x1F", "\u0661", ".5", "inf"]
+        ),
+        "text of a moment": moment_text,
+        "text of a moment in words": lambda: rng.choice(
+            ["epoch", "now", "today", "infinity", "1714521600", "May 1, 2024", "01/05/2024", "2024-05-01T05:06:07 GMT"]
+        ),
+        "text of a truth": lambda: rng.choice(["true", "T", "yes", "N", "0", "on", "NA", "null", "None", "n/a", "ja"]),
+    }  # fmt: skip
+
+
+class Bench:
+    """An ingestor, and what became of each row by its id."""
+
+    def __init__(self) -> None:
+        clock = VirtualClock(NOW_US)
+        self.log = MemoryLog(clock=clock)
+        self.quarantine = Quarantine(MemoryLog(clock=clock))
+        self.ingestor = Ingestor(self.log, [SOURCE], clock=clock, quarantine=self.quarantine)
+
+    def push(self, rows: Any) -> dict[str, Outcome]:
+        self.ingestor.push("s", rows)
+        return self.outcomes()
+
+    def read(self, given: Any) -> dict[str, Outcome]:
+        self.ingestor.take("s", read_rows(given, SOURCE, on_error="quarantine"))
+        return self.outcomes()
+
+    def body(self, data: bytes, kind: bytes) -> dict[str, Outcome]:
+        push_body(self.ingestor.push, "s", EventsBody(data, kind, 100_000))
+        return self.outcomes()
+
+    def outcomes(self) -> dict[str, Outcome]:
+        records = self.log.read(self.log.partition, 0, limit=1_000_000)
+        events = [decode(record.payload) for record in records]
+        found: dict[str, Outcome] = {event.id: tuple(map(repr, event.values)) for event in events}
+        refused = {row.raw().get("id"): (row.field, row.reason) for row in self.quarantine.read()}
+        assert not found.keys() & refused.keys()
+        return found | refused
+
+
+def rows_of(values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Each value in each column, one a row."""
+    return [
+        {"id": f"{name}{number}", "at": 0, **dict.fromkeys(DTYPES), name: value}
+        for name in DTYPES
+        for number, value in enumerate(values)
+    ]
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in ("id", "at", *DTYPES)}
+
+
+def as_pyarrow(rows: Sequence[dict[str, Any]]) -> Any:
+    return pa.table({name: _array(values) for name, values in _columns(rows).items()})
+
+
+def _array(values: list[Any]) -> Any:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError):  # an extension type of pandas?
+        return pa.array(pd.array(values))
+
+
+def as_pandas(rows: Sequence[dict[str, Any]]) -> Any:
+    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in _columns(rows).items()})
+    pa.Table.from_pandas(frame)  # an error where pandas cannot hand it over
+    return frame
+
+
+def as_typed_pandas(rows: Sequence[dict[str, Any]]) -> Any:
+    """Each column of the type that pandas finds, among rows that have a value there."""
+    parts = [pd.DataFrame({k: [row[k] for row in rows if row["id"][0] == name] for k in ("id", "at", name)})
+             for name in DTYPES]  # fmt: skip
+    for part in parts:
+        pa.Table.from_pandas(part)
+    return parts
+
+
+def as_polars(rows: Sequence[dict[str, Any]]) -> Any:
+    frame = pl.DataFrame(_columns(rows))
+    if pl.Object in frame.dtypes:
+        raise TypeError("an object of Python's, which polars does not hand over")
+    return frame
+
+
+def as_duckdb(rows: Sequence[dict[str, Any]]) -> Any:
+    table = as_pyarrow(rows)
+    if any(isinstance(kind, pa.BaseExtensionType) for kind in table.schema.types):
+        raise TypeError("an extension type, of which DuckDB keeps what is stored")
+    return duckdb.connect().from_arrow(table)
+
+
+def as_json(rows: Sequence[dict[str, Any]]) -> bytes:
+    return json.dumps(rows, allow_nan=False).encode()
+
+
+def parquet_file(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    parquet.write_table(as_pyarrow(rows), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def duckdb_parquet(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    as_duckdb(rows).write_parquet(str(folder / "duckdb.parquet"))
+    return folder / "duckdb.parquet"
+
+
+def polars_parquet(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    as_polars(rows).write_parquet(folder / "polars.parquet")
+    return folder / "polars.parquet"
+
+
+def stream(rows: Sequence[dict[str, Any]]) -> bytes:
+    table, sink = as_pyarrow(rows), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+Door = Callable[[Bench, Path, Sequence[dict[str, Any]]], dict[str, Outcome]]
+
+
+def _many(bench: Bench, parts: Sequence[Any]) -> dict[str, Outcome]:
+    return [bench.read(part) for part in parts][-1]
+
+
+DOORS: dict[str, tuple[Callable[[Path, Sequence[dict[str, Any]]], Any], Callable[[Bench, Any], dict[str, Outcome]]]] = {
+    "list": (lambda folder, rows: list(rows), Bench.read),
+    "json": (lambda folder, rows: as_json(rows), lambda bench, data: bench.body(data, JSON_TYPE)),
+    "ndjson file": (
+        lambda folder, rows: written(folder / "a.ndjson", b"\n".join(as_json([row])[1:-1] for row in rows)), Bench.read,
+    ),
+    "pyarrow": (lambda folder, rows: as_pyarrow(rows), Bench.push),
+    "pandas": (lambda folder, rows: as_pandas(rows), Bench.push),
+    "pandas typed": (lambda folder, rows: as_typed_pandas(rows), _many),
+    "polars": (lambda folder, rows: as_polars(rows), Bench.push),
+    "duckdb": (lambda folder, rows: as_duckdb(rows), Bench.push),
+    "arrow file": (lambda folder, rows: written(folder / "a.arrow", stream(rows)), Bench.read),
+    "arrow body": (lambda folder, rows: stream(rows), lambda bench, data: bench.body(data, ARROW_TYPE)),
+    "parquet": (parquet_file, Bench.read),
+    "parquet by DuckDB": (duckdb_parquet, Bench.read),
+    "parquet by polars": (polars_parquet, Bench.read),
+}  # fmt: skip
+
+
+def _said(value: Any) -> Any:
+    """A value without its packing, so that what a library made of it can be told from what it was."""
+    kind, plain = kind_of(value)
+    if kind == "other":
+        return kind
+    if kind == "datetime":
+        try:
+            return kind, converted("time", value)
+        except Refused:
+            return kind
+    return kind, repr(plain + 0.0 if kind == "float" else plain)
+
+
+def _faithful(door: str, given: Any, rows: Sequence[dict[str, Any]]) -> set[str]:
+    """The ids of rows whose value the library hands over as what it was."""
+    if door == "json":
+        given = msgspec.json.decode(given)
+    if isinstance(given, Path):
+        if given.suffix == ".ndjson":  # a text without a UTF-8 form is no JSON
+            return {row["id"] for row in rows if "\\ud" not in as_json([row]).decode()}
+        if given.suffix != ".parquet":
+            return {row["id"] for row in rows}
+        given = parquet.read_table(given)
+    if isinstance(given, bytes):
+        given = pa.ipc.open_stream(given).read_all()
+    if door == "pandas typed":
+        return set().union(
+            *(_faithful("", part, [r for r in rows if r["id"][0] == part.columns[-1]]) for part in given)
+        )
+    if not isinstance(given, list):
+        table = pa.table(given) if not isinstance(given, pa.Table) else given
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+        given = [{n: values[at] for n, values in columns.items()} for at in range(table.num_rows)]
+    return {
+        row["id"]
+        for row, carried in zip(rows, given, strict=True)
+        if _said(row[row["id"][0]]) in ("other", _said(carried[row["id"][0]]))
+    }
+
+
+def _csv(folder: Path, values: Sequence[Any]) -> tuple[Path, dict[str, Outcome]]:
+    """A file of values as text, and what the table of conversions makes of each text."""
+    texts = [_text(value) for value in values]
+    wanted: dict[str, Outcome] = {}
+    path = folder / "a.csv"
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(["id", "at", *DTYPES])
+        for number, text in enumerate(texts):
+            for name, dtype in DTYPES.items():
+                row = {"id": f"{name}{number}", "at": "1970-01-01"} | dict.fromkeys(DTYPES, "") | {name: text}
+                writer.writerow(row.values())
+                try:
+                    value = None if text == "" else of_text(dtype, text)
+                    values_of = [None if n != name else value for n in DTYPES]
+                    wanted[row["id"]] = tuple(map(repr, [row["id"], *values_of, 0]))
+                except Refused as refused:
+                    wanted[row["id"]] = (name, refused.reason)
+    return path, wanted
+
+
+def campaign(folder: Path, rng: random.Random, each: int) -> tuple[list[str], dict[str, int]]:
+    """The differences that were found, and how many outcomes were compared by door."""
+    differences: list[str] = []
+    compared: dict[str, int] = dict.fromkeys((*DOORS, "csv"), 0)
+    for kind, draw in _kinds(rng).items():
+        values = [draw() for _ in range(each)]
+        rows = rows_of(values)
+        wanted = Bench().push(rows)
+        assert len(wanted) == len(rows)
+        differences += _differences(folder, kind, rows, wanted, compared)
+        differences += _csv_differences(folder, kind, values, wanted, compared)
+    return differences, compared
+
+
+def _differences(
+    folder: Path, kind: str, rows: Sequence[dict[str, Any]], wanted: dict[str, Outcome], compared: dict[str, int]
+) -> list[str]:
+    """What the doors that can carry these rows make of them, where it is not what is wanted."""
+    out: list[str] = []
+    for door, (make, take) in DOORS.items():
+        try:
+            given = make(folder, rows)
+            faithful = _faithful(door, given, rows)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a library's, panics of Rust too: it cannot carry the kind
+            continue
+        try:
+            found = take(Bench(), given)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if not (door == "arrow body" and isinstance(error, InvalidField) and "<" in str(error)):
+                out.append(f"{kind} by {door}: {error!r}")
+            continue  # a body with nested columns is refused whole: they have no bound as Python values
+        compared[door] += len(faithful)
+        values = {row["id"]: row[row["id"][0]] for row in rows}
+        odd = sorted(row for row in faithful if found.get(row) != wanted[row])
+        out += [
+            f"{kind} by {door}, {row}: {values[row]!r} gives {found.get(row)}, needed {wanted[row]}" for row in odd[:3]
+        ]
+    return out
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    return repr(float(value)) if isinstance(value, float | np.floating) else str(value)
+
+
+def _csv_differences(
+    folder: Path, kind: str, values: Sequence[Any], by_rows: dict[str, Outcome], compared: dict[str, int]
+) -> list[str]:
+    kinds = {kind_of(value)[0] for value in values}
+    if kinds & {"other", "null"} or any(isinstance(value, str) and "\ud800" in value for value in values):
+        return []
+    path, wanted = _csv(folder, values)
+    found = Bench().read(path)
+    compared["csv"] += len(wanted)
+    out = [
+        f"{kind} by csv, {row}: {values[int(row[1:])]!r} gives {found.get(row)}, by the table {wanted[row]}"
+        for row in wanted
+        if found.get(row) != wanted[row]
+    ]
+    typed = kind != "datetime64 far"  # NumPy writes years of seven digits
+    counts = kinds == {"int"}  # text of digits is no count of microseconds: it may be a date
+    text = kinds == {"text"}
+    for row, outcome in by_rows.items():  # what rows take, text takes as well
+        is_event = len(outcome) > 2
+        null = text and str(values[int(row[1:])]).strip().lower() in NULL_WORDS
+        if typed and is_event and not (counts and row[0] == "t") and not null and found[row] != outcome:
+            out.append(f"{kind} by csv, {row}: {values[int(row[1:])]!r} gives {found[row]}, by rows {outcome}")
+    return out[:3]
+
+
+EXAMPLES: dict[Kind, list[Any]] = {
+    "null": [None, math.nan],
+    "bool": [True, False],
+    "int": [0, -5, 2**53 + 1, 2**63 - 1, -(2**63)],
+    "float": [1.5, -0.0, 2.0, math.inf, 1e151],
+    "decimal": [Decimal("9007199254740993"), Decimal("1.50"), Decimal("1E+30")],
+    "text": ["a", "1", "", "2024-05-01", "20240501", "24-05-01", "2024-05-01 24:00", "2024-05-01 00:00 IST", "epoch"],
+    "date": [dt.date(2024, 5, 1), dt.date(1, 1, 1)],
+    "datetime": [dt.datetime(1969, 12, 31, 23, 59, 59, 999_999), dt.datetime(9999, 12, 31)],
+    "uuid": [uuid.UUID(int=5)],
+    "other": [b"a", b""],
+}
+OTHERS = [dt.time(1), dt.timedelta(1), [1], {"x": 1}, pd.Period("2024-01"), pd.Interval(0, 1), np.timedelta64(1, "s")]
+
+
+@pytest.mark.parametrize(("kind", "values"), [*EXAMPLES.items(), *(("other", [value]) for value in OTHERS)])
+def test_every_door_follows_the_table_of_conversions(tmp_path: Path, kind: Kind, values: list[Any]) -> None:
+    rows = rows_of(values)
+    wanted: dict[str, Outcome] = {}
+    for row in rows:
+        name = row["id"][0]
+        rule = TYPED[DTYPES[name]].get(kind)
+        if isinstance(rule, str):
+            wanted[row["id"]] = (name, rule)
+            continue
+        try:
+            value = converted(DTYPES[name], row[name])
+            wanted[row["id"]] = tuple(map(repr, [row["id"], *(value if n == name else None for n in DTYPES), 0]))
+        except Refused as refused:
+            wanted[row["id"]] = (name, refused.reason)
+    compared = dict.fromkeys(DOORS, 0)
+    assert Bench().push(rows) == wanted
+    assert _differences(tmp_path, kind, rows, wanted, compared) == []
+    assert sum(map(bool, compared.values())) >= 4, compared  # doors that could carry it
+
+
+def test_values_of_all_kinds_are_the_same_by_every_door(tmp_path: Path) -> None:
+    differences, compared = campaign(tmp_path, random.Random(14), 3)
+    assert not differences, "\n".join(differences[:30])
+    assert min(compared.values()) > 100, compared
+
+
+@pytest.mark.soak
+def test_five_thousand_values_by_every_door(tmp_path: Path, soak_report: Any) -> None:
+    seed = secrets.randbits(32)
+    print(f"doors: seed {seed}")
+    each = -(-5_000 // len(_kinds(random.Random(seed))))
+    differences, compared = campaign(tmp_path, random.Random(seed), each)
+    soak_report("doors", runs=sum(compared.values()), failures=len(differences), seed=seed)
+    assert not differences, "\n".join(differences[:30])

@@ -24,7 +24,7 @@ from trimtab.app import erasure
 from trimtab.app.feature_runs import run_in_memory
 from trimtab.app.materialising import writing_tables
 from trimtab.app.project import Project, open_project
-from trimtab.app.state import note_truncated
+from trimtab.app.state import truncation_put
 from trimtab.app.subjects import Subject
 from trimtab.app.training_data import LivingData
 from trimtab.cli.group import trimtab
@@ -526,7 +526,8 @@ def test_the_log_may_have_been_truncated(texts: Path, tmp_path: Path) -> None:
         use(project, TEXTS, tmp_path)
         planned = project.forget("customer", key, dry_run=True)
         reached = {name: {"p0001": 2_000} for name in project.definitions.sources}
-        note_truncated(project.state.catalog, reached, {"p0001": 2_000}, market.NOW_US)
+        noted = truncation_put(project.state.catalog, reached, {"p0001": 2_000}, market.NOW_US)
+        project.state.catalog.write([noted])
         project.state.events.truncate("p0001", 2_000)
         done = project.forget("customer", key)
         assert (done.counts, done.sources) == (

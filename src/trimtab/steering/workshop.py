@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
 from trimtab.core.clock import Clock
-from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.ids import Ids
-from trimtab.core.records import DayQuality, GateCheck, GateRecord
-from trimtab.core.time import DAY_US
 from trimtab.feedback import LabelReader
-from trimtab.feedback.days import day_quality
 from trimtab.registry import Registry, Version
 from trimtab.registry.loading import lost_artifact
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
-from trimtab.stats.lists import unit_losses
-from trimtab.stats.loss_names import CLASS_LOSSES
-from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
-from trimtab.steering.gate import Window, judge
+from trimtab.steering.judging import Case, Judge, Side, finite
 from trimtab.steering.loop_state import Changes, Repair
-from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
+from trimtab.steering.plans import Made, Plan, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.rivals import (
     Answered,
@@ -38,8 +31,6 @@ from trimtab.steering.rivals import (
     rival_answers,
     who_answers,
 )
-from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_distance
-from trimtab.steering.slices import parts_of
 from trimtab.steering.stored import (
     GATE,
     TEXT,
@@ -52,8 +43,7 @@ from trimtab.steering.stored import (
     fit_codec,
     set_codec,
 )
-from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
-from trimtab.steering.tries import stricter, tries
+from trimtab.steering.trials import Proving
 from trimtab.steering.windows import (
     LEAST_WINDOW,
     Stretch,
@@ -68,7 +58,6 @@ from trimtab.steering.windows import (
     stretch_of,
 )
 from trimtab.store.ports import Blob
-from trimtab.training.baselines import constant_scores
 from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet, load_manifest, load_training_set, save_training_set
@@ -126,14 +115,11 @@ class VersionWorkshop:
         self._deployment = deployment
         self._recipe = recipe
         self._data = data
-        self._labels = labels
         self._registry = registry
         self._blob = blob
-        self._clock = clock
-        self._ids = ids
         self._save = save
         self._evaluates = evaluates
-        self._proving = proving
+        self._judge = Judge(deployment, registry, labels, clock=clock, ids=ids, proving=proving)
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
@@ -230,7 +216,7 @@ class VersionWorkshop:
                 discard_set(training_set, self._blob, self._registry.versions(model.name))
             raise
         answered = self._answered(rival, training_set, plan.window)
-        best, window = self._best(training_set, plan, made, answered)
+        best, window = self._judge.best(training_set, plan, made, answered)
         if answered.scores is not None:
             answered = Answered(of_window(answered.scores, plan, window), answered.said)
         go_on()
@@ -241,19 +227,22 @@ class VersionWorkshop:
             evaluation=self._evaluation(best.candidate, training_set, plan.folds[0], window, answered.scores),
             actor=actor,
         )
-        scores = _finite(of_window(best.scores, plan, window), judged)
-        where = (training_set, window, answered, self._tries(judged, window), plan, best.source)
+        scores = finite(of_window(best.scores, plan, window), judged)
+        said = plan_in_words(plan, best.source, window)
+        case = Case(training_set, window, answered, plan.choices, len(plan.folds), said)
+        side = Side(judged, scores, training_set.features.values.take(window.rows), judged)
         gate = self._steps.do(
             "judge",
-            lambda: self._judged_by(judged, *where),
-            lambda: self._judge(_Side(judged, scores, training_set.features.values.take(window.rows), judged), *where),
+            lambda: [self._recording.code(), *self._judge.depends_on(side, case)],
+            lambda: self._judge.record(side, case),
             GATE,
         )
         self._registry.put_gate(gate)
         successor, reason = None, gate.reason
         if gate.passed:
             refit = self._fit("refit", training_set, best.source.refit, best.source.half_life_us)
-            reason = self._too_far(refit, scores, answered, training_set, window) or gate.reason
+            again = self._recipe.candidate_scores(refit, training_set, window.rows)
+            reason = self._judge.too_far(again, scores, case) or gate.reason
             if reason == gate.reason:
                 successor = self._steps.do(
                     "register",
@@ -261,13 +250,13 @@ class VersionWorkshop:
                     lambda: self._registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor).id,
                     TEXT,
                 )
-        cap = self._cap(scores, training_set, window)
+        cap = self._judge.cap(scores, case)
         return Repair(
             candidate=judged.id,
             gate=gate,
             successor=successor,
             reason=reason,
-            reference=self._reference(judged, scores, training_set, window, cap),
+            reference=self._judge.reference(judged, scores, case, cap),
             cut_us=cut_us,
             rows=best.candidate.rows,
             data_hash=training_set.manifest.data_hash,
@@ -308,35 +297,6 @@ class VersionWorkshop:
                 made.append(Made(source, fits[0], plan.assembled(answers)))
         return made
 
-    def _best(
-        self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: Answered
-    ) -> tuple[Made, Stretch]:
-        """The source and the window that prove most; of which rows its candidate has learnt is told by the window."""
-        metric, rules = self._deployment.model.metric, self._deployment.gate
-
-        def proof(pair: tuple[Made, Stretch]) -> float:
-            one, window = pair
-            units = self._window(training_set, window)
-            losses, _ = units.losses(metric, of_window(one.scores, plan, window))
-            if answered.scores is None:
-                return float(losses.mean())
-            against, rows = units.losses(metric, of_window(answered.scores, plan, window))
-            level = stricter(rules, 1, plan.choices).level
-            return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
-
-        windows = plan.windows if answered.scores is not None else plan.windows[:1]
-        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]  # refused by the caller
-        pairs = [(one, window) for one in numbers for window in windows]
-        best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
-        return best, msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
-
-    @staticmethod
-    def _window(training_set: TrainingSet, stretch: Stretch) -> Window:
-        """The rows of some days as a gate judges them."""
-        rows = stretch.rows
-        where = (training_set.begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
-        return Window(stretch.start_us, stretch.end_us, *where)
-
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
         """Judge a stored version against the champion on the newest window that neither has seen. # D88
 
@@ -357,17 +317,17 @@ class VersionWorkshop:
             raise Unavailable(f"promote {version.name}: {lack}")
         side = self._done("answer", lambda: self._stored_side(version, asked, training_set, stretch))
         answered, scores = self._answered(rival, training_set, stretch), side.scores
-        number = self._tries(asked.version, stretch)
-        gate = self._done("judge", lambda: self._judge(side, training_set, stretch, answered, number))
+        case = Case(training_set, stretch, answered)
+        gate = self._done("judge", lambda: self._judge.record(side, case))
         if keep:
             self._registry.put_gate(gate)
-        cap = self._cap(scores, training_set, stretch)
+        cap = self._judge.cap(scores, case)
         return Repair(
             candidate=asked.version.id,
             gate=gate,
             successor=version.id if gate.passed else None,
             reason=gate.reason,
-            reference=self._reference(version, scores, training_set, stretch, cap),
+            reference=self._judge.reference(version, scores, case, cap),
             cut_us=cut_us,
             rows=version.rows,
             data_hash=training_set.manifest.data_hash,
@@ -512,7 +472,7 @@ class VersionWorkshop:
         model = self._deployment.model
         found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, stretch.rows)
         if found.scores is not None:
-            _finite(found.scores, rival.version)
+            finite(found.scores, rival.version)
         return found
 
     def _stand_in(self, until_us: int) -> Rival | None:
@@ -541,7 +501,7 @@ class VersionWorkshop:
                 lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
         return lack
 
-    def _stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> _Side:
+    def _stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> Side:
         """What a stored version answers to the window's rows, with the features that it reads."""
         model = self._deployment.model
         try:
@@ -550,131 +510,15 @@ class VersionWorkshop:
             scores = stored_scores(self._recipe, loaded, own, model)
         except (Misuse, NotFound) as error:
             raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
-        return _Side(asked.version, _finite(scores, asked.version), own.features.values, version, asked.said)
+        return Side(asked.version, finite(scores, asked.version), own.features.values, version, asked.said)
 
     def _done(self, name: str, work: Callable[[], T]) -> T:
         """A step that is done each time it is asked for."""
         found: T = self._steps.do(name, None, work, _NEVER)
         return found
 
-    def _tries(self, judged: Version, stretch: Stretch) -> int:
-        """Which recipe it is that is compared on these days: the first, the second, ..."""
-        window = {"start_us": stretch.start_us, "end_us": stretch.end_us}
-        return tries(self._registry, self._deployment.name, judged.recipe, **window)
 
-    def _judged_by(
-        self,
-        judged: Version,
-        training_set: TrainingSet,
-        stretch: Stretch,
-        answered: Answered,
-        number: int,
-        plan: Plan,
-        source: Source,
-    ) -> list[object]:
-        """All that a judgement depends on, as JSON values."""
-        against = [self.champion(), address_of_scores(answered.scores), address_of_rows(stretch.rows), number]
-        against += [] if plan.choices == 1 else [plan.choices, plan_in_words(plan, source, stretch)]
-        rules = msgspec.to_builtins(self._deployment.gate)
-        return [self._recording.code(), rules, judged.id, address_of_set(training_set), *against]
-
-    def _judge(
-        self,
-        side: _Side,
-        training_set: TrainingSet,
-        stretch: Stretch,
-        answered: Answered,
-        number: int,
-        plan: Plan | None = None,
-        source: Source | None = None,
-    ) -> GateRecord:
-        model, rows, rules = self._deployment.model, stretch.rows, self._deployment.gate
-        trials = self._trials(side.tried, side.sample)
-        learnt = training_set.target[stretch.before]
-        return judge(
-            rules,
-            self._window(training_set, stretch),
-            gate_id=self._ids("gate"),
-            model=model.name,
-            metric=model.metric,
-            candidate=side.judged.id,
-            candidate_scores=side.scores,
-            champion=self.champion(),
-            champion_scores=answered.scores,
-            judged_at_us=self._clock.now_us(),
-            loads=trials[0].verdict == "held",
-            parts=parts_of(rules.slices, model, training_set, rows),
-            trials=trials,
-            rival=answered.said,
-            stand_in=side.said,
-            constant_scores=constant_scores(model, learnt, int(rows.sum())),
-            tries=number,
-            choices=1 if plan is None else plan.choices,
-            folds=1 if plan is None else len(plan.folds),
-            plan="" if plan is None or source is None else plan_in_words(plan, source, stretch),
-        )
-
-    def _trials(self, judged: Version, sample: Columns) -> list[GateCheck]:
-        """What the stored candidate shows by itself, whether it loads first."""
-        limit_us = self._deployment.gate.latency_us
-        loaded, read_back = loads(self._registry, judged)
-        found = [read_back, loads_elsewhere(self._proving, judged)]
-        if limit_us is not None:
-            found.append(fast_enough(self._proving, loaded, sample, limit_us))
-        return found
-
-    def _too_far(
-        self, refit: Fitted, scores: Floats, answered: Answered, training_set: TrainingSet, stretch: Stretch
-    ) -> str | None:
-        """Why a refit is not the candidate that passed; None when it is near enough.
-
-        The larger the change that is repaired, the further two fits of the same recipe may be apart: at most half as
-        far as the candidate is from the champion, where that is more than the usual bound.  # D0177
-        """
-        metric, rows = self._deployment.model.metric, stretch.rows
-        again = self._recipe.candidate_scores(refit, training_set, rows)
-        away = mean_distance(again, scores, training_set.lists_of(rows))
-        unit = label_unit(metric, training_set.target[rows])
-        distance, allowed = away / unit, refit_distance(metric)
-        if answered.scores is not None:
-            moved = mean_distance(answered.scores, scores, training_set.lists_of(rows)) / unit
-            allowed = max(allowed, _OF_THE_CHANGE * moved)
-        if distance <= allowed:
-            return None
-        said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed:.3g}."
-        by_heart = metric in CLASS_LOSSES or self._deployment.model.task == "ranking"
-        return f"{said} {_STEADIER}" if by_heart else said
-
-    def _reference(
-        self, judged: Version, scores: Floats, training_set: TrainingSet, stretch: Stretch, cap: float
-    ) -> tuple[DayQuality, ...]:
-        """The candidate's days on the window, with the labels that live days would have closed with."""
-        model, rows = self._deployment.model, stretch.rows
-        at_us = training_set.at_us[rows]
-        labels = self._labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
-        lists = training_set.lists_of(rows)
-        return tuple(day_quality(model.name, model.metric, judged.id, at_us, scores, labels, cap=cap, lists=lists))
-
-    def _cap(self, scores: Floats, training_set: TrainingSet, stretch: Stretch) -> float:
-        """The most that a row, of a ranking a list, may cost a day."""
-        metric, rows = self._deployment.model.metric, stretch.rows
-        losses, _ = unit_losses(metric, training_set.target[rows], scores, training_set.lists_of(rows))
-        return loss_cap(metric, losses)
-
-
-_OF_THE_CHANGE = 0.5
-_STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded
-
-
-class _Side(msgspec.Struct, frozen=True, eq=False):
-    """What is put forward, on the rows of a window."""
-
-    judged: Version  # who answered
-    scores: Floats
-    sample: Columns  # the features that it was given
-    tried: Version  # who is to go in service: the one that answered, or its refit
-    said: str = ""  # who answered, where that is not simply the version as it is
 
 
 class _Lack(Exception):
@@ -684,15 +528,3 @@ class _Lack(Exception):
 def _check_that(same: bool) -> None:
     if not same:
         raise _Lack("It is another set.")
-
-
-def _finite(scores: Floats, version: Version) -> Floats:
-    """Scores that can be compared.
-
-    Raises:
-        Misuse: Some are no number.
-    """
-    bad = int((~np.isfinite(scores)).sum())
-    if bad:
-        raise Misuse(f"gate: {version.name} answers {bad} of {len(scores)} rows with no finite number. Mend its model.")
-    return scores

@@ -1,0 +1,219 @@
+"""How a candidate is judged: against whom, on which days, and what a healthy day of it looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from trimtab.core.clock import Clock
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.ids import Ids
+from trimtab.core.records import DayQuality, GateCheck, GateRecord
+from trimtab.core.time import DAY_US
+from trimtab.feedback import LabelReader
+from trimtab.feedback.days import day_quality
+from trimtab.registry import Registry, Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.stats.lists import unit_losses
+from trimtab.stats.loss_names import CLASS_LOSSES
+from trimtab.stats.paired import paired_mean_bound
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate import Window, judge
+from trimtab.steering.plans import Made, Plan, of_window
+from trimtab.steering.recipes import Floats
+from trimtab.steering.rivals import Answered
+from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_distance
+from trimtab.steering.slices import parts_of
+from trimtab.steering.stored import address_of_rows, address_of_scores, address_of_set
+from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
+from trimtab.steering.tries import stricter, tries
+from trimtab.steering.windows import Stretch
+from trimtab.training.baselines import constant_scores
+from trimtab.training.sets import TrainingSet
+
+_SHARE_OF_CHANGE: Final = 0.5  # of the distance from champion to candidate: how far a refit may be from the candidate
+_STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
+
+
+class Case(msgspec.Struct, frozen=True, eq=False):
+    """The rows that a candidate is judged on, and who answers against it."""
+
+    training_set: TrainingSet
+    window: Stretch
+    answered: Answered
+    choices: int = 1  # of how many candidates and windows this pair proves most
+    folds: int = 1
+    plan: str = ""  # in words, where it is not the usual one
+
+
+class Side(msgspec.Struct, frozen=True, eq=False):
+    """The version that is put forward, on the rows of a window."""
+
+    judged: Version  # who answered
+    scores: Floats
+    sample: Columns  # the features that it was given
+    tried: Version  # who is to go in service: the one that answered, or its refit
+    said: str = ""  # who answered, where that is not simply the version as it is
+
+
+class Judge:
+    """Holds candidates of one deployment against its rules.
+
+    Args:
+        deployment: The rules.
+        registry: Has the champion, and earlier gate records.
+        labels: Finds labels as they stood when a day was closed, as for live days.
+        clock: The time of judging.
+        ids: Names gate records.
+        proving: How a candidate is tried in a new process and timed; left out (in virtual time), it is not.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        registry: Registry,
+        labels: LabelReader,
+        *,
+        clock: Clock,
+        ids: Ids,
+        proving: Proving | None = None,
+    ) -> None:
+        self._deployment = deployment
+        self._registry = registry
+        self._labels = labels
+        self._clock = clock
+        self._ids = ids
+        self._proving = proving
+
+    def best(
+        self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: Answered
+    ) -> tuple[Made, Stretch]:
+        """The source and the window that prove most; the window's `before` is what that candidate has learnt."""
+        metric, rules = self._deployment.model.metric, self._deployment.gate
+
+        def proof(pair: tuple[Made, Stretch]) -> float:
+            one, window = pair
+            units = _window(training_set, window)
+            losses, _ = units.losses(metric, of_window(one.scores, plan, window))
+            if answered.scores is None:
+                return float(losses.mean())
+            against, rows = units.losses(metric, of_window(answered.scores, plan, window))
+            level = stricter(rules, 1, plan.choices).level
+            return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
+
+        windows = plan.windows if answered.scores is not None else plan.windows[:1]
+        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]  # `finite` refuses it
+        pairs = [(one, window) for one in numbers for window in windows]
+        best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
+        return best, msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
+
+    def depends_on(self, side: Side, case: Case) -> list[object]:
+        """All that a judgement depends on, as JSON values."""
+        rows = address_of_rows(case.window.rows)
+        against = [self._champion(), address_of_scores(case.answered.scores), rows, self._tries(side.judged, case)]
+        against += [] if case.choices == 1 else [case.choices, case.plan]
+        rules = msgspec.to_builtins(self._deployment.gate)
+        return [rules, side.judged.id, address_of_set(case.training_set), *against]
+
+    def record(self, side: Side, case: Case) -> GateRecord:
+        """The evidence for or against letting a candidate take over."""
+        model, rows, rules = self._deployment.model, case.window.rows, self._deployment.gate
+        trials = self._trials(side.tried, side.sample)
+        learnt = case.training_set.target[case.window.before]
+        return judge(
+            rules,
+            _window(case.training_set, case.window),
+            gate_id=self._ids("gate"),
+            model=model.name,
+            metric=model.metric,
+            candidate=side.judged.id,
+            candidate_scores=side.scores,
+            champion=self._champion(),
+            champion_scores=case.answered.scores,
+            judged_at_us=self._clock.now_us(),
+            loads=trials[0].verdict == "held",
+            parts=parts_of(rules.slices, model, case.training_set, rows),
+            trials=trials,
+            rival=case.answered.said,
+            stand_in=side.said,
+            constant_scores=constant_scores(model, learnt, int(rows.sum())),
+            tries=self._tries(side.judged, case),
+            choices=case.choices,
+            folds=case.folds,
+            plan=case.plan,
+        )
+
+    def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
+        """Why a refit, which scores `again`, is not the candidate that passed; None when it is near enough.
+
+        The larger the change that is repaired, the further two fits of the same recipe may be apart: at most half as
+        far as the candidate is from the champion, where that is more than the usual bound.  # D0177
+        """
+        metric, rows = self._deployment.model.metric, case.window.rows
+        lists, unit = case.training_set.lists_of(rows), label_unit(metric, case.training_set.target[rows])
+        distance, allowed = mean_distance(again, scores, lists) / unit, refit_distance(metric)
+        if case.answered.scores is not None:
+            moved = mean_distance(case.answered.scores, scores, lists) / unit
+            allowed = max(allowed, _SHARE_OF_CHANGE * moved)
+        if distance <= allowed:
+            return None
+        said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed:.3g}."
+        by_heart = metric in CLASS_LOSSES or self._deployment.model.task == "ranking"
+        return f"{said} {_STEADIER}" if by_heart else said
+
+    def reference(self, judged: Version, scores: Floats, case: Case, cap: float) -> tuple[DayQuality, ...]:
+        """The candidate's days on the window, with the labels that live days would have closed with."""
+        model, rows, training_set = self._deployment.model, case.window.rows, case.training_set
+        at_us = training_set.at_us[rows]
+        labels = self._labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
+        lists = training_set.lists_of(rows)
+        return tuple(day_quality(model.name, model.metric, judged.id, at_us, scores, labels, cap=cap, lists=lists))
+
+    def cap(self, scores: Floats, case: Case) -> float:
+        """The most that a row, of a ranking a list, may cost a day."""
+        metric, rows = self._deployment.model.metric, case.window.rows
+        target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
+        return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
+
+    def _champion(self) -> str | None:
+        version = self._registry.alias(self._deployment.name, CHAMPION)
+        return None if version is None else version.id
+
+    def _tries(self, judged: Version, case: Case) -> int:
+        """The number of the recipe among those that were compared on these days: 1, 2, ..."""
+        window = {"start_us": case.window.start_us, "end_us": case.window.end_us}
+        return tries(self._registry, self._deployment.name, judged.recipe, **window)
+
+    def _trials(self, judged: Version, sample: Columns) -> list[GateCheck]:
+        """What the stored candidate shows by itself, whether it loads first."""
+        limit_us = self._deployment.gate.latency_us
+        loaded, read_back = loads(self._registry, judged)
+        found = [read_back, loads_elsewhere(self._proving, judged)]
+        if limit_us is not None:
+            found.append(fast_enough(self._proving, loaded, sample, limit_us))
+        return found
+
+
+def finite(scores: Floats, version: Version) -> Floats:
+    """Scores that can be compared.
+
+    Raises:
+        Misuse: Some are no number.
+    """
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise Misuse(
+            f"gate: {version.name} answers {bad} of {len(scores)} rows with no finite number. Repair its model."
+        )
+    return scores
+
+
+def _window(training_set: TrainingSet, stretch: Stretch) -> Window:
+    """The rows of some days as a gate judges them."""
+    rows = stretch.rows
+    where = (training_set.begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
+    return Window(stretch.start_us, stretch.end_us, *where)

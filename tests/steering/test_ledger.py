@@ -1,4 +1,8 @@
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -7,6 +11,7 @@ import pytest
 from trimtab import store
 from trimtab.core.errors import Conflict, Corrupt
 from trimtab.steering import Ledger
+from trimtab.steering.ledger import HEAD
 from trimtab.steering.ledger import Entry as Draft
 from trimtab.store import Append, Catalog, Entry, Put, Remove
 
@@ -113,3 +118,64 @@ def test_rows_of_others_at_the_same_moment_only_move_the_place(catalog: Catalog)
     endless = Ledger(Busy(catalog, 1_000))  # type: ignore[arg-type]
     with pytest.raises(Conflict, match="Try again"):
         endless.write([draft("promote")])
+
+
+def drop_newest(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "catalog.db")) as database, database:
+        newest = "SELECT max(sequence) FROM journal WHERE journal = 'ledger'"
+        assert database.execute(f"DELETE FROM journal WHERE journal = 'ledger' AND sequence = ({newest})").rowcount == 1
+
+
+def test_a_newest_row_that_was_removed_is_found(catalog: Catalog, tmp_path: Path) -> None:
+    ledger = Ledger(catalog)
+    for n in range(3):
+        ledger.record(at_us=n, model="m", act="a", cause="because")
+    drop_newest(tmp_path)
+    for _ in range(2):  # also after another row took its place
+        with pytest.raises(Corrupt, match=r"ledger\.head knows row 3"):
+            Ledger(catalog).verify()
+        Ledger(catalog).record(at_us=9, model="m", act="b", cause="because")
+    (tmp_path / HEAD).unlink()
+    assert Ledger(catalog).verify() == 4
+    drop_newest(tmp_path)
+    with pytest.raises(Corrupt, match="knows row 4"):
+        Ledger(catalog).verify()
+
+
+def test_a_ledger_of_an_older_version_gets_its_head_when_it_is_verified(catalog: Catalog, tmp_path: Path) -> None:
+    Ledger(catalog).record(at_us=1, model="m", act="a", cause="because")
+    (tmp_path / HEAD).unlink()
+    assert Ledger(catalog).verify() == 1
+    assert (tmp_path / HEAD).exists()
+    (tmp_path / HEAD).write_bytes(b"")
+    with pytest.raises(Corrupt, match=r"ledger\.head: cannot be read"):
+        Ledger(catalog).verify()
+
+
+WRITES = """
+import sys
+from trimtab import store
+from trimtab.steering import Ledger
+with store.open(f"sqlite://{sys.argv[1]}/catalog.db", "catalog") as opened:
+    ledger = Ledger(opened)
+    while True:
+        row = ledger.record(at_us=1, model="m", act="a", cause="because")
+        print(row.sequence, flush=True)
+"""
+
+
+def test_killing_a_writer_leaves_a_head_that_is_never_ahead(tmp_path: Path) -> None:
+    known = 0
+    for n in range(12):
+        process = subprocess.Popen([sys.executable, "-c", WRITES, tmp_path], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(1 + n):
+            known = int(process.stdout.readline())
+        process.kill()
+        process.communicate()
+        head = msgspec.json.decode((tmp_path / HEAD).read_bytes())["sequence"]
+        with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
+            rows = len(Ledger(opened).rows())
+            assert known <= rows
+            assert rows - 1 <= head <= rows
+            assert Ledger(opened).verify() == rows

@@ -1,18 +1,26 @@
-"""The ledger: one row an act, each row carrying the hash of the row before."""
+"""The ledger: one row an act, each row carrying the hash of the row before.
+
+The newest row's number and hash are kept in a file next to the catalogue as well, written after the row: so rows that
+were removed from the end are missed. A kill between the two writes leaves the file behind by that row, never ahead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt
 from trimtab.core.hashing import content_hash
 from trimtab.core.records import Decision
-from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.store.durable_files import write_durably
+from trimtab.store.ports import Append, Catalog, InFolder, Put, Remove
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
+HEAD = "ledger.head"  # in the catalogue's folder
 
 Evidence = Mapping[str, str | int | float | bool | None]
 _ATTEMPTS = 20  # other deployments and people append to the same ledger
@@ -32,11 +40,20 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     data_hash: str | None = None
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """The newest row that is known apart from the catalogue."""
+
+    sequence: int
+    hash: str
+
+
 class Ledger:
     """Decisions in an append-only journal of the catalogue, chained by their hashes."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        folder = catalog.folder if isinstance(catalog, InFolder) else None
+        self._head: Path | None = None if folder is None else folder / HEAD
         self._last: Decision | None = None
 
     def record(
@@ -89,6 +106,8 @@ class Ledger:
                     raise  # not the ledger's place was taken: a change of `also` did not hold
                 continue
             self._last = rows[-1] if rows else last
+            if rows:
+                self._note_head(rows[-1])
             return rows
         raise Conflict(f"ledger: others took the next place {_ATTEMPTS} times. Try again.")
 
@@ -106,13 +125,39 @@ class Ledger:
         Raises:
             Corrupt: A row was changed, removed or put in; the message names the first one.
         """
-        previous = GENESIS
+        head, previous = self._read_head(), GENESIS  # the head first: rows may come meanwhile
         rows = self.rows()
         for n, row in enumerate(rows, 1):
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
                 raise Corrupt(f"ledger: row {n} does not follow from the row before it. Restore the catalogue.")
             previous = row.hash
+        if head is not None and (head.sequence > len(rows) or rows[head.sequence - 1].hash != head.hash):
+            raise Corrupt(
+                f"ledger: it has {len(rows)} rows, and {self._head} knows row {head.sequence} as another or the last "
+                "one: rows were removed from its end. Restore the catalogue; to accept the loss, remove that file."
+            )
+        if rows:
+            self._note_head(rows[-1])
         return len(rows)
+
+    def _note_head(self, last: Decision) -> None:
+        """Keep the newest row's hash next to the catalogue; one that is known already is never replaced."""
+        if self._head is None:
+            return
+        with suppress(OSError, Corrupt):  # a full disk: the next row is noted; a damaged file: `verify` names it
+            before = self._read_head()
+            if before is None or before.sequence < last.sequence:
+                write_durably(self._head, msgspec.json.encode(_Head(last.sequence, last.hash)))
+
+    def _read_head(self) -> _Head | None:
+        if self._head is None:
+            return None
+        try:
+            return msgspec.json.decode(self._head.read_bytes(), type=_Head)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, OSError) as error:
+            raise Corrupt(f"{self._head}: cannot be read ({error}). Restore it, or remove it.") from error
 
     def _newest(self) -> Decision | None:
         newer = self.rows(after=self._last.sequence if self._last else 0)

@@ -144,6 +144,13 @@ class Copyable(Protocol):
     def copy_to(self, to: Path, /) -> object: ...
 
 
+@runtime_checkable
+class InFolder(Protocol):
+    """A store whose files lie in a folder of this machine, where something about it can be kept next to it."""
+
+    folder: Path | None  # None: they do not
+
+
 class KeyValue(Protocol):
     """A map of bytes to bytes. One process writes, many read; a write is all or nothing and synced."""
 

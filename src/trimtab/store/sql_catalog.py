@@ -51,6 +51,7 @@ class SqlCatalog:
         self, engine: sa.Engine, *, what: str, clock: Clock | None = None, turn: WriteTurn | None = None
     ) -> None:
         self.what = what
+        self.folder: Path | None = None
         self._clock = clock or SystemClock()
         self._engine = engine
         self._reading = engine.execution_options(trimtab_begin=None)  # one statement needs no transaction of its own
@@ -79,7 +80,9 @@ class SqlCatalog:
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
         turn = None if unwritable(path.parent) else _turn(path)  # D43
-        return SqlCatalog(_sqlite_engine(path, writable=turn is not None), what=str(path), clock=clock, turn=turn)
+        opened = SqlCatalog(_sqlite_engine(path, writable=turn is not None), what=str(path), clock=clock, turn=turn)
+        opened.folder = path.parent
+        return opened
 
     def get(self, kind: str, key: str) -> Record | None:
         """The record, None when there is none.

@@ -433,3 +433,12 @@ def test_no_requests_give_a_table_without_rows(project: Project) -> None:
     some, none = project.join([row]), project.join([])
     assert (some.rows, none.rows) == (1, 0)
     assert none.names == tuple(name for name in some.names if name != "visit_id")
+
+
+def test_an_expression_that_fails_in_one_row_is_null_there_and_says_so(project: Project) -> None:
+    rows = [{"visit": "a", "n": 1}, {"visit": "b", "n": 2**62}, {"visit": "c", "n": None}]
+    of = {"four": tt.col("n") * 4, "half": tt.col("n") / 2}
+    found = project.join(rows, of, at=format_moment(shop.NOW_US), reasons=True)
+    assert found["four"].to_list() == [4, None, None]
+    assert found["four.reason"].to_list() == ["found", "failed", "null"]
+    assert "half.reason" not in found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from test_damaged_features import flipped, trimtab
 
 from processes import within
 from trimtab.app.project import Project
+from trimtab.core.errors import Corrupt
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features.online.generations import place
+from trimtab.features.online.plan import ViewPlan, name_bytes
 
 PICKY = """
 @tt.transform
@@ -50,8 +54,6 @@ def poisonable_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def poisonable(poisonable_once: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(poisonable_once, tmp_path / "project"))
 
 
@@ -59,6 +61,15 @@ def asked(project: Project, site: str = "north") -> dict[str, tuple[Any, str | N
     """Value and reason of each feature that an answer was made from."""
     found = project.predict("buyer", [shop.visit("a", project.clock.now_us(), site=site)])[0]
     return {one.feature: (one.value, one.reason) for one in project.why(found.id).inputs}
+
+
+def damage_north(project: Project) -> None:
+    """Damage the state of one site, which is found when its next event is applied; the project is closed."""
+    store, data = project.views.store, project.state_folder / "online" / "data.mdb"
+    (plan,) = store.plans.values()
+    key = place(ViewPlan(plan.view), store.cursors()[plan.cursor_name].generation).state_prefix + name_bytes("north")
+    project.close()
+    flipped(data, key)
 
 
 def test_one_event_that_fails_stops_nothing_and_is_named(poisonable: Path) -> None:
@@ -87,7 +98,7 @@ def test_one_event_that_fails_stops_nothing_and_is_named(poisonable: Path) -> No
         ]
         (red,) = [line for line in status.red if "'picked'" in line]
         event_id = status.failures[0].event
-        assert "view 'site', feature 'picked': its value failed for 1 events of source 'readings'" in red
+        assert "view 'site', feature 'picked': its value failed for 1 event of source 'readings'" in red
         assert f"the last is {event_id!r} of 2024-04-10T00:00:00Z: transform 'picky' failed on [2000000.0]" in red
         assert "4611686018427387904 * 4 does not fit an integer of 64 bits" in status.failures[1].error
         project.retain()
@@ -133,19 +144,29 @@ def test_a_service_goes_on_and_tells(poisonable: Path) -> None:
         assert 'trimtab_feature_failures_total{view="site",feature="picked"} 1' in figures
         assert shop.call(f"{url}/health/ready")[0] == 200
         _, said = trimtab(poisonable, "status", "--json")
-        assert any("feature 'picked': its value failed for 1 events" in line for line in json.loads(said)["red"])
+        assert any("feature 'picked': its value failed for 1 event" in line for line in json.loads(said)["red"])
+
+
+def test_what_stops_a_project_that_applies_events_itself_is_red_at_once(poisonable: Path) -> None:
+    with shop.opened(poisonable) as project:
+        damage_north(project)
+    with shop.opened(poisonable) as project:
+        shop.move(project, 1)
+        project.push("readings", [{"site": "north", "level": 1.0, "read_at": shop.NOW_US}])
+        with pytest.raises(Corrupt):
+            asked(project, "south")
+        assert any("no event is applied since 2024-04-10T00:00:00" in line for line in project.status().red)
+    with shop.opened(poisonable) as project:
+        project.rebuild_all()
+        assert asked(project)["site.level"] == (1.0, "found")
+        assert not any("no event is applied" in line for line in project.status().red)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_applier_that_stands_is_red_at_once_and_answers_say_so(poisonable: Path, workers: int) -> None:
     visit = {**shop.visit("a", shop.NOW_US, site="south"), "at": AS_OF}
     with shop.opened(poisonable) as project:
-        plan = next(iter(project.views.store.plans.values()))
-        key = plan.state_prefix + b"snorth"
-        from trimtab.features.online.generations import place
-
-        key = place(plan, project.views.store.cursors()[plan.cursor_name].generation).state_prefix + b"snorth"
-    flipped(poisonable / ".trimtab" / "online" / "data.mdb", key)
+        damage_north(project)
     with shop.serving(poisonable, "--as-of", AS_OF, "--workers", str(workers)) as (_, url):
         within(60, lambda: all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(4)))
         assert shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1].get("flags", []) == []

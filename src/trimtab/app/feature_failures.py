@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.core.errors import TrimtabError
 from trimtab.core.time import DAY_US, format_moment
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def line(self) -> str:
         """The same for people, with what to do."""
+        events = "1 event" if self.events == 1 else f"{self.events:,} events"
         return (
-            f"view {self.view!r}, feature {self.feature!r}: its value failed for {self.events:,} events of source "
-            f"{self.source!r} and is null there; the last is {self.event!r} of {self.at}: {self.error} "
-            "Correct the event, or guard the expression (where=, tt.when) and run: trimtab apply"
+            f"view {self.view!r}, feature {self.feature!r}: its value failed for {events} of source {self.source!r} "
+            f"and is null there; the last is {self.event!r} of {self.at}: {self.error.rstrip('.')}. "
+            "Guard the expression (where=, tt.when) and run: trimtab apply; or correct the event, if it has a key"
         )
 
 
@@ -59,6 +61,15 @@ def feature_failures(project: Project) -> list[FeatureFailure]:
                 )
             )
     return found
+
+
+def failure_counts(project: Project) -> dict[tuple[str, ...], int]:
+    """For how many events features failed, by view and feature; nothing while online features cannot be read."""
+    try:
+        found = project.views.store.failures()
+    except TrimtabError:
+        return {}  # readiness and `status` say so
+    return {(view, feature): one.count for view, failures in found.items() for feature, one in failures.items()}
 
 
 def _appended_us(log: Log, failure: FeatureFailures) -> int:

@@ -327,7 +327,7 @@ def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
 
 
 def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
-    """The requests' columns, then the features, each followed by its reason if these are wanted.
+    """The requests' columns, then the features, each followed by its reason if these are wanted and may be of use.
 
     A feature that is a column under its own name is there already; another one of a column's name gets a longer one.
     """
@@ -340,6 +340,10 @@ def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, rea
         out[shown] = column
         if reasons and name in found.reasons:
             out[f"{shown}.reason"] = Column("str", names[found.reasons[name]])
+        elif reasons and features.transforms[name].may_fail(features.known):
+            failed = found.failed.get(name, np.zeros(len(column), bool))
+            whys = np.where(column.present(), "found", np.where(failed, "failed", "null"))
+            out[f"{shown}.reason"] = Column("str", whys.astype(object))
     return Columns(out)
 
 

@@ -394,7 +394,8 @@ class Project(Wiring):
             at: The requests' column of moments, or one moment for all. Left out, a model's own: the request's time
                 less its lead.
             as_known: "then": as it was known at the moment; "final": as it is known now.
-            reasons: Add a column with the reason of each value of a view, `<feature>.reason`.
+            reasons: Add a column with the reason of each value of a view, and of each expression that may fail, as
+                `<feature>.reason`.
             out: A .parquet or .csv file to write instead of giving the table.
             events: By source: a Parquet file, or a folder of them, to take instead of the project's history.
             progress: Called with pieces of work done and in all.

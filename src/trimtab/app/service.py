@@ -12,6 +12,7 @@ from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING, TypeVar
 
 from trimtab.app.addresses import open_access, open_routes
+from trimtab.app.feature_failures import failure_counts
 from trimtab.app.grpc import MakeBeside, check_grpc, grpc_address, grpc_beside
 from trimtab.app.keeper import Keeper, forget_failures
 from trimtab.app.lost_records import refuse_lost
@@ -271,11 +272,7 @@ def show_engine(project: Project, metrics: Metrics, applier: Applier, keeper: Ke
         "trimtab_feature_failures_total",
         "Events for which a feature's value failed, since its view was filled.",
         ("view", "feature"),
-        lambda: {
-            (view, feature): one.count
-            for view, failures in project.views.store.failures().items()
-            for feature, one in failures.items()
-        },
+        lambda: failure_counts(project),
     )
     keeper.show(metrics)
 

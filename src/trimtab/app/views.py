@@ -302,6 +302,7 @@ class Views:
                 for filled in self._work.fill():
                     if progress is not None:
                         progress(filled.rows, filled.of)
+                forget_standing(self._state.catalog)
                 return sum(counts.applied for counts in self.store.counts().values())
         finally:
             with suppress(Corrupt):  # what was put back is as damaged as it was

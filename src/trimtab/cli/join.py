@@ -26,7 +26,11 @@ _FINAL = click.option(
     show_default=True,
     help="What counts: what was known at the moment, or what is known now.",
 )
-_REASONS = click.option("--reasons", is_flag=True, help="Add a column with the reason of each value of a view.")
+_REASONS = click.option(
+    "--reasons",
+    is_flag=True,
+    help="Add a column with the reason of each value of a view, and of each expression that may fail.",
+)
 _EVENTS = click.option(
     "--events",
     multiple=True,

@@ -37,6 +37,7 @@ OPS: tuple[Op, ...] = get_args(Op)
 
 _INFIX = frozenset({"+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "&", "|"})
 _NUMBERS = ("float", "int", "bool")
+_MAY_OVERFLOW = frozenset({"+", "-", "*", "//", "neg", "abs"})
 
 
 class Expression(msgspec.Struct, frozen=True, eq=False):
@@ -71,6 +72,15 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         if self.op == "col":
             return {str(self.params[0])}
         return set().union(*(arg.columns() for arg in self.args))
+
+    def may_fail(self, columns: Mapping[str, Dtype]) -> bool:
+        """Whether it has a part that fails for some rows: an integer that may overflow, a Python function.
+
+        >>> (col("n") * 2).may_fail({"n": "int"}), (col("x") * 2).may_fail({"x": "float"})
+        (True, False)
+        """
+        whole = self.op in _MAY_OVERFLOW and self.dtype(columns, "expression") != "float"
+        return self.op == "python" or whole or any(arg.may_fail(columns) for arg in self.args)
 
     @property
     def hash(self) -> str:

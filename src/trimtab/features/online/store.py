@@ -177,7 +177,7 @@ class OnlineStore:
 
     def failures(self) -> dict[str, dict[str, FeatureFailures]]:
         """For which events a feature's value failed, by view and feature: since the view was filled."""
-        cursors = self.cursors()
+        cursors = read_cursors(self.kv)  # also while another thread applies
         found = {name: cursors.get(self._name(plan), BEGIN).failures for name, plan in self.plans.items()}
         return {name: failures for name, failures in found.items() if failures}
 

@@ -199,7 +199,8 @@ def test_a_row_that_does_not_fit_is_named_by_file_line_and_column(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
+        ("", "found an empty file, needed a header"),
+        ("\n\n", "found blank lines alone, needed a header"),
         ("who,x\na,1\n", r"needs column 'at' \(time of source 'plain'\), found who, x"),
         ("who,who,at\n", "has who more than once"),
     ],
@@ -242,6 +243,9 @@ def test_a_name_full_of_traps_is_one_file(tmp_path: Path) -> None:
 def test_what_is_no_file_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is none"):
         read_file(tmp_path / "no.csv", PLAIN)
+    for address in ("s3://a/b.csv", Path("s3://a/b.csv"), "https://example.org/b.csv"):
+        with pytest.raises(Misuse, match=r"file (s3|https)://[a-z.]+/b.csv: found an address, needed a file"):
+            read_file(address, PLAIN)
     with pytest.raises(Misuse, match="is a folder"):
         read_file(tmp_path, PLAIN)
     (tmp_path / "a.xls").write_text("")

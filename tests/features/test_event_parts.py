@@ -155,6 +155,17 @@ def test_files_need_no_columns_that_are_declared_no_more(tmp_path: Path) -> None
         assert frame_of_part(divided, 0, connection).rows == 1
 
 
+def test_a_column_may_be_called_filename(tmp_path: Path) -> None:
+    named = source("readings", time="at", key="id", columns={"id": str, "filename": str})
+    file = tmp_path / "events.parquet"
+    duckdb.sql("SELECT 'i' AS id, 'a.txt' AS filename, to_timestamp(1) AS at").write_parquet(str(file))
+    with connected(tmp_path / "overflow", 256 << 20) as connection:
+        events = folder_events(named, file)
+        settled = settle(events, tmp_path / "versions", connection)
+        divided = split(settled, events, ("filename",), ["filename"], 1, tmp_path / "parts", connection)
+        assert frame_of_part(divided, 0, connection).columns["filename"].to_list() == ["a.txt"]
+
+
 def test_a_column_that_was_added_later_is_null_in_files_of_before(tmp_path: Path) -> None:
     before = source("readings", time="at", key="id", columns={"id": str, "key": str})
     record = Record(id="i", row={"id": "i", "key": "a", "at": 5}, event_at_us=5, known_at_us=6, position=1)

@@ -11,11 +11,11 @@ import msgspec
 
 from trimtab.core.arrow_ipc import read_ipc_file
 from trimtab.core.columns import Columns, Dtype
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse
 from trimtab.events.csv_files import csv_header
 from trimtab.events.definitions import Source
 from trimtab.events.files import Rows, is_table, problem_of, read_rows
-from trimtab.events.opened import open_bytes
+from trimtab.events.opened import local_file, open_bytes
 from trimtab.events.parquet_files import parquet_columns
 
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
@@ -54,9 +54,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | Non
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
     """A table that is not read twice, and what its columns hold."""
     if isinstance(given, str | Path):
-        path = Path(given)
-        if not path.is_file():
-            raise NotFound(f"file {path}: there is none. Give the path of one file.")
+        path = local_file(given)
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
         if ending == ".parquet":
             return path, parquet_columns(path)

@@ -107,7 +107,8 @@ class _Records:
                 f"{_shown(taken[at])}. Write it in UTF-8, every quote closed."
             ) from None
         if not names:
-            raise Misuse(f"{what}: is empty. It needs a header line that names its columns.")
+            found = "blank lines alone" if taken else "an empty file"
+            raise Misuse(f"{what}: found {found}, needed a header line that names the columns. Write one.")
         self.lines = len(taken)
         return names
 

@@ -10,11 +10,11 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard
 import msgspec
 
 from trimtab.core.columns import ArrowTable, Columns
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
 from trimtab.events.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
-from trimtab.events.opened import open_bytes
+from trimtab.events.opened import local_file, open_bytes
 
 Format = Literal["csv", "parquet", "ndjson", "arrow"]
 OnError = Literal["refuse", "quarantine"]
@@ -114,11 +114,7 @@ def is_table(given: object) -> TypeGuard[Table]:
 def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
     """What it is called in errors, and its rows."""
     if isinstance(given, str | Path):
-        path = Path(given)
-        if path.is_dir():
-            raise Misuse(f"{path} is a folder, needed is a file. Give the path of one file of it at a time.")
-        if not path.is_file():
-            raise NotFound(f"file {path}: there is none. Give the path of one file.")
+        path = local_file(given)
         return f"file {path}", _read(path, source, kind or _format(path), nulls)
     if isinstance(given, Columns | ArrowTable):
         table = given if isinstance(given, ArrowTable) else ArrowTable(given.names, given)

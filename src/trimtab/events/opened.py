@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, NotFound
 
 _BLOCK = 1 << 20
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def local_file(given: str | Path) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        NotFound: There is none.
+        Misuse: It is a folder, or an address such as s3://bucket/file.
+    """
+    path = Path(given)
+    if url := _URL.match(str(given)):  # a path of it has lost a slash
+        address = f"{url[1]}://{str(given)[url.end() :].lstrip('/')}"
+        raise Misuse(
+            f"file {address}: found an address, needed a file of this machine. Copy it here, or read it with polars, "
+            "pandas or DuckDB and give the table."
+        )
+    if path.is_dir():
+        raise Misuse(f"{path} is a folder, needed is a file. Give the path of one file of it at a time.")
+    if not path.exists():
+        raise NotFound(f"file {path}: there is none. Give the path of one file.")
+    if not path.is_file():
+        raise Misuse(f"{path} is a pipe or device, needed is a file, which is read twice. Write it to a file first.")
+    return path
 
 
 @contextmanager

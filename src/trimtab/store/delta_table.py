@@ -474,10 +474,11 @@ class DeltaTable:
         needed = _dtypes(delta, self.directory)
         found = {name: column.dtype for name, column in rows.by_name.items()}
         if found != needed:
-            differing = sorted(set(needed.items()) ^ set(found.items()))
+            differing = [name for name in {**needed, **found} if needed.get(name) != found.get(name)]
+            said = (f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing)
             raise Misuse(
-                f"{self.directory}: these are not the table's columns; {differing} differ. "
-                f"Give {', '.join(f'{name} ({dtype})' for name, dtype in needed.items())}."
+                f"table {self.directory}: these columns are not the table's: {'; '.join(said)}. Give rows of its "
+                "columns; a column whose type changed needs a new name."
             )
 
     def _add(self, name: str, rows: int, *, data_change: bool = True) -> AddAction:

@@ -107,7 +107,7 @@ def folder_events(source: Source, path: Path) -> EventFiles:
         if types.get(name) not in _FITS[dtype]:
             found = f"it is {types[name]}" if name in types else f"there are {', '.join(types)}"
             raise Misuse(f"{path}: source {source.name!r} needs a column {name!r} of {dtype}; {found}.")
-    if special := [name for name in ("_id", "_op") if name in types]:
+    if special := [name for name in ("_id", "_op", "_trimtab_file", "file_row_number") if name in types]:
         raise Misuse(f"{path}: column {special[0]!r} has a meaning of its own in events. Ingest this file instead.")
     _refuse_misfits(source, files, types, path)
     columns = {name: _cleaned(dtype, name, types[name]) for name, dtype in source.columns.items()}
@@ -124,9 +124,9 @@ def folder_events(source: Source, path: Path) -> EventFiles:
     names = [str(file) for file in files]  # a file is a partition: sorted, as partitions are
     select = (
         f"SELECT {identity} AS id, {hashed} AS h, {time} AS event_at, {known} AS known_at, "
-        f'(list_position([{", ".join(map(literal, names))}], filename) - 1)::SMALLINT AS "partition", '
+        f'(list_position([{", ".join(map(literal, names))}], "_trimtab_file") - 1)::SMALLINT AS "partition", '
         f'file_row_number + 1 AS "position", false AS deleted{picked} '
-        f"FROM read_parquet([{', '.join(map(_pattern, files))}], filename = true, file_row_number = true, "
+        f"FROM read_parquet([{', '.join(map(_pattern, files))}], filename = '_trimtab_file', file_row_number = true, "
         "hive_partitioning = false)"
     )
     return EventFiles(source=source, select=select, partitions=tuple(names))

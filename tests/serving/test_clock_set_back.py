@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Misuse
+from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction
 from trimtab.serving import NotedLog, PredictionIds, PredictionLog, id_time_us
 from trimtab.serving.prediction_log import encode, payload_id
@@ -174,3 +177,15 @@ def test_what_is_recovered_keeps_the_time_of_its_answer(tmp_path: Path) -> None:
     store = MemoryLog(clock=wall)
     remove_spools(tmp_path / "spool", PredictionLog(store))
     assert [(r.appended_at_us, r.payload) for r in store.read("p0001", 0)] == made
+
+
+@pytest.mark.parametrize("now_us", [-1, -18_489_600_000_000])
+def test_before_1970_no_prediction_gets_an_identifier(now_us: int) -> None:
+    clock = VirtualClock(now_us)
+    ids = PredictionIds(clock)
+    with pytest.raises(Misuse, match=r"clock: found (1969-12-31|1969-06-01).*, needed 1970 or later"):
+        ids()
+    assert ids.now_us() == now_us
+    assert len(TimeIds(clock)("run")) == len("run_") + 26
+    clock.advance_to(5_000)
+    assert id_time_us(ids()) == ids.now_us() == 5_000

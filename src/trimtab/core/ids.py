@@ -33,7 +33,7 @@ class TimeIds:
         self._clock = clock
         self._seed = seed
         self._lock = threading.Lock()
-        self._ms = -1
+        self._ms = 0  # what a clock before 1970 gives
         self._tail = 0
         self._pid = -1
         self._random = random.Random()

@@ -10,6 +10,7 @@ import threading
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
+from trimtab.core.time import format_moment
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, as in core.ids
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # ten bits at a time
@@ -67,7 +68,7 @@ class PredictionIds:
         count = next(self._counter) & _COUNTER_MASK  # one step for all threads
         now_ms = self._now_us() // 1_000
         ms, time = self._moment
-        if now_ms > ms or not count:  # after a billion, only a later millisecond may start again
+        if now_ms > ms or not count or not time:  # after a billion, only a later millisecond may start again
             ms, time = self._move_on(now_ms, again=not count)
         block = ms << 20 | count >> 10
         of, front = self._front
@@ -78,11 +79,17 @@ class PredictionIds:
 
     def now_us(self) -> int:
         """What time it is, and never before that of an identifier that was given."""
-        return max(self._now_us(), 1_000 * self._moment[0])
+        given = self._moment[0]
+        return self._now_us() if given < 0 else max(self._now_us(), 1_000 * given)
 
     def _move_on(self, now_ms: int, *, again: bool) -> tuple[int, str]:
         with self._mutex:
             ms = self._moment[0]
+            if max(now_ms, ms) < 0:
+                raise Misuse(
+                    f"clock: found {format_moment(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
+                    "machine's clock."
+                )
             if again or now_ms > ms:  # else another thread was here
                 ms = max(now_ms, ms + 1)
                 self._moment = ms, _letters(ms, 5)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import source
 from trimtab.events.expiry import expired
 from trimtab.events.records import Event, encode
@@ -27,6 +28,7 @@ _events = st.lists(
         st.integers(0, 30),  # event at
         st.integers(0, 30),  # known at
         st.sampled_from(["upsert", "upsert", "upsert", "delete"]),
+        st.sampled_from([0, 0, 1, HOUR_US // 2]),  # until it is appended
     ),
     min_size=1,
     max_size=25,
@@ -42,14 +44,18 @@ def oracle(rows: list[dict[str, Any]], before_us: int, entities: list[tuple[str,
     kept: set[str] = set()
     for by in entities:
         best: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        first: dict[tuple[Any, ...], tuple[int, str]] = {}
         for key, versions in old.items():
             last = max(versions, key=lambda r: (r["known_at"], r["position"]))
             for row in versions:
                 holds = row is last and row["op"] != "delete"
                 rank = (holds, row["event_at"], row["known_at"], row["position"], key)
-                entity = tuple(row[name] for name in by)
+                hour = None if row["append_at"] < before_us else row["append_at"] // HOUR_US
+                entity = (*(row[name] for name in by), hour)
                 best[entity] = max(best.get(entity, rank), rank)
-        kept |= {rank[-1] for rank in best.values()}
+                if hour is not None:
+                    first[entity] = min(first.get(entity, (row["position"], key)), (row["position"], key))
+        kept |= {rank[-1] for rank in best.values()} | {key for _, key in first.values()}
     return {r["position"] for key, versions in old.items() if key not in kept for r in versions}
 
 
@@ -59,12 +65,14 @@ def test_what_goes_is_what_the_rule_says(
     events: list[tuple[Any, ...]], before_us: int, entities: list[tuple[str, ...]]
 ) -> None:
     log, rows = MemoryLog(), []
-    for position, (key, who, where, event_at, known_at, op) in enumerate(events, 1):
+    append_at = 20
+    for position, (key, who, where, event_at, known_at, op, passed_us) in enumerate(events, 1):
+        append_at += passed_us
         values = tuple({"k": key, "who": who, "where": where, "at": event_at}[name] for name in COLUMNS)
-        log.append([encode(Event("visits", key, event_at, known_at, op, True, values))], at_us=[40])
+        log.append([encode(Event("visits", key, event_at, known_at, op, True, values))], at_us=[append_at])
         rows.append(
             {"id": key, "who": who, "where": where, "event_at": event_at, "known_at": known_at, "op": op}
-            | {"position": position}
+            | {"position": position, "append_at": append_at}
         )
     with tempfile.TemporaryDirectory() as folder, DeltaTable(Path(folder) / "t") as table:
         materialise(log, [VISITS], {"visits": table})

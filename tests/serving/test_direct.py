@@ -104,7 +104,11 @@ def test_an_upgrade_that_is_offered_is_left_alone(running: Any, cuts: tuple[int,
         (message().replace(b"\r\n\r\n", b"\r\nbad header\r\n\r\n", 1), "no HTTP request", "/v1/models/late/predict"),
         (message().replace(b"HTTP/1.1", b"HTTP/9.9", 1), "no HTTP request", "/v1/models/late/predict"),
         (b"GET /v1/models?x=\xff\r\n\r\n", "no HTTP request", ""),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", "url is too long", "/" + "a" * 1_023),
+        (
+            b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+            "The head of the request is too large",
+            "/" + "a" * 1_023,
+        ),
         (b"GET http://:x:y/ HTTP/1.1\r\nhost: x\r\n\r\n", "no HTTP request: invalid url", "http://:x:y/"),
     ],
 )
@@ -347,6 +351,68 @@ def test_a_connection_that_was_reset_leaves_no_timer(shop: Any) -> None:
 
     try:
         asyncio.run(asyncio.wait_for(ask(), 30))
+    finally:
+        service.close()
+
+
+class Written(asyncio.Transport):
+    """A connection whose segments are given by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.data += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+@pytest.mark.parametrize("cut", [1 << 20, 30_000, 1_000, 13])
+@pytest.mark.parametrize("before", [b"", b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_head_is_too_large_however_it_is_cut_into_segments(shop: Any, cut: int, before: bytes) -> None:
+    service = HttpService([shop.endpoint], shop.log)
+
+    async def ask(size: int, lines: int) -> bytes:
+        config = uvicorn.Config(service, loop="none", ws="none", lifespan="off", log_config=None)
+        config.load()
+        one = DirectProtocol(service, {}, Outbox(), config=config, server_state=ServerState(), app_state={})
+        transport = Written()
+        one.connection_made(transport)
+        head = message().removesuffix(BODY)[:-2]
+        left = size - len(head) - 2
+        for number in range(lines):
+            share = left // lines + (left % lines if not number else 0)
+            head += b"x: " + b"y" * (share - 5) + b"\r\n"
+        head += b"\r\n"
+        assert len(head) == size
+        sent = before + head + BODY
+        for at in range(0, len(sent), cut):
+            one.data_received(sent[at : at + cut])
+        answers = 2 if before else 1
+        while transport.data.count(b"HTTP/1.1 ") < answers:
+            await asyncio.sleep(0.001)
+        one.connection_lost(None)
+        return b"HTTP/1.1 " + transport.data.split(b"HTTP/1.1 ")[-1]
+
+    async def ask_all() -> None:
+        for lines in (1, 500):
+            assert (await ask(65_536, lines)).startswith(b"HTTP/1.1 200 ")
+            refused = await ask(65_537, lines)
+            assert refused.startswith(b"HTTP/1.1 400 ")
+            assert b"The head of the request is too large." in refused
+
+    try:
+        asyncio.run(asyncio.wait_for(ask_all(), 60))
     finally:
         service.close()
 

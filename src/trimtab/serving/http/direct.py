@@ -26,6 +26,8 @@ from trimtab.serving.http.wire import JSON_TYPE, NO_GUESSING, TIMEOUT, Reply, ti
 from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
+_LINE_BYTES = len("  HTTP/1.1\r\n\r\n")  # of the first line besides method and address, and of the last
+_TOO_LARGE = "The head of the request is too large."
 _LONGEST_TOLD = 1_024  # characters of an address that is refused
 _TLS_BEGINS = b"\x16\x03"
 _TLS = "This is the beginning of TLS, and the service speaks HTTP here. Ask by http://, or set serve.tls_cert."
@@ -41,6 +43,10 @@ _EACH_ITS_OWN = frozenset((_REQUEST_ID, b"traceparent"))  # headers that differ 
 _CLOSE = ((b"connection", b"close"),)
 _PAGES = (b"origin", b"sec-fetch-site")  # of browsers: whose page asks is looked at on the usual way
 _SPECIAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMEOUT, _REQUEST_ID, *_PAGES))
+
+
+class _HeadTooLarge(Misuse):
+    """The head of a request has more bytes than are taken."""
 
 
 class KnownHead(NamedTuple):
@@ -102,6 +108,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._parts: list[bytes] = []  # of its body
         self._heard_s = 0.0  # when something last arrived
         self._head_bytes = -1  # of a head that has not all arrived
+        self._lines_bytes = 0  # of its headers, as they are without white space
         self._head_s = 0.0  # when it began to arrive
         self._began = False  # whether a message began with what arrived last
         self._ended = False  # whether a message ended with what arrived last
@@ -140,7 +147,8 @@ class DirectProtocol(HttpToolsProtocol):
             if broken and self._is_broken_off():
                 return
             wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error  # our own
-            self.send_400_response(_TLS if data.startswith(_TLS_BEGINS) else f"What came is no HTTP request: {wrong}.")
+            said = _TLS if data.startswith(_TLS_BEGINS) else f"What came is no HTTP request: {wrong}."
+            self.send_400_response(str(wrong) if isinstance(wrong, _HeadTooLarge) else said)
         except httptools.HttpParserUpgrade as offered:
             self._parse_anew(data[offered.args[0] :])
         if self._predictor is not None:  # the rest is still to come
@@ -180,7 +188,7 @@ class DirectProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._head_bytes = 0
+        self._head_bytes = self._lines_bytes = 0
         self._usual = False
         self._head_s = self._heard_s
         self._began = True
@@ -188,12 +196,15 @@ class DirectProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_bytes >= 0:  # else it is a trailer, and nothing here heeds one
             super().on_header(name, value)
+            self._lines_bytes += len(name) + len(value) + 4
+            if self._lines_bytes > _LONGEST_HEAD_BYTES:  # it need not end
+                raise _HeadTooLarge(_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self._head_bytes, self._beside_bytes = -1, 0
         if self.parser.should_upgrade():
             return  # the parser stops here, with `HttpParserUpgrade`
-        self._check_host()
+        self._check_head()
         predictor = self._predictors.get(self.url)
         if predictor is None or not self._is_plain():
             self._begin_usual()
@@ -201,8 +212,14 @@ class DirectProtocol(HttpToolsProtocol):
         self._predictor = predictor
         self._parts = []
 
-    def _check_host(self) -> None:
-        """Refuse what names two hosts, which are read differently on the way here, or none (RFC 9112, section 3.2)."""
+    def _check_head(self) -> None:
+        """Refuse a head that is too large, however it was cut into segments, and one that does not name one host.
+
+        Two hosts are read differently on the way here (RFC 9112, section 3.2).
+        """
+        first_bytes = len(self.parser.get_method()) + len(self.url) + _LINE_BYTES
+        if first_bytes + self._lines_bytes > _LONGEST_HEAD_BYTES:
+            raise _HeadTooLarge(_TOO_LARGE)
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts > 1 or not (hosts or self.parser.get_http_version() == "1.0"):
             raise Misuse(f"its head has {hosts} lines Host, and needed is one")
@@ -473,10 +490,10 @@ class DirectProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _bound_head(self, more_bytes: int) -> None:
-        """Refuse a head that grows and does not end."""
+        """Refuse a head that grows and does not end; one that does is measured then, without its white space."""
         self._head_bytes += more_bytes
-        if self._head_bytes > _LONGEST_HEAD_BYTES:
-            self.send_400_response("The head of the request is too large.")
+        if self._head_bytes > 2 * _LONGEST_HEAD_BYTES:
+            self.send_400_response(_TOO_LARGE)
 
     # -- connections that ask nothing ---------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ import shop
 from alias_moves import AS_OF, CLI, Answers, asking, promote, wait_until_alone, waited_s
 from worker_load import Load
 
+from impatient import overloaded
 from processes import is_alive, within
 from trimtab.app.elsewhere import SameProject
 from trimtab.app.followed_views import FollowedViews
@@ -437,3 +438,17 @@ def test_the_statistics_of_the_inference_protocol_are_those_of_all_workers(train
 
         within(30, lambda: rows_of_models() == {"buyer": 20, "learner": 0})
         within(30, lambda: rows_counted() == 20)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["durable", "relaxed"])
+def test_two_workers_answer_clients_that_retry_at_once(trained: Path, mode: str, soak_report: Any) -> None:
+    (trained / "trimtab.toml").write_text(f'[serve]\nlog = "{mode}"\n')
+    body = json.dumps({"request": {**shop.visit("k1", shop.NOW_US), "at": AS_OF}}).encode()
+    head = f"POST /v1/models/buyer/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    with shop.serving(trained, *TWO) as (_, url):
+        pids = [worker.pid for worker in shop.all_ready(trained).workers]
+        found = overloaded(int(url.rpartition(":")[2]), head.encode() + body, [pid for pid in pids if pid])
+    failures = (found["share"] < 0.7) + (found["health_p99_ms"] >= 100)
+    soak_report(f"overload_retries_workers_{mode}", runs=1, failures=failures, **found)
+    assert failures == 0, found

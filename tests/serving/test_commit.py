@@ -184,6 +184,21 @@ def test_a_full_disk_is_said_to_every_asker_and_passes(in_loop: bool) -> None:
     assert len(PredictionLog(disk).read()[0]) == 1
 
 
+def test_hundreds_of_answers_go_on_some_at_each_turn_of_the_loop() -> None:
+    async def main() -> list[int]:
+        commit = GroupCommit(PredictionLog(Disk()))
+        futures = [commit.append([prediction()]) for _ in range(100)]
+        done = list[int]()
+        while not all(future.done() for future in futures):
+            await asyncio.sleep(0)
+            done.append(sum(future.done() for future in futures))
+        commit.close()
+        return done
+
+    done = asyncio.run(main())
+    assert [count for count in done if count] == [32, 64, 96, 100]
+
+
 def test_an_asker_who_goes_away_disturbs_nobody() -> None:
     disk = Disk()
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from impatient import overloaded, retry_at_once
 
 from trimtab.serving.admission import GradientLimit
+from trimtab.serving.http.refusals import Refusals
+from trimtab.serving.http.turns import Turns
 
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
 BODY = json.dumps({"request": ROW})
@@ -159,6 +162,73 @@ def test_admitted_requests_stay_quick_at_five_times_the_capacity(
     assert grown < 20
     assert len(loaded.latencies_s) > 0.5 * 60 * capacity
     assert server.stop() == (0, "")
+
+
+def test_clients_that_retry_at_once_are_held_back_and_health_is_answered_meanwhile(
+    start_server: Any, tmp_path: Path
+) -> None:
+    server = start_server(tmp_path, work_s=0.002)
+    for reconnect in (False, True):
+        found = retry_at_once(server.port, MESSAGE, connections=300, seconds=1, reconnect=reconnect)
+        assert set(found.statuses) == {"200", "429"}
+        assert found.statuses["429"] <= 1_100 * found.seconds + 300  # not as many as they could ask for
+        assert found.waits == ["1", "2", "3"]
+        assert len(found.health_ms) >= 2
+    assert server.stop() == (0, "")
+
+
+def test_refusals_leave_in_order_and_only_as_many_as_there_was_time_for() -> None:
+    async def refused() -> tuple[int, list[int], float]:
+        refusals, sent, loop = Refusals(lambda: True, lambda: 0.0), list[int](), asyncio.get_running_loop()
+        at_once = 0
+        while refusals.at_once():
+            at_once += 1
+        begun_s = perf_counter()
+        done = loop.create_future()
+        for n in range(20):
+            refusals.hold(lambda n=n: sent.append(n))
+        refusals.hold(lambda: done.set_result(None))
+        assert not refusals.at_once()
+        assert refusals.held == 21
+        await done
+        assert refusals.held == 0
+        return at_once, sent, perf_counter() - begun_s
+
+    at_once, sent, took_s = asyncio.run(refused())
+    assert 100 <= at_once < 200
+    assert sent == list(range(20))
+    assert took_s > 0.08  # nothing was answered meanwhile: 200 a second
+
+
+def test_a_request_that_waits_for_its_log_counts_as_work() -> None:
+    turns = Turns(GradientLimit())
+    begun_s = perf_counter()
+    assert turns.free(begun_s)
+    while perf_counter() < begun_s + 0.0015:
+        pass
+    turns.waits()
+    assert not turns.free(perf_counter())
+    assert turns.under_way == 1
+
+
+@pytest.mark.soak
+def test_seven_tenths_of_the_capacity_are_answered_to_clients_that_retry_at_once(
+    start_server: Any, tmp_path: Path, soak_report: Any
+) -> None:
+    figures: dict[str, float] = {}
+    failures = 0
+    cases = [("relaxed", 5e-5), ("relaxed", 2e-3), ("relaxed", 2e-2), ("durable", 5e-5), ("durable", 2e-3)]
+    for mode, work_s in cases:
+        folder = tmp_path / f"{mode}-{work_s}"
+        folder.mkdir()
+        server = start_server(folder, mode, work_s=work_s)
+        found = overloaded(server.port, MESSAGE, [server.process.pid])
+        failures += found["share"] < 0.7
+        failures += found["health_p99_ms"] >= 100
+        figures |= {f"{mode}_{1e3 * work_s:g}_ms_{name}": value for name, value in found.items()}
+        assert server.stop() == (0, "")
+    soak_report("overload_retries", runs=2 * len(cases), failures=failures, **figures)
+    assert failures == 0, figures
 
 
 def test_a_limit_falls_to_where_answers_need_not_wait_long() -> None:

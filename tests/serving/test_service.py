@@ -71,7 +71,7 @@ def test_what_is_too_much_at_once_is_refused_at_once(shop: Shop) -> None:
         assert sorted(set(statuses)) == [200, 429]
         assert statuses.count(200) == len(shop.log.read()[0])
         refused = next(response for response in first if response.status_code == 429)
-        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["retry-after"] in {"1", "2", "3"}
         assert refused.json()["type"] == "urn:trimtab:problem:overloaded"
         assert (await client.post(PREDICT, json=body(shop))).status_code == 200
 

@@ -251,6 +251,20 @@ def test_a_connection_that_nobody_else_takes_is_taken_all_the_same(
     assert accepted(tmp_path, monkeypatch, {1: 10, 2: 0}, looking={1}, polite_s=0.001) == {1: 8}
 
 
+def test_all_connections_that_wait_are_taken_in_one_turn() -> None:
+    async def taken() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as held:
+            listener.setblocking(False)
+            acceptor = accepting.Acceptor(listener, asyncio.Protocol, None, None, lambda: 0)
+            held.callback(acceptor.close)
+            for _ in range(20):
+                held.enter_context(socket.create_connection(listener.getsockname()))
+            acceptor._look()
+            return len(acceptor._begun)
+
+    assert asyncio.run(taken()) == 20
+
+
 @pytest.mark.fast
 def test_texts_of_several_processes_are_one_with_their_names() -> None:
     first, second = Metrics(), Metrics()

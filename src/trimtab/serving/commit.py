@@ -19,7 +19,7 @@ SLOW_S = 0.005  # an append that usually takes longer must not hold up the loop
 _LOOKS = 4  # turns of the loop that a group may wait for more to join it
 _WEIGHT = 0.1  # of the newest append in the usual time
 _RETRY_AFTER = 256  # appends in the thread before the loop is tried again
-
+_FINISHED_TOGETHER = 32  # answers at a turn of the loop
 _LATER_S = 0.02  # how long noted answers wait for more to share their append
 _APPEND_BYTES = 8 << 10  # that an append counts for, beside its payloads: what a disk writes for the least of them
 _STALE_S = 5.0  # so long after it a failure says nothing: nobody asked since
@@ -164,7 +164,7 @@ class GroupCommit:
     def _append_turn(self) -> None:
         waiting, self._turn = self._turn, []
         if waiting:
-            _finish(waiting, self._append(waiting))
+            self._finish(waiting, self._append(waiting))
         if self.usual_s > SLOW_S:
             self._in_loop, self._in_thread = False, 0
 
@@ -203,10 +203,22 @@ class GroupCommit:
 
     def _appended(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
         """In the loop, after an append of the thread."""
-        _finish(waiting, error)
+        self._finish(waiting, error)
         self._in_thread += 1
         if self._in_thread >= _RETRY_AFTER and not self._in_loop:  # the thread's own waiting makes appends look slow
             self._in_loop, self.usual_s = True, SLOW_S / 2
+
+    def _finish(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
+        """Let answers go on, some at each turn of the loop: hundreds together would keep all others waiting."""
+        together = len(waiting) if self._closed else _FINISHED_TOGETHER
+        for _, future in waiting[:together]:
+            if not future.done():  # the asker may have gone
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+        if rest := waiting[together:]:
+            asyncio.get_running_loop().call_soon(self._finish, rest, error)
 
     def _append(self, waiting: Sequence[_Waiting]) -> Exception | None:
         start = perf_counter()
@@ -303,12 +315,3 @@ class GroupCommit:
     def _refusal(self) -> Unavailable:
         waiting = f", and {self.noted:,} that were answered wait for it" if self.noted else ""
         return Unavailable(f"predictions cannot be logged now{waiting}: {self._failure}")
-
-
-def _finish(waiting: Sequence[_Waiting], error: Exception | None) -> None:
-    for _, future in waiting:
-        if not future.done():  # the asker may have gone
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)

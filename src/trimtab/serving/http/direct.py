@@ -280,7 +280,7 @@ class DirectProtocol(HttpToolsProtocol):
                 self._refuse(predictor, error)
                 return
         if turns.full():
-            self._send(self._direct.overloaded(predictor))
+            self._send_refusal(predictor, self._direct.overloaded(predictor))
         elif len(body) > self._direct.limits.body_bytes:
             self._refuse(predictor, too_large(f"{len(body)} bytes", self._direct.limits.body_bytes))
         elif turns.free(heard_s):
@@ -309,7 +309,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._wait_for_more()
             return
         if isinstance(answer, Waiting):
-            self._turns.under_way += 1
+            self._turns.waits()
             self._wait(predictor, heard_s).wait_for(answer, begun_s)
             return
         if self._exchange is None and self._keep_alive:
@@ -352,6 +352,10 @@ class DirectProtocol(HttpToolsProtocol):
         """Send an answer that had to wait; what was asked meanwhile on this connection has its turn."""
         self._turns.under_way -= 1
         self._turns.answered(cycle.heard_s, begun_s, waited=True)
+        self._respond(answer, cycle)
+
+    def _respond(self, answer: bytes | Reply, cycle: _Under) -> None:
+        """Send what a request waited for; the next one on its connection has its turn."""
         cycle.response_complete = True
         if cycle.disconnected:
             self._hung_up(cycle.exchange)
@@ -369,11 +373,16 @@ class DirectProtocol(HttpToolsProtocol):
             self._wait_for_more()
 
     def _refuse(self, predictor: Predictor, error: Exception) -> None:
-        self._send(self._direct.failed(predictor, error, self._exchange))
+        self._send_refusal(predictor, self._direct.failed(predictor, error, self._exchange))
 
-    def _send(self, reply: Reply) -> None:
-        self._write(reply, keep_alive=self._keep_alive, exchange=self._exchange)
-        self._wait_for_more()
+    def _send_refusal(self, predictor: Predictor, reply: Reply) -> None:
+        """Send a refusal, in its turn."""
+        if self._turns.refusals.at_once():
+            self._write(reply, keep_alive=self._keep_alive, exchange=self._exchange)
+            self._wait_for_more()
+        else:
+            cycle = self._wait(predictor, self._heard_s)
+            self._turns.refusals.hold(lambda: self._respond(reply, cycle))
 
     def _wait(self, predictor: Predictor, heard_s: float, body: bytes = b"") -> _Under:
         """The request at hand is answered later: requests behind it on this connection queue."""

@@ -34,7 +34,8 @@ def show_load(metrics: Metrics, turns: Turns, slow: Callable[[], int]) -> None:
     """Let `metrics` show how many requests are under way, and how many may be."""
 
     def under_way() -> _Values:
-        return {("predict",): turns.under_way, ("queued",): turns.queued, ("slow",): slow()}
+        held = turns.refusals.held
+        return {("predict",): turns.under_way, ("queued",): turns.queued, ("slow",): slow(), ("refused",): held}
 
     metrics.gauge("trimtab_requests_under_way", "Requests being answered.", ("kind",), under_way)
     said = "Predictions that may be under way."

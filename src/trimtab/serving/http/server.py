@@ -144,11 +144,9 @@ class _Announced(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:
             await self._service.enter()  # what fails here is raised by `serve`; in the lifespan it would be an exit
-        if self.connections is None or sockets is None:
-            await super().startup(sockets)
-        else:
-            await super().startup([])
-            self.acceptors = [self._acceptor(listener, self.connections) for listener in sockets]
+        await super().startup([])
+        if self.started:
+            self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
             self.servers = list(self.acceptors)  # type: ignore[arg-type]  # they have what uvicorn asks of a server
         if self.started:
             self._announce()
@@ -158,6 +156,10 @@ class _Announced(uvicorn.Server):
             self._service.leave(self._grace_s, lambda: self.force_exit)
         await super().shutdown(sockets)
         await self._hang_up()
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            if connection.cycle is None or connection.cycle.response_complete:
+                connection.transport.close()  # and its socket
 
     async def _hang_up(self) -> None:
         """Let requests that are left be told that the service ends; who does not read his answers is hung up on."""
@@ -185,11 +187,11 @@ class _Announced(uvicorn.Server):
         if self._service is not None and self.force_exit:
             self._service.threads.close(0.0)
 
-    def _acceptor(self, listener: socket.socket, connections: Connections) -> Acceptor:
+    def _acceptor(self, listener: socket.socket) -> Acceptor:
         config, state = self.config, self.server_state
         made: Callable[..., asyncio.Protocol] = config.http_protocol_class
         protocol = partial(made, config=config, server_state=state, app_state=self.lifespan.state)
-        return Acceptor(listener, protocol, config.ssl, connections, lambda: len(state.connections))
+        return Acceptor(listener, protocol, config.ssl, self.connections, lambda: len(state.connections))
 
 
 def _protocol(app: AsgiApp) -> Any:

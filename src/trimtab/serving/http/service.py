@@ -50,6 +50,7 @@ from trimtab.serving.http.wire import (
     check_media_type,
     problem_reply,
     respond,
+    retry_after,
     search_until,
     share_back,
     whole_body,
@@ -58,7 +59,7 @@ from trimtab.serving.inference.inferring import InferenceService
 from trimtab.serving.inference.rest import InferenceRest, asked_model, failure_reply, is_inference, methods_of
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.serving.problems import Refused
+from trimtab.serving.problems import PROBLEM_TYPE, Refused
 from trimtab.serving.process_figures import show_process
 from trimtab.serving.seldom import Seldom
 
@@ -143,7 +144,7 @@ class HttpService:
         self.turns = Turns(
             GradientLimit(least=min(_LEAST, self.limits.predict_at_once), most=self.limits.predict_at_once)
         )
-        self._too_many: dict[str, Reply] = {}
+        self._too_many: dict[str, bytes] = {}
         self.threads = Threads(self.limits.slow_at_once)
         self._encode = msgspec.json.Encoder().encode
         self._make_metrics()
@@ -268,7 +269,7 @@ class HttpService:
                 raise
             reply = self.failed(predictor, error, exchange)
         share_back(scope)
-        await respond(send, reply)  # it is counted off by now: its client may take long to read it
+        await self._respond(send, reply)  # it is counted off by now: its client may take long to read it
 
     async def _reply(
         self, predictor: Predictor, scope: Scope, receive: Receive, heard_s: float, exchange: Exchange | None
@@ -330,12 +331,12 @@ class HttpService:
         return model if model in self.predictors else ""
 
     def overloaded(self, predictor: Predictor) -> Reply:
-        """What is answered to a predict request that is one too many, counted; made once, for it has to be quick."""
+        """What is answered to a predict request that is one too many, counted; its body is made once."""
         self._requests.add("predict", predictor.endpoint.name, "429")
-        reply = self._too_many.get(predictor.path)
-        if reply is None:
-            reply = self._too_many[predictor.path] = problem_reply(Refused(429, _TOO_MANY), predictor.path)
-        return reply
+        body = self._too_many.get(predictor.path)
+        if body is None:
+            body = self._too_many[predictor.path] = problem_reply(Refused(429, _TOO_MANY), predictor.path).body
+        return Reply(429, body, PROBLEM_TYPE, (retry_after(),))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = scope.get("heard_s") or perf_counter()
@@ -392,12 +393,18 @@ class HttpService:
             if isinstance(error, asyncio.CancelledError) and self._end_s is None:
                 raise
             about = f"{method} (request {scope['request_id']})"
-            await respond(send, self._failed(error, about, path, route, model), head=method == "HEAD")
+            await self._respond(send, self._failed(error, about, path, route, model), head=method == "HEAD")
         finally:
             self._latency.of(("", route))(perf_counter() - started)
             if exchange is not None and self.watch is not None:
                 exchange.route, exchange.key = route, scope["who"]
                 self.watch.end(exchange, sent.status, sent.size_bytes)
+
+    async def _respond(self, send: Send, reply: Reply, *, head: bool = False) -> None:
+        """Send a response; a refusal has its turn."""
+        if 400 <= reply.status < 500:
+            await self.turns.refusals.turn()
+        await respond(send, reply, head=head)
 
     async def _admit(self, scope: Scope) -> None:
         right = right_of(scope["method"], scope["path"])

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from trimtab.serving.admission import GradientLimit
+from trimtab.serving.http.refusals import Refusals
 
 _SLICE_S = 0.001  # of work between two looks at the connections
+_LONGEST_SLICE_S = 0.01  # as long as the look took, up to this
+_LOOKS = 4  # at connections after a long slice: a new one is accepted, set up, read and answered in so many
 _GAP_S = 0.00005  # a pause after which work begins anew
 _SAMPLED = 15  # a mask: one in 16 of what was answered at once
 _SAMPLED_WAITS = 3  # and one in four of what had to wait
@@ -21,18 +24,21 @@ class Turns:
 
     A request is answered at once while the process has been busy for less than a millisecond since it last looked at
     all connections. The others queue, and connections are looked at again after each millisecond of work. What comes
-    while `limit` are under way is refused when it is seen.  # D82
+    while `limit` are under way is refused, by `refusals`.  # D82
     """
 
     def __init__(self, limit: GradientLimit) -> None:
         self.limit = limit
         self.under_way = 0  # queued, or waiting for log or thread
         self.refused = 0
+        self.refusals = Refusals(lambda: self.under_way > 0, lambda: self._served_s)
         self.queued_s: Callable[[float], None] | None = None  # counts what one in 16 waited that had to queue
         self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()  # since when, and what is to be done
         self._burst_s = self._ended_s = 0.0  # when the work at hand began, and when the last of it ended
         self._tasks_s: float | None = None  # when the first task began since connections were looked at
         self._answered = 0
+        self._served_s = 0.0  # spent on answers
+        self._left_s = 0.0  # when the queue was last left for the connections
 
     @property
     def queued(self) -> int:
@@ -102,20 +108,27 @@ class Turns:
         Work that gives True has let a task go on, which the next one waits for.
         """
         if not self._queue:
+            self._left_s = perf_counter()
             asyncio.get_running_loop().call_soon(self._go_on)
         self._queue.append((heard_s, work))
         self.under_way += 1
+
+    def waits(self) -> None:
+        """A request that was begun at once is not answered yet: it waits for log or thread."""
+        self.under_way += 1
+        self._ended_s = perf_counter()
 
     def answered(self, heard_s: float, begun_s: float, *, waited: bool) -> None:
         """An answer was given to a request that arrived at `heard_s`, and was begun at `begun_s`."""
         self._ended_s = now_s = perf_counter()
         self._answered += 1
+        self._served_s += now_s - begun_s
         if not self._answered & (_SAMPLED_WAITS if waited else _SAMPLED):
             self.limit.observe(now_s - heard_s, service_s=now_s - begun_s, under_way=self.under_way + 1, now_s=now_s)
 
     def _go_on(self) -> None:
-        now_s = perf_counter()
-        until_s = now_s + _SLICE_S
+        begun_s = now_s = perf_counter()
+        until_s = now_s + min(max(_SLICE_S, now_s - self._left_s), _LONGEST_SLICE_S)
         queue = self._queue
         try:
             while queue and now_s < until_s:
@@ -126,7 +139,15 @@ class Turns:
                     break
                 now_s = perf_counter()
         finally:  # whatever one raised, the others have their turn
+            self._left_s = perf_counter()
             if queue:
-                asyncio.get_running_loop().call_soon(self._go_on)
+                self._go_on_later(min(int((self._left_s - begun_s) / _SLICE_S), _LOOKS))
             else:
-                self._burst_s = perf_counter()
+                self._burst_s = self._left_s
+
+    def _go_on_later(self, looks: int) -> None:
+        """Go on after some looks at the connections: there is always one."""
+        if looks > 1:
+            asyncio.get_running_loop().call_soon(self._go_on_later, looks - 1)
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on)

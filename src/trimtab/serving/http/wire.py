@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ TIMEOUT = b"x-timeout-ms"
 NO_GUESSING = b"x-content-type-options", b"nosniff"  # a header of every answer
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
+_PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
 _CLOSE: Headers = ((b"connection", b"close"),)  # what is left of a body is no request
 
 
@@ -203,8 +205,13 @@ def problem_reply(error: BaseException, path: str) -> Reply:
         and not isinstance(error, NotApplied)
         and all(name != b"retry-after" for name, _ in headers)
     ):
-        headers = (*headers, (b"retry-after", b"1"))
+        headers = (*headers, retry_after())
     return Reply(problem.status, _encode(problem), PROBLEM_TYPE, headers)
+
+
+def retry_after() -> tuple[bytes, bytes]:
+    """The header that says when to try again: one to three seconds in turn, so that not all come at once."""
+    return b"retry-after", next(_PAUSES_S)
 
 
 def _announced(scope: Scope, limit_bytes: int) -> int:

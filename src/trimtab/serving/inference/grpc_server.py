@@ -191,6 +191,7 @@ class GrpcServer:
             found = await outcome(sent, context)
             sent = b""  # gRPC may keep the error of an abort for long, and this frame with it
             if isinstance(found, tuple):
+                await self._service.refusal_turn()
                 await context.abort(*found)
             return found  # type: ignore[return-value]  # abort raises
 
@@ -221,6 +222,7 @@ class GrpcServer:
             asked.ended(200, "OK", len(answered))
         except Exception as error:
             text = self._failed("ModelStreamInfer", error, asked, model)[1]
+            await self._service.refusal_turn()
             of = self._messages["ModelInferResponse"](id=request_id)  # so that its asker knows which failed
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered

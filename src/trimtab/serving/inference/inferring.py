@@ -193,6 +193,10 @@ class InferenceService:
         if turns.full() if counted else turns.under_way >= turns.limit.limit:
             raise Refused(429, "More predictions are under way than can be answered soon. Ask again in a moment.")
 
+    async def refusal_turn(self) -> None:
+        """Wait for the turn of a refusal that is about to be sent."""
+        await self._turns.refusals.turn()
+
     # -- answers --------------------------------------------------------------------------------------------------
 
     async def infer(self, asked: Infer, started: float, timeout_s: float | None = None) -> Inferred:

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from impatient import overloaded, retry_at_once
 
+from impatient import overloaded, retry_at_once
 from trimtab.serving.admission import GradientLimit
 from trimtab.serving.http.refusals import Refusals
 from trimtab.serving.http.turns import Turns

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from trimtab.app.lease import Lease
 from trimtab.app.lost_records import refuse_read_past
 from trimtab.app.retention import LEASE
 from trimtab.app.state import check_format
-from trimtab.app.state_use import behind_links, have_alone, set_aside
+from trimtab.app.state_use import PRIVATE, behind_links, have_alone, set_aside
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.signals import ENDING, caught
@@ -32,7 +33,7 @@ from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_moment
 from trimtab.core.urls import store_url
 from trimtab.serving.access_keys import MARKER
-from trimtab.store.durable_files import sync_directory, write_durably
+from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Copyable
 
@@ -177,6 +178,7 @@ def restore(
         _refuse_there(into, force)  # somebody may have been quicker
         with _whole_or_nothing(partial, into, _replace):
             done = 0
+            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # open to those whom the folder was open to
             for file in manifest.files:
                 _restore_file(backup / _STATE, partial, file)
                 done += file.size_bytes
@@ -228,13 +230,13 @@ def _copied(part: object, to: Path) -> object:
         raise Misuse(
             f"backup: {type(part).__name__} cannot be copied to a folder. Back its server up by its own means."
         )
-    to.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(to.parent)
     return part.copy_to(to)
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
     """Everything that has no means of its own, but locks and what is temporary."""
-    to.mkdir(parents=True)
+    make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
             _copy_tree(path, to / path.name)
@@ -249,7 +251,7 @@ def _copy_tree(folder: Path, to: Path) -> None:
 
 
 def _copy_file(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(to.parent)
     try:
         shutil.copyfile(path, to)
     except FileNotFoundError:  # removed since it was listed
@@ -260,6 +262,7 @@ def _hashed(path: Path, folder: Path) -> BackupFile:
     """A file of the copy, synced; a file that is named by its hash is compared with it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fchmod(file.fileno(), 0o600)
         os.fsync(file.fileno())
     named = path.stem.rpartition("-")[2]
     if len(named) == _HASH_DIGITS and named != digest:
@@ -271,7 +274,7 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
     path, target = source / file.path, to / file.path
     if not target.is_relative_to(to) or ".." in Path(file.path).parts:
         raise Corrupt(f"{source}: its manifest names {file.path}, which lies outside. Use another backup.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     digest = hashlib.sha256()
     try:
         with path.open("rb") as read, target.open("wb") as write:
@@ -279,6 +282,7 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
                 digest.update(block)
                 write.write(block)
             write.flush()
+            os.fchmod(write.fileno(), file_mode(target.parent))
             os.fsync(write.fileno())
     except FileNotFoundError:
         raise Corrupt(f"{path}: this file of the backup is gone. Use another backup.") from None
@@ -338,7 +342,8 @@ def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]
     """Work in `partial`, which is put at `to` in the end, or goes."""
     _remove(partial)  # of one that was killed
     try:
-        partial.mkdir(parents=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(mode=PRIVATE)
         yield
         for folder, _, _ in os.walk(partial):
             sync_directory(Path(folder))

@@ -23,6 +23,7 @@ from trimtab.serving.answering import Answer, ServedVersion, shown
 from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
 from trimtab.serving.prediction_log import prediction_columns
 from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _scoring(project: Project, name: str) -> Iterator[str]:
     """
     folder, catalog = project.state.folder / "batches", project.state.catalog
     try:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         for path in folder.glob(f"{name}.*.lock"):
             dead = FileLock.take(path)
             if dead is not None:

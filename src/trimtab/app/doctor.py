@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import stat
 import sys
 import tempfile
 import time
@@ -208,6 +209,10 @@ def _state_folder(folder: Path) -> list[Finding]:
         found = f"{place} cannot be written: {error.strerror or error}"
         fix = "Give this user access to it, or set `state` under [project] in trimtab.toml."
         out.append(Finding(name="state folder", state="missing", found=found, fix=fix))
+    if folder.is_dir() and folder.stat().st_mode & 0o077:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        fix = f"Close it (chmod -R go= {folder}), unless a group is to have it."
+        out.append(Finding(name="state folder's mode", state="warning", found=f"{mode:04o}: others may enter", fix=fix))
     free = shutil.disk_usage(place).free
     state: State = "missing" if free < _LEAST_FREE_BYTES else "warning" if free < _LITTLE_FREE_BYTES else "ok"
     fix = "" if state == "ok" else "Free some space, or set `state` under [project] to another disk."

@@ -40,6 +40,7 @@ from trimtab.serving.http.tls import tls_context
 from trimtab.serving.workers.figures import SharedMetrics, clear
 from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
+from trimtab.store.durable_files import make_folder
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -214,7 +215,7 @@ def _task(project: Project, folder: Path) -> WorkerTask:
 def _cleared(folder: Path) -> None:
     """Empty the folder of the workers of what a service that was killed said last; from now on workers may be left."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         clear(folder)
         accepting.begin(folder)
         remove_state(folder)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trimtab.core.errors import Conflict, TrimtabError, Unavailable
+from trimtab.store.durable_files import narrow
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Catalog
 
@@ -116,6 +117,7 @@ class Lease:
         try:
             self._release_the_dead()
             self._holder_path.write_text(self.holder)
+            narrow(self._holder_path)
             if not self._renewed():
                 lock.release()
                 return False

@@ -32,6 +32,7 @@ from trimtab.serving.red_note import RedNote
 from trimtab.serving.spool import recover_spools
 from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear
 from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
+from trimtab.store.durable_files import make_folder
 
 FILL_S = 10.0  # how long a start waits for the features to be filled
 T = TypeVar("T")
@@ -109,7 +110,7 @@ def serve_project(
 
         def announce(url: str) -> None:
             with suppress(OSError):  # a full disk: whoever looks for the address asks where the settings put it
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 now_us = time_ns() // 1_000
                 write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=now_us, workers=[]))
             (ready or print_url)(url)
@@ -157,7 +158,7 @@ def _tell_remembered(project: Project, opened: ExitStack, folder: Path) -> None:
     """Let `trimtab status` see how often scores were remembered, where any are; workers tell all that they count."""
     remembering = [name for name, one in project.definitions.deployments.items() if one.cache is not None]
     with suppress(OSError):  # a full disk: then status shows nothing of it
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         clear(folder)  # what a service that was killed told
     if remembering:
         figures = SharedMetrics(folder, "1")

@@ -20,7 +20,7 @@ from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.serving.prediction_ids import PredictionIds
 from trimtab.store.absent_catalog import AbsentCatalog
-from trimtab.store.durable_files import unwritable
+from trimtab.store.durable_files import unwritable, write_durably
 from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class State:
         check_format(self.folder)
         if not (self.folder / FILE).exists() and not unwritable(self.folder):
             try:
-                (self.folder / FILE).write_bytes(msgspec.json.encode(StateFormat(FORMAT)))
+                write_durably(self.folder / FILE, msgspec.json.encode(StateFormat(FORMAT)))
             except OSError as error:
                 raise Unavailable(f"{self.folder}: cannot be made ({error}). Check free space and access.") from error
 

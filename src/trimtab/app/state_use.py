@@ -16,6 +16,7 @@ from trimtab.core.errors import Conflict, Unavailable
 from trimtab.store.durable_files import sync_directory, unwritable
 
 FILE = "format.json"  # every state folder has it
+PRIVATE = 0o700  # the mode of a new state folder, and of a backup; what is made in it follows
 
 
 class FolderHold:
@@ -127,7 +128,8 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
         sync_directory(folder.parent)
         return hold, False
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=PRIVATE, exist_ok=True)
     hold = FolderHold.take(folder, alone=True)
     if hold is None:
         raise Conflict(f"{folder}: a process uses it: a project is open there. Stop or close it first.")
@@ -139,7 +141,7 @@ def _make(folder: Path) -> bool:
     folder = behind_links(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
+        folder.mkdir(mode=PRIVATE)
     except FileExistsError:
         return False
     except OSError as error:

@@ -17,6 +17,7 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavai
 from trimtab.core.ids import Ids
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 from trimtab.run.steps import KIND as STEP
+from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
@@ -224,7 +225,7 @@ class Tracked:
         if self._lock is not None or self.run.is_over:
             return
         try:
-            self._runs._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._runs._folder)
             self._before = self._runs._settle()
             self._lock = FileLock.take(self._runs._lock_path(self.run.id))
             self._runs._make_room(self.run.id)

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
+from trimtab.store.durable_files import file_mode
 from trimtab.store.file_lock import FileLock
 
 
@@ -74,7 +75,7 @@ class HeldFile:
         self.close()
 
     def _mapped(self) -> mmap.mmap:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path.parent))
         try:
             if not self._fits(fd):
                 try:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from trimtab.core.errors import Unavailable
 from trimtab.serving.held_file import HeldFile, lock_of
+from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
 _SIZE_BYTES = 4_096
@@ -23,7 +24,7 @@ class RedNote:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._file = HeldFile.first_free(folder, "note", _SIZE_BYTES)
         except OSError as error:
             raise Unavailable(f"{folder}: a note cannot be made ({error}). Check space and access.") from error

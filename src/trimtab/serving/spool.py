@@ -15,6 +15,7 @@ from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.serving.held_file import HeldFile, lock_of
 from trimtab.serving.prediction_ids import id_time_us
 from trimtab.serving.prediction_log import PredictionLog, decode, payload_id
+from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
 SIZE_BYTES = 4 << 20  # what is answered in a third of a second, which the log's upkeep may take
@@ -41,7 +42,7 @@ class Spool:
 
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
             self.recovered = recover_spools(directory, log)  # predictions that were found in spools, not in the log
             self._file = HeldFile.first_free(directory, "spool", SIZE_BYTES, _fits)
             try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.store.duckdb_opening import open_duckdb
-from trimtab.store.durable_files import sync_directory
+from trimtab.store.durable_files import narrow, sync_directory
 
 _SQL_TYPES: dict[Dtype, str] = {
     "float": "DOUBLE",
@@ -207,6 +207,7 @@ class ParquetFiles:
         temporary = self.directory / f"_{uuid.uuid4().hex}.new"
         try:
             cursor.execute(f"COPY ({query}) TO {_literal(temporary)} (FORMAT parquet, COMPRESSION zstd)")
+            narrow(temporary)
             with temporary.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())

@@ -25,7 +25,7 @@ from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.store.delta_files import DISK_FULL, ParquetFiles, order_of, quoted, runs, same_as_one_of
-from trimtab.store.durable_files import sync_directory, unwritable
+from trimtab.store.durable_files import file_mode, make_folder, narrow, sync_directory, unwritable
 
 _CHECKPOINT_EVERY = 50  # commits
 _COMMIT_TRIES = 10
@@ -63,7 +63,7 @@ class DeltaTable:
         _refuse_fork()
         self.directory = Path(directory)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.directory)
         except OSError as error:
             raise Unavailable(
                 f"{directory}: cannot be made ({error}). Give a directory this user may write."
@@ -266,10 +266,10 @@ class DeltaTable:
             files = [] if delta is None else self._active(delta)
             logs = [] if delta is None else _logs_upto(self.directory / "_delta_log", delta.version())
             try:
-                directory.mkdir(parents=True)
+                make_folder(directory)
                 for name in (*files, *logs, *(f"_checks/{Path(log).name}" for log in logs)):
                     if not name.startswith("_checks") or (self.directory / name).exists():
-                        (directory / name).parent.mkdir(exist_ok=True)
+                        make_folder((directory / name).parent)
                         shutil.copyfile(self.directory / name, directory / name)
             except OSError as error:
                 what = f"copying {self.directory} to {directory}"
@@ -422,10 +422,14 @@ class DeltaTable:
     def _seal(self, name: str) -> None:
         """Write down a log file's hash; a crash before this leaves that file unchecked, not wrong."""
         checks = self.directory / "_checks"
-        checks.mkdir(exist_ok=True)
+        make_folder(checks)
+        log = self.directory / "_delta_log" / name
+        narrow(log.parent)
+        narrow(log)
         if not (checks / name).exists():
             temporary = checks / f"_{os.getpid()}.{threading.get_ident()}.new"
-            temporary.write_text(bytes_hash((self.directory / "_delta_log" / name).read_bytes()))
+            temporary.write_text(bytes_hash(log.read_bytes()))
+            narrow(temporary)
             temporary.replace(checks / name)
 
     def _check_log(self) -> None:
@@ -536,7 +540,7 @@ class DeltaTable:
             return
         try:
             access = os.O_RDONLY if shared and path.exists() else os.O_RDWR | os.O_CREAT
-            fd = os.open(path, access | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, access | os.O_CLOEXEC, file_mode(self.directory))
         except OSError as error:
             raise _not_now(self.directory, error) from error
         try:

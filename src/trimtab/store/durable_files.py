@@ -19,7 +19,7 @@ def write_durably(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, file_mode(path.parent))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -40,7 +40,7 @@ def write_content(path: Path, data: bytes) -> None:
             left = memoryview(data)
             while left:
                 left = left[file.write(left) :]
-            os.fchmod(fd, 0o644)
+            os.fchmod(fd, file_mode(path.parent))
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -48,6 +48,28 @@ def write_content(path: Path, data: bytes) -> None:
             raise
         os.fsync(fd)
     sync_directory(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, each open to no one more than the one above it.
+
+    So all that lies in a private folder is private, and a group that a folder is opened to has what is made there.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=folder.parent.stat().st_mode & 0o777)
+
+
+def file_mode(folder: Path) -> int:
+    """The mode of a new file in a folder: for its owner, and to be read by those whom the folder is open to."""
+    return 0o600 | folder.stat().st_mode & 0o044
+
+
+def narrow(path: Path) -> None:
+    """Close what something else has made to those whom the folder around it is not open to."""
+    with contextlib.suppress(PermissionError):  # another user's, who shares the folder
+        path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 
 
 def publish(made: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
-from trimtab.store.durable_files import TEMPORARY, sync_directory, write_content, write_durably
+from trimtab.store.durable_files import TEMPORARY, make_folder, sync_directory, write_content, write_durably
 from trimtab.store.ports import StoredBlob
 
 FORMAT = 2
@@ -160,7 +160,7 @@ class FileBlob:
     def _mark(self) -> None:
         """Write down the format, once."""
         if not self._marked:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.directory)
             if self._format() != str(FORMAT):
                 write_durably(self.directory / "format", f"{FORMAT}\n".encode())
                 sync_directory(self.directory.parent)

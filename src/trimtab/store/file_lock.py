@@ -10,6 +10,8 @@ import sys
 import weakref
 from pathlib import Path
 
+from trimtab.store.durable_files import file_mode
+
 if sys.platform == "darwin":  # the C structure `flock`
     _FLOCK, _FLOCK_FIELDS = "qqihh", ("start", "size", "process", "kind", "whence")
 else:
@@ -31,7 +33,7 @@ class FileLock:
     @staticmethod
     def take(path: Path) -> FileLock | None:
         """The lock on `path`, or None while somebody else (or another object of this process) holds it."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(path.parent))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
-from trimtab.store.durable_files import publish, sync_directory, unwritable
+from trimtab.store.durable_files import file_mode, make_folder, publish, sync_directory, unwritable
 from trimtab.store.file_lock import FileLock, locked_by
 from trimtab.store.lmdb_absent import Absent
 from trimtab.store.lmdb_length import is_cut
@@ -123,7 +123,7 @@ class LmdbEnvironment:
     def copy(self, directory: Path) -> None:
         """A consistent copy, without free pages, in a new directory; writing goes on."""
         try:
-            directory.mkdir(parents=True)
+            make_folder(directory)
             if isinstance(self._environment, Absent):
                 _create(directory)
                 return
@@ -213,9 +213,10 @@ class LmdbEnvironment:
 
     def _replace_file(self, made: Path) -> None:
         """Swap the data file while it is certain that no process has it open; ours is closed."""
-        fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared one while an environment is open
+            made.chmod(file_mode(self.path))
             os.replace(made, self.path / "data.mdb")
             sync_directory(self.path)
         except (BlockingIOError, PermissionError) as error:
@@ -285,7 +286,7 @@ class LmdbEnvironment:
             if data.exists() and data.stat().st_size == 0:
                 raise Corrupt(f"{data}: empty, which it never is. {self.mend}")
             if not self._bare and not data.exists():
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path)
                 _create(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: cannot be made ({error}). Check free space and access.") from error
@@ -301,6 +302,7 @@ class LmdbEnvironment:
                 readahead=False,
                 readonly=self._bare,
                 lock=not self._bare,
+                mode=file_mode(self.path),
             )
         except lmdb.Error as error:
             raise named(error, self.path, self.mend) from error
@@ -480,6 +482,7 @@ def _create(path: Path) -> None:
                 transaction.put(FORMAT_KEY, str(FORMAT).encode())
         except lmdb.Error as error:
             raise named(error, path) from error
+        Path(directory, "data.mdb").chmod(file_mode(path))
         publish(Path(directory) / "data.mdb", path / "data.mdb")
 
 

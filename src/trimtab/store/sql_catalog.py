@@ -22,7 +22,7 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.core.hashing import row_crc
 from trimtab.store import catalog_schema as schema
-from trimtab.store.durable_files import publish, unwritable
+from trimtab.store.durable_files import make_folder, narrow, publish, unwritable
 from trimtab.store.fork_gate import ForkGate
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
 from trimtab.store.sqlite_changes import SqliteChanges
@@ -70,7 +70,7 @@ class SqlCatalog:
     def sqlite(path: Path, *, clock: Clock | None = None) -> SqlCatalog:
         """The catalogue in an SQLite file, made when it is not there."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             if not path.exists():
                 _create_sqlite(path)
             elif path.stat().st_size == 0:
@@ -409,6 +409,7 @@ def _create_sqlite(path: Path) -> None:
     turn = _turn(new)
     try:
         SqlCatalog(_sqlite_engine(new), what=str(path), turn=turn).close()
+        narrow(new)
         publish(new, path)
     finally:
         for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal"), turn.path):

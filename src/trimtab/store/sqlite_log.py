@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite_partition import PartitionReader, PartitionWriter, busy, open_writer
@@ -119,7 +120,7 @@ class SqliteLog:
         Other threads and processes may append meanwhile. What was acknowledged before this call is in the copy.
         """
         try:
-            directory.mkdir(parents=True)
+            make_folder(directory)
             for lock in self.directory.glob("p*.lock"):  # a partition whose file was moved away stays taken
                 (directory / lock.name).touch()
         except OSError as error:
@@ -307,7 +308,7 @@ class SqliteLog:
 
     def _make_directory(self) -> None:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.directory)
         except OSError as error:
             raise Unavailable(
                 f"{self.directory}: cannot be made ({error}). Give a directory this user may write."

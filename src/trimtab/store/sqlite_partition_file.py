@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.store.durable_files import sync_directory
+from trimtab.store.durable_files import narrow, sync_directory
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite_errors import SQLITE_RAISES, named
 
@@ -76,6 +76,7 @@ def create(path: Path) -> None:
         for suffix in ("-wal", "-shm"):  # of a file that is gone: SQLite would apply it to this one
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{path}{suffix}.lost")
+        narrow(new)
         new.rename(path)
         sync_directory(path.parent)
     except SQLITE_RAISES as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimtab.core.errors import Unavailable
+from trimtab.store.durable_files import file_mode
 
 _LONGEST_WAIT_S = 0.02  # between two looks at a lock that another process holds
 
@@ -69,7 +70,7 @@ class WriteTurn:
         end, pause_s = time.monotonic() + self._wait_s, 0.0005
         try:
             if self._fd < 0:
-                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path.parent))
             while True:
                 try:
                     fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

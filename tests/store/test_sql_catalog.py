@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.store import Append, Put, catalog_schema
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.testing import CatalogContract
@@ -145,3 +145,14 @@ store.open("sqlite://{tmp_path}/c.db", "catalog").close()
 assert "alembic" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_nothing_is_written_to_a_catalogue_that_is_not_there_any_more(tmp_path: Path) -> None:
+    with SqlCatalog.sqlite(tmp_path / "catalog.db") as catalog:
+        catalog.write([Put("k", "a", b"1")])
+        (tmp_path / "catalog.db").rename(tmp_path / "away")
+        with pytest.raises(Unavailable, match=r"catalog\.db: it was removed"):
+            catalog.write([Put("k", "b", b"2")])
+        (tmp_path / "away").rename(tmp_path / "catalog.db")
+        catalog.write([Put("k", "c", b"3")])
+        assert [record.key for record in catalog.find("k")] == ["a", "c"]

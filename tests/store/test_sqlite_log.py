@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -300,3 +302,82 @@ def test_a_lock_file_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "p0001.lock").mkdir()
     with SqliteLog(tmp_path) as log, pytest.raises(Unavailable, match=r"p0001\.lock: the lock file cannot be made"):
         log.truncate("p0001", 1)
+
+
+def moved(log: Path, away: Path) -> None:
+    log.rename(away)
+
+
+def deleted(log: Path, away: Path) -> None:
+    shutil.copytree(log, away)
+    shutil.rmtree(log)
+
+
+def without_wal(log: Path, away: Path) -> None:
+    shutil.copytree(log, away)
+    (log / "p0001.db-wal").unlink()
+
+
+@pytest.mark.parametrize("lose", [moved, deleted, without_wal])
+@pytest.mark.parametrize("mode", ["durable", "relaxed"])
+def test_nothing_is_appended_to_a_file_that_is_not_there_any_more(
+    tmp_path: Path, lose: Callable[[Path, Path], None], mode: Literal["durable", "relaxed"]
+) -> None:
+    with SqliteLog(tmp_path / "log", mode=mode) as log:
+        log.append([b"a"])
+        lose(tmp_path / "log", tmp_path / "away")
+        with pytest.raises(Unavailable, match=r"p0001\.db: it or its -wal was removed"):
+            log.append([b"b"])
+        if lose is not moved:
+            shutil.rmtree(tmp_path / "log", ignore_errors=True)
+        (tmp_path / "away").rename(tmp_path / "log")  # as somebody puts it back
+        assert log.append([b"c"]) == range(2, 3)
+        assert payloads(log, "p0001") == [b"a", b"c"]
+
+
+def test_an_older_copy_in_the_place_of_a_log_is_named(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log") as log:
+        log.append([b"a"])
+        log.upkeep()
+        shutil.copytree(tmp_path / "log", tmp_path / "older")
+        log.append([b"b", b"c"])
+        shutil.rmtree(tmp_path / "log")
+        shutil.copytree(tmp_path / "older", tmp_path / "log")
+        assert log.positions() == {"p0001": 1}  # readers go on in what lies there
+        with pytest.raises(Unavailable, match="was removed"):
+            log.append([b"d"])
+        with pytest.raises(Corrupt, match=r"it ends at 1, and this process wrote up to 3"):
+            log.append([b"d"])
+
+
+def test_a_partition_skips_positions_that_others_have_read(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path, clock=VirtualClock(50)) as log:
+        log.append([b"a", b"b"], at_us=[10, 20])
+        log.skip_to("p0001", 7, [(b"a", 10), (b"b", 20)])
+        assert [(r.position, r.appended_at_us, r.payload) for r in log.read("p0001", 0)] == [
+            (8, 10, b"a"),
+            (9, 20, b"b"),
+        ]
+        assert log.append([b"c"]) == range(10, 11)
+        log.skip_to("p0003", 5, [])
+        assert log.positions() == {"p0001": 10, "p0003": 5}
+    with SqliteLog(tmp_path, clock=VirtualClock(50)) as log, SqliteLog(tmp_path, clock=VirtualClock(50)) as other:
+        assert log.append([b"d"]) == range(11, 12)
+        assert other.partition == "p0002"
+        with pytest.raises(Conflict):
+            log.skip_to("p0002", 7, [])
+
+
+def test_records_that_a_clock_ahead_stamped_are_stamped_again(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path, clock=VirtualClock(50)) as log:
+        log.append([b"a", b"b", b"c"], at_us=[10, 900, 900])
+        assert log.append([b"d"]) == range(4, 5)
+        assert log.restamp("p0001", 60, 60) == 3
+        log.append([b"e"], at_us=[70])
+        assert [(r.appended_at_us, r.payload) for r in log.read("p0001", 0)] == [
+            (10, b"a"),
+            (60, b"b"),
+            (60, b"c"),
+            (60, b"d"),
+            (70, b"e"),
+        ]

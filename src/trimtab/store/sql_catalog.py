@@ -27,7 +27,7 @@ from trimtab.store.fork_gate import ForkGate
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
 from trimtab.store.sqlite_changes import SqliteChanges
 from trimtab.store.sqlite_errors import SQLITE_RAISES, named
-from trimtab.store.sqlite_partition_file import leak
+from trimtab.store.sqlite_partition_file import FileId, file_id, leak
 from trimtab.store.sqlite_still import open_reading
 from trimtab.store.sqlite_wal import acknowledged_frames
 from trimtab.store.write_turn import WriteTurn
@@ -52,6 +52,7 @@ class SqlCatalog:
     ) -> None:
         self.what = what
         self.folder: Path | None = None
+        self._file: FileId | None = None  # None: it is no file of this machine
         self._clock = clock or SystemClock()
         self._engine = engine
         self._reading = engine.execution_options(trimtab_begin=None)  # one statement needs no transaction of its own
@@ -81,7 +82,7 @@ class SqlCatalog:
             ) from error
         turn = None if unwritable(path.parent) else _turn(path)  # D43
         opened = SqlCatalog(_sqlite_engine(path, writable=turn is not None), what=str(path), clock=clock, turn=turn)
-        opened.folder = path.parent
+        opened.folder, opened._file = path.parent, file_id(str(path))
         return opened
 
     def get(self, kind: str, key: str) -> Record | None:
@@ -109,12 +110,18 @@ class SqlCatalog:
 
         Raises:
             Conflict: An `expected` did not hold; the message names the first such change. Nothing was written.
-            Unavailable: The disk is full, or others held the database for too long; nothing was written.
+            Unavailable: The disk is full, others held the database for too long, or its file does not lie under its
+                name any more; nothing was written.
         """
         for change in changes:
             _check_names(*((change.journal,) if isinstance(change, Append) else (change.kind, change.key)))
         if not changes:
             return
+        if self._file is not None and file_id(self.what) != self._file:  # D0169
+            raise Unavailable(
+                f"{self.what}: it was removed, moved or replaced while this process uses it; nothing was written. Put "
+                "it back, or restart this process."
+            )
         with self._transaction(self._writing) as connection:
             for change in changes:
                 match change:

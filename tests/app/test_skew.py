@@ -326,7 +326,7 @@ def test_a_function_that_is_none_of_its_arguments_alone_is_the_code(tmp_path: Pa
         assert report.is_red
 
 
-def test_a_function_that_fails_now_is_named_and_checks_nothing(tmp_path: Path) -> None:
+def test_a_function_that_fails_now_differs_by_its_code(tmp_path: Path) -> None:
     plain = "tt.transform(lambda x: x + 1.5, returns=float)(tt.col('x'))"
     with edited(tmp_path, 'tt.col("x")', plain) as project:
         ask(project, "a")
@@ -337,7 +337,9 @@ def test_a_function_that_fails_now_is_named_and_checks_nothing(tmp_path: Path) -
         finally:
             functions._KNOWN.update(known)
     assert report.is_red
-    assert "failed on" in "\n".join(report.lines())
+    assert causes(report) == {"x": {"code": 1}}
+    (differs,) = report.examples
+    assert (differs.used, differs.again, differs.again_reason) == (2.0, None, "failed")
 
 
 def _failing(x: float) -> float:

@@ -334,12 +334,12 @@ def compared(
     stores: tuple[MemoryKeyValue, MemoryKeyValue],
     now_us: int,
 ) -> Outcome:
-    """All entities asked at one moment: online, offline, by the healthy twin and word for word."""
+    """All entities at one time: online, offline, by the healthy twin and word for word."""
     kv, twin_kv = stores
     of = views[0].source
     rows = [
         {"who": who, "n": rng.choice([None, *INTS]), "m": rng.choice([None, *INTS]), "x": rng.choice([None, *FLOATS])}
-        for who in ("a", "b", "𝔘", "nobody", None)
+        for who in ("a", "b", "𝔘", "none", None)
     ]
     read = RequestPlan(features, kv).read(rows, now_us)
     healthy = RequestPlan(feature_set(ASK, [views[1]]), twin_kv).read(rows, now_us)

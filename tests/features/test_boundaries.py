@@ -175,7 +175,7 @@ def test_an_integer_sum_beyond_64_bits_fails_alone() -> None:
     world = World(f.sum("n"))
     world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": 2**62} for i in range(2)))
     assert world.ask(DAY + "10:00") == (None, "failed")
-    assert world.ask_online(moment_us(DAY + "10:00"), "nobody", "a").values == [[0], [None]]
+    assert world.ask_online(moment_us(DAY + "10:00"), "none", "a").values == [[0], [None]]
 
 
 @pytest.mark.parametrize(

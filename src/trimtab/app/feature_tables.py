@@ -19,7 +19,7 @@ from trimtab.app.state import kept_from
 from trimtab.core.clock import Clock
 from trimtab.core.columns import Column, Columns, Dtype
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.expressions import Expression, col
+from trimtab.core.expressions import Expression, col, may_fail
 from trimtab.core.time import duration_us, format_moment
 from trimtab.events.checks import asked_moment
 from trimtab.events.definitions import Source
@@ -340,7 +340,7 @@ def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, rea
         out[shown] = column
         if reasons and name in found.reasons:
             out[f"{shown}.reason"] = Column("str", names[found.reasons[name]])
-        elif reasons and features.transforms[name].may_fail(features.known):
+        elif reasons and may_fail(features.transforms[name], features.known):
             failed = found.failed.get(name, np.zeros(len(column), bool))
             whys = np.where(column.present(), "found", np.where(failed, "failed", "null"))
             out[f"{shown}.reason"] = Column("str", whys.astype(object))

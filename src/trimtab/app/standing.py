@@ -1,4 +1,4 @@
-"""Why events are not applied any more, noted in the catalogue by the process that applies them, for all others."""
+"""A note in the catalogue of the error that stopped the process that applies events, for all other processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What stopped the process that applies events, and when."""
+    """The error that stopped the process that applies events, and when."""
 
     why: str
     at_us: int
 
 
 def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
-    """Say that an error stopped it."""
+    """Note that an error stopped it."""
     standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
@@ -32,12 +32,12 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
 
 
 def standing(catalog: Catalog) -> Standing | None:
-    """What stopped it; None: nothing, or events were applied since."""
+    """The error that stopped it; None: there is none, or events were applied since."""
     record = catalog.get(KIND, _KEY)
     return None if record is None else msgspec.json.decode(record.body, type=Standing)
 
 
 def forget_standing(catalog: Catalog) -> None:
-    """Say that events are applied again."""
+    """Remove the note: events are applied again."""
     if catalog.get(KIND, _KEY) is not None:
         catalog.write([Remove(KIND, _KEY)])

@@ -161,7 +161,7 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
 
 
 def _stands(task: WorkerTask) -> bool:
-    """Whether the process that applies events has given up."""
+    """True once the process that applies events has stopped doing so."""
     from trimtab.serving.workers.states import read_state
 
     state = read_state(Path(task.folder))

@@ -246,7 +246,7 @@ def _and(mask: Array, needed: Array | None) -> Array:
 
 
 def _error_of(function: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> str:
-    """What a function of one row says when it fails; empty: it does not."""
+    """The error of a function of one row; empty: it does not fail."""
     before = noted.count
     function(values)
     return noted.error if noted.count != before else ""

@@ -73,15 +73,6 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
             return {str(self.params[0])}
         return set().union(*(arg.columns() for arg in self.args))
 
-    def may_fail(self, columns: Mapping[str, Dtype]) -> bool:
-        """Whether it has a part that fails for some rows: an integer that may overflow, a Python function.
-
-        >>> (col("n") * 2).may_fail({"n": "int"}), (col("x") * 2).may_fail({"x": "float"})
-        (True, False)
-        """
-        whole = self.op in _MAY_OVERFLOW and self.dtype(columns, "expression") != "float"
-        return self.op == "python" or whole or any(arg.may_fail(columns) for arg in self.args)
-
     @property
     def hash(self) -> str:
         """The content address of this expression."""
@@ -318,6 +309,16 @@ def common_dtype(one: Dtype, other: Dtype) -> Dtype | None:
     if one in _NUMBERS and other in _NUMBERS:
         return "float" if "float" in (one, other) else "int"
     return None
+
+
+def may_fail(expression: Expression, columns: Mapping[str, Dtype]) -> bool:
+    """True when a part of it may fail for some rows: an integer that may overflow, a Python function.
+
+    >>> may_fail(col("n") * 2, {"n": "int"}), may_fail(col("x") * 2, {"x": "float"})
+    (True, False)
+    """
+    whole = expression.op in _MAY_OVERFLOW and expression.dtype(columns, "expression") != "float"
+    return expression.op == "python" or whole or any(may_fail(arg, columns) for arg in expression.args)
 
 
 def _node(value: Expression | Scalar) -> Expression:

@@ -10,7 +10,7 @@ import threading
 
 
 class _Noted(threading.local):
-    """What failed in this thread so far."""
+    """The failures of one thread: how many, and the error of the last."""
 
     count = 0
     error = ""

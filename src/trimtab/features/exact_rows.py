@@ -38,7 +38,7 @@ def rounded(numerator: int, exponent: int) -> float:
 
 
 def fits(total: int) -> bool:
-    """Whether an integer sum fits 64 bits; one that does not has failed.
+    """True when an integer sum fits 64 bits; one that does not has failed.
 
     >>> fits(2**63 - 1), fits(2**63)
     (True, False)

@@ -59,7 +59,7 @@ class ExactSums:
         return self.floats(totals) if self.is_float else _whole(totals)[0]
 
     def overflows(self, totals: Sequence[Array]) -> Array | None:
-        """Which of the sums are integers that do not fit 64 bits, bool; None: it is none of them."""
+        """True for sums that are integers and do not fit 64 bits; None: there is none."""
         return None if self.is_float else _whole(totals)[1]
 
     def floats(self, totals: Sequence[Array]) -> Array:

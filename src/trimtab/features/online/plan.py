@@ -253,7 +253,7 @@ class ViewPlan:
         return since, until, *lows
 
     def give(self, row: Row, values: Sequence[Any]) -> Mapping[int, str]:
-        """Let a row give what its event's values come to; why series failed, by their number."""
+        """Let a row give what its event's values come to; the errors of series that failed, by number."""
         row[GIVES], errors = self.values.of(values)
         if errors:
             row.append([*errors])

@@ -138,7 +138,7 @@ def _read_latest(
 
 
 def null_of(row: Row, series: int) -> int:
-    """Why a row has no value of a series."""
+    """The reason code of a row that has no value of a series."""
     return FAILED if len(row) > FAILS and series in row[FAILS] else NULL
 
 

@@ -46,7 +46,7 @@ class DerivedSeries:
 
 
 class EventValues:
-    """What events' values give to each series of a view; what fails is None, and named.
+    """The contributions of events' values to each series of a view; a value that fails is None, and its error is given.
 
     Args:
         stated: The series that are evaluated.
@@ -61,7 +61,7 @@ class EventValues:
         self._columns = columns
 
     def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
-        """What one event's values give, None for nothing, and why series failed, by their number."""
+        """The contributions of one event, None for nothing, and the errors of series that failed, by number."""
         before = noted.count
         try:
             given = self._given(values)
@@ -72,7 +72,7 @@ class EventValues:
     def of_many(
         self, rows: Sequence[Sequence[Any]]
     ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
-        """The same of many events: what each gives, and by the event's place why series failed.
+        """The same of many events: the contributions of each, and the errors by the event's place.
 
         They are evaluated together, and one by one only where something failed.
         """

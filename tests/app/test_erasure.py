@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from trimtab.cli.group import trimtab
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US
+from trimtab.features.online.plan import name_bytes
 from trimtab.serving.prediction_log import encode
 from trimtab.serving.spool import Spool
 from trimtab.store.file_lock import FileLock
@@ -200,6 +202,32 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
                     assert left_results == results
                 project.ingestor.load(source, frame.columns.take(keep))
         assert shown(inputs(project, others)) == shown([p for p in again if p not in gone])
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_whole_numbers_that_are_left_over_are_found_in_every_form_and_deleted_sets_are_not_said_to_be_there(
+    deleted: bool, made_once: Made, tmp_path: Path
+) -> None:
+    key = 2**40 + 7
+    folder = Path(shutil.copytree(made_once(NUMBERS), tmp_path / "project"))
+    forms = {
+        "text": str(key).encode(),
+        "msgpack": msgspec.msgpack.encode(key),
+        "parquet": struct.pack("<q", key),
+        "packed": b"\xd3" + struct.pack(">q", key),
+        "name": name_bytes(("shop1", key)),
+        "other": struct.pack("<q", key + 1),
+    }
+    for name, form in forms.items():
+        (folder / ".trimtab" / name).write_bytes(b"x" * (2**20 - 3) + form + b"x")  # over two blocks
+    with market.opened(folder) as project:
+        done = project.forget("customer", key, why="x", training_sets=deleted)
+    left = [name for name in done.residue if name in forms]
+    assert left == sorted(forms.keys() - {"other"})
+    assert done.residue == left or not deleted
+    (line,) = (line for line in done.lines() if "training set " in line)
+    assert ("erased: all rows of training set" in line, "which had" in line) == (deleted, deleted)
+    assert any("--training-sets" in line for line in done.lines()) != deleted
 
 
 def test_a_view_of_which_little_is_touched_is_mended_and_not_filled_again_but_by_a_run_that_was_stopped(

@@ -72,13 +72,14 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, list[str]]  # by source: where the key was looked for
     counts: dict[str, int]  # by place
     sources: dict[str, int]  # events by source
-    training_sets: list[SeenSet]  # stored sets that have rows of it; their rows stay unless they are deleted
+    training_sets: list[SeenSet]  # stored sets that have rows of it, see `sets_deleted`
     learners: list[str]  # models whose online learner may have learnt from it
     workspaces: list[str]  # folders with copies, left behind by simulations, demos and joins
     residue: list[str]  # files of the state folder that have the key's bytes afterwards
     dry_run: bool
     key_hash: str  # of all keys of a run together where it has several; each has its own in its row of the ledger
     ledger_row: int | None  # the last one: there is one a key
+    sets_deleted: bool = False  # the rows of these training sets went, too, or would go
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -94,9 +95,12 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
         for one in self.training_sets:
             fitted = f"; fitted on it: {', '.join(one.versions)}" if one.versions else ""
-            out.append(f"  training set {one.blob[:12]} has {one.rows:,} rows of it{fitted}")
+            what = f"{verb}: all rows of training set" if self.sets_deleted else "training set"
+            had = "had" if self.sets_deleted and not self.dry_run else "has"
+            out.append(f"  {what} {one.blob[:12]}, which {had} {one.rows:,} rows of it{fitted}")
         if self.training_sets:
-            out.append("  Models cannot unlearn: train anew. --training-sets deletes the rows of these sets.")
+            how = "" if self.sets_deleted else " --training-sets deletes the rows of these sets."
+            out.append(f"  Models cannot unlearn: train again.{how}")
         if self.learners:
             out.append(f"  online learners that may have learnt from it: {', '.join(self.learners)}; train them anew.")
         out += [f"  still has these bytes, perhaps as a part of another text: {name}" for name in self.residue]
@@ -137,7 +141,7 @@ def forget(
         digest = _digest(subject, _salt(project, make=False))
         run = _joined(_pending(project, subject, digest), _planned(project, find_traces(project, subject)))
         _refuse_nothing(project, subject, run, sets=True)
-        return _result(project, subject, run, digest, dry_run=True)
+        return _result(project, subject, run, digest, dry_run=True, sets_deleted=training_sets)
     with _alone(project):
         salt = _salt(project, make=True)
         digest = _digest(subject, salt)
@@ -153,7 +157,7 @@ def forget(
             for one in run.sets:
                 project.state.blob.delete(one.blob)
         row = _write_down(project, subject, run, salt, actor=actor, deleted=training_sets)
-    return _result(project, subject, run, digest, dry_run=False, row=row)
+    return _result(project, subject, run, digest, dry_run=False, row=row, sets_deleted=training_sets)
 
 
 def unfinished(catalog: Catalog) -> list[str]:
@@ -323,7 +327,14 @@ def _refuse_nothing(project: Project, subject: Subject, run: _Run, *, sets: bool
 
 
 def _result(
-    project: Project, subject: Subject, run: _Run, digest: str, *, dry_run: bool, row: Decision | None = None
+    project: Project,
+    subject: Subject,
+    run: _Run,
+    digest: str,
+    *,
+    dry_run: bool,
+    sets_deleted: bool,
+    row: Decision | None = None,
 ) -> Forgotten:
     return Forgotten(
         entity=subject.entity,
@@ -339,6 +350,7 @@ def _result(
         dry_run=dry_run,
         key_hash=digest,
         ledger_row=None if row is None else row.sequence,
+        sets_deleted=sets_deleted,
     )
 
 
@@ -365,8 +377,7 @@ def _workspaces(folder: Path) -> Iterator[str]:
 
 def _residue(folder: Path, subject: Subject) -> Iterator[str]:
     """Files that have a key's bytes; not looked for when it is so short that they would be there by chance."""
-    longest = [max((part.encode() for part in key), key=len) for key in subject.keys]
-    needles = [needle for needle in longest if len(needle) >= _LEAST_BYTES]
+    needles = subject.stored_as(_LEAST_BYTES)
     if not needles:
         return
     most = max(map(len, needles))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +14,7 @@ from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.quarantine import line_texts
+from trimtab.features.online.plan import name_bytes
 
 Names = tuple[str, ...]  # the columns that hold one key together
 Key = tuple[str, ...]  # one text for each of them
@@ -21,6 +22,7 @@ Fits = Callable[[Sequence[Any]], bool]  # whether a row, its values in the order
 
 _KEYS: tuple[Dtype, ...] = ("str", "int")
 _FEW = 20  # keys that are looked for in a record's bytes; with more, decoding every record costs less
+_ENDS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -86,6 +88,20 @@ class Subject:
         if len(self.keys) > _FEW:
             return True
         return any(all(any(needle in payload for needle in part) for part in key) for key in self._needles)
+
+    def stored_as(self, least_bytes: int) -> list[bytes]:
+        """How the longest part of each key stands in files: as text, and where columns are whole numbers as such.
+
+        That is in MessagePack, in eight bytes from either end (tables, packed values), and in keys of online features.
+        Parts of fewer than `least_bytes` characters are left out.
+        """
+        longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
+        parts = [part for part in longest if len(part.encode()) >= least_bytes]
+        found = [part.encode() for part in parts]
+        dtypes = {self._sources[s].columns[n] for s, places in self.places.items() for names in places for n in names}
+        for number in (n for part in parts for n in _whole(part) if "int" in dtypes):
+            found += [_encode(number), *(number.to_bytes(8, end, signed=True) for end in _ENDS), name_bytes(number)]
+        return found
 
     def of_event(self, source: str) -> Fits:
         """The test for events of a source; of one that is not declared any more, any value may be the key."""

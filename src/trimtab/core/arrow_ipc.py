@@ -28,7 +28,8 @@ _TAKEN = (
     "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string large_string "
     "string_view date32 date64"
 )
-_LOOSE = "time duration interval binary large_binary fixed_size_binary"  # no larger as Python values than decimals
+_LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"  # some 100 bytes each in Python
+_MOST_LOOSE = 250_000  # of them in a body
 
 
 class NoPyarrow(Misuse):
@@ -129,6 +130,9 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
     table = opened(pa.py_buffer(data), options=options, memory_pool=pa.system_memory_pool()).read_all()
     table.validate(full=True)
+    cells = table.num_rows * sum(_is_loose(pa, field.type) for field in table.schema) if loose and only is None else 0
+    if cells > _MOST_LOOSE:
+        raise TooLarge(f"the Arrow data: {cells:,} decimals and the like; at most {_MOST_LOOSE:,}. Send it in parts.")
     found = read_arrow(table.combine_chunks(pa.system_memory_pool()), loose=loose)
     return ArrowTable(names, found.columns, found.loose, found.rows)
 
@@ -141,13 +145,17 @@ def _check_type(pa: Any, field: Any, loose: bool) -> None:
     taken = {getattr(pa, name)() for name in _TAKEN.split()}
     if kind in taken or pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):
         return
-    if loose and any(getattr(pa.types, f"is_{name}")(kind) for name in _LOOSE.split()):
+    if loose and _is_loose(pa, kind):
         return
     raise WrongColumn(
         f"column {field.name!r} holds {str(field.type)[:100]}; a column can hold numbers, text, booleans, dates and "
         "timestamps. Leave it out, or make such columns of it.",
         column=field.name,
     )
+
+
+def _is_loose(pa: Any, kind: Any) -> bool:
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in _LOOSE.split())
 
 
 def _pyarrow(what: str) -> Any:

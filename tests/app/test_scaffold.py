@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from trimtab.app.definitions import load_definitions
 from trimtab.app.scaffold import Options, Scaffolded, scaffold
+from trimtab.app.scaffold_table import DataTable
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
 from trimtab.events.files import read_file
 
@@ -233,12 +234,26 @@ GOOD = "id,at,fee,y\n1,2024-01-01,2.5,yes\n2,2024-01-02,3.5,no\n3,2024-01-03,4.5
 
 
 @pytest.mark.parametrize(
+    ("header", "end"),
+    [('id,at,fee,"y\nz"', "\r\n"), ("id,at,fee,y", "\r"), ("\n\nid,at,fee,y", "\n"), ("id,at,fee,filename", "\n")],
+    ids=repr,
+)
+def test_every_row_of_an_odd_file_is_in_the_project(tmp_path: Path, header: str, end: str) -> None:
+    file = tmp_path / "data.csv"
+    rows = [f"{number},2024-05-{number:02},{number}.5,{'yes' if number % 3 else 'no'}" for number in range(1, 31)]
+    file.write_text(end.join([header, *rows]) + "\n", newline="")
+    with DataTable(file) as table:
+        assert table.rows == 30
+        assert [profile.present for profile in table.columns.values()] == [30] * 4
+
+
+@pytest.mark.parametrize(
     ("text", "options", "kind", "words"),
     [
-        ("", {}, Misuse, ["is empty"]),
+        ("", {}, Misuse, ["an empty file, needed a header"]),
         ("id,at,fee,y\n", {}, Misuse, ["no rows"]),
         (GOOD + "4,2024-01-04\n", {}, Misuse, ["line 5"]),
-        (GOOD + '4,"2024-01-04,1,no\n', {}, Misuse, ["cannot be read"]),
+        (GOOD + '4,"2024-01-04,1,no\n', {}, Misuse, ["line 5", "a quote that is not closed"]),
         ("1,2024-01-01,2.5\n2,2024-01-02,3.5\n", {}, Misuse, ["first line"]),
         ("id,at,at,y\n1,2,3,4\n", {}, Misuse, ["'at' more than once"]),
         (GOOD, {"time": "when"}, NotFound, ["--time 'when'", "id, at, fee, y"]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,9 @@ import msgspec
 
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import ISO_8601
+from trimtab.events.csv_files import csv_header, read_texts
+from trimtab.events.opened import open_text
 from trimtab.store.duckdb_opening import open_duckdb
 
 if TYPE_CHECKING:
@@ -177,15 +178,11 @@ class DataTable:
         given, delimiter = _header(self.file)
         names = _apart(given)
         self.renamed = {old: new for old, new in zip(given, names, strict=True) if old != new}
-        columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-        sql = (
-            "CREATE TABLE raw AS SELECT * FROM read_csv(?, auto_detect=false, header=true, quote='\"', escape='\"', "
-            f"delim={literal(delimiter)}, columns={{{columns}}}, nullstr=[''])"
-        )
-        try:
-            self.connection.execute(sql, [_no_glob(self.file)])
-        except self._error as error:
-            self._refuse(error)
+        self.connection.execute(f"CREATE TABLE raw ({', '.join(f'{quoted(name)} VARCHAR' for name in names)})")
+        for part in read_texts(self.file, delimiter, names):
+            self.connection.register("part", part)
+            self.connection.execute("INSERT INTO raw SELECT * FROM part")
+            self.connection.unregister("part")
         return self._make({name: self._csv_cast(name) for name in names})
 
     def _csv_cast(self, name: str) -> tuple[Dtype | None, str]:
@@ -196,8 +193,8 @@ class DataTable:
             "bool": f"lower({t}) IN ('true', 'false')",
             "int": f"regexp_full_match({t}, '[+-]?(0|[1-9][0-9]*)') AND TRY_CAST({t} AS BIGINT) IS NOT NULL",
             # Leading zeros and more digits than 64 bits hold are codes, and no numbers.
-            "float": f"TRY_CAST({t} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({t}, '^[+-]?(0[0-9]|[0-9]{{19}})')",
-            "time": f"TRY_CAST({t} AS TIMESTAMPTZ) IS NOT NULL",
+            "float": f"TRY_CAST({t} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({t}, '^[+-]?(0[0-9]|[0-9]{{19}})|_')",
+            "time": f"regexp_full_match({t}, {literal(ISO_8601)}) AND TRY_CAST({t} AS TIMESTAMPTZ) IS NOT NULL",
         }
         tests = ", ".join(f"coalesce(bool_and({test}) FILTER ({there}), false)" for test in kinds.values())
         fit = dict(zip(kinds, self.one(f"SELECT {tests} FROM raw"), strict=True))
@@ -280,7 +277,7 @@ def _ways(name: str) -> dict[str, str]:
     """SQL for the moment in a text column, by how it may be written; null where it is not."""
     t = f"trim({quoted(name)})"
     return {
-        "ISO 8601": f"TRY_CAST({t} AS TIMESTAMPTZ)",
+        "ISO 8601": f"CASE WHEN regexp_full_match({t}, {literal(ISO_8601)}) THEN TRY_CAST({t} AS TIMESTAMPTZ) END",
         "usual formats": f"try_strptime({t}, {_list(_TIME_FORMATS)})::TIMESTAMPTZ",
         "day/month/year": f"try_strptime({t}, {_list(_DAY_FIRST)})::TIMESTAMPTZ",
         "month/day/year": f"try_strptime({t}, {_list(_MONTH_FIRST)})::TIMESTAMPTZ",
@@ -288,17 +285,10 @@ def _ways(name: str) -> dict[str, str]:
 
 
 def _header(file: Path) -> tuple[list[str], str]:
-    open_text = gzip.open if file.suffix == ".gz" else open
-    try:
-        with open_text(file, "rt", encoding="utf-8-sig", newline="") as stream:
-            line = stream.readline()
-            delimiter = max(_DELIMITERS, key=line.count) if any(map(line.count, _DELIMITERS)) else ","
-            stream.seek(0)
-            names = next(csv.reader(stream, delimiter=delimiter), [])
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise Misuse(f"file {file}: is no UTF-8 text ({error}). Save it as CSV in UTF-8.") from error
-    if not any(name.strip() for name in names):
-        raise Misuse(f"file {file}: is empty. Its first line must name the columns.")
+    with open_text(file) as stream:
+        line = next((line for line in stream if line.strip("\r\n")), "")
+    delimiter = max(_DELIMITERS, key=line.count) if any(map(line.count, _DELIMITERS)) else ","
+    names = csv_header(file, delimiter)
     empty = [str(number) for number, name in enumerate(names, 1) if not name.strip()]
     if empty == ["1"]:  # an index that some tool wrote without a name
         names[0], empty = unique("row_number", set(names)), []

@@ -120,7 +120,11 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return html_table(self)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict a row, None for null: for people and JSON, not for speed."""
+        """One dict a row, None for null, times as UTC microseconds: for people and JSON, not for speed.
+
+        >>> Columns.of({"at": ("time", [0, None])}).to_rows()
+        [{'at': 0}, {'at': None}]
+        """
         lists = [c.to_list() for c in self.by_name.values()]
         return [dict(zip(self.by_name, row, strict=True)) for row in zip(*lists, strict=True)]
 

@@ -22,6 +22,7 @@ from trimtab.events.fitting import BadRow, FileRows, file_rows, wanted_columns
 from trimtab.events.opened import count_lines, open_text
 
 _CHUNK = 1_000  # records that are held as text at a time
+_TOGETHER = 50_000  # rows that `read_texts` gives at a time
 _LONGEST = 1 << 24  # characters of a field
 _OPEN = "a quote that is not closed"
 
@@ -61,10 +62,39 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     return file_rows(source, [n for n in names if n], wanted, table, bad, all_kept, records.count)
 
 
-def csv_header(path: Path) -> list[str]:
-    """The names in the first record of a file."""
+def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
+    """The names in the first record of a file; left out, the delimiter is that of `read_csv`."""
     with open_text(path) as stream:
-        return _Records(stream, "\t" if ".tsv" in path.suffixes else ",").header(f"file {path}")
+        return _Records(stream, delimiter or ("\t" if ".tsv" in path.suffixes else ",")).header(f"file {path}")
+
+
+def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
+    """All columns of a CSV file as text, some thousand rows at a time; empty fields are null.
+
+    Args:
+        path: The file.
+        delimiter: What separates its fields.
+        names: What its columns are called, whatever its header says.
+
+    Raises:
+        Misuse: A line does not fit; the message names it.
+    """
+    with open_text(path) as stream:
+        records = _Records(stream, delimiter)
+        width = len(records.header(f"file {path}"))
+        dtypes: dict[str, Dtype] = dict.fromkeys(names, "str")
+        columns = _ColumnParts(names, dtypes, ("",))
+        for part in records.parts(width):
+            if part.bad:
+                number, _, _, found = part.bad[0]
+                raise Misuse(f"file {path}, line {number}: needed a line that fits, found {found}. Correct it.")
+            columns.add(part.rows)
+            if columns.rows >= _TOGETHER:
+                yield columns.table()
+                columns = _ColumnParts(names, dtypes, ("",))
+        yield columns.table()
+    if records.lines != (lines := count_lines(path)):
+        raise Corrupt(f"file {path}: it has {lines:,} lines, but {records.lines:,} were read. Report it.")
 
 
 class _Part:
@@ -192,6 +222,7 @@ class _ColumnParts:
         self._nulls = frozenset(nulls)
         self._parts: dict[str, list[Column]] = {name: [column(dtype, [])] for name, dtype in wanted.items()}
         self._shared: dict[str, dict[str, Any]] = {name: dict.fromkeys(nulls) for name in wanted}
+        self.rows = 0  # that were added
 
     def table(self) -> Columns:
         """All that was added."""
@@ -205,6 +236,7 @@ class _ColumnParts:
         good = np.ones(len(rows), bool)
         if not rows:
             return good, {}
+        self.rows += len(rows)
         found = list(zip(*rows, strict=True))
         refused: dict[int, dict[str, tuple[Reason, str]]] = {}
         made = {}

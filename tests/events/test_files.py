@@ -336,10 +336,24 @@ def test_a_parquet_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert _parquet(tmp_path, sql, on_error="quarantine").columns["n"].to_list() == [1]
 
 
-def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(Misuse, match=r"a\.parquet: cannot be read"):
-        read_file(tmp_path / "a.parquet", PLAIN)
+def test_a_parquet_file_that_is_none_or_damaged_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(b"PAR1 but not really")
+    with pytest.raises(Misuse, match=r"a\.parquet: cannot be read as Parquet"):
+        read_file(file, PLAIN)
+    _parquet(tmp_path, "SELECT repeat('a', 1 + i % 7) AS who, TIMESTAMP '1970-01-01' AS at FROM range(100) t(i)")
+    damaged = bytearray(file.read_bytes())
+    damaged[10:40] = bytes(30)
+    file.write_bytes(damaged)
+    with pytest.raises(Misuse, match=r"a\.parquet: cannot be read as Parquet"):
+        read_file(file, PLAIN)
+
+
+def test_columns_of_a_parquet_file_may_be_called_as_duckdb_calls_its_own(tmp_path: Path) -> None:
+    (tmp_path / "year=2024").mkdir()
+    read = _parquet(tmp_path / "year=2024", "SELECT 'f' AS filename, 7 AS file_row_number, 'a' AS who, 0::BIGINT AS at")
+    assert (read.columns["who"].to_list(), read.ignored) == (["a"], ("filename", "file_row_number"))
+    assert read.counted == 1
 
 
 def test_infinities_and_numbers_beyond_the_limit_are_named(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ def is_arrow(given: object) -> bool:
     return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
 
 
+class Unread(Misuse):
+    """An object whose data could not be had; the cause says why."""
+
+
 class Extension(msgspec.Struct, frozen=True):
     """A value of an Arrow extension type, by which its stored value means something else."""
 
@@ -64,8 +68,10 @@ def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool =
             f"table: a {_named(given)} gives its data through a package that is missing ({error}). Install that "
             "package, or give a list of dicts."
         ) from error
-    except Exception as error:  # whatever the producer raises: its own kinds of error, or arro3's
-        raise Misuse(_unread(given, error)) from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # whatever the producer raises: its own kinds of error, arro3's, a panic of either
+        raise Unread(_unread(given, error)) from error
     columns: list[list[Column]] = []
     values: dict[str, list[Any]] = {}
     for name, chunked in zip(table.column_names, table.columns, strict=True):
@@ -85,7 +91,7 @@ def _without_nulls(given: Any) -> Any:
     return given
 
 
-def _unread(given: Any, error: Exception) -> str:
+def _unread(given: Any, error: BaseException) -> str:
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(given, pandas.DataFrame):
         for name in given.columns:

@@ -157,7 +157,9 @@ def _read_stream(data: bytes, source: Source) -> FileRows:
 
     if is_ipc(data):
         return fit_table("stream", source, read_ipc(data, "stream", dtypes_of(source), loose=True))
-    return _fit_lines("stream", source, data.splitlines())
+    lines = data.splitlines()
+    counted = sum(1 for line in lines if line.strip())
+    return msgspec.structs.replace(_fit_lines("stream", source, lines), counted=counted)
 
 
 def _format(path: Path) -> Format:

@@ -179,7 +179,7 @@ def fit_rows(
     good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
     columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
     kept = good if lines is None else np.array(lines, np.int64)[good] - 1
-    fitted = file_rows(source, names, wanted, columns, [*bad, *more], kept)
+    fitted = file_rows(source, names, wanted, columns, [*bad, *more], kept, len(rows) + len(bad))
     return msgspec.structs.replace(fitted, absent=()) if bare else fitted
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from trimtab.core.arrow import Extension, read_arrow
+from trimtab.core.arrow import Extension, Unread, read_arrow
 from trimtab.core.columns import ArrowTable, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.flatbuffer import FlatTable
@@ -80,10 +80,10 @@ def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
         with open_duckdb(offline) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             yield connection, f"read_parquet({_path(path)}, {_AS_IT_IS})"
-    except duckdb.Error as error:
+    except (duckdb.Error, Unread) as error:
+        said = str(error.__cause__ if isinstance(error, Unread) else error).strip().splitlines()[0]
         raise Misuse(
-            f"file {path}: cannot be read as Parquet ({str(error).strip().splitlines()[0]}). Is it what its name says, "
-            "and whole? Write it again."
+            f"file {path}: cannot be read as Parquet ({said}). Is it what its name says, and whole? Write it again."
         ) from error
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import catboost
+import file_bombs
 import lightgbm
-import msgspec
 import numpy as np
 import pytest
 import shop
@@ -20,12 +20,13 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from memory import Memory
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import moment_us
+from trimtab.registry.transfer import importing, inspecting
 from trimtab.registry.transfer.importing import Given, check_inputs, find_model
-from trimtab.registry.transfer.inspecting import Asked, Inspected, inspect
+from trimtab.registry.transfer.inspecting import Asked, Inspected
 from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
-from trimtab.run import Workplace
 
 NAMES = ["x", "site", "site.level", "site.level_1d"]
 SITES = {"site": ["north", "south"]}
@@ -318,7 +319,7 @@ class Leaves:
 def look(kind: str, data: bytes) -> Inspected:
     """What is found in a file's bytes."""
     asked = Asked(format=kind, data=data, probability=True, names=tuple(NAMES))
-    return msgspec.msgpack.decode(inspect(msgspec.msgpack.encode(asked), Workplace(print)), type=Inspected)
+    return inspecting.look(asked)
 
 
 @pytest.mark.parametrize(
@@ -421,3 +422,36 @@ def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name:
         path.write_bytes(b"PK")
     with pytest.raises(Misuse, match=r"of PyTorch\. .*torch\.onnx\.export\(.*trimtab\.training\.neural"):
         find_model(path)
+
+
+def test_a_graph_without_an_end_is_given_up(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endless.onnx").write_bytes(file_bombs.endless_loop(len(NAMES)))
+    monkeypatch.setattr(importing, "LONGEST_S", 4.0)
+    with (
+        shop.opened(empty) as project,
+        pytest.raises(Misuse, match=r"import endless\.onnx: onnx .* it for 4 s without an end"),
+    ):
+        project.import_model(tmp_path / "endless.onnx", "buyer", window="7d", categories=SITES)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux")
+def test_a_small_file_may_not_take_much_memory(empty: Path, tmp_path: Path) -> None:
+    memory = Memory(os.getpid())
+    (tmp_path / "huge.onnx").write_bytes(file_bombs.huge_constant(10**9, len(NAMES)))
+    (tmp_path / "huge.txt").write_text(booster(NAMES).model_to_string().replace("num_class=1", "num_class=2147483647"))
+    with shop.opened(empty) as project:
+        for file, said in (("huge.onnx", "far more memory than its file"), ("huge.txt", "lightgbm")):
+            with pytest.raises(Misuse, match=said):
+                project.import_model(tmp_path / file, "buyer", window="7d", categories=SITES)
+    assert memory.grown() < 200  # a feature join and its libraries, for one
+
+
+def test_an_xgboost_that_names_its_inputs_is_scored_on_a_window(empty: Path, tmp_path: Path) -> None:
+    data = xgboost.DMatrix(INPUTS, LABELS, feature_names=NAMES)
+    model = xgboost.train({"objective": "binary:logistic", "nthread": 1}, data, 5)
+    model.save_model(tmp_path / "named.json")
+    with shop.opened(empty) as project:
+        made = project.import_model(tmp_path / "named.json", "buyer", window="7d", categories=SITES)
+        assert made.imported is not None
+        assert made.imported.inputs_named
+        assert project.evaluation(made.name).value < 0.75

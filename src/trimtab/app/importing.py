@@ -14,8 +14,15 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_duration, format_moment
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
-from trimtab.registry.transfer.golden import GoldenRows, golden_matrix, golden_of, with_golden
-from trimtab.registry.transfer.importing import check_same, find_model, imported_model, provenance, save_no_set
+from trimtab.registry.transfer.golden import First, GoldenRows, golden_matrix, golden_of, with_golden
+from trimtab.registry.transfer.importing import (
+    ModelProcess,
+    check_same,
+    find_model,
+    imported_model,
+    provenance,
+    save_no_set,
+)
 from trimtab.training.evaluation import Evaluation, evaluate, save_evaluation
 from trimtab.training.runtimes.ports import Trust
 
@@ -54,14 +61,18 @@ def import_version(project: Project, path: Path, name: str, asked: Asked) -> Ver
             'the scores that it must give), or window="14d" to score it on the newest labelled rows.'
         )
     cut_us = project.clock.now_us() if asked.seen_until_us is None else asked.seen_until_us
-    fitted, named = imported_model(given, model, trust=asked.trust, categories=asked.categories, cut_us=cut_us)
-    told = []
-    if golden is not None:
-        fitted = with_golden(fitted, golden_matrix(fitted, golden))
-        told.append(f"{len(golden.rows):,} golden rows")
+    told, found = [], None
+    with ModelProcess(given) as process:
+        fitted, named = imported_model(
+            given, model, process=process, trust=asked.trust, categories=asked.categories, cut_us=cut_us
+        )
+        if golden is not None:
+            fitted = with_golden(fitted, golden_matrix(fitted, golden, process.answer))
+            told.append(f"{len(golden.rows):,} golden rows")
+        if asked.window_us is not None:
+            fitted, found = _scored(project, path.name, model, fitted, asked.window_us, process.answer)
     evaluation = None
-    if asked.window_us is not None:
-        fitted, found = _scored(project, path.name, model, fitted, asked.window_us)
+    if found is not None:
         start, end = format_moment(found.start_us)[:10], format_moment(found.end_us)[:10]
         told.append(f"{found.rows:,} labelled rows from {start} to {end}")
         evaluation = save_evaluation(found, project.state.blob)
@@ -91,7 +102,9 @@ def _put_in_service(project: Project, version: Version, asked: Asked) -> None:
     )
 
 
-def _scored(project: Project, file: str, model: Model, fitted: Fitted, window_us: int) -> tuple[Fitted, Evaluation]:
+def _scored(
+    project: Project, file: str, model: Model, fitted: Fitted, window_us: int, first: First
+) -> tuple[Fitted, Evaluation]:
     """The model with golden predictions, of the window's rows where it has none, and its evaluation on them."""
     plain = msgspec.structs.replace(model, rows="history")
     built = project.living_data().training_set(plain, cut_us=project.clock.now_us())
@@ -108,6 +121,8 @@ def _scored(project: Project, file: str, model: Model, fitted: Fitted, window_us
             f"import {file}: there is no labelled row before the window of {format_duration(window_us)}, and baselines "
             "need some. Make the window smaller."
         )
+    matrix = fitted.matrix(built.features.values.take(np.flatnonzero(rows)))
+    first(fitted, np.vstack([matrix, np.full((1, matrix.shape[1]), np.nan)]))
     if not fitted.data:
-        fitted = with_golden(fitted, fitted.matrix(built.features.values.take(np.flatnonzero(rows))))
+        fitted = with_golden(fitted, matrix)
     return fitted, evaluate(model, fitted, built, rows=rows, train=before)

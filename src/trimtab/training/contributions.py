@@ -124,10 +124,8 @@ def _xgboost(data: bytes, inputs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     best = booster.attr("best_iteration")
     rounds = (0, 0) if best is None else (0, int(best) + 1)
     table = xgboost.DMatrix(inputs, missing=np.nan, nthread=1)
-    return (
-        booster.predict(table, pred_contribs=True, iteration_range=rounds),
-        booster.predict(table, output_margin=True, iteration_range=rounds),
-    )
+    plain: Any = {"iteration_range": rounds, "validate_features": False}  # it may name inputs, which a matrix does not
+    return booster.predict(table, pred_contribs=True, **plain), booster.predict(table, output_margin=True, **plain)
 
 
 def _catboost(data: bytes, inputs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,6 +18,9 @@ from trimtab.training.fitted import Fitted
 from trimtab.training.fitting import checked_scores
 
 _TOLERANCE = 1e-6  # relative to scores above 1: other machines, other versions, single precision
+
+
+First: TypeAlias = "Callable[[Fitted, NDArray[np.float64]], None]"
 
 
 class GoldenRows(msgspec.Struct, frozen=True, eq=False):
@@ -65,8 +68,13 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
     return GoldenRows(rows, wanted)
 
 
-def golden_matrix(fitted: Fitted, golden: GoldenRows) -> NDArray[np.float64]:
+def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[np.float64]:
     """Golden rows as the estimator reads them, once the model gives their scores.
+
+    Args:
+        fitted: The model.
+        golden: The rows and their scores.
+        first: Has the model answer them in another process before.
 
     Raises:
         Misuse: It does not; the message names the row.
@@ -84,6 +92,7 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows) -> NDArray[np.float64]:
         matrix: NDArray[np.float64] = standalone.Inputs(kinds).matrix(golden.rows)
     except standalone.ModelError as error:
         raise Misuse(f"golden rows: {error}") from None
+    first(fitted, np.vstack([matrix, np.full((1, matrix.shape[1]), np.nan)]))
     found = _checked(fitted, matrix)
     away = np.abs(found - golden.scores) / np.maximum(1.0, np.abs(golden.scores))
     worst = away if away.ndim == 1 else away.max(axis=1)

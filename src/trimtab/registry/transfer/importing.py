@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
@@ -15,10 +18,10 @@ from trimtab.core.time import format_duration, format_moment
 from trimtab.features.encoding import Encoding
 from trimtab.features.stored import encode_features
 from trimtab.registry.transfer import standalone
-from trimtab.registry.transfer.inspecting import Asked, Inspected
+from trimtab.registry.transfer.inspecting import Asked, Inspected, Trial
 from trimtab.registry.transfer.mlflow import MLMODEL, OF_TORCH, read_mlflow
 from trimtab.registry.versions import Imported, Version
-from trimtab.run import ProcessExecutor, Task
+from trimtab.run import Cancelled, ProcessExecutor, Task, TaskFailed
 from trimtab.stats.recalibration import Recalibration
 from trimtab.store.ports import Blob
 from trimtab.training.artifact import Artifact, Golden, scorer_for
@@ -30,6 +33,8 @@ from trimtab.training.runtimes.ports import Trust
 from trimtab.training.sets import Manifest
 from trimtab.training.standardize import Standardize
 
+_TRIED = 10_000  # rows
+LONGEST_S = 60.0  # for reading a file, and for its answers to some rows; and a second a megabyte
 _ENDINGS = {
     "lightgbm": (".txt", ".lgb"),
     "xgboost": (".json", ".ubj"),
@@ -84,10 +89,87 @@ def find_model(path: Path) -> Given:
     return _read(path, path, name, _SAID.get(name, name))
 
 
+class ModelProcess:
+    """A process of its own in which a model file is read and asked first: some bytes end it, or never let it end.
+
+    Args:
+        given: The file.
+    """
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+        self._what = f"import {given.path.name}"
+        self._executor = ProcessExecutor(nice=0)
+
+    def __enter__(self) -> ModelProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._executor.close()
+
+    def inspect(self, asked: Asked) -> Inspected:
+        """What its library finds in the file.
+
+        Raises:
+            Misuse: It reads no model there, or not in time, or ends the process.
+        """
+        return msgspec.msgpack.decode(self._run("inspect", asked, "read"), type=Inspected)
+
+    def answer(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
+        """Have the model answer rows as its estimator reads them, the first and last; their scores are not looked at.
+
+        Raises:
+            Misuse: It does not in time, or ends the process.
+        """
+        artifact = fitted.artifact
+        matrix = np.vstack([matrix[:_TRIED], matrix[-1:]])
+        rows = np.ascontiguousarray(matrix if artifact.step is None else artifact.step.apply(matrix), np.float64)
+        trial = Trial(
+            runtime=artifact.runtime, data=artifact.estimator, rows=rows.tobytes(), columns=max(1, rows.shape[1])
+        )
+        self._run("answer", trial, "asked")
+
+    def _run(self, function: str, argument: Asked | Trial, done: str) -> bytes:
+        given = self._given
+        longest_s = LONGEST_S + len(given.data) / 1e6  # a second a megabyte
+        end_s = monotonic() + longest_s
+        task = Task(
+            f"trimtab.registry.transfer.inspecting:{function}",
+            msgspec.msgpack.encode(argument),
+            about=f"reading {given.path.name}",
+        )
+        try:
+            return self._executor.run(
+                task, hear=lambda event: None, cancelled=lambda: "late" if monotonic() > end_s else None
+            )
+        except Cancelled as error:
+            raise Misuse(
+                f"{self._what}: {given.format} {done} it for {longest_s:.0f} s without an end; needed is a model that "
+                "answers. Has its graph a loop without an end? Save it without one."
+            ) from error
+        except Unavailable as error:
+            raise Misuse(
+                f"{self._what}: {given.format} ended its process while it {done} {given.path}. The file is damaged or "
+                f"cut short: save it again. ({str(error).removesuffix(' Try again.')})"
+            ) from error
+        except TaskFailed as error:
+            failed = str(error).partition("\n")[0][:200]
+            raise Misuse(
+                f"{self._what}: {given.format} {done} {given.path} and failed ({failed}). The file is damaged, or "
+                "takes far more memory than its size: save it again."
+            ) from error
+        except Corrupt as error:
+            foreign = " Other types come in a folder of `trimtab export`, or by pickle (--trust pickle)."
+            raise Misuse(
+                f"{self._what}: {error} Save it again.{foreign if 'Untrusted types' in str(error) else ''}"
+            ) from error
+
+
 def imported_model(
     given: Given,
     model: Model,
     *,
+    process: ModelProcess,
     trust: Trust | None,
     categories: Mapping[str, Sequence[str]] | None,
     cut_us: int,
@@ -97,6 +179,7 @@ def imported_model(
     Args:
         given: Its file.
         model: The declared model whose features it reads.
+        process: Where the file is read first.
         trust: "pickle" allows to read a pickle, which runs code.
         categories: The values of each category, in the order of their numbers.
         cut_us: Until when it may have seen data.
@@ -112,7 +195,14 @@ def imported_model(
             'file; or allow that with trust="pickle", which is recorded on the version.'
         )
     encoding, step, recalibration = _encoding(what, given, model, categories)
-    looked = _inspected(what, given, model)
+    looked = process.inspect(
+        Asked(
+            format=given.format,
+            data=given.data,
+            probability=model.task in ("binary", "multiclass"),
+            names=model.features.names,
+        )
+    )
     inputs = check_inputs(given, looked, model)
     runtime = runtime_named(looked.runtime)
     if step is None and not looked.accepts_null and looked.runtime == "onnx":
@@ -298,38 +388,6 @@ def _read(
     if exported is not None and bytes_hash(data) != exported["sha256"]:
         raise Corrupt(f"import {path.name}: {file.name} is not what was exported (another SHA-256). Export it again.")
     return Given(path=path, format=name, data=data, kind=kind, declared=declared, exported=exported)
-
-
-def _inspected(what: str, given: Given, model: Model) -> Inspected:
-    """What the library finds in the bytes; in another process, since some bytes end the process that reads them."""
-    asked = Asked(
-        format=given.format,
-        data=given.data,
-        probability=model.task in ("binary", "multiclass"),
-        names=model.features.names,
-    )
-    executor = ProcessExecutor(nice=0)
-    try:
-        found = executor.run(
-            Task(
-                "trimtab.registry.transfer.inspecting:inspect",
-                msgspec.msgpack.encode(asked),
-                about=f"reading {given.path.name}",
-            ),
-            hear=lambda event: None,
-            cancelled=lambda: None,
-        )
-    except Unavailable as error:
-        raise Misuse(
-            f"{what}: {given.format} ended its process while it read {given.path}. The file is damaged or cut short: "
-            f"save it again. ({str(error).removesuffix(' Try again.')})"
-        ) from error
-    except Corrupt as error:
-        foreign = " Other types come in a folder of `trimtab export`, or by pickle (--trust pickle)."
-        raise Misuse(f"{what}: {error} Save it again.{foreign if 'Untrusted types' in str(error) else ''}") from error
-    finally:
-        executor.close()
-    return msgspec.msgpack.decode(found, type=Inspected)
 
 
 def _plain(name: str) -> str:

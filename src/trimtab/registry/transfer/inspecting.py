@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.run import Workplace
+from trimtab.training.runtimes.choose import runtime_named
+from trimtab.training.runtimes.ports import Scorer
 
+_MEMORY = {  # what is loaded before, and bytes of memory besides 32 times the size of a file; pickles load anything
+    "lightgbm": (("lightgbm", "trimtab.training.runtimes.lightgbm"), 64 << 20),
+    "xgboost": (("xgboost", "trimtab.training.runtimes.xgboost"), 64 << 20),
+    "catboost": (("catboost", "trimtab.training.runtimes.catboost"), 64 << 20),
+    "onnx": (("onnxruntime", "trimtab.training.runtimes.onnx"), 64 << 20),
+    "skops": (("trimtab.training.runtimes.sklearn",), 1 << 30),
+    "sklearn": (("trimtab.training.runtimes.sklearn",), 1 << 30),
+}
+_OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory")
 _NUMBERS = re.compile(r"tensor\((bool|float|float16|double|u?int\d+)\)")
 
 
@@ -34,10 +49,61 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     accepts_null: bool = True
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is to answer."""
+
+    runtime: str
+    data: bytes  # as the runtime stores it
+    rows: bytes  # float64, row by row
+    columns: int
+
+
 def inspect(argument: bytes, place: Workplace) -> bytes:
-    """Look into a model file; a task."""
+    """Look into a model file, load what was found, and ask it once; a task."""
     asked = msgspec.msgpack.decode(argument, type=Asked)
-    return msgspec.msgpack.encode(_LOOKS[asked.format](asked))
+    bound_memory(asked.format, len(asked.data))
+    found = look(asked)
+    _ask(runtime_named(found.runtime).load(found.data), np.zeros((1, len(asked.names))))
+    return msgspec.msgpack.encode(found)
+
+
+def answer(argument: bytes, place: Workplace) -> bytes:
+    """Have a model answer rows, together and one by one, before it does so in the process that imports it; a task."""
+    trial = msgspec.msgpack.decode(argument, type=Trial)
+    bound_memory(trial.runtime, len(trial.data) + len(trial.rows))
+    rows = np.frombuffer(trial.rows, np.float64).reshape(-1, trial.columns)
+    _ask(runtime_named(trial.runtime).load(trial.data), rows)
+    return b""
+
+
+def _ask(scorer: Scorer, rows: NDArray[np.float64]) -> None:
+    """Ask for scores; what is wrong with them is found by the process that imports the model, and named there."""
+    try:
+        scorer.predict(rows)
+        for row in rows[:1].tolist() + rows[-1:].tolist():
+            scorer.predict_row(row)
+    except Exception as error:  # of any library
+        if isinstance(error, MemoryError) or any(said in str(error).lower() for said in _OUT_OF_MEMORY):
+            raise Corrupt(f"the model takes far more memory than its file, for {len(rows)} rows.") from error
+
+
+def look(asked: Asked) -> Inspected:
+    """What is found in a model file; in this process."""
+    return _LOOKS[asked.format](asked)
+
+
+def bound_memory(name: str, size: int) -> None:
+    """Let this process take no more memory than a model of `size` bytes and rows can need; on Linux alone."""
+    libraries, least = _MEMORY.get(name, ((), 0))
+    if not least or sys.platform != "linux":
+        return
+    import resource
+
+    for library in libraries:
+        importlib.import_module(library)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    used = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (used + least + 32 * size, resource.RLIM_INFINITY))
 
 
 def _lightgbm(asked: Asked) -> Inspected:
@@ -120,8 +186,10 @@ def _catboost(asked: Asked) -> Inspected:
 def _onnx(asked: Asked) -> Inspected:
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(asked.data, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(asked.data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
         if "external data" in str(error).lower():
             raise Misuse(

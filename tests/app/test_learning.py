@@ -106,6 +106,33 @@ def test_a_restart_goes_on_where_it_was(trained: Path, project: Project) -> None
     assert project.teacher("learner").teach() == 0
 
 
+def test_a_label_that_cannot_be_learnt_is_set_aside_named_and_red(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(project, "a", "b", "c")
+    label(project, "a", True)
+    next_hour(project)
+    teacher = project.teacher("learner")
+    assert teacher.teach() == 1
+    label(project, "b", True)
+    label(project, "c", False)
+    next_hour(project)
+    teach = OnlineLearner.learn
+
+    def learn(self: OnlineLearner, matrix: Any, labels: Any) -> None:
+        teach(self, matrix, np.where(labels == 0.0, 2.0, labels))  # as the label of a column of numbers may be
+
+    monkeypatch.setattr(OnlineLearner, "learn", learn)
+    assert teacher.teach() == 1
+    status = project.status()
+    (red,) = [line for line in status.red if "set aside" in line]
+    assert red.startswith("learner: the label 0 of request 'c' was set aside: Misuse: online learning of 'learner': a")
+    (learner,) = [d.learner for d in status.deployments if d.model == "learner"]
+    assert learner == "learns online: 2 labels learnt, 1 set aside"
+    assert teacher.teach() == 0
+    assert scores(project) == by_hand(project, [("a", 1.0)], [("b", 1.0)])
+
+
 @pytest.mark.parametrize("error", [Unavailable, Conflict])
 def test_labels_that_could_not_be_saved_are_taught_by_the_next_round(
     project: Project, monkeypatch: pytest.MonkeyPatch, error: type[Exception]

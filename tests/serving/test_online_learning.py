@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from learning_process import Averages, examples
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
-from trimtab.serving import OnlineDeployment
+from trimtab.serving import Example, OnlineDeployment
+from trimtab.serving.online_learning import learnt
 from trimtab.store.lmdb_kv import LmdbKeyValue
 from trimtab.testing import MemoryKeyValue
 
@@ -93,6 +95,90 @@ def test_a_restart_says_the_same_and_knows_how_far_it_read(store: Any) -> None:
     again = deployment(store)
     assert [again.predict_row(row) for row in ROWS] == [online.predict_row(row) for row in ROWS]
     assert (again.learnt_until_us, again.positions, again.examples) == (39, {"p0001": 45}, 39)
+
+
+class Picky(Averages):
+    """A learner that refuses labels other than 0 and 1; broken, it refuses everything."""
+
+    broken = False
+
+    def learn(self, matrix: Any, labels: Any) -> None:
+        super().learn(matrix, labels)  # it knows part of it by then, as a learner may that raises in the middle
+        if self.broken or not np.isin(labels, (0.0, 1.0)).all():
+            raise ValueError("a label is neither 0 nor 1")
+
+
+def spoilt(begin: int, until: int, bad: set[int]) -> list[Example]:
+    return [
+        msgspec.structs.replace(e, label=2.0 if e.known_at_us in bad else e.label, request_id=f"r{e.known_at_us}")
+        for e in examples(begin, until)
+    ]
+
+
+@given(st.sets(st.integers(2, 60)), st.lists(st.integers(1, 60), min_size=1, max_size=5), st.sampled_from([0, 1, 10]))
+def test_what_a_learner_refuses_is_set_aside_and_the_rest_is_learnt_once(
+    bad: set[int], calls: list[int], every_us: int
+) -> None:
+    """Alone in its block or among others, in whatever calls, with a restart before each of them."""
+    store = MemoryKeyValue()
+    online = OnlineDeployment("late/online", Picky(), store, every_us=every_us)
+    online.learn(spoilt(0, 9, set()), until_us=9)  # what shows that it is no broken learner
+    bad = {one for one in bad if one > 9}
+    for until in sorted(calls):
+        if until > 9:
+            online = OnlineDeployment("late/online", Picky(), store, every_us=every_us)
+            online.learn(spoilt(0, until, bad), until_us=until)
+    reached = list(range(1, max(0, online.learnt_until_us) + 1))
+    aside = [n for n in reached if n in bad]
+    good = Averages()
+    for n in (one for one in reached if one not in bad):
+        good.learn(np.array([[n % 5, n]], np.float64), np.array([n % 3 == 0], np.float64))
+    assert known(online)[0] == good.sums
+    assert (online.examples, online.set_aside) == (len(reached) - len(aside), len(aside))
+    assert [one.request_id for one in online.newest_aside] == [f"r{n}" for n in aside][-20:]
+    found = learnt(store, "late/online")
+    assert found is not None
+    assert (found.set_aside, found.newest_aside) == (online.set_aside, online.newest_aside)
+
+
+def test_an_example_that_has_a_fault_already_is_set_aside(store: Any) -> None:
+    online = deployment(store)
+    faulty = [msgspec.structs.replace(e, values=b"", fault="no inputs") if e.label else e for e in examples(0, 9)]
+    assert online.learn(faulty, until_us=9) == 6
+    assert [(one.known_at_us, one.why) for one in online.newest_aside] == [(n, "no inputs") for n in (3, 6, 9)]
+
+
+def test_a_broken_learner_loses_no_label(store: Any) -> None:
+    online = OnlineDeployment("late/online", Picky(), store, every_us=10)
+    online.learn(spoilt(0, 20, {7}), until_us=20)
+    Picky.broken = True
+    try:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="neither"):
+                online.learn(spoilt(0, 50, {33}), until_us=50)
+    finally:
+        Picky.broken = False
+    assert (online.examples, online.set_aside, online.learnt_until_us) == (18, 1, 19)
+    assert online.learn(spoilt(0, 50, {33}), until_us=50) == 29
+    assert (online.examples, online.set_aside) == (47, 2)
+
+
+def test_a_first_label_that_is_refused_waits_for_one_that_is_not(store: Any) -> None:
+    online = OnlineDeployment("late/online", Picky(), store, every_us=10)
+    with pytest.raises(ValueError, match="neither"):
+        online.learn(spoilt(0, 1, {1}), until_us=9)
+    assert online.learn(spoilt(0, 15, {1}), until_us=19) == 14
+    assert online.set_aside == 1
+
+
+def test_a_state_of_an_earlier_version_goes_on(store: Any) -> None:
+    online = deployment(store)
+    online.learn(examples(0, 45), until_us=45)
+    saved = msgspec.msgpack.decode(store.get(b"online_learner/late/online"))
+    store.write({b"online_learner/late/online": msgspec.msgpack.encode(saved[:5])})
+    again = deployment(store)
+    assert (again.examples, again.set_aside) == (39, 0)
+    assert again.learn(examples(0, 55), until_us=55) == 10
 
 
 def test_what_could_not_be_saved_was_not_learnt(store: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.training_data import AskedRequest, AskedRequests, decode_requests
-from trimtab.core.errors import Conflict
+from trimtab.core.errors import Conflict, Corrupt, Unavailable
 from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
 from trimtab.registry import LoadedModel
@@ -98,8 +99,10 @@ class Teacher:
             found += [one for one in known if one[1] > begun_us]
             seen.update(key for key, _, _ in known)
             begun_us = end_us
-        inputs = self._encoded([key for key, _, _ in found], loaded)
-        examples = [Example(inputs[key], label, known_us) for key, known_us, label in found]
+        inputs, faults = self._encoded([key for key, _, _ in found], loaded)
+        examples = [
+            Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
+        ]
         taught = learner.learn(examples, until_us=until_us)
         self._taught |= seen  # not before: what could not be saved is to be taught by the next call
         self._forget(now_us - _WAITS * model.label.wait_us)
@@ -120,24 +123,45 @@ class Teacher:
         there.sort(key=lambda n: (found.known_at_us[n], at_us[n], asked[n]))
         return [(asked[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
-    def _encoded(self, keys: list[str], loaded: LoadedModel) -> dict[str, bytes]:
-        """Model inputs of requests: as logged by this version, else anew from history as of their moment."""
+    def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Model inputs of requests, and why others have none.
+
+        They are as logged by this version, else computed again from history as of their time.
+        """
         assert self._asked is not None
         first = self._asked.first
         inputs = {key: first[key].values for key in keys if first[key].version == self._version}
         others = [first[key] for key in keys if key not in inputs]
+        faults: dict[str, str] = {}
         if others:
-            inputs |= self._encoded_anew(others, loaded)
-        return {key: inputs[key] for key in keys}
+            compute = self._offline(loaded)
+            try:
+                inputs |= compute(others)
+            except (Unavailable, Corrupt, OSError, MemoryError):
+                raise
+            except Exception:  # of one of them: the others are taught
+                for one in others:
+                    try:
+                        inputs |= compute([one])
+                    except Exception as error:
+                        faults[one.request_id] = f"its inputs: {type(error).__name__}: {error}"
+                if len(faults) == len(others) > 1:
+                    raise  # of all of them
+        return inputs, faults
 
-    def _encoded_anew(self, predictions: list[AskedRequest], loaded: LoadedModel) -> dict[str, bytes]:
+    def _offline(self, loaded: LoadedModel) -> Callable[[list[AskedRequest]], dict[str, bytes]]:
+        """Return what computes the inputs of requests again."""
         offline = self._project.served(self._deployment.name).offline(loaded)
-        requests = decode_requests(offline.features.request, [p.request for p in predictions])
         names = {view.source.name for view in offline.features.views}
         declared = names <= self._project.definitions.sources.keys()
         frames, _ = self._project.history.moment(names) if declared else self._project.views.snapshot(None)
-        matrix, _ = offline.compute(requests, np.array([p.at_us for p in predictions], np.int64), frames)
-        return {p.request_id: row.astype("<f8").tobytes() for p, row in zip(predictions, matrix, strict=True)}
+
+        def compute(predictions: list[AskedRequest]) -> dict[str, bytes]:
+            requests = decode_requests(offline.features.request, [p.request for p in predictions])
+            matrix, _ = offline.compute(requests, np.array([p.at_us for p in predictions], np.int64), frames)
+            return {p.request_id: row.astype("<f8").tobytes() for p, row in zip(predictions, matrix, strict=True)}
+
+        return compute
 
     def _forget(self, oldest_us: int) -> None:
         """Drop what has waited too long."""

@@ -25,6 +25,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, forma
 from trimtab.features.stored import check_functions
 from trimtab.registry.loading import lost_artifact, mend_lost
 from trimtab.registry.protection import CHAMPION
+from trimtab.serving.online_learning import described, learner_name, learnt
 from trimtab.serving.overview import found_share
 from trimtab.serving.red_note import red_notes
 from trimtab.serving.score_cache import REMEMBERED
@@ -63,6 +64,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_decision: str | None
     trust: str | None = None  # "pickle": the version in service runs code when it is loaded
     cache: str | None = None  # how often its scores were remembered, where it remembers any
+    learner: str | None = None  # how many labels an online learner has learnt, and how many it could not
     beside: dict[str, str] = {}  # by arm, canary or shadow, that has a share: which version, of how many requests
 
 
@@ -117,6 +119,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             out += [f"  {arm}: {what}" for arm, what in d.beside.items()]
             out.append(f"  {d.watch}; {d.phase}")
             out += [f"  {d.cache}"] if d.cache else []
+            out += [f"  {d.learner}"] if d.learner else []
             out += [f"  {self.skew[d.model]}"] if d.model in self.skew else []
             if d.last_decision:
                 out.append(f"  last decision: {d.last_decision}")
@@ -303,6 +306,7 @@ def _deployment(
         last_decision=None if last is None else f"{format_moment(last.at_us)} {last.act}: {last.cause}",
         trust=None if version is None else version.trust,
         cache=_cache(project, loop.deployment),
+        learner=None if version is None else _learner(project, loop.deployment, version, now_us, red),
         beside=_beside(project, name),
     )
 
@@ -331,6 +335,25 @@ def _cache(project: Project, deployment: Deployment) -> str | None:
     counts = told(project.state_folder / FOLDER).total(REMEMBERED, ("model", "found"), model=deployment.name)
     share = found_share(counts, deployment.name)
     return f"{room}; " + ("none was asked for yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
+
+
+def _learner(project: Project, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
+    """Tell what an online learner has learnt; what it could not learn of late is red."""
+    if deployment.learn != "online":
+        return None
+    try:
+        found = learnt(project.state.learners, learner_name(deployment.name, version.id))
+    except Corrupt as error:
+        red.append(str(error))
+        return None
+    if found is None:
+        return "learns online, nothing yet"
+    recent = [one for one in found.newest_aside if one.known_at_us > now_us - _RECENT_US]
+    if recent:
+        count = "one" if found.set_aside == 1 else f"{found.set_aside:,} in all"
+        red.append(f"{deployment.name}: {described(recent[-1])} ({count}; correct the label's source or definition)")
+    aside = f", {found.set_aside:,} set aside" if found.set_aside else ""
+    return f"learns online: {found.examples:,} labels learnt{aside}"
 
 
 def _beside(project: Project, name: str) -> dict[str, str]:

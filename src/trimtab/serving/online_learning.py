@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
+_NAMED = 20  # of the examples that were set aside, the newest
+_PROBES = 100  # rows by which a learner shows that it still learns
+_LONGEST_WHY = 300
+_logger = logging.getLogger(__name__)
 
 
 class Learner(Protocol):
@@ -45,6 +50,26 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     values: bytes  # the model's input row as in the prediction log: little-endian float64
     label: float
     known_at_us: int
+    request_id: str = ""
+    fault: str = ""  # why nothing can be learnt from it, where that is known before
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """An example that nothing could be learnt from."""
+
+    request_id: str
+    label: float
+    known_at_us: int
+    why: str
+
+
+class Learnt(msgspec.Struct, frozen=True):
+    """The saved progress of a learner."""
+
+    until_us: int
+    examples: int
+    set_aside: int
+    newest_aside: list[SetAside]
 
 
 def learner_name(model: str, version: str) -> str:
@@ -52,8 +77,24 @@ def learner_name(model: str, version: str) -> str:
     return f"{model}/{version[:16]}"
 
 
+def learnt(store: KeyValue, name: str) -> Learnt | None:
+    """Read the saved progress of the learner `name`; None: it has saved nothing yet.
+
+    Raises:
+        Corrupt: The saved state is damaged.
+    """
+    stored = store.get(_key(name))
+    if stored is None:
+        return None
+    saved = _read(name, stored)
+    return Learnt(saved.until_us, saved.examples, saved.set_aside, saved.newest_aside)
+
+
 class OnlineDeployment:
     """A learner and how far it has learnt; both are saved in one write, so each label is learnt exactly once.
+
+    An example that the learner refuses, alone or among others, is set aside in that same write: counted, named, and
+    learning goes on. A learner that refuses also what it could learn before is broken: nothing is set aside then.
 
     It is a `RowScorer`: answers come from a copy of what was learnt and saved last, so they never wait for learning
     and never show the middle of it.
@@ -74,9 +115,12 @@ class OnlineDeployment:
         self.learnt_until_us = -(2**63)
         self.positions: dict[str, int] = {}
         self.examples = 0
+        self.set_aside = 0
+        self.newest_aside: list[SetAside] = []
+        self._last: Example | None = None  # the last one that was learnt
         self._learner = learner
         self._store = store
-        self._key = b"online_learner/" + name.encode()
+        self._key = _key(name)
         self._lock = threading.Lock()
         self._untaught = learner.state()
         self._stored: bytes | None = None
@@ -123,6 +167,7 @@ class OnlineDeployment:
 
         Raises:
             Misuse: The examples are out of order, or lie after `until_us`.
+            Exception: What the learner raised that learns nothing any more.
         """
         times = [e.known_at_us for e in examples]
         if times != sorted(times):
@@ -142,49 +187,133 @@ class OnlineDeployment:
             new = [e for e in examples if self.learnt_until_us < e.known_at_us <= reached_us]
             self._dirty = True
             try:
-                for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0):
-                    self._learn_block(list(block))
+                aside = self._learn_blocks(new)
                 shown = copy.deepcopy(self._learner) if new else self._shown
-                self._save(reached_us, positions or {}, self.examples + len(new))
+                self._save(reached_us, positions or {}, new, aside)
                 self._shown = shown
                 self._dirty = False
             except BaseException:
                 self._restore()  # what is in memory must not run ahead of what is saved, or a label would count twice
                 raise
-        return len(new)
+        for one in aside:
+            _logger.warning("learner %s: %s", self.name, described(one))
+        return len(new) - len(aside)
 
-    def _learn_block(self, block: list[Example]) -> None:
-        import numpy as np
+    def _learn_blocks(self, new: list[Example]) -> list[SetAside]:
+        """Learn blocks, and return what was set aside."""
+        every_us = self.every_us
+        blocks = [list(block) for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0)]
+        if not any(e.fault for e in new):
+            try:
+                for block in blocks:
+                    _learn(self._learner, block)
+                return []
+            except Exception:  # one of them is to be found, from what is saved on
+                self._restore()
+                self._dirty = True
+        return [one for block in blocks for one in self._learn_carefully(block, new)]
 
-        matrix = np.frombuffer(b"".join(e.values for e in block), "<f8").reshape(len(block), -1)
-        self._learner.learn(matrix, np.array([e.label for e in block], np.float64))
+    def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
+        """Learn a block without what the learner refuses of it, and return that."""
+        before = copy.deepcopy(self._learner)
+        faults = {id(e): e.fault for e in block if e.fault}
+        rest = [e for e in block if not e.fault]
+        try:
+            _learn(self._learner, rest)
+        except Exception as error:
+            usable = [e for e in new if not e.fault]
+            probes = [*([] if self._last is None else [self._last]), *usable[:: 1 + len(usable) // _PROBES]]
+            if isinstance(error, MemoryError) or all(_refusal(before, [one]) for one in probes):
+                raise
+            found = _refused(before, rest)
+            faults |= found
+            rest = [e for e in rest if id(e) not in found]
+            self._learner = before
+            _learn(self._learner, rest)
+        return [SetAside(e.request_id, e.label, e.known_at_us, faults[id(e)]) for e in block if id(e) in faults]
 
-    def _save(self, reached_us: int, positions: Mapping[str, int], examples: int) -> None:
-        saved = msgspec.msgpack.encode(_Saved(FORMAT, reached_us, dict(positions), examples, self._learner.state()))
-        self._store.write({self._key: saved})
-        self._stored = saved
-        self.learnt_until_us, self.positions, self.examples = reached_us, dict(positions), examples
+    def _save(self, reached_us: int, positions: Mapping[str, int], new: list[Example], aside: list[SetAside]) -> None:
+        refused = {(one.request_id, one.known_at_us) for one in aside}
+        last = next((e for e in reversed(new) if (e.request_id, e.known_at_us) not in refused), self._last)
+        saved = _Saved(
+            FORMAT,
+            reached_us,
+            dict(positions),
+            self.examples + len(new) - len(aside),
+            self._learner.state(),
+            self.set_aside + len(aside),
+            [*self.newest_aside, *aside][-_NAMED:],
+            last,
+        )
+        stored = msgspec.msgpack.encode(saved)
+        self._store.write({self._key: stored})
+        self._stored = stored
+        self._take_over(saved)
+
+    def _take_over(self, saved: _Saved) -> None:
+        self.learnt_until_us, self.positions, self.examples = saved.until_us, saved.positions, saved.examples
+        self.set_aside, self.newest_aside, self._last = saved.set_aside, saved.newest_aside, saved.last
 
     def _restore(self) -> None:
         """Know and show what is saved; if that fails, the next call begins with it."""
         stored = self._store.get(self._key)
-        saved = None if stored is None else self._read(stored)
+        saved = None if stored is None else _read(self.name, stored)
         self._dirty = True
         self._learner.restore(self._untaught if saved is None else saved.state)
         self._shown = copy.deepcopy(self._learner)
         self._stored = stored
         if saved is not None:
-            self.learnt_until_us, self.positions, self.examples = saved.until_us, saved.positions, saved.examples
+            self._take_over(saved)
         self._dirty = False
 
-    def _read(self, stored: bytes) -> _Saved:
-        try:
-            saved = msgspec.msgpack.decode(stored, type=_Saved)
-        except msgspec.MsgspecError as error:
-            raise Corrupt(f"online deployment {self.name!r}: its saved state cannot be read ({error}).") from error
-        if saved.format != FORMAT:
-            raise Corrupt(f"online deployment {self.name!r}: state format {saved.format}, this trimtab reads {FORMAT}.")
-        return saved
+
+def described(one: SetAside) -> str:
+    """A sentence about an example that was set aside."""
+    return f"the label {one.label:g} of request {one.request_id!r} was set aside: {one.why}"
+
+
+def _key(name: str) -> bytes:
+    return b"online_learner/" + name.encode()
+
+
+def _read(name: str, stored: bytes) -> _Saved:
+    try:
+        saved = msgspec.msgpack.decode(stored, type=_Saved)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"online deployment {name!r}: its saved state cannot be read ({error}).") from error
+    if saved.format != FORMAT:
+        raise Corrupt(f"online deployment {name!r}: state format {saved.format}, this trimtab reads {FORMAT}.")
+    return saved
+
+
+def _learn(learner: Learner, rows: Sequence[Example]) -> None:
+    import numpy as np
+
+    if rows:
+        matrix = np.frombuffer(b"".join(e.values for e in rows), "<f8").reshape(len(rows), -1)
+        learner.learn(matrix, np.array([e.label for e in rows], np.float64))
+
+
+def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
+    """Return why a learner does not learn some rows, "" if it does; it knows no more than before."""
+    try:
+        _learn(copy.deepcopy(learner), rows)
+    except MemoryError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:_LONGEST_WHY]
+    return ""
+
+
+def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
+    """The rows that a learner refuses, each alone, by `id`, with why: found by halving."""
+    why = _refusal(learner, rows)
+    if not why:
+        return {}
+    if len(rows) == 1:
+        return {id(rows[0]): why}
+    half = len(rows) // 2
+    return _refused(learner, rows[:half]) | _refused(learner, rows[half:])
 
 
 class _Saved(msgspec.Struct, frozen=True, array_like=True):
@@ -193,3 +322,6 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
     positions: dict[str, int]
     examples: int
     state: bytes
+    set_aside: int = 0
+    newest_aside: list[SetAside] = []
+    last: Example | None = None

@@ -30,6 +30,7 @@ def picky(level: float) -> float:
 """
 MORE = """,
     "picked": tt.latest(picky("level"), max_age="30d"), "sum": tt.sum(tt.when(tt.col("level") > 1e6, 2**62, 1) * 4),
+    "total": tt.sum(tt.when(tt.col("level") > 1e5, 2**62, 1), over="1d"),
     "guarded": tt.sum(tt.when(tt.col("level") > 1e6, 2**62, 1) * 4, where=tt.col("level") < 1e6)})"""
 POISON = {"site": "north", "level": 2e6}
 
@@ -118,6 +119,18 @@ def test_one_event_that_fails_stops_nothing_and_is_named(poisonable: Path) -> No
         assert [one.recent for one in later.failures] == [False, False]
         assert not any("its value failed" in line for line in later.red)
         assert any("feature 'picked': its value failed" in line for line in later.lines())
+
+
+def test_a_sum_that_overflows_fails_alone_in_a_snapshot(poisonable: Path) -> None:
+    with shop.opened(poisonable) as project:
+        shop.move(project, 2)
+        project.push("readings", [{"site": "north", "level": 2e5, "read_at": shop.NOW_US + n} for n in (0, 1)])
+        shop.move(project, 1)
+        assert asked(project)["site.total"] == (None, "failed")
+        found = {row["site"]: row for row in project.snapshot("site", reasons=True).to_rows()}
+        assert (found["north"]["site.total"], found["north"]["site.total.reason"]) == (None, "failed")
+        assert found["south"]["site.total.reason"] == "found"
+        assert project.status().failures == []  # every event has its value
 
 
 def test_a_forgotten_event_is_named_no_more(poisonable: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from trimtab import features as d
 from trimtab import store
 from trimtab.core.expressions import col
+from trimtab.core.functions import transform
 from trimtab.events.definitions import source
 from trimtab.features.definitions import view
 from trimtab.features.online.store import OnlineStore
@@ -18,7 +19,18 @@ from trimtab.features.online.store import OnlineStore
 COLUMNS: dict[str, Any] = {"id": str, "who": str, "x": float}
 KEYED = source("keyed", time="at", key="id", columns=COLUMNS)
 PLAIN = source("plain", time="at", columns=COLUMNS)
+
+
+@transform
+def picky(x: float) -> float:
+    if x > 5.0:
+        raise ValueError(x)
+    return x
+
+
 FEATURES = {
+    "picky": d.latest(picky("x")),
+    "picky_s": d.sum(picky("x"), over="1min"),
     "last": d.latest("x"),
     "n": d.count(over="10s"),
     "s": d.sum("x", over="1min"),

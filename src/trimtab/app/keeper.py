@@ -17,7 +17,6 @@ import msgspec
 
 from trimtab.app.skew_watch import SkewWatch
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
-from trimtab.core.records import BEHIND
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 if TYPE_CHECKING:
@@ -128,9 +127,9 @@ class Keeper:
 
     def _flag(self) -> None:
         """Flag answers while events are not applied."""
-        flags = (BEHIND,) if self._stands() else ()
+        stands = self._stands()
         for name in self._names:
-            self._project.served(name).endpoint.flags = flags
+            self._project.served(name).endpoint.see_applied(stands)
 
     def _following(self, *, wait: bool) -> dict[str, Work]:
         return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}

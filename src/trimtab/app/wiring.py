@@ -26,7 +26,6 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, LineSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
-from trimtab.core.records import BEHIND
 from trimtab.events.definitions import Source
 from trimtab.features.stored import with_sources
 from trimtab.registry import LoadedModel, Registry, Version
@@ -325,8 +324,7 @@ class Wiring:
         if mark is None or mark != seen or now_s >= until_s or served.learner is not None:
             caught = self.views.catch_up() or not self.views.views
             served.refresh()
-            behind = not caught and standing(self.state.catalog) is not None
-            served.endpoint.flags = (BEHIND,) if behind else ()
+            served.endpoint.see_applied(not caught and standing(self.state.catalog) is not None)
             self._seen[model] = mark, math.inf if caught and served.is_whole else now_s + _LOOK_S
         else:
             served.see_stored()

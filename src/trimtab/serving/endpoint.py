@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.core.records import Prediction
+from trimtab.core.records import BEHIND, Prediction
 from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
 from trimtab.serving.arms import Canary, Shadow, ShadowFigures
 from trimtab.serving.batching import BatchCosts, Batching, measure_costs
@@ -156,6 +156,11 @@ class Endpoint:
         self.canary = self.shadow = None
         self._wake = wake
         self._current = None
+
+    def see_applied(self, stands: bool) -> None:
+        """Flag answers from now on when no event is applied any more to the features that they are made from."""
+        reads = self._current is None or self._current.reads_state
+        self.flags = (BEHIND,) if stands and reads else ()
 
     def know(self, served: ServedVersion) -> None:
         """How a version is named in answers; of the newest eight: what answers for long is to be made known again."""

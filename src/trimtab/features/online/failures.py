@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from trimtab.features.online.plan import Row, ViewPlan
+from trimtab.features.online.plan import FAILS, PARTITION, POSITION, Row, ViewPlan
 
 _LONGEST = 200  # characters of an id or an error that are kept
 
@@ -49,6 +48,13 @@ class Figures(Counter[str]):
             )
             more = dict.fromkeys(plan.features_of(series), one)
             self.failures = together(self.failures, more)
+
+    def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
+        """Count a version of an event, if series failed for it; `come` are the entities and rows that hold with it."""
+        _, partition, position, _, _, values = version
+        for entity, row in come:
+            if entity is not None and len(row) > FAILS and row[PARTITION : POSITION + 1] == [partition, position]:
+                self.fail(plan, row, plan.values.of(values)[1])
 
 
 def together(one: Mapping[str, FeatureFailures], other: Mapping[str, FeatureFailures]) -> dict[str, FeatureFailures]:

@@ -21,11 +21,9 @@ from trimtab.features.online.failures import Figures
 from trimtab.features.online.load_latest import LatestLoad, loads_columns
 from trimtab.features.online.plan import (
     EVENT_AT,
-    FAILS,
     GIVES,
     ID,
     KNOWN_AT,
-    PARTITION,
     POSITION,
     UNTIL,
     Row,
@@ -268,9 +266,8 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
         _count_versions(kv, plan, event_id, arrived, count)
         of_id = sorted((version for _, version in arrived), key=_version_order)
         chain = index.chain(event_id, of_id)
-        for owner, row in chain:
-            if owner is not None and len(row) > FAILS:
-                count.fail(plan, row, plan.values.of(_values_of(row, of_id))[1])
+        if len(of_id) == 1:  # of several, `_count_versions` has counted
+            count.fail_new(plan, chain, of_id[0])
         kept = needed(of_id, s_us)
         if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
             for owner, row in chain:
@@ -338,6 +335,7 @@ def _count_versions(
         elif gone or version[4] or come[0][1][UNTIL] != NEVER_US:
             count["corrections"] += 1
         count["no_entity"] += any(entity is None for entity, _ in come)
+        count.fail_new(plan, come, version)
 
 
 def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
@@ -374,12 +372,6 @@ def _written_beside(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Itera
             piece = next(pieces, None)
             written.result()
             yield 0
-
-
-def _values_of(row: Row, versions: Sequence[Version]) -> list[Any]:
-    """The values of the version that a row is of."""
-    place = row[PARTITION], row[POSITION]
-    return next(version[5] for version in versions if (version[1], version[2]) == place)
 
 
 def _row_order(row: Row) -> Any:

@@ -21,7 +21,6 @@ from trimtab.features.online.generations import FILLING, GOING, id_of, place, pr
 from trimtab.features.online.latest import latest_state
 from trimtab.features.online.plan import (
     EVENT_AT,
-    FAILS,
     GIVES,
     ID,
     KNOWN_AT,
@@ -338,15 +337,13 @@ class OnlineStore:
             elif gone or deleted or come[0][1][UNTIL] != NEVER_US:
                 count["corrections"] += 1
             count["no_entity"] += any(entity is None for entity, _ in come)
+            count.fail_new(plan, come, version)
             for entity, row in gone:
                 if entity is not None:
                     groups[entity].withdraw(row, s_us)
             for entity, row in come:
-                if entity is None:
-                    continue
-                groups[entity].add(row, s_us)
-                if len(row) > FAILS and (row[PARTITION], row[POSITION]) == (record.partition, record.position):
-                    count.fail(plan, row, plan.values.of(values)[1])
+                if entity is not None:
+                    groups[entity].add(row, s_us)
             if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1
         count["applied"] += len(arrivals)

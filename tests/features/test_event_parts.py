@@ -155,6 +155,19 @@ def test_files_need_no_columns_that_are_declared_no_more(tmp_path: Path) -> None
         assert frame_of_part(divided, 0, connection).rows == 1
 
 
+def test_ids_are_counted_in_little_memory(tmp_path: Path) -> None:
+    named = source("readings", time="at", key="id", columns={"id": str})
+    file = tmp_path / "events.parquet"
+    rows = duckdb.sql("SELECT md5(i::VARCHAR) AS id, to_timestamp(i) AS at FROM range(400000) t(i)")
+    rows.write_parquet(str(file), row_group_size=20_000)
+    with connected(tmp_path / "overflow", 10 << 20) as connection:
+        events = folder_events(named, file)
+        settled = settle(events, tmp_path / "versions", connection, parts=64)
+        assert connection.execute(f"SELECT count(*) FROM ({settled})").fetchone() == (400_000,)
+        with pytest.raises(duckdb.OutOfMemoryException):
+            settle(events, tmp_path / "at_once", connection, parts=1)
+
+
 def test_a_column_may_be_called_filename(tmp_path: Path) -> None:
     named = source("readings", time="at", key="id", columns={"id": str, "filename": str})
     file = tmp_path / "events.parquet"

@@ -44,6 +44,9 @@ class EventFiles(msgspec.Struct, frozen=True, kw_only=True):
         return int(found[0]) if found else 0
 
 
+_FOR_TWO_THREADS = 256 << 20
+
+
 def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
     """DuckDB with a limit of memory; what does not fit goes to `scratch`."""
     config: dict[str, str | bool | int | float | list[str]] = {
@@ -52,7 +55,7 @@ def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
         "memory_limit": f"{memory_bytes >> 20}MiB",
         "preserve_insertion_order": False,
         "temp_directory": str(scratch),
-        "threads": 2,
+        "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,  # each holds row groups of its own
     }
     connection = open_duckdb(config)
     connection.execute("SET TimeZone = 'UTC'")

@@ -29,6 +29,7 @@ Array = NDArray[Any]
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
+_COUNTED = 16  # parts whose ids are counted at once
 _TOGETHER = 500_000  # records whose versions are told apart at once
 
 
@@ -47,7 +48,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(self.folder.glob(f"part={'*' if part is None else part}/*.parquet"))
 
 
-def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection) -> str:
+def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, parts: int = 1) -> str:
     """A query for the versions that count, with `superseded_at` and without ids.
 
     Only records whose id recurs go through Python; the others are single versions.
@@ -56,13 +57,16 @@ def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnecti
         events: All records.
         folder: Where files that the query needs are made, unless they are there; it must stay.
         connection: Reads and writes.
+        parts: What the events are split into afterwards; ids are counted a few parts' worth at a time.
     """
+    recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]
     if not folder.exists():
         fresh = _fresh(folder)
-        connection.execute(
-            f"COPY (SELECT h FROM ({events.select}) GROUP BY 1 HAVING count(*) > 1) "
-            f"TO {literal(fresh / 'recurring.parquet')} (FORMAT parquet)"
-        )
+        for turn, file in enumerate(recurring):
+            connection.execute(
+                f"COPY (SELECT h FROM ({events.select}) WHERE h % {len(recurring)} = {turn} GROUP BY 1 "
+                f"HAVING count(*) > 1) TO {literal(fresh / file.name)} (FORMAT parquet)"
+            )
         _settle_recurring(events, fresh, connection)
         _keep(fresh, folder)
     columns = _columns(range(len(events.source.columns)))
@@ -71,7 +75,7 @@ def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnecti
     settled = sorted(folder.glob("settled-*.parquet"))
     if not settled:
         return single
-    single += f" ANTI JOIN {parquet([folder / 'recurring.parquet'])} s ON r.h = s.h"
+    single += f" ANTI JOIN {parquet(recurring)} s ON r.h = s.h"
     return f"{single} UNION ALL SELECT {', '.join(_OWN)}{columns} FROM {parquet(settled)}"
 
 
@@ -162,9 +166,8 @@ def entities_of(
 def _settle_recurring(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
     """Tell the versions of recurring ids apart, some of the ids at a time."""
     source = events.source
-    again = (
-        f"SELECT r.* FROM ({events.select}) r SEMI JOIN {parquet([folder / 'recurring.parquet'])} s ON r.h = s.h"
-    )  # fmt: skip
+    recurring = parquet(sorted(folder.glob("recurring-*.parquet")))
+    again = f"SELECT r.* FROM ({events.select}) r SEMI JOIN {recurring} s ON r.h = s.h"
     found = connection.execute(f"SELECT count(*) FROM ({again})").fetchone()
     count = int(found[0]) if found else 0
     if not count:

@@ -39,6 +39,7 @@ LEAST_MEMORY_BYTES = 256 << 20
 _PER_EVENT_BYTES = (
     4_096  # of the limit: an event takes some 300 while its part is evaluated, and its entity may be large
 )
+_LAYOUT = 2  # of the files in the folder
 _RETRY = Retry(lease_s=2.0)  # the folder is this process's own: a lease only outlives a process that was killed
 
 
@@ -72,7 +73,7 @@ class PartedViews:
     ) -> None:
         if memory_bytes < LEAST_MEMORY_BYTES:
             raise Misuse(f"memory: {memory_bytes:,} bytes. Give at least {LEAST_MEMORY_BYTES:,} (256 MiB).")
-        self.address = content_hash([address, duckdb.__version__, np.__version__, memory_bytes])
+        self.address = content_hash([address, duckdb.__version__, np.__version__, memory_bytes, _LAYOUT])
         self.folder = folder
         self._events = dict(events)
         self.memory_bytes = memory_bytes
@@ -83,7 +84,7 @@ class PartedViews:
         self._settled: dict[str, str] = {}
         self._catalog = store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=clock)
         self._blob = store.open(store_url("file", self.folder / "blob"), "blob")
-        self._connection = self._connected(16)
+        self._connection = self._connected(4)
 
     def parts(self, view: View) -> int:
         """How many parts the entities of a view are in."""
@@ -166,17 +167,17 @@ class PartedViews:
             events, parts = self._of(view), self.parts(view)
             self._connection.close()  # its memory is needed for what follows
             try:
-                with _named(self.folder), self._connected(4) as connection:
+                with _named(self.folder), self._connected(2) as connection:
                     name = view.source.name
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
-                        self._settled[name] = settle(events, versions, connection)
+                        self._settled[name] = settle(events, versions, connection, parts)
                     folder = self.folder / f"{name}.{key}.{self.address[:16]}"
                     self._splits[key] = split(
                         self._settled[name], events, view.by, sorted(names), parts, folder, connection
                     )
             finally:
-                self._connection = self._connected(16)
+                self._connection = self._connected(4)
         return self._splits[key]
 
     def _evaluated(

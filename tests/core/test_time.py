@@ -1,4 +1,5 @@
 import datetime as dt
+import re
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, duration_us, format_moment, moment_us
+from trimtab.core.time import DAY_US, ISO_8601, duration_us, format_moment, moment_us
 
 MIN_US, MAX_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 
@@ -73,6 +74,20 @@ def test_texts_of_rfc_3339_and_dates_of_iso_8601_are_moments(text: str, moment: 
 def test_every_other_text_is_none(text: str) -> None:
     with pytest.raises(Misuse, match="is not ISO 8601"):
         moment_us(text)
+
+
+LIKE = st.from_regex(
+    "[0-9]{2,4}[-/][0-2][0-9]-?[0-3][0-9][T t]?[0-2][0-9]:[0-6][0-9]:[0-6][0-9][.,]?[0-9]{0,8}[Z+-]?.{0,6}"
+)
+
+
+@given(LIKE | st.from_regex(ISO_8601, fullmatch=True))
+def test_a_text_that_looks_like_a_moment_is_one_by_the_grammar_alone(text: str) -> None:
+    try:
+        moment_us(text)
+    except Misuse:
+        return
+    assert re.fullmatch(ISO_8601, text.strip())
 
 
 @pytest.mark.fast

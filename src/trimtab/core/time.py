@@ -34,6 +34,7 @@ _EXTENDED = f"[0-9]{{4}}-{_DD}-{_DD}(?:[Tt ]{_HOUR}:{_DD}(?::{_DD}{_FRACTION})?{
 _BASIC = f"[0-9]{{8}}(?:[Tt]{_HOUR}{_DD}(?:{_DD}{_FRACTION})?{_ZONE})?"
 ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # the texts that are moments, as a regular expression
 _ISO = re.compile(ISO_8601)
+_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # behind the seconds, as it mostly is
 
 
 def duration_us(text: str | int) -> int:
@@ -110,10 +111,10 @@ def moment_us(value: str | int | dt.datetime | dt.date) -> int:
 
 def _datetime(text: str) -> dt.datetime:
     """The datetime that a text writes: RFC 3339, or the same in ISO 8601's basic form; see `moment_us`."""
-    usual = len(text) in (19, 20) and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
+    usual = len(text) > 18 and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
     try:
-        if usual and text[19:] in ("", "Z") and text[11:13] != "24":  # newer Pythons take 24:00
-            return dt.datetime.fromisoformat(text)
+        if usual and text[11:13] != "24" and ((tail := text[19:]) in ("", "Z") or _TAIL.fullmatch(tail)):
+            return dt.datetime.fromisoformat(text)  # which by itself takes more, newer ones 24:00
         iso = text.strip()
         if _ISO.fullmatch(iso):
             at = iso[11:].upper().replace("UTC", "Z").replace(" ", "")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import arro3.core as arro3
 import duckdb
 import numpy as np
+import pandas
+import polars
+import pyarrow
 import pytest
 
 from trimtab.core.arrow import read_arrow
-from trimtab.core.columns import Columns
+from trimtab.core.columns import Columns, WrongColumn
 from trimtab.core.errors import Misuse
 
 ALL: dict[str, tuple[Any, list[Any]]] = {
@@ -108,17 +113,29 @@ def test_names_that_come_twice_are_refused_and_row_numbers_left_out() -> None:
 
 
 def test_polars_takes_a_table_and_gives_one() -> None:
-    polars = pytest.importorskip("polars")
     assert shown(Columns.from_arrow(polars.DataFrame(Columns.of(ALL)))) == ALL
 
 
 def test_pyarrow_takes_a_table_and_gives_one() -> None:
-    pyarrow = pytest.importorskip("pyarrow")
     assert shown(Columns.from_arrow(pyarrow.table(Columns.of(ALL)))) == ALL
 
 
 def test_pandas_gives_a_table_without_the_numbers_of_its_rows() -> None:
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
     frame = pandas.DataFrame({"x": [1.5, None], "c": pandas.Categorical(["a", None])}, index=[7, 3])
     assert shown(Columns.from_arrow(frame)) == {"x": ("float", [1.5, None]), "c": ("str", ["a", None])}
+
+
+@pytest.mark.parametrize("library", [polars.DataFrame, pandas.DataFrame, pyarrow.table])
+def test_a_column_of_nulls_alone_is_taken(library: Callable[..., object]) -> None:
+    assert Columns.from_arrow(library({"x": [None, None]})).to_rows() == [{"x": None}] * 2
+    assert Columns.from_arrow(library({"x": []})).rows == 0
+
+
+def test_extension_types_are_read_right_or_refused_by_name() -> None:
+    made = uuid.UUID(int=7)
+    frame = pandas.DataFrame({"x": [made, None]})
+    assert Columns.from_arrow(frame).to_rows() == [{"x": str(made)}, {"x": None}]
+    with pytest.raises(WrongColumn, match=r"column 'x' holds values of the Arrow extension type 'pandas.period'"):
+        Columns.from_arrow(pandas.DataFrame({"x": pandas.period_range("2024-01", periods=2, freq="M")}))
+    with pytest.raises(Misuse, match=r"column 'x' of the pandas DataFrame holds int and str; needed is one type"):
+        Columns.from_arrow(pandas.DataFrame({"x": [1, "a"]}))

@@ -141,7 +141,7 @@ def test_a_table_of_record_takes_added_columns_and_is_read_by_definitions_of_bef
         assert history.frame("s").columns.to_rows() == [{n: r.get(n) for n in layout.columns} for r in truth]
     table.compact()
     assert table.scan(["c"])["c"].to_list() == [None, None, None, 7]
-    with pytest.raises(Misuse, match="differ"):
+    with pytest.raises(Misuse, match="found none, needed time"):
         table.append(Columns.of({"a": ("float", [1.0])}), writer="w", position=1)
     table.close()
 

@@ -32,7 +32,7 @@ _HOUR, _DD, _FRACTION = "(?:[01][0-9]|2[0-3])", "[0-9]{2}", "(?:[.,][0-9]+)?"
 _ZONE = f"(?: ?(?:[Zz]|UTC|[+-]{_HOUR}(?::?[0-5][0-9](?::[0-5][0-9])?)?))?"
 _EXTENDED = f"[0-9]{{4}}-{_DD}-{_DD}(?:[Tt ]{_HOUR}:{_DD}(?::{_DD}{_FRACTION})?{_ZONE})?"
 _BASIC = f"[0-9]{{8}}(?:[Tt]{_HOUR}{_DD}(?:{_DD}{_FRACTION})?{_ZONE})?"
-ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # the texts that are moments, as a regular expression
+ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # the texts that are times, as a regular expression
 _ISO = re.compile(ISO_8601)
 _TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # behind the seconds, as it mostly is
 

@@ -27,7 +27,7 @@ Reason = Literal[
     "wrong_type",
     "infinite",
     "too_large",  # beyond 1e150, or beyond 64 bits for an int
-    "bad_time",  # no moment, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
+    "bad_time",  # no time, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
     "bad_text",  # text that has no UTF-8 form
     "no_key",  # a deletion in a source that declares no key: declare one
     "future",  # dated further ahead of the clock than the source tolerates

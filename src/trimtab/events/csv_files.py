@@ -324,7 +324,7 @@ def _quick_ints(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
 
 
 def _quick_times(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
-    """Moments that are all written alike, such as 2013-03-01, 2013-03-01 05:00:00 or 2013-03-01T05:00:00.123Z."""
+    """Times that are all written alike, such as 2013-03-01, 2013-03-01 05:00:00 or 2013-03-01T05:00:00.123Z."""
     there = None if nulls.isdisjoint(texts) else np.array([text not in nulls for text in texts], bool)
     sample = next((text for text in texts if text not in nulls), "")
     bare = sample.removesuffix("Z")

@@ -129,7 +129,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
 
 def _raw_value(table: ArrowTable, name: str, row: int, dtype: Dtype) -> Any:
-    """A value as it came; a moment where none is wanted as text, so that it is no number later."""
+    """A value as it came; a time in a column of another type as text, so that it is no number later."""
     if name in table.loose:
         return table.loose[name][row]
     found = table.columns[name]
@@ -233,7 +233,7 @@ def _text(found: object, reason: Reason) -> str:
 
 
 def _datetime(us: int) -> str:
-    """A moment as text, in or outside the years that have a name."""
+    """A time as text, in or outside the years 1 to 9999."""
     return format_moment(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 

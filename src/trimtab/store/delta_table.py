@@ -479,10 +479,11 @@ class DeltaTable:
         found = {name: column.dtype for name, column in rows.by_name.items()}
         if found != needed:
             differing = [name for name in {**needed, **found} if needed.get(name) != found.get(name)]
-            said = (f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing)
+            said = [f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing]
+            more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
             raise Misuse(
-                f"table {self.directory}: these columns are not the table's: {'; '.join(said)}. Give rows of its "
-                "columns; a column whose type changed needs a new name."
+                f"table {self.directory}: these columns are not the table's: {'; '.join(said[:5])}{more}. Give rows of "
+                "its columns; a column whose type changed needs a new name."
             )
 
     def _add(self, name: str, rows: int, *, data_change: bool = True) -> AddAction:

@@ -12,6 +12,7 @@ from trimtab.features.online.generations import place
 from trimtab.features.online.plan import EVENT_AT, Name, ViewPlan
 from trimtab.features.online.state import EntityState
 from trimtab.features.online.store import BEGIN, Changes, OnlineStore, earliest_us
+from trimtab.features.online.ties import KEPT, rows_of
 from trimtab.features.online.versions import VersionIndex
 from trimtab.store.ports import KeyValue
 
@@ -110,6 +111,8 @@ class Compaction:
             smaller = _smaller(plan, packed, s_us)
             if smaller is not None:
                 changes[key] = smaller
+                if not plan.keyed:
+                    changes |= _lost_ties(plan, kv, key[len(plan.state_prefix) :], packed, smaller)
                 freed += len(packed) - len(smaller)
                 shrunk += 1
             if plan.keyed and horizon_us is not None:
@@ -181,6 +184,13 @@ def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
             state.winners = []
     after = state.pack()
     return after if len(after) < len(packed) else None
+
+
+def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: bytes) -> Changes:
+    """The rows to delete that an entity's state does not go on with."""
+    if len(EntityState(plan, before).winners) < KEPT or EntityState(plan, after).winners:
+        return {}
+    return dict.fromkeys(key for key, _ in rows_of(plan, kv, name))
 
 
 def _shrinks(plan: ViewPlan) -> bool:

@@ -20,8 +20,8 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
         s_us: The append time at which the last of them is applied.
 
     Returns:
-        The bytes that `EntityState` packs; None when a row is open or was before, or two are of one event time and may
-        repeat or tie with each other: `EntityState` knows what becomes of these.
+        The bytes that `EntityState` packs; None when a row is open or was before, or two are or were of one event time
+        and may repeat or tie with each other: `EntityState` and `Ties` know what becomes of these.
     """
     last_us = s_us if plan.inclusive else s_us - 1
     times = [row[EVENT_AT] for row in rows]
@@ -34,7 +34,7 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
     known, winners = len(rows), []
     if packed is not None:
         _, _, _, _, before, opens, winners, *_ = unpack(plan, packed)
-        if opens:
+        if opens or len(winners) > 1:
             return None
         known += before
         if winners:

@@ -33,6 +33,7 @@ from trimtab.features.online.plan import (
 )
 from trimtab.features.online.state import EntityState
 from trimtab.features.online.store import earliest_us
+from trimtab.features.online.ties import beyond
 from trimtab.features.online.versions import Link, Version, VersionIndex, needed
 from trimtab.store.ports import KeyValue
 
@@ -173,9 +174,14 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
 
 
 def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int) -> Iterator[tuple[bytes, bytes]]:
-    """Packed states of entities without a key, each with its rows; repetitions are taken out."""
-    for name, rows in groups.items():
-        yield name, entity_state(plan, _distinct(rows), s_us).pack()
+    """Keys and values of entities without a key, each with its rows; repetitions are taken out."""
+    return _packed(plan, ((name, entity_state(plan, _distinct(rows), s_us)) for name, rows in groups.items()))
+
+
+def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iterator[tuple[bytes, bytes]]:
+    for name, state in states:
+        yield from beyond(plan, name, state)
+        yield plan.state_prefix + name, state.pack()
 
 
 def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
@@ -224,7 +230,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
         )
         yield from _written(kv, index)
     firsts.clear()
-    yield from _written(kv, ((plan.state_prefix + name, state.pack()) for name, state in groups.states()))
+    yield from _written(kv, _packed(plan, groups.states()))
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
@@ -288,7 +294,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
     if part.turns > 1:  # what the index does not say: who has had rows that count no more
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
-    yield from _written(kv, ((plan.state_prefix + name, state.pack()) for name, state in groups.states()))
+    yield from _written(kv, _packed(plan, groups.states()))
 
 
 def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
@@ -303,7 +309,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
         after = found[-1][0]
         yield len(found)
     _take_stubs(kv, groups, list(groups.rows))
-    yield from _written(kv, ((plan.state_prefix + name, state.pack()) for name, state in groups.states()))
+    yield from _written(kv, _packed(plan, groups.states()))
 
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:

@@ -57,7 +57,7 @@ class LatestLoad:
         plan: The view.
         s_us: S.
         count: The figures of `ViewApplied`, added to.
-        by_rows: Makes the states of the few entities that a matrix does not fit.
+        by_rows: Makes what is stored of the few entities that a matrix does not fit.
     """
 
     def __init__(self, plan: ViewPlan, s_us: int, count: Counter[str], by_rows: ByRows) -> None:
@@ -112,7 +112,7 @@ class LatestLoad:
             tied = np.sort(order[np.repeat(odd, ends - starts)])  # as they came: of repetitions the first one counts
             for entity, row in self._as_rows(rows.take(tied)):
                 groups[name_bytes(entity)].append(row)
-            yield {prefix + name: packed for name, packed in self._by_rows(self.plan, groups, self._s_us)}
+            yield dict(self._by_rows(self.plan, groups, self._s_us))
 
     def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
         """The rows by entity, the greatest one last; where each entity starts; which entities do not fit a matrix."""

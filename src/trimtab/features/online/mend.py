@@ -21,11 +21,11 @@ from trimtab.features.online.generations import FILLING, place
 from trimtab.features.online.load import MOST_ROWS, History, load
 from trimtab.features.online.plan import ViewPlan, name_bytes
 from trimtab.features.online.store import Changes, Cursor, OnlineStore, write_cursors
+from trimtab.features.online.ties import rows_of
 from trimtab.store.ports import KeyValue
 
 MOST_SHARE = 0.25  # of a view's records: to make states of more than that anew, it is filled from history
 _SWEPT = 5_000
-_SCAN = 10_000
 
 Read: TypeAlias = Callable[[Source, Mapping[str, int], Callable[[Event], bool]], History]
 
@@ -185,8 +185,8 @@ class _Mending:
         names = set(map(name_bytes, self._entities))
         changes: Changes = dict.fromkeys(plan.state_prefix + name for name in names)
         changes |= dict.fromkeys(self._index_keys(plan))
-        for name in names if plan.keyed else ():
-            changes |= dict.fromkeys(_keys(kv, plan.rows_prefix + bytes([len(name)]) + name))
+        for name in names:
+            changes |= dict.fromkeys(key for key, _ in rows_of(plan, kv, name))
         for key, value in aside.pairs.items():
             if key.startswith(plan.index_prefix) or _named(plan, key) in names:
                 changes[key] = value
@@ -235,10 +235,3 @@ def _named(plan: ViewPlan, key: bytes) -> bytes:
         return key[len(plan.state_prefix) :]
     at = len(plan.rows_prefix) + 1
     return key[at : at + key[at - 1]]
-
-
-def _keys(kv: KeyValue, prefix: bytes) -> Iterator[bytes]:
-    after = b""
-    while found := [key for key, _ in kv.scan(prefix, after=after, limit=_SCAN)]:
-        yield from found
-        after = found[-1]

@@ -50,6 +50,7 @@ from trimtab.features.online.tiles import (
 FORMAT = 1
 FOLDS = 10  # their place in the list
 _WORD = 2**63
+_TIED = 16  # rows of one event time, of a source with a key
 _SCALES = len(SCALES)
 _from_bytes = int.from_bytes
 
@@ -198,12 +199,14 @@ class EntityState:
                 read += 1
                 self._live_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lowest_lost)
         if self.winner_lost:
-            self.winners = []
+            tied: list[Row] = []
             for row in rows(BEGIN_US, newest):
                 read += 1
-                if self.winners and row[EVENT_AT] < self.winners[-1][EVENT_AT]:
+                if tied and row[EVENT_AT] < tied[0][EVENT_AT]:
                     break
-                self._contend(row)
+                tied.append(row)
+            self.winners = []
+            self._contend(tied)
         for index, start in self.dirty_folds:
             of = self.plan.folds[index]
             if not of.hop_us:
@@ -239,8 +242,7 @@ class EntityState:
                 for row in rows:
                     online_folds.put(fold_plan, kept, row)
         if plan.latest:
-            for row in rows:
-                self._contend(row)
+            self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
         """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
@@ -294,13 +296,21 @@ class EntityState:
             if value is not None and (best is None or (value < best if kind == "min" else value > best)):
                 extremes[place] = value
 
-    def _contend(self, row: Row) -> None:
-        winners = self.winners
-        if not winners or row[EVENT_AT] > winners[-1][EVENT_AT]:
-            self.winners = [row]
-        elif row[EVENT_AT] == winners[-1][EVENT_AT]:
-            winners.append(row)
-            winners.sort(key=_order)
+    def _contend(self, rows: list[Row]) -> None:
+        """Let sealed rows be the greatest, if they are.
+
+        Of a source with a key only the last of those that share the newest event time are kept, and none is added
+        before them: when these are lost, the raw rows have all. Of another one all are (see `ties.py`).
+        """
+        newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
+        before = self.winners if self.winners and self.winners[-1][EVENT_AT] >= newest_us else []
+        if before and before[-1][EVENT_AT] > newest_us:
+            return
+        tied = [row for row in rows if row[EVENT_AT] == newest_us]
+        if self.plan.keyed and before:
+            tied = [row for row in tied if _order(row) > _order(before[0])]
+        tied = sorted(before + tied, key=_order)
+        self.winners = tied[-_TIED:] if self.plan.keyed else tied
 
 
 def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:

@@ -32,6 +32,7 @@ from trimtab.features.online.plan import (
     floor,
 )
 from trimtab.features.online.state import EntityState
+from trimtab.features.online.ties import Ties
 from trimtab.features.online.versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
@@ -283,6 +284,8 @@ class OnlineStore:
                         _count_failed(plan, rows, set(), kept.errors, count)
                     continue
             state = EntityState(plan, packed)
+            ties = Ties(plan, self.kv, name, state)
+            rows = ties.new(rows, count)
             again = kept.repeated if plan.windowed else _repeated(state, rows, count)
             if kept.errors:
                 _count_failed(plan, rows, again, kept.errors, count)
@@ -295,6 +298,8 @@ class OnlineStore:
             else:
                 state.opens += rows
             state.seal(s_us)
+            ties.settle()
+            changes |= ties.changes
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:

@@ -24,6 +24,7 @@ from memory import Memory
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import moment_us
 from trimtab.registry.transfer import importing, inspecting
+from trimtab.registry.transfer.golden import read_golden
 from trimtab.registry.transfer.importing import Given, check_inputs, find_model
 from trimtab.registry.transfer.inspecting import Asked, Inspected
 from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
@@ -278,9 +279,9 @@ def test_nothing_is_registered_that_was_not_held_against_something(empty: Path, 
             project.import_model(tmp_path / "m.txt", "buyer", window="300d", categories=SITES)
         with pytest.raises(NotFound, match="model 'byer' is not declared"):
             project.import_model(tmp_path / "m.txt", "byer", window="7d")
-        with pytest.raises(NotFound, match="no such file"):
+        with pytest.raises(NotFound, match="there is none"):
             project.import_model(tmp_path / "absent.txt", "buyer", window="7d")
-        with pytest.raises(NotFound, match="there is no such file"):
+        with pytest.raises(NotFound, match="there is none"):
             project.import_model(tmp_path / "m.txt", "buyer", golden=tmp_path / "absent.ndjson")
         (tmp_path / "lines.ndjson").write_text('{"x": 1}\n')
         with pytest.raises(Misuse, match="a row has no 'score'"):
@@ -422,6 +423,13 @@ def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name:
         path.write_bytes(b"PK")
     with pytest.raises(Misuse, match=r"of PyTorch\. .*torch\.onnx\.export\(.*trimtab\.training\.neural"):
         find_model(path)
+
+
+def test_a_pipe_is_no_model_and_has_no_golden_rows(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    for read in (find_model, read_golden):
+        with pytest.raises(Misuse, match="is a named pipe, needed is a file"):
+            read(tmp_path / "m.onnx")
 
 
 def test_a_graph_without_an_end_is_given_up(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -115,3 +116,38 @@ def test_a_retention_shorter_than_a_window_is_refused_by_every_command(call: Run
     assert (
         "[retention] events = \"5d\" is too short for source 'landings': carrier.mean_7d looks back 7d" in done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ingest", "landings", "pipe.csv"],
+        ["ingest", "landings", "pipe.arrow"],
+        ["join", "pipe.parquet", "--view", "carrier", "--at", "at", "--out", "out.csv"],
+        ["forget", "carrier", "--from", "pipe.csv"],
+        ["init", "pipe.csv"],
+    ],
+)
+def test_a_pipe_where_a_file_is_needed_is_refused_and_not_waited_for(
+    call: Run, project: Path, arguments: list[str]
+) -> None:
+    for name in ("pipe.csv", "pipe.arrow", "pipe.parquet"):
+        os.mkfifo(project / name)
+    done = call(*arguments, cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert re.search("is a (named )?pipe( or device)?, needed is a file", done.stderr), done.stderr
+
+
+def test_a_backup_with_a_pipe_in_it_is_refused_and_not_waited_for(call: Run, project: Path) -> None:
+    assert call("ingest", "landings", "landings.csv", cwd=project).returncode == 0
+    assert call("backup", "../copy", cwd=project).returncode == 0
+    copy = project.parent / "copy"
+    (copy / "state" / "catalog.db").unlink()
+    os.mkfifo(copy / "state" / "catalog.db")
+    done = call("restore", "../copy", "--into", "../else", cwd=project)
+    assert done.returncode != 0
+    assert "catalog.db: this file of the backup is a named pipe. Use another backup." in done.stderr
+    assert not (project.parent / "else").exists()
+    (copy / "backup.json").unlink()
+    os.mkfifo(copy / "backup.json")
+    assert "is a named pipe, needed is a file" in call("restore", "../copy", "--into", "../else", cwd=project).stderr

@@ -28,6 +28,7 @@ from trimtab.app.state import check_format
 from trimtab.app.state_use import PRIVATE, behind_links, have_alone, set_aside
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
+from trimtab.core.regular_file import other_kind
 from trimtab.core.signals import ENDING, caught
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_moment
@@ -132,6 +133,8 @@ def read_manifest(backup: str | Path) -> Backup:
     """
     backup = Path(backup)
     path = backup / MANIFEST
+    if (kind := other_kind(path)) is not None:
+        raise Misuse(f"{path}: is a {kind}, needed is a file. Name a folder that `trimtab backup` wrote.")
     if not path.is_file():
         raise NotFound(f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab backup` wrote.")
     try:
@@ -276,6 +279,8 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
         raise Corrupt(f"{source}: its manifest names {file.path}, which lies outside. Use another backup.")
     make_folder(target.parent)
     digest = hashlib.sha256()
+    if (kind := other_kind(path)) is not None:
+        raise Corrupt(f"{path}: this file of the backup is a {kind}. Use another backup.")
     try:
         with path.open("rb") as read, target.open("wb") as write:
             while block := read.read(_BLOCK):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from trimtab.core.columns import Dtype
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse
+from trimtab.core.regular_file import regular_file
 from trimtab.core.time import ISO_8601
 from trimtab.events.csv_files import csv_header, read_texts
 from trimtab.events.opened import open_text
@@ -51,8 +52,7 @@ class DataTable:
     def __init__(self, file: Path) -> None:
         if file.is_dir():
             raise Misuse(f"{file} is a folder, needed is a file. Give the path of one CSV or Parquet file.")
-        if not file.is_file():
-            raise NotFound(f"file {file}: there is none. Give the path of one CSV or Parquet file.")
+        regular_file(file)
         import duckdb
 
         self.file = file

@@ -13,7 +13,8 @@ import msgspec
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, moment_of, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse
+from trimtab.core.regular_file import regular_file
 
 if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
@@ -150,6 +151,4 @@ def _parsed(text: str) -> dict[str, Any]:
 def _there(file: Path) -> Path:
     if file.is_dir():
         raise Misuse(f"{file} is a folder, needed is a file. Give the path of one file of it at a time.")
-    if not file.is_file():
-        raise NotFound(f"file {file}: there is none. Give the path of one file.")
-    return file
+    return regular_file(file)

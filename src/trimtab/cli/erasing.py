@@ -11,7 +11,8 @@ import click
 
 from trimtab.cli.options import account, command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse
+from trimtab.core.regular_file import regular_file
 
 _SAFE = "What is erased stays erased; run the same command again to finish."
 
@@ -68,8 +69,8 @@ def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[
 
 def _lines(entity: str, file: Path, columns: Sequence[str]) -> list[Sequence[str]]:
     """The keys in a file; a first line that names the columns is none."""
-    if str(file) != "-" and not file.is_file():
-        raise NotFound(f"--from {file}: there is no such file.")
+    if str(file) != "-":
+        regular_file(file, "--from")
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:

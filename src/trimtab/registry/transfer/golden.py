@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.hashing import bytes_hash
+from trimtab.core.regular_file import regular_file
 from trimtab.registry.transfer import standalone
 from trimtab.training.artifact import encode_artifact, make_golden
 from trimtab.training.fitted import Fitted
@@ -49,7 +50,7 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
     """
     what = f"golden rows {file.name}"
     try:
-        text = file.read_text("utf-8")
+        text = regular_file(file, "golden rows").read_text("utf-8")
         if file.suffix == ".json":
             found = msgspec.json.decode(text, type=dict[str, Any])
             rows, scores = list(found["rows"]), list(found["scores"])
@@ -57,8 +58,8 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
             rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.splitlines() if line.strip()]
             scores = [row.pop("score") for row in rows]
         wanted = np.array(scores, np.float64)
-    except FileNotFoundError:
-        raise NotFound(f"{what}: there is no such file ({file}).") from None
+    except TrimtabError:
+        raise
     except KeyError as error:
         raise Misuse(f'{what}: a row has no {error}. Give lines of {{"input": 1.5, ..., "score": 0.25}}.') from None
     except (OSError, ValueError, TypeError) as error:

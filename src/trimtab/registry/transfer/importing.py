@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
+from trimtab.core.regular_file import regular_file
 from trimtab.core.time import format_duration, format_moment
 from trimtab.features.encoding import Encoding
 from trimtab.features.stored import encode_features
@@ -78,8 +79,7 @@ def find_model(path: Path) -> Given:
             )
         found = read_mlflow(path)
         return _read(path, found.file, found.format, f"MLflow folder, {found.format}", declared=found.inputs)
-    if not path.is_file():
-        raise NotFound(f"import {path}: there is no such file or folder.")
+    regular_file(path, "import")
     name = next((name for name, endings in _ENDINGS.items() if path.suffix.lower() in endings), None)
     if path.suffix.lower() in _TORCH:
         raise Misuse(f"import {path.name}: it is a file of PyTorch. {OF_TORCH}")
@@ -382,7 +382,7 @@ def _read(
     exported: dict[str, Any] | None = None,
 ) -> Given:
     try:
-        data = file.read_bytes()
+        data = regular_file(file, f"import {path.name}:").read_bytes()
     except OSError as error:
         raise Unavailable(f"import {path.name}: {file} cannot be read: {error}") from error
     if exported is not None and bytes_hash(data) != exported["sha256"]:

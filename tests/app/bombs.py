@@ -27,6 +27,9 @@ class Bomb(NamedTuple):
     body: bytes
     headers: dict[str, str]
 
+    def __str__(self) -> str:
+        return f"{self.name} to {self.path}"
+
 
 def texts(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """JSON that is large, deep or strange."""

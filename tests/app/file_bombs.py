@@ -30,6 +30,9 @@ class FileBomb(NamedTuple):
     data: bytes
     format: str = ""  # of a model; empty: a table
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def onnx_model(nodes: list[Any], initializers: list[Any], columns: int = 2) -> bytes:
     """A graph from x to y."""

@@ -15,6 +15,7 @@ from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
 from trimtab.events.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
 from trimtab.events.opened import local_file, open_bytes
+from trimtab.events.unpacked import check_gzip
 
 Format = Literal["csv", "parquet", "ndjson", "arrow"]
 OnError = Literal["refuse", "quarantine"]
@@ -134,6 +135,8 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
 
 
 def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> FileRows:
+    if path.suffix == ".gz":
+        check_gzip(path)
     if kind == "ndjson":
         with open_bytes(path) as stream:
             rows = _fit_lines(f"file {path}", source, stream, str(path))

@@ -15,6 +15,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.flatbuffer import FlatTable
 from trimtab.events.definitions import Source
 from trimtab.events.fitting import FileRows, fit_table, wanted_columns
+from trimtab.events.unpacked import check_table
 from trimtab.store.duckdb_opening import open_duckdb
 
 _DURATION = 18  # among the types of Arrow's schema
@@ -30,6 +31,7 @@ def read_parquet(path: Path, source: Source) -> FileRows:
         wanted = wanted_columns(what, source, names)
         columns = ", ".join(map(_name, wanted))
         (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({_path(path)})").fetchall()[0]
+        check_table(path, rows, wanted)
         found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), loose=True)
         kinds = {name: kind for name, kind in _extensions(connection, path).items() if name in found.columns}
     extended = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,17 @@ from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.online.request_plan import RequestPlan
 
 JUMP_US = 400 * DAY_US
+RECOVERS = """
+import os, signal, sys, threading
+from trimtab.app.project import open_project
+from trimtab.core.clock import VirtualClock
+with open_project(sys.argv[1], clock=VirtualClock(int(sys.argv[2])), environment={}) as project:
+    project.recover(dry_run=True)
+    kill = threading.Timer(float(sys.argv[3]), os.kill, (os.getpid(), signal.SIGKILL))
+    kill.start()
+    project.recover()
+    kill.cancel()
+"""
 
 
 class SetClock(SystemClock):
@@ -110,6 +124,30 @@ def test_what_a_process_under_a_clock_ahead_stamped_is_red_and_put_right(trained
         assert (project.views.store.s_us, read(project)) == before
         frame = project.history.moment(["readings"])[0]["readings"]
         assert int(np.max(frame.known_at_us)) <= shop.NOW_US + HOUR_US
+
+
+def test_killing_recover_at_any_time_leaves_it_to_be_finished(trained: Path, tmp_path: Path) -> None:
+    with shop.opened(trained, shop.NOW_US + JUMP_US) as project:
+        project.push("readings", [reading(shop.NOW_US - 2, 5.0)])
+        project.materialise()
+        project.push("readings", [reading(shop.NOW_US - 1, 6.0)])
+        project.views.catch_up()
+    steps = 0
+    for n in range(6):
+        folder = Path(shutil.copytree(trained, tmp_path / f"killed{n}"))
+        words = [str(folder), str(shop.NOW_US), str(0.02 + 0.03 * n)]
+        killed = subprocess.run([sys.executable, "-c", RECOVERS, *words], check=False, timeout=60)
+        steps += killed.returncode == -9
+        with shop.opened(folder) as project:
+            project.recover()
+            assert project.recover().is_empty
+            assert read(project)[0] == 6.0
+            rows = project.state.tables(project.sources, make=False)["readings"].scan()
+            assert rows["_append_at"].values.max() <= shop.NOW_US
+            frame = project.history.moment(["readings"])[0]["readings"]
+            assert int(np.max(frame.known_at_us)) <= shop.NOW_US
+            assert project.verify_ledger()
+    assert steps > 2
 
 
 def test_the_doctor_names_what_a_clock_ahead_stamped(trained: Path) -> None:

@@ -17,7 +17,7 @@ from trimtab.core.errors import Corrupt
 from trimtab.store.lmdb_kv import LmdbKeyValue
 
 KEYS = 3_000
-SHORT, LONG = 40, 400
+SHORT, LONG = 40, 200
 READER = """
 import json, random, sys
 from pathlib import Path

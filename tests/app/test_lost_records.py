@@ -141,6 +141,36 @@ def test_recover_says_what_is_lost_and_lets_the_log_go_on(behind: Path, loss: Lo
     assert not [one for one in examine(behind, {}) if one.name == "logs"]
 
 
+@pytest.mark.parametrize("loss", [folder_gone, rolled_back])
+def test_what_the_tables_have_is_not_lost(trained: Path, loss: Loss, tmp_path: Path) -> None:
+    log = trained / ".trimtab" / "log" / "events"
+    with shop.opened(trained) as project:
+        project.views.catch_up()
+    shutil.copytree(log, tmp_path / "before")
+    with shop.opened(trained) as project:
+        project.push("readings", [reading(3.0)])
+        project.retain()
+        project.push("readings", [reading(4.0)])
+        project.views.catch_up()
+        expected = level_of(project, "east")
+        end = project.state.events.positions()["p0001"]
+    loss(log, tmp_path / "before")
+    with shop.opened(trained) as project:
+        assert [line for line in project.status().red if "trimtab recover" in line]
+        (lost,) = project.recover().lost
+        assert (lost.last, lost.in_tables) == (end, lost.last - lost.first)  # all but the newest
+        assert not [line for line in project.status().red if "recover" in line]
+        assert level_of(project, "east") == expected == 4.0
+        project.rebuild_all()
+        assert level_of(project, "east") == 3.0
+        assert project.push("readings", [reading(5.0)]).position == end + 1
+        assert level_of(project, "east") == 5.0
+        project.history.refresh()
+        assert {3.0, 5.0} <= set(project.history.frame("readings").columns["level"].to_list())
+        project.retain()
+        project.backup(tmp_path / "copy")
+
+
 @pytest.mark.parametrize("loss", [rolled_back])
 def test_what_was_acknowledged_behind_a_loss_reaches_features_after_all(behind: Path, loss: Loss) -> None:
     """As an older version let it happen: the log took new events under positions that its readers had passed."""
@@ -235,6 +265,33 @@ def test_killing_recover_at_any_time_loses_no_more(behind: Path, loss: Loss, tmp
             project.history.refresh()
             assert project.history.frame("readings").rows == events + 1
     assert steps > 2
+
+
+def test_a_prediction_log_that_was_rolled_back_is_red_and_keeps_what_is_left(trained: Path, tmp_path: Path) -> None:
+    log = trained / ".trimtab" / "log" / "predictions"
+
+    def predict(project: Project) -> str:
+        return project.predict("buyer", [shop.visit("q", shop.NOW_US)])[0].id
+
+    with shop.opened(trained) as project:
+        kept = predict(project)
+    shutil.copytree(log, tmp_path / "before")
+    with shop.opened(trained) as project:
+        gone = predict(project)
+        project.tick()
+    rolled_back(log, tmp_path / "before")
+    with shop.opened(trained) as project:
+        assert [line for line in project.status().red if "log/predictions" in line]
+        with pytest.raises(Corrupt, match="trimtab recover"):
+            project.predictions.read({"p0001": 2})
+        (lost,) = project.recover().lost
+        assert (lost.log, lost.first, lost.last) == ("predictions", 2, 2)
+        assert not [line for line in project.status().red if "log/predictions" in line]
+        assert project.predictions.find(kept).id == kept
+        assert project.predictions.get(gone) is None
+        new = predict(project)
+        assert project.predictions.find(new).id == new
+        assert project.predictions.log.positions() == {"p0001": 4}
 
 
 def status(folder: Path) -> str:

@@ -266,8 +266,7 @@ class PartitionWriter:
 
     def _open(self) -> sqlite3.Connection:
         what = str(self.path)
-        self._file, self._wal = file_id(what), None
-        if self._file is None:  # SQLite would make an empty one
+        if file_id(what) is None:  # SQLite would make an empty one
             raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab recover")
         try:
             acknowledged = acknowledged_frames(self.path)
@@ -279,6 +278,7 @@ class PartitionWriter:
                 connection.text_factory = bytes
                 head = check_format(connection, self.path)
                 connection.execute("PRAGMA journal_mode = WAL")
+                self._file, self._wal = file_id(what), None  # now: opened to write, a file of a lower layer is copied
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
                 if self._folds_late:

@@ -35,7 +35,7 @@ with open_project(sys.argv[1], clock=VirtualClock(int(sys.argv[2])), environment
 
 
 class SetClock(SystemClock):
-    """The machine's clock, as somebody sets it."""
+    """The machine's clock, which can be set."""
 
     def __init__(self, behind_us: int = 0) -> None:
         self.ahead_us = -behind_us

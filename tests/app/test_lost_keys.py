@@ -70,7 +70,7 @@ def test_keys_of_an_older_version_are_marked_when_it_is_served(closed: Path) -> 
     with shop.opened(closed) as project:
         with KeyWatch(project.keys, lambda keys, ever: told.append(ever)):
             assert marker.exists()
-        project.keys.remove("shop")  # and still nobody asks without one
+        project.keys.remove("shop")  # and a key is needed all the same
         assert (project.keys.ever(), project.keys.lost()) == (True, False)
     assert told[0]
 

@@ -14,7 +14,7 @@ from trimtab.app.doctor import examine
 
 WORKS = """
 import os, sys
-os.umask(0)  # nobody would be kept out
+os.umask(0)  # keeps no one out
 sys.path.insert(0, sys.argv[2])
 import shop
 from pathlib import Path

@@ -330,7 +330,7 @@ def test_nothing_is_appended_to_a_file_that_is_not_there_any_more(
             log.append([b"b"])
         if lose is not moved:
             shutil.rmtree(tmp_path / "log", ignore_errors=True)
-        (tmp_path / "away").rename(tmp_path / "log")  # as somebody puts it back
+        (tmp_path / "away").rename(tmp_path / "log")  # as a person puts it back
         assert log.append([b"c"]) == range(2, 3)
         assert payloads(log, "p0001") == [b"a", b"c"]
 

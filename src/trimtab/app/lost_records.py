@@ -1,6 +1,6 @@
 """Records that others have read and that a log does not hold any more: lost, rolled back, or its files gone. # D0169
 
-Whoever reads a log notes how far it has come. Where a noted position lies behind the log's end, the log would give
+The readers of a log note how far they have come. Where a noted position lies behind the log's end, the log would give
 that position again, and its readers would pass over the new record; so nothing is appended until `trimtab recover`.
 """
 

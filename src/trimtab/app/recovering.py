@@ -174,7 +174,7 @@ def _unread(project: Project, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(project: Project, partition: str, end: int) -> int:
-    """The greatest append time that somebody has read who has read the partition beyond its end."""
+    """The greatest append time that those have read who have read the partition beyond its end."""
     state, seen = project.state, [_NOTHING_US]
     if state.online_file() is not None:
         with suppress(Corrupt):  # damaged features are made again from what is left

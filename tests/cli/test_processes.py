@@ -14,14 +14,16 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 
 GUARDED = """
 import sys, time
-from trimtab.cli.exits import Manner, guarded
+from trimtab.cli.exits import Manner, guarded, leave_in_time
 from trimtab.core.errors import *
 manner = Manner()
 manner.safe = "All is safe."
 manner.debug = "--debug" in sys.argv
 def work():
     {body}
-sys.exit(guarded(work, manner))
+status = guarded(work, manner)
+leave_in_time(status)
+sys.exit(status)
 """
 
 
@@ -68,6 +70,35 @@ def test_credentials_in_messages_are_masked() -> None:
 
 def test_long_messages_are_cut_to_two_lines() -> None:
     assert len(guarded("raise Misuse('a\\nb\\nc\\nd')").stderr.splitlines()) == 2
+
+
+IGNORING = """
+import os, signal, threading
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        for _ in range(100_000): pass
+def work():
+    Dropped()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
+def test_a_signal_that_comes_where_the_interpreter_ignores_what_is_raised_ends_it(name: str, status: int) -> None:
+    code = GUARDED.replace("def work():\n    {body}\n", IGNORING.format(name=name))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1].endswith("All is safe.")) == (status, True), done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_a_thread_that_nothing_ends_keeps_no_process_that_is_to_end() -> None:
+    code = GUARDED.format(
+        body="import os, signal, threading; threading.Thread(target=time.sleep, args=(60,)).start(); "
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 143
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])

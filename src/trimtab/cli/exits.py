@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
@@ -22,10 +23,16 @@ FAILED = 1  # a check found something: `doctor`, `status --check`
 UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
+_AGAIN_S = 0.01
+_LEAVE_S = 5.0  # after everything was closed
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came: like KeyboardInterrupt, it unwinds through every `with` and `finally`."""
+    """SIGTERM or SIGHUP came: like KeyboardInterrupt, it unwinds through every `with` and `finally`.
+
+    Where the interpreter ignores what is raised (a `__del__`, a callback of the garbage collector or of an import), it
+    is raised again a little later.
+    """
 
 
 class Manner:
@@ -50,12 +57,28 @@ def guarded(work: Callable[[], object], manner: Manner) -> int:
 def _guarded(work: Callable[[], object], manner: Manner) -> int:
     _print_anything()
     try:
-        with caught(_terminated, (signal.SIGTERM, signal.SIGHUP)):
+        with caught(_terminated, (signal.SIGTERM, signal.SIGHUP)), _raised_again():
             done = work()
             sys.stdout.flush()
             return done if isinstance(done, int) else 0
     except BaseException as error:  # the outermost place: every way to end is told here
         return _ended(error, manner)
+
+
+def leave_in_time(status: object) -> None:
+    """End a process soon that a signal has stopped; the last act before the interpreter ends.
+
+    The interpreter waits for threads, also for one whose start the signal came right behind: nothing ends that one.
+    """
+    if status not in (INTERRUPTED, TERMINATED):
+        return
+
+    def leave() -> None:
+        time.sleep(_LEAVE_S)
+        os._exit(int(str(status)))
+
+    with suppress(RuntimeError):  # the system allows no more of them
+        threading.Thread(target=leave, name="trimtab-leaves", daemon=True).start()
 
 
 def status_of(error: BaseException) -> int:
@@ -135,6 +158,35 @@ def printable(text: str) -> str:
 def _terminated(number: int, frame: FrameType | None) -> None:
     """As Ctrl-C raises KeyboardInterrupt."""
     raise Terminated
+
+
+@contextmanager
+def _raised_again() -> Iterator[None]:
+    """Raise what a signal has raised again, where the interpreter has ignored it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ignored: list[BaseException] = []
+    report = sys.unraisablehook
+
+    def unraisable(args: sys.UnraisableHookArgs, /) -> None:
+        if isinstance(args.exc_value, Terminated | KeyboardInterrupt):
+            ignored.append(args.exc_value)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            report(args)
+
+    def again(number: int, frame: FrameType | None) -> None:
+        if ignored:
+            raise ignored.pop()
+
+    before, sys.unraisablehook = signal.signal(signal.SIGALRM, again), unraisable
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        sys.unraisablehook = report
+        signal.signal(signal.SIGALRM, before)
 
 
 def _ignore_signals() -> None:

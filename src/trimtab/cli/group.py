@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from trimtab.cli.exits import Manner, guarded
+from trimtab.cli.exits import Manner, guarded, leave_in_time
 from trimtab.cli.options import manner_options
 
 _START, _DATA, _LOOP, _ASK, _RUN = "Start", "Data in, answers out", "The loop", "What happened", "Long runs"
@@ -137,4 +137,8 @@ def trimtab() -> None:
 
 def main() -> None:
     """Run the command line; never returns."""
-    trimtab.main()
+    try:
+        trimtab.main()
+    except SystemExit as end:
+        leave_in_time(end.code)
+        raise

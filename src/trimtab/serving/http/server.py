@@ -91,7 +91,8 @@ def serve(
     gc.freeze()  # what is loaded by now lives as long as the process: not worth a look at every collection
     gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
     try:
-        server.run([listener])
+        with caught(server.handle_exit, for_good=not impatient):  # before there is a loop: none comes too early
+            server.run([listener])
     finally:
         server.let_go()
         sys.setswitchinterval(before[0])
@@ -137,9 +138,8 @@ class _Announced(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let signals end the server, and not the process: `serve` returns, so that its caller can close."""
-        with caught(self.handle_exit, for_good=not self.impatient):
-            yield
+        """Leave signals to `serve`, which returns when one has come, so that its caller can close."""
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:

@@ -478,7 +478,7 @@ class DeltaTable:
         needed = _dtypes(delta, self.directory)
         found = {name: column.dtype for name, column in rows.by_name.items()}
         if found != needed:
-            differing = [name for name in {**needed, **found} if needed.get(name) != found.get(name)]
+            differing = [name for name in {**found, **needed} if needed.get(name) != found.get(name)]
             said = [f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing]
             more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
             raise Misuse(

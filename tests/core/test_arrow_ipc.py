@@ -227,3 +227,23 @@ def test_what_is_written_is_read_by_ourselves() -> None:
         {"id": "a", "score": 0.5, "n": 2**62},
         {"id": "?", "score": 0.0, "n": -1},
     ]
+
+
+def test_rows_that_share_their_parts_are_not_even_shown() -> None:
+    """A wanted column of a file may hold what fits no row, such as lists; it may not stand for much all the same."""
+    rows, long = 3_000, pa.array(["x" * 90_000])
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), long)
+    starts, sizes = pa.array([0] * rows, pa.int32()), pa.array([rows] * rows, pa.int32())
+    kinds = pa.array([0] * rows, pa.int8())
+    for column in (
+        pa.StructArray.from_arrays([words], ["a"]),
+        pa.DictionaryArray.from_arrays(starts, long.cast(pa.binary())),
+        pa.ListViewArray.from_arrays(starts, sizes, pa.array(range(rows))),
+        pa.RunEndEncodedArray.from_arrays(pa.array([rows], pa.int32()), long),
+        pa.UnionArray.from_dense(kinds, starts, [long]),
+    ):
+        body = arrow_bombs.written(pa.table({"x": column}))
+        with pytest.raises(Misuse, match="column 'x' holds "):
+            read_ipc(body, "file", ["x"], loose=True)
+    plain = arrow_bombs.written(pa.table({"x": [[1, 2]] * 3}))
+    assert read_ipc(plain, "file", ["x"], loose=True).rows == 3

@@ -122,8 +122,8 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     opened = pa.ipc.open_file if data[:6] == MAGIC else pa.ipc.open_stream
     schema = opened(pa.py_buffer(data)).schema
     wanted = [at for at, name in enumerate(schema.names) if only is None or name in only]
-    for at in wanted if only is None or not loose else ():
-        _check_type(pa, schema.field(at), loose)
+    for at in wanted:
+        _check_type(pa, schema.field(at), loose, named=only is not None)
     names = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
     if not wanted:
         return ArrowTable(names, Columns({}))
@@ -137,15 +137,16 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     return ArrowTable(names, found.columns, found.loose, found.rows)
 
 
-def _check_type(pa: Any, field: Any, loose: bool) -> None:
-    """Refuse a column that no table can have."""
+def _check_type(pa: Any, field: Any, loose: bool, *, named: bool) -> None:
+    """Refuse a column that no table can have, and whose rows are not even shown where they do not fit."""
     kind = field.type
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     taken = {getattr(pa, name)() for name in _TAKEN.split()}
     if kind in taken or pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):
         return
-    if loose and _is_loose(pa, kind):
+    shared = pa.types.is_dictionary(field.type)
+    if loose and not shared and (_is_loose(pa, kind) or (named and _is_plain(pa, kind))):
         return
     raise WrongColumn(
         f"column {field.name!r} holds {str(field.type)[:100]}; a column can hold numbers, text, booleans, dates and "
@@ -156,6 +157,14 @@ def _check_type(pa: Any, field: Any, loose: bool) -> None:
 
 def _is_loose(pa: Any, kind: Any) -> bool:
     return any(getattr(pa.types, f"is_{name}")(kind) for name in _LOOSE.split())
+
+
+def _is_plain(pa: Any, kind: Any) -> bool:
+    """Whether values have no part in common, so that they are no larger row by row than in the file."""
+    shared = "dictionary union run_end_encoded list_view large_list_view binary_view string_view"
+    if any(getattr(pa.types, f"is_{name}")(kind) for name in shared.split()):
+        return False
+    return all(_is_plain(pa, kind.field(at).type) for at in range(kind.num_fields))
 
 
 def _pyarrow(what: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -231,3 +232,61 @@ def test_opening_a_project_loads_no_learning_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def run_in_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What `trimtab` does in a shell, where it is called "t"; the last line of output is its status."""
+    script = f't() {{ "{sys.executable}" -m trimtab.cli "$@"; }}\n{command}'
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=os.environ
+    )
+
+
+@pytest.mark.parametrize("verb", ["--help", "version", "version --json"])
+@pytest.mark.parametrize(
+    ("command", "status", "complaint"),
+    [
+        ("t {} >&-; echo $?", "0", ""),
+        ("t {} >&- 2>&- <&-; echo $?", "0", ""),
+        ("t {} | true; echo ${{PIPESTATUS[0]}}", "141", ""),
+        ("t {} > /dev/full; echo $?", "5", "standard output: No space left on device."),
+        ("t {} no-such-thing 2> /dev/full; echo $?", "0|2", ""),
+    ],
+)
+def test_output_that_goes_nowhere_is_no_fault_of_the_program(
+    tmp_path: Path, verb: str, command: str, status: str, complaint: str
+) -> None:
+    done = run_in_shell(command.format(verb), tmp_path)
+    assert done.stdout.splitlines()[-1] in status.split("|"), (done.stdout, done.stderr)
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "should not happen" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("PermissionError(13, 'Permission denied', '/x/y')", 5, "trimtab: /x/y: Permission denied."),
+        ("NotADirectoryError(20, 'Not a directory', b'/x/y')", 2, "trimtab: /x/y: Not a directory."),
+        ("FileNotFoundError(2, 'No such file or directory', '/x')", 3, "trimtab: /x: No such file"),
+        ("OSError(5, 'Input/output error')", 5, "trimtab: a file or connection: Input/output error."),
+    ],
+)
+def test_an_error_of_the_system_names_the_file(error: str, status: int, said: str) -> None:
+    done = guarded(f"raise {error}")
+    assert done.returncode == status
+    assert done.stderr.startswith(said)
+    assert "should not happen" not in done.stderr
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/b\xff"
+    os.mkdir(folder)
+    with open(folder + b"/project.py", "w") as project, open(folder + b"/trimtab.toml", "w"):
+        project.write("import trimtab as tt\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "trimtab.cli", "status"], cwd=folder, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert b"found a name that is not UTF-8" in done.stderr
+    assert not os.path.exists(folder + b"/.trimtab")

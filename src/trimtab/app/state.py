@@ -16,7 +16,7 @@ from trimtab import store
 from trimtab.app.state_use import FILE, use
 from trimtab.core.clock import CheckedClock, Clock, SystemClock
 from trimtab.core.errors import Corrupt, Misuse, TrimtabError, Unavailable
-from trimtab.core.urls import store_url
+from trimtab.core.urls import in_utf8, store_url
 from trimtab.events.definitions import Source
 from trimtab.serving.prediction_ids import PredictionIds
 from trimtab.store.absent_catalog import AbsentCatalog
@@ -64,7 +64,7 @@ class State:
     """
 
     def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
-        self.folder = folder
+        self.folder = in_utf8(folder)
         self._clock = clock
         self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
         self.prediction_ids = PredictionIds(self._checked or clock)  # of all that this process answers

@@ -23,6 +23,7 @@ FAILED = 1  # a check found something: `doctor`, `status --check`
 UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
+_OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 _AGAIN_S = 0.01
 _LEAVE_S = 5.0  # after everything was closed
 
@@ -57,6 +58,7 @@ def guarded(work: Callable[[], object], manner: Manner) -> int:
 def _guarded(work: Callable[[], object], manner: Manner) -> int:
     _print_anything()
     try:
+        _open_closed_streams()
         with caught(_terminated, (signal.SIGTERM, signal.SIGHUP)), _raised_again():
             done = work()
             sys.stdout.flush()
@@ -89,15 +91,25 @@ def status_of(error: BaseException) -> int:
         return INTERRUPTED  # DuckDB takes the Ctrl-C for itself while a query runs
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return INTERRUPTED
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+    if _is_broken_pipe(error):
         return BROKEN_PIPE
     if isinstance(error, click.exceptions.Exit | click.ClickException):
         return error.exit_code
+    if isinstance(error, OSError) and error.errno is not None:  # of the machine, and not of the program
+        kind = Misuse if error.errno in _OF_NAMES else NotFound if error.errno == errno.ENOENT else Unavailable
+        return STATUS_BY_ERROR[kind]
     return next((status for kind, status in STATUS_BY_ERROR.items() if isinstance(error, kind)), UNEXPECTED)
 
 
-def _ended(error: BaseException, manner: Manner) -> int:
+def _is_broken_pipe(error: BaseException) -> bool:
+    """Return whether the reader of the output went away; click makes an exit of that, and wraps the output."""
     if isinstance(error, SystemExit):
+        return "PacifyFlush" in type(sys.stdout).__name__  # click 8 has made its name private
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _ended(error: BaseException, manner: Manner) -> int:
+    if isinstance(error, SystemExit) and not _is_broken_pipe(error):
         return error.code if isinstance(error.code, int) else UNEXPECTED
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
@@ -112,10 +124,13 @@ def _ended(error: BaseException, manner: Manner) -> int:
             _say(status, _message(error, manner), type(error).__name__, manner)
         if manner.debug and status != BROKEN_PIPE:
             traceback.print_exception(error)
+    except OSError as unread:  # nobody reads what we say, or it has no room
+        status = BROKEN_PIPE if _is_broken_pipe(unread) else status
+        _close_quietly()
+    try:
         sys.stdout.flush()
-    except OSError:  # nobody reads what we say
-        status = BROKEN_PIPE
-    if status == BROKEN_PIPE:
+    except OSError as unwritten:
+        status = status_of(unwritten) if status == 0 else status
         _close_quietly()
     return status
 
@@ -128,10 +143,20 @@ def _message(error: BaseException, manner: Manner) -> str:
         return error.format_message()
     if isinstance(error, TrimtabError):
         return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else _unnamed(error)
+        return f"{file}: {error.strerror}. Check that it is there, may be used, and has room."
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
     hint = "" if manner.debug else "\nThis should not happen. Run again with --debug for the whole traceback."
     return f"{type(error).__name__}{where}: {' '.join(str(error).split())}{hint}"
+
+
+def _unnamed(error: OSError) -> str:
+    """The name of what an error without one is about: standard output, if it was raised where that is written."""
+    frames = traceback.extract_tb(error.__traceback__)
+    written = bool(frames) and frames[-1].name in ("echo", "_guarded", "_ended")
+    return "standard output" if written else "a file or connection"
 
 
 def _say(status: int, message: str, kind: str, manner: Manner) -> None:
@@ -200,6 +225,13 @@ def _print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # not a text stream of the system's: a test's, or closed
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # TextIO does not declare it
+
+
+def _open_closed_streams() -> None:
+    """Have what is not there read and written as nothing, and no file opened in its place (`>&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open as long as the process lives
 
 
 def _close_quietly() -> None:

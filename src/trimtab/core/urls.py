@@ -1,8 +1,11 @@
 """URLs: of folders, whatever their names; and as they may be shown to people, without the credentials in them."""
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import quote
+
+from trimtab.core.errors import Misuse
 
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _WORDS = "password|passwd|pwd|secret|token|credential|key"
@@ -23,5 +26,23 @@ def store_url(scheme: str, path: Path) -> str:
 
     >>> store_url("lmdb", Path("/srv/what? 100%/online"))
     'lmdb:///srv/what%3F%20100%25/online'
+
+    Raises:
+        Misuse: The name is not UTF-8.
     """
-    return f"{scheme}://{quote(str(path.absolute()))}"
+    return f"{scheme}://{quote(str(in_utf8(path).absolute()))}"
+
+
+def in_utf8(path: Path) -> Path:
+    """Return `path`, absolute names of which can be kept and shown.
+
+    Raises:
+        Misuse: It is not UTF-8.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise Misuse(
+            f"{os.fsencode(path.absolute())!r}: found a name that is not UTF-8, needed one that is. Rename the folder."
+        ) from error
+    return path

@@ -352,7 +352,8 @@ class Controller:
             settled_us = onset.at_us + self._deployment.settle_us + self._deployment.model.label.wait_us
             return _Trigger("alarm", f"Quality alarm: {', '.join(rung)}.", max(now_us, settled_us), onset)
         if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
-            return _Trigger("follow-up", "More labelled days since the change that was repaired.", now_us)
+            said = "More labelled days since the change that was repaired."
+            return _Trigger("follow-up", said, now_us, state.changes.repaired)
         if now_us < state.quiet_until_us:
             return None
         for rule in rules:
@@ -420,11 +421,11 @@ class Controller:
         onset = self._state.changes.onset
         if onset is None or repair.gate.folds == 1:  # of a cause that no change has
             return {"changes": msgspec.structs.replace(self._state.changes, onset=None)}
+        repaired = {"changes": Changes(repaired=onset)}
+        if self._state.begun_by == "follow-up":
+            return repaired
         wait_us = self._deployment.model.label.wait_us
-        return {
-            "changes": Changes(repaired_us=onset.at_us),
-            "follow_ups_us": tuple(repair.cut_us + days * DAY_US + wait_us for days in FOLLOW_UP_DAYS),
-        }
+        return {**repaired, "follow_ups_us": tuple(repair.cut_us + d * DAY_US + wait_us for d in FOLLOW_UP_DAYS)}
 
     def _quiet(self, until_us: int, next_us: int | None = None) -> dict[str, Any]:
         """What keeps causes of the kind at work quiet, and for how long after the next refusal."""

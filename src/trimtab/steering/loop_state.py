@@ -33,7 +33,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Changes of the world that a plan allows for."""
 
     onset: ChangeOnset | None = None  # of the one that is to be repaired now
-    repaired_us: int | None = None  # when the last one began that the version in service has repaired
+    repaired: ChangeOnset | None = None  # of the last one that the version in service has repaired
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):

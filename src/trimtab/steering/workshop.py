@@ -267,7 +267,7 @@ class VersionWorkshop:
         """What is learnt from and judged on; a model that learns as it answers is judged by what it answered."""
         onset, learns = changes.onset, self._deployment.learn == "online"
         if onset is None or rival is None or learns:
-            since_us = None if learns else changes.repaired_us
+            since_us = None if learns or changes.repaired is None else changes.repaired.at_us
             return newest_plan(training_set, self._stretch(training_set, rival), since_us)
         since_us = max(onset.at_us, rival.unseen_from_us)
         days_us = max(labelled_until(training_set) - since_us, 0)

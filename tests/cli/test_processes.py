@@ -290,3 +290,14 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> N
     assert done.returncode == 2
     assert b"found a name that is not UTF-8" in done.stderr
     assert not os.path.exists(folder + b"/.trimtab")
+
+
+def test_text_that_is_not_utf8_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "project.py").write_text("import trimtab as tt\n")
+    (tmp_path / "trimtab.toml").write_text("")
+    command = [sys.executable, "-m", "trimtab.cli", "freeze", "--why", b"\xff"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"'--why'" in done.stderr
+    assert b"not UTF-8" in done.stderr
+    assert not (tmp_path / ".trimtab").exists()

@@ -57,9 +57,23 @@ def _command_class(safe: str) -> type[click.Command]:
     class Stoppable(click.Command):
         def invoke(self, ctx: click.Context) -> Any:
             ctx.ensure_object(Manner).safe = safe
+            _check_text(ctx)
             return super().invoke(ctx)
 
     return Stoppable
+
+
+def _check_text(ctx: click.Context) -> None:
+    """Refuse, before any work, text that cannot be kept; names of files are bytes, and may be any."""
+    for parameter in ctx.command.params:
+        given = ctx.params.get(parameter.name or "")
+        for text in given if isinstance(given, tuple) else (given,):
+            if isinstance(text, str):
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    said = f"found {os.fsencode(text)!r}, which is not UTF-8. Give it in UTF-8."
+                    raise click.BadParameter(said, ctx=ctx, param=parameter) from None
 
 
 def manner() -> Manner:

@@ -93,6 +93,21 @@ def test_a_signal_that_comes_where_the_interpreter_ignores_what_is_raised_ends_i
     assert "ignored" not in done.stderr
 
 
+def test_a_signal_that_a_library_swallows_ends_it_and_what_it_closes_is_closed() -> None:
+    body = (
+        "import os, signal\n"
+        "    try:\n"
+        "        try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n"
+        "        except BaseException: error = ImportError('initialization failed')\n"  # as an extension of C does
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        for _ in range(30): time.sleep(0.02)\n"  # longer than until it would be raised again
+        "        print('closed')"
+    )
+    done = guarded(body)
+    assert (done.returncode, done.stdout) == (143, "closed\n"), done.stderr
+
+
 def test_a_thread_that_nothing_ends_keeps_no_process_that_is_to_end() -> None:
     code = GUARDED.format(
         body="import os, signal, threading; threading.Thread(target=time.sleep, args=(60,)).start(); "

@@ -24,15 +24,15 @@ UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
 _OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
-_AGAIN_S = 0.01
+_AGAIN_S = 0.1
 _LEAVE_S = 5.0  # after everything was closed
 
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP came: like KeyboardInterrupt, it unwinds through every `with` and `finally`.
 
-    Where the interpreter ignores what is raised (a `__del__`, a callback of the garbage collector or of an import), it
-    is raised again a little later.
+    Where it is swallowed (in a `__del__`, a callback of the interpreter, a library of C that makes an error of its own
+    of it), it is raised again a little later.
     """
 
 
@@ -59,7 +59,7 @@ def _guarded(work: Callable[[], object], manner: Manner) -> int:
     _print_anything()
     try:
         _open_closed_streams()
-        with caught(_terminated, (signal.SIGTERM, signal.SIGHUP)), _raised_again():
+        with _raised_again(), caught(_terminated, (signal.SIGTERM, signal.SIGHUP)):
             done = work()
             sys.stdout.flush()
             return done if isinstance(done, int) else 0
@@ -182,7 +182,18 @@ def printable(text: str) -> str:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     """As Ctrl-C raises KeyboardInterrupt."""
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
     raise Terminated
+
+
+def _is_unwinding() -> bool:
+    """Return whether what is done now is done because of a signal: a `finally`, the end of a `with`."""
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, Terminated | KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -197,13 +208,13 @@ def _raised_again() -> Iterator[None]:
     def unraisable(args: sys.UnraisableHookArgs, /) -> None:
         if isinstance(args.exc_value, Terminated | KeyboardInterrupt):
             ignored.append(args.exc_value)
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
         else:
             report(args)
 
     def again(number: int, frame: FrameType | None) -> None:
-        if ignored:
-            raise ignored.pop()
+        if not _is_unwinding():
+            raise ignored.pop() if ignored else Terminated
 
     before, sys.unraisablehook = signal.signal(signal.SIGALRM, again), unraisable
     try:

@@ -77,10 +77,10 @@ def huge_constant(count: int, columns: int = 2) -> bytes:
     return onnx_model(nodes, [shape, axes], columns)
 
 
-def tiled(times: int) -> bytes:
+def tiled(times: int, columns: int = 2) -> bytes:
     """Each row so many times."""
     repeats = helper.make_tensor("repeats", TensorProto.INT64, [2], [1, times])
-    return onnx_model([helper.make_node("Tile", ["x", "repeats"], ["y"])], [repeats])
+    return onnx_model([helper.make_node("Tile", ["x", "repeats"], ["y"])], [repeats], columns)
 
 
 def lightgbm_text() -> str:

@@ -446,9 +446,14 @@ def test_a_graph_without_an_end_is_given_up(empty: Path, tmp_path: Path, monkeyp
 def test_a_small_file_may_not_take_much_memory(empty: Path, tmp_path: Path) -> None:
     memory = Memory(os.getpid())
     (tmp_path / "huge.onnx").write_bytes(file_bombs.huge_constant(10**9, len(NAMES)))
+    (tmp_path / "wide.onnx").write_bytes(file_bombs.tiled(10**6, len(NAMES)))
     (tmp_path / "huge.txt").write_text(booster(NAMES).model_to_string().replace("num_class=1", "num_class=2147483647"))
     with shop.opened(empty) as project:
-        for file, said in (("huge.onnx", "far more memory than its file"), ("huge.txt", "lightgbm")):
+        for file, said in (
+            ("huge.onnx", "far more memory than its file"),
+            ("wide.onnx", "gives 4000000 numbers a row|far more memory"),
+            ("huge.txt", "lightgbm"),
+        ):
             with pytest.raises(Misuse, match=said):
                 project.import_model(tmp_path / file, "buyer", window="7d", categories=SITES)
     assert memory.grown() < 200  # a feature join and its libraries, for one

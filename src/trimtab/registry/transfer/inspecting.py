@@ -25,6 +25,7 @@ _MEMORY = {  # what is loaded before, and bytes of memory besides 32 times the s
     "skops": (("trimtab.training.runtimes.sklearn",), 1 << 30),
     "sklearn": (("trimtab.training.runtimes.sklearn",), 1 << 30),
 }
+_MOST_SCORES = 10_000  # of a row: one a class
 _OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory")
 _NUMBERS = re.compile(r"tensor\((bool|float|float16|double|u?int\d+)\)")
 
@@ -79,9 +80,13 @@ def answer(argument: bytes, place: Workplace) -> bytes:
 def _ask(scorer: Scorer, rows: NDArray[np.float64]) -> None:
     """Ask for scores; what is wrong with them is found by the process that imports the model, and named there."""
     try:
-        scorer.predict(rows)
+        scores = np.asarray(scorer.predict(rows))
+        if scores.size > _MOST_SCORES * len(rows):
+            raise Corrupt(f"the model gives {scores.size // len(rows)} numbers a row; at most {_MOST_SCORES}.")
         for row in rows[:1].tolist() + rows[-1:].tolist():
             scorer.predict_row(row)
+    except Corrupt:
+        raise
     except Exception as error:  # of any library
         if isinstance(error, MemoryError) or any(said in str(error).lower() for said in _OUT_OF_MEMORY):
             raise Corrupt(f"the model takes far more memory than its file, for {len(rows)} rows.") from error

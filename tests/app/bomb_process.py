@@ -29,6 +29,8 @@ def read(kind: str, *given: str) -> str:
 
 
 def main() -> None:
+    for name in ("lightgbm", "xgboost", "onnx"):
+        runtime_named(name)  # its library is no growth of the first file that gets so far
     for line in sys.stdin:
         try:
             said = read(*line.split())

@@ -39,9 +39,7 @@ def test_from_disk_and_retain_to_a_backup_that_comes_back(call: Run, project: Pa
     assert dry.stdout.startswith("would truncate 500 records of the event log")
     done = call("retain", cwd=project)
     assert "truncated 500 records of the event log" in done.stdout
-    assert (
-        "removed 498 events of landings" in done.stdout
-    )  # not the newest, and the first loaded
+    assert "removed 498 events of landings" in done.stdout  # not the newest, and the first loaded
     shown = call("disk", cwd=project).stdout
     assert "event log" in shown
     assert "budget 50 MB" in shown

@@ -239,7 +239,7 @@ def test_what_cannot_be_is_told_by_name(
 @pytest.mark.parametrize(
     ("text", "status", "words"),
     [
-        ("", 2, ["is empty"]),
+        ("", 2, ["needed a header line"]),
         ("Customer ID,Monthly Fee\nx,1\n", 2, ["Signed Up", "time"]),
         ("Customer ID,Signed Up,Monthly Fee,class\nx,2024-01-01,1,pro,more\n", 2, ["line 2"]),
     ],

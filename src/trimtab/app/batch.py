@@ -17,6 +17,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
+from trimtab.core.regular_file import other_kind
 from trimtab.events import Rows, read_rows
 from trimtab.features.definitions import Request
 from trimtab.serving.answering import Answer, ServedVersion, shown
@@ -162,6 +163,8 @@ def _write(project: Project, manifest: Manifest, out: Path) -> None:
     table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
     name = project.registry.get(manifest.version).name  # as every answer says it
     table = table.replace({"version": column("str", [name] * table.rows)})
+    if (kind := other_kind(out)) is not None:
+        raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")
     partial = out.with_name(out.name + ".partial")
     arrays = {name: of_column.values for name, of_column in table.by_name.items()}
     try:

@@ -108,7 +108,7 @@ def recover(yes: bool, dry_run: bool) -> None:
       trimtab recover --yes
     """
     with opened_project() as project:
-        found = project.recover(dry_run=True)
+        found = project.recover(dry_run=True, actor=account())
         if not (found.is_empty or dry_run):
             if not yes:
                 if not sys.stdin.isatty():

@@ -7,12 +7,21 @@ import os
 import tempfile
 from pathlib import Path
 
+from trimtab.core.errors import Misuse
+from trimtab.core.regular_file import other_kind
+
 TEMPORARY = (".", ".new")  # how the name of a file begins and ends that is being written, or was when its writer died
 _ROOM_BYTES = 1 << 18  # less is a full disk: what a database makes when it is opened takes half of it
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Put the whole content under its name, synced; after a crash the name holds the old content or the new."""
+    """Put the whole content under its name, synced; after a crash the name holds the old content or the new.
+
+    Raises:
+        Misuse: The name is that of a device, a pipe or a folder, which a file would take the place of.
+    """
+    if (kind := other_kind(path)) is not None:
+        raise Misuse(f"file {path}: is a {kind}, needed is a name for a new file. Give another one.")
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:
         with open(fd, "wb") as file:

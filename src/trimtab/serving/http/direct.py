@@ -45,10 +45,6 @@ _PAGES = (b"origin", b"sec-fetch-site")  # of browsers: whose page asks is looke
 _SPECIAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMEOUT, _REQUEST_ID, *_PAGES))
 
 
-class _HeadTooLarge(Misuse):
-    """The head of a request has more bytes than are taken."""
-
-
 class KnownHead(NamedTuple):
     """The head of a request that may go the direct way, as it was read."""
 
@@ -148,7 +144,7 @@ class DirectProtocol(HttpToolsProtocol):
                 return
             wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error  # our own
             said = _TLS if data.startswith(_TLS_BEGINS) else f"What came is no HTTP request: {wrong}."
-            self.send_400_response(str(wrong) if isinstance(wrong, _HeadTooLarge) else said)
+            self.send_400_response(str(wrong) if isinstance(wrong, Refused) else said)
         except httptools.HttpParserUpgrade as offered:
             self._parse_anew(data[offered.args[0] :])
         if self._predictor is not None:  # the rest is still to come
@@ -198,7 +194,7 @@ class DirectProtocol(HttpToolsProtocol):
             super().on_header(name, value)
             self._lines_bytes += len(name) + len(value) + 4
             if self._lines_bytes > _LONGEST_HEAD_BYTES:  # it need not end
-                raise _HeadTooLarge(_TOO_LARGE)
+                raise Refused(400, _TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self._head_bytes, self._beside_bytes = -1, 0
@@ -219,7 +215,7 @@ class DirectProtocol(HttpToolsProtocol):
         """
         first_bytes = len(self.parser.get_method()) + len(self.url) + _LINE_BYTES
         if first_bytes + self._lines_bytes > _LONGEST_HEAD_BYTES:
-            raise _HeadTooLarge(_TOO_LARGE)
+            raise Refused(400, _TOO_LARGE)
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts > 1 or not (hosts or self.parser.get_http_version() == "1.0"):
             raise Misuse(f"its head has {hosts} lines Host, and needed is one")

@@ -18,9 +18,10 @@ def write_durably(path: Path, data: bytes) -> None:
     """Put the whole content under its name, synced; after a crash the name holds the old content or the new.
 
     Raises:
-        Misuse: The name is that of a device, a pipe or a folder, which a file would take the place of.
+        Misuse: The name is that of a device or a pipe, which a file would take the place of.
     """
-    if (kind := other_kind(path)) is not None:
+    kind = other_kind(path)
+    if kind not in (None, "folder"):  # a folder is the system's own error
         raise Misuse(f"file {path}: is a {kind}, needed is a name for a new file. Give another one.")
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:

@@ -21,7 +21,7 @@ class Rows:
 
     def __init__(self, days: np.ndarray, usable: np.ndarray) -> None:
         self.begun_us = (days * DAY_US).astype(np.int64) + DAY_US // 2
-        self.usable = usable
+        self.usable = self.telling = usable
 
 
 def stretch(rows: Rows, first: int) -> Stretch:
@@ -81,6 +81,13 @@ def test_the_newest_week_is_a_window_of_its_own_where_more_days_have_passed() ->
     assert (short.rows == (long.rows & (rows.begun_us >= short.start_us))).all()
     assert plan.choices == 6  # three sources on either, which share the error
     assert "did best of 6 choices" in plan_in_words(plan, plan.sources[0], short)
+
+
+def test_a_newest_week_with_few_labelled_days_is_no_window_of_its_own() -> None:
+    days = np.repeat(np.array([*range(DAYS - 7), DAYS - 1]), 10)  # after a gap of six days one more
+    rows = Rows(days, np.ones(days.size, bool))
+    plan = onset_plan(rows, stretch(rows, DAYS - 20), change(DAYS - 20))  # type: ignore[arg-type]
+    assert (len(plan.windows), plan.choices) == (1, 3)
 
 
 def test_only_days_since_the_change_are_refitted_on_where_that_source_did_best() -> None:

@@ -12,7 +12,7 @@ from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.steering.recipes import Floats, Rows
-from trimtab.steering.windows import Stretch, day_of
+from trimtab.steering.windows import LEAST_DAYS, Stretch, day_of
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet
 
@@ -92,7 +92,7 @@ def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -
 
     A candidate that is judged on the newest fortnight has learnt nothing of a change that began within it. Here every
     fit has seen half of the days since the change. An onset that was dated too early leaves days from before the
-    change among those, so the newest seven days are a second window.
+    change among those, so the newest seven days are a second window, where enough of them have labels.
 
     Args:
         training_set: All rows.
@@ -105,8 +105,9 @@ def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -
     since = usable & (begun_us >= onset.at_us)
     newest_us = window.end_us - LEAST_WINDOW_US
     newest = msgspec.structs.replace(window, start_us=newest_us, rows=window.rows & (begun_us >= newest_us))
+    labelled_days = np.unique(days[newest.rows & training_set.telling]).size
     return Plan(
-        (window, newest) if newest_us > window.start_us else (window,),
+        (window, newest) if newest_us > window.start_us and labelled_days >= LEAST_DAYS else (window,),
         (window.rows & ~odd, window.rows & odd),
         (
             Source("all history", usable, usable),

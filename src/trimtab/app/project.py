@@ -18,6 +18,7 @@ from trimtab.core.config import load_config
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us
+from trimtab.monitoring.signals import every_signal
 from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
@@ -868,13 +869,8 @@ class Project(Wiring):
         return Ledger(self.state.catalog).verify()
 
     def signals(self) -> list[Signal]:
-        """What monitoring found, oldest first."""
-        found: list[Signal] = []
-        after = 0
-        while entries := self.state.catalog.journal("signals", after=after):
-            found += [msgspec.json.decode(entry.body, type=Signal) for entry in entries]
-            after = entries[-1].sequence
-        return found
+        """What monitoring found, oldest first, each as it is now: `ended_at_us` is None while it stands."""
+        return every_signal(self.state.catalog)
 
     def roll_back(self, model: str, *, why: str, actor: str = "a person") -> Decision:
         """Let the version before the one in service answer again; a process that serves follows within a second.

@@ -106,6 +106,11 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["info", "red"]
     evidence: dict[str, float]
     message: str
+    subject: str = ""  # "column temp", "source weather", "slice state=CA"; empty: the model as a whole
+    owner: str | None = None  # who is asked to act, as the deployment declares
+    cause: str | None = None  # what else was found at that time and may explain it
+    ended_at_us: int | None = None  # None: it stands
+    ended_because: str | None = None  # "the labels are back", "repaired by late_flight@8"
 
 
 class GateCheck(msgspec.Struct, frozen=True, kw_only=True):

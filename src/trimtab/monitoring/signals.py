@@ -1,0 +1,109 @@
+"""The signals of a project: which stand now, and when each began and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US
+from trimtab.store.ports import Append, Catalog, Put, Remove
+
+KIND = "signal"  # of the records of signals that stand or ended of late
+JOURNAL = "signals"  # every beginning, change and end, in order
+LISTED_US = 7 * DAY_US  # how long a signal that has ended stays listed
+OVER = "it is no longer found"
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look of a monitor changed, and the writes that store it."""
+
+    begun: list[Signal] = []  # new ones, and those that went from info to red
+    ended: list[Signal] = []
+    changes: list[Put | Remove | Append] = []
+
+
+def listed_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
+    """The signals that stand and those that ended within seven days before the newest look, oldest first."""
+    records = catalog.find(KIND, "" if model is None else f"{model}/")
+    found = [msgspec.json.decode(record.body, type=Signal) for record in records]
+    return sorted(found, key=lambda signal: (signal.raised_at_us, signal.id))
+
+
+def standing_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
+    """The signals that stand, oldest first."""
+    return [signal for signal in listed_signals(catalog, model) if signal.ended_at_us is None]
+
+
+def every_signal(catalog: Catalog) -> list[Signal]:
+    """All signals that were ever raised, in order of their beginning, each as it is now."""
+    found: dict[str, Signal] = {}
+    after = 0
+    while entries := catalog.journal(JOURNAL, after=after):
+        for entry in entries:
+            signal = msgspec.json.decode(entry.body, type=Signal)
+            found[signal.id] = signal
+        after = entries[-1].sequence
+    return list(found.values())
+
+
+def settle_signals(
+    catalog: Catalog,
+    model: str,
+    kinds: Collection[str],
+    found: Sequence[Signal],
+    *,
+    now_us: int,
+    because: Mapping[str, str] | None = None,
+) -> Settled:
+    """Hold what a monitor finds now against what stood: new ones begin, missing ones end, the others stay.
+
+    Signals are the same when model, version, kind and subject are. Nothing is stored: write `changes` together with
+    the state that the monitor has reached.
+
+    Args:
+        catalog: Where the signals are.
+        model: Whose they are.
+        kinds: The kinds that this monitor answers for; signals of others are left alone.
+        found: All that is wrong now.
+        now_us: The time of the look.
+        because: By kind, why a signal that is not found any more has ended.
+    """
+    listed = listed_signals(catalog, model)
+    before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
+    now = {_identity(one): one for one in found}
+    begun = [one for key, one in now.items() if key not in before or _graver(one, before[key])]
+    begun = [_as_begun(one, before.get(_identity(one))) for one in begun]
+    ended = [
+        msgspec.structs.replace(one, ended_at_us=now_us, ended_because=(because or {}).get(one.kind, OVER))
+        for key, one in before.items()
+        if key not in now
+    ]
+    changes: list[Put | Remove | Append] = []
+    for one in [*begun, *ended]:
+        body = msgspec.json.encode(one)
+        changes += [Put(KIND, _key(one), body), Append(JOURNAL, now_us, body)]
+    changes += [Remove(KIND, _key(one)) for one in listed if one.ended_at_us is not None and _old(one, now_us)]
+    return Settled(begun=begun, ended=ended, changes=changes)
+
+
+def _identity(signal: Signal) -> tuple[str, str, str]:
+    return signal.version, signal.kind, signal.subject
+
+
+def _graver(now: Signal, before: Signal) -> bool:
+    return now.severity == "red" and before.severity == "info"
+
+
+def _as_begun(now: Signal, before: Signal | None) -> Signal:
+    """A signal that got graver keeps its identifier and the time it was raised."""
+    return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
+
+
+def _old(signal: Signal, now_us: int) -> bool:
+    return signal.ended_at_us is not None and now_us - signal.ended_at_us > LISTED_US
+
+
+def _key(signal: Signal) -> str:
+    return f"{signal.model}/{signal.id}"

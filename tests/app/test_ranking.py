@@ -19,7 +19,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import IndexedLabels, ListColumn, OpenDays, OutcomeJoin
+from trimtab.feedback import IndexedLabels, ListColumn, OpenDays, OutcomeJoin, day_qualities
 
 PROJECT = """
 import trimtab as tt
@@ -217,7 +217,7 @@ def closed_days(project: shop.Project) -> list[DayQuality]:
     days = OpenDays("offers", model.metric, join, closed_until_us=shop.NOW_US, cap=lambda version: 1.0)
     for block in project.predictions.scan():
         days.add(block)
-    return days.close(project.clock.now_us())
+    return day_qualities(days.close(project.clock.now_us()))
 
 
 def test_days_close_with_the_ndcg_of_whole_lists_and_a_world_that_turned_rings(folder: Path, tmp_path: Path):

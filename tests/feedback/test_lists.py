@@ -16,7 +16,7 @@ from trimtab.core.columns import Column
 from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.frames import NEVER_US
-from trimtab.feedback import KnownLabels, ListColumn, OpenDays, OutcomeJoin
+from trimtab.feedback import KnownLabels, ListColumn, OpenDays, OutcomeJoin, day_qualities
 from trimtab.feedback.days import day_quality
 
 
@@ -47,7 +47,7 @@ def days_of(rows: list[Prediction], labels: dict[str, float]) -> list[DayQuality
     join = OutcomeJoin(read, wait_us=HOUR_US, key_dtype="str", lists=ListColumn(1, 3))
     days = OpenDays("m", "ndcg_loss(2)", join, cap=lambda version: 1.0)
     days.add(rows)
-    return days.close(10 * DAY_US)
+    return day_qualities(days.close(10 * DAY_US))
 
 
 def naive_loss(pairs: list[tuple[float, float]]) -> float:
@@ -118,7 +118,7 @@ def test_without_lists_days_count_rows_as_ever():
 
 
 def test_lists_whose_names_differ_by_a_nul_at_the_end_are_two() -> None:
-    from trimtab.feedback.outcomes import _numbered
+    from trimtab.feedback.open_days import _numbered
 
     names = Column("str", np.array(["a", "a\0", "", "a", None], object), np.array([True, True, True, True, False]))
     found = _numbered(names).tolist()

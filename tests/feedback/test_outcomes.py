@@ -20,7 +20,7 @@ from trimtab.events.definitions import source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import label
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import IndexedLabels, KnownLabels, OpenDays, OutcomeJoin
+from trimtab.feedback import IndexedLabels, InMemory, KnownLabels, OpenDays, OutcomeJoin, day_qualities
 
 WAIT_US = 6 * HOUR_US
 
@@ -113,7 +113,7 @@ def test_each_day_closes_once_and_as_it_stood_when_its_wait_was_over(
     end_us = 10 * DAY_US
     days = OpenDays("m", "log_loss", join)
     days.add(predictions)
-    found = [day for look in [*sorted(looks), end_us] for day in days.close(look)]
+    found = [day for look in [*sorted(looks), end_us] for day in day_qualities(days.close(look))]
     expected = sorted({(p.at_us // DAY_US * DAY_US, p.version) for p in predictions})
     assert [(day.day_us, day.version) for day in found] == expected
     for day in found:
@@ -130,10 +130,10 @@ def test_a_day_stays_open_until_its_last_label_can_have_come() -> None:
     labels = [Label("a", DAY_US, DAY_US + WAIT_US - 2, 1.0)]
     days = OpenDays("m", "log_loss", OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str"))
     days.add([prediction(1, "a", DAY_US - 1)])
-    assert days.close(DAY_US + WAIT_US - 1) == []
-    (closed,) = days.close(DAY_US + WAIT_US)
+    assert day_qualities(days.close(DAY_US + WAIT_US - 1)) == []
+    (closed,) = day_qualities(days.close(DAY_US + WAIT_US))
     assert (closed.day_us, closed.labelled) == (0, 1)
-    assert days.close(DAY_US + WAIT_US) == []
+    assert day_qualities(days.close(DAY_US + WAIT_US)) == []
 
 
 def test_a_late_or_corrected_label_does_not_change_a_closed_day() -> None:
@@ -142,7 +142,7 @@ def test_a_late_or_corrected_label_does_not_change_a_closed_day() -> None:
     predictions = [prediction(1, "a", 0), prediction(2, "b", 0)]
     days = OpenDays("m", "brier", join)
     days.add(predictions)
-    (closed,) = days.close(2 * DAY_US)
+    (closed,) = day_qualities(days.close(2 * DAY_US))
     assert (closed.labelled, closed.label_sum, closed.missing) == (1, 1.0, 1)
     corrected, late = join.join(predictions, 2 * DAY_US).to_outcomes()
     assert (corrected.state, corrected.label) == ("late", 0.0)
@@ -153,7 +153,7 @@ def test_a_prediction_about_a_closed_day_is_counted_and_left_out() -> None:
     days = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"), closed_until_us=DAY_US)
     days.add([prediction(1, "a", 0), prediction(2, "a", DAY_US), prediction(3, "a", 0, model="other")])
     assert days.too_late == 1
-    assert [day.day_us for day in days.close(9 * DAY_US)] == [DAY_US]
+    assert [day.day_us for day in day_qualities(days.close(9 * DAY_US))] == [DAY_US]
 
 
 @pytest.mark.fast
@@ -173,10 +173,13 @@ def test_answers_about_the_past_are_no_part_of_a_day() -> None:
     ]
     days = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"))
     days.add([*what_if, *counted])
-    assert [(day.day_us // DAY_US, day.predictions) for day in days.close(9 * DAY_US)] == [(3, 1), (5, 2)]
+    assert [(day.day_us // DAY_US, day.predictions) for day in day_qualities(days.close(9 * DAY_US))] == [
+        (3, 1),
+        (5, 2),
+    ]
     late = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"), closed_until_us=now_us)
     late.add(what_if)
-    assert (late.too_late, late.close(9 * DAY_US)) == (0, [])
+    assert (late.too_late, day_qualities(late.close(9 * DAY_US))) == (0, [])
 
 
 def test_days_are_the_same_after_a_restart_in_the_middle() -> None:
@@ -187,26 +190,27 @@ def test_days_are_the_same_after_a_restart_in_the_middle() -> None:
     whole.add(predictions)
     first = OpenDays("m", "log_loss", join)
     first.add(predictions[:40])
-    found: list[DayQuality] = first.close(40 * HOUR_US)
+    found: list[DayQuality] = day_qualities(first.close(40 * HOUR_US))
     again = OpenDays("m", "log_loss", join, closed_until_us=first.closed_until_us)
     again.add([p for p in predictions if p.at_us >= first.closed_until_us])
-    assert found + again.close(9 * DAY_US) == whole.close(9 * DAY_US)
+    assert found + day_qualities(again.close(9 * DAY_US)) == day_qualities(whole.close(9 * DAY_US))
 
 
 def test_rows_that_come_one_by_one_are_kept_in_few_tables() -> None:
     """A service that is asked now and then was kept in a table for each row, for as long as labels take."""
     labels = [Label("a", 10 * DAY_US, 0, 1)]
     join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")
-    each, whole = OpenDays("m", "log_loss", join), OpenDays("m", "log_loss", join)
+    kept = InMemory()
+    each, whole = OpenDays("m", "log_loss", join, waiting=kept), OpenDays("m", "log_loss", join)
     predictions = [prediction(n, "a", n * HOUR_US // 16) for n in range(700)]
     for one in predictions[:500]:
         each.add([one])
     each.add(predictions[500:])
     whole.add(predictions)
-    assert len(each._parts) < 12
-    assert sum(part.rows for part in each._parts) == 700
-    assert each._parts[0]["at"].values[0] == 0
-    assert each.close(30 * DAY_US) == whole.close(30 * DAY_US)
+    assert len(kept.parts) < 12
+    assert sum(part.rows for part in kept.parts) == 700
+    assert kept.parts[0]["at"].values[0] == 0
+    assert day_qualities(each.close(30 * DAY_US)) == day_qualities(whole.close(30 * DAY_US))
 
 
 def test_integer_keys_are_joined_as_integers() -> None:
@@ -250,7 +254,7 @@ def test_days_of_several_classes_sum_the_likeliest_one_and_leave_other_answers_o
     assert all(one.label is None for one in frame.to_outcomes() if one.state == "unlisted")
     days = OpenDays("m", "multi_log_loss", join)
     days.add([*made, prediction(99, "k1", HOUR_US), prediction(98, "k1", HOUR_US, model="other")])
-    first, second = days.close(9 * DAY_US)
+    first, second = day_qualities(days.close(9 * DAY_US))
     assert (first.predictions, second.predictions) == (24, 24)
     judged = [n for n in range(24) if n % 5 and n % 9]
     strangers = sum(n % 9 == 0 and n % 5 > 0 for n in range(24))
@@ -261,7 +265,7 @@ def test_days_of_several_classes_sum_the_likeliest_one_and_leave_other_answers_o
     other = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str", classes=("late", "on_time", "diverted"))
     again = OpenDays("m", "multi_log_loss", other)  # the label was declared otherwise meanwhile
     again.add(made)
-    assert again.close(9 * DAY_US)[0].labelled == first.labelled
+    assert day_qualities(again.close(9 * DAY_US))[0].labelled == first.labelled
     scores = other.join(made, 9 * DAY_US).scores(other.classes)
     np.testing.assert_allclose(scores[:, :2], chances[:, [1, 0]] / chances[:, :2].sum(axis=1, keepdims=True))
     assert not scores[:, 2].any()
@@ -269,10 +273,10 @@ def test_days_of_several_classes_sum_the_likeliest_one_and_leave_other_answers_o
         "m", "multi_log_loss", OutcomeJoin(reader([]), wait_us=0, key_dtype="str", classes=("x", "y", "z"))
     )
     strange.add(made)
-    assert strange.close(9 * DAY_US) == []
+    assert day_qualities(strange.close(9 * DAY_US)) == []
     plain = OpenDays("m", "log_loss", OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str"))
     plain.add(made)
-    assert plain.close(9 * DAY_US) == []  # answers of several classes say nothing about one chance a row
+    assert day_qualities(plain.close(9 * DAY_US)) == []  # answers of several classes say nothing about one chance a row
 
 
 def frame_of(labels: Sequence[Label]) -> EventFrame:
@@ -305,7 +309,7 @@ def test_a_label_index_reads_as_the_naive_oracle(rows: list[Any], labels: list[L
     for one in joins:
         days = OpenDays("m", "log_loss", one)
         days.add(predictions)
-        closed.append(days.close(30 * DAY_US))
+        closed.append(day_qualities(days.close(30 * DAY_US)))
     assert closed[0] == closed[1]
 
 
@@ -324,6 +328,6 @@ def test_closing_a_day_of_a_thousand_predictions_asks_for_their_labels_once(monk
     )
     days = OpenDays("m", "log_loss", OutcomeJoin(IndexedLabels(index), wait_us=WAIT_US, key_dtype="str"))
     days.add([prediction(n, f"k{n}", n * 80_000_000) for n in range(1_000)])
-    (day,) = days.close(3 * DAY_US)
+    (day,) = day_qualities(days.close(3 * DAY_US))
     assert asked == [1_000]
     assert (day.predictions, day.labelled) == (1_000, sum(n % 9 <= 6 for n in range(1_000)))

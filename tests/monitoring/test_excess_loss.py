@@ -93,8 +93,8 @@ def rings(folder: Path, seed: int, days: list[DayQuality]) -> tuple[int | None, 
     """The day after the reference on which the loss alarm rang, and that on which either did."""
     with store.open(f"sqlite://{folder}/{seed}.db", "catalog") as catalog:
         monitor = QualityMonitor(catalog, "m", run_length_days=1000)
-        _, put = monitor.anchor("v", days[:REFERENCE], at_us=0)
-        catalog.write([put])
+        _, puts = monitor.anchor("v", days[:REFERENCE], at_us=0)
+        catalog.write(puts)
         monitor.reload()
         monitor.observe(days[REFERENCE:], now_us=1)
         assert monitor.watch is not None

@@ -39,9 +39,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def anchored(catalog: Catalog, reference: Sequence[DayQuality], *, cap: float = LOSS_CAP) -> QualityMonitor:
     monitor = QualityMonitor(catalog, "click", run_length_days=200)
-    _, put = monitor.anchor("v1", reference, at_us=0, loss_cap=cap)
+    _, puts = monitor.anchor("v1", reference, at_us=0, loss_cap=cap)
     assert monitor.watch is None or monitor.watch.figures == {}  # nothing new stands before it is written
-    catalog.write([put])
+    catalog.write(puts)
     monitor.reload()
     return monitor
 
@@ -90,8 +90,8 @@ def test_days_given_again_and_days_of_other_versions_change_nothing(catalog: Cat
 @pytest.mark.fast
 def test_days_before_the_promotion_do_not_count_for_a_version(catalog: Catalog) -> None:
     monitor = QualityMonitor(catalog, "click", run_length_days=200)
-    _, put = monitor.anchor("v1", healthy(), at_us=30 * DAY_US + 1)
-    catalog.write([put])
+    _, puts = monitor.anchor("v1", healthy(), at_us=30 * DAY_US + 1)
+    catalog.write(puts)
     monitor.reload()
     before = monitor.watch
     assert monitor.observe([day(n, 9.0, labelled=0) for n in range(20, 30)], now_us=1) == []
@@ -219,10 +219,10 @@ def ranked(number: int, loss: float, *, judged: int = 100, missing: int = 0, lis
 
 def test_of_a_ranking_the_loss_of_its_lists_is_watched_alone_with_the_whole_run_length(catalog: Catalog) -> None:
     monitor = QualityMonitor(catalog, "click", run_length_days=200, calibrated=False)
-    watch, put = monitor.anchor("v1", [ranked(n, loss) for n, loss in enumerate(FLAT)], at_us=0, loss_cap=1.0)
+    watch, puts = monitor.anchor("v1", [ranked(n, loss) for n, loss in enumerate(FLAT)], at_us=0, loss_cap=1.0)
     assert (watch.figures.keys(), watch.unwatched) == ({"quality_loss"}, {})
     assert watch.figures["quality_loss"].spec.run_length == 200
-    catalog.write([put])
+    catalog.write(puts)
     monitor.reload()
     assert monitor.observe([ranked(20, 0.3), ranked(21, 0.31)], now_us=0) == []
     rang = [s for n in range(22, 40) for s in monitor.observe([ranked(n, 0.42)], now_us=0)]
@@ -231,8 +231,8 @@ def test_of_a_ranking_the_loss_of_its_lists_is_watched_alone_with_the_whole_run_
 
 def test_lists_that_are_all_alike_say_nothing_for_two_days_and_that_is_red(catalog: Catalog) -> None:
     monitor = QualityMonitor(catalog, "click", run_length_days=200, calibrated=False)
-    _, put = monitor.anchor("v1", [ranked(n, loss) for n, loss in enumerate(FLAT)], at_us=0, loss_cap=1.0)
-    catalog.write([put])
+    _, puts = monitor.anchor("v1", [ranked(n, loss) for n, loss in enumerate(FLAT)], at_us=0, loss_cap=1.0)
+    catalog.write(puts)
     monitor.reload()
     silent = [ranked(n, 0.0, judged=0, missing=10) for n in (20, 21)]
     (signal,) = monitor.observe(silent, now_us=0)

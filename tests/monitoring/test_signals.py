@@ -39,8 +39,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 
 def look(catalog: Catalog, day: int, *found: Signal) -> tuple[list[str], list[str]]:
-    settled = settle_signals(catalog, "m", KINDS, found, now_us=day * DAY_US, because={"null_values": "x is back"})
-    catalog.write(settled.changes)
+    because = {"null_values": "x is back"}
+    settled, changes = settle_signals(catalog, "m", KINDS, found, now_us=day * DAY_US, because=because)
+    catalog.write(changes)
     return [one.id for one in settled.begun], [one.id for one in settled.ended]
 
 
@@ -83,8 +84,8 @@ def test_a_signal_that_gets_graver_is_told_again_under_its_own_name(catalog: Cat
 def test_signals_of_other_monitors_are_left_alone(catalog: Catalog) -> None:
     first = a_signal(1)
     look(catalog, 1, first)
-    settled = settle_signals(catalog, "m", ("no_labels",), (), now_us=2 * DAY_US)
-    assert (settled.begun, settled.ended, settled.changes) == ([], [], [])
+    settled, changes = settle_signals(catalog, "m", ("no_labels",), (), now_us=2 * DAY_US)
+    assert (settled.begun, settled.ended, changes) == ([], [], [])
 
 
 def test_two_columns_are_two_signals(catalog: Catalog) -> None:

@@ -120,12 +120,12 @@ class DeploymentLoop:
             recording=Recording(self._steps, pin, self._made_by),
             proving=self._proving(),
             outside=self._outside,
+            predictions=predictions,
         )
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
-        self._seen: dict[str, int] | None = None  # positions read; None: begin where the days are open
         self._ticked = False  # whether the newest tick closed its days
-        self._reading = threading.Lock()  # held by whoever moves `_seen` and the open days
+        self._reading = threading.Lock()  # held by whoever moves the open days
 
     @property
     def deployment_hash(self) -> str:
@@ -291,8 +291,7 @@ class DeploymentLoop:
         self._history.refresh()
         self._labels.update(self._history.frame(self.deployment.model.label.source.name))
         with self._reading:
-            if self._loop.reload():
-                self._seen = None
+            self._loop.reload()
 
     def read_ahead(self) -> None:
         """Read what was predicted since the last tick, so that the next one has little to read at once.
@@ -301,7 +300,7 @@ class DeploymentLoop:
         """
         if self._reading.acquire(blocking=False):
             try:
-                if self._ticked and self._seen is not None:
+                if self._ticked:
                     self._read_predictions()
             finally:
                 self._reading.release()
@@ -352,11 +351,12 @@ class DeploymentLoop:
         ]
 
     def _read_predictions(self) -> None:
-        if self._seen is None:
-            self._seen = self._predictions.positions_before(self._loop.closed_until_us)
-        for block, seen in self._predictions.blocks(self._seen, model=self.deployment.name):
-            self._loop.add(block)
-            self._seen = seen
+        seen = self._loop.positions
+        if seen is None:  # a new project, or one of an earlier trimtab
+            seen = self._predictions.positions_before(self._loop.closed_until_us)
+        for block, reached in self._predictions.blocks(seen, model=self.deployment.name):
+            self._loop.add_read(block, seen, reached)
+            seen = reached
 
     def _read_labels(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
         found = self._labels.join(keys.values, at_us, cut_us)

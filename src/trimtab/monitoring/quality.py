@@ -1,71 +1,34 @@
-"""Quality with labels: one alarm on the daily excess loss, one on the daily calibration gap, per deployed version."""
+"""Quality with labels: alarms on the daily excess loss, the daily calibration gap and slices, per deployed version."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from trimtab.core.errors import Misuse
-from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, Signal
-from trimtab.core.time import DAY_US, format_moment
-from trimtab.stats.edetector import AlarmSpec, AlarmState, Direction, alarm_onset, learn_alarm, update_alarm
-from trimtab.store.ports import Append, Catalog, Put
+from trimtab.core.records import LOSS_CAP, DayQuality, Signal
+from trimtab.core.time import DAY_US
+from trimtab.feedback.blocks import DayBlocks
+from trimtab.monitoring.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
+from trimtab.monitoring.signals import listed_signals, settle, stored
+from trimtab.monitoring.watches import (
+    CALIBRATION,
+    LOSS,
+    SLICE,
+    Figure,
+    Watch,
+    advanced,
+    advanced_slice,
+    fresh,
+    learnt_figures,
+    met,
+    shortfalls,
+)
+from trimtab.store.ports import Append, Catalog, Put, Remove
 
 KIND = "quality_watch"
-LOSS, CALIBRATION = "quality_loss", "quality_calibration"
-SIGNALS = "signals"  # the journal of what rang
-SILENT_DAYS = 2  # closed days in a row with predictions but not one label: the labels stopped
-UNLISTED_SHARE = 0.01  # of a day's labels, from which on labels of no declared class are red
-
-
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One daily figure under watch: what healthy means, and how far the evidence has come."""
-
-    spec: AlarmSpec
-    state: AlarmState = AlarmState()
-    excess: bool = False  # of the loss: whether it is what exceeds the expected loss; else the loss itself
-
-
-class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands watch over one version; anchored when it was promoted, never moved by what it then sees."""
-
-    model: str
-    version: str
-    anchored_at_us: int
-    figures: dict[str, Figure]  # by signal kind
-    unwatched: dict[str, str] = {}  # by signal kind: why its reference cannot be used
-    loss_cap: float = LOSS_CAP  # the most that one row can cost a day, in units of the metric
-    first_day_us: int | None = None  # the first day observed
-    last_day_us: int | None = None
-    silent_days: int = 0
-    unlisted: int = 0  # labels of no declared class in all days observed
-    unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
-
-    @property
-    def alarming(self) -> bool:
-        """Whether any figure's alarm has rung since the watch was anchored."""
-        return any(figure.state.alarm_day is not None for figure in self.figures.values())
-
-    @property
-    def onset(self) -> ChangeOnset | None:
-        """When the change began that rang the alarm; None while all is quiet."""
-        if self.first_day_us is None:
-            return None
-        found = [
-            onset
-            for f in self.figures.values()
-            if f.state.alarm_day is not None and (onset := alarm_onset(f.spec, f.state)) is not None
-        ]
-        if not found:
-            return None
-        first = min(found, key=lambda onset: onset.day)
-        at_us, earliest_us, latest_us = (
-            self.first_day_us + (day - 1) * DAY_US for day in (first.day, first.earliest, first.latest)
-        )
-        return ChangeOnset(at_us=at_us, earliest_us=earliest_us, latest_us=latest_us)
+Change = Put | Remove | Append
 
 
 class QualityMonitor:
@@ -77,8 +40,12 @@ class QualityMonitor:
     Of several classes the calibration gap is that of the likeliest one: how often it is the label, against its mean
     chance. It lies in [-1, 1] a row like that of two classes, so that the stated run length holds as well.  # D0077
 
-    Both figures together keep the stated run length: each is given twice as much (a union bound). A ranking has scores
-    that are no chances, so the loss of its lists is watched alone. # D87
+    All together keep the stated run length: the two figures and the slices are each given as many times as much as
+    there are of them (a union bound), and slices share theirs. A ranking has scores that are no chances, so the loss of
+    its lists is watched alone.  # D87
+
+    A watch is stored by version too: after a roll back the level that the version had is watched again. And the level
+    of the last healthy version stays as a second anchor until seven days in a row have met it.  # D0187
     """
 
     def __init__(self, catalog: Catalog, model: str, *, run_length_days: float, calibrated: bool = True) -> None:
@@ -101,36 +68,46 @@ class QualityMonitor:
 
     def loss_cap(self, version: str) -> float:
         """The most that one row of a version can cost a day: fixed when its watch was anchored."""
-        return self._watch.loss_cap if self._watch is not None and self._watch.version == version else LOSS_CAP
+        if self._watch is not None and self._watch.version == version:
+            return self._watch.loss_cap
+        known = self._stored(version)
+        return LOSS_CAP if known is None else known.loss_cap
 
     def anchor(
-        self, version: str, reference: Sequence[DayQuality], *, at_us: int, loss_cap: float = LOSS_CAP
-    ) -> tuple[Watch, Put]:
-        """A watch over `version` from out-of-sample days: its gate window, never its own live days.
+        self,
+        version: str,
+        reference: Sequence[DayQuality],
+        *,
+        at_us: int,
+        loss_cap: float = LOSS_CAP,
+        slices: Mapping[str, Sequence[DayQuality]] | None = None,
+        allowance: Mapping[str, float] | None = None,
+        name: str = "",
+    ) -> tuple[Watch, list[Change]]:
+        """A watch over `version` from out-of-sample days of its recipe, never its own live days.
 
-        Nothing is stored: write the change together with what else says that the version is in service, then `reload`.
+        Nothing is stored: write the changes together with what else says that the version is in service, then `reload`.
 
         Args:
             version: What will be watched.
-            reference: Its days on the gate's window.
+            reference: Days of its recipe that it was not fitted on, oldest first.
             at_us: The moment that it was made for service; days that were over by then are not its own.
             loss_cap: What the losses of `reference` were capped at; those of live days will be too.
+            slices: The same days of each slice.
+            allowance: By kind how far a refit's days may be from those of its candidate, in units of the value.
+            name: The version's name, for people.
         """
-        usable = [day for day in reference if day.labelled]
-        figures: dict[str, Figure] = {}
-        unwatched: dict[str, str] = {}
-        rows = [day.labelled for day in usable]
-        run_length = len(self.kinds) * self._run_length
-        excess = bool(usable) and all(day.expected_loss_sum is not None for day in usable)
-        for kind in self.kinds:
-            values = [_value(kind, day, excess) for day in usable]
-            direction: Direction = "up" if kind == LOSS else "both"
-            try:
-                spec = learn_alarm(values, rows, run_length=run_length, direction=direction)
-            except Misuse as error:  # too short or constant a reference
-                unwatched[kind] = str(error)
-            else:
-                figures[kind] = Figure(spec=spec, excess=excess and kind == LOSS)
+        allowed = allowance or {}
+        shared = len(self.kinds) + bool(slices)
+        run_length = shared * self._run_length
+        figures, unwatched = learnt_figures(self.kinds, reference, run_length, allowed)
+        of_slices = {
+            one: figure
+            for one, days in (slices or {}).items()
+            for figure in learnt_figures((LOSS,), days, run_length * len(slices or {}), allowed)[0].values()
+        }
+        before = self._watch
+        healthy = _healthy(before)
         watch = Watch(
             model=self._model,
             version=version,
@@ -138,150 +115,161 @@ class QualityMonitor:
             figures=figures,
             unwatched=unwatched,
             loss_cap=loss_cap,
+            slices=of_slices,
+            healthy=healthy,
+            healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
+            short_of=shortfalls(healthy, reference),
         )
-        return watch, self._put(watch)
+        return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
-    def observe(self, days: Sequence[DayQuality], *, now_us: int, also: Sequence[Put | Append] = ()) -> list[Signal]:
+    def follow(self, version: str | None, *, now_us: int, name: str = "") -> bool:
+        """See to it that what is in service is watched after an alias was moved by hand; whether the watch moved.
+
+        A version that was watched before has the level that it had then. Of any other no reference is known, and it is
+        held against the level of the last healthy version alone.
+        """
+        before = self._watch
+        if version is None or before is None or before.version == version:
+            return False
+        known, healthy = self._stored(version), _healthy(before)
+        why = "the version was put in service by hand, and no days of its own recipe were kept"
+        watch = Watch(
+            model=self._model,
+            version=version,
+            anchored_at_us=now_us,
+            figures={} if known is None else fresh(known.figures),
+            unwatched=dict.fromkeys(self.kinds, why) if known is None else known.unwatched,
+            loss_cap=before.loss_cap if known is None else known.loss_cap,
+            slices={} if known is None else fresh(known.slices),
+            healthy=healthy,
+            healthy_version=before.healthy_version or before.version,
+        )
+        self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{name or version[:12]} answers")])
+        self.reload()
+        return True
+
+    def accept(self) -> tuple[Watch, list[Change]] | None:
+        """The watch without its second anchor: a person accepts the level of what serves; None where there is none.
+
+        Nothing is stored, as by `anchor`.
+        """
+        before = self._watch
+        if before is None or not before.healthy:
+            return None
+        watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, short_of={})
+        return watch, [Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)]
+
+    def observe(
+        self,
+        days: Sequence[DayQuality],
+        *,
+        now_us: int,
+        also: Sequence[Change] = (),
+        slices: Mapping[tuple[int, str], DayBlocks] | None = None,
+    ) -> list[Signal]:
         """Take in closed days, oldest first; what rang because of them.
 
         The watch, the signals and the changes in `also` are stored in one write, so a crash keeps all or none. Days of
         other versions than the watched one, days that were over when the watch was anchored, and days that are not
         newer than the last, change nothing. Days without predictions in between pass without evidence.
 
+        Args:
+            days: Of all versions.
+            now_us: The time of the look.
+            also: What is stored with it.
+            slices: By day and version the blocks that the slices are in.
+
         Raises:
             Conflict: Another process moved the watch meanwhile. Nothing was stored; `reload` before the next try.
         """
         before = after = self._watch
-        signals: list[Signal] = []
+        listed = listed_signals(self._catalog, self._model)
+        changes: list[Change] = []
+        begun: list[Signal] = []
         for day in days:
             if after is None or day.version != after.version or day.day_us + DAY_US <= after.anchored_at_us:
                 continue
             if after.last_day_us is not None and day.day_us <= after.last_day_us:
                 continue
-            after, found = self._look(after, day, now_us)
-            signals += found
-        changes = [Append(SIGNALS, now_us, msgspec.json.encode(signal)) for signal in signals]
-        moved = after is not None and after is not before
-        if after is not None and moved:
-            self._catalog.write([self._put(after), *changes, *also])
+            after = _after(after, day, (slices or {}).get((day.day_us, day.version)))
+            settled = settle(listed, KINDS, signals_of(after, day, now_us), now_us=now_us)
+            listed, begun = settled.listed, begun + settled.begun
+            changes += stored(settled, now_us)
+        if after is not None and after is not before:
+            put = Put(KIND, self._model, msgspec.json.encode(after), expected=self._revision)
+            self._catalog.write([put, *changes, *also])
             self._watch, self._revision = after, self._revision + 1
         elif also:
             self._catalog.write(also)
-        return signals
+        return begun
 
-    def _look(self, watch: Watch, day: DayQuality, now_us: int) -> tuple[Watch, list[Signal]]:
-        skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
-        figures = {kind: self._advance(kind, figure, day, skipped) for kind, figure in watch.figures.items()}
-        silent = watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0
-        told = _unlisted_severity(watch, day)
-        after = msgspec.structs.replace(
-            watch,
-            figures=figures,
-            first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
-            last_day_us=day.day_us,
-            silent_days=silent,
-            unlisted=watch.unlisted + day.unlisted,
-            unlisted_told=told or watch.unlisted_told,
-        )
-        rung = [
-            kind
-            for kind, figure in figures.items()
-            if figure.state.alarm_day is not None and watch.figures[kind].state.alarm_day is None
+    def _puts(self, watch: Watch) -> list[Change]:
+        body = msgspec.json.encode(watch)
+        return [
+            Put(KIND, self._model, body, expected=self._revision),
+            Put(KIND, f"{self._model}/{watch.version}", body),
         ]
-        signals = [self._quality_signal(after, kind, day, now_us) for kind in rung]
-        if silent == SILENT_DAYS:
-            signals.append(self._silence_signal(after, day, now_us))
-        if told is not None:
-            signals.append(self._unlisted_signal(after, day, told, now_us))
-        return after, signals
 
-    @staticmethod
-    def _advance(kind: str, figure: Figure, day: DayQuality, skipped: int) -> Figure:
-        state = figure.state
-        for _ in range(skipped):
-            state = update_alarm(figure.spec, state, 0.0, 0)
-        value = _value(kind, day, figure.excess) if day.labelled else math.nan
-        rows = 0 if math.isnan(value) else day.labelled
-        return msgspec.structs.replace(figure, state=update_alarm(figure.spec, state, value, rows))
+    def _stored(self, version: str) -> Watch | None:
+        """The watch that a version had when it was promoted."""
+        record = self._catalog.get(KIND, f"{self._model}/{version}")
+        return None if record is None else msgspec.json.decode(record.body, type=Watch)
 
-    def _quality_signal(self, watch: Watch, kind: str, day: DayQuality, now_us: int) -> Signal:
-        figure = watch.figures[kind]
-        onset = alarm_onset(figure.spec, figure.state)
-        assert onset is not None  # an alarm has days
-        assert watch.first_day_us is not None  # set by `observe`
-        onset_us = watch.first_day_us + (onset.day - 1) * DAY_US
-        what = "gap between predicted and true rate"
-        if kind == LOSS:
-            what = "daily loss in excess of what the scores expect" if figure.excess else "daily loss"
-        return Signal(
-            id=f"{kind}/{watch.model}/{watch.version[:12]}/{day.day_us}",
-            kind=kind,
-            model=watch.model,
-            version=watch.version,
-            raised_at_us=now_us,
-            onset_us=onset_us,
-            severity="red",
-            evidence={
-                "log_evidence": figure.state.log_evidence,
-                "run_length_days": figure.spec.run_length,
-                "reference_mean": figure.spec.mean,
-                "reference_days": float(figure.spec.reference_blocks),
-            },
-            message=f"The {what} left the level of its reference, since about {format_moment(onset_us)[:10]}.",
-        )
-
-    @staticmethod
-    def _silence_signal(watch: Watch, day: DayQuality, now_us: int) -> Signal:
-        since_us = day.day_us - (SILENT_DAYS - 1) * DAY_US
-        since, alike = format_moment(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
-        message = f"No label has come for any prediction since {since}. Is the feed down?"
-        if alike:
-            message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
-        return Signal(
-            id=f"no_labels/{watch.model}/{watch.version[:12]}/{day.day_us}",
-            kind="no_labels",
-            model=watch.model,
-            version=watch.version,
-            raised_at_us=now_us,
-            onset_us=since_us,
-            severity="red",
-            evidence={"days": float(SILENT_DAYS), "predictions": float(day.predictions)},
-            message=message,
-        )
-
-    @staticmethod
-    def _unlisted_signal(watch: Watch, day: DayQuality, severity: Literal["info", "red"], now_us: int) -> Signal:
-        known = day.labelled + day.unlisted
-        return Signal(
-            id=f"unlisted_labels/{watch.model}/{watch.version[:12]}/{day.day_us}",
-            kind="unlisted_labels",
-            model=watch.model,
-            version=watch.version,
-            raised_at_us=now_us,
-            onset_us=day.day_us,
-            severity=severity,
-            evidence={"unlisted": float(day.unlisted), "labels": float(known)},
-            message=f"{day.unlisted} of {known} labels of {format_moment(day.day_us)[:10]} are none of the declared "
-            "classes; they are neither judged nor learnt from. Add the new class to tt.label(..., classes=[...]) and "
-            "train, or mend the label's expression.",
-        )
-
-    def _put(self, watch: Watch) -> Put:
-        return Put(KIND, watch.model, msgspec.json.encode(watch), expected=self._revision)
+    def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
+        """End the signals of the version before, and begin those of the level that the new one does not meet."""
+        listed = listed_signals(self._catalog, self._model)
+        found = signals_of(watch, None, now_us)
+        settled = settle(listed, KINDS, found, now_us=now_us, because=dict.fromkeys(KINDS, because))
+        return stored(settled, now_us)
 
 
-def _value(kind: str, day: DayQuality, excess: bool) -> float:
-    """The watched value of a day with labels, per labelled row; NaN where an expected loss is missing."""
-    if kind == CALIBRATION:
-        return (day.score_sum - day.label_sum) / day.labelled
-    expected = day.expected_loss_sum if excess else 0.0
-    return (day.capped_loss_sum - (math.nan if expected is None else expected)) / day.labelled
+def _healthy(before: Watch | None) -> dict[str, Figure]:
+    """The second anchor of what follows a watch: one that still stands, else the level of its own version."""
+    if before is None:
+        return {}
+    return fresh(before.healthy or before.figures)
 
 
-def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["info", "red"] | None:
-    """What is to be said of a day's labels of no declared class: each severity once for a version.  # D90"""
+def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
+    """The watch after one more closed day of its version."""
+    skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
+    healthy = {kind: advanced(figure, kind, day, skipped) for kind, figure in watch.healthy.items()}
+    stand = {kind: figure for kind, figure in healthy.items() if figure.alarming or not met(figure)}
+    told = _unlisted_severity(watch, day)
+    since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
+    over = since_us is not None and told == "no" and day.day_us - since_us >= 7 * DAY_US
+    return msgspec.structs.replace(
+        watch,
+        figures={kind: advanced(figure, kind, day, skipped) for kind, figure in watch.figures.items()},
+        slices=watch.slices if blocks is None else _slices_after(watch, blocks, skipped),
+        healthy=stand,
+        healthy_version=watch.healthy_version if stand else None,
+        short_of={kind: by for kind, by in watch.short_of.items() if kind in stand},
+        first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
+        last_day_us=day.day_us,
+        silent_days=watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0,
+        unlisted=watch.unlisted + day.unlisted,
+        unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
+        unlisted_day=None if over else day if told != "no" else watch.unlisted_day,
+    )
+
+
+def _slices_after(watch: Watch, blocks: DayBlocks, skipped: int) -> dict[str, Figure]:
+    """The slices' figures after a day: one without predictions of a slice is a day without evidence."""
+    nothing = msgspec.structs.replace(blocks.quality(), predictions=0, labelled=0)
+    return {
+        name: advanced_slice(figure, blocks.slice_quality(name) if name in blocks.slices else nothing, skipped)
+        for name, figure in watch.slices.items()
+    }
+
+
+def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
+    """What is to be said of a day's labels of no declared class: each severity once while they come.  # D90"""
     if not day.unlisted or watch.unlisted_told == "red":
-        return None
+        return "no"
     if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):
         return "red"
-    return "info" if watch.unlisted_told == "no" else None
+    return "info" if watch.unlisted_told == "no" else "no"
+
+
+__all__ = ["CALIBRATION", "KIND", "LEVEL", "LOSS", "SILENT_DAYS", "SLICE", "Figure", "QualityMonitor", "Watch"]

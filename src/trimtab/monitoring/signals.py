@@ -17,11 +17,12 @@ OVER = "it is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look of a monitor changed, and the writes that store it."""
+    """What a look of a monitor changed."""
 
-    begun: list[Signal] = []  # new ones, and those that went from info to red
-    ended: list[Signal] = []
-    changes: list[Put | Remove | Append] = []
+    begun: list[Signal]  # new ones, and those that went from info to red
+    ended: list[Signal]
+    gone: list[Signal]  # that ended long ago, and are listed no longer
+    listed: list[Signal]  # all that stand now or ended of late
 
 
 def listed_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
@@ -48,9 +49,8 @@ def every_signal(catalog: Catalog) -> list[Signal]:
     return list(found.values())
 
 
-def settle_signals(
-    catalog: Catalog,
-    model: str,
+def settle(
+    listed: Sequence[Signal],
     kinds: Collection[str],
     found: Sequence[Signal],
     *,
@@ -59,18 +59,15 @@ def settle_signals(
 ) -> Settled:
     """Hold what a monitor finds now against what stood: new ones begin, missing ones end, the others stay.
 
-    Signals are the same when model, version, kind and subject are. Nothing is stored: write `changes` together with
-    the state that the monitor has reached.
+    Signals are the same when version, kind and subject are. Nothing is stored: see `stored`.
 
     Args:
-        catalog: Where the signals are.
-        model: Whose they are.
+        listed: The signals of the model, from `listed_signals`.
         kinds: The kinds that this monitor answers for; signals of others are left alone.
         found: All that is wrong now.
         now_us: The time of the look.
         because: By kind, why a signal that is not found any more has ended.
     """
-    listed = listed_signals(catalog, model)
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
     begun = [one for key, one in now.items() if key not in before or _graver(one, before[key])]
@@ -80,12 +77,32 @@ def settle_signals(
         for key, one in before.items()
         if key not in now
     ]
+    gone = [one for one in listed if one.ended_at_us is not None and now_us - one.ended_at_us > LISTED_US]
+    after = {one.id: one for one in [*listed, *begun, *ended] if one not in gone}
+    return Settled(begun=begun, ended=ended, gone=gone, listed=list(after.values()))
+
+
+def stored(settled: Settled, now_us: int) -> list[Put | Remove | Append]:
+    """The writes that store what a look changed; write them together with the state that the monitor has reached."""
     changes: list[Put | Remove | Append] = []
-    for one in [*begun, *ended]:
+    for one in [*settled.begun, *settled.ended]:
         body = msgspec.json.encode(one)
         changes += [Put(KIND, _key(one), body), Append(JOURNAL, now_us, body)]
-    changes += [Remove(KIND, _key(one)) for one in listed if one.ended_at_us is not None and _old(one, now_us)]
-    return Settled(begun=begun, ended=ended, changes=changes)
+    return [*changes, *(Remove(KIND, _key(one)) for one in settled.gone)]
+
+
+def settle_signals(
+    catalog: Catalog,
+    model: str,
+    kinds: Collection[str],
+    found: Sequence[Signal],
+    *,
+    now_us: int,
+    because: Mapping[str, str] | None = None,
+) -> tuple[Settled, list[Put | Remove | Append]]:
+    """`settle` against the signals of a model that the catalogue lists, and the writes that store it."""
+    settled = settle(listed_signals(catalog, model), kinds, found, now_us=now_us, because=because)
+    return settled, stored(settled, now_us)
 
 
 def _identity(signal: Signal) -> tuple[str, str, str]:
@@ -99,10 +116,6 @@ def _graver(now: Signal, before: Signal) -> bool:
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
     """A signal that got graver keeps its identifier and the time it was raised."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
-
-
-def _old(signal: Signal, now_us: int) -> bool:
-    return signal.ended_at_us is not None and now_us - signal.ended_at_us > LISTED_US
 
 
 def _key(signal: Signal) -> str:

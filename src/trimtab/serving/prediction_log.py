@@ -187,6 +187,14 @@ class PredictionLog:
             found += [decode(record.payload, partition, record.position) for record in there]
         return found
 
+    def between(
+        self, partition: str, after: int, through: int, *, model: str | None = None
+    ) -> Iterator[list[Prediction]]:
+        """The predictions of a partition behind `after` up to `through`, in blocks, as far as they are still there."""
+        while after < through and (records := self.log.read(partition, after, limit=_BLOCK)):
+            after = records[-1].position
+            yield _decoded((one for one in records if one.position <= through), model)
+
     def find_all(
         self, wanted: Callable[[Prediction], bool], *, may_be_in: Callable[[bytes], bool] = lambda payload: True
     ) -> dict[str, dict[int, bytes]]:

@@ -60,10 +60,11 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
-    """One judged block: the number of its first day, and its surprise in standard deviations."""
+    """One judged block: the number of its first day, its surprise in standard deviations, and its value."""
 
     day: int
     surprise: float
+    value: float = 0.0
 
 
 class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +85,14 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 
+class Level(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a daily value has been since a change began."""
+
+    mean: float
+    sd: float  # of one day: that of the reference, or of these days where that is larger
+    days: int
+
+
 class Onset(msgspec.Struct, frozen=True, kw_only=True):
     """When the change began, in days of the alarm (1 = first update)."""
 
@@ -93,7 +102,12 @@ class Onset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def learn_alarm(
-    values: ArrayLike, rows: ArrayLike | None = None, *, run_length: float = 1000.0, direction: Direction = "up"
+    values: ArrayLike,
+    rows: ArrayLike | None = None,
+    *,
+    run_length: float = 1000.0,
+    direction: Direction = "up",
+    allowance: float = 0.0,
 ) -> AlarmSpec:
     """Fix what healthy means from the days before a promotion: gate window or walk-forward, out of sample only.
 
@@ -102,6 +116,8 @@ def learn_alarm(
         rows: Rows behind each value; days below half their median are pooled later. Omitted: days are never pooled.
         run_length: Healthy days until a false alarm. Of two figures watched together give each twice the total.
         direction: Which change is bad. "both" shares one run length between both directions.
+        allowance: How far the mean of healthy days may be from that of the reference for a reason that is known, such
+            as that another fit answers; in units of the values.
 
     Raises:
         Misuse: Fewer than 7 days, a value that is not finite, or values that do not vary.
@@ -142,7 +158,11 @@ def learn_alarm(
         least_rows=0 if rows is None else int(np.median(np.asarray(rows)) / 2),
         reference_blocks=x.size,
         sides=tuple(
-            AlarmSide(sign=sign, baseline=_baseline(np.clip(sign * surprise / sd, LOW, HIGH)), stakes=STAKES)
+            AlarmSide(
+                sign=sign,
+                baseline=_baseline(np.clip(sign * surprise / sd, LOW, HIGH), allowance * (1.0 - correlation) / sd),
+                stakes=STAKES,
+            )
             for sign in _SIGNS[direction]
         ),
     )
@@ -187,7 +207,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         days=day,
         last=max(-FAR * spec.sd, min(FAR * spec.sd, away)),
         log_values=tuple(_log_sum((0.0, old)) + gain for old, gain in zip(before, gains, strict=True)),
-        recent=(*state.recent[-KEPT + 1 :], Step(start, surprise)),
+        recent=(*state.recent[-KEPT + 1 :], Step(start, surprise, value)),
         alarm_day=state.alarm_day,
     )
     if after.alarm_day is None and after.log_evidence >= math.log(spec.run_length):
@@ -217,6 +237,37 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     return Onset(day=state.recent[best.index(top)].day, earliest=near[0], latest=near[-1])
 
 
+def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
+    """Where the value has been since the onset of the change; of the reference before any day."""
+    onset = alarm_onset(spec, state)
+    values = [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
+    if not values:
+        return Level(mean=spec.mean, sd=spec.sd, days=0)
+    mean = math.fsum(values) / len(values)
+    seen = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+    return Level(mean=mean, sd=max(spec.sd, seen), days=len(values))
+
+
+def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
+    """The alarm for a further change in the same direction, from the level since the onset of the first.
+
+    Few days say where that level is, so its upper bound is as much wider.
+    """
+    level = alarm_level(spec, state)
+    wider = 1.0 / math.sqrt(max(1, level.days))
+    above = level.mean >= spec.mean
+    return msgspec.structs.replace(
+        spec,
+        mean=level.mean,
+        sd=level.sd,
+        sides=tuple(
+            msgspec.structs.replace(side, baseline=min(side.baseline + wider, HIGH))
+            for side in spec.sides
+            if (side.sign > 0) == above or len(spec.sides) == 1
+        ),
+    )
+
+
 def _correlation(away: FloatArray) -> float:
     """Lag-1 correlation, corrected for its bias and drawn towards 0.4 (sd 0.2) as far as few days leave it open."""
     raw = float(away[1:] @ away[:-1]) / float(away @ away)
@@ -225,14 +276,14 @@ def _correlation(away: FloatArray) -> float:
     return min(0.8, max(0.0, trust * seen + (1.0 - trust) * 0.4))
 
 
-def _baseline(clipped: FloatArray) -> float:
+def _baseline(clipped: FloatArray, allowance: float) -> float:
     mean = float(clipped.mean())
     variance, freedom = block_sum_variance(clipped - mean, correlated=True)
     from scipy.special import stdtrit  # here: it takes a tenth of a second to load
 
     level = next(level for least, level in BASELINE_LEVELS if clipped.size + 1 >= least)  # a surprise needs two days
     bound = mean + float(stdtrit(freedom, level)) * math.sqrt(variance) / clipped.size
-    return min(bound, HIGH)
+    return min(bound + allowance, HIGH)
 
 
 def _log_gains(side: AlarmSide, surprise: float) -> list[float]:

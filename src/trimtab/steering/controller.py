@@ -17,7 +17,7 @@ from trimtab.run import Cancelled
 from trimtab.steering.definitions import Deployment, Every, OnQualityDrop
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, Cause, Changes, LoopState, Repair
-from trimtab.store.ports import Catalog, Put, Remove
+from trimtab.store.ports import Append, Catalog, Put, Remove
 
 _IDLE: dict[str, Any] = {
     "phase": "idle",
@@ -138,7 +138,13 @@ class Controller:
         except Conflict as error:
             return self._refuse(now_us, [self._entry("refuse", str(error), gate, version=repair.candidate)])
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
-            repair.successor, repair.reference, at_us=repair.cut_us, loss_cap=repair.loss_cap
+            repair.successor,
+            repair.reference,
+            at_us=repair.cut_us,
+            loss_cap=repair.loss_cap,
+            slices=repair.slices,
+            allowance=repair.allowance,
+            name=repair.name,
         )
         decisions = self._write(
             [
@@ -151,7 +157,7 @@ class Controller:
                     actor=self._state.approved_by,
                 )
             ],
-            [anchored],
+            anchored,
             **_IDLE,
             **self._followed(repair),
             quiet_until_us=now_us + self._deployment.cooldown_us,
@@ -348,9 +354,8 @@ class Controller:
         watch, onset = self._monitor.watch, self._onset()
         heard = any(isinstance(rule, OnQualityDrop) for rule in rules) and now_us >= state.alarm_quiet_until_us
         if heard and watch is not None and onset is not None:
-            rung = [kind for kind, figure in watch.figures.items() if figure.state.alarm_day is not None]
             settled_us = onset.at_us + self._deployment.settle_us + self._deployment.model.label.wait_us
-            return _Trigger("alarm", f"Quality alarm: {', '.join(rung)}.", max(now_us, settled_us), onset)
+            return _Trigger("alarm", f"Quality alarm: {', '.join(watch.rung)}.", max(now_us, settled_us), onset)
         if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
             said = "More labelled days since the change that was repaired."
             return _Trigger("follow-up", said, now_us, state.changes.repaired)
@@ -472,7 +477,9 @@ class Controller:
             data_hash=data_hash,
         )
 
-    def _write(self, entries: Sequence[Entry], also: Sequence[Put] = (), **changes: object) -> list[Decision]:
+    def _write(
+        self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object
+    ) -> list[Decision]:
         """Decisions, the state after them and what belongs to it: all in one write."""
         state = msgspec.structs.replace(self._state, **changes)
         put = Put(KIND, self._deployment.name, msgspec.json.encode(state), expected=self._revision)

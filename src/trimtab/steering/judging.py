@@ -1,4 +1,4 @@
-"""How a candidate is judged: against whom, on which days, and what a healthy day of it looks like."""
+"""How a candidate is judged: against whom, and on which days."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import Ids
-from trimtab.core.records import DayQuality, GateCheck, GateRecord
+from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
-from trimtab.feedback import LabelReader
-from trimtab.feedback.days import day_quality
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.stats.lists import unit_losses
@@ -66,7 +64,6 @@ class Judge:
     Args:
         deployment: The rules.
         registry: Has the champion, and earlier gate records.
-        labels: Finds labels as they stood when a day was closed, as for live days.
         clock: The time of judging.
         ids: Names gate records.
         proving: How a candidate is tried in a new process and timed; left out (in virtual time), it is not.
@@ -76,7 +73,6 @@ class Judge:
         self,
         deployment: Deployment,
         registry: Registry,
-        labels: LabelReader,
         *,
         clock: Clock,
         ids: Ids,
@@ -84,7 +80,6 @@ class Judge:
     ) -> None:
         self._deployment = deployment
         self._registry = registry
-        self._labels = labels
         self._clock = clock
         self._ids = ids
         self._proving = proving
@@ -164,14 +159,6 @@ class Judge:
         said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed:.3g}."
         by_heart = metric in CLASS_LOSSES or self._deployment.model.task == "ranking"
         return f"{said} {_STEADIER}" if by_heart else said
-
-    def reference(self, judged: Version, scores: Floats, case: Case, cap: float) -> tuple[DayQuality, ...]:
-        """The candidate's days on the window, with the labels that live days would have closed with."""
-        model, rows, training_set = self._deployment.model, case.window.rows, case.training_set
-        at_us = training_set.at_us[rows]
-        labels = self._labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
-        lists = training_set.lists_of(rows)
-        return tuple(day_quality(model.name, model.metric, judged.id, at_us, scores, labels, cap=cap, lists=lists))
 
     def cap(self, scores: Floats, case: Case) -> float:
         """The most that a row, of a ranking a list, may cost a day."""

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.columns import Columns
 from trimtab.core.ids import Ids
 from trimtab.core.records import Prediction, Signal
-from trimtab.feedback import LabelReader, ListColumn, OpenDays, OutcomeJoin
+from trimtab.core.time import DAY_US
+from trimtab.feedback import (
+    DayBlocks,
+    Extent,
+    LabelReader,
+    ListColumn,
+    LoggedWaiting,
+    OpenDays,
+    OutcomeJoin,
+    RequestSlices,
+    Waiting,
+    day_qualities,
+)
+from trimtab.feedback.open_days import judged_table
 from trimtab.monitoring.quality import QualityMonitor
+from trimtab.monitoring.quality_days import store_days, stored_days
 from trimtab.registry import Registry
+from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.controller import Controller, Workshop
 from trimtab.steering.definitions import Deployment, OnQualityDrop
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
+from trimtab.steering.references import slice_columns
 from trimtab.steering.stored import Recording
 from trimtab.steering.trials import Proving
 from trimtab.steering.workshop import TrainingData, VersionWorkshop
@@ -25,12 +40,16 @@ from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, save_training_set
 
 KIND = "loop_reader"
+AMENDED_AFTER = (1, 7, 28)  # days after a day was closed, late and corrected labels are looked for
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """How far a loop has come: days before this moment are closed for good."""
+    """How far a loop has come."""
 
-    closed_until_us: int = -(2**62)
+    closed_until_us: int = -(2**62)  # days before this time are closed for good
+    positions: dict[str, int] | None = None  # read of the prediction log; None: not known, of an earlier trimtab
+    extents: dict[int, tuple[Extent, ...]] = {}  # where the predictions about each day stand, by the day's number
+    too_late: int = 0  # predictions that were logged after their day was closed
 
 
 class Loop:
@@ -54,6 +73,7 @@ class Loop:
         recording: How the steps of a training are done; left out, they are not recorded.
         proving: How candidates are tried in a new process and timed; left out, they are not.
         outside: Put around the workshop (a living project lets it work in another process).
+        predictions: The log in which predictions wait for their labels; left out, they wait in memory.
     """
 
     def __init__(
@@ -76,9 +96,13 @@ class Loop:
         recording: Recording | None = None,
         proving: Proving | None = None,
         outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
+        predictions: PredictionLog | None = None,
     ) -> None:
         model = deployment.model
         self._model = model
+        self._predictions = predictions
+        self._days: OpenDays
+        self._reached: Reached
         self._catalog = catalog
         self._clock = clock
         self._outcomes = OutcomeJoin(
@@ -87,6 +111,7 @@ class Loop:
             key_dtype=model.request.key_dtype,
             classes=model.label.class_names,
             lists=_list_column(model),
+            slices=_slices(deployment),
         )
         run_lengths = [r.run_length_days for r in deployment.retrain.any_of if isinstance(r, OnQualityDrop)]
         self.monitor = QualityMonitor(
@@ -126,17 +151,29 @@ class Loop:
 
     @property
     def closed_until_us(self) -> int:
-        """Days before this moment are closed: predictions since then must be given by `add`."""
+        """Days before this time are closed."""
         return self._days.closed_until_us
 
-    def add(self, predictions: Sequence[Prediction] | Columns) -> None:
+    @property
+    def positions(self) -> dict[str, int] | None:
+        """How far the prediction log was read when this was stored; None: predictions must be given from the start."""
+        return self._reached.positions
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
         """Take in predictions as they were logged."""
         self._days.add(predictions)
+
+    def add_read(self, predictions: Sequence[Prediction], before: Mapping[str, int], reached: dict[str, int]) -> None:
+        """Take in what was read of the prediction log between two positions."""
+        assert self._logged is not None  # given a log
+        self._logged.reads(before, reached)
+        self._days.add(predictions)
+        self._reached = msgspec.structs.replace(self._reached, positions=reached)
 
     def close_days(self) -> list[Signal]:
         """Close the days whose labels are due and look at them; what rang.
 
-        The watch, the signals and how far the days are closed are stored in one write. If that fails, nothing is
+        The blocks, the watch, the signals and how far was read are stored in one write. If that fails, nothing is
         stored and the days in memory are not to be used any more: `reload` before the next try.
         """
         now_us = self._clock.now_us()
@@ -146,9 +183,20 @@ class Loop:
         closed_until_us = self._days.closed_until_us
         signals: list[Signal] = []
         if closed_until_us != before_us:
-            reached = msgspec.json.encode(Reached(closed_until_us))
-            put = Put(KIND, self._model.name, reached, expected=self._revision)
-            signals = self.monitor.observe(days, now_us=now_us, also=[put])
+            amended = self._amended(before_us, closed_until_us, now_us)
+            self._reached = msgspec.structs.replace(
+                self._reached,
+                closed_until_us=closed_until_us,
+                extents={} if self._logged is None else self._logged.extents,
+                too_late=self._days.too_late,
+            )
+            put = Put(KIND, self._model.name, msgspec.json.encode(self._reached), expected=self._revision)
+            signals = self.monitor.observe(
+                day_qualities(days),
+                now_us=now_us,
+                also=[put, *store_days([*days, *amended])],
+                slices={(day.day_us, day.version): day for day in days if day.slices},
+            )
             self._revision += 1
         self._whole = True
         return signals
@@ -156,7 +204,7 @@ class Loop:
     def reload(self) -> bool:
         """Read everything again that another process may have moved.
 
-        True: the open days were begun anew, so give the predictions since `closed_until_us` again.
+        True: the open days were begun again, so give the predictions since `positions` again.
         """
         self.monitor.reload()
         self.controller.reload()
@@ -169,15 +217,42 @@ class Loop:
     def _begin(self) -> None:
         record = self._catalog.get(KIND, self._model.name)
         self._revision = 0 if record is None else record.revision
-        reached = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
+        self._reached = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
         self._whole = True
-        self._days: OpenDays = OpenDays(
+        self._logged: LoggedWaiting | None = None
+        if self._predictions is not None:
+            self._logged = LoggedWaiting(
+                self._predictions,
+                self._model.name,
+                lambda predictions: judged_table(self._outcomes, self._model.name, predictions),
+                extents=self._reached.extents,
+                open_from_us=self._reached.closed_until_us,
+            )
+        waiting: Waiting | None = self._logged
+        self._days = OpenDays(
             self._model.name,
             self._model.metric,
             self._outcomes,
-            closed_until_us=reached.closed_until_us,
+            closed_until_us=self._reached.closed_until_us,
             cap=self.monitor.loss_cap,
+            waiting=waiting,
         )
+        self._days.too_late = self._reached.too_late
+
+    def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
+        """Days closed some time ago whose labels have changed since, as they are known now."""
+        if self._logged is None:
+            return []
+        found: list[DayBlocks] = []
+        closed = range(max(from_us, until_us - DAY_US * AMENDED_AFTER[-1]), until_us, DAY_US)
+        for day_us in sorted({day_us - age * DAY_US for day_us in closed for age in AMENDED_AFTER}):
+            stored = stored_days(self._catalog, self._model.name, from_us=day_us, until_us=day_us + DAY_US)
+            now = {(one.version, one.arm): one.whole for one in self._days.as_known(day_us, now_us)} if stored else {}
+            for day in stored:
+                whole = now.get((day.version, day.arm))
+                if whole is not None and whole != (day.whole if day.amended is None else day.amended):
+                    found.append(msgspec.structs.replace(day, amended=whole, amended_at_us=now_us))
+        return found
 
 
 def _list_column(model: Model) -> ListColumn | None:
@@ -186,3 +261,10 @@ def _list_column(model: Model) -> ListColumn | None:
         return None
     names = list(model.request.columns)
     return ListColumn(names.index(model.group), len(names))
+
+
+def _slices(deployment: Deployment) -> RequestSlices | None:
+    """Where requests name the slices that their day is taken apart by."""
+    columns = list(deployment.model.request.columns)
+    names = slice_columns(deployment)
+    return RequestSlices({name: columns.index(name) for name in names}, len(columns)) if names else None

@@ -26,6 +26,9 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     rows: int  # that the candidate was fitted on
     data_hash: str
     loss_cap: float = LOSS_CAP  # what the losses in `reference` were capped at
+    slices: dict[str, tuple[DayQuality, ...]] = {}  # the same days of each slice
+    allowance: dict[str, float] = {}  # by kind of signal how far the refit's healthy days may be from `reference`
+    name: str = ""  # of the successor, for people
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 

@@ -20,8 +20,16 @@ from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.judging import Case, Judge, Side, finite
 from trimtab.steering.loop_state import Changes, Repair
-from trimtab.steering.plans import Made, Plan, newest_plan, of_window, onset_plan, plan_in_words
+from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
+from trimtab.steering.references import (
+    Answers,
+    Reference,
+    healthy_reference,
+    refit_allowance,
+    slice_columns,
+    walk_forward_rows,
+)
 from trimtab.steering.rivals import (
     Answered,
     OtherFeatures,
@@ -119,7 +127,8 @@ class VersionWorkshop:
         self._blob = blob
         self._save = save
         self._evaluates = evaluates
-        self._judge = Judge(deployment, registry, labels, clock=clock, ids=ids, proving=proving)
+        self._labels = labels
+        self._judge = Judge(deployment, registry, clock=clock, ids=ids, proving=proving)
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
@@ -238,30 +247,61 @@ class VersionWorkshop:
             GATE,
         )
         self._registry.put_gate(gate)
-        successor, reason = None, gate.reason
+        successor, reason, cap = None, gate.reason, self._judge.cap(scores, case)
+        allowance, name = {}, ""
+        earlier: list[Answers] = []
         if gate.passed:
             refit = self._fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
             reason = self._judge.too_far(again, scores, case) or gate.reason
             if reason == gate.reason:
+                allowance = refit_allowance(model.metric, scores, again, cap)
+                earlier = self._earlier(training_set, plan, window, best.source)
                 successor = self._steps.do(
                     "register",
                     None,
                     lambda: self._registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor).id,
                     TEXT,
                 )
-        cap = self._judge.cap(scores, case)
+                name = self._registry.get(successor).name
+        answers = [*earlier, Answers(window.rows, scores)]
+        reference = self._reference(judged, case, answers, cap, slices=successor is not None)
         return Repair(
             candidate=judged.id,
             gate=gate,
             successor=successor,
             reason=reason,
-            reference=self._judge.reference(judged, scores, case, cap),
+            reference=reference.days,
+            slices=reference.slices,
+            allowance=allowance,
+            name=name,
             cut_us=cut_us,
             rows=best.candidate.rows,
             data_hash=training_set.manifest.data_hash,
             loss_cap=cap,
         )
+
+    def _reference(
+        self, version: Version, case: Case, answered: list[Answers], cap: float, *, slices: bool = True
+    ) -> Reference:
+        """Healthy days of a version, from answers of its recipe to rows that it had not learnt."""
+        model, names = self._deployment.model, slice_columns(self._deployment) if slices else ()
+        return healthy_reference(model, version.id, case.training_set, answered, self._labels, cap=cap, slices=names)
+
+    def _earlier(self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source) -> list[Answers]:
+        """Answers to the days before the window that complete four weeks of reference, by a fit on what was before."""
+        if plan.folds[1:] or self._deployment.learn == "online":  # days before a change are no reference after it
+            return []
+        found = walk_forward_rows(training_set, window, self._deployment.model.label.wait_us)
+        if found is None:
+            return []
+        learnt, judged = found
+        try:
+            fitted = self._fit("walk forward", training_set, learnt, source.half_life_us)
+            scores = self._recipe.candidate_scores(fitted, training_set, judged)
+        except Misuse:  # too little for this recipe: the reference stays short, and the watch says so
+            return []
+        return [Answers(judged, scores)] if np.isfinite(scores).all() else []
 
     def _plan(self, training_set: TrainingSet, rival: Rival | None, changes: Changes) -> Plan:
         """What is learnt from and judged on; a model that learns as it answers is judged by what it answered."""
@@ -322,12 +362,15 @@ class VersionWorkshop:
         if keep:
             self._registry.put_gate(gate)
         cap = self._judge.cap(scores, case)
+        reference = self._reference(version, case, [Answers(stretch.rows, scores)], cap)
         return Repair(
             candidate=asked.version.id,
             gate=gate,
             successor=version.id if gate.passed else None,
             reason=gate.reason,
-            reference=self._judge.reference(version, scores, case, cap),
+            reference=reference.days,
+            slices=reference.slices,
+            name=version.name,
             cut_us=cut_us,
             rows=version.rows,
             data_hash=training_set.manifest.data_hash,

@@ -1,0 +1,302 @@
+"""Quality blocks: sums over the closed predictions of an hour, a day or a slice, which add up exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import DayQuality
+from trimtab.core.time import HOUR_US
+from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum, rounded
+from trimtab.stats.loss_names import CHANCES
+from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
+from trimtab.stats.multiclass import top_class
+
+BINS = 20  # of equal width, of probabilities
+_STEPS = 4  # bins a doubling, of other numbers
+_MOST = 1e290  # what a row counts at most, so that sums stay finite
+
+
+class BlockSums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sums over some predictions whose wait for a label is over. Sums of floats are exact: blocks merge in any order.
+
+    Sums of scores, labels and losses are over labelled rows, the histogram is over all. Of several classes scores and
+    labels are those of each row's likeliest class: its probability, and whether it was the label.
+    """
+
+    predictions: int = 0
+    labelled: int = 0
+    missing: int = 0  # no label came within the wait
+    unlisted: int = 0  # the label is none of the declared classes
+    late: int = 0  # of `labelled`, known only after the wait: of amended blocks alone
+    score: ExactSum = ()
+    label: ExactSum = ()
+    loss: ExactSum = ()
+    capped_loss: ExactSum = ()  # each row's loss capped, in units of the cap
+    expected_loss: ExactSum | None = (
+        None  # what the scores themselves expect `capped_loss` to be; None: they do not say
+    )
+    score_squares: ExactSum = ()
+    label_squares: ExactSum = ()
+    loss_squares: ExactSum = ()
+    histogram: dict[int, int] = {}  # of all scores, by `score_bins`
+
+    def plus(self, other: BlockSums) -> BlockSums:
+        """Both blocks as one."""
+        return merged((self, other))
+
+
+class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one version answered under one arm on one UTC day, closed once its labels had their time."""
+
+    model: str
+    version: str
+    arm: str
+    day_us: int
+    cap: float  # the loss at which a row is capped
+    whole: BlockSums
+    hours: dict[int, BlockSums] = {}  # by hour of the day; of a ranking empty: its lists are judged by the day
+    slices: dict[str, BlockSums] = {}  # "carrier=UA"
+    amended: BlockSums | None = None  # with labels that came late or were corrected since; None: none did
+    amended_at_us: int | None = None  # when it was last looked for such labels
+
+    def quality(self) -> DayQuality:
+        """The day as the watch judges it: as it was closed."""
+        return _quality(self, self.whole)
+
+    def slice_quality(self, name: str) -> DayQuality:
+        """One slice of the day."""
+        return _quality(self, self.slices[name])
+
+
+def merged(blocks: Iterable[BlockSums]) -> BlockSums:
+    """Blocks as one; of no rows where there are none."""
+    found = [one for one in blocks if one.predictions]
+    expected = [one.expected_loss for one in found]
+    histogram: dict[int, int] = {}
+    for one in found:
+        for place, count in one.histogram.items():
+            histogram[place] = histogram.get(place, 0) + count
+    return BlockSums(
+        predictions=sum(one.predictions for one in found),
+        labelled=sum(one.labelled for one in found),
+        missing=sum(one.missing for one in found),
+        unlisted=sum(one.unlisted for one in found),
+        late=sum(one.late for one in found),
+        score=add_exact(*(one.score for one in found)),
+        label=add_exact(*(one.label for one in found)),
+        loss=add_exact(*(one.loss for one in found)),
+        capped_loss=add_exact(*(one.capped_loss for one in found)),
+        expected_loss=None if None in expected else add_exact(*(one for one in expected if one is not None)),
+        score_squares=add_exact(*(one.score_squares for one in found)),
+        label_squares=add_exact(*(one.label_squares for one in found)),
+        loss_squares=add_exact(*(one.loss_squares for one in found)),
+        histogram=dict(sorted(histogram.items())),
+    )
+
+
+def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
+    """Parts of days as whole days, by day, version and arm."""
+    groups: dict[tuple[int, str, str], list[DayBlocks]] = {}
+    for one in days:
+        groups.setdefault((one.day_us, one.version, one.arm), []).append(one)
+    return [group[0] if len(group) == 1 else _one_day(group) for _, group in sorted(groups.items())]
+
+
+def day_qualities(days: Iterable[DayBlocks]) -> list[DayQuality]:
+    """Days as the watch judges them: one a day and version, whatever the arm, oldest first."""
+    groups: dict[tuple[int, str], list[DayBlocks]] = {}
+    for one in days:
+        groups.setdefault((one.day_us, one.version), []).append(one)
+    return [
+        _quality(group[0], group[0].whole if len(group) == 1 else merged(one.whole for one in group))
+        for _, group in sorted(groups.items())
+    ]
+
+
+def block_days(
+    model: str,
+    metric: Loss,
+    version: str,
+    arm: str,
+    at_us: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    cap: float,
+    unlisted: NDArray[Any],
+    late: NDArray[Any],
+    slices: Mapping[str, NDArray[Any]] | None = None,
+) -> DayBlocks:
+    """The blocks of predictions of one version under one arm that are about one UTC day.
+
+    Args:
+        model: The model's name.
+        metric: The loss that is summed.
+        version: Who answered.
+        arm: Under which alias.
+        at_us: As-of times, int64, shape (rows,), all of one day.
+        scores: Shape (rows,), of several classes (rows, classes).
+        labels: NaN where none came, or none of the classes, shape (rows,).
+        cap: The loss at which a row's is capped, and in units of which `capped_loss` is.
+        unlisted: Whether a label came that is none of the classes, a mask.
+        late: Whether the label came after the wait, a mask.
+        slices: By column the slice of each row as text, None where it is in none.
+    """
+    rows = _Rows(metric, scores, labels, cap, unlisted, late)
+    day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
+    hours = (at_us - day_us) // HOUR_US
+    found: dict[str, BlockSums] = {}
+    for name, values in (slices or {}).items():
+        there = np.flatnonzero(values != None)  # noqa: E711 an element-wise comparison
+        kinds, codes = np.unique(values[there].astype(str), return_inverse=True)
+        for kind, sums in zip(kinds.tolist(), rows.groups(there, codes.reshape(-1), len(kinds)), strict=True):
+            found[kind if kind == name else f"{name}={kind}"] = sums
+    names, codes = np.unique(hours, return_inverse=True)
+    by_hour = rows.groups(np.arange(len(at_us)), codes.reshape(-1), len(names))
+    return DayBlocks(
+        model=model,
+        version=version,
+        arm=arm,
+        day_us=day_us,
+        cap=cap,
+        whole=merged(by_hour),
+        hours=dict(zip(names.tolist(), by_hour, strict=True)),
+        slices=found,
+    )
+
+
+def block_of_lists(day: DayQuality, arm: str, cap: float) -> DayBlocks:
+    """The block of a ranking's day, whose lists are judged as a whole."""
+    whole = BlockSums(
+        predictions=day.predictions,
+        labelled=day.labelled,
+        missing=day.missing,
+        loss=exact_sum([day.loss_sum]),
+        capped_loss=exact_sum([day.capped_loss_sum]),
+    )
+    return DayBlocks(model=day.model, version=day.version, arm=arm, day_us=day.day_us, cap=cap, whole=whole)
+
+
+def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
+    """The histogram's bin of each score, shape (rows,).
+
+    Probabilities fall into 20 bins of equal width. Other numbers fall into 4 bins a doubling, above 0 from 1 on and
+    below 0 mirrored; 0 has bin 0. So bins need no range known beforehand, and those of any two blocks agree.
+
+    >>> score_bins("brier", np.array([0.0, 0.05, 1.0])).tolist()
+    [0, 1, 19]
+    >>> score_bins("squared_error", np.array([0.0, 1.0, 2.0, -2.0])).tolist()
+    [0, 401, 405, -405]
+    """
+    if metric in CHANCES:
+        return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    size = np.abs(scores)
+    there = size > 0.0
+    place = np.zeros(len(scores), np.int64)
+    place[there] = np.clip(np.floor(_STEPS * np.log2(size[there])), -100 * _STEPS, None).astype(np.int64)
+    return np.where(there, np.sign(scores).astype(np.int64) * (place + 100 * _STEPS + 1), 0)
+
+
+class _Rows:
+    """The values of single rows that blocks sum."""
+
+    def __init__(
+        self,
+        metric: Loss,
+        scores: NDArray[Any],
+        labels: NDArray[Any],
+        cap: float,
+        unlisted: NDArray[Any],
+        late: NDArray[Any],
+    ) -> None:
+        self._labelled = ~np.isnan(labels)
+        self._unlisted, self._late = unlisted, late & self._labelled
+        there = self._labelled
+        y, p = labels[there], scores[there]
+        losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
+        expected = expected_losses(metric, p, cap)
+        self._bins = score_bins(metric, scores.max(axis=1) if scores.ndim == 2 else scores)
+        if p.ndim == 2:
+            p, y = top_class(y, p)
+        summed = {
+            "score": p,
+            "label": y,
+            "loss": losses,
+            "capped_loss": bounded_losses(losses, cap),
+        }
+        with np.errstate(over="ignore"):
+            summed |= {"score_squares": p * p, "label_squares": y * y, "loss_squares": losses * losses}
+        if expected is not None:
+            summed["expected_loss"] = expected
+        self._summed = {}
+        for name, values in summed.items():
+            self._summed[name] = np.zeros(len(labels))
+            self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # a square may be infinite
+
+    def groups(self, rows: NDArray[Any], codes: NDArray[Any], count: int) -> list[BlockSums]:
+        """The sums of groups of rows: `codes` says which group each of `rows` is in, 0 to `count` - 1."""
+        order = np.argsort(codes, kind="stable")
+        rows, codes = rows[order], codes[order]
+        there = self._labelled[rows]
+        labelled_rows, labelled_codes = rows[there], codes[there]
+        ends = np.searchsorted(labelled_codes, np.arange(count + 1)).tolist()
+        lists = {name: values[labelled_rows].tolist() for name, values in self._summed.items()}
+        predictions = np.bincount(codes, minlength=count).tolist()
+        labelled = np.bincount(labelled_codes, minlength=count).tolist()
+        unlisted = np.bincount(codes[self._unlisted[rows]], minlength=count).tolist()
+        late = np.bincount(codes[self._late[rows]], minlength=count).tolist()
+        histograms = _histograms(self._bins[rows], codes, count)
+        return [
+            BlockSums(
+                predictions=predictions[n],
+                labelled=labelled[n],
+                missing=predictions[n] - labelled[n] - unlisted[n],
+                unlisted=unlisted[n],
+                late=late[n],
+                histogram=histograms[n],
+                **{name: exact_sum(values[ends[n] : ends[n + 1]]) for name, values in lists.items()},
+            )
+            for n in range(count)
+        ]
+
+
+def _histograms(bins: NDArray[Any], codes: NDArray[Any], count: int) -> list[dict[int, int]]:
+    found: list[dict[int, int]] = [{} for _ in range(count)]
+    if len(bins):
+        pairs, counts = np.unique(np.stack([codes, bins]), axis=1, return_counts=True)
+        for code, place, rows in zip(*pairs.tolist(), counts.tolist(), strict=True):
+            found[code][place] = rows
+    return found
+
+
+def _one_day(parts: list[DayBlocks]) -> DayBlocks:
+    hours = sorted({hour for one in parts for hour in one.hours})
+    names = sorted({name for one in parts for name in one.slices})
+    return msgspec.structs.replace(
+        parts[0],
+        whole=merged(one.whole for one in parts),
+        hours={hour: merged(one.hours[hour] for one in parts if hour in one.hours) for hour in hours},
+        slices={name: merged(one.slices[name] for one in parts if name in one.slices) for name in names},
+    )
+
+
+def _quality(day: DayBlocks, sums: BlockSums) -> DayQuality:
+    return DayQuality(
+        model=day.model,
+        version=day.version,
+        day_us=day.day_us,
+        predictions=sums.predictions,
+        labelled=sums.labelled,
+        missing=sums.missing,
+        score_sum=rounded(sums.score),
+        label_sum=rounded(sums.label),
+        loss_sum=rounded(sums.loss),
+        capped_loss_sum=rounded(sums.capped_loss),
+        expected_loss_sum=None if sums.expected_loss is None else rounded(sums.expected_loss),
+        unlisted=sums.unlisted,
+    )

@@ -1,0 +1,109 @@
+"""Predictions that wait for their labels where they are anyway: in the prediction log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from trimtab.core.columns import Columns
+from trimtab.core.records import Prediction
+from trimtab.core.time import DAY_US
+from trimtab.serving.prediction_log import PredictionLog
+
+KEPT_US = 35 * DAY_US  # how long it is known where a closed day's predictions stand: labels may come late
+_CHUNK_ROWS = 20_000
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """Records of a partition that stand together: those behind `after` up to `through`."""
+
+    partition: str
+    after: int
+    through: int
+
+
+class LoggedWaiting:
+    """A `Waiting` that remembers where in the prediction log the predictions about each day stand.
+
+    So a wait of months takes no memory, and after a crash nothing is read again: what is remembered is small, and is
+    stored with the positions that were read.
+
+    Args:
+        predictions: The log.
+        model: Whose predictions.
+        judged: Makes the table of those by which days are judged.
+        extents: Where each day's predictions stand, by the number of the day.
+        open_from_us: Days before this time are closed.
+    """
+
+    def __init__(
+        self,
+        predictions: PredictionLog,
+        model: str,
+        judged: Callable[[Sequence[Prediction]], Columns],
+        *,
+        extents: Mapping[int, Sequence[Extent]] | None = None,
+        open_from_us: int = -(2**62),
+    ) -> None:
+        self._predictions = predictions
+        self._model = model
+        self._judged = judged
+        self._extents = {day: list(found) for day, found in (extents or {}).items()}
+        self._open_from_us = open_from_us
+        self._reading: list[Extent] = []
+
+    @property
+    def extents(self) -> dict[int, tuple[Extent, ...]]:
+        """Where each day's predictions stand, by the number of the day."""
+        return {day: tuple(found) for day, found in sorted(self._extents.items())}
+
+    def reads(self, before: Mapping[str, int], reached: Mapping[str, int]) -> None:
+        """Say where in the log the next predictions that are added stand: between two positions."""
+        self._reading = [
+            Extent(name, before.get(name, 0), through)
+            for name, through in reached.items()
+            if through > before.get(name, 0)
+        ]
+
+    def add(self, table: Columns) -> None:
+        for day in np.unique(table["at"].values // DAY_US).tolist():
+            known = self._extents.setdefault(day, [])
+            for one in self._reading:
+                _extend(known, one)
+
+    def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
+        for day in range(from_us // DAY_US, -(-until_us // DAY_US)):
+            for table in self._chunks(self._extents.get(day, ())):
+                at_us = table["at"].values
+                here = (at_us >= from_us) & (at_us < until_us)
+                if here.any():
+                    yield table if here.all() else table.take(here)
+
+    def drop(self, until_us: int) -> None:
+        self._open_from_us = until_us
+        self._extents = {day: found for day, found in self._extents.items() if (day + 1) * DAY_US > until_us - KEPT_US}
+
+    def first_us(self) -> int | None:
+        return min((day * DAY_US for day in self._extents if day * DAY_US >= self._open_from_us), default=None)
+
+    def _chunks(self, extents: Iterable[Extent]) -> Iterator[Columns]:
+        held: list[Prediction] = []
+        for one in extents:
+            for block in self._predictions.between(one.partition, one.after, one.through, model=self._model):
+                held += block
+                if len(held) >= _CHUNK_ROWS:
+                    yield self._judged(held)
+                    held = []
+        if held:
+            yield self._judged(held)
+
+
+def _extend(known: list[Extent], more: Extent) -> None:
+    """Add an extent to those of a day, joined to the one that it continues."""
+    for place, one in enumerate(known):
+        if one.partition == more.partition and one.after <= more.after <= one.through:
+            known[place] = Extent(one.partition, one.after, max(one.through, more.through))
+            return
+    known.append(more)

@@ -1,0 +1,240 @@
+"""The days of predictions that wait for their labels; each closes once, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns
+from trimtab.core.records import LOSS_CAP, Prediction
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features.labels import LATE, UNLISTED
+from trimtab.feedback.blocks import DayBlocks, block_days, block_of_lists, merged_days
+from trimtab.feedback.days import day_quality
+from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
+from trimtab.serving.answering import PAST
+from trimtab.stats.losses import Loss
+
+AHEAD_US = 36 * HOUR_US  # how old an answer made ahead may be when it is given, as in `ServedModel`
+MOST_SLICES = 200  # values of one column on one day; a column with more is no slice on that day
+_PART_ROWS = 10_000
+_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # of predictions that wait: no day is judged by them
+
+
+class Waiting(Protocol):
+    """Where predictions wait until their day closes."""
+
+    def add(self, table: Columns) -> None:
+        """Keep predictions that are about days still open."""
+        ...
+
+    def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
+        """The predictions about a span of time, in parts; the same each time while they are kept."""
+        ...
+
+    def drop(self, until_us: int) -> None:
+        """Keep those about earlier times no longer."""
+        ...
+
+    def first_us(self) -> int | None:
+        """The earliest time that a kept prediction may be about; None: none is kept."""
+        ...
+
+
+class InMemory:
+    """Predictions that wait in memory: of replays, and of short waits."""
+
+    def __init__(self) -> None:
+        self.parts: list[Columns] = []
+
+    def add(self, table: Columns) -> None:
+        """Keep a table, with small ones before it in one: a row may come every few seconds, for days."""
+        table = table.select([name for name in table.names if name not in _NOT_KEPT])
+        while self.parts and self.parts[-1].rows <= min(table.rows, _PART_ROWS):
+            table = Columns.concat([self.parts.pop(), table])
+        self.parts.append(table)
+
+    def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
+        for part in self.parts:
+            here = (part["at"].values >= from_us) & (part["at"].values < until_us)
+            if here.any():
+                yield part if here.all() else part.take(here)
+
+    def drop(self, until_us: int) -> None:
+        kept = [(part, part["at"].values >= until_us) for part in self.parts]
+        self.parts = [part if here.all() else part.take(here) for part, here in kept if here.any()]
+
+    def first_us(self) -> int | None:
+        return min((int(part["at"].values.min()) for part in self.parts), default=None)
+
+
+class OpenDays:
+    """The days of one model's predictions that wait for their labels; each closes once, at its end plus the wait.
+
+    What a closed day says never changes: a label counts for its prediction when it is known within the wait, a later
+    or corrected one does not reopen the day, and a prediction about a closed day that arrives late is counted in
+    `too_late` and left out. All of it can be rebuilt from the logs.
+
+    Of a ranking a day judges lists, each by its rows of that day; one that was asked over midnight counts on both.
+
+    Only answers that were made when they were asked for count (`made_for_its_moment`): what a version says afterwards
+    about the past tells nothing about its service.
+
+    Args:
+        model: The model's name; predictions of other models are passed over.
+        metric: The loss that is summed.
+        outcomes: Joins predictions with labels.
+        closed_until_us: Days before this time are closed already.
+        cap: The loss at which a row of a version is capped.
+        waiting: Where predictions wait; left out, in memory.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        metric: Loss,
+        outcomes: OutcomeJoin,
+        *,
+        closed_until_us: int = -(2**62),
+        cap: Callable[[str], float] = lambda version: LOSS_CAP,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self.model = model
+        self.metric: Loss = metric
+        self.closed_until_us = closed_until_us
+        self.too_late = 0
+        self._outcomes = outcomes
+        self._cap = cap
+        self._waiting = InMemory() if waiting is None else waiting
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Take in predictions as they were logged."""
+        table = judged_table(self._outcomes, self.model, predictions)
+        late = table["at"].values < self.closed_until_us
+        self.too_late += int(late.sum())
+        if not late.all():
+            self._waiting.add(table.take(~late) if late.any() else table)
+
+    def close(self, now_us: int) -> list[DayBlocks]:
+        """The days that are over and waited for at `now_us`, oldest first, one a version and arm."""
+        until_us = (now_us - self._outcomes.wait_us) // DAY_US * DAY_US
+        if until_us <= self.closed_until_us:
+            return []
+        self.closed_until_us = until_us
+        first_us = self._waiting.first_us()
+        days: list[DayBlocks] = []
+        if first_us is not None:
+            for day_us in range(first_us // DAY_US * DAY_US, until_us, DAY_US):
+                days += self._blocks(day_us, self._outcomes.due)
+        self._waiting.drop(until_us)
+        return days
+
+    def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
+        """A day as far as its predictions are still kept, with the labels known at `cut_us`; `late` counts those after
+        the wait."""
+        return self._blocks(day_us, lambda table: self._outcomes.join(table, cut_us))
+
+    def _blocks(self, day_us: int, outcomes_of: Callable[[Columns], OutcomeFrame]) -> list[DayBlocks]:
+        tables = self._waiting.about(day_us, day_us + DAY_US)
+        if self._outcomes.lists is not None:  # lists are judged as a whole
+            parts = list(tables)
+            tables = iter([_newest_of_each(Columns.concat(parts))] if parts else [])
+        return _few_slices(merged_days(block for table in tables for block in self._parts(outcomes_of(table))))
+
+    def _parts(self, found: OutcomeFrame) -> Iterator[DayBlocks]:
+        """The blocks of some predictions of one day, by version and arm."""
+        table = found.predictions
+        who = list(zip(table["version"].values.tolist(), table["arm"].values.tolist(), strict=True))
+        codes = {pair: code for code, pair in enumerate(dict.fromkeys(who))}
+        code = np.array([codes[pair] for pair in who], np.int64)
+        lists = None if self._outcomes.lists is None else _numbered(table["list"])
+        scores = found.scores(self._outcomes.classes)
+        for (version, arm), number in codes.items():
+            rows = code == number
+            at_us, cap = table["at"].values[rows], self._cap(version)
+            who_answered = (self.model, self.metric, version)
+            if lists is not None:
+                whole = day_quality(*who_answered, at_us, scores[rows], found.labels[rows], cap=cap, lists=lists[rows])
+                yield block_of_lists(whole[0], arm, cap)
+                continue
+            yield block_days(
+                *who_answered,
+                arm,
+                at_us,
+                scores[rows],
+                found.labels[rows],
+                cap=cap,
+                unlisted=found.states[rows] == UNLISTED,
+                late=found.states[rows] == LATE,
+                slices={
+                    name.removeprefix("slice."): table[name].take(rows).values
+                    for name in table.names
+                    if name.startswith("slice.")
+                },
+            )
+
+
+def judged_table(outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction]) -> Columns:
+    """The predictions of a model by which its days are judged."""
+    classes = outcomes.classes
+    table = outcomes.table(
+        [
+            p
+            for p in predictions
+            if p.model == model and PAST not in p.flags and not p.is_makeshift and _fits(p, classes)
+        ]
+    )
+    mine = made_for_its_moment(table)
+    return table if mine.all() else table.take(mine)
+
+
+def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
+    """Which predictions were made no later than the moment they are about; shape (rows,).
+
+    A row of a batch that is about an earlier moment was not. A stored answer (`precomputed`) is given for a while.
+    """
+    ahead = predictions["mode"].values == "precomputed"
+    found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
+    return found
+
+
+def _few_slices(days: list[DayBlocks]) -> list[DayBlocks]:
+    """The days without slices of columns that have too many values."""
+    return [one if len(one.slices) <= MOST_SLICES else _without_many(one) for one in days]
+
+
+def _without_many(day: DayBlocks) -> DayBlocks:
+    import msgspec
+
+    count: dict[str, int] = {}
+    for name in day.slices:
+        column = name.partition("=")[0]
+        count[column] = count.get(column, 0) + 1
+    kept = {name: sums for name, sums in day.slices.items() if count[name.partition("=")[0]] <= MOST_SLICES}
+    return msgspec.structs.replace(day, slices=kept)
+
+
+def _newest_of_each(table: Columns) -> Columns:
+    """Of a row that was asked more than once on a day, in one list and of one version, what was answered last. # D87"""
+    names = ("version", "arm", "list", "request_id")
+    keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
+    newest = {key: row for row, key in enumerate(keys)}
+    return table.take(np.array(sorted(newest.values()), np.int64))
+
+
+def _numbered(names: Column) -> NDArray[Any]:
+    """A number for each list, -1 for none."""
+    found = np.full(len(names.values), -1, np.int64)
+    there = names.present()
+    found[there] = np.unique(names.values[there], return_inverse=True)[1].reshape(-1)
+    return found
+
+
+def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
+    """Whether an answer can be held against the label: one of before it had classes, or of wholly others, cannot."""
+    if prediction.scores is None or not classes:
+        return (prediction.scores is None) == (not classes)
+    return any(name in prediction.scores for name in classes)

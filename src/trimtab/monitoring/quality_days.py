@@ -1,0 +1,52 @@
+"""The closed days of every model as they are stored: one record a day, version and arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.feedback.blocks import DayBlocks
+from trimtab.store.ports import Catalog, Put
+
+KIND = "quality_day"
+
+
+def store_days(days: Sequence[DayBlocks]) -> list[Put]:
+    """The writes that store days; a day that is stored again replaces what was stored of it."""
+    return [Put(KIND, _key(day), msgspec.json.encode(day)) for day in days]
+
+
+def stored_days(
+    catalog: Catalog, model: str, *, from_us: int | None = None, until_us: int | None = None
+) -> list[DayBlocks]:
+    """The closed days of a model, oldest first.
+
+    Args:
+        catalog: Where they are.
+        model: Whose days.
+        from_us: Leave out those that begin earlier.
+        until_us: Leave out those that begin at this time or later.
+    """
+    found: list[DayBlocks] = []
+    for prefix in _prefixes(model, from_us, until_us):
+        for record in catalog.find(KIND, prefix):
+            day = msgspec.json.decode(record.body, type=DayBlocks)
+            if (from_us is None or day.day_us >= from_us) and (until_us is None or day.day_us < until_us):
+                found.append(day)
+    return found
+
+
+def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator[str]:
+    """What the keys of the days begin with: a month at a time where both ends are known."""
+    if from_us is None or until_us is None:
+        yield f"{model}/"
+        return
+    months = dict.fromkeys(format_moment(day_us)[:7] for day_us in range(from_us, until_us, DAY_US))
+    for month in months:
+        yield f"{model}/{month}"
+
+
+def _key(day: DayBlocks) -> str:
+    return f"{day.model}/{format_moment(day.day_us)[:10]}/{day.version}/{day.arm}"

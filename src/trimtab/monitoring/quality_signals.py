@@ -1,0 +1,188 @@
+"""The signals that a watch gives: what is wrong as of its newest closed day."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from trimtab.core.records import DayQuality, Signal
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.monitoring.watches import CALIBRATION, LOSS, SLICE, Figure, Watch
+from trimtab.stats.edetector import alarm_level, alarm_onset
+
+LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
+KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
+SILENT_DAYS = 2  # closed days in a row with predictions but not one label: the labels stopped
+UNLISTED_SHARE = 0.01  # of a day's labels, from which on labels of no declared class are red
+_MOST_SLICES = 3  # signals of slices at once, the worst ones
+_WHAT = {
+    (LOSS, True): "daily loss in excess of what the scores expect",
+    (LOSS, False): "daily loss",
+    (CALIBRATION, False): "gap between predicted and true rate",
+}
+
+
+def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
+    """All that is wrong with a version now.
+
+    Args:
+        watch: The watch over it, after `day`.
+        day: The newest closed day; None: the version has just been put in service.
+        now_us: When it was looked.
+    """
+    at_us = now_us if day is None else day.day_us
+    found = _levels(watch, at_us, now_us)
+    for kind, figure in watch.figures.items():
+        for number, one in enumerate(figure.rises):
+            found.append(_quality(watch, kind, one, at_us, now_us, number))
+    found += _slices(watch, at_us, now_us)
+    if day is not None and watch.silent_days >= SILENT_DAYS:
+        found.append(_silence(watch, day, now_us))
+    if watch.unlisted_day is not None and watch.unlisted_told != "no":
+        found.append(_unlisted(watch, watch.unlisted_day, watch.unlisted_told, now_us))
+    return found
+
+
+def _quality(watch: Watch, kind: str, figure: Figure, at_us: int, now_us: int, number: int) -> Signal:
+    onset_us = _onset_us(watch, figure)
+    what = _WHAT[kind, figure.excess]
+    since = f"since about {format_moment(onset_us)[:10]}"
+    message = f"The {what} left the level of its reference, {since}."
+    if number:
+        message = f"The {what} rose further while the alarm stood, {since}."
+    return _signal(
+        watch,
+        WORSE if number else kind,
+        at_us,
+        now_us,
+        onset_us=onset_us,
+        evidence=_evidence(figure),
+        message=message,
+        subject=f"{kind}, rise {number}" if number else "",
+    )
+
+
+def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
+    """Where what serves is worse than the last healthy version: by its reference, or by its own days."""
+    found: list[Signal] = []
+    other = (watch.healthy_version or "")[:12]
+    for kind, figure in watch.healthy.items():
+        if not figure.alarming and kind not in watch.short_of:
+            continue
+        onset_us = _onset_us(watch, figure) if figure.alarming else watch.anchored_at_us
+        by = abs(alarm_level(figure.spec, figure.state).mean - figure.spec.mean)
+        by = by if figure.alarming else watch.short_of[kind]
+        found.append(
+            _signal(
+                watch,
+                LEVEL,
+                at_us,
+                now_us,
+                onset_us=onset_us,
+                evidence={**_evidence(figure), "worse_by": by},
+                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of the last healthy version "
+                f"({other}), {figure.spec.mean:.3g}. It is red until seven days have met that level; or accept this "
+                f"one: trimtab quality {watch.model} --accept --why TEXT",
+                subject=kind,
+            )
+        )
+    return found
+
+
+def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
+    """The worst slices whose alarm stands, each with its level and the interval of it."""
+    alarming = {name: figure for name, figure in watch.slices.items() if figure.alarming}
+    levels = {name: alarm_level(figure.spec, figure.state) for name, figure in alarming.items()}
+    worst = sorted(alarming, key=lambda name: alarming[name].spec.mean - levels[name].mean)
+    rest = len(worst) - _MOST_SLICES
+    found: list[Signal] = []
+    for name in worst[:_MOST_SLICES]:
+        figure, level = alarming[name], levels[name]
+        half = 1.96 * level.sd / math.sqrt(max(1, level.days))
+        onset_us = _onset_us(watch, figure)
+        more = f" {rest} more slices are worse than their reference." if rest > 0 else ""
+        found.append(
+            _signal(
+                watch,
+                SLICE,
+                at_us,
+                now_us,
+                onset_us=onset_us,
+                evidence={**_evidence(figure), "mean": level.mean, "low": level.mean - half, "high": level.mean + half},
+                message=f"{name}: the {_WHAT[LOSS, figure.excess]} is {level.mean:.3g} ({level.mean - half:.3g} to "
+                f"{level.mean + half:.3g}) since about {format_moment(onset_us)[:10]}, its reference "
+                f"{figure.spec.mean:.3g}.{more}",
+                subject=f"slice {name}",
+            )
+        )
+    return found
+
+
+def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
+    since_us = day.day_us - (watch.silent_days - 1) * DAY_US
+    since, alike = format_moment(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
+    message = f"No label has come for any prediction since {since}. Is the feed down?"
+    if alike:
+        message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
+    evidence = {"days": float(watch.silent_days), "predictions": float(day.predictions)}
+    return _signal(watch, NO_LABELS, day.day_us, now_us, onset_us=since_us, evidence=evidence, message=message)
+
+
+def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], now_us: int) -> Signal:
+    known = day.labelled + day.unlisted
+    return _signal(
+        watch,
+        UNLISTED,
+        day.day_us,
+        now_us,
+        onset_us=day.day_us,
+        severity=severity,
+        evidence={"unlisted": float(day.unlisted), "labels": float(known)},
+        message=f"{day.unlisted} of {known} labels of {format_moment(day.day_us)[:10]} are none of the declared "
+        "classes; they are neither judged nor learnt from. Add the new class to tt.label(..., classes=[...]) and "
+        "train, or repair the label's expression.",
+    )
+
+
+def _signal(
+    watch: Watch,
+    kind: str,
+    at_us: int,
+    now_us: int,
+    *,
+    onset_us: int,
+    evidence: dict[str, float],
+    message: str,
+    subject: str = "",
+    severity: Literal["info", "red"] = "red",
+) -> Signal:
+    about = f"/{subject}" if subject else ""
+    return Signal(
+        id=f"{kind}/{watch.model}/{watch.version[:12]}{about}/{at_us}",
+        kind=kind,
+        model=watch.model,
+        version=watch.version,
+        raised_at_us=now_us,
+        onset_us=onset_us,
+        severity=severity,
+        evidence=evidence,
+        message=message,
+        subject=subject,
+    )
+
+
+def _onset_us(watch: Watch, figure: Figure) -> int:
+    onset = alarm_onset(figure.spec, figure.state)
+    assert onset is not None  # an alarm has days
+    assert watch.first_day_us is not None  # and so has its watch
+    return watch.first_day_us + (onset.day - 1) * DAY_US
+
+
+def _evidence(figure: Figure) -> dict[str, float]:
+    found = {
+        "run_length_days": figure.spec.run_length,
+        "reference_mean": figure.spec.mean,
+        "reference_days": float(figure.spec.reference_blocks),
+    }
+    evidence = figure.state.log_evidence
+    return found if math.isinf(evidence) else {"log_evidence": evidence, **found}

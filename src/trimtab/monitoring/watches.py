@@ -1,0 +1,226 @@
+"""A watch over one version: what healthy means for each daily value, and how far the evidence against it has come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality
+from trimtab.core.time import DAY_US
+from trimtab.stats.edetector import (
+    AlarmSpec,
+    AlarmState,
+    Direction,
+    Onset,
+    alarm_level,
+    alarm_onset,
+    learn_alarm,
+    shifted_alarm,
+    update_alarm,
+)
+
+LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
+MET_DAYS = 7  # judged days whose mean is back at the reference end an alarm
+FULL_REFERENCE = 28  # days; a reference of fewer is provisional
+_SLICE_STEPS = 60  # days kept to date the onset of a slice's change
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One daily value under watch."""
+
+    spec: AlarmSpec
+    state: AlarmState = AlarmState()
+    excess: bool = False  # of the loss: whether it is what exceeds the expected loss; else the loss itself
+    worse: Figure | None = None  # while the alarm stands: the watch for a further rise, from the level since its onset
+
+    @property
+    def alarming(self) -> bool:
+        return self.state.alarm_day is not None
+
+    @property
+    def latest(self) -> Figure:
+        """The figure whose alarm is the newest: of a rise within an alarm that one."""
+        worse = self.worse
+        return worse.latest if worse is not None and worse.alarming else self
+
+    @property
+    def rises(self) -> list[Figure]:
+        """This figure and the rises within its alarm, those whose alarm stands, oldest first."""
+        if not self.alarming:
+            return []
+        return [self, *([] if self.worse is None else self.worse.rises)]
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands watch over one version; anchored when it was promoted, never moved by what it then sees."""
+
+    model: str
+    version: str
+    anchored_at_us: int
+    figures: dict[str, Figure]  # by signal kind
+    unwatched: dict[str, str] = {}  # by signal kind: why its reference cannot be used
+    loss_cap: float = LOSS_CAP  # the most that one row can cost a day, in units of the metric
+    first_day_us: int | None = None  # the first day observed
+    last_day_us: int | None = None
+    silent_days: int = 0
+    unlisted: int = 0  # labels of no declared class in all days observed
+    unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
+    unlisted_day: DayQuality | None = None  # the newest day that was signalled for them
+    slices: dict[str, Figure] = {}  # the loss of each slice: "carrier=UA"
+    healthy: dict[str, Figure] = {}  # second anchor: the level of the last healthy version, until it is met again
+    healthy_version: str | None = None
+    short_of: dict[str, float] = {}  # by kind: by how much the reference itself is above that level
+
+    @property
+    def alarming(self) -> bool:
+        """Whether an alarm over the whole stands, of this version's level or of the last healthy one's."""
+        return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
+
+    @property
+    def onset(self) -> ChangeOnset | None:
+        """When the newest change began that rang an alarm; None while all is quiet."""
+        found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
+        return max(found, key=lambda onset: onset.at_us, default=None)
+
+    @property
+    def rung(self) -> list[str]:
+        """The kinds whose alarm stands."""
+        return [
+            kind
+            for kind in dict.fromkeys((*self.figures, *self.healthy))
+            for figures in (self.figures, self.healthy)
+            if kind in figures and figures[kind].alarming
+        ]
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the reference is of fewer than 28 days."""
+        return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
+
+    def onset_of(self, figure: Figure) -> ChangeOnset | None:
+        """When the newest change of a figure of this watch began; None while its alarm does not stand."""
+        latest = figure.latest
+        onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
+        return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
+
+
+def learnt_figures(
+    kinds: Sequence[str], days: Sequence[DayQuality], run_length: float, allowance: Mapping[str, float]
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """A figure for each kind from reference days, and why the others cannot be watched.
+
+    Args:
+        kinds: What there is to watch.
+        days: Days of the version out of sample, oldest first.
+        run_length: Healthy days until a false alarm of one of them.
+        allowance: By kind how far a healthy day's value may be from the reference's for a known reason, in its units.
+    """
+    usable = _whole_weeks([day for day in days if day.labelled])
+    rows = [day.labelled for day in usable]
+    excess = bool(usable) and all(day.expected_loss_sum is not None for day in usable)
+    figures: dict[str, Figure] = {}
+    unwatched: dict[str, str] = {}
+    for kind in kinds:
+        values = [value_of(kind, day, excess) for day in usable]
+        direction: Direction = "both" if kind == CALIBRATION else "up"
+        try:
+            spec = learn_alarm(
+                values, rows, run_length=run_length, direction=direction, allowance=allowance.get(kind, 0.0)
+            )
+        except Misuse as error:  # too short or constant a reference
+            unwatched[kind] = str(error)
+        else:
+            figures[kind] = Figure(spec=spec, excess=excess and kind != CALIBRATION)
+    return figures, unwatched
+
+
+def advanced(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
+    """The figure after one more closed day, with `skipped` days without predictions before it.
+
+    An alarm ends when the mean of the newest seven judged days is back at the reference's. While it stands, the same
+    bets go on against the level since its onset, so that a further rise is an alarm of its own.
+    """
+    state = figure.state
+    for _ in range(skipped):
+        state = update_alarm(figure.spec, state, 0.0, 0)
+    value = value_of(kind, day, figure.excess) if day.labelled else math.nan
+    state = update_alarm(figure.spec, state, value, 0 if math.isnan(value) else day.labelled)
+    after = msgspec.structs.replace(figure, state=state)
+    if not after.alarming:
+        return after
+    if met(after):
+        return msgspec.structs.replace(after, state=AlarmState(days=state.days, last=state.last), worse=None)
+    if not figure.alarming:
+        return msgspec.structs.replace(after, worse=_risen(after))
+    worse = None if figure.worse is None else advanced(figure.worse, kind, day, skipped)
+    return msgspec.structs.replace(after, worse=worse)
+
+
+def advanced_slice(figure: Figure, day: DayQuality, skipped: int) -> Figure:
+    """As `advanced`, of the loss of a slice; less is kept of its days."""
+    after = advanced(msgspec.structs.replace(figure, worse=None), LOSS, day, skipped)
+    state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
+    return msgspec.structs.replace(after, state=state, worse=None)
+
+
+def met(figure: Figure) -> bool:
+    """Whether the newest seven judged days are at the reference's level: within its bound, after an alarm its mean."""
+    steps = figure.state.recent[-MET_DAYS:]
+    if len(steps) < MET_DAYS:
+        return False
+    mean = sum(step.surprise for step in steps) / MET_DAYS
+    if not figure.alarming:
+        return all(side.sign * mean <= side.baseline for side in figure.spec.sides)
+    above = alarm_level(figure.spec, figure.state).mean >= figure.spec.mean
+    return mean <= 0.0 if above else mean >= 0.0
+
+
+def fresh(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The same levels, with no evidence yet."""
+    return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
+
+
+def shortfalls(healthy: Mapping[str, Figure], days: Sequence[DayQuality]) -> dict[str, float]:
+    """By kind how far days lie above a level that they do not meet, in units of the value; those that meet it are left
+    out."""
+    found: dict[str, float] = {}
+    for kind, figure in healthy.items():
+        values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
+        values = [value for value in values if not math.isnan(value)]
+        if values:
+            away = sum(values) / len(values) - figure.spec.mean
+            whitened = away * (1.0 - figure.spec.correlation) / figure.spec.sd
+            over = max(side.sign * whitened - side.baseline for side in figure.spec.sides)
+            if over > 0.0:
+                found[kind] = abs(away)
+    return found
+
+
+def value_of(kind: str, day: DayQuality, excess: bool) -> float:
+    """The watched value of a day with labels, per labelled row; NaN where an expected loss is missing."""
+    if kind == CALIBRATION:
+        return (day.score_sum - day.label_sum) / day.labelled
+    expected = day.expected_loss_sum if excess else 0.0
+    return (day.capped_loss_sum - (math.nan if expected is None else expected)) / day.labelled
+
+
+def _risen(figure: Figure) -> Figure:
+    """The watch for a further rise of a figure that has just rung."""
+    spec = shifted_alarm(figure.spec, figure.state)
+    return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
+
+
+def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
+    """The newest whole weeks where there are two or more: each weekday is in them as often as the others."""
+    return days if len(days) < 14 else days[len(days) % 7 :]
+
+
+def _dated(onset: Onset, first_day_us: int) -> ChangeOnset:
+    at_us, earliest_us, latest_us = (
+        first_day_us + (day - 1) * DAY_US for day in (onset.day, onset.earliest, onset.latest)
+    )
+    return ChangeOnset(at_us=at_us, earliest_us=earliest_us, latest_us=latest_us)

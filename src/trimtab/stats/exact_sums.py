@@ -1,0 +1,44 @@
+"""Sums of floats that do not depend on the order of their terms: a few doubles whose sum is exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+ExactSum = tuple[float, ...]  # the rounded sum, then what it lacks, rounded, and so on; () is 0
+
+
+def exact_sum(values: Sequence[float]) -> ExactSum:
+    """The sum of finite values as doubles of falling size that add up to it exactly; equal sums give equal doubles.
+
+    Raises:
+        OverflowError: The sum is beyond what a double holds.
+
+    Source: Shewchuk (1997), expansions of non-overlapping doubles.
+
+    >>> exact_sum([1e16, 1.0, -1e16, 0.25])
+    (1.25,)
+    >>> exact_sum([1e16, 1.0]) == add_exact(exact_sum([1.0]), exact_sum([1e16]))
+    True
+    """
+    found: list[float] = []
+    rest = list(values)
+    while (rounded := math.fsum(rest)) != 0.0:
+        found.append(rounded)
+        rest.append(-rounded)
+    return tuple(found)
+
+
+def add_exact(*sums: ExactSum) -> ExactSum:
+    """The exact sum of exact sums, in whatever order they come."""
+    return exact_sum([part for one in sums for part in one])
+
+
+def rounded(total: ExactSum) -> float:
+    """An exact sum as the nearest double."""
+    return total[0] if total else 0.0
+
+
+def total_of(sums: Iterable[ExactSum]) -> float:
+    """The sum of exact sums, rounded once."""
+    return math.fsum(part for one in sums for part in one)

@@ -1,0 +1,152 @@
+"""What healthy days of a version look like: days of its recipe that it was not fitted on, as a whole and by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column
+from trimtab.core.records import DayQuality
+from trimtab.core.time import DAY_US
+from trimtab.feedback import LabelReader
+from trimtab.feedback.days import day_quality
+from trimtab.monitoring.watches import CALIBRATION, FULL_REFERENCE, LOSS
+from trimtab.stats.loss_names import loss_kind
+from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.recipes import Floats, Rows
+from trimtab.steering.windows import Stretch
+from trimtab.training.definitions import Model
+from trimtab.training.sets import TrainingSet
+
+LEAST_SLICE_DAYS: Final = 14  # on which a slice has labels; of fewer its healthy level is not known
+MOST_SLICES: Final = 200  # of one column
+
+
+def slice_columns(deployment: Deployment) -> tuple[str, ...]:
+    """The columns of the request by which days are taken apart: those that the gate names, else texts and truth values.
+
+    A ranking's days are judged by whole lists.
+    """
+    model = deployment.model
+    if model.task == "ranking":
+        return ()
+    columns = model.request.columns
+    named = [one for one in deployment.gate.slices if isinstance(one, str) and one in columns]
+    texts = [name for name, dtype in columns.items() if dtype in ("str", "bool") and name != model.request.key]
+    return tuple(named or texts)
+
+
+class Answers(msgspec.Struct, frozen=True, eq=False):
+    """What a recipe answered to rows that it was not fitted on."""
+
+    rows: Rows  # of the training set, a mask
+    scores: Floats  # of those rows, of several classes (rows, classes)
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """Healthy days, oldest first."""
+
+    days: tuple[DayQuality, ...]
+    slices: dict[str, tuple[DayQuality, ...]]
+
+
+def healthy_reference(
+    model: Model,
+    version: str,
+    training_set: TrainingSet,
+    answered: Sequence[Answers],
+    labels: LabelReader,
+    *,
+    cap: float,
+    slices: Sequence[str],
+) -> Reference:
+    """The days of some answers with the labels that live days would have closed with, as a whole and by slice.
+
+    Args:
+        model: Whose days.
+        version: The version that they stand for.
+        training_set: Has the rows.
+        answered: Answers to rows of different days, oldest first.
+        labels: Finds labels as they stood when a day was closed.
+        cap: The most that a row may cost a day.
+        slices: Columns of the request to take days apart by.
+    """
+    days: list[DayQuality] = []
+    by_slice: dict[str, list[DayQuality]] = {}
+    for one in answered:
+        rows = one.rows
+        at_us = training_set.at_us[rows]
+        truth = labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
+        about = (model.name, model.metric, version)
+        lists = training_set.lists_of(rows)
+        days += day_quality(*about, at_us, one.scores, truth, cap=cap, lists=lists)
+        if lists is not None:
+            continue
+        for name in slices:
+            if name not in training_set.requests:  # the set was made before it was declared
+                continue
+            for value, here in _values(training_set.requests[name].take(rows)):
+                found = day_quality(*about, at_us[here], one.scores[here], truth[here], cap=cap)
+                by_slice.setdefault(f"{name}={value}", []).extend(found)
+    known = {name: tuple(found) for name, found in by_slice.items() if _enough(found)}
+    return Reference(days=tuple(days), slices=known)
+
+
+def walk_forward_rows(training_set: TrainingSet, window: Stretch, wait_us: int) -> tuple[Rows, Rows] | None:
+    """The days before a window that complete 28 days of reference, and what may be learnt for them.
+
+    None where the window has as many days, or where less would be left to learn from than is judged.
+    """
+    begins_us = min(window.start_us, window.end_us - FULL_REFERENCE * DAY_US)
+    at_us = training_set.at_us
+    judged = training_set.usable & (at_us >= begins_us) & (at_us < window.start_us)
+    learnt = training_set.usable & (at_us + wait_us <= begins_us)
+    if not judged.any() or learnt.sum() < judged.sum() or np.unique(training_set.target[learnt]).size < 2:
+        return None
+    return learnt, judged
+
+
+def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
+    """By kind of signal how far healthy days of a refit may lie from those of its candidate, in units of the value.
+
+    The reference is of the candidate; what serves is the refit. If the candidate's scores were the truth, the refit's
+    days would lie away from them by this much, and that is no change of the world.
+
+    Args:
+        metric: The model's.
+        scores: The candidate's, shape (rows,), of several classes (rows, classes).
+        again: The refit's of the same rows.
+        cap: The most that a row may cost a day.
+    """
+    if loss_kind(metric) == "ranking":
+        return {}
+    expected = expected_losses(metric, again, cap)
+    if expected is None:
+        truth = np.maximum(scores, 0.0) if metric == "poisson_deviance" else scores
+        away = bounded_losses(row_losses(metric, truth, again), cap)
+        return {LOSS: float(away.mean()), CALIBRATION: abs(float((again - scores).mean()))}
+    by_class = scores.T if scores.ndim == 2 else np.stack([1.0 - scores, scores])
+    losses = np.zeros(len(again))
+    for label, share in enumerate(by_class):
+        losses += share * bounded_losses(row_losses(metric, np.full(len(again), float(label)), again), cap)
+    gap = again - scores
+    if again.ndim == 2:
+        top = again.argmax(axis=1)[:, None]
+        gap = np.take_along_axis(gap, top, axis=1)
+    return {LOSS: abs(float((losses - expected).mean())), CALIBRATION: abs(float(gap.mean()))}
+
+
+def _values(column: Column) -> list[tuple[str, NDArray[np.bool_]]]:
+    there = column.present()
+    texts = np.array([str(value)[:60] for value in column.values.tolist()], object)
+    kinds = list(dict.fromkeys(texts[there].tolist()))
+    return [] if len(kinds) > MOST_SLICES else [(kind, there & (texts == kind)) for kind in kinds]
+
+
+def _enough(days: Sequence[DayQuality]) -> bool:
+    return sum(day.labelled > 0 for day in days) >= LEAST_SLICE_DAYS

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -626,10 +627,9 @@ def test_what_is_read_ahead_is_not_read_again_and_its_days_are_closed(
     read: list[str] = []
     add = loop._loop.add
 
-    def noted(block: Sequence[Prediction] | Columns) -> None:
-        assert not isinstance(block, Columns)
+    def noted(block: Sequence[Prediction], **places: Any) -> None:
         read.extend(p.request_id for p in block)
-        add(block)
+        add(block, **places)
 
     monkeypatch.setattr(loop._loop, "add", noted)
     predictions(project, 0, 3, good=True)
@@ -651,7 +651,7 @@ def test_nothing_is_read_ahead_before_the_first_tick_or_after_one_that_failed(
     """Days that nobody closes would take memory without end."""
     loop = project.loop("one")
     read: list[object] = []
-    monkeypatch.setattr(loop._loop, "add", read.append)
+    monkeypatch.setattr(loop._loop, "add", lambda block, **places: read.append(block))
     loop.read_ahead()
     loop.tick()
     predictions(project, 0, 1, good=True)
@@ -680,8 +680,8 @@ def test_while_a_tick_reads_nothing_is_read_ahead(project: Project, monkeypatch:
     predictions(project, 0, 1, good=True)
     read: list[int] = []
 
-    def add(block: Sequence[Prediction] | Columns) -> None:
-        read.append(len(block) if not isinstance(block, Columns) else block.rows)
+    def add(block: Sequence[Prediction], **places: object) -> None:
+        read.append(len(block))
         loop.read_ahead()
         other = threading.Thread(target=loop.read_ahead)
         other.start()

@@ -355,7 +355,7 @@ class DeploymentLoop:
         if seen is None:  # a new project, or one of an earlier trimtab
             seen = self._predictions.positions_before(self._loop.closed_until_us)
         for block, reached in self._predictions.blocks(seen, model=self.deployment.name):
-            self._loop.add_read(block, seen, reached)
+            self._loop.add(block, before=seen, reached=reached)
             seen = reached
 
     def _read_labels(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:

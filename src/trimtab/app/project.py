@@ -17,7 +17,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.config import load_config
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, Signal
-from trimtab.core.time import duration_us
+from trimtab.core.time import duration_us, moment_us
 from trimtab.monitoring.signals import every_signal
 from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from trimtab.app.loading import Ingested
     from trimtab.app.planning import Plan
     from trimtab.app.promoting import Promotion
+    from trimtab.app.quality import By
     from trimtab.app.recovering import Recovered
     from trimtab.app.retention import Retained
     from trimtab.app.searches import Searched
     from trimtab.app.skew_report import SkewReport
     from trimtab.app.status import Status
     from trimtab.app.ticking import Ticked
+    from trimtab.core.columns import Columns
     from trimtab.events.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
@@ -871,6 +873,63 @@ class Project(Wiring):
     def signals(self) -> list[Signal]:
         """What monitoring found, oldest first, each as it is now: `ended_at_us` is None while it stands."""
         return every_signal(self.state.catalog)
+
+    def quality(
+        self,
+        model: str | None = None,
+        *,
+        by: By = "day",
+        slices: str | None = None,
+        since: str | int | dt.datetime | None = None,
+        until: str | int | dt.datetime | None = None,
+        version: str | None = None,
+        amended: bool = False,
+    ) -> Columns:
+        """The quality of what a model answered, from closed blocks: a row a block, version, arm and slice.
+
+        A day closes once its labels had their time. `loss` is the mean of the model's metric over labelled rows, with
+        an interval that takes rows for independent; `excess_loss` is what exceeds the loss that the scores themselves
+        expect, null where they are no probabilities; `gap` is mean score minus mean label.
+
+        Args:
+            model: A deployment's name; left out, the first one.
+            by: "hour", "day", "week", "month" or "all".
+            slices: A column: a row for each of its values.
+            since: Leave out blocks that begin earlier.
+            until: Leave out blocks that begin then or later.
+            version: Only this version: its name or address.
+            amended: Count labels that came late or were corrected since a day was closed, as far as was looked.
+
+        Raises:
+            NotFound: There is no such deployment or version.
+            Misuse: No slices by that column are kept, or blocks of another length than there are.
+        """
+        from trimtab.app.quality import quality_table
+
+        return quality_table(
+            self,
+            model,
+            by=by,
+            slices=slices,
+            since_us=None if since is None else moment_us(since),
+            until_us=None if until is None else moment_us(until),
+            version=version,
+            amended=amended,
+        )
+
+    def accept_level(self, model: str | None = None, *, why: str, actor: str = "a person") -> Decision:
+        """Accept the quality of what serves, although it is worse than that of the last healthy version.
+
+        Until then status stays red, however often a version is promoted.
+
+        Raises:
+            NotFound: There is no such deployment.
+            Misuse: No reason is given.
+            Conflict: It meets the level, or none is known.
+        """
+        from trimtab.app.quality import accept_level
+
+        return accept_level(self, model, why, actor)
 
     def roll_back(self, model: str, *, why: str, actor: str = "a person") -> Decision:
         """Let the version before the one in service answer again; a process that serves follows within a second.

@@ -17,12 +17,14 @@ from trimtab.app.loop import last_turn
 from trimtab.app.lost_records import RECOVER, lost_records
 from trimtab.app.planning import unapplied
 from trimtab.app.retention import kept_longer
-from trimtab.app.skew import SIGNAL, skew_lines
+from trimtab.app.skew import skew_lines
 from trimtab.app.standing import standing
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.records import Signal
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.stored import check_functions
+from trimtab.monitoring.signals import LISTED_US, listed_signals
 from trimtab.registry.loading import lost_artifact, mend_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import described, learner_name, learnt
@@ -93,6 +95,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[FeatureFailure]  # features whose value failed for events
     disk_bytes: int  # what the state folder takes
     service: ServiceState | None  # what serves the project now
+    signals: list[Signal]  # of monitors: those that stand, and those that ended within seven days
     red: list[str]
 
     @property
@@ -140,6 +143,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # the others are red
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [] if self.service is None else [_served_by(self.service)]
+        for one in self.signals:
+            since = f"since about {format_moment(one.onset_us)[:10]}"
+            if one.ended_at_us is not None:
+                ended = f"ended {format_moment(one.ended_at_us)[:16]}: {one.ended_because}"
+                out.append(f"was {one.severity}, {since}, {ended}  {one.model}: {one.message}")
+            elif one.severity == "info":
+                out.append(f"info {since}  {one.model}: {one.message}")
         out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
         return out
 
@@ -157,12 +167,8 @@ def project_status(project: Project) -> Status:
     red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
     skew, differing = skew_lines(project)
     red += differing
-    for signal in project.signals():
-        if signal.kind == SIGNAL:  # the newest check says how it is now
-            continue
-        watch = project.loop(signal.model).monitor.watch if signal.model in project.definitions.deployments else None
-        if signal.severity == "red" and watch is not None and signal.version == watch.version:
-            red.append(f"{signal.model}: {signal.message}")
+    signals = [signal for signal in listed_signals(project.state.catalog) if _shown(project, signal, now_us)]
+    red += [f"{one.model}: {one.message}" for one in signals if one.severity == "red" and one.ended_at_us is None]
     damage = project.views.damage()
     red += [] if damage is None else [damage]
     red += [f"{lost} {RECOVER}" for lost in lost_records(project.state, tables=True)]
@@ -192,8 +198,15 @@ def project_status(project: Project) -> Status:
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
+        signals=signals,
         red=red,
     )
+
+
+def _shown(project: Project, signal: Signal, now_us: int) -> bool:
+    """Whether a signal is of a model that is deployed, and stands or ended of late."""
+    ended_us = signal.ended_at_us
+    return signal.model in project.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
 
 
 def _view_counts(project: Project) -> dict[str, dict[str, int]]:
@@ -287,6 +300,8 @@ def _deployment(
         said = "quality watched, no day closed yet"
     else:
         said = f"quality steady, last closed day {format_moment(watch.last_day_us)[:10]}"
+        days = min(figure.spec.reference_blocks for figure in watch.figures.values())
+        said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
         behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
         if behind_us > _RECENT_US:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")

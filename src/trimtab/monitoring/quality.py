@@ -148,7 +148,7 @@ class QualityMonitor:
         self.reload()
         return True
 
-    def accept(self) -> tuple[Watch, list[Change]] | None:
+    def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
         """The watch without its second anchor: a person accepts the level of what serves; None where there is none.
 
         Nothing is stored, as by `anchor`.
@@ -157,7 +157,10 @@ class QualityMonitor:
         if before is None or not before.healthy:
             return None
         watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, short_of={})
-        return watch, [Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)]
+        put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
+        listed = listed_signals(self._catalog, self._model)
+        settled = settle(listed, (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
+        return watch, [put, *stored(settled, now_us)]
 
     def observe(
         self,

@@ -40,6 +40,7 @@ from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, save_training_set
 
 KIND = "loop_reader"
+Positions = dict[str, int] | None
 AMENDED_AFTER = (1, 7, 28)  # days after a day was closed, late and corrected labels are looked for
 
 
@@ -155,20 +156,19 @@ class Loop:
         return self._days.closed_until_us
 
     @property
-    def positions(self) -> dict[str, int] | None:
+    def positions(self) -> Positions:
         """How far the prediction log was read when this was stored; None: predictions must be given from the start."""
         return self._reached.positions
 
-    def add(self, predictions: Sequence[Prediction]) -> None:
-        """Take in predictions as they were logged."""
+    def add(
+        self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
+    ) -> None:
+        """Take in predictions as they were logged; of a loop with a log, what stands there between two positions."""
+        if self._logged is not None:
+            assert reached is not None  # given with what was read of the log
+            self._logged.reads(before or {}, reached)
+            self._reached = msgspec.structs.replace(self._reached, positions=reached)
         self._days.add(predictions)
-
-    def add_read(self, predictions: Sequence[Prediction], before: Mapping[str, int], reached: dict[str, int]) -> None:
-        """Take in what was read of the prediction log between two positions."""
-        assert self._logged is not None  # given a log
-        self._logged.reads(before, reached)
-        self._days.add(predictions)
-        self._reached = msgspec.structs.replace(self._reached, positions=reached)
 
     def close_days(self) -> list[Signal]:
         """Close the days whose labels are due and look at them; what rang.
@@ -177,6 +177,7 @@ class Loop:
         stored and the days in memory are not to be used any more: `reload` before the next try.
         """
         now_us = self._clock.now_us()
+        self.monitor.follow(self.workshop.champion(), now_us=now_us)
         before_us = self._days.closed_until_us
         self._whole = False
         days = self._days.close(now_us)

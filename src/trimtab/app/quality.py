@@ -1,0 +1,259 @@
+"""The quality of what was answered, from the closed blocks that the loop stored; no log is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.time import DAY_US, HOUR_US, format_moment, moment_us
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.core.columns import Columns
+    from trimtab.core.records import Decision
+    from trimtab.feedback import BlockSums, DayBlocks
+
+By = Literal["hour", "day", "week", "month", "all"]
+_BY: tuple[By, ...] = ("hour", "day", "week", "month", "all")
+_DTYPES: dict[str, Any] = {
+    "block": "time",
+    "model": "str",
+    "version": "str",
+    "arm": "str",
+    "slice": "str",
+    "predictions": "int",
+    "labelled": "int",
+    "missing": "int",
+    "unlisted": "int",
+    "late": "int",
+    "amended": "bool",
+    "score": "float",
+    "label": "float",
+    "gap": "float",
+    "loss": "float",
+    "loss_low": "float",
+    "loss_high": "float",
+    "excess_loss": "float",
+}
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which blocks are asked for."""
+
+    by: By = "day"
+    slices: str | None = None  # a column: one row a value; None: no slices
+    since_us: int | None = None
+    until_us: int | None = None
+    version: str | None = None  # its address
+    amended: bool = False  # with labels that came late or were corrected
+
+
+def quality_table(
+    project: Project,
+    model: str | None,
+    *,
+    by: By,
+    slices: str | None,
+    since_us: int | None,
+    until_us: int | None,
+    version: str | None,
+    amended: bool,
+) -> Columns:
+    """See `Project.quality`."""
+    from trimtab.core.columns import Columns
+    from trimtab.monitoring.quality_days import stored_days
+
+    if by not in _BY:
+        raise Misuse(f"quality: by={by!r}. Needed: one of {', '.join(_BY)}.")
+    if slices is not None and by == "hour":
+        raise Misuse('quality: slices are kept by the day. Ask for by="day" or longer, or leave slices out.')
+    deployment = project.definitions.deployment(model)
+    wanted = Wanted(
+        by=by,
+        slices=slices,
+        since_us=since_us,
+        until_us=until_us,
+        version=None if version is None else project.registry.get(version).id,
+        amended=amended,
+    )
+    days = stored_days(project.state.catalog, deployment.name, from_us=wanted.since_us, until_us=wanted.until_us)
+    days = [day for day in days if wanted.version is None or day.version == wanted.version]
+    if slices is not None:
+        _check_slices(deployment.name, slices, days)
+    names = {address: _name(project, address) for address in {day.version for day in days}}
+    rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
+    return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in _DTYPES.items()})
+
+
+def accept_level(project: Project, model: str | None, why: str, actor: str) -> Decision:
+    """See `Project.accept_level`."""
+    from trimtab.registry.protection import CHAMPION
+    from trimtab.steering.ledger import Entry, Ledger
+
+    name = project.definitions.deployment(model).name
+    what = f"quality {name!r}"
+    if not why.strip():
+        raise Misuse(f"{what}: why is its level accepted? Give one sentence for the ledger.")
+    monitor = project.loop(name).monitor
+    monitor.reload()
+    accepted = monitor.accept(now_us=project.clock.now_us())
+    if accepted is None or monitor.watch is None:
+        raise Conflict(f"{what}: there is no level of an earlier version that it does not meet. See: trimtab status")
+    before, (_, changes) = monitor.watch, accepted
+    version = project.registry.alias(name, CHAMPION)
+    entry = Entry(
+        at_us=project.clock.now_us(),
+        model=name,
+        act="accept_level",
+        cause=why,
+        actor=actor,
+        evidence={f"level_{kind}": figure.spec.mean for kind, figure in before.healthy.items()},
+        version=None if version is None else version.id,
+        replaced=before.healthy_version,
+    )
+    decision = Ledger(project.state.catalog).write([entry], changes)[0]
+    monitor.reload()
+    return decision
+
+
+def quality_lines(table: Columns, level: float | None) -> list[str]:
+    """A table of blocks and the course of their loss, for a terminal."""
+    from trimtab.report.tables import text_table
+    from trimtab.report.text_chart import text_chart
+
+    rows = table.to_rows()
+    if not rows:
+        return [
+            "No block is closed yet. A day closes once its labels had their time, the label's wait; see: trimtab status"
+        ]
+    sliced = any(row["slice"] for row in rows)
+    shown = [
+        [
+            _shown_block(row["block"]),
+            row["version"],
+            *([row["slice"]] if sliced else []),
+            f"{row['predictions']:,}",
+            f"{row['labelled'] / row['predictions']:.0%}" if row["predictions"] else "-",
+            _number(row["score"]),
+            _number(row["label"]),
+            _number(row["loss"]),
+            _interval(row["loss_low"], row["loss_high"]),
+            _number(row["excess_loss"]),
+        ]
+        for row in rows
+    ]
+    heads = ["block", "version", *(["slice"] if sliced else []), "predictions", "labelled", "score", "label", "loss"]
+    out = text_table([*heads, "95 % interval", "excess"], shown).splitlines()
+    if sliced or len(rows) < 3:
+        return out
+    excess = [row["excess_loss"] for row in rows]
+    has_excess = any(value is not None for value in excess)
+    chart = text_chart(excess if has_excess else [row["loss"] for row in rows], level=level if has_excess else None)
+    what = "excess loss (above 0: worse than the scores themselves expect)" if has_excess else "loss"
+    return [*out, "", f"{what}, {_shown_block(rows[0]['block'])} to {_shown_block(rows[-1]['block'])}", *chart]
+
+
+def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
+    """The sums of each row of the table, in order."""
+    groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
+    for day in days:
+        for start_us, name, sums in _parts(day, wanted):
+            key = (_block_us(start_us, wanted.by), day.version, day.arm, name)
+            groups.setdefault(key, []).append((sums, day))
+    return dict(sorted(groups.items()))
+
+
+def _parts(day: DayBlocks, wanted: Wanted) -> list[tuple[int, str, BlockSums]]:
+    if wanted.slices is not None:
+        return [
+            (day.day_us, name, sums)
+            for name, sums in day.slices.items()
+            if name == wanted.slices or name.startswith(f"{wanted.slices}=")
+        ]
+    if wanted.by == "hour":
+        return [(day.day_us + hour * HOUR_US, "", sums) for hour, sums in day.hours.items()]
+    return [(day.day_us, "", day.amended if wanted.amended and day.amended is not None else day.whole)]
+
+
+def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], names: dict[str, str]) -> dict[str, Any]:
+    from trimtab.feedback import merged
+    from trimtab.stats.exact_sums import rounded, total_of
+
+    start_us, version, arm, name = key
+    sums = merged(one for one, _ in blocks)
+    rows = sums.labelled
+    score, label, loss = (rounded(one) / rows if rows else None for one in (sums.score, sums.label, sums.loss))
+    half = excess = None
+    if rows and loss is not None:
+        half = 1.96 * math.sqrt(max(0.0, rounded(sums.loss_squares) / rows - loss * loss) / rows)
+        if sums.expected_loss is not None:  # the cap may differ from day to day
+            excess = (
+                sum(
+                    day.cap * total_of([one.capped_loss, tuple(-part for part in one.expected_loss or ())])
+                    for one, day in blocks
+                )
+                / rows
+            )
+    return {
+        "block": start_us,
+        "model": blocks[0][1].model,
+        "version": names[version],
+        "arm": arm,
+        "slice": name,
+        "predictions": sums.predictions,
+        "labelled": rows,
+        "missing": sums.missing,
+        "unlisted": sums.unlisted,
+        "late": sums.late,
+        "amended": any(day.amended is not None for _, day in blocks),
+        "score": score,
+        "label": label,
+        "gap": None if score is None or label is None else score - label,
+        "loss": loss,
+        "loss_low": None if half is None or loss is None else loss - half,
+        "loss_high": None if half is None or loss is None else loss + half,
+        "excess_loss": excess,
+    }
+
+
+def _block_us(start_us: int, by: By) -> int:
+    if by in ("hour", "day"):
+        return start_us
+    if by == "week":
+        return start_us - (start_us // DAY_US + 3) % 7 * DAY_US  # 1970-01-01 was a Thursday; weeks begin on Mondays
+    return moment_us(format_moment(start_us)[:7] + "-01") if by == "month" else 0
+
+
+def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
+    known = sorted({name.partition("=")[0] for day in days for name in day.slices})
+    if days and column not in known:
+        raise Misuse(
+            f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. Name "
+            "columns of the request in the gate's slices to have others from now on."
+        )
+
+
+def _name(project: Project, address: str) -> str:
+    from trimtab.core.errors import NotFound
+
+    try:
+        return project.registry.get(address).name
+    except NotFound:  # it was collected; its days stay
+        return address[:12]
+
+
+def _shown_block(at: Any) -> str:
+    shown = format_moment(at) if isinstance(at, int) else str(at)
+    return shown[:10] if shown[11:16] in ("00:00", "") else shown[:16].replace("T", " ")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"

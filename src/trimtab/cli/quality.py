@@ -1,0 +1,89 @@
+"""`trimtab quality`: how good were the answers?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.asking import shown_decisions
+from trimtab.cli.options import account, command, manner, moment_of, opened_project, refuse_given
+from trimtab.cli.output import show_json, show_lines
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+
+@command("quality")
+@click.argument("model", required=False)
+@click.option(
+    "--by",
+    type=click.Choice(["hour", "day", "week", "month", "all"]),
+    default="day",
+    show_default=True,
+    help="How long a block is.",
+)
+@click.option("--slices", metavar="COLUMN", help="A row for each value of a column.")
+@click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
+@click.option("--until", metavar="T", help="Leave out blocks that begin at T or later.")
+@click.option("--version", "version", metavar="VERSION", help="Only what this version answered.")
+@click.option("--amended", is_flag=True, help="Count labels that came late or were corrected since a day was closed.")
+@click.option("--accept", is_flag=True, help="Accept a level that is worse than that of the last healthy version.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: goes into the ledger.")
+@click.option("--actor", "actor", metavar="NAME", help="With --accept: who; left out, the name of your account.")
+def quality(
+    model: str | None,
+    by: str,
+    slices: str | None,
+    since: str | None,
+    until: str | None,
+    version: str | None,
+    amended: bool,
+    accept: bool,
+    reason: str,
+    actor: str | None,
+) -> None:
+    """Show the quality of what a model answered, by closed blocks, as a table and a plot.
+
+    A day is closed once its labels had their time. MODEL may be left out when the project's first deployment is meant.
+
+    \b
+    Example:
+      trimtab quality late_flight --since 2024-05-01
+      trimtab quality late_flight --by week --slices carrier
+      trimtab quality late_flight --accept --why "the new route is harder, and stays"
+    """
+    since_at, until_at = moment_of("--since", since), moment_of("--until", until)
+    if accept:
+        refuse_given("shows blocks; --accept changes what is watched.", "by", "slices", "since", "until", "version")
+        with opened_project() as project:
+            decision = project.accept_level(model, why=reason, actor=actor or account())
+        show_json(decision) if manner().json else show_lines(shown_decisions([decision]))
+        return
+    with opened_project() as project:
+        table = project.quality(
+            model,
+            by=by,  # type: ignore[arg-type]  # one of the choices
+            slices=slices,
+            since=since_at,
+            until=until_at,
+            version=version,
+            amended=amended,
+        )
+        if manner().json:
+            for row in table.to_rows():
+                show_json(row)
+            return
+        from trimtab.app.quality import quality_lines
+
+        show_lines(quality_lines(table, _level(project, model)))
+
+
+def _level(project: Project, model: str | None) -> float | None:
+    """The excess loss that is healthy for what serves, in units of the metric; None where it is not watched."""
+    from trimtab.monitoring.watches import LOSS
+
+    name = project.definitions.deployment(model).name
+    watch = project.loop(name).monitor.watch
+    figure = None if watch is None else watch.figures.get(LOSS)
+    return None if watch is None or figure is None or not figure.excess else figure.spec.mean * watch.loss_cap

@@ -1,0 +1,54 @@
+"""A chart of a series in a terminal: one column a value, with a level to hold it against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_LABEL = 10  # characters of a value at the left
+
+
+def text_chart(
+    values: Sequence[float | None], *, level: float | None = None, height: int = 8, width: int = 78
+) -> list[str]:
+    """The lines of a bar chart, the highest first; nothing where no value is known.
+
+    Args:
+        values: Oldest first; None leaves a gap. Of more than fit, neighbours are averaged.
+        level: Drawn as a dashed line, for example what is healthy.
+        height: Lines.
+        width: Characters of a line, with the values at its left.
+
+    >>> print("\\n".join(text_chart([1.0, 2.0, None, 3.0], level=2.0, height=3)))
+             3    █
+             2  ┄█┄█
+             1  ██ █
+    """
+    columns = _fitting(values, width - _LABEL - 2)
+    known = [one for one in columns if one is not None] + ([] if level is None else [level])
+    if not known or not any(one is not None for one in columns):
+        return []
+    low, high = min(known), max(known)
+    spread = (high - low) or abs(high) or 1.0
+    low = low - spread / (height - 1) if height > 1 else low  # the lowest value has a bar, too
+    step = (high - low) / height
+    lines = []
+    for row in range(height - 1, -1, -1):
+        bottom = low + row * step
+        dashed = level is not None and bottom < level <= bottom + step
+        cells = "".join(_cell(one, bottom, step, dashed) for one in columns).rstrip()
+        lines.append(f"{bottom + step:>{_LABEL}.4g}  {cells}")
+    return lines
+
+
+def _cell(value: float | None, bottom: float, step: float, dashed: bool) -> str:
+    eighths = 0 if value is None else min(8, max(0, math.ceil(8 * (value - bottom) / step - 1e-9)))
+    return "┄" if dashed and not eighths else _EIGHTHS[eighths]
+
+
+def _fitting(values: Sequence[float | None], width: int) -> list[float | None]:
+    """As many values as fit, neighbours averaged."""
+    each = max(1, math.ceil(len(values) / width))
+    groups = [[one for one in values[n : n + each] if one is not None] for n in range(0, len(values), each)]
+    return [sum(group) / len(group) if group else None for group in groups]

@@ -218,7 +218,8 @@ class _Rows:
         self._unlisted, self._late = unlisted, late & self._labelled
         there = self._labelled
         y, p = labels[there], scores[there]
-        losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
+        with np.errstate(over="ignore"):  # what is infinite counts as `_MOST`
+            losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
         expected = expected_losses(metric, p, cap)
         self._bins = score_bins(metric, scores.max(axis=1) if scores.ndim == 2 else scores)
         if p.ndim == 2:

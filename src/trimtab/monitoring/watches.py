@@ -26,6 +26,7 @@ from trimtab.stats.edetector import (
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # judged days whose mean is back at the reference end an alarm
 FULL_REFERENCE = 28  # days; a reference of fewer is provisional
+_PROVABLY = 1.645  # standard errors: one-sided, 95 %
 _SLICE_STEPS = 60  # days kept to date the onset of a slice's change
 
 
@@ -185,8 +186,7 @@ def fresh(figures: Mapping[str, Figure]) -> dict[str, Figure]:
 
 
 def shortfalls(healthy: Mapping[str, Figure], days: Sequence[DayQuality]) -> dict[str, float]:
-    """By kind how far days lie above a level that they do not meet, in units of the value; those that meet it are left
-    out."""
+    """By kind how far days lie from a level that they provably do not meet, in units of the value."""
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
         values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
@@ -195,7 +195,7 @@ def shortfalls(healthy: Mapping[str, Figure], days: Sequence[DayQuality]) -> dic
             away = sum(values) / len(values) - figure.spec.mean
             whitened = away * (1.0 - figure.spec.correlation) / figure.spec.sd
             over = max(side.sign * whitened - side.baseline for side in figure.spec.sides)
-            if over > 0.0:
+            if over > _PROVABLY / math.sqrt(len(values)):
                 found[kind] = abs(away)
     return found
 

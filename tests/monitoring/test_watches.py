@@ -1,0 +1,218 @@
+"""Watches: alarms end, rise further, name slices, survive promotions, roll backs and moves by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trimtab import store
+from trimtab.core.records import DayQuality
+from trimtab.core.time import DAY_US
+from trimtab.feedback.blocks import BlockSums, DayBlocks
+from trimtab.monitoring import QualityMonitor
+from trimtab.monitoring.signals import listed_signals, standing_signals
+from trimtab.stats.exact_sums import exact_sum
+from trimtab.store import Catalog
+
+ROWS = 1_000
+
+
+def day(number: int, loss: float, *, version: str = "v1", gap: float = 0.0, rows: int = ROWS) -> DayQuality:
+    return DayQuality(
+        model="m",
+        version=version,
+        day_us=number * DAY_US,
+        predictions=rows,
+        labelled=rows,
+        missing=0,
+        score_sum=(0.3 + gap) * rows,
+        label_sum=0.3 * rows,
+        loss_sum=loss * rows,
+        capped_loss_sum=loss * rows,
+        expected_loss_sum=0.2 * rows,
+    )
+
+
+def stream(seed: int, first: int, days: int, *, level: float = 0.2, version: str = "v1") -> list[DayQuality]:
+    chance = np.random.default_rng(seed)
+    noise, gaps = chance.normal(0, 0.01, days), chance.normal(0, 0.01, days)
+    return [day(first + n, level + float(noise[n]), version=version, gap=float(gaps[n])) for n in range(days)]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
+        yield opened
+
+
+def anchor(monitor: QualityMonitor, catalog: Catalog, version: str, days: Sequence[DayQuality], at: int) -> None:
+    _, changes = monitor.anchor(version, days, at_us=at * DAY_US, name=f"m@{version}")
+    catalog.write(changes)
+    monitor.reload()
+
+
+@pytest.fixture
+def monitor(catalog: Catalog) -> QualityMonitor:
+    made = QualityMonitor(catalog, "m", run_length_days=500)
+    anchor(made, catalog, "v1", stream(1, 0, 28), 28)
+    return made
+
+
+def standing(catalog: Catalog) -> list[tuple[str, str]]:
+    return [(one.kind, one.subject) for one in standing_signals(catalog, "m")]
+
+
+def test_an_alarm_ends_when_seven_days_are_back_at_the_reference(catalog: Catalog, monitor: QualityMonitor) -> None:
+    monitor.observe(stream(2, 28, 10, level=0.26), now_us=38 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]
+    monitor.observe(stream(3, 38, 5, level=0.19), now_us=43 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]
+    monitor.observe(stream(4, 43, 5, level=0.19), now_us=48 * DAY_US)
+    assert standing(catalog) == []
+    (ended,) = listed_signals(catalog, "m")
+    assert ended.ended_at_us == 48 * DAY_US
+    assert monitor.watch is not None
+    assert not monitor.watch.alarming
+    monitor.observe(stream(5, 48, 10, level=0.26), now_us=58 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]  # a new alarm, of its own onset
+    assert 46 <= standing_signals(catalog, "m")[0].onset_us / DAY_US <= 50
+
+
+def test_an_error_that_triples_during_an_alarm_is_a_signal_of_its_own(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    monitor.observe(stream(2, 28, 12, level=0.25), now_us=40 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]
+    monitor.observe(stream(3, 40, 20, level=0.25), now_us=60 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]  # the same level is no rise
+    monitor.observe(stream(4, 60, 3, level=0.75), now_us=63 * DAY_US)
+    assert ("quality_worse", "quality_loss, rise 1") in standing(catalog)
+    watch = monitor.watch
+    assert watch is not None
+    assert watch.onset is not None
+    assert 59 <= watch.onset.at_us / DAY_US <= 61  # the newest change is what a repair is for
+
+
+def test_a_promotion_that_stays_worse_than_the_last_healthy_version_stays_red(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
+    anchor(monitor, catalog, "v2", stream(3, 24, 14, level=0.25, version="v2"), 38)  # better, but not healthy
+    (red,) = standing_signals(catalog, "m")
+    assert (red.kind, red.version) == ("quality_level", "v2")
+    assert red.evidence["worse_by"] == pytest.approx(0.05, abs=0.01)
+    ended = [one for one in listed_signals(catalog, "m") if one.ended_at_us is not None]
+    assert [one.ended_because for one in ended] == ["repaired by m@v2"]
+    monitor.observe(stream(4, 38, 20, level=0.25, version="v2"), now_us=58 * DAY_US)
+    assert [kind for kind, _ in standing(catalog)] == ["quality_level"]  # steady on its own reference
+    anchor(
+        monitor, catalog, "v3", stream(5, 44, 14, level=0.25, version="v3"), 58
+    )  # nor does the next one turn it green
+    assert [kind for kind, _ in standing(catalog)] == ["quality_level"]
+    assert monitor.watch is not None
+    assert monitor.watch.healthy_version == "v1"
+    monitor.observe(stream(6, 58, 9, level=0.195, version="v3"), now_us=67 * DAY_US)
+    assert standing(catalog) == []
+    assert monitor.watch.healthy == {}
+
+
+def test_a_repair_that_meets_the_level_ends_the_alarm_and_is_named(catalog: Catalog, monitor: QualityMonitor) -> None:
+    monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
+    anchor(monitor, catalog, "v2", stream(3, 24, 14, level=0.199, version="v2"), 38)
+    assert standing(catalog) == []
+    (ended,) = listed_signals(catalog, "m")
+    assert ended.ended_because == "repaired by m@v2"
+    monitor.observe(stream(4, 38, 8, level=0.24, version="v2"), now_us=46 * DAY_US)  # the gate was too kind
+    assert {kind for kind, _ in standing(catalog)} >= {"quality_level"}
+
+
+def test_a_level_that_a_person_accepts_is_red_no_more(catalog: Catalog, monitor: QualityMonitor) -> None:
+    monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
+    anchor(monitor, catalog, "v2", stream(3, 24, 14, level=0.25, version="v2"), 38)
+    accepted = monitor.accept(now_us=39 * DAY_US)
+    assert accepted is not None
+    catalog.write(accepted[1])
+    monitor.reload()
+    assert standing(catalog) == []
+    assert monitor.accept(now_us=39 * DAY_US) is None
+
+
+def test_a_version_that_answers_again_is_watched_against_the_level_that_it_had(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    assert monitor.watch is not None
+    first = monitor.watch.figures
+    anchor(monitor, catalog, "v2", stream(3, 14, 28, level=0.18, version="v2"), 42)
+    assert monitor.follow("v1", now_us=50 * DAY_US)
+    assert not monitor.follow("v1", now_us=50 * DAY_US)
+    watch = monitor.watch
+    assert watch is not None
+    assert (watch.version, watch.anchored_at_us) == ("v1", 50 * DAY_US)
+    assert {kind: one.spec for kind, one in watch.figures.items()} == {kind: one.spec for kind, one in first.items()}
+    monitor.observe(stream(4, 50, 10, level=0.27), now_us=60 * DAY_US)
+    assert ("quality_loss", "") in standing(catalog)
+
+
+def test_a_version_put_in_by_hand_is_held_against_the_last_healthy_level(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    monitor.follow("other", now_us=30 * DAY_US)
+    watch = monitor.watch
+    assert watch is not None
+    assert (watch.figures, watch.healthy_version) == ({}, "v1")
+    assert set(watch.unwatched) == {"quality_loss", "quality_calibration"}
+    monitor.observe(stream(4, 30, 10, level=0.26, version="other"), now_us=40 * DAY_US)
+    assert [kind for kind, _ in standing(catalog)] == ["quality_level"]
+
+
+def slices_of(days: Sequence[DayQuality], losses: dict[str, Sequence[float]]) -> dict[tuple[int, str], DayBlocks]:
+    found = {}
+    for place, one in enumerate(days):
+        slices = {
+            name: BlockSums(
+                predictions=100,
+                labelled=100,
+                capped_loss=exact_sum([100 * values[place]]),
+                expected_loss=exact_sum([20.0]),
+            )
+            for name, values in losses.items()
+        }
+        found[one.day_us, one.version] = DayBlocks(
+            model="m", version=one.version, arm="champion", day_us=one.day_us, cap=1.0, whole=BlockSums(), slices=slices
+        )
+    return found
+
+
+def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catalog: Catalog) -> None:
+    chance = np.random.default_rng(7)
+    names = [f"state=S{n:02}" for n in range(51)]
+    reference, live = stream(1, 0, 28), stream(2, 28, 14)
+    before = {
+        name: [
+            DayQuality(
+                model="m", version="v1", day_us=one.day_us, predictions=100, labelled=100, missing=0, score_sum=0.0,
+                label_sum=0.0, loss_sum=0.0, capped_loss_sum=100 * float(chance.normal(0.2, 0.03)),
+                expected_loss_sum=20.0,
+            )
+            for one in reference
+        ]
+        for name in names
+    }  # fmt: skip
+    monitor = QualityMonitor(catalog, "m", run_length_days=1_000)
+    watch, changes = monitor.anchor("v1", reference, at_us=28 * DAY_US, slices=before)
+    catalog.write(changes)
+    monitor.reload()
+    assert len(watch.slices) == 51
+    assert watch.slices["state=S07"].spec.run_length == 3 * 51 * 1_000
+    losses = {name: chance.normal(0.2, 0.03, 14).tolist() for name in names}
+    losses["state=S07"] = chance.normal(0.35, 0.03, 14).tolist()
+    monitor.observe(live, now_us=42 * DAY_US, slices=slices_of(live, losses))
+    (signal,) = standing_signals(catalog, "m")
+    assert (signal.kind, signal.subject) == ("quality_slice", "slice state=S07")
+    assert signal.evidence["low"] < 0.15 < signal.evidence["high"]
+    assert signal.evidence["high"] - signal.evidence["low"] < 0.08
+    assert monitor.watch is not None
+    assert not monitor.watch.alarming  # the whole is steady

@@ -18,7 +18,7 @@ from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback import day_quality
 from trimtab.monitoring import QualityMonitor
-from trimtab.monitoring.quality import LOSS
+from trimtab.monitoring.quality import CALIBRATION, LOSS
 from trimtab.stats import expected_losses
 from trimtab.stats.loss_names import CHANCES, CLASS_LOSSES
 from trimtab.stats.losses import bounded_losses, row_losses
@@ -96,10 +96,9 @@ def rings(folder: Path, seed: int, days: list[DayQuality]) -> tuple[int | None, 
         _, puts = monitor.anchor("v", days[:REFERENCE], at_us=0)
         catalog.write(puts)
         monitor.reload()
-        monitor.observe(days[REFERENCE:], now_us=1)
-        assert monitor.watch is not None
-        rung = {kind: figure.state.alarm_day for kind, figure in monitor.watch.figures.items()}
-    return rung[LOSS], min((day for day in rung.values() if day is not None), default=None)
+        begun = [one for one in monitor.observe(days[REFERENCE:], now_us=1) if one.kind in (LOSS, CALIBRATION)]
+    rung = [(one.kind, int(one.id.rpartition("/")[2]) // DAY_US - REFERENCE + 1) for one in begun]
+    return min((day for kind, day in rung if kind == LOSS), default=None), min((day for _, day in rung), default=None)
 
 
 def test_a_season_that_the_model_knows_is_quiet(tmp_path):

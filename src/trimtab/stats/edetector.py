@@ -87,7 +87,7 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log_evidence(self) -> float:
-        """Logarithm of the running mixture; the alarm comes a little above log(run_length). Before the first day -inf."""
+        """Logarithm of the running mixture; the alarm comes near log(run_length). Before the first day -inf."""
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 

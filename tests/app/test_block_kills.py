@@ -98,7 +98,7 @@ def killed(folder: Path, after_s: float) -> None:
 def compared(folder: Path) -> int:
     """How many stored days equal the recomputation; all must."""
     with tt.open(folder, clock=VirtualClock(NOW_US), environment={}) as project:
-        stored = stored_days(project.state.catalog, "one")
+        stored = stored_days(project.state.catalog, "one", slices=True)
         if not stored:
             return 0
         closed_until_us = project.loop("one")._loop.closed_until_us

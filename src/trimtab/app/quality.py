@@ -80,7 +80,13 @@ def quality_table(
         version=None if version is None else project.registry.get(version).id,
         amended=amended,
     )
-    days = stored_days(project.state.catalog, deployment.name, from_us=wanted.since_us, until_us=wanted.until_us)
+    days = stored_days(
+        project.state.catalog,
+        deployment.name,
+        from_us=wanted.since_us,
+        until_us=wanted.until_us,
+        slices=slices is not None,
+    )
     days = [day for day in days if wanted.version is None or day.version == wanted.version]
     if slices is not None:
         _check_slices(deployment.name, slices, days)
@@ -180,7 +186,7 @@ def _parts(day: DayBlocks, wanted: Wanted) -> list[tuple[int, str, BlockSums]]:
 
 
 def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], names: dict[str, str]) -> dict[str, Any]:
-    from trimtab.feedback import merged
+    from trimtab.feedback.blocks import merged
     from trimtab.stats.exact_sums import rounded, total_of
 
     start_us, version, arm, name = key

@@ -21,7 +21,7 @@ _STEPS = 4  # bins a doubling, of other numbers
 _MOST = 1e290  # what a row counts at most, so that sums stay finite
 
 
-class BlockSums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Sums over some predictions whose wait for a label is over. Sums of floats are exact: blocks merge in any order.
 
     Sums of scores, labels and losses are over labelled rows, the histogram is over all. Of several classes scores and
@@ -76,6 +76,8 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def merged(blocks: Iterable[BlockSums]) -> BlockSums:
     """Blocks as one; of no rows where there are none."""
     found = [one for one in blocks if one.predictions]
+    if len(found) == 1:
+        return found[0]
     expected = [one.expected_loss for one in found]
     histogram: dict[int, int] = {}
     for one in found:

@@ -1,4 +1,4 @@
-"""The closed days of every model as they are stored: one record a day, version and arm."""
+"""The closed days of every model as they are stored: one record a day, version and arm, and one of its slices."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from trimtab.core.time import DAY_US, format_moment
-from trimtab.feedback.blocks import DayBlocks
+from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.store.ports import Catalog, Put
 
-KIND = "quality_day"
+KIND, SLICES = "quality_day", "quality_slices"
 
 
 def store_days(days: Sequence[DayBlocks]) -> list[Put]:
     """The writes that store days; a day that is stored again replaces what was stored of it."""
-    return [Put(KIND, _key(day), msgspec.json.encode(day)) for day in days]
+    puts: list[Put] = []
+    for day in days:
+        whole = msgspec.structs.replace(day, slices={})
+        puts.append(Put(KIND, _key(day), msgspec.json.encode(whole)))
+        if day.slices:
+            puts.append(Put(SLICES, _key(day), msgspec.json.encode(day.slices)))
+    return puts
 
 
 def stored_days(
-    catalog: Catalog, model: str, *, from_us: int | None = None, until_us: int | None = None
+    catalog: Catalog,
+    model: str,
+    *,
+    from_us: int | None = None,
+    until_us: int | None = None,
+    slices: bool = False,
 ) -> list[DayBlocks]:
     """The closed days of a model, oldest first.
 
@@ -28,13 +39,19 @@ def stored_days(
         model: Whose days.
         from_us: Leave out those that begin earlier.
         until_us: Leave out those that begin at this time or later.
+        slices: Read their slices, too.
     """
     found: list[DayBlocks] = []
     for prefix in _prefixes(model, from_us, until_us):
+        parts = {one.key: one.body for one in catalog.find(SLICES, prefix)} if slices else {}
         for record in catalog.find(KIND, prefix):
             day = msgspec.json.decode(record.body, type=DayBlocks)
-            if (from_us is None or day.day_us >= from_us) and (until_us is None or day.day_us < until_us):
-                found.append(day)
+            if (from_us is not None and day.day_us < from_us) or (until_us is not None and day.day_us >= until_us):
+                continue
+            if record.key in parts:
+                taken = msgspec.json.decode(parts[record.key], type=dict[str, BlockSums])
+                day = msgspec.structs.replace(day, slices=taken)
+            found.append(day)
     return found
 
 

@@ -20,6 +20,7 @@ from trimtab.training import (
     load_training_set,
     save_training_set,
 )
+from trimtab.training.sets import LeftOut
 
 pytestmark = pytest.mark.fast
 
@@ -81,6 +82,44 @@ def test_another_value_another_address(world: Any, training_set: TrainingSet, tm
     )
     assert other.manifest.data_hash != training_set.manifest.data_hash
     assert save_training_set(other, blob) != save_training_set(training_set, blob)
+
+
+def test_rows_of_faulty_times_stay_in_the_set_and_are_not_usable(
+    world: Any, training_set: TrainingSet, tmp_path: Path
+) -> None:
+    blob, at_us = FileBlob(tmp_path / "blobs"), training_set.at_us
+    first, last = int(at_us[100]), int(at_us[300])
+    spans = [
+        LeftOut(start_us=first, end_us=last, why="null_values of column distance"),
+        LeftOut(start_us=first - 1, end_us=first + 1, why="traffic"),
+        LeftOut(start_us=-10, end_us=0, why="long ago"),
+    ]
+    made = assemble(
+        world.model,
+        training_set.requests,
+        at_us,
+        training_set.features,
+        training_set.labels,
+        cut_us=world.cut_us,
+        positions={"p0": 9},
+        left_out=spans,
+    )
+    within = (at_us >= first) & (at_us < last)
+    np.testing.assert_array_equal(made.usable, training_set.usable & ~within)
+    assert made.rows == training_set.rows
+    assert made.manifest.usable == int(made.usable.sum())
+    assert made.manifest.data_hash == training_set.manifest.data_hash
+    counted = {one.why: one.rows for one in made.manifest.left_out or ()}
+    assert counted == {"traffic": 1, "null_values of column distance": int((within & training_set.usable).sum())}
+    digest = save_training_set(made, blob)
+    assert digest != save_training_set(training_set, blob)
+    back = load_training_set(digest, blob, key="flight_id")
+    np.testing.assert_array_equal(back.usable, made.usable)
+    open_end = assemble(
+        world.model, training_set.requests, at_us, training_set.features, training_set.labels,
+        cut_us=world.cut_us, positions={"p0": 9}, left_out=[LeftOut(start_us=last, end_us=None, why="x")],
+    )  # fmt: skip
+    assert not open_end.usable[at_us >= last].any()
 
 
 def test_a_changed_snapshot_is_found(training_set: TrainingSet, tmp_path: Path) -> None:

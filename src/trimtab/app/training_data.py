@@ -26,7 +26,7 @@ from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 from trimtab.training.hindsight import Hindsight
-from trimtab.training.sets import TrainingSet, assemble
+from trimtab.training.sets import LeftOut, TrainingSet, assemble
 
 if TYPE_CHECKING:
     from trimtab.app.feature_runs import OpenRun
@@ -53,6 +53,7 @@ class LivingData:
         check: Refuses a model, by its name, whose definitions are not to be trained here.
         encoding_of: Gives the encoding of a version with the model's features, for rows as they were logged.
         placed: Gives a version's definitions their places in the events of this project.
+        left_out: By model, the times whose rows are not learnt from.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LivingData:
         check: Callable[[str], object] = lambda model: None,
         encoding_of: EncodingOf = lambda version, features: None,
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
+        left_out: Callable[[str], Sequence[LeftOut]] = lambda model: (),
     ) -> None:
         self._kept: tuple[str, int, AskedRequests] | None = None  # from `requests` to `training_set` of one cut
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
@@ -75,6 +77,7 @@ class LivingData:
         self._check = check
         self._encoding_of = encoding_of
         self._placed = placed
+        self.left_out = left_out
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """The set of all requests asked by `cut_us`.
@@ -107,6 +110,7 @@ class LivingData:
                 positions=opened.run.positions,
                 hindsight=chosen.hindsight(model, opened.frames[model.request.name], cut_us),
                 origins=chosen.origins,
+                left_out=self.left_out(model.name),
             )
 
     def features_of(

@@ -54,5 +54,6 @@ class Pin:
             settled_cut(model, frames, at_us, cut_us),
             [bytes_hash(keys), bytes_hash(at_us.tobytes())],
             sorted(self._kept_from().items()),
+            msgspec.to_builtins(list(self._data.left_out(model.name))),
             sum(d.act == FORGET for d in Ledger(self._catalog).rows()) + len(self._catalog.find(FORGET)),
         ]

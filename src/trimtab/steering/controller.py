@@ -389,7 +389,7 @@ class Controller:
             raise _Failed(error, self._refuse(now_us, [entry])) from error
         self.check_frozen()
         gate = repair.gate
-        rows = {"rows": repair.rows, "cut_us": repair.cut_us}
+        rows: Evidence = {"rows": repair.rows, "cut_us": repair.cut_us, **_left_out(repair)}
         entries = [
             self._entry("train", self._state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
             self._entry("gate", gate.reason, _evidence(gate), version=repair.candidate, replaced=gate.champion),
@@ -513,6 +513,12 @@ class _Trigger(msgspec.Struct, frozen=True):
 
 def _short(version: str | None) -> str:
     return "nobody" if version is None else version[:12]
+
+
+def _left_out(repair: Repair) -> Evidence:
+    """What was not learnt from because its inputs or labels were faulty."""
+    found = repair.left_out
+    return {"left_out": sum(found.values()), "left_out_why": "; ".join(found)} if found else {}
 
 
 def _evidence(gate: GateRecord) -> Evidence:

@@ -29,6 +29,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     slices: dict[str, tuple[DayQuality, ...]] = {}  # the same days of each slice
     allowance: dict[str, float] = {}  # by kind of signal how far the refit's healthy days may be from `reference`
     name: str = ""  # of the successor, for people
+    left_out: dict[str, int] = {}  # rows of the set that were left out, by why: their inputs or labels were faulty
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 

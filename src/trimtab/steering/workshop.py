@@ -279,6 +279,7 @@ class VersionWorkshop:
             rows=best.candidate.rows,
             data_hash=training_set.manifest.data_hash,
             loss_cap=cap,
+            left_out=_rows_left_out(training_set),
         )
 
     def _reference(
@@ -559,6 +560,14 @@ class VersionWorkshop:
         """A step that is done each time it is asked for."""
         found: T = self._steps.do(name, None, work, _NEVER)
         return found
+
+
+def _rows_left_out(training_set: TrainingSet) -> dict[str, int]:
+    """By why, how many rows of a set were left out."""
+    found: dict[str, int] = {}
+    for one in training_set.manifest.left_out or ():
+        found[one.why] = found.get(one.why, 0) + one.rows
+    return found
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded

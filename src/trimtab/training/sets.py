@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -40,6 +40,20 @@ class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
         return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
 
 
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A span of time whose rows are neither learnt from nor judged by: their inputs or labels were faulty."""
+
+    start_us: int
+    end_us: int | None  # None: it went on when the set was made
+    why: str  # "null_values of column temp"
+    rows: int = 0  # of the set, that would have been usable
+
+    def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some times lie in it, a mask."""
+        within = at_us >= self.start_us
+        return within if self.end_us is None else within & (at_us < self.end_us)
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a training set is made of; its own hash is the set's address."""
 
@@ -59,6 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     hindsight: dict[str, Hindsight] = {}  # by column of the request: what it held then and later
     origins: dict[str, int] = {}  # rows by where they come from: "history", "asked" or "logged"; empty: not told
     lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # of a ranking; left out of all others
+    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # where there is nothing, it is not written
     parquet: str | None = None  # the blob that holds them, once saved
 
 
@@ -93,10 +108,18 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Rows that may be learnt from: labelled, and asked long enough before the cut for any label to be final.
 
         A label that came early does not make its row usable: else those that come fast would be over-represented. Of a
-        ranking all rows of the list must be so.
+        ranking all rows of the list must be so. Rows of times that are left out are not usable.
         """
-        there = np.isin(self.labels.state, (LABELLED, LATE))
-        return self.whole(there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us))
+        usable = self._final
+        for one in self.manifest.left_out or ():
+            usable &= ~one.covers(self.at_us)
+        return self.whole(usable)
+
+    @property
+    def _final(self) -> NDArray[np.bool_]:
+        """Rows whose label is there and final."""
+        there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
+        return there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us)
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
@@ -193,8 +216,12 @@ def assemble(
     positions: Mapping[str, int],
     hindsight: Mapping[str, Hindsight] | None = None,
     origins: Mapping[str, int] | None = None,
+    left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
     """A training set of values that are known already: those that served predictions used (log and wait).
+
+    Rows of the times in `left_out` stay in the set, and are counted; no fit learns from them, and nothing is judged by
+    them.
 
     Raises:
         Misuse: Parts of different lengths, or features other than the model's.
@@ -237,6 +264,15 @@ def assemble(
         labels=labels,
         lists=numbered_lists(requests, model.group) if model.task == "ranking" else None,
     )
+    if left_out:
+        final = draft._final
+        spans = [
+            msgspec.structs.replace(one, rows=int((final & one.covers(at_us)).sum()))
+            for one in sorted(left_out, key=lambda one: (one.start_us, one.why))
+        ]
+        found = tuple(one for one in spans if one.rows)
+        if found:
+            draft = msgspec.structs.replace(draft, manifest=msgspec.structs.replace(draft.manifest, left_out=found))
     manifest = msgspec.structs.replace(
         draft.manifest,
         usable=int(draft.usable.sum()),

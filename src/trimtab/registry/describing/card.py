@@ -164,6 +164,11 @@ def _training(version: Version, manifest: Manifest) -> Section:
         told.append(
             f"Rows by origin: {', '.join(f'{count:,} {origin}' for origin, count in manifest.origins.items())}."
         )
+    for one in manifest.left_out or ():
+        until = "the end" if one.end_us is None else format_moment(one.end_us)[:16]
+        told.append(
+            f"Left out: {one.rows:,} labelled rows of {format_moment(one.start_us)[:16]} to {until}, for {one.why}."
+        )
     if manifest.lists is not msgspec.UNSET:
         lists = manifest.lists
         told.append(

@@ -281,6 +281,7 @@ def _data(record: Record) -> dict[str, Told]:
         "label definition": manifest.label[:16],
         "request definition": manifest.request[:16],
         **{f"rows {state}": count for state, count in sorted(manifest.by_state.items())},
+        "rows left out": sum(one.rows for one in manifest.left_out or ()),
         **{f"rows from {origin}": count for origin, count in sorted(manifest.origins.items())},
         **{f"position of {name}": at for name, at in sorted(manifest.positions.items())},
     }

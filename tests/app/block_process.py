@@ -66,6 +66,20 @@ def labels(step: int) -> Columns:
     )
 
 
+def answered(project: tt.Project, step: int, version: str) -> None:
+    """Answer the requests of a step; the clock stands at its beginning."""
+    found = predictions(step, version)
+    project.predictions.append(found, at_us=[NOW_US + step * STEP_US] * len(found))
+
+
+def looked(project: tt.Project, step: int) -> None:
+    """Take in the labels of a step and tick; as often as one likes."""
+    arrived = labels(step)
+    if arrived.rows:
+        project.push("sales", arrived)
+    project.tick()
+
+
 def main(folder: str) -> None:
     clock = VirtualClock(NOW_US)
     with tt.open(folder, clock=clock, environment={}) as project:
@@ -78,15 +92,10 @@ def main(folder: str) -> None:
         while True:
             clock.advance_to(max(clock.now_us(), NOW_US + max(step, 0) * STEP_US))
             if step >= 0:  # again where this was where it was killed
-                arrived = labels(step)
-                if arrived.rows:
-                    project.push("sales", arrived)
-                project.tick()
+                looked(project, step)
             step += 1
             clock.advance_to(NOW_US + step * STEP_US)
-            made_us = NOW_US + step * STEP_US
-            found = predictions(step, version.id)
-            project.predictions.append(found, at_us=[made_us] * len(found))
+            answered(project, step, version.id)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trimtab import store
-from trimtab.core.records import DayQuality
+from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.monitoring import QualityMonitor
@@ -103,7 +103,7 @@ def test_a_promotion_that_stays_worse_than_the_last_healthy_version_stays_red(
     anchor(monitor, catalog, "v2", stream(3, 24, 14, level=0.25, version="v2"), 38)  # better, but not healthy
     (red,) = standing_signals(catalog, "m")
     assert (red.kind, red.version) == ("quality_level", "v2")
-    assert red.evidence["worse_by"] == pytest.approx(0.05, abs=0.01)
+    assert red.evidence["worse_by"] == pytest.approx(0.05 * LOSS_CAP, abs=0.02)
     ended = [one for one in listed_signals(catalog, "m") if one.ended_at_us is not None]
     assert [one.ended_because for one in ended] == ["repaired by m@v2"]
     monitor.observe(stream(4, 38, 20, level=0.25, version="v2"), now_us=58 * DAY_US)
@@ -212,7 +212,7 @@ def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catal
     monitor.observe(live, now_us=42 * DAY_US, slices=slices_of(live, losses))
     (signal,) = standing_signals(catalog, "m")
     assert (signal.kind, signal.subject) == ("quality_slice", "slice state=S07")
-    assert signal.evidence["low"] < 0.15 < signal.evidence["high"]
-    assert signal.evidence["high"] - signal.evidence["low"] < 0.08
+    assert signal.evidence["low"] < 0.15 * LOSS_CAP < signal.evidence["high"]
+    assert signal.evidence["high"] - signal.evidence["low"] < 0.16
     assert monitor.watch is not None
     assert not monitor.watch.alarming  # the whole is steady

@@ -136,11 +136,12 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
         return [
             "No block is closed yet. A day closes once its labels had their time, the label's wait; see: trimtab status"
         ]
-    sliced = any(row["slice"] for row in rows)
+    sliced, arms = any(row["slice"] for row in rows), sorted({row["arm"] for row in rows})
     shown = [
         [
             _shown_block(row["block"]),
             row["version"],
+            *([row["arm"]] if len(arms) > 1 else []),
             *([row["slice"]] if sliced else []),
             f"{row['predictions']:,}",
             f"{row['labelled'] / row['predictions']:.0%}" if row["predictions"] else "-",
@@ -152,14 +153,18 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
         ]
         for row in rows
     ]
-    heads = ["block", "version", *(["slice"] if sliced else []), "predictions", "labelled", "score", "label", "loss"]
+    more = [*(["arm"] if len(arms) > 1 else []), *(["slice"] if sliced else [])]
+    heads = ["block", "version", *more, "predictions", "labelled", "score", "label", "loss"]
     out = text_table([*heads, "95 % interval", "excess"], shown).splitlines()
+    arm = max(arms, key=lambda one: sum(row["predictions"] for row in rows if row["arm"] == one))
+    rows = [row for row in rows if row["arm"] == arm]
     if sliced or len(rows) < 3:
         return out
     excess = [row["excess_loss"] for row in rows]
     has_excess = any(value is not None for value in excess)
     chart = text_chart(excess if has_excess else [row["loss"] for row in rows], level=level if has_excess else None)
     what = "excess loss (above 0: worse than the scores themselves expect)" if has_excess else "loss"
+    what += f" of {arm}" if len(arms) > 1 else ""
     return [*out, "", f"{what}, {_shown_block(rows[0]['block'])} to {_shown_block(rows[-1]['block'])}", *chart]
 
 

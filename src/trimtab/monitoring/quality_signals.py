@@ -56,7 +56,7 @@ def _quality(watch: Watch, kind: str, figure: Figure, at_us: int, now_us: int, n
         at_us,
         now_us,
         onset_us=onset_us,
-        evidence=_evidence(figure),
+        evidence=_evidence(watch, kind, figure),
         message=message,
         subject=f"{kind}, rise {number}" if number else "",
     )
@@ -71,7 +71,8 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
             continue
         onset_us = _onset_us(watch, figure) if figure.alarming else watch.anchored_at_us
         by = abs(alarm_level(figure.spec, figure.state).mean - figure.spec.mean)
-        by = by if figure.alarming else watch.short_of[kind]
+        by = _unit(watch, kind) * (by if figure.alarming else watch.short_of[kind])
+        level = _unit(watch, kind) * figure.spec.mean
         found.append(
             _signal(
                 watch,
@@ -79,9 +80,9 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 at_us,
                 now_us,
                 onset_us=onset_us,
-                evidence={**_evidence(figure), "worse_by": by},
+                evidence={**_evidence(watch, kind, figure), "worse_by": by},
                 message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of the last healthy version "
-                f"({other}), {figure.spec.mean:.3g}. It is red until seven days have met that level; or accept this "
+                f"({other}), {level:.3g}. It is red until seven days have met that level; or accept this "
                 f"one: trimtab quality {watch.model} --accept --why TEXT",
                 subject=kind,
             )
@@ -98,7 +99,8 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     found: list[Signal] = []
     for name in worst[:_MOST_SLICES]:
         figure, level = alarming[name], levels[name]
-        half = 1.96 * level.sd / math.sqrt(max(1, level.days))
+        unit = _unit(watch, LOSS)
+        mean, half = unit * level.mean, unit * 1.96 * level.sd / math.sqrt(max(1, level.days))
         onset_us = _onset_us(watch, figure)
         more = f" {rest} more slices are worse than their reference." if rest > 0 else ""
         found.append(
@@ -108,10 +110,10 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 at_us,
                 now_us,
                 onset_us=onset_us,
-                evidence={**_evidence(figure), "mean": level.mean, "low": level.mean - half, "high": level.mean + half},
-                message=f"{name}: the {_WHAT[LOSS, figure.excess]} is {level.mean:.3g} ({level.mean - half:.3g} to "
-                f"{level.mean + half:.3g}) since about {format_moment(onset_us)[:10]}, its reference "
-                f"{figure.spec.mean:.3g}.{more}",
+                evidence={**_evidence(watch, LOSS, figure), "mean": mean, "low": mean - half, "high": mean + half},
+                message=f"{name}: the {_WHAT[LOSS, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
+                f"{mean + half:.3g}) since about {format_moment(onset_us)[:10]}, its reference "
+                f"{unit * figure.spec.mean:.3g}.{more}",
                 subject=f"slice {name}",
             )
         )
@@ -178,10 +180,15 @@ def _onset_us(watch: Watch, figure: Figure) -> int:
     return watch.first_day_us + (onset.day - 1) * DAY_US
 
 
-def _evidence(figure: Figure) -> dict[str, float]:
+def _unit(watch: Watch, kind: str) -> float:
+    """What one unit of a watched value is in units of the metric: losses are watched in units of their cap."""
+    return 1.0 if kind == CALIBRATION else watch.loss_cap
+
+
+def _evidence(watch: Watch, kind: str, figure: Figure) -> dict[str, float]:
     found = {
         "run_length_days": figure.spec.run_length,
-        "reference_mean": figure.spec.mean,
+        "reference_mean": _unit(watch, kind) * figure.spec.mean,
         "reference_days": float(figure.spec.reference_blocks),
     }
     evidence = figure.state.log_evidence

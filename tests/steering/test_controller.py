@@ -648,6 +648,22 @@ def test_refusals_of_the_schedule_delay_no_alarm(catalog: Catalog) -> None:
     assert acts[-1][0] == "promote"
 
 
+def test_quality_that_falls_further_ends_the_quiet_time_of_a_refusal(catalog: Catalog) -> None:
+    rules = deployment(target, retrain=on_quality_drop(), settle="1d", cooldown="30d")
+    rig = Rig(catalog, Bench([True, False, True]), rules)
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    while "refuse" not in rig.days(1, 0.36):
+        pass
+    refused_us = rig.clock.now_us()
+    rig.days(10, 0.36)
+    assert rig.ledger.rows()[-1].act == "refuse"  # the same level: quiet
+    rig.days(8, 0.9)
+    first = next(d for d in rig.ledger.rows() if d.act == "trigger" and d.at_us > refused_us)
+    assert (first.at_us - refused_us) // DAY_US <= 14  # a few days after the rise, long before the thirty are over
+    assert rig.bench.in_service == "v3"
+
+
 def test_a_repaired_change_is_followed_up_when_more_of_the_new_world_is_known(catalog: Catalog) -> None:
     bench = Bench([True, True, False, False])
     bench.folds = 2

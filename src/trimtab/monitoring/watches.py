@@ -88,6 +88,15 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return max(found, key=lambda onset: onset.at_us, default=None)
 
     @property
+    def risen_us(self) -> int:
+        """The day on which the newest rise within an alarm rang; 0 where none did."""
+        if self.first_day_us is None:
+            return 0
+        figures = [one for f in (*self.figures.values(), *self.healthy.values()) for one in f.rises[1:]]
+        days = [one.state.alarm_day for one in figures if one.state.alarm_day is not None]
+        return max((self.first_day_us + (day - 1) * DAY_US for day in days), default=0)
+
+    @property
     def rung(self) -> list[str]:
         """The kinds whose alarm stands."""
         return [

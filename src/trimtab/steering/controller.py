@@ -195,6 +195,7 @@ class Controller:
                 cause=trigger.cause,
                 begun_by=trigger.kind,
                 changes=changes,
+                risen_us=0 if self._monitor.watch is None else self._monitor.watch.risen_us,
                 follow_ups_us=self._state.follow_ups_us[trigger.kind == "follow-up" :],
                 triggered_at_us=now_us,
                 ready_at_us=trigger.ready_at_us,
@@ -352,7 +353,9 @@ class Controller:
         if self._workshop.champion() is None:
             return None if now_us < state.quiet_until_us else _Trigger("first", "No version is in service yet.", now_us)
         watch, onset = self._monitor.watch, self._onset()
-        heard = any(isinstance(rule, OnQualityDrop) for rule in rules) and now_us >= state.alarm_quiet_until_us
+        risen = watch is not None and watch.risen_us > state.risen_us
+        heard = any(isinstance(rule, OnQualityDrop) for rule in rules)
+        heard = heard and (risen or now_us >= state.alarm_quiet_until_us)
         if heard and watch is not None and onset is not None:
             settled_us = onset.at_us + self._deployment.settle_us + self._deployment.model.label.wait_us
             return _Trigger("alarm", f"Quality alarm: {', '.join(watch.rung)}.", max(now_us, settled_us), onset)

@@ -54,6 +54,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
     alarm_quiet_until_us: int = 0  # an alarm starts nothing before: its refusals are counted apart
     alarm_cooldown_us: int = 0
+    risen_us: int = 0  # the newest rise within an alarm that a repair was begun for: a newer one ends every quiet time
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
     repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
     expires_us: int = 0  # waiting for approval: until then

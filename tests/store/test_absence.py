@@ -22,8 +22,8 @@ READER = """
 import json, random, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_absence import kinds, read_damaged
-print(json.dumps(read_damaged(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))))
+from test_absence import read_damaged
+print(json.dumps(read_damaged(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "leaves")))
 """
 
 
@@ -33,6 +33,14 @@ def key_of(n: int) -> bytes:
 
 def value_of(n: int) -> bytes:
     return b"%d" % n * (20 + n % 60)
+
+
+def short_value_of(n: int) -> bytes:
+    """So that a page has more than a hundred pairs."""
+    return b"%d" % n
+
+
+values_of: dict[str, Callable[[int], bytes]] = {"long": value_of, "short": short_value_of}  # by the store's name
 
 
 def pages(data: bytearray, rng: random.Random) -> None:
@@ -63,16 +71,25 @@ def misplaced(data: bytearray, rng: random.Random) -> None:
         data[to : to + 4_096] = data[source : source + 4_096]
 
 
+def leaves(data: bytearray, rng: random.Random) -> None:
+    """A leaf page over another one."""
+    starts = [at for at in range(8_192, len(data), 4_096) if data[at + 10] == 2]  # its flags: a leaf
+    source, to = rng.sample(starts, 2)
+    data[to : to + 4_096] = data[source : source + 4_096]
+
+
 kinds: tuple[Callable[[bytearray, random.Random], None], ...] = (pages, stretch, scattered, misplaced)
 
 
-def read_damaged(store: Path, first: int, runs: int) -> dict[str, int]:
+def read_damaged(store: Path, first: int, runs: int, only_leaves: bool) -> dict[str, int]:
     """Damage copies of a store, read every key of each, and say how often it was what."""
+    damages = [leaves] if only_leaves else kinds
     found = {"sound": 0, "wrong": 0, "absent": 0, "named": 0}
+    value_of = values_of[store.name]
     for seed in range(first, first + runs):
         rng, copy = random.Random(seed), store.with_name(f"copy-{seed}")
         data = bytearray((store / "data.mdb").read_bytes())
-        kinds[seed % len(kinds)](data, rng)
+        damages[seed % len(damages)](data, rng)
         copy.mkdir()
         (copy / "data.mdb").write_bytes(data)
         try:
@@ -90,19 +107,21 @@ def read_damaged(store: Path, first: int, runs: int) -> dict[str, int]:
     return found
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    with LmdbKeyValue(tmp_path / "store") as values:
+@pytest.fixture(params=list(values_of))
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    name: str = request.param
+    value_of = values_of[name]
+    with LmdbKeyValue(tmp_path / name) as values:
         for start in range(0, KEYS, 500):
             values.write({key_of(n): value_of(n) for n in range(start, start + 500)})
         for seed in range(5):  # pages are used again, and old ones lie about
             values.write({key_of(n): value_of(n) for n in random.Random(seed).sample(range(KEYS), 300)})
-    return tmp_path / "store"
+    return tmp_path / name
 
 
-def read_in_a_process(store: Path, first: int, runs: int) -> dict[str, int]:
+def read_in_a_process(store: Path, first: int, runs: int, *, only_leaves: bool = False) -> dict[str, int]:
     """LMDB trusts its pages: what damage does to it may end the process, which is told and is no answer."""
-    words = [str(Path(__file__).parent), str(store), str(first), str(runs)]
+    words = [str(Path(__file__).parent), str(store), str(first), str(runs), "leaves" if only_leaves else ""]
     done = subprocess.run([sys.executable, "-c", READER, *words], capture_output=True, text=True, check=False)
     if done.returncode < 0:
         return {"ended": 1}
@@ -111,11 +130,19 @@ def read_in_a_process(store: Path, first: int, runs: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("store", ["long"], indirect=True)
 def test_no_key_is_absent_or_wrong_in_a_damaged_file(store: Path) -> None:
     found = read_in_a_process(store, 0, SHORT)
     assert (found["wrong"], found["absent"]) == (0, 0)
     assert found["named"] > SHORT
     assert found["sound"] > KEYS
+
+
+@pytest.mark.parametrize("store", ["short"], indirect=True)
+def test_a_page_in_the_place_of_another_hides_none_of_its_many_keys(store: Path) -> None:
+    found = read_in_a_process(store, 0, SHORT, only_leaves=True)
+    assert (found["wrong"], found["absent"]) == (0, 0)
+    assert found["named"] > SHORT
 
 
 @pytest.mark.soak
@@ -124,7 +151,7 @@ def test_heavy_damage_campaign(store: Path, soak_report: Callable[..., None]) ->
     for seed in range(LONG):
         found.update(read_in_a_process(store, seed, 1))
     failures = found["wrong"] + found["absent"]
-    soak_report("damaged_pages", runs=LONG, failures=failures, named=found["named"], ended=found["ended"])
+    soak_report(f"damaged_pages_{store.name}", runs=LONG, failures=failures, named=found["named"], ended=found["ended"])
     assert failures == 0
 
 

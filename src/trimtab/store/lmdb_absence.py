@@ -1,20 +1,16 @@
 """Whether keys that LMDB does not find are absent, and not hidden by a damaged page. # D0172
 
 A pair carries a checksum, a page does not: damage in a key, or in a page that leads to it, makes a look-up end where
-the key does not stand. It ends between two pairs then, of which one is damaged or out of order. So the neighbours of a
-key that was not found are verified: the nearest two by their checksums, some more by their order.
+the key does not stand. It ends between two pairs then. If both are sound, and a look-up of either one finds it next to
+the other, then no key stands between them.
 """
 
 from __future__ import annotations
 
 import zlib
-from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import islice
-from operator import ge
 from typing import Any
 
-NEIGHBOURS = 32  # on either side: about what two pages of 4 KiB hold, so that one in a wrong place is noticed
 RESIDUE = 0x2144DF1C  # the CRC-32 of anything followed by its own CRC-32, little-endian
 _crc32 = zlib.crc32
 
@@ -25,32 +21,41 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
     Args:
         transaction: The read transaction that did not find them.
         keys: Those that were not found.
-        exempt: A key whose value has no checksum.
+        exempt: The first key of the store, whose value has no checksum.
     """
-    cursor = transaction.cursor()
-    near: list[bytes] = []
-    gap = -1  # the place between two neighbours that are verified
+    if transaction.get(exempt) is None:  # a page in the place of the first one, or of the root
+        return exempt
+    low: bytes | None = b"\xff"  # the keys around a place that was verified, None at an end
+    high: bytes | None = b""
     for key in sorted(keys):
-        if not (near and near[0] < key < near[-1]):
-            near, gap = _neighbours(cursor, key), -1
-            if any(map(ge, near, near[1:])):
+        if (low is None or low < key) and (high is None or key < high):
+            continue
+        low = high = None
+        cursor = transaction.cursor()  # a used one may search no further than the page it stands on
+        if there := cursor.set_range(key):
+            high, value = cursor.item()
+            if high <= key:
                 return key
-        place = bisect_left(near, key)
-        if place < len(near) and near[place] == key:
+            if _crc32(value, _crc32(high)) != RESIDUE and high != exempt:
+                return high
+        if cursor.prev() if there else cursor.last():
+            low, value = cursor.item()
+            if low >= key:
+                return key
+            if _crc32(value, _crc32(low)) != RESIDUE and low != exempt:
+                return low
+        if not _adjacent(transaction, low, high):
             return key
-        if place != gap:
-            gap = place
-            for other in near[max(0, place - 1) : place + 1]:
-                raw = transaction.get(other)
-                if other != exempt and (raw is None or _crc32(raw, _crc32(other)) != RESIDUE):
-                    return other
     return None
 
 
-def _neighbours(cursor: Any, key: bytes) -> list[bytes]:
-    """The keys around one, in the order of their pages."""
-    there = cursor.set_range(key)
-    behind = list(islice(cursor.iternext(keys=True, values=False), NEIGHBOURS)) if there else []
-    there = (cursor.set_range(key) and cursor.prev()) if there else cursor.last()
-    before = list(islice(cursor.iterprev(keys=True, values=False), NEIGHBOURS)) if there else []
-    return before[::-1] + behind
+def _adjacent(transaction: Any, low: bytes | None, high: bytes | None) -> bool:
+    """Whether a look-up of either of two keys, None for an end, finds it next to the other, as in no misplaced page."""
+    if low is not None:
+        cursor = transaction.cursor()
+        if not cursor.set_key(low) or (cursor.key() if cursor.next() else None) != high:
+            return False
+    if high is not None:
+        cursor = transaction.cursor()
+        return bool(cursor.set_key(high) and (cursor.key() if cursor.prev() else None) == low)
+    return True

@@ -153,7 +153,7 @@ class LmdbKeyValue:
         """Verify every pair, their order and their number; how many there are.
 
         A `get` verifies what it finds, and the neighbours of what it does not find. Only this also finds a page that
-        was cut, or put in the place of another, as a whole: run it after a copy was restored, or a disk is in doubt.
+        was cut, or replaced by an older one, as a whole: run it after a copy was restored, or a disk is in doubt.
 
         Raises:
             Corrupt: Something is damaged or missing; the message names it.

@@ -155,6 +155,24 @@ def test_what_tells_every_process_to_end_lets_requests_finish(
 
 
 @pytest.mark.parametrize("arguments", [TWO, ONE], ids=["workers", "one process"])
+def test_connections_that_wait_to_be_taken_when_a_service_is_told_to_end_are_answered(
+    trained: Path, arguments: tuple[str, ...]
+) -> None:
+    """As on a machine that is busy: the kernel has a connection, and the service did not come to take it yet."""
+    with shop.serving(trained, *arguments) as (process, url):
+        every = [process.pid, *worker_pids(trained)]
+        send_all(every, signal.SIGSTOP)
+        with half_asked(url) as rest, half_asked(url) as other:
+            send_all(every, signal.SIGTERM)
+            send_all(every, signal.SIGCONT)
+            within(10, lambda: not takes_connections(url))
+            assert rest().startswith(b"HTTP/1.1 200 OK\r\n")
+            assert other().startswith(b"HTTP/1.1 200 OK\r\n")
+        _, error = process.communicate(timeout=60)
+        assert (process.returncode, error) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [TWO, ONE], ids=["workers", "one process"])
 def test_a_service_that_is_to_outlive_its_terminal_does(trained: Path, arguments: tuple[str, ...]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
     try:

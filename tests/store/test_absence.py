@@ -83,7 +83,8 @@ kinds: tuple[Callable[[bytearray, random.Random], None], ...] = (pages, stretch,
 
 def read_damaged(store: Path, first: int, runs: int, only_leaves: bool) -> dict[str, int]:
     """Damage copies of a store, read every key of each, and say how often it was what."""
-    damages = [leaves] if only_leaves else kinds
+    # The first page in the place of the root is only found by `check`: a small store meets it too often.
+    damages = [leaves] if only_leaves else kinds if store.name == "long" else (*kinds[:3], leaves)
     found = {"sound": 0, "wrong": 0, "absent": 0, "named": 0}
     value_of = values_of[store.name]
     for seed in range(first, first + runs):

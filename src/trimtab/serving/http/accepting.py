@@ -26,6 +26,7 @@ _MOST = 64  # workers
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005  # so long one leaves a connection to others, for each that it has more
 _UNEVEN = 16  # a worker that has so many times as many takes one more than its share: many that wait are taken soon
 _AT_ONCE_S = 0.002  # connections are taken so long, and then those that are open have their turn
+_AT_THE_END_S = 0.5  # so long connections that wait are taken by a server that ends: thousands
 _AFTER_ERROR_S = 1.0  # too many open files: some have to be closed first
 
 
@@ -110,13 +111,21 @@ class Acceptor:
         self._loop.add_reader(listener.fileno(), self._look)
 
     def close(self) -> None:
-        """Take no more."""
+        """Take what waits, and no more: the kernel resets what nobody took when the socket is closed."""
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
+        until_s = perf_counter() + _AT_THE_END_S
+        while self._take() and perf_counter() < until_s:
+            pass
         if self._later is not None:
             self._later.cancel()
         if self._connections is not None:
             self._connections.close()
+
+    async def set_up(self, timeout_s: float) -> None:
+        """Return once all connections that were taken are set up, or after `timeout_s`."""
+        if self._begun:
+            await asyncio.wait(self._begun, timeout=timeout_s)
 
     async def wait_closed(self) -> None: ...
 

@@ -161,6 +161,11 @@ class _Announced(uvicorn.Server):
             if connection.cycle is None or connection.cycle.response_complete:
                 connection.transport.close()  # and its socket
 
+    async def _wait_tasks_to_complete(self) -> None:
+        for acceptor in self.acceptors:  # what was taken last becomes a connection to wait for
+            await acceptor.set_up(_LAST_WORD_S)
+        await super()._wait_tasks_to_complete()
+
     async def _hang_up(self) -> None:
         """Let requests that are left be told that the service ends; who does not read his answers is hung up on."""
         connections: list[Any] = list(self.server_state.connections)

@@ -26,7 +26,6 @@ from trimtab.features.definitions import View, view
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.hindsight import hindsight
 from trimtab.features.offline.view_columns import evaluate_view
-from trimtab.features.parts import event_parts
 from trimtab.features.parts.event_files import connected, folder_events, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.part_answers import packed, scattered, unpacked
@@ -36,21 +35,13 @@ Asked = list[tuple[Any, int]]
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_together() -> Iterator[None]:
-    """Versions are told apart a few records at a time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(event_parts, "_TOGETHER", 3)
-        yield
-
-
 @contextmanager
 def parted(records: list[Record], of: View, parts: int, positions: dict[str, int] | None = None) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as name, connected(Path(name) / "overflow", 256 << 20) as connection:
         folder = Path(name)
         (folder / "table").mkdir()
         events = recorded(records, of.source, folder / "table", positions)
-        settled = settle(events, folder / "versions", connection)
+        settled = settle(events, folder / "versions", connection, together=3)
         names = sorted(of.columns_read)
         yield split(settled, events, of.by, names, parts, folder / "parts", connection), connection
 

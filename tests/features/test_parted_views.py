@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,9 +18,11 @@ from strategies import KEYED, histories, request_keys, request_times
 from test_event_parts import known_always
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns import Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions import col
+from trimtab.events.definitions import source
+from trimtab.events.frames import NEVER_US
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
@@ -27,6 +30,7 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
 from trimtab.features.offline.hindsight import hindsight, let_in
 from trimtab.features.parts import parted_views
+from trimtab.features.parts.event_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
 
 ASK = request("ask", key="id", time="at", columns={"id": str, "key": str, "other": str})
@@ -112,6 +116,21 @@ ASKED = [("a", "b", 20), ("b", "a", 30), ("c", None, 30), (None, "a", 39)]
 
 def answered(views: PartedViews, features: FeatureSet = FEATURES) -> list[str]:
     return rows(evaluate_by(views.answer, features, *asked_for(ASKED)))
+
+
+def test_versions_are_told_apart_as_many_at_once_as_the_memory_holds(tmp_path: Path) -> None:
+    things = source("things", time="at", key="id", columns={"id": str, "key": str})
+    by_key = view("by_key", source=things, by="key", features={"n": count()})
+    rows = "SELECT (i % 70000)::VARCHAR AS id, (i % 9)::VARCHAR AS key, to_timestamp(i) AS at FROM range(140000) t(i)"
+    duckdb.sql(rows).write_parquet(str(tmp_path / "events.parquet"))
+    for memory_bytes, groups in ((256 << 20, 3), (1 << 30, 1)):
+        events = {"things": folder_events(things, tmp_path / "events.parquet")}
+        folder = tmp_path / str(memory_bytes)
+        with PartedViews(folder, events, address="a", memory_bytes=memory_bytes, clock=VirtualClock(0)) as views:
+            views.prepare([by_key])
+            found = views.answer(by_key.join(), [column("str", ["4"])], np.array([NEVER_US - 1]))
+        assert len(list(folder.glob("things.versions.*/settled-*.parquet"))) == groups
+        assert found["n"][0].to_list() == [sum(n % 9 == 4 for n in range(70_000, 140_000))]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

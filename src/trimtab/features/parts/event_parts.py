@@ -30,7 +30,7 @@ _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"pos
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _COUNTED = 16  # parts whose ids are counted at once
-_TOGETHER = 500_000  # records whose versions are told apart at once
+TOGETHER = 500_000  # records whose versions are told apart at once, at most
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +48,9 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(self.folder.glob(f"part={'*' if part is None else part}/*.parquet"))
 
 
-def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, parts: int = 1) -> str:
+def settle(
+    events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, parts: int = 1, together: int = TOGETHER
+) -> str:  # fmt: skip
     """A query for the versions that count, with `superseded_at` and without ids.
 
     Only records whose id recurs go through Python; the others are single versions.
@@ -58,6 +60,7 @@ def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnecti
         folder: Where files that the query needs are made, unless they are there; it must stay.
         connection: Reads and writes.
         parts: What the events are split into afterwards; ids are counted a few parts' worth at a time.
+        together: Records whose versions are told apart at once, all their columns in memory.
     """
     recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]
     if not folder.exists():
@@ -67,7 +70,7 @@ def settle(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnecti
                 f"COPY (SELECT h FROM ({events.select}) WHERE h % {len(recurring)} = {turn} GROUP BY 1 "
                 f"HAVING count(*) > 1) TO {literal(fresh / file.name)} (FORMAT parquet)"
             )
-        _settle_recurring(events, fresh, connection)
+        _settle_recurring(events, fresh, connection, together)
         _keep(fresh, folder)
     columns = _columns(range(len(events.source.columns)))
     own = ", ".join(name if name != "superseded_at" else f"{NEVER_US} AS superseded_at" for name in _OWN)
@@ -163,7 +166,9 @@ def entities_of(
     ]
 
 
-def _settle_recurring(events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
+def _settle_recurring(
+    events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, together: int
+) -> None:  # fmt: skip
     """Tell the versions of recurring ids apart, some of the ids at a time."""
     source = events.source
     recurring = parquet(sorted(folder.glob("recurring-*.parquet")))
@@ -172,7 +177,7 @@ def _settle_recurring(events: EventFiles, folder: Path, connection: duckdb.DuckD
     count = int(found[0]) if found else 0
     if not count:
         return
-    groups = -(-count // _TOGETHER)
+    groups = -(-count // together)
     by_id = folder / "by_id"
     connection.execute(
         f"COPY (SELECT *, h % {groups} AS g FROM ({again})) TO {literal(by_id)} (FORMAT parquet, PARTITION_BY (g))"

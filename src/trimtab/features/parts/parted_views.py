@@ -29,7 +29,7 @@ from trimtab.features.definitions import Join, View
 from trimtab.features.offline.hindsight import hindsight
 from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import EventFiles, connected
-from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
+from trimtab.features.parts.event_parts import TOGETHER, Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.part_answers import Answers, packed, scattered, unpacked
 from trimtab.run.steps import Retry, step
 
@@ -171,7 +171,8 @@ class PartedViews:
                     name = view.source.name
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
-                        self._settled[name] = settle(events, versions, connection, parts)
+                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # as in a part
+                        self._settled[name] = settle(events, versions, connection, parts, together)
                     folder = self.folder / f"{name}.{key}.{self.address[:16]}"
                     self._splits[key] = split(
                         self._settled[name], events, view.by, sorted(names), parts, folder, connection

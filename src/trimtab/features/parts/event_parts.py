@@ -30,6 +30,7 @@ _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"pos
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _COUNTED = 16  # parts whose ids are counted at once
+_WRITTEN = 4  # groups of records whose ids recur that are written at once
 TOGETHER = 500_000  # records whose versions are told apart at once, at most
 
 
@@ -67,7 +68,7 @@ def settle(
         fresh = _fresh(folder)
         for turn, file in enumerate(recurring):
             connection.execute(
-                f"COPY (SELECT h FROM ({events.select}) WHERE h % {len(recurring)} = {turn} GROUP BY 1 "
+                f"COPY (SELECT h, count(*) AS n FROM ({events.select}) WHERE h % {len(recurring)} = {turn} GROUP BY 1 "
                 f"HAVING count(*) > 1) TO {literal(fresh / file.name)} (FORMAT parquet)"
             )
         _settle_recurring(events, fresh, connection, together)
@@ -170,27 +171,30 @@ def _settle_recurring(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, together: int
 ) -> None:  # fmt: skip
     """Tell the versions of recurring ids apart, some of the ids at a time."""
-    source = events.source
     recurring = parquet(sorted(folder.glob("recurring-*.parquet")))
-    again = f"SELECT r.* FROM ({events.select}) r SEMI JOIN {recurring} s ON r.h = s.h"
-    found = connection.execute(f"SELECT count(*) FROM ({again})").fetchone()
-    count = int(found[0]) if found else 0
-    if not count:
-        return
-    groups = -(-count // together)
-    by_id = folder / "by_id"
-    connection.execute(
-        f"COPY (SELECT *, h % {groups} AS g FROM ({again})) TO {literal(by_id)} (FORMAT parquet, PARTITION_BY (g))"
-    )
-    for group in range(groups):
-        files = sorted(by_id.glob(f"g={group}/*.parquet"))
-        if not files:
-            continue
-        rows = connection.execute(f"SELECT * EXCLUDE (h) FROM {parquet(files)}").fetchnumpy()
-        versions = Versions(source, list(events.partitions))
-        versions.add_table(_recorded(source, events.partitions, rows))
-        _write(versions.frame(), folder / f"settled-{group:05}.parquet", connection)
-    shutil.rmtree(by_id)
+    found = connection.execute(f"SELECT sum(n) FROM {recurring}").fetchone()
+    groups = -(-int((found and found[0]) or 0) // together)
+    for first in range(0, groups, _WRITTEN):
+        these = f"h % {groups} BETWEEN {first} AND {first + _WRITTEN - 1}"
+        by_id = folder / "by_id"
+        connection.execute(
+            f"COPY (SELECT *, h % {groups} AS g FROM (SELECT * FROM ({events.select}) WHERE {these}) r "
+            f"SEMI JOIN (SELECT h FROM {recurring} WHERE {these}) s ON r.h = s.h) "
+            f"TO {literal(by_id)} (FORMAT parquet, PARTITION_BY (g))"
+        )
+        for group in range(first, first + _WRITTEN):
+            if files := sorted(by_id.glob(f"g={group}/*.parquet")):
+                _settle_group(events, files, folder / f"settled-{group:05}.parquet", connection)
+        shutil.rmtree(by_id, ignore_errors=True)
+
+
+def _settle_group(
+    events: EventFiles, files: Sequence[Path], to: Path, connection: duckdb.DuckDBPyConnection
+) -> None:  # fmt: skip
+    rows = connection.execute(f"SELECT * EXCLUDE (h) FROM {parquet(files)}").fetchnumpy()
+    versions = Versions(events.source, list(events.partitions))
+    versions.add_table(_recorded(events.source, events.partitions, rows))
+    _write(versions.frame(), to, connection)
 
 
 def _recorded(source: Source, partitions: tuple[str, ...], rows: dict[str, Array]) -> Columns:

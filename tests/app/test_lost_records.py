@@ -16,9 +16,10 @@ from alias_moves import AS_OF, CLI
 
 from processes import within
 from trimtab.app.doctor import examine
+from trimtab.app.lost_records import lost_records
 from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt
-from trimtab.core.time import HOUR_US
+from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.records import Event, encode
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.store.sqlite_log import SqliteLog
@@ -299,3 +300,26 @@ def status(folder: Path) -> str:
         [*CLI, "status"], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
     )
     return done.stdout + done.stderr
+
+
+def test_a_learner_that_knows_labels_of_a_log_that_was_rolled_back_is_named(trained: Path, tmp_path: Path) -> None:
+    log, before = trained / ".trimtab" / "log" / "events", tmp_path / "before"
+    with shop.opened(trained, shop.NOW_US + MINUTE_US) as project:
+        project.predict("learner", [shop.visit("a", project.clock.now_us(), x=2.0)])
+    shutil.copytree(log, before)
+    with shop.opened(trained, shop.NOW_US + 2 * MINUTE_US) as project:
+        sale = {"visit_id": "a", "site": "north", "bought": True, "closed_at": project.clock.now_us()}
+        project.push("sales", [sale])
+        shop.move(project, 2 * HOUR_US)
+        assert project.teacher("learner").teach() == 1
+        later_us = project.clock.now_us()
+    rolled_back(log, before)
+    with shop.opened(trained, later_us) as project:
+        (lost,) = lost_records(project.state)
+        assert [name.split("/")[0] for name in lost.readers] == ["learner learner"]
+        with pytest.raises(Corrupt, match=r"learner learner/\w+ up to .* trimtab recover"):
+            project.push("sales", [sale])
+        project.recover()
+    with shop.opened(trained, later_us) as project:
+        assert lost_records(project.state) == []
+        project.push("sales", [sale])

@@ -89,7 +89,7 @@ class Teacher:
         ends_us = _block_ends(learner, begun_us, until_us)
         if not ends_us:
             return 0
-        frames, _ = project.history.moment(project.definitions.sources)
+        frames, positions = project.history.moment(project.definitions.sources)
         self._labels.update(frames[model.label.source.name])
         self._taught.update(key for key, _, _ in self._known(begun_us))
         found: list[tuple[str, int, float]] = []
@@ -103,7 +103,7 @@ class Teacher:
         examples = [
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
         ]
-        taught = learner.learn(examples, until_us=until_us)
+        taught = learner.learn(examples, until_us=until_us, positions=positions)
         self._taught |= seen  # not before: what could not be saved is to be taught by the next call
         self._forget(now_us - _WAITS * model.label.wait_us)
         return taught

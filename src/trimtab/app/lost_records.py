@@ -16,6 +16,7 @@ from trimtab.core.errors import Conflict, Corrupt, Unavailable
 from trimtab.core.urls import store_url
 from trimtab.features.online.generations import id_of
 from trimtab.features.online.store import read_cursors
+from trimtab.serving.online_learning import positions_learnt
 from trimtab.store.opening import open as open_store
 from trimtab.store.ports import Put
 
@@ -84,7 +85,7 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
         "the catalogue": noted.get(EVENTS, {}),
         "the log's truncation": truncation(state.catalog).through,
     }
-    events |= _views(state)
+    events |= _views(state) | _learners(state)
     if tables:
         events |= {f"table {name}": reached for name, reached in _tables(state, events).items()}
     predictions = {"the catalogue": noted.get(PREDICTIONS, {})}
@@ -136,6 +137,17 @@ def _views(state: State) -> dict[str, Mapping[str, int]]:
     except (Corrupt, Unavailable):  # it is found, and said, by who reads features
         return {}
     return {f"view {id_of(name)[:8]}": cursor.positions for name, cursor in cursors.items() if name.isalnum()}
+
+
+def _learners(state: State) -> dict[str, dict[str, int]]:
+    """How far the log was read for online learners; nothing where there are none, or where they are damaged."""
+    if not (state.folder / "learners" / "data.mdb").exists():
+        return {}
+    try:
+        reached = positions_learnt(state.learners)
+    except (Corrupt, Unavailable):  # it is found, and said, by who serves their models
+        return {}
+    return {f"learner {name}": positions for name, positions in reached.items()}
 
 
 def _tables(state: State, readers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

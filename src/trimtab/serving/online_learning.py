@@ -90,6 +90,17 @@ def learnt(store: KeyValue, name: str) -> Learnt | None:
     return Learnt(saved.until_us, saved.examples, saved.set_aside, saved.newest_aside)
 
 
+def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
+    """How far the event log was read for each learner that has saved something, by its name.
+
+    Raises:
+        Corrupt: A saved state is damaged.
+    """
+    begin = _key("")
+    named = ((key.removeprefix(begin).decode(), stored) for key, stored in store.scan(begin))
+    return {name: _read(name, stored).positions for name, stored in named}
+
+
 class OnlineDeployment:
     """A learner and how far it has learnt; both are saved in one write, so each label is learnt exactly once.
 
@@ -161,7 +172,7 @@ class OnlineDeployment:
             examples: All of that time, in the order in which they became known; older ones are passed over, and those
                 of a block that is not over yet are left for a later call, which must bring them again.
             until_us: Nothing more can become known at or before this moment.
-            positions: How far the label log was read to make `examples`; kept beside the state.
+            positions: How far the event log was read to make `examples`; kept beside the state.
 
         Whatever fails, nothing of the call was learnt: it can be made again.
 

@@ -90,6 +90,16 @@ def test_the_log_moves_into_delta_tables_and_the_history_goes_on_from_there(make
         table.close()
 
 
+def test_a_commit_takes_no_more_than_some_megabytes_of_records(make_log: Any) -> None:
+    log, wide = make_log(), "y" * 2_000
+    for n in range(3):
+        payloads = [encode(_event("plain", f"{n}-{i}", (wide, True, n), n)) for i in range(10_000)]
+        log.append(payloads, at_us=[n + 1] * len(payloads))
+    table = ListTable()
+    assert materialise(log, [PLAIN], {"plain": table}).rows == {"plain": 30_000}
+    assert [part.rows for part in table.parts] == [10_000] * 3
+
+
 def test_a_source_without_a_table_is_refused(make_log: Any) -> None:
     with pytest.raises(Misuse, match="source 'plain' has no table"):
         materialise(make_log(), BOTH, {"keyed": ListTable()})

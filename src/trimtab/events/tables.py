@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COMMIT = 200_000  # records of one partition that go into one commit a table
+_COMMIT_BYTES = 16 << 20  # of payloads, after which a commit takes no more: their values take 20 times as much
 _BATCH = 10_000
 
 # A record's own fields. They begin with an underscore, so that a source may have columns of these names.
@@ -147,9 +148,13 @@ def _records(source: str, rows: Columns, columns: Sequence[str]) -> Iterator[Log
 def _read(
     log: Log, partition: str, after: int, end: int, groups: dict[str, list[tuple[LogRecord, Event]]]
 ) -> tuple[int, int]:
-    """Sort the records after `after` up to `end` into groups; the last position, and how many were in no group."""
-    strange = 0
-    while after < end:
+    """Sort records after `after` into groups, up to `end` or until they are large enough for one commit.
+
+    Returns:
+        The last position, and how many were in no group.
+    """
+    strange = size_bytes = 0
+    while after < end and size_bytes < _COMMIT_BYTES:
         records = log.read(partition, after, limit=min(_BATCH, end - after))
         if not records or records[0].position != after + 1:
             found = f"{records[0].position} as the first" if records else "none"
@@ -158,6 +163,7 @@ def _read(
                 "They were truncated before every table had them: begin such a table with `load`."
             )
         for record in records:
+            size_bytes += len(record.payload)
             event = decode(record.payload)
             if event.source in groups:
                 groups[event.source].append((record, event))

@@ -269,11 +269,18 @@ class Collector:
 
     def _blobs(self, version: Version) -> list[str]:
         blobs = [version.artifact, version.training_set, *([version.evaluation] if version.evaluation else [])]
+        blobs += self._profile(version.id)
         try:
             parquet = load_manifest(version.training_set, self._blob).parquet
         except NotFound:
             return blobs
         return blobs if parquet is None else [*blobs, parquet]
+
+    def _profile(self, version: str) -> list[str]:
+        """The blob of a version's input profile, which monitoring made."""
+        record = self._catalog.get("input_profile", version)
+        blob = None if record is None else msgspec.json.decode(record.body).get("blob")
+        return [] if blob is None else [blob]
 
     def _reasons(self, versions: Mapping[str, Version], now_us: int) -> dict[str, list[Reason]]:
         """Why each version stays; one without a reason is not in it."""

@@ -1,0 +1,164 @@
+"""The input profile of a version: what its training rows looked like, column by column and window by window."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Corrupt
+from trimtab.features.frames import NO_VIEW, REASONS
+
+FORMAT: Literal[1] = 1
+BINS = 64  # quantile bins of a column
+WINDOWS_H = (1, 3, 6, 12, 24)  # lengths of the reference windows, in hours
+REFERENCE_H = 28 * 24  # hours before the end of the training rows that give reference windows
+VALUE_BYTES = 50_000  # that the known values of one column may take
+NULL_CODES = len(REASONS) + 1  # reasons of features, and one for values that come from no view
+NO_REASON = len(REASONS)
+
+Kind: TypeAlias = Literal["number", "code", "category", "bool", "time", "text"]
+Place: TypeAlias = Literal["input", "request"]
+Statistic: TypeAlias = Literal["null", "strange", "distance"]
+Floats: TypeAlias = NDArray[np.float64]
+
+
+def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
+    """The place of each null in a table of `NULL_CODES` counts, by its code of `REASONS` or `NO_VIEW`."""
+    return np.where(reasons == NO_VIEW, NO_REASON, np.minimum(reasons, NO_REASON)).astype(np.int64)
+
+
+class Spread(msgspec.Struct, frozen=True, dict=True):
+    """A statistic over whole reference windows: its median and its high end, by window length and hour of day.
+
+    The high end leaves one window of fourteen out, so that a short fault in the training rows does not hide the next.
+    """
+
+    middle: bytes  # float32, shape (len(WINDOWS_H), 24), by the hour of day in which a window ends
+    high: bytes
+
+    def at(self, hours: int, hour: int) -> tuple[float, float]:
+        """Median and high end for a window of so many hours that ends in an hour (since 1970)."""
+        place = sum(1 for length in WINDOWS_H if length <= hours) - 1
+        return float(self._table("middle")[place, hour % 24]), float(self._table("high")[place, hour % 24])
+
+    def _table(self, name: str) -> NDArray[np.float32]:
+        table: NDArray[np.float32] = np.frombuffer(getattr(self, name), "<f4").reshape(len(WINDOWS_H), 24)
+        return table
+
+
+class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One model input, or one column of the request that is no input itself."""
+
+    name: str
+    place: Place
+    kind: Kind
+    of: str | None  # the request's column that an input is, or is the category of
+    source: str | None  # whose events an input comes from
+    rows: int
+    nulls: tuple[int, ...]  # rows by reason, `NULL_CODES` of them
+    distinct: int  # of values that are there
+    top_share: float  # of the commonest value, among all that are there
+    lowest: float | None
+    highest: float | None
+    least: float | None  # below it a value is out of all proportion; None: nothing is
+    most: float | None
+    quantiles: bytes  # float64: BINS + 1 of them, the smallest and the largest value among them; empty: no numbers
+    counts: bytes  # int64, rows by bin
+    known: bytes  # float64, sorted: values seen, of codes and texts (as hashes); empty: any value may come
+    covered: float  # share of the rows whose value is known: below 1 where not all of them have room
+    constant_h: int  # the longest run of hours, of the reference hours, in which it had one value
+    spreads: dict[Statistic, Spread]
+
+    @property
+    def edges(self) -> Floats:
+        """The inner edges of the bins: a bin ends at its edge, which is part of it."""
+        found = np.unique(np.frombuffer(self.quantiles, "<f8")[1:-1])
+        return found if found.size else np.zeros(0)
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in ("number", "code", "bool")
+
+    @property
+    def null_share(self) -> float:
+        return sum(self.nulls) / max(self.rows, 1)
+
+    @property
+    def subject(self) -> str:
+        return f"column {self.name}"
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """Two columns that went missing together in training."""
+
+    first: int  # places among the columns
+    second: int
+    either: int  # rows where at least one of them was null
+    both: int
+
+
+class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the training rows of each day whose labels are final."""
+
+    first_day: int  # since 1970
+    rows: bytes  # uint32
+    labelled: bytes  # uint32: of them with a label
+    sums: bytes  # float64: of these labels
+
+    @property
+    def columns(self) -> tuple[Floats, Floats, Floats]:
+        """Rows, labelled rows and sums of the days."""
+        rows, labelled = (np.frombuffer(one, "<u4").astype(np.float64) for one in (self.rows, self.labelled))
+        return rows, labelled, np.frombuffer(self.sums, "<f8")
+
+
+class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What the rows of a training set looked like; it holds no text of theirs, only numbers and hashes."""
+
+    format: Literal[1] = FORMAT
+    rows: int
+    from_us: int
+    until_us: int
+    columns: tuple[ColumnProfile, ...]  # the inputs in the order of the matrix, then columns of the request
+    pairs: tuple[Pair, ...]
+    request: tuple[str, ...]  # the request's columns in declared order
+    first_hour: int  # since 1970, of `hour_rows`
+    hour_rows: bytes  # uint32: rows of each reference hour
+    labels: LabelDays
+
+    @property
+    def inputs(self) -> int:
+        return sum(1 for one in self.columns if one.place == "input")
+
+    @property
+    def week(self) -> Floats:
+        """Mean rows by hour of the week (hours since 1970 modulo 168), NaN where no reference hour was."""
+        rows = np.frombuffer(self.hour_rows, "<u4").astype(np.float64)
+        phase = (self.first_hour + np.arange(rows.size)) % 168
+        sums, hours = np.bincount(phase, rows, 168), np.bincount(phase, minlength=168)
+        return np.where(hours, sums / np.maximum(hours, 1), np.nan)
+
+
+def encode_profile(profile: InputProfile) -> bytes:
+    """The bytes of a profile: its format, then what it says, packed."""
+    return bytes([FORMAT]) + zlib.compress(msgspec.msgpack.encode(profile), 6)
+
+
+def decode_profile(data: bytes) -> InputProfile:
+    """The profile in some bytes.
+
+    Raises:
+        Corrupt: They are none, or of a format that this version does not know.
+    """
+    if data[:1] != bytes([FORMAT]):
+        raise Corrupt(
+            f"input profile: format {data[:1].hex() or 'empty'}, this trimtab reads {FORMAT:02x}. Upgrade it."
+        )
+    try:
+        return msgspec.msgpack.decode(zlib.decompress(data[1:]), type=InputProfile)
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise Corrupt(f"input profile: damaged ({error}). It is made again from the training set.") from error

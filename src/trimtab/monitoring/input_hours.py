@@ -1,0 +1,180 @@
+"""Hourly summaries of logged predictions: counts over the bins of a profile which add up in any order."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import Prediction
+from trimtab.core.time import HOUR_US
+from trimtab.monitoring.input_rows import RowReader, Rows
+from trimtab.monitoring.profile_records import NULL_CODES, Floats, InputProfile, null_code
+
+SAMPLED = 128  # rows of an hour that are kept whole, for the checks that compare shapes
+Counts = NDArray[np.int64]
+
+
+class Layout:
+    """Where the counts of each column lie; made once from a profile."""
+
+    def __init__(self, profile: InputProfile) -> None:
+        self.profile = profile
+        self.edges = [column.edges for column in profile.columns]
+        widths = [edges.size + 1 for edges in self.edges]
+        self.offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+        bounds = [(column.least, column.most) for column in profile.columns]
+        self.least = np.array([-np.inf if least is None else least for least, _ in bounds])
+        self.most = np.array([np.inf if most is None else most for _, most in bounds])
+        self.known = [np.frombuffer(column.known, "<f8") for column in profile.columns]
+        self.whole = np.array([column.kind == "time" for column in profile.columns])
+        self.firsts = np.array([pair.first for pair in profile.pairs], np.int64)
+        self.seconds = np.array([pair.second for pair in profile.pairs], np.int64)
+
+    @property
+    def width(self) -> int:
+        return len(self.edges)
+
+    def bins_of(self, counts: Counts, column: int) -> Counts:
+        """The counts of one column by bin."""
+        found: Counts = counts[self.offsets[column] : self.offsets[column + 1]]
+        return found
+
+
+class HourCounts(msgspec.Struct, frozen=True, eq=False):
+    """What the rows of one version in some hours were like. Made of the same rows it is the same."""
+
+    rows: int
+    bins: Counts  # rows by bin, the columns one after the other; nulls are in none
+    nulls: Counts  # (columns, NULL_CODES)
+    strange: Counts  # (columns,): values that training did not see
+    outside: Counts  # (columns,): numbers out of all proportion
+    low: Floats  # (columns,): the least value, infinity where there is none
+    high: Floats
+    pairs: Counts  # (pairs, 2): rows where either is null, and where both are
+    marks: NDArray[np.uint64]  # of the sampled rows, ascending: the least hashes of prediction ids
+    sample: Floats  # (sampled, columns)
+
+    def plus(self, other: HourCounts) -> HourCounts:
+        """Both together."""
+        marks = np.concatenate([self.marks, other.marks])
+        sample = np.concatenate([self.sample, other.sample])
+        order = np.argsort(marks, kind="stable")[:SAMPLED]
+        return HourCounts(
+            self.rows + other.rows,
+            self.bins + other.bins,
+            self.nulls + other.nulls,
+            self.strange + other.strange,
+            self.outside + other.outside,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self.pairs + other.pairs,
+            marks[order],
+            sample[order],
+        )
+
+    def without_sample(self) -> HourCounts:
+        """The same without the rows that were kept whole."""
+        return msgspec.structs.replace(self, marks=self.marks[:0], sample=self.sample[:0])
+
+    def encode(self) -> bytes:
+        """The bytes that are stored, the sampled rows among them."""
+        arrays = (self.bins, self.nulls, self.strange, self.outside, self.low, self.high, self.pairs, self.marks)
+        packed = b"".join(np.ascontiguousarray(one).tobytes() for one in (*arrays, self.sample))
+        return zlib.compress(msgspec.msgpack.encode((self.rows, len(self.marks), packed)), 6)
+
+    @staticmethod
+    def decode(data: bytes, layout: Layout) -> HourCounts | None:
+        """The summary in some bytes; None where it was made with another profile."""
+        rows, sampled, packed = msgspec.msgpack.decode(zlib.decompress(data), type=tuple[int, int, bytes])
+        columns, pairs = layout.width, layout.firsts.size
+        shapes: list[tuple[str, tuple[int, ...]]] = [
+            ("<i8", (int(layout.offsets[-1]),)),
+            ("<i8", (columns, NULL_CODES)),
+            ("<i8", (columns,)),
+            ("<i8", (columns,)),
+            ("<f8", (columns,)),
+            ("<f8", (columns,)),
+            ("<i8", (pairs, 2)),
+            ("<u8", (sampled,)),
+            ("<f8", (sampled, columns)),
+        ]
+        if len(packed) != 8 * sum(int(np.prod(shape)) for _, shape in shapes):
+            return None
+        arrays, begin = [], 0
+        for dtype, shape in shapes:
+            count = int(np.prod(shape))
+            arrays.append(np.frombuffer(packed, dtype, count, begin).reshape(shape))
+            begin += 8 * count
+        return HourCounts(rows, *arrays)
+
+
+def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Prediction]) -> dict[int, HourCounts]:
+    """The summaries of logged predictions of one version, by hour (since 1970) of when they were made."""
+    if not predictions:
+        return {}
+    rows = reader.read(predictions)
+    hours = np.fromiter((p.made_at_us for p in predictions), np.int64, len(predictions)) // HOUR_US
+    marks = id_hashes([p.id for p in predictions])
+    found: dict[int, HourCounts] = {}
+    for hour in np.unique(hours).tolist():
+        mine = np.asarray(hours == hour)
+        part = rows if mine.all() else Rows(rows.values[mine], rows.reasons[mine], rows.strange[mine])
+        found[hour] = _counted(layout, part, marks[mine])
+    return found
+
+
+def id_hashes(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """A hash of 64 bits for each text, the same in every process."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in ids]
+    first = np.fromiter(map(zlib.crc32, encoded), np.uint64, len(encoded))
+    second = np.fromiter((zlib.crc32(text[::-1], 77) for text in encoded), np.uint64, len(encoded))
+    return (first << np.uint64(32)) | second
+
+
+def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCounts:
+    values, strange = rows.values, rows.strange
+    if layout.whole.any():
+        values = np.where(layout.whole & ~np.isnan(values), 0.0, values)
+    missing = np.isnan(values)
+    bins = np.zeros(int(layout.offsets[-1]), np.int64)
+    new = strange.sum(axis=0)
+    by_column, gaps = np.ascontiguousarray(values.T), missing.any(axis=0).tolist()
+    for column, edges in enumerate(layout.edges):
+        there = by_column[column]
+        if gaps[column]:
+            there = there[~missing[:, column]]
+        begin = layout.offsets[column]
+        place = np.searchsorted(edges, there)
+        bins[begin : layout.offsets[column + 1]] = np.bincount(place, minlength=edges.size + 1)
+        if layout.known[column].size:
+            new[column] += there.size - int(_is_known(layout.known[column], there).sum())
+    null = missing & ~strange
+    row, of = np.nonzero(null)
+    codes = of * NULL_CODES + null_code(rows.reasons[row, of])
+    pairs = np.zeros((layout.firsts.size, 2), np.int64)
+    if layout.firsts.size:
+        first, second = null[:, layout.firsts], null[:, layout.seconds]
+        pairs = np.stack([(first | second).sum(axis=0), (first & second).sum(axis=0)], axis=1)
+    order = np.argsort(marks, kind="stable")[:SAMPLED]
+    return HourCounts(
+        len(values),
+        bins,
+        np.bincount(codes, minlength=layout.width * NULL_CODES).reshape(layout.width, NULL_CODES),
+        new.astype(np.int64),
+        ((values < layout.least) | (values > layout.most)).sum(axis=0),
+        np.fmin.reduce(by_column, axis=1, initial=np.inf),
+        np.fmax.reduce(by_column, axis=1, initial=-np.inf),
+        pairs,
+        marks[order],
+        values[order],
+    )
+
+
+def _is_known(known: Floats, values: Floats) -> NDArray[np.bool_]:
+    place = np.minimum(np.searchsorted(known, values), known.size - 1)
+    found: NDArray[np.bool_] = known[place] == values
+    return found

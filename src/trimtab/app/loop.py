@@ -6,9 +6,9 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ from trimtab.core.records import Decision, GateRecord
 from trimtab.events.history import History
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import KnownLabels
+from trimtab.monitoring.inputs import InputMonitor
+from trimtab.monitoring.profile_store import Profiles
 from trimtab.registry import Registry, Version
 from trimtab.run import Recorded, Runs, Workplace
 from trimtab.serving.answering import PAST
@@ -97,6 +99,7 @@ class DeploymentLoop:
         self.deployment = deployment
         self._history = history
         self._predictions = predictions
+        self._profiles = Profiles(catalog, blob, clock)
         self._catalog = catalog
         self._folder = folder
         self._clock = clock
@@ -125,7 +128,20 @@ class DeploymentLoop:
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._ticked = False  # whether the newest tick closed its days
+        self._inputs_read = False  # whether the monitor of inputs has its open hours
         self._reading = threading.Lock()  # held by whoever moves the open days
+
+    @cached_property
+    def inputs(self) -> InputMonitor:
+        """What watches the inputs of the version in service."""
+        return InputMonitor(
+            self._catalog,
+            self.deployment.model,
+            profiles=self._profiles,
+            registry=self._registry,
+            frame_of=self._history.frame,
+            now_us=self._clock.now_us(),
+        )
 
     @property
     def deployment_hash(self) -> str:
@@ -148,9 +164,11 @@ class DeploymentLoop:
             with self._reading:
                 self._read_predictions()
                 self._loop.close_days()
+                self.inputs.look(self._clock.now_us(), self._loop.newly_closed)
                 self._ticked = True
             decisions += self._loop.controller.tick()
             self._training.ended(decisions)
+            self.inputs.follow()
             return decisions
 
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
@@ -291,7 +309,8 @@ class DeploymentLoop:
         self._history.refresh()
         self._labels.update(self._history.frame(self.deployment.model.label.source.name))
         with self._reading:
-            self._loop.reload()
+            if self._loop.reload():
+                self._inputs_read = False
 
     def read_ahead(self) -> None:
         """Read what was predicted since the last tick, so that the next one has little to read at once.
@@ -354,9 +373,20 @@ class DeploymentLoop:
         seen = self._loop.positions
         if seen is None:  # a new project, or one of an earlier trimtab
             seen = self._predictions.positions_before(self._loop.closed_until_us)
+        if not self._inputs_read:
+            self._read_inputs_again(seen)
         for block, reached in self._predictions.blocks(seen, model=self.deployment.name):
             self._loop.add(block, before=seen, reached=reached)
+            self.inputs.add(block)
             seen = reached
+
+    def _read_inputs_again(self, until: Mapping[str, int]) -> None:
+        """Give the monitor of inputs the predictions of its open hours that the loop has read already."""
+        self.inputs.reload()
+        for name, after in self._predictions.positions_before(self.inputs.read_from_us).items():
+            for block in self._predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
+                self.inputs.add(block)
+        self._inputs_read = True
 
     def _read_labels(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
         found = self._labels.join(keys.values, at_us, cut_us)

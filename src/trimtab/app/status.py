@@ -24,7 +24,7 @@ from trimtab.core.records import Signal
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.stored import check_functions
-from trimtab.monitoring.signals import LISTED_US, listed_signals
+from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, mend_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import described, learner_name, learnt
@@ -303,7 +303,8 @@ def _deployment(
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
         said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
         behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
-        if behind_us > _RECENT_US:
+        asked = not any(one.kind == "traffic_stopped" for one in standing_signals(project.state.catalog, name))
+        if behind_us > _RECENT_US and asked:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
     said += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
     moved = project.registry.history(name, CHAMPION)

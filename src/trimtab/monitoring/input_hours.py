@@ -121,8 +121,8 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
     marks = id_hashes([p.id for p in predictions])
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():
-        mine = np.asarray(hours == hour)
-        part = rows if mine.all() else Rows(rows.values[mine], rows.reasons[mine], rows.strange[mine])
+        mine = np.flatnonzero(hours == hour)
+        part = rows if mine.size == len(hours) else Rows(rows.values[mine], rows.reasons[mine], rows.strange[mine])
         found[hour] = _counted(layout, part, marks[mine])
     return found
 
@@ -139,7 +139,7 @@ def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCount
     values, strange = rows.values, rows.strange
     if layout.whole.any():
         values = np.where(layout.whole & ~np.isnan(values), 0.0, values)
-    missing = np.isnan(values)
+    missing: NDArray[np.bool_] = np.isnan(values)
     bins = np.zeros(int(layout.offsets[-1]), np.int64)
     new = strange.sum(axis=0)
     by_column, gaps = np.ascontiguousarray(values.T), missing.any(axis=0).tolist()

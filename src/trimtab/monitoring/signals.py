@@ -19,10 +19,10 @@ OVER = "it is no longer found"
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """What a look of a monitor changed."""
 
-    begun: list[Signal]  # new ones, and those that went from info to red
-    ended: list[Signal]
-    gone: list[Signal]  # that ended long ago, and are listed no longer
-    listed: list[Signal]  # all that stand now or ended of late
+    begun: list[Signal] = []  # new ones, and those that went from info to red
+    ended: list[Signal] = []
+    gone: list[Signal] = []  # that ended long ago, and are listed no longer
+    listed: list[Signal] = []  # all that stand now or ended of late
 
 
 def listed_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:

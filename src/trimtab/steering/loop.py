@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.ids import Ids
-from trimtab.core.records import Prediction, Signal
+from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback import (
     DayBlocks,
@@ -139,6 +139,7 @@ class Loop:
             recording=recording,
             proving=proving,
         )
+        self.newly_closed: list[DayQuality] = []  # by the last call of `close_days`
         self.ledger = Ledger(catalog)
         self.controller = Controller(
             deployment,
@@ -200,6 +201,7 @@ class Loop:
             )
             self._revision += 1
         self._whole = True
+        self.newly_closed = day_qualities(days)
         return signals
 
     def reload(self) -> bool:

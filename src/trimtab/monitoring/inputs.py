@@ -1,0 +1,304 @@
+"""The monitor of inputs: takes logged predictions, closes hours, says what is wrong with columns, feeds and traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Conflict
+from trimtab.core.records import DayQuality, Prediction
+from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.events.frames import EventFrame
+from trimtab.monitoring.column_checks import column_findings
+from trimtab.monitoring.feeds import Arrivals, feed_findings
+from trimtab.monitoring.findings import KINDS, LONGEST_H, Finding
+from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise
+from trimtab.monitoring.input_rows import RowReader, planned
+from trimtab.monitoring.input_state import InputWatch, WatchStore, hour_of
+from trimtab.monitoring.label_checks import label_findings
+from trimtab.monitoring.profile_records import InputProfile
+from trimtab.monitoring.profile_store import Profiles
+from trimtab.monitoring.red_windows import window_changes
+from trimtab.monitoring.shape_checks import shape_findings
+from trimtab.monitoring.signals import Settled, settle_signals, standing_signals
+from trimtab.monitoring.traffic import KEPT_H, TrafficHour, traffic_findings
+from trimtab.registry import Registry, Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.answering import PAST
+from trimtab.serving.arms import SHADOW
+from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.training.definitions import Model
+
+GRACE_US = 5 * MINUTE_US  # after an hour's end, for answers that are logged late
+_AGAIN_US = 5 * MINUTE_US  # between two looks at the hour that goes on
+_SAMPLES = 4_000  # rows that are kept whole, of the newest hours
+_LIVE = frozenset(("live", "online", "replay"))
+
+
+class _Watched(msgspec.Struct, frozen=True, eq=False):
+    """The version in service, and how its rows are read."""
+
+    version: str
+    layout: Layout
+    reader: RowReader
+
+
+class InputMonitor:
+    """Watches what one model is asked and what it is computed from.
+
+    `add` takes predictions as they were logged; those of closed hours change nothing, so they may be given again.
+    Closed hours, signals and how far hours are closed are stored in one write; the open hours are rebuilt from the log:
+    after a restart give all predictions that were made since `read_from_us`.
+
+    Args:
+        catalog: Where hours and signals are.
+        model: Whose predictions.
+        profiles: The input profiles of versions.
+        registry: Says which version is in service.
+        frame_of: Gives the events of a source by its name.
+        now_us: The time when it begins.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        model: Model,
+        *,
+        profiles: Profiles,
+        registry: Registry,
+        frame_of: Callable[[str], EventFrame],
+        now_us: int,
+    ) -> None:
+        self._catalog = catalog
+        self._model = model
+        self._profiles = profiles
+        self._registry = registry
+        self._frame_of = frame_of
+        self._store = WatchStore(catalog, model.name)
+        self._begun_us = now_us
+        self._watched: _Watched | None = None
+        self._version: str | None = None
+        self._hours: dict[int, HourCounts] = {}  # closed, of the newest week
+        self._feeds: dict[str, Arrivals] = {}
+        self.unprofiled: str | None = None  # why the columns of the version in service are not looked at
+        self.reload()
+
+    @property
+    def read_from_us(self) -> int:
+        """Predictions made since then must be given by `add`, also again after a restart or a `reload`."""
+        return max(self._watch.closed_until_us, self._begun_us - KEPT_H * HOUR_US)
+
+    def reload(self) -> None:
+        """Forget the open hours and read again what is stored."""
+        self._watch, self._revision = self._store.watch()
+        self._open: dict[int, HourCounts] = {}
+        self._ids: dict[int, list[NDArray[np.uint64]]] = {}  # of requests, by open hour
+        self._last_us = self._watch.last_us
+        self._looked_us: int | None = None
+        self._read_hours()
+
+    def add(self, block: Sequence[Prediction]) -> None:
+        """Take in predictions as they were logged."""
+        since_us, name = self.read_from_us, self._model.name
+        rows = [
+            p for p in block if p.made_at_us >= since_us and p.model == name and p.arm != SHADOW and PAST not in p.flags
+        ]
+        if not rows:
+            return
+        self._count_traffic([p for p in rows if p.mode in _LIVE])
+        if self._watched is None or any(p.version != self._watched.version for p in rows):
+            self.follow()
+        if self._watched is None:
+            return
+        version, fits = self._watched.version, self._watched.reader.fits
+        recent_us = self._begun_us - LONGEST_H * HOUR_US
+        mine = [
+            p
+            for p in rows
+            if p.version == version
+            and p.made_at_us >= recent_us
+            and not p.is_makeshift
+            and (p.mode in _LIVE or p.at_us >= p.made_at_us)
+            and fits(p)
+        ]
+        for hour, counts in summarise(self._watched.layout, self._watched.reader, mine).items():
+            before = self._open.get(hour)
+            self._open[hour] = counts if before is None else before.plus(counts)
+
+    def look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> Settled:
+        """Close the hours that are over, and hold the newest ones against what is usual; what began and ended.
+
+        All of it is stored in one write.
+
+        Args:
+            now_us: The time of the look.
+            closed: Days that were closed since the last look.
+
+        Raises:
+            Conflict: Another process looked meanwhile. Nothing was stored; give the predictions since `read_from_us`.
+        """
+        self._begun_us = max(self._begun_us, now_us)
+        until_us = (now_us - GRACE_US) // HOUR_US * HOUR_US
+        over = sorted(hour for hour in self._ids.keys() | self._open.keys() if hour * HOUR_US < until_us)
+        due = self._looked_us is None or now_us - self._looked_us >= _AGAIN_US
+        if not over and not closed and not due:
+            return Settled()
+        self._refresh()
+        self.follow()
+        over = [hour for hour in over if hour in self._ids or hour in self._open]
+        watch, changes = self._closing(over, until_us, now_us, closed)
+        found = self._findings(watch, now_us)
+        version = self._version or ""
+        signals = [one.signal(self._model.name, version, now_us) for one in found]
+        settled, told = settle_signals(self._catalog, self._model.name, KINDS, signals, now_us=now_us)
+        windows = window_changes(self._catalog, settled.begun, settled.ended, label_wait_us=self._model.label.wait_us)
+        self._write(watch, [*changes, *told, *windows], over)
+        self._looked_us = now_us
+        return settled
+
+    def _write(self, watch: InputWatch, changes: list[Put | Remove | Append], over: list[int]) -> None:
+        if watch != self._watch or changes:
+            try:
+                self._catalog.write([self._store.put(watch, self._revision), *changes])
+            except Conflict:
+                self._refresh()
+                raise
+            self._watch, self._revision = watch, self._revision + 1
+        for hour in over:
+            self._ids.pop(hour, None)
+            counts = self._open.pop(hour, None)
+            if counts is not None:
+                self._hours[hour] = counts
+
+    def _closing(
+        self, over: list[int], until_us: int, now_us: int, closed: Sequence[DayQuality]
+    ) -> tuple[InputWatch, list[Put | Remove | Append]]:
+        """The state after these hours are closed, and the writes of their summaries."""
+        traffic = dict(self._watch.traffic)
+        changes: list[Put | Remove | Append] = []
+        for hour in over:
+            ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.uint64)])
+            traffic[hour] = TrafficHour(ids.size, int(np.unique(ids).size))
+            if hour in self._open and self._version is not None:
+                changes.append(self._store.put_hour(hour, self._version, self._open[hour]))
+        if over:
+            changes += self._without_samples()
+        oldest = hour_of(now_us) - KEPT_H
+        changes += [self._store.remove_hour(hour) for hour in traffic if hour < oldest]
+        days = [*self._watch.days, *closed]
+        return (
+            InputWatch(
+                closed_until_us=max(until_us, self._watch.closed_until_us) if over else self._watch.closed_until_us,
+                last_us=self._last_us if over else self._watch.last_us,
+                traffic={hour: one for hour, one in traffic.items() if hour >= oldest},
+                days=[day for day in days if day.day_us >= now_us - KEPT_H * HOUR_US] if closed else self._watch.days,
+            ),
+            changes,
+        )
+
+    def _without_samples(self) -> list[Put | Remove | Append]:
+        """Drop the sampled rows of older hours: they are the largest part, and only new hours are compared by them."""
+        changes: list[Put | Remove | Append] = []
+        kept = sum(len(one.marks) for one in self._open.values())
+        for hour in sorted(self._hours, reverse=True):
+            one = self._hours[hour]
+            kept += len(one.marks)
+            if kept > _SAMPLES and len(one.marks) and self._version is not None:
+                self._hours[hour] = one.without_sample()
+                changes.append(self._store.put_hour(hour, self._version, self._hours[hour]))
+        return changes
+
+    def _findings(self, watch: InputWatch, now_us: int) -> list[Finding]:
+        """All that is wrong now. Of a model that nobody ever asked nothing is said."""
+        if not watch.traffic and not self._ids:
+            return []
+        standing = {(one.kind, one.subject) for one in standing_signals(self._catalog, self._model.name)}
+        profile = None if self._watched is None else self._watched.layout.profile
+        found = traffic_findings(
+            watch.traffic, now_us, self._last_us, profile, doubled=("traffic_doubled", "traffic") in standing
+        )
+        stopped = any(one.kind == "traffic_stopped" for one in found)
+        found += self._of_feeds(now_us, stopped=stopped)
+        if self._watched is not None and profile is not None:
+            oldest = hour_of(now_us) - LONGEST_H
+            hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
+            found += [] if stopped else column_findings(profile, hours)
+            shapes = [] if stopped else shape_findings(self._watched.layout, hours, standing)
+            units = {one.subject for one in shapes if one.kind == "units"}
+            found = [one for one in found if one.kind != "range" or one.subject not in units] + shapes
+            found += self._of_labels(watch, profile)
+        return found
+
+    def _of_feeds(self, now_us: int, *, stopped: bool) -> list[Finding]:
+        """Of the sources of features, and of labels unless requests stopped before them."""
+        label = self._model.label.source.name
+        names = {view.source.name for view in self._model.features.views} | ({label} if not stopped else set())
+        return [one for name in sorted(names) for one in feed_findings(self._arrivals(name), now_us)]
+
+    def _arrivals(self, source: str) -> Arrivals:
+        frame, before = self._frame_of(source), self._feeds.get(source)
+        if before is None or before.frame is not frame:
+            before = self._feeds[source] = Arrivals(frame)
+        return before
+
+    def _of_labels(self, watch: InputWatch, profile: InputProfile) -> list[Finding]:
+        if self._model.task not in ("binary", "regression", "count", "quantile"):
+            return []
+        days = sorted((day for day in watch.days if day.version == self._version), key=lambda day: day.day_us)
+        source = self._model.label.source.name
+        return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
+
+    def _count_traffic(self, rows: list[Prediction]) -> None:
+        if not rows:
+            return
+        hours = np.fromiter((p.made_at_us for p in rows), np.int64, len(rows)) // HOUR_US
+        ids = id_hashes([p.request_id for p in rows])
+        for hour in np.unique(hours).tolist():
+            self._ids.setdefault(hour, []).append(ids[hours == hour])
+        newest_us = max(p.made_at_us for p in rows)
+        self._last_us = newest_us if self._last_us is None else max(newest_us, self._last_us)
+
+    def follow(self) -> None:
+        """Look which version is in service; another one has another profile, and hours of its own.
+
+        Its profile is made if it was never needed before, which may take seconds.
+        """
+        version = self._registry.alias(self._model.name, CHAMPION)
+        if (None if version is None else version.id) == self._version:
+            return
+        self._version = None if version is None else version.id
+        self._watched, self.unprofiled = None, None
+        self._open = {}
+        if version is not None:
+            found = self._profiles.of(version)
+            if isinstance(found, str):
+                self.unprofiled = found
+            else:
+                self._watched = self._reading(version, found)
+        self._read_hours()
+
+    def _reading(self, version: Version, profile: InputProfile) -> _Watched:
+        features, encoding = self._profiles.inputs_of(version)
+        plans = planned(features, encoding)
+        return _Watched(version.id, Layout(profile), RowReader(plans, profile.request))
+
+    def _refresh(self) -> None:
+        """Take over what another process closed; hours that are open there are open here, by the same log."""
+        watch, revision = self._store.watch()
+        if revision == self._revision:
+            return
+        self._watch, self._revision = watch, revision
+        for hour in [hour for hour in self._ids.keys() | self._open.keys() if hour * HOUR_US < watch.closed_until_us]:
+            self._ids.pop(hour, None)
+            self._open.pop(hour, None)
+        self._read_hours()
+
+    def _read_hours(self) -> None:
+        self._hours = {}
+        if self._watched is not None and self._version is not None:
+            oldest = hour_of(self._begun_us) - LONGEST_H
+            hours = [hour for hour in self._watch.traffic if hour >= oldest]
+            self._hours = self._store.hours(hours, self._version, self._watched.layout)

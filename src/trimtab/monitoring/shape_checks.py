@@ -1,0 +1,328 @@
+"""Checks of a column's shape against the profile: another unit, two columns swapped, and drift (which only informs)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.monitoring.findings import Finding, Window, percent, windows
+from trimtab.monitoring.input_hours import HourCounts, Layout
+from trimtab.monitoring.profile_records import BINS, ColumnProfile, Floats
+
+SHAPE_ROWS = 100  # of a window whose shape is compared
+_FAR, _ABOVE = 0.3, 0.15  # distance of distribution functions that matters; above the high end of reference windows
+_NOISE = 1.36  # of a distance, by the root of the rows
+_SUDDEN = 0.3  # nearer to the profile in the same hours of the day before than now
+_ALONE = 0.15  # the high end of reference windows up to which a shape by itself tells one map from another
+_BEYOND = 0.3  # widths of the range of training that values lie outside of it
+_DISTINCT = 12  # values that a shape needs
+_SAMPLED = 30  # rows that are looked at whole
+_MISS = 3.0  # by how many quartile widths (and the logarithm of their ratio) a mapped sample may be off
+_INSIDE = 0.95  # of the values, mapped back, lie where some were in training
+_NAMED: tuple[tuple[str, float, float], ...] = (  # what x became: a x + b
+    ("1.8 x + 32 (degrees Celsius to Fahrenheit)", 1.8, 32.0),
+    ("(x - 32) / 1.8 (degrees Fahrenheit to Celsius)", 1 / 1.8, -32.0 / 1.8),
+    ("x + 273.15 (degrees Celsius to kelvin)", 1.0, 273.15),
+    ("x - 273.15 (kelvin to degrees Celsius)", 1.0, -273.15),
+    ("-x (another sign)", -1.0, 0.0),
+    ("1 - x (another side of a share)", -1.0, 1.0),
+    ("1.609344 x (miles to kilometres)", 1.609344, 0.0),
+    ("x / 1.609344 (kilometres to miles)", 1 / 1.609344, 0.0),
+    ("1.852 x (nautical miles to kilometres)", 1.852, 0.0),
+    ("x / 1.852 (kilometres to nautical miles)", 1 / 1.852, 0.0),
+    ("3.6 x (metres a second to kilometres an hour)", 3.6, 0.0),
+    ("x / 3.6 (kilometres an hour to metres a second)", 1 / 3.6, 0.0),
+    ("2.236936 x (metres a second to miles an hour)", 2.236936, 0.0),
+    ("x / 2.236936 (miles an hour to metres a second)", 1 / 2.236936, 0.0),
+    ("3.28084 x (metres to feet)", 3.28084, 0.0),
+    ("x / 3.28084 (feet to metres)", 1 / 3.28084, 0.0),
+    ("2.54 x (inches to centimetres)", 2.54, 0.0),
+    ("x / 2.54 (centimetres to inches)", 1 / 2.54, 0.0),
+    ("2.204623 x (kilograms to pounds)", 2.204623, 0.0),
+    ("x / 2.204623 (pounds to kilograms)", 1 / 2.204623, 0.0),
+    *((f"{factor:g} x", float(factor), 0.0) for factor in (10, 12, 24, 60, 100, 1000, 3600, 1e6)),
+    *((f"x / {factor:g}", 1.0 / factor, 0.0) for factor in (10, 12, 24, 60, 100, 1000, 3600, 1e6)),
+)
+_SCALES = 5.0  # a factor without a name is one from here on; less may be drift
+
+
+class _Off(msgspec.Struct, frozen=True, eq=False):
+    """A column of numbers whose shape is far from the profile's."""
+
+    place: int
+    distance: float
+    usual: float  # the high end of reference windows
+    values: Floats  # sampled, of the newest window
+    window: Window
+    outside: bool  # many of the values lie where none was in training
+
+
+def shape_findings(
+    layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
+) -> list[Finding]:
+    """Columns that came in another unit, were swapped, or drift.
+
+    A unit is another one only suddenly: where the column drew away from the profile over more than a week, it drifts.
+
+    Args:
+        layout: Of the profile that the version was fitted on.
+        hours: The summaries of the newest week, by hour.
+        standing: Kind and subject of what stands already, and need not have come suddenly any more.
+    """
+    newest = windows(hours, SHAPE_ROWS)
+    if not newest:
+        return []
+    profile = layout.profile
+    off = [one for place in range(layout.width) if (one := _far(layout, place, newest)) is not None]
+    sudden = {one.place for one in off if one.distance - _day_before_distance(layout, one, hours) >= _SUDDEN}
+    swapped = _swapped(layout, off, sudden, standing)
+    taken = {profile.columns[place].name for found in swapped for place in found[1]}
+    findings = [finding for finding, _ in swapped]
+    for one in off:
+        column = profile.columns[one.place]
+        if column.name in taken:
+            continue
+        stands = ("units", column.subject) in standing
+        before = _day_before(column, one, hours) if one.outside else None
+        if stands or before is not None or one.place in sudden:
+            findings += _unit(layout, one, before) or ([_still(column, one)] if stands and one.outside else [])
+    known = {finding.subject for finding in findings}
+    return findings + [drift for drift in _drift(layout, hours) if drift.subject not in known | _subjects(taken)]
+
+
+def _subjects(names: Collection[str]) -> set[str]:
+    return {f"column {name}" for name in names}
+
+
+def distance_of_bins(layout: Layout, place: int, counts: HourCounts) -> tuple[float, int]:
+    """The largest difference of the distribution functions of some hours and the profile; and the rows with values."""
+    here = layout.bins_of(counts.bins, place)
+    usual = np.frombuffer(layout.profile.columns[place].counts, "<i8")
+    rows = int(here.sum())
+    if not rows or not usual.sum():
+        return 0.0, rows
+    return float(np.abs(np.cumsum(here / rows) - np.cumsum(usual / usual.sum())).max()), rows
+
+
+def _far(layout: Layout, place: int, newest: list[Window]) -> _Off | None:
+    column = layout.profile.columns[place]
+    if not column.is_number or column.distinct < _DISTINCT:
+        return None
+    hits = []
+    for window in newest:
+        distance, rows = distance_of_bins(layout, place, window.counts)
+        high = column.spreads["distance"].at(window.hours, window.last)[1]
+        noise = _NOISE / math.sqrt(max(rows, 1))
+        values = window.sample[:, place]
+        values = values[~np.isnan(values)]
+        outside = values.size >= _SAMPLED and float(_is_outside(values, column, _BEYOND).mean()) >= _FAR
+        if rows >= SHAPE_ROWS // 2 and (outside or distance >= max(_FAR, high + _ABOVE) + noise):
+            hits.append(_Off(place, distance, high, values, window, outside))
+    if len(hits) < 2 or hits[0].values.size < _SAMPLED:
+        return None
+    newest_hit, oldest = hits[0], hits[-1]
+    window = msgspec.structs.replace(newest_hit.window, first=oldest.window.first)
+    return msgspec.structs.replace(newest_hit, window=window)
+
+
+def _is_outside(values: Floats, column: ColumnProfile, widths: float = 0.0) -> NDArray[np.bool_]:
+    """Which values lie so many widths of the range of training outside of it."""
+    assert column.lowest is not None  # a column of numbers
+    assert column.highest is not None
+    room = widths * (column.highest - column.lowest)
+    found: NDArray[np.bool_] = (values < column.lowest - room) | (values > column.highest + room)
+    return found
+
+
+def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
+    """The same for sampled values."""
+    usual = np.frombuffer(column.counts, "<i8")
+    here = np.bincount(np.searchsorted(edges, values), minlength=usual.size)
+    return float(np.abs(np.cumsum(here / max(values.size, 1)) - np.cumsum(usual / usual.sum())).max())
+
+
+def _fits(distance: float, one: _Off, high: float) -> bool:
+    """Whether a shape is that of a profile within what reference windows and chance allow."""
+    allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
+    return distance <= allowed and distance <= 0.5 * one.distance
+
+
+def _swapped(
+    layout: Layout, off: list[_Off], sudden: set[int], standing: Collection[tuple[str, str]]
+) -> list[tuple[Finding, tuple[int, int]]]:
+    """Pairs of which each suddenly has the shape of the other, and not its own."""
+    found: list[tuple[Finding, tuple[int, int]]] = []
+    taken: set[int] = set()
+    columns = layout.profile.columns
+    for n, one in enumerate(off):
+        for other in off[n + 1 :]:
+            subject = f"columns {columns[one.place].name} and {columns[other.place].name}"
+            came = {one.place, other.place} <= sudden or ("swapped", subject) in standing
+            if {one.place, other.place} & taken or not came:
+                continue
+            as_other = _distance(one.values, columns[other.place], layout.edges[other.place])
+            as_one = _distance(other.values, columns[one.place], layout.edges[one.place])
+            if not (_fits(as_other, one, other.usual) and _fits(as_one, other, one.usual)):
+                continue
+            taken |= {one.place, other.place}
+            first, second = columns[one.place].name, columns[other.place].name
+            finding = Finding(
+                kind="swapped",
+                subject=subject,
+                onset_us=one.window.onset_us,
+                evidence={"distance": one.distance, "distance_other": other.distance, "swapped": max(as_other, as_one)},
+                message=f"Columns {first} and {second} look swapped since {one.window.said[:16]}: each has the shape "
+                f"that the other had in training (distance {as_other:.2f} and {as_one:.2f}; to its own "
+                f"{one.distance:.2f} and {other.distance:.2f}). Check the order in which they are sent.",
+            )
+            found.append((finding, (one.place, other.place)))
+    return found
+
+
+def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCounts]) -> float:
+    """The distance in the same hours of the newest day before that had rows; 0 without any: then training speaks."""
+    for day in range(one.window.hours // 24 + 1, 8):
+        last = one.window.last - 24 * day
+        parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
+        if not parts:
+            continue
+        counts = parts[0]
+        for more in parts[1:]:
+            counts = counts.plus(more)
+        distance, rows = distance_of_bins(layout, one.place, counts)
+        if rows >= _SAMPLED:
+            return distance
+    return 0.0
+
+
+def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
+    """Sampled values of the same hours of the newest day on which all lay about where they did in training.
+
+    None where there was no such day of late: then the column left its range over more than a week. The sample is empty
+    where the rows of that day are not kept.
+    """
+    assert column.lowest is not None  # a column of numbers
+    assert column.highest is not None
+    room = 0.1 * (column.highest - column.lowest)
+    for day in range(one.window.hours // 24 + 1, 8):
+        first, last = one.window.first - 24 * day - 1, one.window.last - 24 * day + 1
+        parts = [hours[hour] for hour in range(first, last + 1) if hour in hours]
+        low = min((float(part.low[one.place]) for part in parts), default=np.inf)
+        high = max((float(part.high[one.place]) for part in parts), default=-np.inf)
+        if column.lowest - room <= low <= high <= column.highest + room:
+            values = np.concatenate([part.sample[:, one.place] for part in parts])
+            there: Floats = values[~np.isnan(values)]
+            return there
+    return None
+
+
+def _still(column: ColumnProfile, one: _Off) -> Finding:
+    return Finding(
+        kind="units",
+        subject=column.subject,
+        onset_us=one.window.onset_us,
+        evidence={"median": float(np.median(one.values))},
+        message=f"Column {column.name} still lies where it never was in training, at a median of "
+        f"{np.median(one.values):,.5g}. Check the unit in which it is sent.",
+    )
+
+
+def _unit(layout: Layout, one: _Off, before: Floats | None) -> list[Finding]:
+    """The map between the quantiles of training and of now, where one with a name, or a large factor, explains them.
+
+    A column that moves with time, so that no few hours look like training, is held against the day before instead.
+    """
+    column = layout.profile.columns[one.place]
+    usual = np.frombuffer(column.quantiles, "<f8")
+    maps = [*_NAMED, *_factor(usual, one.values)]
+    if one.usual > 1 - 2 * _FAR and before is not None and before.size >= _SAMPLED:
+        return _moving_unit(column, one, before)
+    tried = [(_distance((one.values - b) / a, column, layout.edges[one.place]), said, a, b) for said, a, b in maps]
+    distance, said, a, b = min(tried)
+    if not _fits(distance, one, one.usual):
+        return []
+    return [
+        Finding(
+            kind="units",
+            subject=column.subject,
+            onset_us=one.window.onset_us,
+            evidence={"factor": a, "shift": b, "distance": one.distance, "mapped": distance},
+            message=f"Column {column.name} looks like x -> {said} since {one.window.said[:16]}: the median is "
+            f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; mapped back its shape fits again "
+            f"(distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent.",
+        )
+    ]
+
+
+def _moving_unit(column: ColumnProfile, one: _Off, before: Floats) -> list[Finding]:
+    quarters = (0.25, 0.5, 0.75)
+    then, now = np.quantile(before, quarters), np.quantile(one.values, quarters)
+    width = max(float(then[2] - then[0]), 0.05 * float(np.ptp(before)), 1e-12)
+    maps = [*_NAMED, *_factor(np.quantile(before, np.arange(BINS + 1) / BINS), one.values)]
+    misses = []
+    for said, a, b in maps:
+        back = np.sort((now - b) / a)
+        ratio = max(float(back[2] - back[0]), 1e-12) / width
+        misses.append((float(np.abs(back - then).max()) / width + abs(math.log(ratio)), said, a, b))
+    miss, said, a, b = min(misses)
+    inside = 1.0 - float(_is_outside((one.values - b) / a, column).mean())
+    if inside < _INSIDE or miss > _MISS:
+        return []
+    return [
+        Finding(
+            kind="units",
+            subject=column.subject,
+            onset_us=one.window.onset_us,
+            evidence={"factor": a, "shift": b, "median": float(now[1]), "median_before": float(then[1])},
+            message=f"Column {column.name} looks like x -> {said} since {one.window.said[:16]}: the median is "
+            f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; mapped back {percent(inside)} of its values lie "
+            "where they were in training. Check the unit in which it is sent.",
+        )
+    ]
+
+
+def _factor(usual: Floats, values: Floats) -> list[tuple[str, float, float]]:
+    """A large factor between the quantiles, of columns of one sign."""
+    now = np.quantile(values, (0.25, 0.5, 0.75))
+    then = usual[[BINS // 4, BINS // 2, 3 * BINS // 4]]
+    if (then <= 0).any() or (now <= 0).any():
+        return []
+    factor = float(np.exp(np.mean(np.log(now / then))))
+    if 1 / _SCALES < factor < _SCALES:
+        return []
+    return [(f"{factor:.4g} x" if factor > 1 else f"x / {1 / factor:.4g}", factor, 0.0)]
+
+
+def _drift(layout: Layout, hours: Mapping[int, HourCounts]) -> list[Finding]:
+    """Columns whose shape in two of the newest three days is another than in any reference day; for information."""
+    days = windows(hours, SHAPE_ROWS, least_h=24)
+    found = []
+    for place, column in enumerate(layout.profile.columns):
+        if "distance" not in column.spreads or column.distinct < 2:
+            continue
+        hits = []
+        for window in days:
+            distance, rows = distance_of_bins(layout, place, window.counts)
+            high = column.spreads["distance"].at(window.hours, window.last)[1]
+            if rows >= SHAPE_ROWS // 2 and distance >= max(high + 0.1, 0.2) + _NOISE / math.sqrt(rows):
+                hits.append((window, distance, high))
+        if len(hits) < 2:
+            continue
+        window, distance, high = hits[0]
+        found.append(
+            Finding(
+                kind="shape",
+                subject=column.subject,
+                severity="info",
+                onset_us=hits[-1][0].onset_us,
+                evidence={"distance": distance, "usual_high": high},
+                message=f"Column {column.name}: its values of {window.said} are distributed otherwise than in training "
+                f"(distance {distance:.2f}; normal is at most {high:.2f}). That is drift, and no fault as long as the "
+                "quality holds.",
+            )
+        )
+    return found

@@ -1,0 +1,172 @@
+"""Checks of the traffic: requests that stopped, doubled, or are asked over and over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from trimtab.core.time import HOUR_US, format_moment
+from trimtab.monitoring.findings import Finding, ago, percent
+from trimtab.monitoring.profile_records import Floats, InputProfile
+
+KEPT_H = 60 * 24
+_WEEK_H, _DAY_H = 168, 24
+_LEARNT_H = 48  # of traffic before anything is said of it
+_MISSED = 30.0  # requests that should have come
+_WINDOW_H, _ROWS = 6, 60
+_DOUBLE = 1.7
+_MORE = 0.2  # of duplicates than usual
+
+
+class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
+    """The live requests of one hour."""
+
+    rows: int
+    distinct: int  # request ids
+
+
+def traffic_findings(
+    hours: Mapping[int, TrafficHour],
+    now_us: int,
+    last_us: int | None,
+    profile: InputProfile | None,
+    *,
+    doubled: bool = False,
+) -> list[Finding]:
+    """What is wrong with how many requests come.
+
+    Args:
+        hours: Hours that are over and had requests, of the newest 60 days.
+        now_us: The time of the look.
+        last_us: When the newest request came; None: there never was one.
+        profile: What the version was fitted on; it tells of weekdays where the project is too young.
+        doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
+    """
+    if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
+        return []
+    counts = _Hours(hours)
+    stopped = _stopped(counts, now_us, last_us)
+    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours)]
+
+
+class _Hours:
+    """Requests by hour, as an array without gaps."""
+
+    def __init__(self, hours: Mapping[int, TrafficHour]) -> None:
+        self.first, self.last = min(hours), max(hours)
+        self.rows = np.zeros(self.last - self.first + 1)
+        for hour, one in hours.items():
+            self.rows[hour - self.first] = one.rows
+
+    def longest_gap(self) -> int:
+        """Hours between two hours with requests, the most of the last four weeks."""
+        busy = np.flatnonzero(self.rows[-4 * _WEEK_H :])
+        return int(np.diff(busy).max(initial=1)) - 1
+
+    def usual(self, hour: int) -> float:
+        """The median of the same hour of the weeks before, of the days before where there are too few weeks."""
+        for step, least in ((_WEEK_H, 3), (_DAY_H, 2)):
+            places = np.arange(hour - step, self.first - 1, -step)[: 4 if step == _WEEK_H else 7]
+            places = places[places <= self.last]
+            if places.size >= least:
+                return float(np.median(self.rows[places - self.first]))
+        return math.nan
+
+
+def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
+    age_us = now_us - last_us
+    usual_us = (counts.longest_gap() + 1) * HOUR_US
+    if age_us < 2 * usual_us + HOUR_US:
+        return []
+    first, end = last_us // HOUR_US + 1, now_us // HOUR_US
+    missing = [counts.usual(hour) for hour in range(first, min(end, first + _WEEK_H))]
+    missed = float(np.nansum(missing))
+    if missed < _MISSED:
+        return []
+    return [
+        Finding(
+            kind="traffic_stopped",
+            subject="traffic",
+            onset_us=last_us,
+            evidence={"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed},
+            message=f"No request for {ago(age_us)}, the last one at {format_moment(last_us)[:16]}; the usual gap is at "
+            f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check who asks, and the way here.",
+        )
+    ]
+
+
+def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
+    """Far more requests than usual in two of the newest three windows of six hours."""
+    expected = _expected(counts, profile)
+    if expected is None:
+        return []
+    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # the same, whenever one looks
+    window -= window[0]
+    rows, usual = np.bincount(window, counts.rows), np.bincount(window, expected)
+    if (counts.last + 1) % _WINDOW_H:
+        rows, usual = rows[:-1], usual[:-1]
+    judged = np.flatnonzero((rows >= _ROWS) & (usual >= _ROWS / 4))
+    ratio_of = rows[judged] / usual[judged]
+    before, newest = ratio_of[:-3][-56:], ratio_of[-3:]
+    if before.size < 4:
+        return []
+    high = float(np.sort(before)[-1 - before.size // 14])
+    hits = newest >= (_DOUBLE if stands else max(_DOUBLE, 1.25 * high))
+    if hits.sum() < 2:
+        return []
+    onset = (counts.first // _WINDOW_H + int(judged[-3:][hits][0])) * _WINDOW_H
+    ratio = float(np.median(newest[hits]))
+    return [
+        Finding(
+            kind="traffic_doubled",
+            subject="traffic",
+            onset_us=onset * HOUR_US,
+            evidence={"ratio": ratio, "usual_high": high},
+            message=f"{ratio:.1f} times as many requests as usual since {format_moment(onset * HOUR_US)[:16]} (normal "
+            f"is at most {high:.1f} times). Check whether a client asks twice, or whether new users came.",
+        )
+    ]
+
+
+def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
+    """The usual requests of each hour: by the weeks before, or the training rows' week at the level of late."""
+    hours = counts.first + np.arange(counts.rows.size)
+    recent = np.array([counts.usual(int(hour)) for hour in hours])
+    if counts.rows.size >= 3 * _WEEK_H + _DAY_H:
+        return np.asarray(np.nan_to_num(recent), np.float64)
+    shape = np.full(_WEEK_H, np.nan) if profile is None else profile.week
+    if np.isnan(shape).any():
+        return None
+    base: Floats = shape[hours % _WEEK_H]
+    days = counts.rows.size // _DAY_H
+    cut = counts.rows.size - days * _DAY_H
+    level = counts.rows[cut:].reshape(days, _DAY_H).sum(axis=1) / np.maximum(
+        base[cut:].reshape(days, _DAY_H).sum(axis=1), 1e-9
+    )
+    scaled: Floats = base * float(np.median(level[:-1] if days > 2 else level))
+    return scaled
+
+
+def _repeated(hours: Mapping[int, TrafficHour]) -> list[Finding]:
+    """The same request ids asked more often within an hour than usual."""
+    newest = [hour for hour in sorted(hours, reverse=True) if hours[hour].rows >= _ROWS / 2]
+    shares = [1.0 - hours[hour].distinct / hours[hour].rows for hour in newest]
+    before = sorted(shares[3 : 3 + 14 * _DAY_H])
+    high = before[-1 - len(before) // 14] if before else 0.0
+    hits = [hour for hour, share in zip(newest[:3], shares[:3], strict=True) if share >= high + _MORE]
+    if len(hits) < 2:
+        return []
+    share = 1.0 - hours[hits[0]].distinct / hours[hits[0]].rows
+    return [
+        Finding(
+            kind="duplicates",
+            subject="traffic",
+            onset_us=hits[-1] * HOUR_US,
+            evidence={"share": share, "usual_high": high},
+            message=f"{percent(share)} of the requests since {format_moment(hits[-1] * HOUR_US)[:16]} repeat one of "
+            f"the same hour; normal is at most {percent(high)}. Check for clients that retry, or a queue read twice.",
+        )
+    ]

@@ -1,0 +1,129 @@
+"""Hourly summaries against a count by hand; however the log is cut into blocks, they are the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from input_world import Shop, World
+
+from trimtab.core.records import Prediction
+from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.monitoring.input_hours import SAMPLED, HourCounts, Layout, summarise
+from trimtab.monitoring.input_rows import RowReader, planned
+from trimtab.monitoring.profile_records import NO_REASON, NULL_CODES, InputProfile
+
+
+class Logged(msgspec.Struct):
+    shop: Shop
+    layout: Layout
+    reader: RowReader
+    predictions: list[Prediction]
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    world = World(2, days=1, per_day=600)
+    world.visits["site"][-100:-50] = None
+    world.visits["site"][-50:] = "east"
+    world.visits["code"][-200:] = 299
+    world.visits["distance"][-30:] = 1e7
+    shop = Shop(world, tmp_path_factory.mktemp("shop"))
+    profile = shop.profiles.of(shop.version)
+    assert isinstance(profile, InputProfile)
+    reader = RowReader(planned(*shop.profiles.inputs_of(shop.version)), profile.request)
+    return Logged(shop, Layout(profile), reader, shop.predictions())
+
+
+def same(one: HourCounts, other: HourCounts) -> bool:
+    pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
+    return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)
+
+
+def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
+    found = summarise(logged.layout, logged.reader, logged.predictions)
+    profile = logged.layout.profile
+    names = [one.name for one in profile.columns]
+    by_hour: dict[int, list[Prediction]] = {}
+    for one in logged.predictions:
+        by_hour.setdefault(one.made_at_us // HOUR_US, []).append(one)
+    assert found.keys() == by_hour.keys()
+    for hour, mine in by_hour.items():
+        counts = found[hour]
+        assert counts.rows == len(mine)
+        for place, column in enumerate(profile.columns[: profile.inputs]):
+            values = [np.frombuffer(one.values, "<f8")[place] for one in mine]
+            there = [value for value in values if value == value]
+            bins = Counter(sum(value > edge for edge in column.edges) for value in there)
+            expected = [bins[n] for n in range(column.edges.size + 1)]
+            assert logged.layout.bins_of(counts.bins, place).tolist() == expected
+            if there:
+                assert (counts.low[place], counts.high[place]) == (min(there), max(there))
+        sites = [msgspec.msgpack.decode(one.request)[2] for one in mine]
+        site = names.index("site")
+        assert counts.strange[site] == sites.count("east")
+        assert counts.nulls[site, NO_REASON] == sites.count(None)
+        codes = [msgspec.msgpack.decode(one.request)[7] for one in mine]
+        assert counts.strange[names.index("code")] == codes.count(299)
+        distances = [msgspec.msgpack.decode(one.request)[5] for one in mine]
+        assert counts.outside[names.index("distance")] == distances.count(1e7)
+        temp = names.index("sky.temp")
+        reasons = Counter(one.reasons[temp] for one in mine if np.isnan(np.frombuffer(one.values, "<f8")[temp]))
+        assert {n: int(c) for n, c in enumerate(counts.nulls[temp]) if c} == dict(reasons)
+        assert counts.nulls.shape == (len(names), NULL_CODES)
+
+
+@settings(max_examples=25)
+@given(cuts=st.lists(st.integers(0, 600), max_size=6), backwards=st.booleans())
+def test_any_split_into_blocks_gives_equal_summaries(logged: Logged, cuts: list[int], backwards: bool) -> None:
+    whole = summarise(logged.layout, logged.reader, logged.predictions)
+    edges = sorted({0, len(logged.predictions), *(min(cut, len(logged.predictions)) for cut in cuts)})
+    blocks = [logged.predictions[a:b] for a, b in pairwise(edges)]
+    merged: dict[int, HourCounts] = {}
+    for block in blocks[::-1] if backwards else blocks:
+        for hour, counts in summarise(logged.layout, logged.reader, block).items():
+            merged[hour] = merged[hour].plus(counts) if hour in merged else counts
+    assert merged.keys() == whole.keys()
+    assert all(same(merged[hour], whole[hour]) for hour in whole)
+
+
+def test_a_summary_is_read_back_as_it_was(logged: Logged) -> None:
+    for counts in summarise(logged.layout, logged.reader, logged.predictions).values():
+        again = HourCounts.decode(counts.encode(), logged.layout)
+        assert again is not None
+        assert same(counts, again)
+        assert len(counts.marks) == min(SAMPLED, counts.rows)
+        bare = HourCounts.decode(counts.without_sample().encode(), logged.layout)
+        assert bare is not None
+        assert bare.rows == counts.rows
+        assert not bare.marks.size
+
+
+def test_what_was_stored_is_the_same_after_a_crash_at_any_hour(tmp_path: Path) -> None:
+    """One monitor that lives through, and one process after the other that reads the log again from where it says."""
+    stored = []
+    for lives in (True, False):
+        folder = tmp_path / str(lives)
+        folder.mkdir()
+        shop = Shop(World(3, days=2, per_day=600), folder)
+        asked, monitor, before_us = shop.predictions(), shop.monitor(), shop.world.cut_us
+        for now_us in range(shop.world.cut_us + HOUR_US, shop.world.end_us, HOUR_US):
+            for look_us in (now_us - 20 * MINUTE_US, now_us + 6 * MINUTE_US):
+                shop.clock.advance_to(look_us)
+                since_us = before_us
+                if not lives:
+                    monitor = shop.monitor()
+                    since_us = monitor.read_from_us
+                monitor.add([p for p in asked if since_us <= p.made_at_us < look_us])
+                monitor.look(look_us)
+                before_us = look_us
+        hours = shop.catalog.find("input_hour", "shop/")
+        stored.append([(one.key, one.body) for one in hours])
+    assert len(stored[0]) > 30
+    assert stored[0] == stored[1]

@@ -1,0 +1,131 @@
+"""Faults of inputs and labels are red within a day, by name, and end; a healthy project stays quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from input_faults import BY_NAME, GROUPS, Fault
+from input_world import Shop, World
+
+from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.red_windows import red_windows
+
+BEGIN_US, FAULTY_US, AFTER_US = 3 * DAY_US + 9 * HOUR_US, 2 * DAY_US, 4 * DAY_US
+
+
+def with_faults(names: Sequence[str], seed: int, folder: Path) -> tuple[Shop, list[Signal], int]:
+    world = World(seed, days=(BEGIN_US + FAULTY_US + AFTER_US) // DAY_US, before=28, per_day=1_200)
+    since_us = world.cut_us + BEGIN_US
+    for name in names:
+        BY_NAME[name].do(world, since_us, since_us + FAULTY_US)
+    shop = Shop(world, folder)
+    return shop, shop.run(), since_us
+
+
+def missed(fault: Fault, signals: Sequence[Signal], since_us: int) -> str | None:
+    """What a fault's signals lack; None when they came in time, named it, and ended in time."""
+    end_us = since_us + FAULTY_US
+    mine = [
+        one for one in signals if one.severity == "red" and one.kind in fault.kinds and one.subject == fault.subject
+    ]
+    mine = [one for one in mine if since_us <= one.raised_at_us]
+    if not mine:
+        others = sorted({f"{one.severity} {one.kind} {one.subject}" for one in signals})
+        return f"{fault.name}: never red; there was {others}"
+    first_us = min(one.raised_at_us for one in mine) - since_us
+    if first_us > fault.after_us:
+        return f"{fault.name}: red only after {first_us / HOUR_US:.0f} h"
+    late = [one for one in mine if one.ended_at_us is None or one.ended_at_us > end_us + fault.after_us]
+    return f"{fault.name}: {late[0].kind} did not end" if late else None
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("names", GROUPS, ids="+".join)
+def test_a_fault_is_red_within_a_day_by_name_and_ends(names: tuple[str, ...], seed: int, tmp_path: Path) -> None:
+    shop, signals, since_us = with_faults(names, seed, tmp_path)
+    assert [said for name in names if (said := missed(BY_NAME[name], signals, since_us))] == []
+    assert [one for one in signals if one.severity == "red" and one.raised_at_us < since_us] == []
+    windows = {(one.kind, one.subject) for one in red_windows(shop.catalog, "shop")}
+    assert windows >= {(one.kind, one.subject) for one in signals if one.severity == "red"} - {
+        ("traffic_stopped", "traffic"),
+        ("traffic_doubled", "traffic"),
+    }
+
+
+@pytest.mark.soak
+def test_faults_are_red_within_a_day_on_twenty_seeds(tmp_path: Path, soak_report: Callable[..., None]) -> None:
+    failures, hours = [], []
+    for seed in range(100, 120):
+        for number, names in enumerate(GROUPS):
+            folder = tmp_path / f"{seed}-{number}"
+            folder.mkdir()
+            _, signals, since_us = with_faults(names, seed, folder)
+            failures += [said for name in names if (said := missed(BY_NAME[name], signals, since_us))]
+            for name in names:
+                fault = BY_NAME[name]
+                mine = [one for one in signals if one.severity == "red" and one.kind in fault.kinds]
+                mine = [one for one in mine if one.subject == fault.subject and one.raised_at_us >= since_us]
+                if mine and fault.after_us == DAY_US:
+                    hours.append((min(one.raised_at_us for one in mine) - since_us) / HOUR_US)
+    soak_report(
+        "input_faults", runs=20 * len(BY_NAME), failures=len(failures), median_hours=sorted(hours)[len(hours) // 2]
+    )
+    assert failures == []
+
+
+def test_a_healthy_project_is_quiet_over_weekends_nights_and_a_holiday(tmp_path: Path) -> None:
+    signals = Shop(World(7, days=9, before=28, per_day=1_200, extra=4), tmp_path).run()
+    assert [one.message for one in signals if one.severity == "red"] == []
+
+
+@pytest.mark.soak
+def test_a_healthy_project_has_at_most_one_false_red_in_sixty_days(
+    tmp_path: Path, soak_report: Callable[..., None]
+) -> None:
+    """Thirty columns, a season, weekends, nights without requests, a holiday, values that come up now and then."""
+    reds = []
+    for seed in range(200, 220):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        signals = Shop(World(seed, days=60, extra=20), folder).run()
+        reds.append(sum(one.severity == "red" for one in signals))
+    soak_report(
+        "healthy_inputs", runs=len(reds), failures=sum(red > 1 for red in reds), false_reds=sum(reds) / len(reds)
+    )
+    assert max(reds) <= 1
+
+
+@pytest.mark.parametrize("per_day", [30, 120])
+def test_little_traffic_is_put_together_until_there_are_enough_rows(per_day: int, tmp_path: Path) -> None:
+    world = World(4, days=9, before=42, per_day=per_day)
+    since_us = world.cut_us + BEGIN_US
+    BY_NAME["all_null"].do(world, since_us, world.end_us)
+    signals = Shop(world, tmp_path).run()
+    (found,) = [one for one in signals if one.severity == "red"]
+    assert (found.kind, found.subject) == ("nulls", "column distance")
+    assert found.raised_at_us <= since_us + (DAY_US if per_day > 40 else 2 * DAY_US)
+    assert found.evidence["rows"] >= 20
+
+
+def test_a_season_that_leaves_the_range_of_training_is_no_fault(tmp_path: Path) -> None:
+    world = World(5, days=14, before=28, per_day=1_200)
+    later = world.rows(world.cut_us)
+    days = (world.at_us[later] - world.cut_us) / DAY_US
+    world.visits["age"][later] += 2.0 * days  # 28 years in two weeks
+    world.visits["price"][later] *= 1.05**days
+    signals = Shop(world, tmp_path).run()
+    assert [one.message for one in signals if one.severity == "red"] == []
+    assert {one.subject for one in signals if one.kind == "shape"} >= {"column age"}
+
+
+def test_what_is_said_has_numbers_and_what_to_check(tmp_path: Path) -> None:
+    _, signals, _ = with_faults(("half_null",), 3, tmp_path)
+    (found,) = [one for one in signals if one.severity == "red"]
+    assert 0.35 < found.evidence["share"] < 0.65
+    assert found.evidence["usual_high"] < 0.05
+    assert "Column price" in found.message
+    assert "normal at this time of day is at most" in found.message
+    assert "Check" in found.message

@@ -24,6 +24,7 @@ from trimtab.core.records import Signal
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.stored import check_functions
+from trimtab.monitoring.profile_store import without_profile
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, mend_lost
 from trimtab.registry.protection import CHAMPION
@@ -67,6 +68,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     trust: str | None = None  # "pickle": the version in service runs code when it is loaded
     cache: str | None = None  # how often its scores were remembered, where it remembers any
     learner: str | None = None  # how many labels an online learner has learnt, and how many it could not
+    inputs: str | None = None  # why its columns are not watched, where they are not
     beside: dict[str, str] = {}  # by arm, canary or shadow, that has a share: which version, of how many requests
 
 
@@ -123,6 +125,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             out.append(f"  {d.watch}; {d.phase}")
             out += [f"  {d.cache}"] if d.cache else []
             out += [f"  {d.learner}"] if d.learner else []
+            out += [f"  columns of inputs are not watched: {d.inputs}"] if d.inputs else []
             out += [f"  {self.skew[d.model]}"] if d.model in self.skew else []
             if d.last_decision:
                 out.append(f"  last decision: {d.last_decision}")
@@ -323,6 +326,7 @@ def _deployment(
         trust=None if version is None else version.trust,
         cache=_cache(project, loop.deployment),
         learner=None if version is None else _learner(project, loop.deployment, version, now_us, red),
+        inputs=None if version is None else without_profile(project.state.catalog, version.id),
         beside=_beside(project, name),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -23,30 +23,39 @@ _FEW = 0.01  # of an hour's rows beyond which numbers out of proportion are red
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 
 
-def column_findings(profile: InputProfile, hours: Mapping[int, HourCounts]) -> list[Finding]:
+def column_findings(
+    profile: InputProfile, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
+) -> list[Finding]:
     """What is wrong with the values of columns in the newest hours, each column looked at by itself.
 
     Args:
         profile: What the version was fitted on.
         hours: The summaries of the newest week, by hour.
+        standing: Kind and subject of what stands already: that goes on while the newest window is off.
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
         return []
-    found = _nulls(profile, graded, gross[0])
+    found = _nulls(profile, graded, gross[0], standing)
     for place, column in enumerate(profile.columns):
-        found += _new_values(column, place, graded, gross[0])
+        found += _new_values(column, place, graded, gross[0], ("new_values", column.subject) in standing)
         found += _constant(column, place, hours)
         found += _range(column, place, hours)
     return found + _joint(profile, graded)
 
 
 def _off(
-    column: ColumnProfile, statistic: Statistic, counts: list[tuple[Window, int]], gross: tuple[Window, int]
+    column: ColumnProfile,
+    statistic: Statistic,
+    counts: list[tuple[Window, int]],
+    gross: tuple[Window, int],
+    *,
+    stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """The first window in which a share is off, its count and the high end; None where it is as usual.
+    """The windows in which a share is off, the newest count and the high end; None where it is as usual.
 
-    Two of the newest three windows must be, or in the newest one nearly all rows.
+    The newest window and one of the two before must be, or in the newest one nearly all rows. What stands goes on while
+    the newest one is: else it would end and begin again where a fault ends within a window.
     """
     spread = column.spreads[statistic]
     window, count = gross
@@ -60,19 +69,22 @@ def _off(
         least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
         if count >= least * window.rows and against_chance(count, window.rows, high) >= ENOUGH:
             hits.append((window, count, high))
-    if len(hits) < 2:
+    if not hits or hits[0][0] is not counts[0][0] or (len(hits) < 2 and not stands):
         return None
     (newest, count, high), (oldest, *_) = hits[0], hits[-1]
     return Window(oldest.first, newest.last, newest.counts, newest.sample), count, high
 
 
-def _nulls(profile: InputProfile, graded: list[Window], gross: Window) -> list[Finding]:
+def _nulls(
+    profile: InputProfile, graded: list[Window], gross: Window, standing: Collection[tuple[str, str]]
+) -> list[Finding]:
     """Columns with too many nulls; those that read one source, whose events do not come, are one finding."""
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
         counts = [(window, int(window.counts.nulls[place].sum())) for window in graded]
-        off = _off(column, "null", counts, (gross, int(gross.counts.nulls[place].sum())))
+        stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
+        off = _off(column, "null", counts, (gross, int(gross.counts.nulls[place].sum())), stands=stands)
         if off is None:
             continue
         window, count, high = off
@@ -117,11 +129,11 @@ def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Fin
     )
 
 
-def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: Window) -> list[Finding]:
+def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: Window, stands: bool) -> list[Finding]:
     if "strange" not in column.spreads:
         return []
     counts = [(window, int(window.counts.strange[place])) for window in graded]
-    off = _off(column, "strange", counts, (gross, int(gross.counts.strange[place])))
+    off = _off(column, "strange", counts, (gross, int(gross.counts.strange[place])), stands=stands)
     if off is None:
         return []
     window, count, high = off

@@ -139,20 +139,20 @@ def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCount
     values, strange = rows.values, rows.strange
     if layout.whole.any():
         values = np.where(layout.whole & ~np.isnan(values), 0.0, values)
-    missing: NDArray[np.bool_] = np.isnan(values)
+    missing = np.asarray(np.isnan(values), np.bool_)
     bins = np.zeros(int(layout.offsets[-1]), np.int64)
     new = strange.sum(axis=0)
-    by_column, gaps = np.ascontiguousarray(values.T), missing.any(axis=0).tolist()
+    by_column, gap = np.ascontiguousarray(values.T), np.ascontiguousarray(missing.T)
     for column, edges in enumerate(layout.edges):
         there = by_column[column]
-        if gaps[column]:
-            there = there[~missing[:, column]]
+        if gap[column].any():
+            there = there[np.logical_not(gap[column])]
         begin = layout.offsets[column]
         place = np.searchsorted(edges, there)
         bins[begin : layout.offsets[column + 1]] = np.bincount(place, minlength=edges.size + 1)
         if layout.known[column].size:
             new[column] += there.size - int(_is_known(layout.known[column], there).sum())
-    null = missing & ~strange
+    null: NDArray[np.bool_] = missing & ~strange
     row, of = np.nonzero(null)
     codes = of * NULL_CODES + null_code(rows.reasons[row, of])
     pairs = np.zeros((layout.firsts.size, 2), np.int64)

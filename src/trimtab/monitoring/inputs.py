@@ -225,7 +225,7 @@ class InputMonitor:
         if self._watched is not None and profile is not None:
             oldest = hour_of(now_us) - LONGEST_H
             hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
-            found += [] if stopped else column_findings(profile, hours)
+            found += [] if stopped else column_findings(profile, hours, standing)
             shapes = [] if stopped else shape_findings(self._watched.layout, hours, standing)
             units = {one.subject for one in shapes if one.kind == "units"}
             found = [one for one in found if one.kind != "range" or one.subject not in units] + shapes

@@ -30,6 +30,12 @@ class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
     made_at_us: int
 
 
+def without_profile(catalog: Catalog, version: str) -> str | None:
+    """Why a version (by its address) has no profile; None where it has one, or none was needed yet."""
+    record = catalog.get(KIND, version)
+    return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
+
+
 class Profiles:
     """The input profiles of versions, made from their stored training sets when they are first needed.
 

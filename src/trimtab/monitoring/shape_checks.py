@@ -77,7 +77,7 @@ def shape_findings(
     if not newest:
         return []
     profile = layout.profile
-    off = [one for place in range(layout.width) if (one := _far(layout, place, newest)) is not None]
+    off = [one for place in range(layout.width) if (one := _far(layout, place, newest, standing)) is not None]
     sudden = {one.place for one in off if one.distance - _day_before_distance(layout, one, hours) >= _SUDDEN}
     swapped = _swapped(layout, off, sudden, standing)
     taken = {profile.columns[place].name for found in swapped for place in found[1]}
@@ -91,7 +91,9 @@ def shape_findings(
         if stands or before is not None or one.place in sudden:
             findings += _unit(layout, one, before) or ([_still(column, one)] if stands and one.outside else [])
     known = {finding.subject for finding in findings}
-    return findings + [drift for drift in _drift(layout, hours) if drift.subject not in known | _subjects(taken)]
+    return findings + [
+        drift for drift in _drift(layout, hours, standing) if drift.subject not in known | _subjects(taken)
+    ]
 
 
 def _subjects(names: Collection[str]) -> set[str]:
@@ -108,7 +110,7 @@ def distance_of_bins(layout: Layout, place: int, counts: HourCounts) -> tuple[fl
     return float(np.abs(np.cumsum(here / rows) - np.cumsum(usual / usual.sum())).max()), rows
 
 
-def _far(layout: Layout, place: int, newest: list[Window]) -> _Off | None:
+def _far(layout: Layout, place: int, newest: list[Window], standing: Collection[tuple[str, str]]) -> _Off | None:
     column = layout.profile.columns[place]
     if not column.is_number or column.distinct < _DISTINCT:
         return None
@@ -122,7 +124,9 @@ def _far(layout: Layout, place: int, newest: list[Window]) -> _Off | None:
         outside = values.size >= _SAMPLED and float(_is_outside(values, column, _BEYOND).mean()) >= _FAR
         if rows >= SHAPE_ROWS // 2 and (outside or distance >= max(_FAR, high + _ABOVE) + noise):
             hits.append(_Off(place, distance, high, values, window, outside))
-    if len(hits) < 2 or hits[0].values.size < _SAMPLED:
+    if not hits or hits[0].window is not newest[0] or hits[0].values.size < _SAMPLED:
+        return None
+    if len(hits) < 2 and ("units", column.subject) not in standing:
         return None
     newest_hit, oldest = hits[0], hits[-1]
     window = msgspec.structs.replace(newest_hit.window, first=oldest.window.first)
@@ -200,10 +204,10 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 
 
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
-    """Sampled values of the same hours of the newest day on which all lay about where they did in training.
+    """Sampled values of the same hours of the newest day before, if all lay about where they did in training.
 
-    None where there was no such day of late: then the column left its range over more than a week. The sample is empty
-    where the rows of that day are not kept.
+    None where they did not: then the column left its range step by step. The sample is empty where the rows of that day
+    are not kept.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -213,10 +217,13 @@ def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts
         parts = [hours[hour] for hour in range(first, last + 1) if hour in hours]
         low = min((float(part.low[one.place]) for part in parts), default=np.inf)
         high = max((float(part.high[one.place]) for part in parts), default=-np.inf)
-        if column.lowest - room <= low <= high <= column.highest + room:
-            values = np.concatenate([part.sample[:, one.place] for part in parts])
-            there: Floats = values[~np.isnan(values)]
-            return there
+        if low > high:  # no values in these hours
+            continue
+        if low < column.lowest - room or high > column.highest + room:
+            return None
+        values = np.concatenate([part.sample[:, one.place] for part in parts])
+        there: Floats = values[~np.isnan(values)]
+        return there
     return None
 
 
@@ -238,8 +245,8 @@ def _unit(layout: Layout, one: _Off, before: Floats | None) -> list[Finding]:
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
-    maps = [*_NAMED, *_factor(usual, one.values)]
-    if one.usual > 1 - 2 * _FAR and before is not None and before.size >= _SAMPLED:
+    maps = [*_named(column), *_factor(usual, one.values)]
+    if one.outside and one.usual > 1 - 2 * _FAR and before is not None and before.size >= _SAMPLED:
         return _moving_unit(column, one, before)
     tried = [(_distance((one.values - b) / a, column, layout.edges[one.place]), said, a, b) for said, a, b in maps]
     distance, said, a, b = min(tried)
@@ -258,11 +265,20 @@ def _unit(layout: Layout, one: _Off, before: Floats | None) -> list[Finding]:
     ]
 
 
+def _named(column: ColumnProfile) -> list[tuple[str, float, float]]:
+    """The maps with a name that can be told: another sign only of a column of one sign, another side only of shares."""
+    assert column.lowest is not None  # a column of numbers
+    assert column.highest is not None
+    signed = column.lowest >= 0.0 or column.highest <= 0.0
+    share = column.lowest >= 0.0 and column.highest <= 1.0
+    return [one for one in _NAMED if one[1] >= 0.0 or (share if one[2] else signed)]
+
+
 def _moving_unit(column: ColumnProfile, one: _Off, before: Floats) -> list[Finding]:
     quarters = (0.25, 0.5, 0.75)
     then, now = np.quantile(before, quarters), np.quantile(one.values, quarters)
     width = max(float(then[2] - then[0]), 0.05 * float(np.ptp(before)), 1e-12)
-    maps = [*_NAMED, *_factor(np.quantile(before, np.arange(BINS + 1) / BINS), one.values)]
+    maps = [*_named(column), *_factor(np.quantile(before, np.arange(BINS + 1) / BINS), one.values)]
     misses = []
     for said, a, b in maps:
         back = np.sort((now - b) / a)
@@ -297,7 +313,7 @@ def _factor(usual: Floats, values: Floats) -> list[tuple[str, float, float]]:
     return [(f"{factor:.4g} x" if factor > 1 else f"x / {1 / factor:.4g}", factor, 0.0)]
 
 
-def _drift(layout: Layout, hours: Mapping[int, HourCounts]) -> list[Finding]:
+def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
     """Columns whose shape in two of the newest three days is another than in any reference day; for information."""
     days = windows(hours, SHAPE_ROWS, least_h=24)
     found = []
@@ -310,7 +326,8 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts]) -> list[Finding]:
             high = column.spreads["distance"].at(window.hours, window.last)[1]
             if rows >= SHAPE_ROWS // 2 and distance >= max(high + 0.1, 0.2) + _NOISE / math.sqrt(rows):
                 hits.append((window, distance, high))
-        if len(hits) < 2:
+        stands = ("shape", column.subject) in standing
+        if not hits or hits[0][0] is not days[0] or (len(hits) < 2 and not stands):
             continue
         window, distance, high = hits[0]
         found.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import msgspec
@@ -66,14 +65,21 @@ class _Hours:
         busy = np.flatnonzero(self.rows[-4 * _WEEK_H :])
         return int(np.diff(busy).max(initial=1)) - 1
 
-    def usual(self, hour: int) -> float:
-        """The median of the same hour of the weeks before, of the days before where there are too few weeks."""
-        for step, least in ((_WEEK_H, 3), (_DAY_H, 2)):
-            places = np.arange(hour - step, self.first - 1, -step)[: 4 if step == _WEEK_H else 7]
-            places = places[places <= self.last]
-            if places.size >= least:
-                return float(np.median(self.rows[places - self.first]))
-        return math.nan
+    def usual(self, hours: int = 0) -> Floats:
+        """The median of the same hour of the four weeks before, of the seven days before where there are too few weeks.
+
+        NaN where there are too few days as well. One value for each hour, and for so many hours that follow.
+        """
+        found = np.full(self.rows.size + hours, np.nan)
+        for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
+            before = np.full((most, found.size), np.nan)
+            for n in range(1, most + 1):
+                part = self.rows[: max(found.size - n * step, 0)]
+                before[n - 1, n * step : n * step + part.size] = part
+            enough = (~np.isnan(before)).sum(axis=0) >= least
+            if enough.any():
+                found[enough] = np.nanmedian(before[:, enough], axis=0)
+        return found
 
 
 def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
@@ -81,9 +87,8 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
     usual_us = (counts.longest_gap() + 1) * HOUR_US
     if age_us < 2 * usual_us + HOUR_US:
         return []
-    first, end = last_us // HOUR_US + 1, now_us // HOUR_US
-    missing = [counts.usual(hour) for hour in range(first, min(end, first + _WEEK_H))]
-    missed = float(np.nansum(missing))
+    hours = min(now_us // HOUR_US - counts.last - 1, _WEEK_H)
+    missed = float(np.nansum(counts.usual(hours)[counts.rows.size :]))
     if missed < _MISSED:
         return []
     return [
@@ -115,7 +120,7 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
         return []
     high = float(np.sort(before)[-1 - before.size // 14])
     hits = newest >= (_DOUBLE if stands else max(_DOUBLE, 1.25 * high))
-    if hits.sum() < 2:
+    if not hits[-1] or (hits.sum() < 2 and not stands):
         return []
     onset = (counts.first // _WINDOW_H + int(judged[-3:][hits][0])) * _WINDOW_H
     ratio = float(np.median(newest[hits]))
@@ -134,9 +139,8 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
 def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     """The usual requests of each hour: by the weeks before, or the training rows' week at the level of late."""
     hours = counts.first + np.arange(counts.rows.size)
-    recent = np.array([counts.usual(int(hour)) for hour in hours])
     if counts.rows.size >= 3 * _WEEK_H + _DAY_H:
-        return np.asarray(np.nan_to_num(recent), np.float64)
+        return np.asarray(np.nan_to_num(counts.usual()), np.float64)
     shape = np.full(_WEEK_H, np.nan) if profile is None else profile.week
     if np.isnan(shape).any():
         return None
@@ -157,7 +161,7 @@ def _repeated(hours: Mapping[int, TrafficHour]) -> list[Finding]:
     before = sorted(shares[3 : 3 + 14 * _DAY_H])
     high = before[-1 - len(before) // 14] if before else 0.0
     hits = [hour for hour, share in zip(newest[:3], shares[:3], strict=True) if share >= high + _MORE]
-    if len(hits) < 2:
+    if len(hits) < 2 or hits[0] != newest[0]:
         return []
     share = 1.0 - hours[hits[0]].distinct / hours[hits[0]].rows
     return [

@@ -1,0 +1,87 @@
+"""Inputs of a living project: what stands is red in its status, whichever process ticks, and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shop
+
+from trimtab.app.project import Project
+from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.monitoring.profile_store import KIND as PROFILE
+from trimtab.monitoring.red_windows import red_windows
+from trimtab.monitoring.signals import standing_signals
+
+SITES = ("north", "south")
+
+
+def ask(project: Project, hours: int, **given: Any) -> None:
+    """Ask eight times an hour; a tick six minutes after each."""
+    for _ in range(hours):
+        now_us = shop.move(project, HOUR_US - 6 * MINUTE_US)
+        chance = np.random.default_rng(now_us // HOUR_US)
+        rows = [
+            shop.visit(f"a{now_us}-{n}", now_us, float(chance.normal()), str(chance.choice(SITES))) for n in range(8)
+        ]
+        project.predict("buyer", [{**row, **given} for row in rows])
+        shop.move(project, 6 * MINUTE_US)
+        project.loop("buyer").tick()
+
+
+def columns(project: Project) -> set[tuple[str, str]]:
+    """The red signals of columns that stand."""
+    found = standing_signals(project.state.catalog, "buyer")
+    return {(one.kind, one.subject) for one in found if one.severity == "red" and one.subject.startswith("column ")}
+
+
+def test_a_column_that_turned_null_is_red_in_the_status_until_it_is_back(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        ask(project, 8)
+        assert columns(project) == set()
+        began_us = project.clock.now_us()
+        ask(project, 4, x=None)
+        assert columns(project) == {("nulls", "column x")}
+        (said,) = [line for line in project.status().red if "Column x" in line]
+        assert said.startswith("buyer: Column x: 100 % of its values")
+        now_us = project.clock.now_us()
+    with shop.opened(trained, now_us) as project:  # another process goes on
+        ask(project, 1, x=None)
+        assert columns(project) == {("nulls", "column x")}
+        ask(project, 12)
+        assert columns(project) == set()
+        assert not [line for line in project.status().red if "Column x" in line]
+        (window,) = [one for one in red_windows(project.state.catalog, "buyer") if one.subject == "column x"]
+        assert began_us - HOUR_US <= window.start_us <= began_us + HOUR_US
+        assert window.end_us is not None
+        assert window.end_us <= project.clock.now_us()
+        (told,) = [one for one in project.signals() if one.subject == "column x"]
+        assert told.ended_at_us == window.end_us
+
+
+def test_a_site_that_training_never_saw_is_red_and_two_processes_that_tick_agree(trained: Path) -> None:
+    with shop.opened(trained) as project, shop.opened(trained) as other:
+        ask(project, 4)
+        for _ in range(5):
+            ask(project, 1, site="east")
+            shop.move(other, project.clock.now_us() - other.clock.now_us())
+            other.loop("buyer").tick()
+        assert ("new_values", "column site") in columns(other)
+        hours = project.state.catalog.find("input_hour", "buyer/")
+        assert len(hours) >= 7
+    with shop.opened(trained, project.clock.now_us()) as later:
+        later.loop("buyer").tick()
+        assert later.state.catalog.find("input_hour", "buyer/")[: len(hours)] == hours
+
+
+@pytest.mark.fast
+def test_a_version_keeps_its_address_and_its_record_when_it_gets_a_profile(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        version = project.registry.get("buyer@champion")
+        record = project.state.catalog.get("version", version.id)
+        project.loop("buyer").tick()
+        assert project.state.catalog.get(PROFILE, version.id) is not None
+        assert project.registry.get("buyer@champion").id == version.id
+        assert project.state.catalog.get("version", version.id) == record

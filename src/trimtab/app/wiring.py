@@ -273,6 +273,7 @@ class Wiring:
         """What gives training sets, and the features of other versions for their requests."""
         from trimtab.app.logged_rows import encodings
         from trimtab.app.training_data import LivingData
+        from trimtab.monitoring.red_windows import left_out
 
         return LivingData(
             self._run_of_model,
@@ -282,6 +283,7 @@ class Wiring:
             check=self.live.check_newest,
             encoding_of=encodings(self.registry, self.state.blob),
             placed=lambda features: with_sources(features, self.layouts.place),
+            left_out=partial(left_out, self.state.catalog),
         )
 
     def _run_of_model(self, model: Model) -> AbstractContextManager[OpenedRun]:

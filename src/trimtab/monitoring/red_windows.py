@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,6 +11,9 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.monitoring.findings import KINDS
 from trimtab.store.ports import Append, Catalog, Put
+
+if TYPE_CHECKING:
+    from trimtab.training.sets import LeftOut
 
 KIND = "red_window"
 JOURNAL = "red_windows"  # every release, in order
@@ -41,6 +45,18 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
     found = [msgspec.json.decode(record.body, type=RedWindow) for record in records]
     kept = [one for one in found if released or one.released_why is None]
     return sorted(kept, key=lambda one: (one.start_us, one.id))
+
+
+def left_out(catalog: Catalog, model: str) -> list[LeftOut]:
+    """The times whose rows no fit learns from and nothing is judged by: the red windows that were not given free."""
+    from trimtab.training.sets import LeftOut  # here: it loads NumPy
+
+    return [
+        LeftOut(
+            start_us=one.start_us, end_us=one.end_us, why=f"{one.kind} of {one.subject}" if one.subject else one.kind
+        )
+        for one in red_windows(catalog, model)
+    ]
 
 
 def release(catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int) -> RedWindow:

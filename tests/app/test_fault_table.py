@@ -1,0 +1,256 @@
+"""Faults that are injected over HTTP into a service: what rings, how fast, in which words; nothing is learnt from them.
+
+The world and the faults are those of `tests/monitoring`; here every event, request and label goes through the service.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "monitoring"))
+
+import fault_service
+from input_faults import BY_NAME, GROUPS, Fault
+from input_world import World
+
+import trimtab as tt
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns import Columns
+from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.findings import KINDS
+from trimtab.monitoring.red_windows import red_windows
+from trimtab.monitoring.signals import every_signal
+from trimtab.training.sets import load_manifest
+
+Days = tuple[int, int, int]  # in service before the faults, with them, and after them
+PROJECT = """
+import trimtab as tt
+
+visit = tt.request("visit", key="visit_id", time="at", columns={
+    "visit_id": str, "at": tt.Time, "site": str, "channel": str, "price": float, "distance": float, "age": float,
+    "code": int, "items": int})
+weather = tt.source("weather", time="read_at", delay="15m",
+    columns={"site": str, "read_at": tt.Time, "temp": float, "wind": float})
+sales = tt.source("sales", time="sold_at", key="visit_id",
+    columns={"visit_id": str, "sold_at": tt.Time, "bought": float})
+sky = tt.view("sky", source=weather, by="site", features={
+    "temp": tt.latest("temp", max_age="3h"), "wind_6h": tt.mean("wind", over="6h")})
+
+
+def linear():
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=500)
+
+
+model = tt.model("shop", request=visit, metric="log_loss", estimator=linear,
+    features=[sky, {"site": tt.col("site").category(), "hour": tt.col("at").hour(),
+        **{name: tt.col(name) for name in ("price", "distance", "age", "code", "items")}}],
+    label=tt.label(sales, key="visit_id", value=tt.col("bought"), wait="1d"))
+tt.deployment(model, gate=tt.beats_champion(calibration=0.5), retrain=tt.on_quality_drop() | tt.every("4d"))
+"""
+
+
+def rows_of(table: dict[str, Any], names: Sequence[str], here: np.ndarray) -> list[dict[str, Any]]:
+    """Rows as JSON takes them: NaN is null."""
+    lists = [[None if value != value else value for value in table[name][here].tolist()] for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+VISIT = ("visit_id", "at", "site", "channel", "price", "distance", "age", "code", "items")
+WEATHER, SALES = ("site", "read_at", "temp", "wind"), ("visit_id", "sold_at", "bought")
+
+
+def trained(folder: Path, world: World) -> Path:
+    """A project with the world's history and a first version."""
+    folder.mkdir()
+    (folder / "trimtab.toml").write_text("")
+    (folder / "project.py").write_text(PROJECT)
+    clock = VirtualClock(world.cut_us)
+    with tt.open(folder, clock=clock, environment={"TRIMTAB_TRAINING_EXECUTOR": "thread"}) as project:
+        tables = {"visit": (world.visits, VISIT), "weather": (world.weather, WEATHER), "sales": (world.sales, SALES)}
+        for name, (table, names) in tables.items():
+            known = table["at"] if name == "visit" else table["known_us"]
+            found = rows_of(table, names, known < world.cut_us)
+            source = project.definitions.sources[name]
+            columns = {key: (source.columns[key], [row[key] for row in found]) for key in names}
+            project.ingestor.load(name, Columns.of(columns), history=True)
+        project.tick()
+        assert project.registry.alias("shop", "champion") is not None, project.ledger()[-1].cause
+    return folder
+
+
+class Service:
+    """A service with a clock of ours, spoken to over HTTP."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._in, self._out = process.stdin, process.stdout
+        url = self._out.readline().strip()
+        if not url.startswith("http://"):
+            assert process.stderr is not None
+            raise AssertionError(process.stderr.read())
+        self._connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def say(self, line: str) -> str:
+        self._in.write(f"{line}\n")
+        self._in.flush()
+        return self._out.readline().strip()
+
+    def post(self, path: str, body: object) -> Any:
+        self._connection.request("POST", path, json.dumps(body).encode(), {"content-type": "application/json"})
+        answer = self._connection.getresponse()
+        text = answer.read()
+        assert answer.status == 200, (path, answer.status, text[:500])
+        return json.loads(text)
+
+
+@contextmanager
+def service(folder: Path, now_us: int) -> Iterator[Service]:
+    command = [sys.executable, fault_service.__file__, str(folder), str(now_us)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            with closing(Service(process)) as served:
+                yield served
+        finally:
+            process.terminate()
+
+
+def lived(folder: Path, world: World) -> dict[int, list[str]]:
+    """Let the service live through the world hour by hour; the red lines of `status` after each."""
+    red: dict[int, list[str]] = {}
+    with service(folder, world.cut_us) as served:
+        for hour_us in range(world.cut_us, world.end_us, HOUR_US):
+            end_us = hour_us + HOUR_US
+            asked = rows_of(world.visits, VISIT, (world.at_us >= hour_us) & (world.at_us < end_us))
+            if asked:
+                served.post("/v1/models/shop/predict", {"rows": asked})
+            for name, table, names in (("weather", world.weather, WEATHER), ("sales", world.sales, SALES)):
+                known = (table["known_us"] >= hour_us) & (table["known_us"] < end_us)
+                served.say(str(end_us + 6 * 60_000_000))
+                if known.any():
+                    served.post(f"/v1/events/{name}", rows_of(table, names, known))
+            acts = json.loads(served.say("tick"))
+            assert "failed" not in acts, acts
+            red[end_us] = json.loads(served.say("status"))
+    return red
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What became of one fault."""
+
+    fault: str
+    red_after_h: float | None  # None: it was never red
+    ended_after_h: float | None  # after the fault's end; None: it was still red at the end
+    message: str
+    others: tuple[str, ...]  # further kinds and subjects that were red meanwhile
+
+
+def judged(fault: Fault, signals: Sequence[Signal], since_us: int, until_us: int, faults: Sequence[Fault]) -> Found:
+    reds = [one for one in signals if one.severity == "red" and one.kind in KINDS and one.raised_at_us >= since_us]
+    mine = [one for one in reds if one.kind in fault.kinds and one.subject == fault.subject]
+    known = {(kind, one.subject) for one in faults for kind in one.kinds}
+    others = tuple(
+        dict.fromkeys(f"{one.kind} of {one.subject}" for one in reds if (one.kind, one.subject) not in known)
+    )
+    if not mine:
+        return Found(fault.name, None, None, "", others)
+    ends = [one.ended_at_us for one in mine]
+    last = None if None in ends else max(end for end in ends if end is not None)
+    return Found(
+        fault.name,
+        (mine[0].raised_at_us - since_us) / HOUR_US,
+        None if last is None else max(0.0, (last - until_us) / HOUR_US),
+        mine[0].message,
+        others,
+    )
+
+
+def learnt_from(project: tt.Project, since_us: int, until_us: int) -> int:
+    """Rows of the faulty time that a version made after it could have been fitted on or judged by."""
+    found = 0
+    for version in project.registry.versions("shop"):
+        manifest = load_manifest(version.training_set, project.state.blob)
+        if manifest.cut_us <= since_us:
+            continue
+        spans = [(one.start_us, one.end_us or manifest.cut_us) for one in manifest.left_out or ()]
+        hours = range(since_us + HOUR_US, min(until_us, manifest.cut_us - manifest.wait_us), HOUR_US)
+        found += sum(not any(start <= hour < end for start, end in spans) for hour in hours)
+    return found
+
+
+def campaign(folder: Path, seed: int, group: Sequence[str], days: Days) -> tuple[list[Found], dict[str, int]]:
+    """A life of some days with faults that do not hide each other."""
+    before, faulty, _ = days
+    world = World(seed, days=sum(days), per_day=600)
+    since_us = world.cut_us + before * DAY_US
+    until_us = since_us + faulty * DAY_US
+    made = trained(folder, world)
+    faults = [BY_NAME[name] for name in group]
+    for fault in faults:
+        fault.do(world, since_us, until_us)
+    lived(made, world)
+    with tt.open(made, clock=VirtualClock(world.end_us), environment={}) as project:
+        signals = every_signal(project.state.catalog)
+        windows = red_windows(project.state.catalog, "shop")
+        decisions = [d for d in project.ledger() if d.at_us > world.cut_us]
+        counts = {
+            "red_before": sum(one.severity == "red" and one.raised_at_us < since_us for one in signals),
+            "learnt_hours": learnt_from(project, since_us, until_us) if windows else 0,
+            "promoted_meanwhile": sum(d.act == "promote" and since_us < d.at_us < until_us for d in decisions),
+            "windows": len(windows),
+        }
+    shutil.rmtree(made)
+    return [judged(fault, signals, since_us, until_us, faults) for fault in faults], counts
+
+
+def test_faults_of_a_group_are_red_within_a_day_and_named(tmp_path: Path) -> None:
+    found, counts = campaign(tmp_path / "p", 11, ("feed_stops", "half_null"), (2, 1, 2))
+    for one in found:
+        fault = BY_NAME[one.fault]
+        assert one.red_after_h is not None, one.fault
+        assert one.red_after_h <= fault.after_us / HOUR_US + 1, one
+        assert one.ended_after_h is not None, one.fault
+    assert counts["promoted_meanwhile"] == 0
+
+
+@pytest.mark.soak
+def test_the_table_of_faults(soak_report, tmp_path: Path) -> None:
+    """`pytest -m soak -s tests/app/test_fault_table.py`."""
+    seeds = np.random.SeedSequence().generate_state(20).tolist()
+    found: dict[str, list[Found]] = {}
+    totals = {"red_before": 0, "learnt_hours": 0, "promoted_meanwhile": 0}
+    for seed in seeds:
+        for group in GROUPS:
+            some, counts = campaign(tmp_path / "p", seed, group, (5, 2, 5))
+            totals = {name: totals[name] + counts[name] for name in totals}
+            for one in some:
+                found.setdefault(one.fault, []).append(one)
+                print(seed, one, flush=True)
+        print(seed, totals, flush=True)
+    late = {
+        name: sum(one.red_after_h is None or one.red_after_h > BY_NAME[name].after_us / HOUR_US + 1 for one in some)
+        for name, some in found.items()
+    }
+    failures = sum(late.values()) + totals["learnt_hours"] + totals["promoted_meanwhile"]
+    soak_report("fault_table", runs=sum(map(len, found.values())), failures=failures, **late, **totals)
+    assert failures == 0

@@ -8,7 +8,10 @@ import duckdb
 import pytest
 import shop
 
+from trimtab.app.definitions import load_definitions
+from trimtab.app.worker import definitions_hash
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import moment_us
 
 
 @pytest.mark.fast
@@ -141,3 +144,48 @@ def test_quarantine_is_shown_given_back_and_dropped(tmp_path: Path) -> None:
         assert (done.accepted, done.quarantined) == (1, 0)
         assert project.drop_quarantined("readings", reason="missing") == 1
         assert project.quarantined() == []
+
+
+DECLARED = 'tt.source("readings", time="read_at", columns'
+
+
+@pytest.mark.fast
+def test_a_declared_time_format_is_a_note_that_changes_what_is_read_and_nothing_stored(tmp_path: Path) -> None:
+    file = tmp_path / "readings.csv"
+    file.write_text("site,level,read_at\nnorth,1.5,01.03.2024 05:00\nnorth,2.5,2024-03-01 06:00\n")
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+        project.apply()
+        views = {view.name: view.hash for view in project.definitions.views.values()}
+        before = definitions_hash(project.definitions)
+        assert (pushed := project.ingest("readings", file)).quarantined == 1, pushed
+    text = (tmp_path / "project" / "project.py").read_text()
+    assert text.count(DECLARED) == 1
+    (tmp_path / "project" / "project.py").write_text(
+        text.replace(DECLARED, DECLARED.replace('time="read_at"', 'time="read_at", time_format="%d.%m.%Y %H:%M"'))
+    )
+    with shop.opened(tmp_path / "project") as project:
+        plan = project.plan()
+        assert [(c.name, c.what, c.notes) for c in plan.changes if c.what != "unchanged"] == [
+            ("readings", "noted", ["time format of read_at none -> %d.%m.%Y %H:%M"])
+        ]
+        assert {view.name: view.hash for view in project.definitions.views.values()} == views
+        assert definitions_hash(project.definitions) != before  # workers must read alike
+        project.history.refresh()
+        assert project.history.frame("readings").event_at_us.tolist() == [moment_us("2024-03-01T06:00:00Z")]
+        assert project.replay_quarantine("readings").accepted == 1
+        pushed = project.push("readings", [{"site": "north", "level": 1.0, "read_at": "2024-03-01 06:00"}])
+        assert pushed.problems[0].found == "'2024-03-01 06:00', which does not fit the format '%d.%m.%Y %H:%M'"
+        project.history.refresh()
+        assert project.history.frame("readings").event_at_us.tolist() == [
+            moment_us("2024-03-01T06:00:00Z"),
+            moment_us("2024-03-01T05:00:00Z"),
+        ]
+
+
+@pytest.mark.fast
+def test_a_source_cannot_be_declared_with_two_time_formats(tmp_path: Path) -> None:
+    file = tmp_path / "project.py"
+    line = 'tt.source("s", time="at", columns={{"id": str}}, time_format={})'
+    file.write_text(f"import trimtab as tt\na = {line.format(None)}\nb = {line.format(repr('%Y'))}\n")
+    with pytest.raises(Misuse, match="source 's' is declared with two time formats"):
+        load_definitions(file)

@@ -115,3 +115,15 @@ def test_sources_are_changed_everywhere_once() -> None:
     assert all("old" in join.view.source.columns for stage in wider.stages for join in stage.joins)
     assert "old" not in wider.request.columns
     assert encode_features(wider) == encode_features(features)
+
+
+@pytest.mark.fast
+def test_a_time_format_is_in_no_document_and_in_no_address() -> None:
+    def features(time_format: str | None) -> FeatureSet:
+        sales = tt.source("sales", time="at", columns={"shop": str, "sum": float}, time_format=time_format)
+        question = tt.request("visit", key="id", time="at", columns={"id": str, "shop": str})
+        return feature_set(question, [tt.view("v", source=sales, by="shop", features={"n": tt.sum("sum")})])
+
+    plain, formatted = features(None), features("%d.%m.%Y")
+    assert plain.hash == formatted.hash
+    assert encode_features(plain) == encode_features(formatted)

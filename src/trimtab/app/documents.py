@@ -21,6 +21,7 @@ from trimtab.training.definitions import Model
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Part = dict[str, str]  # words by field; the field "" has no name
+_FORMAT_OF = "time format of"  # begins a note
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +42,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 def documents(definitions: Definitions) -> dict[str, Document]:
     """Every definition of a project, by `kind/name`."""
     found = [
-        _document("source", source.name, source.hash, _source(source), source.about)
+        _document("source", source.name, source.hash, _source(source), source.about, _formats(source))
         for source in definitions.sources.values()
         if source.name not in definitions.requests
     ]
@@ -60,6 +61,11 @@ def documents(definitions: Definitions) -> dict[str, Document]:
         parts = {"": _deployment(deployment)}
         found.append(_document("deployment", deployment.name, content_hash(parts), parts, About()))
     return {document.key: document for document in found}
+
+
+def formats_of(document: Document) -> Part:
+    """The notes that say how a source's times are written, by which workers must agree."""
+    return {name: said for name, said in document.notes.items() if name.startswith(_FORMAT_OF)}
 
 
 def differences(before: Document, now: Document) -> list[str]:
@@ -103,8 +109,15 @@ def expression_words(expression: Expression) -> str:
     return ", ".join([repr(expression), *codes])
 
 
-def _document(kind: Kind, name: str, digest: str, parts: dict[str, Part], about: About) -> Document:
-    return Document(kind=kind, name=name, hash=digest, parts=parts, notes=words_of(about))
+def _document(
+    kind: Kind, name: str, digest: str, parts: dict[str, Part], about: About, more: Part | None = None
+) -> Document:
+    return Document(kind=kind, name=name, hash=digest, parts=parts, notes=words_of(about) | (more or {}))
+
+
+def _formats(source: Source) -> Part:
+    """How its times are written: it changes what is read from now on, and nothing that is stored.  # D0178"""
+    return {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
 
 
 def _source(source: Source) -> dict[str, Part]:

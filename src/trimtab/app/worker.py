@@ -64,9 +64,9 @@ def main(line_fd: int, listener_fd: int) -> None:
 
 def definitions_hash(definitions: Definitions) -> str:
     """The content address of all that a project file declares; what it says for people is no part of it."""
-    from trimtab.app.documents import documents
+    from trimtab.app.documents import documents, formats_of
 
-    return content_hash([[key, one.hash] for key, one in sorted(documents(definitions).items())])
+    return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
 
 
 def _definitions(file: Path) -> Definitions:

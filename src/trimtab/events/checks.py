@@ -12,9 +12,10 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import moment_us
-from trimtab.events.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, of_text
+from trimtab.core.time import format_moment, moment_us
+from trimtab.events.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of, of_text
 from trimtab.events.records import Value
+from trimtab.events.time_formats import TimeFormat
 
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
@@ -36,8 +37,10 @@ def other_unit(value: object) -> str | None:
     return next((unit for unit, (first, end) in OTHER_UNITS.items() if first <= value < end), None)
 
 
-def moment_shown(value: object) -> str:
-    """A value that is no moment, for people; an integer with the unit that it seems to be in."""
+def moment_shown(value: object, written: TimeFormat | None = None) -> str:
+    """A value that is no moment, for people; with the format it lacks, or the unit that an integer seems to be in."""
+    if written is not None:
+        return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
     unit = other_unit(value)
     hint = f", which as microseconds lies in 1970 and looks like {unit}" if unit else ""
     return f"{shown(value)[:150]}{hint}"
@@ -62,15 +65,28 @@ def asked_moment(value: str | int | dt.datetime | dt.date, field: str, clock: Cl
         raise Misuse(f"{field}: {error}") from None
 
 
-def check(dtype: Dtype, values: Sequence[object], report: Report) -> list[Value]:
+def typed_time(value: object) -> object:
+    """A date or datetime as text that every format reads alike, however JSON would write it; others as they are."""
+    kind, plain = kind_of(value)
+    if kind not in ("date", "datetime"):
+        return value
+    try:
+        return format_moment(moment_us(plain))
+    except Misuse:
+        return value
+
+
+def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeFormat | None = None) -> list[Value]:
     """The values as an event holds them: NaN is null, -0.0 is 0.0, times are microseconds.
 
-    A value that cannot be is reported and null in the result.
+    A value that cannot be is reported and null in the result; `written` as in `converted`.
 
     >>> check("float", [1, float("nan"), -0.0, "x"], lambda row, reason, found: print(row, reason, found))
     3 wrong_type x
     [1.0, None, 0.0, None]
     """
+    if written is not None and dtype == "time":
+        return _one_by_one(lambda dtype, value: converted(dtype, value, written), dtype, values, report)
     quick = _QUICK[dtype](values, set(map(type, values)) - {_ABSENT})
     if quick is not None:
         return quick

@@ -21,6 +21,7 @@ from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.time import moment_us
 from trimtab.events.records import Value
+from trimtab.events.time_formats import TimeFormat
 
 Reason = Literal[
     "missing",  # no time, no key, no id where one is needed
@@ -48,8 +49,13 @@ class Refused(Exception):
         self.reason: Reason = reason
 
 
-def converted(dtype: Dtype, value: object) -> Value:
+def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) -> Value:
     """The value as an event holds it.
+
+    Args:
+        dtype: The declared type.
+        value: What was found.
+        written: How texts and numbers say a time, if the source declares it.
 
     Raises:
         Refused: It cannot be one of that type.
@@ -60,14 +66,16 @@ def converted(dtype: Dtype, value: object) -> Value:
     kind, plain = kind_of(value)
     if kind == "null":
         return None
+    if written is not None and dtype == "time" and kind in WRITTEN:
+        return _written(plain, written)
     rule = TYPED[dtype][kind]
     if isinstance(rule, str):
         raise Refused(rule)
     return rule(plain)
 
 
-def of_text(dtype: Dtype, text: str) -> Value:
-    """The value that a field of a text file writes.
+def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value:
+    """The value that a field of a text file writes; `written` as in `converted`.
 
     Raises:
         Refused: It writes none of that type.
@@ -78,7 +86,9 @@ def of_text(dtype: Dtype, text: str) -> Value:
     if dtype == "str":
         return _text(text)
     bare = text.strip()
-    return None if bare.lower() in NULL_WORDS else TEXTS[dtype](bare)
+    if bare.lower() in NULL_WORDS:
+        return None
+    return TEXTS[dtype](bare) if written is None or dtype != "time" else _written(bare, written)
 
 
 def kind_of(value: object) -> tuple[Kind, Any]:
@@ -195,6 +205,13 @@ def _time(value: Any) -> int:
         raise Refused("bad_time") from None
 
 
+def _written(value: Any, written: TimeFormat) -> int:
+    try:
+        return written.us(value)
+    except Misuse:
+        raise Refused("bad_time") from None
+
+
 def _same(value: Any) -> Value:
     given: Value = value
     return given
@@ -258,6 +275,8 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
         "other": "bad_time",
     },
 }
+
+WRITTEN: frozenset[Kind] = frozenset({"int", "float", "decimal", "text"})  # of a time: by its format, if it has one
 
 # Text files: there is text alone, so that more is read from it than from a text among typed values.
 NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})  # in columns that are no text, in any case

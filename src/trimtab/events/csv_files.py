@@ -18,8 +18,9 @@ from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.checks import moment_shown
 from trimtab.events.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.definitions import Source
-from trimtab.events.fitting import BadRow, FileRows, file_rows, wanted_columns
+from trimtab.events.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 from trimtab.events.opened import count_lines, open_text
+from trimtab.events.time_formats import TimeFormat
 
 _CHUNK = 1_000  # records that are held as text at a time
 _TOGETHER = 50_000  # rows that `read_texts` gives at a time
@@ -38,7 +39,7 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
         records = _Records(stream, "\t" if ".tsv" in path.suffixes else ",")
         names = records.header(what)
         wanted = wanted_columns(what, source, names)
-        columns = _ColumnParts(names, wanted, nulls)
+        columns = _ColumnParts(names, wanted, nulls, source)
         bad: list[BadRow] = []
         kept: list[NDArray[Any]] = []
         for part in records.parts(len(names)):
@@ -216,7 +217,11 @@ def _spans(records: list[list[str]], lines: int) -> list[int]:
 class _ColumnParts:
     """Columns that grow by parts."""
 
-    def __init__(self, names: Sequence[str], wanted: Mapping[str, Dtype], nulls: Sequence[str]) -> None:
+    def __init__(
+        self, names: Sequence[str], wanted: Mapping[str, Dtype], nulls: Sequence[str], source: Source | None = None
+    ) -> None:
+        formats = {name: None if source is None else source.time_format(name) for name in wanted}
+        self._formats = {name: written for name, written in formats.items() if written is not None}
         self._places = {name: names.index(name) for name in wanted}
         self._wanted = wanted
         self._nulls = frozenset(nulls)
@@ -252,8 +257,9 @@ class _ColumnParts:
             good[at] = False
             for row, values in zip(at, table.take(np.array(at)).to_rows(), strict=True):
                 field, (reason, text) = next(iter(refused[row].items()))
-                raw = values | {name: text for name, (_, text) in refused[row].items()}
-                misfits[row] = (raw, field, reason, _found(reason, text))
+                times = {n: time_text(values[n]) for n in self._formats if values[n] is not None}
+                raw = values | times | {name: text for name, (_, text) in refused[row].items()}
+                misfits[row] = (raw, field, reason, _found(reason, text, self._formats.get(field)))
             table = table.take(good)
         for name, part in table.by_name.items():
             self._parts[name].append(part)
@@ -270,18 +276,21 @@ class _ColumnParts:
                 else np.array([value is not None for value in values.tolist()], bool)
             )
             return Column("str", values, there), {}
-        quick = _QUICK.get(dtype)
+        written = self._formats.get(name)
+        quick = _QUICK.get(dtype) if written is None else None
         made = quick(texts, self._nulls | _NULLS) if quick is not None else None
-        return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls)
+        return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
 
 
-def _by_distinct(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str]) -> tuple[Column, dict[int, Reason]]:
+def _by_distinct(
+    dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: TimeFormat | None
+) -> tuple[Column, dict[int, Reason]]:
     """A column by the table of conversions, each distinct text once."""
     known: dict[str, Any] = {}
     refused: dict[str, Reason] = {}
     for text in set(texts):
         try:
-            known[text] = None if text in nulls else of_text(dtype, text)
+            known[text] = None if text in nulls else of_text(dtype, text, written)
         except Refused as error:
             known[text] = None
             refused[text] = error.reason
@@ -386,8 +395,10 @@ def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
 
-def _found(reason: Reason, text: str) -> str:
+def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
     bare = text.strip()
+    if written is not None and reason == "bad_time":
+        return moment_shown(text, written)
     return (
         moment_shown(int(bare)) if reason == "bad_time" and bare.isdecimal() and len(bare) < 20 else shown(text)[:200]
     )

@@ -12,6 +12,8 @@ from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.core.time import MINUTE_US, duration_us
+from trimtab.events.time_formats import TimeFormat, checked_formats
+from trimtab.events.time_formats import time_format as format_of
 
 Time = dt.datetime  # the type to declare for a column of moments
 
@@ -31,6 +33,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     about: About = NOTHING
     hidden: tuple[str, ...] = ()  # of `columns`: places in recorded events that are declared no more (`layouts`)
     first: int | None = None  # how many of `columns` an event's id tells of when they are null, too; None: all # D48
+    time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by time column; unset: in no document # D0178
 
     @property
     def declared(self) -> dict[str, Dtype]:
@@ -38,8 +41,18 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return {name: self.columns[name] for name in self.columns if name not in self.hidden}
 
     @property
+    def declared_formats(self) -> dict[str, str]:
+        """The format of each time column that has one."""
+        return {} if self.time_formats is msgspec.UNSET else self.time_formats
+
+    def time_format(self, column: str) -> TimeFormat | None:
+        """The declared format of a column's times; None: the one grammar of times."""
+        written = self.declared_formats.get(column)
+        return None if written is None else format_of(written)
+
+    @property
     def hash(self) -> str:
-        """The content address of this definition; what is said about it for people is no part of it."""
+        """The content address of this definition, without what is said for people and the formats of times.  # D0178"""
         own = self.name, self.time, self.declared, self.key, self.delay_us, self.future_tolerance_us
         return content_hash(_Content(*own))
 
@@ -69,6 +82,7 @@ def source(
     key: str | None = None,
     delay: str | int = 0,
     future_tolerance: str | int = "5min",
+    time_format: str | Mapping[str, str] | None = None,
     description: str = "",
     owner: str = "",
     tags: Sequence[str] = (),
@@ -83,13 +97,16 @@ def source(
             Without one an event is what it says: the same again is a repetition, anything else another event.
         delay: For history loaded in bulk: known at = event time + `delay`.
         future_tolerance: How far ahead of the clock an event may be dated.
+        time_format: How texts and numbers say a time, for all time columns or by column: directives of `strptime` such
+            as "%d.%m.%Y %H:%M" (UTC, unless %z says otherwise), or "unix_s", "unix_ms", "unix_us", "unix_ns". Left out,
+            ISO 8601 text and microseconds. Stored events do not depend on it.
         description: For people.
         owner: For people.
         tags: Such as "pii".
 
     Raises:
         Misuse: A name or type that cannot be (a column that begins with an underscore, two that differ in case
-            alone), or a `key` that is no column.
+            alone), a `key` that is no column, or a `time_format` that is none.
 
     >>> source("weather", time="observed_at", delay="1h", columns={"origin": str, "temp": float}).delay_us
     3600000000
@@ -105,6 +122,7 @@ def source(
     if key is not None and dtypes.get(key) not in ("str", "int"):
         found = dtypes.get(key, f"missing among {', '.join(dtypes)}")
         raise Misuse(f"{what}: the key {key!r} must be a column of type str or int; it is {found}.")
+    formats = checked_formats(time_format, dtypes, what)
     return Source(
         name=name,
         time=time,
@@ -113,6 +131,7 @@ def source(
         delay_us=duration_us(delay),
         future_tolerance_us=duration_us(future_tolerance),
         about=about(description, owner, tags, what),
+        time_formats=formats or msgspec.UNSET,
     )
 
 

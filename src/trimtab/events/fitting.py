@@ -15,9 +15,10 @@ from trimtab.core.columns import ArrowTable, Column, Columns, Dtype, WrongColumn
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import EARLIEST_US, LATEST_US, format_moment
-from trimtab.events.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, moment_shown, other_unit
-from trimtab.events.conversions import TYPED, Kind, Reason
+from trimtab.events.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, moment_shown, other_unit, typed_time
+from trimtab.events.conversions import TYPED, WRITTEN, Kind, Reason
 from trimtab.events.definitions import Source
+from trimtab.events.time_formats import TimeFormat
 
 
 class BadRow(msgspec.Struct, frozen=True):
@@ -111,30 +112,31 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
     problems = _Problems()
     fitted = {}
     for name, dtype in wanted.items():
-        report = problems.of(name)
+        report, written = problems.of(name), source.time_format(name)
         if name in table.loose:
-            fitted[name] = column(dtype, check(dtype, table.loose[name], report))
+            fitted[name] = column(dtype, check(dtype, table.loose[name], report, written))
         else:
-            fitted[name] = _fit(table.columns[name], dtype, report)
+            fitted[name] = _fit(table.columns[name], dtype, report, written)
     columns = Columns(fitted)
     if not problems.by_row:
         return file_rows(source, table.names, wanted, columns, [], None, table.rows)
     bad = []
     for row in sorted(problems.by_row):
         name, reason, found = problems.by_row[row]
-        raw = {n: _raw_value(table, n, row, dtype) for n, dtype in wanted.items()}
-        bad.append(BadRow("row", row + 1, raw, name, reason, _text(found, reason)))
+        raw = {n: _raw_value(source, table, n, row) for n in wanted}
+        bad.append(BadRow("row", row + 1, raw, name, reason, _text(found, reason, source.time_format(name))))
     kept = np.delete(np.arange(columns.rows), sorted(problems.by_row))
     return file_rows(source, table.names, wanted, columns.take(kept), bad, kept, table.rows)
 
 
-def _raw_value(table: ArrowTable, name: str, row: int, dtype: Dtype) -> Any:
-    """A value as it came; a time in a column of another type as text, so that it is no number later."""
+def _raw_value(source: Source, table: ArrowTable, name: str, row: int) -> Any:
+    """A value as it came; a time as text where a number would be something else when it is given back."""
     if name in table.loose:
         return table.loose[name][row]
     found = table.columns[name]
     (value,) = found.take(slice(row, row + 1)).to_list()
-    return _datetime(value) if value is not None and found.dtype == "time" != dtype else value
+    number = dtypes_of(source)[name] == "time" and source.time_format(name) is None
+    return value if value is None or found.dtype != "time" or number else time_text(value)
 
 
 def fit_rows(
@@ -166,21 +168,34 @@ def fit_rows(
         names.append(source.time)
     wanted = wanted_columns(what, source, names) if rows else source.declared
     problems = _Problems()
-    values = {name: check(dtype, [row.get(name) for row in rows], problems.of(name)) for name, dtype in wanted.items()}
-    for name in (name for name, dtype in wanted.items() if dtype == "time"):
+    values = {
+        name: check(dtype, [row.get(name) for row in rows], problems.of(name), source.time_format(name))
+        for name, dtype in wanted.items()
+    }
+    for name in (name for name, dtype in wanted.items() if dtype == "time" and source.time_format(name) is None):
         for at, row in enumerate(rows):
             if other_unit(row.get(name)):
                 problems.of(name)(at, "bad_time", row[name])
     more = []
     for at, (name, reason, value) in sorted(problems.by_row.items()):
-        raw = {n: rows[at].get(n) for n in wanted}
+        raw = raw_row(source, {n: rows[at].get(n) for n in wanted})
         place: tuple[Literal["line", "row"], int] = ("row", at + 1) if lines is None else ("line", lines[at])
-        more.append(BadRow(*place, raw, name, reason, _text(value, reason)))
+        more.append(BadRow(*place, raw, name, reason, _text(value, reason, source.time_format(name))))
     good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
     columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
     kept = good if lines is None else np.array(lines, np.int64)[good] - 1
     fitted = file_rows(source, names, wanted, columns, [*bad, *more], kept, len(rows) + len(bad))
     return msgspec.structs.replace(fitted, absent=()) if bare else fitted
+
+
+def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it came, but dates and datetimes as text where JSON's form of them does not fit the declared format."""
+    return {n: typed_time(value) if n in source.declared_formats else value for n, value in row.items()}
+
+
+def time_text(us: int) -> str:
+    """A time as text that every format reads, in or outside the years 1 to 9999."""
+    return format_moment(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 
 class _Problems:
@@ -201,17 +216,19 @@ class _Problems:
 _KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "str": "text", "time": "datetime"}
 
 
-def _fit(found: Column, dtype: Dtype, report: Report) -> Column:
+def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None) -> Column:
     """A column by the table of conversions."""
     if found.dtype == dtype:
         return found
     if not found.present().any():
         return column(dtype, [None] * len(found))
+    if written is not None and _KINDS[found.dtype] in WRITTEN:
+        return column(dtype, check(dtype, found.to_list(), report, written))
     rule = TYPED[dtype][_KINDS[found.dtype]]
     if isinstance(rule, str):
         values = found.to_list()
         for row in np.flatnonzero(found.present()).tolist():
-            report(row, rule, _datetime(values[row]) if found.dtype == "time" else values[row])
+            report(row, rule, time_text(values[row]) if found.dtype == "time" else values[row])
         return column(dtype, [None] * len(found))
     if (found.dtype, dtype) == ("int", "float"):
         return floats_of(found)
@@ -228,13 +245,8 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
             report(row, "bad_time", int(values[row]))
 
 
-def _text(found: object, reason: Reason) -> str:
-    return moment_shown(found) if reason == "bad_time" else shown(found)[:200]
-
-
-def _datetime(us: int) -> str:
-    """A time as text, in or outside the years 1 to 9999."""
-    return format_moment(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
+def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
+    return moment_shown(found, written) if reason == "bad_time" else shown(found)[:200]
 
 
 def _hint(found: Sequence[str]) -> str:

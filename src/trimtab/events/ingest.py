@@ -14,7 +14,6 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns import Columns, Dtype, WrongColumn
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.shown import shown
-from trimtab.core.time import format_moment
 from trimtab.events.checks import (
     EXTRA,
     LAST_OF_OTHER_UNITS_US,
@@ -26,7 +25,7 @@ from trimtab.events.checks import (
 from trimtab.events.conversions import Reason
 from trimtab.events.definitions import Source
 from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
-from trimtab.events.fitting import BadRow, FileRows
+from trimtab.events.fitting import BadRow, FileRows, raw_row, time_text
 from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
 from trimtab.events.records import Event, Op, Value, decode, decode_all
 from trimtab.store.ports import Log
@@ -377,9 +376,10 @@ class _Batch:
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
         needed = f"; needed is {' or '.join(map(repr, _OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
-        said = moment_shown(found) if reason == "bad_time" else shown(found)[:200]
-        if reason == "future" and isinstance(found, int):  # of a table, whose moments are microseconds
-            said = format_moment(found)
+        source = self._call.source
+        said = moment_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
+        if reason == "future" and isinstance(found, int | float):  # a number says little
+            said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it is dated
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
@@ -395,9 +395,15 @@ class _Batch:
 
     def quarantined(self, row: int, rows: Sequence[Mapping[str, object]] | None) -> Quarantined:
         field, reason, _ = self.bad[row]
-        raw = {name: values[row] for name, values in self._lists.items()} if rows is None else rows[row]
         call = self._call
+        raw = self._table_row(row) if rows is None else raw_row(call.source, rows[row])
         return Quarantined(call.source.name, raw_json(raw), reason, field, call.now_us, call.op, call.history)
+
+    def _table_row(self, row: int) -> dict[str, Any]:
+        """A row of a table; times as text where a number would be read by a declared format."""
+        raw = {name: values[row] for name, values in self._lists.items()}
+        formatted = [n for n, value in raw.items() if self._call.source.time_format(n) and isinstance(value, int)]
+        return raw | {name: time_text(raw[name]) for name in formatted}
 
     def _reporter(self, field: str) -> Report:
         def report(row: int, reason: Reason, found: object) -> None:
@@ -407,7 +413,8 @@ class _Batch:
 
     def _column(self, name: str, dtype: Dtype) -> list[Value]:
         values = self._lists.get(name)
-        return [None] * self._count if values is None else check(dtype, values, self._reporter(name))
+        written = self._call.source.time_format(name) if self._given else None  # a table's times were read before
+        return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
 
     def _checked_ops(self) -> list[Op] | None:
         keyless = self._call.source.key is None
@@ -452,6 +459,8 @@ class _Batch:
         for name in names:
             given = self._lists.get(name)
             if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
+                continue
+            if self._call.source.time_format(name) is not None:  # its unit is declared
                 continue
             for row in [row for row, value in enumerate(given) if other_unit(value)]:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))

@@ -126,4 +126,6 @@ def _items(stored: StoredFeatures) -> list[Item]:
 
 
 def _bare(source: Source) -> Source:
-    return msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None, about=NOTHING)
+    return msgspec.structs.replace(
+        source, columns=source.declared, hidden=(), first=None, about=NOTHING, time_formats=msgspec.UNSET
+    )

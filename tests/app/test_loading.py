@@ -173,8 +173,8 @@ def test_a_declared_time_format_is_a_note_that_changes_what_is_read_and_nothing_
         project.history.refresh()
         assert project.history.frame("readings").event_at_us.tolist() == [moment_us("2024-03-01T06:00:00Z")]
         assert project.replay_quarantine("readings").accepted == 1
-        pushed = project.push("readings", [{"site": "north", "level": 1.0, "read_at": "2024-03-01 06:00"}])
-        assert pushed.problems[0].found == "'2024-03-01 06:00', which does not fit the format '%d.%m.%Y %H:%M'"
+        later = project.push("readings", [{"site": "north", "level": 1.0, "read_at": "2024-03-01 06:00"}])
+        assert later.problems[0].found == "'2024-03-01 06:00', which does not fit the format '%d.%m.%Y %H:%M'"
         project.history.refresh()
         assert project.history.frame("readings").event_at_us.tolist() == [
             moment_us("2024-03-01T06:00:00Z"),

@@ -1,11 +1,15 @@
 """A log in a list, and what a history must hold according to a naive reading of it."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from trimtab.store.ports import LogRecord
+
+sys.path.insert(0, str(Path(__file__).parent))  # kinds
 
 
 class ListLog:

@@ -26,8 +26,9 @@ from trimtab.features.definitions import View, view
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.hindsight import hindsight
 from trimtab.features.offline.view_columns import evaluate_view
-from trimtab.features.parts.event_files import connected, folder_events, table_events
+from trimtab.features.parts.event_files import connected, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
+from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.part_answers import packed, scattered, unpacked
 from trimtab.features.parts.parted_views import in_slices
 
@@ -139,7 +140,7 @@ def test_files_need_no_columns_that_are_declared_no_more(tmp_path: Path) -> None
     names = ", ".join(f"NULL::{sql} AS {n}" for n, sql in (("x", "DOUBLE"), ("n", "BIGINT"), ("ok", "BOOLEAN")))
     file = tmp_path / "events.parquet"
     duckdb.sql(f"SELECT 'i' AS id, 'a' AS key, 'u' AS kind, {names}, to_timestamp(1) AS at").write_parquet(str(file))
-    events = folder_events(laid_out, file)
+    events = folder_events(laid_out, file, tmp_path / "given")
     with connected(tmp_path / "overflow", 256 << 20) as connection:
         settled = settle(events, tmp_path / "versions", connection)
         divided = split(settled, events, ("key",), [], 1, tmp_path / "parts", connection)
@@ -152,7 +153,7 @@ def test_ids_are_counted_in_little_memory(tmp_path: Path) -> None:
     rows = duckdb.sql("SELECT md5(i::VARCHAR) AS id, to_timestamp(i) AS at FROM range(400000) t(i)")
     rows.write_parquet(str(file), row_group_size=20_000)
     with connected(tmp_path / "overflow", 10 << 20) as connection:
-        events = folder_events(named, file)
+        events = folder_events(named, file, tmp_path / "given")
         settled = settle(events, tmp_path / "versions", connection, parts=64)
         assert connection.execute(f"SELECT count(*) FROM ({settled})").fetchone() == (400_000,)
         with pytest.raises(duckdb.OutOfMemoryException):
@@ -164,7 +165,7 @@ def test_a_column_may_be_called_filename(tmp_path: Path) -> None:
     file = tmp_path / "events.parquet"
     duckdb.sql("SELECT 'i' AS id, 'a.txt' AS filename, to_timestamp(1) AS at").write_parquet(str(file))
     with connected(tmp_path / "overflow", 256 << 20) as connection:
-        events = folder_events(named, file)
+        events = folder_events(named, file, tmp_path / "given")
         settled = settle(events, tmp_path / "versions", connection)
         divided = split(settled, events, ("filename",), ["filename"], 1, tmp_path / "parts", connection)
         assert frame_of_part(divided, 0, connection).columns["filename"].to_list() == ["a.txt"]

@@ -33,7 +33,8 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
 from trimtab.features.offline.hindsight import hindsight
-from trimtab.features.parts.event_files import EventFiles, folder_events, parquet, table_events
+from trimtab.features.parts.event_files import EventFiles, parquet, table_events
+from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import write_durably
@@ -317,7 +318,7 @@ def _event_files(
     folder: Path,
     events: Mapping[str, Path],
 ) -> dict[str, EventFiles]:
-    found = {name: folder_events(sources[name], Path(path)) for name, path in events.items()}
+    found = {name: folder_events(sources[name], Path(path), folder / "given" / name) for name, path in events.items()}
     rest = [source for name, source in sources.items() if name not in found]
     if not rest:
         return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import arro3.core as arro3
 import duckdb
+import msgspec
 
 from trimtab.core.arrow import Extension, Unread, read_arrow
 from trimtab.core.columns import ArrowTable, Dtype
@@ -33,13 +35,55 @@ def read_parquet(path: Path, source: Source) -> FileRows:
         (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({_path(path)})").fetchall()[0]
         check_table(path, rows, wanted)
         found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), loose=True)
-        kinds = {name: kind for name, kind in _extensions(connection, path).items() if name in found.columns}
+        kinds = _extensions(connection, path)
+    return fit_table(what, source, _extended(tuple(names), found, kinds, rows))
+
+
+def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
+    """The rows of a Parquet file as `read_parquet` gives them, some hundred thousand at a time.
+
+    Raises:
+        Misuse: It cannot be read, or the time or key is missing.
+    """
+    what = f"file {path}"
+    with _opened(path) as (connection, scan):
+        names = tuple(str(name) for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall())
+        kinds = _extensions(connection, path)
+        columns = ", ".join(map(_name, wanted_columns(what, source, names)))
+        done = 0
+        for batch in arro3.RecordBatchReader.from_stream(connection.sql(f"SELECT {columns} FROM {scan}")):
+            found = read_arrow(batch, loose=True)
+            rows = fit_table(what, source, _extended(names, found, kinds, batch.num_rows))
+            bad = tuple(msgspec.structs.replace(one, number=one.number + done) for one in rows.bad)
+            yield msgspec.structs.replace(rows, bad=bad)
+            done += batch.num_rows
+
+
+def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """DuckDB's type of each column of each Parquet file; of an extension type of Arrow its name.
+
+    Raises:
+        Misuse: One cannot be read.
+    """
+    found = []
+    with _connected() as connection:
+        for path in paths:
+            with _named(path):
+                described = connection.execute(f"DESCRIBE SELECT * FROM {_scan(path)}").fetchall()
+                plain = {str(name): str(kind) for name, kind, *_ in described}
+                found.append(plain | _extensions(connection, path))
+    return found
+
+
+def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str], rows: int) -> ArrowTable:
+    """The table with columns of extension types as such."""
     extended = {
         name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
         for name, kind in kinds.items()
+        if name in found.columns
     }
-    plain = found.columns.select([name for name in found.columns.names if name not in kinds])
-    return fit_table(what, source, ArrowTable(tuple(names), plain, {**found.loose, **extended}, rows))
+    plain = found.columns.select([name for name in found.columns.names if name not in extended])
+    return ArrowTable(names, plain, {**found.loose, **extended}, rows)
 
 
 def parquet_columns(path: Path) -> dict[str, Dtype]:
@@ -74,14 +118,30 @@ def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
     """A connection, and the SQL that scans the file."""
+    with _named(path), _connected() as connection:
+        yield connection, _scan(path)
+
+
+@contextmanager
+def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
     offline: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
+    with open_duckdb(offline) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+
+
+def _scan(path: Path) -> str:
+    return f"read_parquet({_path(path)}, {_AS_IT_IS})"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of DuckDB's as those of the file."""
     try:
-        with open_duckdb(offline) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            yield connection, f"read_parquet({_path(path)}, {_AS_IT_IS})"
+        yield
     except (duckdb.Error, Unread) as error:
         said = str(error.__cause__ if isinstance(error, Unread) else error).strip().splitlines()[0]
         raise Misuse(

@@ -205,8 +205,7 @@ class RequestRows:
     def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
         """A row that holds NaN, NumPy scalars, or something wrong."""
         try:
-            plain = {name: _python(value) for name, value in row.items()}
-            plain |= {name: _as_moment(plain[name]) for name in self._times if name in plain}
+            plain = {name: _time(value) if name in self._times else _python(value) for name, value in row.items()}
             return msgspec.convert(plain, self._row)
         except msgspec.ValidationError as error:
             raise _in_row(self._explained(decode_problem(error, b""), row), number) from error
@@ -300,21 +299,27 @@ def _as_moment(value: Any) -> Any:
         try:
             return _said_moment(moment_us(value))
         except Misuse:
-            return value
+            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # msgspec encodes it
     return value
+
+
+def _time(value: Any) -> Any:
+    """A time as events have it: null, or a moment in a form that msgspec takes; what is none stays, to be refused."""
+    from trimtab.events.conversions import Refused, converted, kind_of
+
+    try:
+        us = converted("time", value)
+    except Refused:
+        return _as_moment(value)
+    assert us is None or isinstance(us, int)  # of a time
+    return us if us is None or kind_of(value)[0] == "int" else _said_moment(us)
 
 
 def _python(value: Any) -> Any:
-    """A NumPy scalar as Python's, a moment of pandas as well; NaN and NaT as null."""
+    """A NumPy scalar as Python's; NaN as null."""
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
-        value = (value.astype("datetime64[us]") if value.dtype.kind == "M" else value).item()
-    if not isinstance(value, float | dt.datetime):
-        return value
-    if value != value:
-        return None
-    if isinstance(value, dt.datetime) and value.__class__ is not dt.datetime:
-        return dt.datetime.combine(value.date(), value.timetz())
-    return value
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
 
 
 def _moment_us(value: dt.datetime, field: str, pointer: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,23 @@ def cut_short(data: Path) -> None:
     os.truncate(data, data.stat().st_size // 2)
 
 
+def junk(data: Path) -> None:
+    data.write_bytes(random.Random(14).randbytes(40_960))
+
+
+def a_folder(data: Path) -> None:
+    data.unlink()
+    data.mkdir()
+
+
+def foreign(data: Path) -> None:
+    """An environment of another program."""
+    with lmdb.open(str(data.parent.parent / "foreign")) as environment, environment.begin(write=True) as writing:
+        writing.put(b"a", b"b")
+    shutil.copy(data.parent.parent / "foreign" / "data.mdb", data)
+    shutil.rmtree(data.parent.parent / "foreign")
+
+
 def flipped(data: Path, key: bytes | None = None) -> None:
     """Damage in one value alone, the last one or that of a key: what it is found by is whole."""
     with lmdb.open(str(data.parent)) as environment, environment.begin(write=True) as writing:
@@ -62,7 +80,7 @@ def filled(trained: Path) -> Path:
     return trained
 
 
-@pytest.mark.parametrize("damage", [empty, another_head, cut_short])
+@pytest.mark.parametrize("damage", [empty, another_head, cut_short, junk, a_folder, foreign])
 def test_the_status_says_everything_else_and_what_mends_damaged_features(
     filled: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -81,7 +99,32 @@ def test_the_status_says_everything_else_and_what_mends_damaged_features(
         project.serve(port=0)
 
 
-@pytest.mark.parametrize("damage", [empty, another_head, cut_short, flipped])
+@pytest.mark.parametrize("damage", [empty, junk, a_folder, foreign])
+@pytest.mark.parametrize("store", ["answers", "learners"])
+def test_the_status_and_doctor_name_other_stores_that_cannot_be_opened(
+    filled: Path, store: str, damage: Callable[[Path], None]
+) -> None:
+    with shop.opened(filled) as project:
+        getattr(project.state, store).write({b"a": b"b"})
+    damage(filled / ".trimtab" / store / "data.mdb")
+    status, said = trimtab(filled, "status", "--check", "--json")
+    assert status == 1
+    (red,) = [line for line in json.loads(said)["red"] if f"/{store}" in line]
+    assert red.endswith("What mends it: trimtab restore BACKUP --force")
+    found = next(one for one in examine(filled, {}) if one.name == "state")
+    assert found.state == "missing"
+    assert f"/{store}" in found.found
+    with shop.opened(filled) as project, pytest.raises(Corrupt, match=f"/{store}.*What mends it"):
+        getattr(project.state, store).get(b"a")
+
+
+def test_a_status_makes_no_stores(filled: Path) -> None:
+    shutil.rmtree(filled / ".trimtab" / "answers", ignore_errors=True)
+    assert trimtab(filled, "status")[0] == 0
+    assert not (filled / ".trimtab" / "answers").exists()
+
+
+@pytest.mark.parametrize("damage", [empty, another_head, cut_short, flipped, junk, a_folder, foreign])
 def test_rebuilding_all_mends_every_damage(filled: Path, damage: Callable[[Path], None]) -> None:
     with shop.opened(filled) as project:
         views = list(project.views.views)

@@ -28,7 +28,9 @@ def check_state(folder: Path) -> str:
     logs = catalogs = keyed = blobs = 0
     try:
         _check_folder(folder / "format.json")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for path in sorted(
+            path for path in folder.rglob("*") if path.is_file() or (path.name == "data.mdb" and path.exists())
+        ):
             if path.name == "data.mdb":
                 _check_lmdb(path.parent, mend=REBUILD if path.parent == folder / "online" else RESTORE)
                 keyed += 1

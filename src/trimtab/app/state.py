@@ -186,6 +186,20 @@ class State:
         """What online learners know."""
         return self._key_values("learners", RESTORE)
 
+    def damaged_stores(self) -> list[str]:
+        """What is wrong with stores of keys and values that are there and cannot be opened, and what to do.
+
+        Online features are made from the log again; see `damage` of `stored_views`.
+        """
+        found: list[str] = []
+        for name in ("answers", "learners"):
+            if (self.folder / name / "data.mdb").exists():  # else it would be made
+                try:
+                    getattr(self, name)
+                except Corrupt as error:
+                    found.append(str(error))
+        return found
+
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
         """The sources' tables of record: those that exist, or (`make`) all."""
         found = {source.name: self.table(source.name, make=make) for source in sources}

@@ -174,6 +174,7 @@ def project_status(project: Project) -> Status:
     red += [f"{one.model}: {one.message}" for one in signals if one.severity == "red" and one.ended_at_us is None]
     damage = project.views.damage()
     red += [] if damage is None else [damage]
+    red += [line for line in project.state.damaged_stores() if line not in red]
     red += [f"{lost} {RECOVER}" for lost in lost_records(project.state, tables=True)]
     jump = project.state.clock_jump()
     red += [] if jump is None else [jump]

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
+from trimtab.core.regular_file import other_kind
 from trimtab.store.durable_files import file_mode, make_folder, publish, sync_directory, unwritable
 from trimtab.store.file_lock import FileLock, locked_by
 from trimtab.store.lmdb_absent import Absent
@@ -281,6 +282,8 @@ class LmdbEnvironment:
 
     def _open(self) -> None:
         data = self.path / "data.mdb"
+        if (kind := other_kind(data)) is not None:
+            raise Corrupt(f"{data}: is a {kind}, needed is a file. {self.mend}")
         self._bare = unwritable(self.path) and self._to_be_read_bare()
         try:
             if data.exists() and data.stat().st_size == 0:

@@ -54,7 +54,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
     others = {"what was truncated": truncation(state.catalog).newest_us}
     if state.online_file() is not None:
         with suppress(Corrupt):  # said by who reads features
-            others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=0)
+            others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
     found += [
         _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US
     ]

@@ -365,7 +365,9 @@ def _newest_us(project: Project) -> int:
         for partition, last in log.positions().items()
         for record in log.read(partition, max(0, last - 1), limit=1)
     ]
-    return min(project.clock.now_us(), max([truncation(project.state.catalog).newest_us, *newest]))
+    truncated = truncation(project.state.catalog)
+    newest += [truncated.newest_us] if truncated.through else []
+    return min(project.clock.now_us(), max(newest, default=0))
 
 
 def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:

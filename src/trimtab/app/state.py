@@ -277,7 +277,7 @@ class Truncation(msgspec.Struct, frozen=True):
 
     through: dict[str, int] = {}  # by partition: up to here every record is in its source's table
     sources: dict[str, dict[str, int]] = {}  # by source and partition: up to here its table has to reach
-    newest_us: int = 0  # the greatest append time that the log had then
+    newest_us: int = -(2**62)  # the greatest append time that the log had then; before all while nothing was truncated
 
 
 def truncation(catalog: Catalog) -> Truncation:

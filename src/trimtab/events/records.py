@@ -90,4 +90,7 @@ def erased(source: str) -> bytes:
 
 def known_at_us(event: Event, record: LogRecord) -> int:
     """When the event became known: never before it was appended, unless it was loaded as history."""
-    return event.known_at_us if event.history else max(event.known_at_us, record.appended_at_us)
+    if event.history:
+        return event.known_at_us
+    declared = event.known_at_us != 0  # else 0 would lie ahead of a clock before 1970
+    return max(event.known_at_us, record.appended_at_us) if declared else record.appended_at_us

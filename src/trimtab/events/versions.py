@@ -57,10 +57,11 @@ class Versions:
         appended_at = np.array([r.appended_at_us for r in records], np.int64)
         declared = np.array([e.known_at_us for e in events], np.int64)
         history = np.array([e.history for e in events], bool)
+        known = np.where(declared == 0, appended_at, np.maximum(declared, appended_at))  # as `known_at_us`
         block = self._rows.block([e.values for e in events])
         block |= {
             EVENT_AT: np.array([e.event_at_us for e in events], np.int64),
-            KNOWN_AT: np.where(history, declared, np.maximum(declared, appended_at)),
+            KNOWN_AT: np.where(history, declared, known),
             DELETED: np.array([e.op == "delete" for e in events], bool),
             PARTITION: np.array([place[r.partition] for r in records], np.int16),
             POSITION: np.array([r.position for r in records], np.int64),

@@ -178,7 +178,8 @@ class World:
     def _logged(self, block: Block, answers: Answers) -> list[Prediction]:
         model = self.line.deployment.model
         made_at_us = self._rows_at(block)
-        ids = batch_prediction_ids(f"{self.line.name}/{block.start}", int(made_at_us[0]), range(len(made_at_us)))
+        named_us = max(0, int(made_at_us[0]))  # identifiers have no times before 1970, and nobody looks these up
+        ids = batch_prediction_ids(f"{self.line.name}/{block.start}", named_us, range(len(made_at_us)))
         width = 8 * answers.matrix.shape[1]
         values = answers.matrix.astype("<f8").tobytes()
         reasons = reason_rows(block.features, model.features.names)

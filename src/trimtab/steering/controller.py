@@ -16,7 +16,7 @@ from trimtab.registry.protection import CHAMPION, hold, let_go
 from trimtab.run import Cancelled
 from trimtab.steering.definitions import Deployment, Every, OnQualityDrop
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, Cause, Changes, LoopState, Repair
+from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, Cause, Changes, LoopState, Repair, is_before
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 _IDLE: dict[str, Any] = {
@@ -351,18 +351,22 @@ class Controller:
         """What starts a repair now: an alarm before a follow-up before the schedule, each with its own quiet time."""
         state, rules = self._state, self._deployment.retrain.any_of
         if self._workshop.champion() is None:
-            return None if now_us < state.quiet_until_us else _Trigger("first", "No version is in service yet.", now_us)
+            return (
+                None
+                if is_before(now_us, state.quiet_until_us)
+                else _Trigger("first", "No version is in service yet.", now_us)
+            )
         watch, onset = self._monitor.watch, self._onset()
         risen = watch is not None and watch.risen_us > state.risen_us
         heard = any(isinstance(rule, OnQualityDrop) for rule in rules)
-        heard = heard and (risen or now_us >= state.alarm_quiet_until_us)
+        heard = heard and (risen or not is_before(now_us, state.alarm_quiet_until_us))
         if heard and watch is not None and onset is not None:
             settled_us = onset.at_us + self._deployment.settle_us + self._deployment.model.label.wait_us
             return _Trigger("alarm", f"Quality alarm: {', '.join(watch.rung)}.", max(now_us, settled_us), onset)
         if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
             said = "More labelled days since the change that was repaired."
             return _Trigger("follow-up", said, now_us, state.changes.repaired)
-        if now_us < state.quiet_until_us:
+        if is_before(now_us, state.quiet_until_us):
             return None
         for rule in rules:
             if isinstance(rule, Every) and now_us - state.trained_at_us >= rule.period_us:

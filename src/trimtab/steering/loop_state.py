@@ -40,6 +40,15 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     repaired: ChangeOnset | None = None  # of the last one that the version in service has repaired
 
 
+def is_before(now_us: int, until_us: int) -> bool:
+    """Whether a time of a `LoopState` is still to come; 0 says that none was set, also where the clock is before 1970.
+
+    >>> is_before(-5, 0), is_before(5, 10)
+    (False, True)
+    """
+    return until_us != 0 and now_us < until_us
+
+
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a deployment stands between two ticks: one record of the catalogue."""
 

@@ -44,6 +44,7 @@ _BUSY_MS = 5_000  # what `sqlite3.connect` sets
 _RETURNED = 2_000  # pages that one transaction gives back to the disk
 _LONG_OVERDUE = 10_000  # pages of a write-ahead log that appends fold where somebody else should have
 _readers = count()
+_NO_APPEND_US = -(2**62)  # before every append, that of a clock before 1970 too
 _TRIES = 20  # reads of a file that somebody changes meanwhile and that cannot be locked
 
 
@@ -54,7 +55,7 @@ class PartitionWriter:
         self.path = path
         self.mode = mode
         self.position = 0
-        self.at_us = 0
+        self.at_us = _NO_APPEND_US
         self._lock = lock
         self._path, self._wal_path = str(path), f"{path}-wal"
         self._folds_late = False  # whether somebody calls `fold`
@@ -117,7 +118,7 @@ class PartitionWriter:
 
     def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
         """Give no position up to `position` again, and remove the records there; append payloads with their times."""
-        at_us = 0
+        at_us = _NO_APPEND_US
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE position <= ?", (position,))
             connection.execute("DELETE FROM sqlite_sequence WHERE name = 'record'")
@@ -127,7 +128,7 @@ class PartitionWriter:
                 at_us = max(at_us, time_us)
                 crc = zlib.crc32(payload, zlib.crc32(PREFIX(number, at_us)))
                 connection.execute(_INSERTS[1], (number, at_us, crc, payload))
-        self.at_us = 0  # read again from the file
+        self.at_us = _NO_APPEND_US  # read again from the file
         self._drop()
 
     def restamp(self, above_us: int, at_us: int) -> int:
@@ -141,7 +142,7 @@ class PartitionWriter:
             head = read_head(connection, self.path)
             if head.truncated_at_us > above_us:
                 write_head(connection, msgspec.structs.replace(head, truncated_at_us=at_us))
-        self.at_us = 0  # read again from the file
+        self.at_us = _NO_APPEND_US  # read again from the file
         self._drop()
         return len(rows)
 
@@ -290,7 +291,7 @@ class PartitionWriter:
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
                 rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
-                at_us = head.truncated_at_us
+                at_us = head.truncated_at_us or _NO_APPEND_US  # 0: nothing was truncated
                 if rows:
                     at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
                 last = sequence(connection, head)

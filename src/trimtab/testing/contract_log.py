@@ -55,6 +55,11 @@ class LogContract:
         log.append([b"a", b"b"], at_us=[1_500_000, 1_600_000])
         assert [r.appended_at_us for r in log.read(log.partition, 0)] == [1_500_000, 1_600_000]
 
+    def test_times_before_1970_are_kept(self, log: Log) -> None:
+        log.append([b"a", b"b"], at_us=[-2_000_000, -1_000_000])
+        log.append([b"c"], at_us=[-1_500_000])
+        assert [r.appended_at_us for r in log.read(log.partition, 0)] == [-2_000_000, -1_000_000, -1_000_000]
+
     def test_append_time_never_decreases(self, log: Log, clock: VirtualClock) -> None:
         log.append([b"a"], at_us=[5_000_000])
         log.append([b"b"])  # the clock stands at one second

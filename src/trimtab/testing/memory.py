@@ -25,7 +25,7 @@ class MemoryLog:
         self._mutex = threading.Lock()
         self._records: list[LogRecord] = []
         self._position = 0
-        self._at_us = 0
+        self._at_us = -(2**62)  # before every append
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         if not all(isinstance(payload, bytes) for payload in payloads):

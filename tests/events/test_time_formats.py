@@ -23,6 +23,7 @@ from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Source, Time, source
 from trimtab.events.records import decode
 from trimtab.events.time_formats import time_format
+from trimtab.serving.http.openapi import Described, openapi
 from trimtab.testing import MemoryLog
 
 pytestmark = pytest.mark.fast
@@ -251,3 +252,11 @@ def test_rows_in_quarantine_are_taken_by_a_replay_whatever_their_times_were(tmp_
     replayed = bench.quarantine.replay(bench.ingestor, reason="wrong_type", fix=lambda row: {**row, "x": 1.0})
     assert (replayed.accepted, replayed.quarantined) == (5, 0)
     assert dict(bench.times()) == dict.fromkeys(("rows", "typed", "read", "csv", "table"), AT_US)
+
+
+def test_the_service_describes_events_with_their_time_formats() -> None:
+    described = Described(title="t", version="1", models=[], sources=[_source({"seen": "unix_s"})])
+    properties = openapi(described)["components"]["schemas"]["s.event"]["properties"]
+    assert "unix_s" in properties["seen"]["description"]
+    assert properties["seen"]["anyOf"] == [{"type": "string"}, {"type": "number"}, {"type": "null"}]
+    assert properties["at"]["anyOf"][0] == {"type": "string", "format": "date-time"}

@@ -147,11 +147,9 @@ def _event_schema(source: Source) -> Schema:
     """
     columns = source.declared if source.hidden else source.columns
     needed = [source.time] + ([source.key] if source.key and source.key != source.time else [])
-    properties = {
-        name: dict(_TYPES[dtype]) if name in needed else _nullable(dict(_TYPES[dtype]))
-        for name, dtype in columns.items()
-    }
-    properties[source.time] = dict(_MOMENT)
+    schemas = {name: _written(source, name) or dict(_TYPES[dtype]) for name, dtype in columns.items()}
+    moment = schemas[source.time]
+    properties = {name: schema if name in needed else _nullable(schema) for name, schema in schemas.items()}
     properties |= {
         "_id": _nullable({"type": "string"}),
         "_known_at": _nullable(_MOMENT),
@@ -159,10 +157,19 @@ def _event_schema(source: Source) -> Schema:
     }
     if source.key is None:
         return _object(properties, needed)
-    dated = {"required": [source.time], "properties": {source.time: dict(_MOMENT)}}
+    dated = {"required": [source.time], "properties": {source.time: moment}}
     deleted = {"required": ["_op"], "properties": {"_op": {"const": "delete"}}}
-    properties[source.time] = _nullable(_MOMENT)
+    properties[source.time] = _nullable(moment)
     return _object(properties, [source.key]) | {"anyOf": [dated, deleted]}
+
+
+def _written(source: Source, column: str) -> Schema | None:
+    """A time of a declared format."""
+    written = source.declared_formats.get(column)
+    if written is None:
+        return None
+    said = f"A time in the format {written}, or RFC 3339 in full"
+    return {"description": said, "anyOf": [{"type": "string"}, {"type": "number"}]}
 
 
 def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:

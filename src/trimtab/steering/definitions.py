@@ -97,6 +97,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     approval_us: int | None = None  # how long a passed candidate waits for a person; None: nobody is asked
     degrade: Degradation | None = None  # what is answered when features or model fail; no part of the address
     cache: Cache | None = None  # how much the version in service may remember; no part of the address
+    owner: str | None = None  # who is asked to act on its signals; no part of the address
 
     @property
     def name(self) -> str:
@@ -226,6 +227,7 @@ def deployment(
     approval: str | int | None = None,
     degrade: Degradation | None = None,
     cache: Cache | None = None,
+    owner: str | None = None,
 ) -> Deployment:
     """Put a model in service.
 
@@ -241,11 +243,16 @@ def deployment(
         degrade: What is answered when features or the model fail or are late, made with `degrade()`; None: an error.
         cache: How much the version in service may remember of its scores, made with `cache()`; None: nothing. For
             models that take much longer than a look-up, about a microsecond, and are asked the same again.
+        owner: Who is asked to act when a signal is raised, a team or a person: it stands in alerts.
 
     Raises:
         Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
-            fit the model's metric.
+            fit the model's metric; `owner` is no text.
     """
+    if owner is not None and not (isinstance(owner, str) and owner.strip()):
+        raise Misuse(
+            f'deployment of {model.name!r}: owner={owner!r}. Give a text such as "team pricing", or leave it out.'
+        )
     if learn not in ("batch", "online"):
         raise Misuse(f'deployment of {model.name!r}: learn={learn!r} is neither "batch" nor "online".')
     if learn == "online" and model.label.classes:
@@ -273,6 +280,7 @@ def deployment(
         approval_us=None if approval is None else duration_us(approval),
         degrade=degrade,
         cache=cache,
+        owner=owner,
     )
     _check_gate(made)
     if degrade is not None and degrade.rule is not None and model.label.classes:

@@ -1,0 +1,230 @@
+"""Rules of alerts: which changes of signals are told now, which wait for the digest, and which are no news.  # D0183"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from trimtab.core.alert_settings import AlertKind, AlertsSettings, Severity
+from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US, duration_us
+from trimtab.monitoring.signals import JOURNAL, standing_signals
+from trimtab.store.ports import Catalog, Entry
+
+KIND, KEY = "alerts", "state"  # of the record in the catalogue
+WEEK_US = 7 * DAY_US
+_LISTED_US = 4 * WEEK_US  # how long pages are remembered, for the realised rate
+Budget: TypeAlias = tuple[str, Severity]  # a model and a severity: what a budget is for
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal from its beginning until its end was told, through all its returns within the time of flapping."""
+
+    signal: Signal  # as it was found last
+    seen_us: int  # when the journal last said that it stands
+    returned: int = 0
+    told: Literal["", "info", "red"] = ""  # the gravest severity that was told
+    held_us: int | None = None  # since when it waits for the digest
+
+    @property
+    def news(self) -> AlertKind | None:
+        """What is to be told of it while it stands."""
+        if not self.told:
+            return "begun"
+        return "graver" if self.told == "info" and self.signal.severity == "red" else None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One message that began or worsened something, as the budget counts it."""
+
+    model: str
+    severity: Severity
+    at_us: int
+
+
+class AlertState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the journal of signals was read, and what is known of each signal that is not over."""
+
+    cursor: int = 0
+    incidents: dict[str, Incident] = {}  # by model, kind and subject
+    over: list[Incident] = []  # another one of the same name has begun since
+    pages: list[Page] = []
+
+    def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
+        """Pages by model and severity, of the newest days."""
+        return Counter((one.model, one.severity) for one in self.pages if one.at_us > now_us - days * DAY_US)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One change of a signal that is told now."""
+
+    incident: Incident
+    what: AlertKind
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides beside the signals themselves."""
+
+    settings: AlertsSettings
+    wanted: Callable[[AlertKind, Signal], bool]  # whether any receiver wants to hear of it
+    muted: Callable[[Signal], bool]
+    stands: Collection[str]  # ids of the signals that their monitors hold to stand
+
+    @property
+    def flapping_us(self) -> int:
+        return duration_us(self.settings.flapping)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look came to: the state afterwards, and what is told."""
+
+    state: AlertState
+    alerts: list[Told] = []
+    digest: list[Told] = []
+    exhausted: list[Budget] = []  # what has used up its budget by this look
+
+
+def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState, list[Entry]]:
+    """The state, and what the journal says since. At the first look what stands counts as having begun just now."""
+    if state is not None:
+        return state, _entries(catalog, state.cursor)
+    entries = _entries(catalog, 0)
+    cursor = entries[-1].sequence if entries else 0
+    begun = {_name(one): Incident(signal=one, seen_us=one.raised_at_us) for one in standing_signals(catalog)}
+    return AlertState(cursor=cursor, incidents=begun), []
+
+
+def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> AlertState:
+    """The state after what the journal says: signals began, got graver, ended, or came back."""
+    incidents, over, cursor = dict(state.incidents), list(state.over), state.cursor
+    for entry in entries:
+        cursor = entry.sequence
+        signal = msgspec.json.decode(entry.body, type=Signal)
+        name = _name(signal)
+        before = incidents.get(name)
+        if signal.ended_at_us is not None:
+            if before is not None and before.signal.id == signal.id:
+                incidents[name] = msgspec.structs.replace(before, signal=signal)
+        elif before is None:
+            incidents[name] = Incident(signal=signal, seen_us=entry.at_us)
+        elif before.signal.ended_at_us is None and before.signal.id == signal.id:
+            incidents[name] = msgspec.structs.replace(before, signal=signal, seen_us=entry.at_us)
+        elif entry.at_us - (before.signal.ended_at_us or before.seen_us) < flapping_us:
+            incidents[name] = msgspec.structs.replace(
+                before, signal=signal, seen_us=entry.at_us, returned=before.returned + 1
+            )
+        else:
+            over += [before] if before.told or before.held_us is not None else []
+            incidents[name] = Incident(signal=signal, seen_us=entry.at_us)
+    return msgspec.structs.replace(state, cursor=cursor, incidents=incidents, over=over)
+
+
+def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
+    """What is told now; nothing is stored or sent.
+
+    Args:
+        state: After `take_in`.
+        rules: What else decides.
+        now_us: The time of the look.
+    """
+    kept: dict[str, Incident] = {}
+    fresh: dict[str, Incident] = {}
+    ended: list[Told] = []
+    for name, one in state.incidents.items():
+        quiet, muted = _is_quiet(one, rules, now_us), rules.muted(one.signal)
+        if one.held_us is not None or (muted and (one.told or not quiet)):
+            kept[name] = one
+        elif one.news is not None and not muted:
+            fresh[name] = one
+        elif not quiet:
+            kept[name] = one
+        elif one.told and one.signal.ended_at_us is not None:
+            ended.append(Told(one, "ended"))
+    paged, pages, exhausted = _within_budget(fresh, state, rules, now_us)
+    alerts = []
+    for name, one in fresh.items():
+        if name not in paged:
+            kept[name] = msgspec.structs.replace(one, held_us=now_us)
+            continue
+        assert one.news is not None  # of those that are fresh
+        alerts.append(Told(one, one.news))
+        if not _is_quiet(one, rules, now_us):  # else its end was told with its beginning
+            kept[name] = _as_told(one)
+    before = [one for one in state.over if one.held_us is None and one.signal.ended_at_us is not None]
+    held = [one for one in state.over if one.held_us is not None]
+    after = msgspec.structs.replace(state, incidents=kept, over=held, pages=pages)
+    plan = Plan(state=after, alerts=[*(Told(one, "ended") for one in before), *alerts, *ended], exhausted=exhausted)
+    return _with_digest(plan, rules, now_us)
+
+
+def _within_budget(
+    fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
+) -> tuple[set[str], list[Page], list[Budget]]:
+    """Names that are told, the pages remembered afterwards, and which budgets this look has used up.
+
+    What begins in one look is one page of its model and severity. What no receiver wants costs nothing.
+    """
+    spent, limit = state.spent(now_us), rules.settings.pages_per_week
+    costly = {name: _budget(one) for name, one in fresh.items() if rules.wanted(one.news or "begun", one.signal)}
+    paid = {budget for budget in costly.values() if spent[budget] < limit}
+    paged = {name for name in fresh if name not in costly or costly[name] in paid}
+    pages = state.pages
+    if paid:
+        pages = [one for one in state.pages if one.at_us > now_us - _LISTED_US]
+        pages += [Page(model, severity, now_us) for model, severity in sorted(paid)]
+    return paged, pages, sorted(budget for budget in paid if spent[budget] + 1 == limit)
+
+
+def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
+    """The plan with a digest of what was held back, once the oldest of it has waited long enough."""
+    state = plan.state
+    held = [one for one in [*state.over, *state.incidents.values()] if one.held_us is not None]
+    held = [one for one in held if not rules.muted(one.signal)]
+    since_us = min((one.held_us for one in held if one.held_us is not None), default=now_us)
+    if not held or now_us - since_us < duration_us(rules.settings.digest):
+        return plan
+    incidents = {}
+    for name, one in state.incidents.items():
+        if one not in held:
+            incidents[name] = one
+        elif not _is_quiet(one, rules, now_us):
+            incidents[name] = _as_told(one)
+    over = [one for one in state.over if one not in held]
+    after = msgspec.structs.replace(state, incidents=incidents, over=over)
+    digest = [Told(one, one.news or "begun") for one in held]
+    return msgspec.structs.replace(plan, state=after, digest=digest)
+
+
+def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
+    """Whether it has been over for longer than it may flap.
+
+    A monitor that does not say when its signals end has said nothing for so long: nobody will tell the end of that one.
+    """
+    ended_us = one.signal.ended_at_us
+    if ended_us is None and one.signal.id in rules.stands:
+        return False
+    return now_us - (one.seen_us if ended_us is None else ended_us) >= rules.flapping_us
+
+
+def _as_told(one: Incident) -> Incident:
+    return msgspec.structs.replace(one, told=one.signal.severity, held_us=None)
+
+
+def _budget(one: Incident) -> Budget:
+    return one.signal.model, one.signal.severity
+
+
+def _name(signal: Signal) -> str:
+    """What makes two signals the same to people: a new version with the same trouble is no news."""
+    return f"{signal.model}/{signal.kind}/{signal.subject}"
+
+
+def _entries(catalog: Catalog, after: int) -> list[Entry]:
+    found: list[Entry] = []
+    while entries := catalog.journal(JOURNAL, after=after):
+        found += entries
+        after = entries[-1].sequence
+    return found

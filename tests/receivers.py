@@ -33,7 +33,9 @@ class Posted:
 class HttpReceiver:
     """Answers as told: `answers` are statuses (or "hang", "close", "trickle"), the last one for all that follows."""
 
-    def __init__(self, *answers: int | str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *answers: int | str, headers: dict[str, str] | None = None, context: ssl.SSLContext | None = None
+    ) -> None:
         self.answers = list(answers) or [200]
         self.headers = headers or {}
         self.got: list[Posted] = []
@@ -43,11 +45,15 @@ class HttpReceiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                size = int(self.headers.get("Content-Length", 0))
+                body = self.rfile.read(size)
+                if len(body) < size:  # whoever sent it was killed: nothing has arrived
+                    return
                 outer.got.append(Posted(self.command, self.path, dict(self.headers), body))
                 outer.came.release()
                 answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
-                self.answer(answer)
+                with suppress(OSError):  # whoever sent it does not wait any more
+                    self.answer(answer)
 
             do_GET = do_POST  # noqa: N815  # the server looks for this name
 
@@ -58,9 +64,8 @@ class HttpReceiver:
                     outer.release.wait(60)
                     return
                 if answer == "trickle":
-                    with suppress(OSError):
-                        while not outer.release.wait(0.05):
-                            self.wfile.write(b"H")
+                    while not outer.release.wait(0.05):
+                        self.wfile.write(b"H")
                     return
                 self.send_response(int(answer))
                 for name, value in outer.headers.items():
@@ -75,6 +80,9 @@ class HttpReceiver:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.url = f"https://localhost:{self._server.server_port}/hook"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -86,8 +94,10 @@ class HttpReceiver:
 
 
 @contextmanager
-def http_receiver(*answers: int | str, headers: dict[str, str] | None = None) -> Iterator[HttpReceiver]:
-    made = HttpReceiver(*answers, headers=headers)
+def http_receiver(
+    *answers: int | str, headers: dict[str, str] | None = None, context: ssl.SSLContext | None = None
+) -> Iterator[HttpReceiver]:
+    made = HttpReceiver(*answers, headers=headers, context=context)
     try:
         yield made
     finally:

@@ -56,7 +56,7 @@ class Desk:
 
     def __init__(self, catalog: Catalog, **settings: Any) -> None:
         self.catalog = catalog
-        self.settings = AlertsSettings(**settings)
+        self.settings = AlertsSettings(**{"flapping": "6h", **settings})
         self.receiver = FileReceiver(path="x", severity="info")
         self.state: AlertState | None = None
         self.mutes: list[Mute] = []
@@ -64,8 +64,8 @@ class Desk:
 
     def find(self, hour: float, *found: Signal, model: str = "m") -> None:
         """A monitor looks."""
-        settled = settle_signals(self.catalog, model, KINDS, found, now_us=round(hour * HOUR_US))
-        self.catalog.write(settled.changes)
+        _, changes = settle_signals(self.catalog, model, KINDS, found, now_us=round(hour * HOUR_US))
+        self.catalog.write(changes)
 
     def look(self, hour: float) -> list[str]:
         """What is told: kind of change and subject, those of a digest with "digest" before."""
@@ -309,6 +309,33 @@ def test_what_ended_while_it_was_held_is_in_the_digest_and_not_told_again(catalo
     assert desk.look(25) == ["digest begun column x"]
     assert desk.plan.digest[0].incident.signal.ended_at_us == 2 * HOUR_US
     assert desk.look(60) == []
+
+
+def test_what_was_held_as_info_does_not_wait_for_the_digest_once_it_is_red(catalog: Catalog) -> None:
+    desk = Desk(catalog, pages_per_week=1)
+    desk.look(0)
+    first = a_signal(1, "a", severity="info")
+    desk.found(1, first)
+    assert desk.found(2, first, a_signal(2, "b", severity="info")) == []
+    assert desk.found(3, first, a_signal(3, "b")) == ["begun b"]
+    assert desk.look(60) == []
+
+
+def test_what_becomes_red_beyond_the_budget_of_red_keeps_its_place_in_the_digest(catalog: Catalog) -> None:
+    desk = Desk(catalog, pages_per_week=0)
+    desk.look(0)
+    desk.found(1, a_signal(1, "a", severity="info"))
+    desk.found(20, a_signal(20, "a"))
+    assert desk.look(25) == ["digest begun a"]
+
+
+def test_the_end_of_what_another_one_has_followed_waits_for_the_mute(desk: Desk) -> None:
+    desk.found(1, a_signal(1))
+    desk.mutes = [a_mute("m", 20)]
+    desk.find(2)
+    desk.find(9, a_signal(9))
+    assert desk.look(9) == []
+    assert desk.look(20) == ["ended column x", "begun column x"]
 
 
 def test_what_nobody_wants_to_hear_costs_no_page(catalog: Catalog) -> None:

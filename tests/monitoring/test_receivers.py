@@ -173,6 +173,28 @@ def test_nonsense_in_the_environment_is_no_address_and_is_not_shown(url: str) ->
     assert "s3cret" not in done.said
 
 
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """The server's side of TLS; this process trusts its certificate."""
+    cert, key = chain(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(cert, key)
+    return made
+
+
+def test_https_needs_a_certificate_that_can_be_verified(
+    context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with http_receiver(context=context) as server:
+        assert sent(WebhookReceiver(url=server.url)) == Sent(True, "200 ok")
+        monkeypatch.delenv("SSL_CERT_FILE")
+        done = sent(WebhookReceiver(url=server.url))
+        assert not done.ok
+        assert "CERTIFICATE_VERIFY_FAILED" in done.said
+        assert len(server.got) == 1
+
+
 # --- mail
 
 
@@ -191,16 +213,6 @@ def test_a_mail_is_handed_over_with_an_id_that_stays_the_same() -> None:
     assert first["Subject"] == "RED late_flight@7: null_values, column temp"
     assert first["To"] == "team@example.com, boss@example.com"
     assert "Half of temp is null & <odd>." in first.get_content()
-
-
-@pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """The server's side of TLS; this process trusts its certificate."""
-    cert, key = chain(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(cert, key)
-    return made
 
 
 def test_a_login_is_sent_after_starttls_alone(context: ssl.SSLContext) -> None:

@@ -28,6 +28,7 @@ _FOLLOW_S = 0.2  # between two looks at an alias: 1 ms of work each; a roll back
 _ROUND_S = 2.0  # between two looks at labels, and at what failed
 _TICK_S = 60.0
 _SKEW_S = 5.0  # between two looks whether predictions are to be checked
+_ALERTS_S = 5.0  # between two looks at signals
 _GRACE_S = 5.0  # for the rounds under way at the end; what is kept survives being cut off at any point
 KIND = "service"  # of the records in the catalogue
 _OF_WORKERS = "failures/"
@@ -42,8 +43,9 @@ class _Noted(msgspec.Struct, frozen=True):
 
 
 class Keeper:
-    """Four threads: one follows aliases, one teaches, one ticks the loop, which may train for a long time, and one
-    computes a sample of what was predicted again. The first never waits for a version to be loaded.  # D128
+    """Five threads: one follows aliases, one teaches, one ticks the loop, which may train for a long time, one computes
+    a sample of what was predicted again, and one delivers alerts where there are receivers. The first never waits for a
+    version to be loaded.  # D128
 
     A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
     its last round is in `failures` and in the catalogue, where `service_failures` finds it. There the process that
@@ -104,6 +106,9 @@ class Keeper:
             self._thread("loop", partial(self._run_ticking, ticking, between)),
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]
+        if project.config.alerts.receivers:
+            look = {"alerts": project.alerting.look}
+            self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
         return threading.Thread(target=target, name=f"trimtab-{name}", daemon=True)

@@ -14,7 +14,7 @@ from trimtab.app.definitions import load_definitions
 from trimtab.app.retention_needs import check_retention
 from trimtab.app.wiring import Wiring
 from trimtab.core.clock import Clock
-from trimtab.core.config import load_config
+from trimtab.core.config import FILE, load_config
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us, moment_us
@@ -26,6 +26,8 @@ from trimtab.store import Put, Remove
 if TYPE_CHECKING:
     import datetime as dt
 
+    from trimtab.app.alert_overview import AlertOverview
+    from trimtab.app.alerting import TriedReceiver
     from trimtab.app.applying import AppliedPlan
     from trimtab.app.backup import Backup
     from trimtab.app.disk import Disk
@@ -85,6 +87,10 @@ def open_project(
     config = load_config(_path("folder", folder), os.environ if environment is None else environment)
     definitions = load_definitions(config.project_file)
     check_retention(config.retention, definitions)
+    if config.alerts.receivers:
+        from trimtab.app.alerting import check_receivers
+
+        check_receivers(config.alerts, definitions, config.folder / FILE)
     return Project(config, definitions, clock=clock, state=None if state is None else _path("state", state))
 
 
@@ -873,6 +879,51 @@ class Project(Wiring):
     def signals(self) -> list[Signal]:
         """What monitoring found, oldest first, each as it is now: `ended_at_us` is None while it stands."""
         return every_signal(self.state.catalog)
+
+    def alerts(self) -> AlertOverview:
+        """An overview of alerts: receivers with their state, signals, mutes, and pages against the budget."""
+        from trimtab.app.alert_overview import alert_overview
+
+        return alert_overview(self)
+
+    def send_alerts(self) -> None:
+        """Deliver what is news now; `tick` and a process that serves do so by themselves."""
+        self.alerting.look()
+
+    def test_alerts(self, receiver: str | None = None) -> list[TriedReceiver]:
+        """Send a test alert to a receiver, left out: to all; the outcome of each.
+
+        Raises:
+            NotFound: There is no such receiver.
+        """
+        return self.alerting.test(receiver)
+
+    def mute_alerts(self, what: str, *, time: str | int, why: str, actor: str = "a person") -> Decision:
+        """Mute alerts of something for a while; the ledger's row.
+
+        Args:
+            what: A model, a kind of signal or a subject; or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
+            time: How long; at most 90d.
+            why: For the ledger.
+            actor: Who mutes it.
+
+        Raises:
+            NotFound: There is no such thing.
+            Misuse: No reason is given, or a time that cannot be.
+        """
+        from trimtab.app.muting import mute
+
+        return mute(self, what, time=time, why=why, actor=actor)
+
+    def unmute_alerts(self, what: str, *, why: str = "", actor: str = "a person") -> Decision:
+        """End a mute before its time; the ledger's row.
+
+        Raises:
+            NotFound: It is not muted.
+        """
+        from trimtab.app.muting import unmute
+
+        return unmute(self, what, why=why, actor=actor)
 
     def quality(
         self,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.alert_overview import red_receivers
 from trimtab.app.arms import arm_shares
 from trimtab.app.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.disk import over_budget, taken
@@ -187,6 +188,7 @@ def project_status(project: Project) -> Status:
     over = over_budget(disk_bytes, project.config.retention.budget_bytes)
     red += [] if over is None else [over]
     red += kept_longer(project)
+    red += red_receivers(project)
     red += unfinished(project.state.catalog)
     service = read_state(project.state_folder / FOLDER) if project.views.followed() else None
     red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]

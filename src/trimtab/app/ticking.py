@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.alerting import alert_after_tick
 from trimtab.app.lost_records import note_read
 from trimtab.core.records import Decision
 
@@ -36,6 +37,7 @@ def tick_all(project: Project, watch: Callable[[Ticked], object] | None = None) 
         decisions += ticked.decisions
         if watch is not None:
             watch(ticked)
+    alert_after_tick(project)
     if failed:
         for other in failed[1:]:
             failed[0].add_note(f"Another deployment failed too: {other}")

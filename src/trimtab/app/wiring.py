@@ -35,6 +35,7 @@ from trimtab.serving.access_keys import MARKER, AccessKeys
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed
+    from trimtab.app.alerting import Alerting
     from trimtab.app.feature_runs import OpenedRun
     from trimtab.app.history import SharedHistory
     from trimtab.app.learning import Teacher
@@ -59,6 +60,7 @@ _MADE_ONCE = (
     "layouts",
     "live",
     "version_memory",
+    "alerting",
 )
 
 
@@ -231,6 +233,13 @@ class Wiring:
     def views(self) -> Views:
         """Online features and how they follow the log."""
         return Views(self.state, self.live.views, history=lambda: self.history, clock=self.clock)
+
+    @cached_property
+    def alerting(self) -> Alerting:
+        """What brings signals to people."""
+        from trimtab.app.alerting import Alerting
+
+        return Alerting(self)
 
     @cached_property
     def recorded(self) -> Runs:

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": (_LOOP, "runs", "Show one run with its steps and what it printed, or cancel one that is under way."),
     "import": (_LOOP, "version", "Register a model file, or an MLflow model folder, of elsewhere as a version."),
     "protect": (_LOOP, "registry", "Say what a move of an alias needs: a gate record, a reason, or nothing."),
+    "alert": (_LOOP, "alert", "Show who is alerted of what, try it, or mute something for a while."),
     "freeze": (_LOOP, "loop", "Stop all automation at once."),
     "unfreeze": (_LOOP, "loop", "Let automation go on."),
     "features": (_ASK, "planning", "List sources, views and features: meaning, freshness, values, use."),

@@ -39,7 +39,7 @@ class _Timed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class _Routed(_Timed, frozen=True, kw_only=True):
-    """What is sent to a receiver, whatever its kind."""
+    """Filters that receivers of every kind have."""
 
     severity: Severity = "red"  # the least one
     models: list[str] = []  # empty: all
@@ -133,7 +133,7 @@ class CommandReceiver(_Routed, frozen=True, tag="command"):
 
 
 class HeartbeatReceiver(_Timed, frozen=True, tag="heartbeat"):
-    """An address that is asked while all is well, and raises the alarm itself when nobody does."""
+    """An address that gets a request while all is well; its service raises the alarm when requests stop."""
 
     url: str
     every: str = "1min"
@@ -150,11 +150,11 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 
 
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who hears of signals, and how often."""
+    """Receivers of alerts, and the rules of how often they are told."""
 
     pages_per_week: int = 5  # of each model and severity; what is beyond waits for the digest
     digest: str = "1d"  # how long alerts wait for one
-    flapping: str = "6h"  # a signal that returns within this is the same; its end is told after it
+    flapping: str = "36h"  # a signal that returns within this is the same; its end is told after it
     keep: str = "3d"  # after this an alert that could not be delivered is dropped
     receivers: dict[str, Receiver] = {}
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from trimtab.core.alert_settings import AlertsSettings, with_receivers_name
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.sizes import size_bytes
 from trimtab.core.time import DAY_US, duration_us
@@ -184,6 +185,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: FeaturesSettings = FeaturesSettings()
     training: TrainingSettings = TrainingSettings()
     registry: RegistrySettings = RegistrySettings()
+    alerts: AlertsSettings = AlertsSettings()
     demo: DemoSettings | None = None
     seed: int = 1
 
@@ -225,7 +227,8 @@ def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -
     try:
         return msgspec.convert(document, Config, strict=strict)  # what comes from the environment is all text
     except msgspec.ValidationError as error:
-        raise Misuse(f"{where}: {error}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
+        said = with_receivers_name(str(error), document, strict=strict)
+        raise Misuse(f"{where}: {said}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
 
 
 def _whole(value: Any) -> Any:
@@ -246,7 +249,11 @@ def _allowed(error: str) -> str:
     for key in re.sub(r"\[[^]]*\]", ".[]", pointer.rstrip("`")).split("."):
         if NoneType in get_args(kind):
             kind = get_args(kind)[0]
-        kind = get_args(kind)[-1] if key == "[]" else get_type_hints(kind)[key]
+        if key == "[]":
+            kind = [one for one in get_args(kind) if one is not ...][-1]
+        else:  # of a union of kinds: as in the first that has it
+            hints = [get_type_hints(one) for one in (get_args(kind) or (kind,))]
+            kind = next(one[key] for one in hints if key in one)
     return f"; give one of {', '.join(map(repr, get_args(kind)))}"
 
 

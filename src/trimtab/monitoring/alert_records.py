@@ -1,4 +1,4 @@
-"""Records of alerts: what is told of a signal, the message that goes to a receiver, and its text."""
+"""Records of alerts: an alert about one signal, the message that carries alerts to a receiver, and its text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of one signal."""
+    """An alert about one change of one signal."""
 
     id: str  # the same over all receivers and deliveries
     what: AlertKind
@@ -39,7 +39,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What a receiver gets in one delivery."""
+    """The content of one delivery to one receiver."""
 
     key: str  # the same however often it is delivered
     kind: Literal["alerts", "digest", "test"]
@@ -77,7 +77,7 @@ def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None
 
 
 def wants(receiver: Addressee, what: AlertKind, signal: Signal) -> bool:
-    """Whether a receiver is to hear of a change of a signal."""
+    """Return whether a receiver is to hear of a change of a signal."""
     grave = signal.severity == "red" or receiver.severity == "info"
     return grave and what in receiver.tell and (not receiver.models or signal.model in receiver.models)
 

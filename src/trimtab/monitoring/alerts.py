@@ -28,10 +28,16 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     returned: int = 0
     told: Literal["", "info", "red"] = ""  # the gravest severity that was told
     held_us: int | None = None  # since when it waits for the digest
+    held_as: Literal["", "info", "red"] = ""  # its severity then
+
+    @property
+    def waits(self) -> bool:
+        """Return whether it may wait for the digest: not when it was held as info and is red by now."""
+        return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
     def news(self) -> AlertKind | None:
-        """What is to be told of it while it stands."""
+        """The change that is still to be told of it; None: all was told."""
         if not self.told:
             return "begun"
         return "graver" if self.told == "info" and self.signal.severity == "red" else None
@@ -46,7 +52,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the journal of signals was read, and what is known of each signal that is not over."""
+    """The position reached in the journal of signals, and the incidents that are not over."""
 
     cursor: int = 0
     incidents: dict[str, Incident] = {}  # by model, kind and subject
@@ -66,7 +72,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides beside the signals themselves."""
+    """Everything but the signals that decides what is told."""
 
     settings: AlertsSettings
     wanted: Callable[[AlertKind, Signal], bool]  # whether any receiver wants to hear of it
@@ -79,7 +85,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look came to: the state afterwards, and what is told."""
+    """The result of a look: the state afterwards, and the alerts to send."""
 
     state: AlertState
     alerts: list[Told] = []
@@ -123,7 +129,7 @@ def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> Al
 
 
 def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
-    """What is told now; nothing is stored or sent.
+    """Decide what is told now; nothing is stored or sent.
 
     Args:
         state: After `take_in`.
@@ -135,7 +141,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
     ended: list[Told] = []
     for name, one in state.incidents.items():
         quiet, muted = _is_quiet(one, rules, now_us), rules.muted(one.signal)
-        if one.held_us is not None or (muted and (one.told or not quiet)):
+        if one.waits or (muted and (one.told or one.held_us is not None or not quiet)):
             kept[name] = one
         elif one.news is not None and not muted:
             fresh[name] = one
@@ -147,15 +153,15 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
     alerts = []
     for name, one in fresh.items():
         if name not in paged:
-            kept[name] = msgspec.structs.replace(one, held_us=now_us)
+            kept[name] = msgspec.structs.replace(one, held_us=one.held_us or now_us, held_as=one.signal.severity)
             continue
         assert one.news is not None  # of those that are fresh
         alerts.append(Told(one, one.news))
         if not _is_quiet(one, rules, now_us):  # else its end was told with its beginning
             kept[name] = _as_told(one)
-    before = [one for one in state.over if one.held_us is None and one.signal.ended_at_us is not None]
-    held = [one for one in state.over if one.held_us is not None]
-    after = msgspec.structs.replace(state, incidents=kept, over=held, pages=pages)
+    waiting = [one for one in state.over if one.held_us is not None or rules.muted(one.signal)]
+    before = [one for one in state.over if one not in waiting and one.signal.ended_at_us is not None]
+    after = msgspec.structs.replace(state, incidents=kept, over=waiting, pages=pages)
     plan = Plan(state=after, alerts=[*(Told(one, "ended") for one in before), *alerts, *ended], exhausted=exhausted)
     return _with_digest(plan, rules, now_us)
 
@@ -199,9 +205,9 @@ def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
 
 
 def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
-    """Whether it has been over for longer than it may flap.
+    """Return whether it has been over for longer than it may flap.
 
-    A monitor that does not say when its signals end has said nothing for so long: nobody will tell the end of that one.
+    A monitor that does not say when its signals end has said nothing for so long: its end will never be told.
     """
     ended_us = one.signal.ended_at_us
     if ended_us is None and one.signal.id in rules.stands:
@@ -210,7 +216,7 @@ def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
 
 
 def _as_told(one: Incident) -> Incident:
-    return msgspec.structs.replace(one, told=one.signal.severity, held_us=None)
+    return msgspec.structs.replace(one, told=one.signal.severity, held_us=None, held_as="")
 
 
 def _budget(one: Incident) -> Budget:
@@ -218,7 +224,7 @@ def _budget(one: Incident) -> Budget:
 
 
 def _name(signal: Signal) -> str:
-    """What makes two signals the same to people: a new version with the same trouble is no news."""
+    """The identity of a signal to people: a new version with the same trouble is no news."""
     return f"{signal.model}/{signal.kind}/{signal.subject}"
 
 

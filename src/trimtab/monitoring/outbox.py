@@ -1,4 +1,4 @@
-"""The outbox: messages that wait for their receivers, and how the receivers fare.  # D0183"""
+"""The outbox: messages that wait for their receivers, and the state of each receiver.  # D0183"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROUND_S = 10.0  # of one receiver, after which its other messages wait for the 
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What came of one delivery."""
+    """The outcome of one delivery."""
 
     ok: bool
     said: str  # what came back, or what is wrong
@@ -39,7 +39,7 @@ class Queued(msgspec.Struct, frozen=True):
 
 
 class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
-    """How a receiver fares."""
+    """The record of deliveries to one receiver."""
 
     delivered: int = 0
     delivered_us: int | None = None  # the newest
@@ -75,7 +75,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
+        """Return whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
         return not now_us < self.next_us <= now_us + LONGEST_US
 
 
@@ -83,7 +83,7 @@ Send = Callable[[Receiver, Message], Sent]
 
 
 class Outbox:
-    """Messages by receiver, in the catalogue. Whoever calls `deliver` must be the only one to do so.
+    """Messages by receiver, in the catalogue. Only the holder of the lease may call `deliver`.
 
     Args:
         catalog: Where they are.
@@ -103,14 +103,14 @@ class Outbox:
         return Put(KIND, f"{receiver}/{message.key}", msgspec.json.encode(Queued(now_us, message)), 0)
 
     def queued(self, receiver: str = "") -> dict[str, list[Queued]]:
-        """What waits, by receiver, the oldest first."""
+        """The waiting messages by receiver, oldest first."""
         found: dict[str, list[Queued]] = {}
         for record in self._records(receiver):
             found.setdefault(record.key.partition("/")[0], []).append(_read(record))
         return found
 
     def states(self) -> dict[str, ReceiverState]:
-        """How each receiver fares that anything was ever sent to."""
+        """The state of each receiver that anything was ever sent to."""
         return {one.key: msgspec.json.decode(one.body, type=ReceiverState) for one in self._catalog.find(STATES)}
 
     def due(self, receivers: Mapping[str, Receiver]) -> list[str]:
@@ -178,7 +178,7 @@ class Outbox:
     def _drop_old(self, name: str) -> None:
         now_us = self._clock.now_us()
         old = [record for record in self._records(name) if self._is_old(_read(record), now_us)]
-        self._drop(name, old, f"it could not be delivered ({self._state(name).error or 'nobody tried'})")
+        self._drop(name, old, f"it could not be delivered ({self._state(name).error or 'it was never tried'})")
 
     def _drop(self, name: str, records: list[Record], why: str) -> None:
         if not records:

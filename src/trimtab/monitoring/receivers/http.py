@@ -91,7 +91,7 @@ def _refused(error: urllib.error.HTTPError) -> Sent:
     wait = error.headers.get("Retry-After", "")
     said = f"it answered {_shown(error.code, body)}"
     if 300 <= error.code < 400:
-        said += ". It points elsewhere: give the final address as url"
+        said += ". It redirects: give the final address as url"
     return Sent(False, said, float(wait) if wait.isdecimal() else 0.0)
 
 

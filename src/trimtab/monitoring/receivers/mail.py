@@ -76,7 +76,7 @@ def _connected(receiver: EmailReceiver, host: str, clients: list[smtplib.SMTP]) 
 
 
 def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessage, secrets: Secrets) -> str:
-    """What became of a mail that the server has taken."""
+    """Hand a mail to a connected server; for whom it was accepted."""
     if receiver.security == "starttls":
         server.starttls(context=ssl.create_default_context())
     if receiver.user is not None and receiver.password is not None:

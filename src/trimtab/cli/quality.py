@@ -43,9 +43,9 @@ def quality(
     reason: str,
     actor: str | None,
 ) -> None:
-    """Show the quality of what a model answered, by closed blocks, as a table and a plot.
+    """Show the quality of what a model answered, by closed blocks.
 
-    A day is closed once its labels had their time. MODEL may be left out when the project's first deployment is meant.
+    It is a table and a plot. A day is closed once its labels had their time. MODEL may be left out when the project's first deployment is meant.
 
     \b
     Example:

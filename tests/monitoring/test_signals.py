@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import pytest
 
 from trimtab import store
@@ -92,3 +93,17 @@ def test_two_columns_are_two_signals(catalog: Catalog) -> None:
     x, y = a_signal(1), a_signal(1, subject="column y")
     assert look(catalog, 1, x, y) == ([x.id, y.id], [])
     assert look(catalog, 2, y) == ([], [x.id])
+
+
+def test_a_signal_has_the_owner_and_what_stood_before_it_as_its_cause(catalog: Catalog) -> None:
+    look(catalog, 1, a_signal(1))
+    fallen = msgspec.structs.replace(a_signal(2, subject=""), id="q", kind="quality_loss")
+    early = msgspec.structs.replace(fallen, id="e", kind="quality_slice", onset_us=-9 * DAY_US)
+    settled, changes = settle_signals(
+        catalog, "m", ("quality_loss", "quality_slice"), [fallen, early], now_us=2 * DAY_US, owner="team shop"
+    )
+    catalog.write(changes)
+    assert [(one.owner, one.cause) for one in settled.begun] == [
+        ("team shop", "null_values of column x"),
+        ("team shop", None),  # it began long before
+    ]

@@ -141,6 +141,7 @@ class DeploymentLoop:
             registry=self._registry,
             frame_of=self._history.frame,
             now_us=self._clock.now_us(),
+            owner=self.deployment.owner,
         )
 
     @property

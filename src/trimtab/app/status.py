@@ -172,7 +172,11 @@ def project_status(project: Project) -> Status:
     skew, differing = skew_lines(project)
     red += differing
     signals = [signal for signal in listed_signals(project.state.catalog) if _shown(project, signal, now_us)]
-    red += [f"{one.model}: {one.message}" for one in signals if one.severity == "red" and one.ended_at_us is None]
+    red += [
+        f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
+        for one in signals
+        if one.severity == "red" and one.ended_at_us is None
+    ]
     damage = project.views.damage()
     red += [] if damage is None else [damage]
     red += [line for line in project.state.damaged_stores() if line not in red]

@@ -45,7 +45,8 @@ def quality(
 ) -> None:
     """Show the quality of what a model answered, by closed blocks.
 
-    It is a table and a plot. A day is closed once its labels had their time. MODEL may be left out when the project's first deployment is meant.
+    It is a table and a plot. A day is closed once its labels had their time. MODEL may be left out when the project's
+    first deployment is meant.
 
     \b
     Example:

@@ -60,6 +60,7 @@ class InputMonitor:
         registry: Says which version is in service.
         frame_of: Gives the events of a source by its name.
         now_us: The time when it begins.
+        owner: Who is asked to act on its signals.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class InputMonitor:
         registry: Registry,
         frame_of: Callable[[str], EventFrame],
         now_us: int,
+        owner: str | None = None,
     ) -> None:
+        self._owner = owner
         self._catalog = catalog
         self._model = model
         self._profiles = profiles
@@ -153,7 +156,9 @@ class InputMonitor:
         found = self._findings(watch, now_us)
         version = self._version or ""
         signals = [one.signal(self._model.name, version, now_us) for one in found]
-        settled, told = settle_signals(self._catalog, self._model.name, KINDS, signals, now_us=now_us)
+        settled, told = settle_signals(
+            self._catalog, self._model.name, KINDS, signals, now_us=now_us, owner=self._owner
+        )
         windows = window_changes(self._catalog, settled.begun, settled.ended, label_wait_us=self._model.label.wait_us)
         self._write(watch, [*changes, *told, *windows], over)
         self._looked_us = now_us

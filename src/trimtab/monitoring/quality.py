@@ -48,10 +48,19 @@ class QualityMonitor:
     of the last healthy version stays as a second anchor until seven days in a row have met it.  # D0187
     """
 
-    def __init__(self, catalog: Catalog, model: str, *, run_length_days: float, calibrated: bool = True) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        model: str,
+        *,
+        run_length_days: float,
+        calibrated: bool = True,
+        owner: str | None = None,
+    ) -> None:
         self._catalog = catalog
         self._model = model
         self._run_length = run_length_days
+        self._owner = owner
         self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # what there is to watch
         self.reload()
 
@@ -195,7 +204,7 @@ class QualityMonitor:
             if after.last_day_us is not None and day.day_us <= after.last_day_us:
                 continue
             after = _after(after, day, (slices or {}).get((day.day_us, day.version)))
-            settled = settle(listed, KINDS, signals_of(after, day, now_us), now_us=now_us)
+            settled = settle(listed, KINDS, signals_of(after, day, now_us), now_us=now_us, owner=self._owner)
             listed, begun = settled.listed, begun + settled.begun
             changes += stored(settled, now_us)
         if after is not None and after is not before:
@@ -222,7 +231,8 @@ class QualityMonitor:
         """End the signals of the version before, and begin those of the level that the new one does not meet."""
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
-        settled = settle(listed, KINDS, found, now_us=now_us, because=dict.fromkeys(KINDS, because))
+        why = dict.fromkeys(KINDS, because)
+        settled = settle(listed, KINDS, found, now_us=now_us, because=why, owner=self._owner)
         return stored(settled, now_us)
 
 

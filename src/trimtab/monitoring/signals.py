@@ -56,6 +56,7 @@ def settle(
     *,
     now_us: int,
     because: Mapping[str, str] | None = None,
+    owner: str | None = None,
 ) -> Settled:
     """Hold what a monitor finds now against what stood: new ones begin, missing ones end, the others stay.
 
@@ -67,11 +68,16 @@ def settle(
         found: All that is wrong now.
         now_us: The time of the look.
         because: By kind, why a signal that is not found any more has ended.
+        owner: Who is asked to act on those that begin.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
     begun = [one for key, one in now.items() if key not in before or _graver(one, before[key])]
-    begun = [_as_begun(one, before.get(_identity(one))) for one in begun]
+    others = [one for one in listed if one.ended_at_us is None and one.kind not in kinds]
+    begun = [
+        msgspec.structs.replace(_as_begun(one, before.get(_identity(one))), owner=owner, cause=_cause(one, others))
+        for one in begun
+    ]
     ended = [
         msgspec.structs.replace(one, ended_at_us=now_us, ended_because=(because or {}).get(one.kind, OVER))
         for key, one in before.items()
@@ -99,10 +105,20 @@ def settle_signals(
     *,
     now_us: int,
     because: Mapping[str, str] | None = None,
+    owner: str | None = None,
 ) -> tuple[Settled, list[Put | Remove | Append]]:
     """`settle` against the signals of a model that the catalogue lists, and the writes that store it."""
-    settled = settle(listed_signals(catalog, model), kinds, found, now_us=now_us, because=because)
+    settled = settle(listed_signals(catalog, model), kinds, found, now_us=now_us, because=because, owner=owner)
     return settled, stored(settled, now_us)
+
+
+def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
+    """What stood already when a change began, and may explain it: faults of inputs, labels or traffic."""
+    if signal.cause is not None:
+        return signal.cause
+    found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
+    said = [f"{one.kind} of {one.subject}" if one.subject else one.kind for one in found]
+    return "; ".join(dict.fromkeys(said)) or None
 
 
 def _identity(signal: Signal) -> tuple[str, str, str]:

@@ -120,6 +120,7 @@ class Loop:
             model.name,
             run_length_days=run_lengths[0] if run_lengths else OnQualityDrop().run_length_days,
             calibrated=model.task != "ranking",
+            owner=deployment.owner,
         )
         batch = deployment.learn == "batch"
         recipe: Recipe = (

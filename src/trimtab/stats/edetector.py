@@ -8,8 +8,8 @@ average, and alarms within h days with a chance of at most h / A. Four things ma
 - Days resemble the day before, so a day is judged against what the day before foretold (value - correlation * last).
 - A baseline from a few weeks is uncertain, so the null is "at most its upper confidence bound" from correlation-aware
   errors. Few reference days give a wide bound and a slow alarm, never a false one.
-- Bets win little from any one day, so a gross change has a rule of its own: two days in a row so many standard
-  deviations away that Cantelli's inequality, which holds for any shape, makes a quarter of the stated rate of it.
+- Bets win little from any one day, so a gross change has a rule of its own: two to seven days in a row, each so many
+  standard deviations away that Cantelli's inequality, which holds for any shape, allows a quarter of the stated rate.
 - Stakes are limited by the worst value, so the whitened value is clipped to a range fixed with the baseline, and the
   baseline is the mean of the *clipped* reference: both sides of the comparison are the same bounded figure.
 
@@ -35,7 +35,7 @@ STAKES = (0.15, 0.3, 0.6)  # in standard deviations of a day; at a low of -1.5 e
 LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along the alarm's direction
 FAR = 8.0  # standard deviations beyond which a day foretells no more of the next
 LEAST_BLOCKS = 7
-_GROSS_DAYS = 2  # in a row
+RUNS = (2, 3, 4, 5, 6, 7)  # days in a row that may show a gross change
 _GROSS_SHARE = 0.25  # of the stated rate of false alarms
 KEPT = 366  # days kept to date the onset
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
@@ -61,7 +61,7 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
     least_rows: int  # smaller days are pooled with the next
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
-    gross: float = math.inf  # standard deviations beyond which two days in a row are an alarm
+    runs: tuple[float, ...] = ()  # standard deviations above the baseline that are an alarm on 2, 3, ... days in a row
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -82,7 +82,7 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     pooled_rows: int = 0
     pooled_from: int = 0  # the first day of the open pool
     recent: tuple[Step, ...] = ()
-    gross_days: int = 0  # days in a row that were grossly away; below 0: downwards
+    newest: tuple[float, ...] = ()  # the surprises of the newest days, not clipped
     alarm_day: int | None = None  # the day of the first alarm; stays until a new state is begun
 
     @property
@@ -171,7 +171,7 @@ def learn_alarm(
             )
             for sign in _SIGNS[direction]
         ),
-        gross=_gross(run_length, len(_SIGNS[direction])),
+        runs=_run_bounds(run_length, len(_SIGNS[direction])),
     )
 
 
@@ -208,7 +208,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         )
     away = value - spec.mean
     surprise = (away - spec.correlation * state.last) / spec.sd
-    gross_days = _gross_days(spec, state, surprise)
+    newest = (*state.newest[1 - RUNS[-1] :], surprise)
     surprise = max(-HIGH, min(HIGH, surprise))
     gains = [log_gain for side in spec.sides for log_gain in _log_gains(side, surprise)]
     before = state.log_values or (-math.inf,) * len(gains)
@@ -217,10 +217,10 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         last=max(-FAR * spec.sd, min(FAR * spec.sd, away)),
         log_values=tuple(_log_sum((0.0, old)) + gain for old, gain in zip(before, gains, strict=True)),
         recent=(*state.recent[-KEPT + 1 :], Step(start, surprise, value)),
-        gross_days=gross_days,
+        newest=newest,
         alarm_day=state.alarm_day,
     )
-    if after.alarm_day is None and (after.log_evidence >= _threshold(spec) or abs(gross_days) >= _GROSS_DAYS):
+    if after.alarm_day is None and (after.log_evidence >= _threshold(spec) or _grossly_away(spec, newest)):
         return msgspec.structs.replace(after, alarm_day=day)
     return after
 
@@ -278,22 +278,26 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
     )
 
 
-def _gross(run_length: float, sides: int) -> float:
-    """How far away two days in a row have to be: at most one time in four stated run lengths, whatever their shape."""
-    chance = 1.0 / (sides * run_length / _GROSS_SHARE)  # of two days, of each side
-    return math.sqrt(1.0 / math.sqrt(chance) - 1.0)  # Cantelli: P(x >= k sd) <= 1 / (1 + k * k)
+def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
+    """By length of a run, how far each of its days has to be away: together they happen once in four run lengths.
+
+    Source: Cantelli (1928): a value is k standard deviations above its mean with probability 1 / (1 + k^2) at most.
+    """
+    chance = _GROSS_SHARE / (run_length * sides * len(RUNS))  # that a run of one length ends on a given day
+    return tuple(math.sqrt(chance ** (-1.0 / days) - 1.0) for days in RUNS)
 
 
-def _gross_days(spec: AlarmSpec, state: AlarmState, surprise: float) -> int:
-    for side in spec.sides:
-        if side.sign * surprise >= spec.gross + max(0.0, side.baseline):
-            return side.sign * (max(0, side.sign * state.gross_days) + 1)
-    return 0
+def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
+    return any(
+        len(newest) >= days and min(side.sign * one for one in newest[-days:]) >= bound + max(0.0, side.baseline)
+        for days, bound in zip(RUNS, spec.runs, strict=False)
+        for side in spec.sides
+    )
 
 
 def _threshold(spec: AlarmSpec) -> float:
     """The logarithm of the evidence that rings: the rest of the stated rate is for gross changes."""
-    return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if math.isfinite(spec.gross) else 0.0)
+    return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
 
 def _correlation(away: FloatArray) -> float:

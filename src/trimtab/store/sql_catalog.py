@@ -100,7 +100,11 @@ class SqlCatalog:
         table = schema.record
         query = sa.select(table).where(table.c.kind == kind).order_by(table.c.key)
         if prefix:
-            query = query.where(table.c.key >= prefix, sa.func.substr(table.c.key, 1, len(prefix)) == prefix)
+            above = _above(prefix) if self._engine.dialect.name == "sqlite" else None
+            if above is None:  # texts may be in another order than their characters
+                query = query.where(table.c.key >= prefix, sa.func.substr(table.c.key, 1, len(prefix)) == prefix)
+            else:  # and not all that comes after the prefix is looked at
+                query = query.where(table.c.key >= prefix, table.c.key < above)
         with self._transaction(self._reading) as connection:
             rows = connection.execute(query).all()
         return [self._record(row) for row in rows]
@@ -402,6 +406,16 @@ def _compiled(statement: Any) -> tuple[str, tuple[str, ...]]:
 
 def _pages(connection: sa.Connection) -> int:
     return int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+
+
+def _above(prefix: str) -> str | None:
+    """The least text behind all that begin with a prefix, by their characters; None where no one character gives it.
+
+    >>> _above("day/2024-05")
+    'day/2024-06'
+    """
+    last = prefix[-1]
+    return None if last in "\ud7ff\U0010ffff" else prefix[:-1] + chr(ord(last) + 1)  # the next is no character
 
 
 def _check_names(*names: str) -> None:

@@ -35,6 +35,10 @@ class CatalogContract:
         assert [r.key for r in catalog.find("version", "late@")] == ["late@10", "late@2"]
         assert [r.key for r in catalog.find("version", "lat%")] == ["lat%"]
         assert [r.key for r in catalog.find("version", "lä")] == ["läte"]
+        edges = ["\ud7ff", "\ud7ffa", "\ue000", "\U0010ffff", "\U0010ffffb"]  # no character, or none at all, is next
+        catalog.write([Put("edge", key, b"") for key in edges])
+        assert [r.key for r in catalog.find("edge", "\ud7ff")] == edges[:2]
+        assert [r.key for r in catalog.find("edge", "\U0010ffff")] == edges[3:]
         assert [r.key for r in catalog.find("version")] == sorted(keys, key=str.encode)
         assert catalog.find("nothing") == []
 

@@ -90,7 +90,7 @@ def quality_table(
     days = [day for day in days if wanted.version is None or day.version == wanted.version]
     if slices is not None:
         _check_slices(deployment.name, slices, days)
-    names = {address: _name(project, address) for address in {day.version for day in days}}
+    names = {address: version_name(project, address) for address in {day.version for day in days}}
     rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
     return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in _DTYPES.items()})
 
@@ -168,6 +168,31 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
     return [*out, "", f"{what}, {_shown_block(rows[0]['block'])} to {_shown_block(rows[-1]['block'])}", *chart]
 
 
+def version_name(project: Project, address: str) -> str:
+    """The name of a version by its address; where it was collected, the beginning of that."""
+    from trimtab.core.errors import NotFound
+
+    try:
+        return project.registry.get(address).name
+    except NotFound:  # it was collected; its days stay
+        return address[:12]
+
+
+def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
+    """The mean loss in excess of what the scores expect; None without labels, or where scores do not say.
+
+    Args:
+        blocks: Each with its cap, which may differ from day to day.
+    """
+    from trimtab.stats.exact_sums import total_of
+
+    rows = sum(one.labelled for one, _ in blocks)
+    if not rows or any(one.expected_loss is None for one, _ in blocks if one.predictions):
+        return None
+    sums = [(cap, [one.capped_loss, tuple(-part for part in one.expected_loss or ())]) for one, cap in blocks]
+    return sum(cap * total_of(parts) for cap, parts in sums) / rows
+
+
 def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
     """The sums of each row of the table, in order."""
     groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
@@ -192,23 +217,15 @@ def _parts(day: DayBlocks, wanted: Wanted) -> list[tuple[int, str, BlockSums]]:
 
 def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], names: dict[str, str]) -> dict[str, Any]:
     from trimtab.feedback.blocks import merged
-    from trimtab.stats.exact_sums import rounded, total_of
+    from trimtab.stats.exact_sums import rounded
 
     start_us, version, arm, name = key
     sums = merged(one for one, _ in blocks)
     rows = sums.labelled
     score, label, loss = (rounded(one) / rows if rows else None for one in (sums.score, sums.label, sums.loss))
-    half = excess = None
+    half = None
     if rows and loss is not None:
         half = 1.96 * math.sqrt(max(0.0, rounded(sums.loss_squares) / rows - loss * loss) / rows)
-        if sums.expected_loss is not None:  # the cap may differ from day to day
-            excess = (
-                sum(
-                    day.cap * total_of([one.capped_loss, tuple(-part for part in one.expected_loss or ())])
-                    for one, day in blocks
-                )
-                / rows
-            )
     return {
         "block": start_us,
         "model": blocks[0][1].model,
@@ -227,7 +244,7 @@ def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], na
         "loss": loss,
         "loss_low": None if half is None or loss is None else loss - half,
         "loss_high": None if half is None or loss is None else loss + half,
-        "excess_loss": excess,
+        "excess_loss": mean_excess([(one, day.cap) for one, day in blocks]),
     }
 
 
@@ -246,15 +263,6 @@ def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
             f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. Name "
             "columns of the request in the gate's slices to have others from now on."
         )
-
-
-def _name(project: Project, address: str) -> str:
-    from trimtab.core.errors import NotFound
-
-    try:
-        return project.registry.get(address).name
-    except NotFound:  # it was collected; its days stay
-        return address[:12]
 
 
 def _shown_block(at: Any) -> str:

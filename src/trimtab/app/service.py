@@ -15,6 +15,7 @@ from trimtab.app.addresses import open_access, open_routes
 from trimtab.app.feature_failures import failure_counts
 from trimtab.app.grpc import MakeBeside, check_grpc, grpc_address, grpc_beside
 from trimtab.app.keeper import Keeper, forget_failures
+from trimtab.app.loop_metrics import LoopMetrics
 from trimtab.app.lost_records import refuse_lost
 from trimtab.app.watching import check_watch, open_watch
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
@@ -266,7 +267,7 @@ def tls_of(project: Project) -> Tls | None:
 
 
 def show_engine(project: Project, metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
-    """Let `metrics` show what the process does that applies events."""
+    """Let `metrics` show what the process does that applies events, and the loop that it ticks."""
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
     metrics.counted(
@@ -276,6 +277,7 @@ def show_engine(project: Project, metrics: Metrics, applier: Applier, keeper: Ke
         lambda: failure_counts(project),
     )
     keeper.show(metrics)
+    LoopMetrics(project).show(metrics)
 
 
 def what_hinders(project: Project, applier: Applier) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -11,6 +11,17 @@ from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.store.ports import Catalog, Put
 
 KIND, SLICES = "quality_day", "quality_slices"
+
+
+class DaySums(msgspec.Struct, frozen=True, kw_only=True):
+    """The sums of one closed day of a version and arm, without its hours."""
+
+    version: str
+    arm: str
+    day_us: int
+    cap: float  # the loss at which a row is capped, and in units of which `capped_loss` is
+    whole: BlockSums
+    amended: BlockSums | None = None  # as in `DayBlocks`
 
 
 def store_days(days: Sequence[DayBlocks]) -> list[Put]:
@@ -53,6 +64,17 @@ def stored_days(
                 day = msgspec.structs.replace(day, slices=taken)
             found.append(day)
     return found
+
+
+def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
+    """The sums of single closed days of a model, oldest first; what a long history has besides costs nothing."""
+    wanted = {f"{model}/{format_moment(day_us)[:10]}" for day_us in days_us}
+    return [
+        msgspec.json.decode(record.body, type=DaySums)
+        for tens in sorted({day[:-1] for day in wanted})  # of days, so that few questions are asked
+        for record in catalog.find(KIND, tens)
+        if record.key[: len(tens) + 1] in wanted
+    ]
 
 
 def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator[str]:

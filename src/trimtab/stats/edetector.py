@@ -220,9 +220,14 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         newest=newest,
         alarm_day=state.alarm_day,
     )
-    if after.alarm_day is None and (after.log_evidence >= _threshold(spec) or _grossly_away(spec, newest)):
+    if after.alarm_day is None and (after.log_evidence >= alarm_threshold(spec) or _grossly_away(spec, newest)):
         return msgspec.structs.replace(after, alarm_day=day)
     return after
+
+
+def alarm_threshold(spec: AlarmSpec) -> float:
+    """The logarithm of the evidence that rings: the rest of the stated rate is for gross changes."""
+    return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
 
 def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
@@ -293,11 +298,6 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
         for days, bound in zip(RUNS, spec.runs, strict=False)
         for side in spec.sides
     )
-
-
-def _threshold(spec: AlarmSpec) -> float:
-    """The logarithm of the evidence that rings: the rest of the stated rate is for gross changes."""
-    return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
 
 def _correlation(away: FloatArray) -> float:

@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "unfreeze": (_LOOP, "loop", "Let automation go on."),
     "features": (_ASK, "planning", "List sources, views and features: meaning, freshness, values, use."),
     "top": (_ASK, "top", "Watch a running service: rates, latencies, versions, what fails."),
+    "metrics": (_ASK, "metrics", "Print alerting rules for Prometheus, which watch a service by its /metrics."),
     "status": (_ASK, "asking", "Show how the deployments and sources are."),
     "why": (_ASK, "asking", "Explain one prediction by its id."),
     "report": (_ASK, "asking", "Write a version's evaluation and card as a page."),

@@ -1,0 +1,47 @@
+"""The command for what watches the service's metrics: metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import command, manner
+from trimtab.cli.output import show_json, show_lines
+
+
+@command("metrics")
+@click.argument("what", type=click.Choice(["rules"]))
+@click.option("--docs", metavar="URL", help="Where the folder docs can be read, for the links to runbooks.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write them there, with their tests."
+)
+def metrics(what: str, docs: str | None, out: Path | None) -> None:
+    """Print alerting rules for Prometheus, which watch a service by its /metrics.
+
+    With --out they are written to a folder, together with unit tests for promtool.
+
+    \b
+    Example:
+      trimtab metrics rules > trimtab.rules.yml
+      trimtab metrics rules --out /etc/prometheus/trimtab --docs https://wiki.example.com/trimtab/docs
+    """
+    from trimtab.app.prometheus_rules import RULES, TESTS, rules_text
+    from trimtab.core.errors import Misuse
+    from trimtab.store.durable_files import write_durably
+
+    if out is None:
+        text = rules_text(docs=docs)
+        show_json({what: text}) if manner().json else click.echo(text, nl=False)
+        return
+    written = [out / RULES, out / TESTS]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file in written:
+            write_durably(file, rules_text(file.name, docs=docs).encode())
+    except OSError as error:
+        raise Misuse(f"--out {out}: it cannot be written: {error}") from error
+    if manner().json:
+        show_json({what: str(written[0]), "tests": str(written[1])})
+    else:
+        show_lines([f"rules: {written[0]}", f"tests: {written[1]} (promtool test rules {written[1]})"])

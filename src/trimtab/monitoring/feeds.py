@@ -27,6 +27,7 @@ class Arrivals:
     def __init__(self, frame: EventFrame) -> None:
         order = np.argsort(frame.known_at_us, kind="stable")
         self.frame = frame
+        self.order: NDArray[np.int64] = order
         self.known_us: NDArray[np.int64] = frame.known_at_us[order]
         self.event_us: NDArray[np.int64] = frame.event_at_us[order]
         self.newest_us = np.maximum.accumulate(self.event_us) if order.size else self.event_us
@@ -102,6 +103,9 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
     """Events come, but the newest is dated longer ago than usual."""
+    since_us = int(feed.known_us[-1])
+    if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # none comes: it may have stopped
+        return []
     behind_us = now_us - int(feed.newest_us[-1])
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()

@@ -13,6 +13,7 @@ from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.frames import EventFrame
 from trimtab.monitoring.column_checks import column_findings
+from trimtab.monitoring.event_values import value_findings
 from trimtab.monitoring.feeds import Arrivals, feed_findings
 from trimtab.monitoring.findings import KINDS, LONGEST_H, Finding
 from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise
@@ -240,8 +241,14 @@ class InputMonitor:
     def _of_feeds(self, now_us: int, *, stopped: bool) -> list[Finding]:
         """Of the sources of features, and of labels unless requests stopped before them."""
         label = self._model.label.source.name
-        names = {view.source.name for view in self._model.features.views} | ({label} if not stopped else set())
-        return [one for name in sorted(names) for one in feed_findings(self._arrivals(name), now_us)]
+        sources = {view.source.name: view for view in self._model.features.views}
+        names = sources.keys() | ({label} if not stopped else set())
+        found = [one for name in sorted(names) for one in feed_findings(self._arrivals(name), now_us)]
+        for name in sorted(sources):
+            keys = {key for view in self._model.features.views if view.source.name == name for key in view.by}
+            keys |= {sources[name].source.key or ""}
+            found += value_findings(self._arrivals(name), now_us, frozenset(keys))
+        return found
 
     def _arrivals(self, source: str) -> Arrivals:
         frame, before = self._frame_of(source), self._feeds.get(source)

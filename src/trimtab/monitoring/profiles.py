@@ -28,6 +28,7 @@ from trimtab.monitoring.profile_records import (
     Statistic,
     null_code,
 )
+from trimtab.monitoring.proportion import limits
 from trimtab.training.sets import TrainingSet
 
 ROWS_AT_MOST = 2_000_000  # the newest ones
@@ -36,9 +37,6 @@ _LEFT_OUT = 14  # one of so many windows is left out of the high end
 _CODES_AT_MOST = 64  # distinct integers
 _PAIRS_AT_MOST = 64
 _TOGETHER, _TOGETHER_ROWS = 0.9, 30  # rows where both are null of those where one is, for a pair
-_BEYOND = 3.0  # ranges beyond the usual extremes of a day from which on a value is out of all proportion
-_BEYOND_LOG = 1.0  # of columns with a long tail, on the scale of orders of magnitude
-_SKEWED = 3.0  # the upper half is so many times as wide as the lower one
 
 
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
@@ -222,24 +220,8 @@ def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[
     low, high = low[np.isfinite(low)], high[np.isfinite(high)]
     if not low.size:
         low, high = quantiles[:1], quantiles[-1:]
-    middle = float(quantiles[BINS // 2])
-    upper, lower = float(quantiles[-3] - middle), float(middle - quantiles[2])
-    if float(quantiles[0]) >= 0.0 and middle > 0.0 and upper > _SKEWED * lower:
-        return -_BEYOND * middle, middle * float(np.expm1(_beyond(np.log1p(high / middle), np.log(2.0), _BEYOND_LOG)))
-    return -_beyond(-low, -middle, _BEYOND, high), _beyond(high, middle, _BEYOND, -low)
-
-
-def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
-    """The usual extreme of a day, and some ranges more; days that stand alone do not count."""
-    usual = _usual(extremes, middle)
-    width = usual + _usual(other, -middle) if other is not None else usual - middle
-    return usual + ranges * max(width, abs(usual) * 1e-6, 1e-300)
-
-
-def _usual(extremes: Floats, middle: float) -> float:
-    first, second, third = np.quantile(extremes, (0.25, 0.5, 0.75))
-    step = max(float(third - first), float(second - middle))
-    return float(extremes[extremes <= second + 4.0 * step].max())
+    least, lower, middle, upper = (float(quantiles[place]) for place in (0, 2, BINS // 2, BINS - 2))
+    return limits(low, high, (least, lower, middle, upper))
 
 
 def _spreads(

@@ -18,8 +18,10 @@ _FAR, _ABOVE = 0.3, 0.15  # distance of distribution functions that matters; abo
 _NOISE = 1.36  # of a distance, by the root of the rows
 _SUDDEN = 0.3  # nearer to the profile in the same hours of the day before than now
 _ALONE = 0.15  # the high end of reference windows up to which a shape by itself tells one map from another
+_SHAPELESS = 0.35  # the high end beyond which a few hours have no shape of their own
 _BEYOND = 0.3  # widths of the range of training that values lie outside of it
 _DISTINCT = 12  # values that a shape needs
+_ATOM = 0.5  # of the rows with one value, beyond which that value is the shape
 _SAMPLED = 30  # rows that are looked at whole
 _MISS = 3.0  # by how many quartile widths (and the logarithm of their ratio) a mapped sample may be off
 _INSIDE = 0.95  # of the values, mapped back, lie where some were in training
@@ -112,7 +114,7 @@ def distance_of_bins(layout: Layout, place: int, counts: HourCounts) -> tuple[fl
 
 def _far(layout: Layout, place: int, newest: list[Window], standing: Collection[tuple[str, str]]) -> _Off | None:
     column = layout.profile.columns[place]
-    if not column.is_number or column.distinct < _DISTINCT:
+    if not column.is_number or column.distinct < _DISTINCT or column.top_share > _ATOM:
         return None
     hits = []
     for window in newest:
@@ -250,7 +252,8 @@ def _unit(layout: Layout, one: _Off, before: Floats | None) -> list[Finding]:
         return _moving_unit(column, one, before)
     tried = [(_distance((one.values - b) / a, column, layout.edges[one.place]), said, a, b) for said, a, b in maps]
     distance, said, a, b = min(tried)
-    if not _fits(distance, one, one.usual):
+    inside = 1.0 - float(_is_outside((one.values - b) / a, column).mean())
+    if one.usual > _SHAPELESS or inside < _INSIDE or not _fits(distance, one, one.usual):
         return []
     return [
         Finding(

@@ -58,6 +58,11 @@ def fahrenheit(world: World, since_us: int, until_us: int) -> None:
     world.weather["temp"][mine] = world.weather["temp"][mine] * 1.8 + 32.0
 
 
+def absurd_reading(world: World, since_us: int, until_us: int) -> None:
+    (mine,) = np.nonzero((world.weather["known_us"] >= since_us) & (world.weather["known_us"] < until_us))
+    world.weather["wind"][mine[::20]] = 1_048.0
+
+
 def new_category(world: World, since_us: int, until_us: int) -> None:
     _visits(world, since_us, until_us, "site", lambda values: np.array([f"{v}-eu" for v in values], object))
 
@@ -161,6 +166,7 @@ FAULTS = (
     Fault("feed_is_late", feed_is_late, ("feed_late", "feed_stopped", "feed_clock"), "source weather"),
     Fault("feed_clock", feed_clock, ("feed_clock", "feed_late"), "source weather"),
     Fault("feed_ahead", feed_ahead, ("feed_clock",), "source weather"),
+    Fault("absurd_reading", absurd_reading, ("range",), "column weather.wind"),
     Fault("fahrenheit", fahrenheit, ("units",), "column sky.temp"),
     Fault("new_category", new_category, ("new_values",), "column site"),
     Fault("new_text", new_text, ("new_values",), "column channel"),
@@ -188,6 +194,6 @@ GROUPS = (  # faults that do not hide each other
     ("fahrenheit", "cents", "repeated", "labels_stop"),
     ("feed_ahead", "miles", "new_category", "half_of_the_labels"),
     ("feed_is_late", "swapped", "only_fast_labels"),
-    ("doubled",),
+    ("doubled", "absurd_reading"),
     ("traffic_stops",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import numpy as np
@@ -102,6 +102,8 @@ class InputMonitor:
         self._ids: dict[int, list[NDArray[np.uint64]]] = {}  # of requests, by open hour
         self._last_us = self._watch.last_us
         self._looked_us: int | None = None
+        self._seen: tuple[str, int, int] | None = None  # the rows of which `_columns` is said
+        self._columns: list[Finding] = []
         self._read_hours()
 
     def add(self, block: Sequence[Prediction]) -> None:
@@ -228,15 +230,23 @@ class InputMonitor:
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)
         found += self._of_feeds(now_us, stopped=stopped)
-        if self._watched is not None and profile is not None:
-            oldest = hour_of(now_us) - LONGEST_H
-            hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
-            found += [] if stopped else column_findings(profile, hours, standing)
-            shapes = [] if stopped else shape_findings(self._watched.layout, hours, standing)
-            units = {one.subject for one in shapes if one.kind == "units"}
-            found = [one for one in found if one.kind != "range" or one.subject not in units] + shapes
-            found += self._of_labels(watch, profile)
+        if self._watched is not None:
+            found += [] if stopped else self._of_columns(self._watched, now_us, standing)
+            found += self._of_labels(watch, self._watched.layout.profile)
         return found
+
+    def _of_columns(self, watched: _Watched, now_us: int, standing: Collection[tuple[str, str]]) -> list[Finding]:
+        """Of the newest week of hours; as at the last look where no row has come since."""
+        oldest = hour_of(now_us) - LONGEST_H
+        hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
+        seen = (watched.version, min(hours, default=0), sum(one.rows for one in hours.values()))
+        if seen != self._seen:
+            shapes = shape_findings(watched.layout, hours, standing)
+            units = {one.subject for one in shapes if one.kind == "units"}
+            columns = column_findings(watched.layout.profile, hours, standing)
+            self._columns = [one for one in columns if one.kind != "range" or one.subject not in units] + shapes
+            self._seen = seen
+        return self._columns
 
     def _of_feeds(self, now_us: int, *, stopped: bool) -> list[Finding]:
         """Of the sources of features, and of labels unless requests stopped before them."""

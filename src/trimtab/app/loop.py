@@ -124,6 +124,7 @@ class DeploymentLoop:
             proving=self._proving(),
             outside=self._outside,
             predictions=predictions,
+            profile=self._profiles.make,
         )
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller

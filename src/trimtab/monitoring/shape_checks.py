@@ -21,6 +21,7 @@ _ALONE = 0.15  # the high end of reference windows up to which a shape by itself
 _SHAPELESS = 0.35  # the high end beyond which a few hours have no shape of their own
 _BEYOND = 0.3  # widths of the range of training that values lie outside of it
 _DISTINCT = 12  # values that a shape needs
+_DRIFTED = 0.1  # of the distance above the high end of reference days
 _ATOM = 0.5  # of the rows with one value, beyond which that value is the shape
 _SAMPLED = 30  # rows that are looked at whole
 _MISS = 3.0  # by how many quartile widths (and the logarithm of their ratio) a mapped sample may be off
@@ -324,12 +325,13 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
         if "distance" not in column.spreads or column.distinct < 2:
             continue
         hits = []
+        stands = ("shape", column.subject) in standing
         for window in days:
             distance, rows = distance_of_bins(layout, place, window.counts)
             high = column.spreads["distance"].at(window.hours, window.last)[1]
-            if rows >= SHAPE_ROWS // 2 and distance >= max(high + 0.1, 0.2) + _NOISE / math.sqrt(rows):
+            least = high if stands else max(high + _DRIFTED, 2 * _DRIFTED)  # so that it does not end and begin again
+            if rows >= SHAPE_ROWS // 2 and distance >= least + _NOISE / math.sqrt(rows):
                 hits.append((window, distance, high))
-        stands = ("shape", column.subject) in standing
         if not hits or hits[0][0] is not days[0] or (len(hits) < 2 and not stands):
             continue
         window, distance, high = hits[0]

@@ -25,7 +25,7 @@ from trimtab.feedback import (
 from trimtab.feedback.open_days import judged_table
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import store_days, stored_days
-from trimtab.registry import Registry
+from trimtab.registry import Registry, Version
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.controller import Controller, Workshop
 from trimtab.steering.definitions import Deployment, OnQualityDrop
@@ -75,6 +75,7 @@ class Loop:
         proving: How candidates are tried in a new process and timed; left out, they are not.
         outside: Put around the workshop (a living project lets it work in another process).
         predictions: The log in which predictions wait for their labels; left out, they wait in memory.
+        profile: Makes the input profile of a version that may go in service; left out, none is made.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Loop:
         proving: Proving | None = None,
         outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
         predictions: PredictionLog | None = None,
+        profile: Callable[[Version, TrainingSet], object] | None = None,
     ) -> None:
         model = deployment.model
         self._model = model
@@ -139,6 +141,7 @@ class Loop:
             evaluates=evaluates,
             recording=recording,
             proving=proving,
+            profile=profile,
         )
         self.newly_closed: list[DayQuality] = []  # by the last call of `close_days`
         self.ledger = Ledger(catalog)

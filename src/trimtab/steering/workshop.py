@@ -100,6 +100,7 @@ class VersionWorkshop:
         evaluates: Whether candidates get an evaluation for their report.
         recording: How the steps are done, so that none is done twice; left out, nothing is recorded.
         proving: How a candidate is tried in a new process and timed; left out (in virtual time), it is not.
+        profile: Makes the input profile of a version that may go in service; left out, it is made when needed.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class VersionWorkshop:
         evaluates: bool = True,
         recording: Recording | None = None,
         proving: Proving | None = None,
+        profile: Callable[[Version, TrainingSet], object] | None = None,
     ) -> None:
+        self._profile = profile
         self._recording = recording or Recording()
         self._steps = self._recording.steps
         self._deployment = deployment
@@ -263,7 +266,10 @@ class VersionWorkshop:
                     lambda: self._registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor).id,
                     TEXT,
                 )
-                name = self._registry.get(successor).name
+                version = self._registry.get(successor)
+                name = version.name
+                if self._profile is not None:
+                    self._profile(version, training_set)
         answers = [*earlier, Answers(window.rows, scores)]
         reference = self._reference(judged, case, answers, cap, slices=successor is not None)
         return Repair(

@@ -127,3 +127,23 @@ def test_what_was_stored_is_the_same_after_a_crash_at_any_hour(tmp_path: Path) -
         stored.append([(one.key, one.body) for one in hours])
     assert len(stored[0]) > 30
     assert stored[0] == stored[1]
+
+
+def test_only_live_requests_are_traffic_and_only_rows_of_the_version_in_service_are_counted(tmp_path: Path) -> None:
+    shop = Shop(World(3, days=1, per_day=600), tmp_path)
+    asked, monitor = shop.predictions(), shop.monitor()
+    shadows = [msgspec.structs.replace(one, arm="shadow") for one in asked]
+    past = [msgspec.structs.replace(one, flags=("past",)) for one in asked]
+    ahead = [msgspec.structs.replace(one, mode="batch") for one in asked[:10]]
+    canary = [msgspec.structs.replace(one, id=f"c{n}", version="other", arm="canary") for n, one in enumerate(asked)]
+    makeshift = [msgspec.structs.replace(one, id=f"m{n}", flags=("rule",)) for n, one in enumerate(asked)]
+    for block in (shadows, past, ahead, canary, makeshift):
+        monitor.add(block)
+    shop.clock.advance_to(shop.world.end_us + 10 * MINUTE_US)
+    monitor.look(shop.clock.now_us())
+    (record,) = shop.catalog.find("input_watch", "shop")
+    traffic = msgspec.json.decode(record.body)["traffic"]
+    assert sum(rows for rows, _ in traffic.values()) == len(canary) + len(makeshift)
+    assert sum(distinct for _, distinct in traffic.values()) == len(asked)
+    hours = [msgspec.json.decode(one.body) for one in shop.catalog.find("input_hour", "shop/")]
+    assert sum(one["rows"] for one in hours) == len(ahead)

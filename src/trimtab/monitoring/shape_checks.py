@@ -62,6 +62,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     values: Floats  # sampled, of the newest window
     window: Window
     outside: bool  # many of the values lie where none was in training
+    windows: int = 1  # of the newest three that are off
 
 
 def shape_findings(
@@ -91,7 +92,8 @@ def shape_findings(
             continue
         stands = ("units", column.subject) in standing
         before = _day_before(column, one, hours) if one.outside else None
-        if stands or before is not None or one.place in sudden:
+        lasts = one.usual <= _SHAPELESS or one.windows == len(newest)  # what moves with time may do so for a window
+        if stands or (lasts and (before is not None or one.place in sudden)):
             findings += _unit(layout, one, before) or ([_still(column, one)] if stands and one.outside else [])
     known = {finding.subject for finding in findings}
     return findings + [
@@ -133,7 +135,7 @@ def _far(layout: Layout, place: int, newest: list[Window], standing: Collection[
         return None
     newest_hit, oldest = hits[0], hits[-1]
     window = msgspec.structs.replace(newest_hit.window, first=oldest.window.first)
-    return msgspec.structs.replace(newest_hit, window=window)
+    return msgspec.structs.replace(newest_hit, window=window, windows=len(hits))
 
 
 def _is_outside(values: Floats, column: ColumnProfile, widths: float = 0.0) -> NDArray[np.bool_]:
@@ -249,7 +251,7 @@ def _unit(layout: Layout, one: _Off, before: Floats | None) -> list[Finding]:
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
     maps = [*_named(column), *_factor(usual, one.values)]
-    if one.outside and one.usual > 1 - 2 * _FAR and before is not None and before.size >= _SAMPLED:
+    if one.outside and one.usual > _SHAPELESS and before is not None and before.size >= _SAMPLED:
         return _moving_unit(column, one, before)
     tried = [(_distance((one.values - b) / a, column, layout.edges[one.place]), said, a, b) for said, a, b in maps]
     distance, said, a, b = min(tried)

@@ -11,7 +11,7 @@ from trimtab import store
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.findings import KINDS, Finding
-from trimtab.monitoring.red_windows import red_windows, release, window_changes
+from trimtab.monitoring.red_windows import red_windows, released, window_changes
 from trimtab.monitoring.signals import settle_signals
 from trimtab.store import Catalog
 
@@ -24,9 +24,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def look(catalog: Catalog, now_us: int, *found: Finding) -> None:
     signals = [one.signal("m", "v1", now_us) for one in found]
-    settled = settle_signals(catalog, "m", KINDS, signals, now_us=now_us)
+    settled, told = settle_signals(catalog, "m", KINDS, signals, now_us=now_us)
     windows = window_changes(catalog, settled.begun, settled.ended, label_wait_us=DAY_US)
-    catalog.write([*settled.changes, *windows])
+    catalog.write([*told, *windows])
 
 
 def nulls(onset_us: int, *, severity: str = "red", kind: str = "nulls") -> Finding:
@@ -76,10 +76,11 @@ def test_a_person_gives_a_window_free_with_a_reason(catalog: Catalog) -> None:
     look(catalog, 5 * HOUR_US, nulls(3 * HOUR_US))
     (window,) = red_windows(catalog, "m")
     with pytest.raises(Misuse, match="no reason"):
-        release(catalog, "m", window.id, why=" ", actor="ann", now_us=DAY_US)
+        released(catalog, "m", window.id, why=" ", actor="ann", now_us=DAY_US)
     with pytest.raises(NotFound, match=window.id):
-        release(catalog, "m", "other", why="fine", actor="ann", now_us=DAY_US)
-    freed = release(catalog, "m", window.id, why="The nulls were meant.", actor="ann", now_us=DAY_US)
+        released(catalog, "m", "other", why="fine", actor="ann", now_us=DAY_US)
+    freed, changes = released(catalog, "m", window.id, why="The nulls were meant.", actor="ann", now_us=DAY_US)
+    catalog.write(changes)
     assert (freed.released_why, freed.released_by, freed.released_at_us) == ("The nulls were meant.", "ann", DAY_US)
     assert red_windows(catalog, "m") == []
     look(catalog, 8 * HOUR_US)  # its end is noted all the same

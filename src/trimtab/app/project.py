@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
     from trimtab.features.online.compaction import Compacted
+    from trimtab.monitoring.red_windows import RedWindow
     from trimtab.registry import Version
     from trimtab.registry.collecting.collector import Collection
     from trimtab.registry.describing.compare import Comparison
@@ -981,6 +982,34 @@ class Project(Wiring):
         from trimtab.app.quality import accept_level
 
         return accept_level(self, model, why, actor)
+
+    def exclusions(self, model: str | None = None, *, released: bool = False) -> list[RedWindow]:
+        """The times whose rows no fit learns from and nothing is judged by: inputs or labels were faulty.
+
+        Args:
+            model: A deployment's name; left out, the first one.
+            released: List those that were released, too.
+        """
+        from trimtab.app.exclusions import exclusions
+
+        return exclusions(self, model, all_of_them=released)
+
+    def release(self, window: str, *, model: str | None = None, why: str, actor: str = "a person") -> RedWindow:
+        """Let the rows of a time count again although its inputs or labels were found faulty.
+
+        Args:
+            window: Its id, as `exclusions` lists it.
+            model: A deployment's name; left out, the first one.
+            why: What is known of the rows, for the ledger.
+            actor: Who says so.
+
+        Raises:
+            NotFound: There is no such deployment or time.
+            Misuse: No reason is given.
+        """
+        from trimtab.app.exclusions import release
+
+        return release(self, window, model=model, why=why, actor=actor)
 
     def roll_back(self, model: str, *, why: str, actor: str = "a person") -> Decision:
         """Let the version before the one in service answer again; a process that serves follows within a second.

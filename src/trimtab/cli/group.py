@@ -64,6 +64,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": (_ASK, "version", "Show what differs between two versions, and what each answers to the same rows."),
     "tag": (_ASK, "registry", "Give a version tags, or a note."),
     "quality": (_ASK, "quality", "Show the quality of what a model answered, by closed blocks."),
+    "exclusions": (_ASK, "exclusions", "List the times whose rows are not learnt from, or release one."),
     "skew": (_ASK, "skew", "Compute a sample of logged predictions again as of their own log positions."),
     "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
     "export": (_KEEP, "version", "Write a version as a folder that runs without trimtab, or that MLflow reads."),

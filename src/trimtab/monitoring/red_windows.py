@@ -59,8 +59,10 @@ def left_out(catalog: Catalog, model: str) -> list[LeftOut]:
     ]
 
 
-def release(catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int) -> RedWindow:
-    """Give a red window free: its rows count again, for fits, gates and references.
+def released(
+    catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int
+) -> tuple[RedWindow, list[Put | Append]]:
+    """A red window given free, and the writes that store it: its rows count again, for fits, gates and references.
 
     Args:
         catalog: Where it is.
@@ -83,8 +85,7 @@ def release(catalog: Catalog, model: str, window: str, *, why: str, actor: str, 
     found = msgspec.json.decode(record.body, type=RedWindow)
     freed = msgspec.structs.replace(found, released_why=why, released_by=actor, released_at_us=now_us)
     body = msgspec.json.encode(freed)
-    catalog.write([Put(KIND, record.key, body, expected=record.revision), Append(JOURNAL, now_us, body)])
-    return freed
+    return freed, [Put(KIND, record.key, body, expected=record.revision), Append(JOURNAL, now_us, body)]
 
 
 def window_changes(

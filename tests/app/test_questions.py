@@ -193,8 +193,8 @@ def test_all_signals_are_read(project: Project) -> None:
         evidence={},
         message="",
     )
-    appends = [Append("signals", n, msgspec.json.encode(signal)) for n in range(10_001)]
-    project.state.catalog.write(appends)
+    signals = [msgspec.structs.replace(signal, id=f"s{n}") for n in range(10_001)]
+    project.state.catalog.write([Append("signals", n, msgspec.json.encode(one)) for n, one in enumerate(signals)])
     assert len(project.signals()) == 10_001
 
 

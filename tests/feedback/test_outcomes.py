@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import label
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import IndexedLabels, InMemory, KnownLabels, OpenDays, OutcomeJoin, day_qualities
+from trimtab.feedback.open_days import judged_table
 
 WAIT_US = 6 * HOUR_US
 
@@ -200,7 +202,7 @@ def test_rows_that_come_one_by_one_are_kept_in_few_tables() -> None:
     """A service that is asked now and then was kept in a table for each row, for as long as labels take."""
     labels = [Label("a", 10 * DAY_US, 0, 1)]
     join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")
-    kept = InMemory()
+    kept = InMemory(partial(judged_table, join, "m"))
     each, whole = OpenDays("m", "log_loss", join, waiting=kept), OpenDays("m", "log_loss", join)
     predictions = [prediction(n, "a", n * HOUR_US // 16) for n in range(700)]
     for one in predictions[:500]:

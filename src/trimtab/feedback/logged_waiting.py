@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
-import numpy as np
 
 from trimtab.core.columns import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US
+from trimtab.feedback.open_days import AHEAD_US, counts
 from trimtab.serving.prediction_log import PredictionLog
 
 KEPT_US = 35 * DAY_US  # how long it is known where a closed day's predictions stand: labels may come late
@@ -67,11 +67,14 @@ class LoggedWaiting:
             if through > before.get(name, 0)
         ]
 
-    def add(self, table: Columns) -> None:
-        for day in np.unique(table["at"].values // DAY_US).tolist():
+    def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
+        times = [p.at_us for p in predictions if p.at_us + AHEAD_US >= p.made_at_us and counts(p, self._model)]
+        late = sum(at_us < closed_until_us for at_us in times)
+        for day in {at_us // DAY_US for at_us in times if at_us >= closed_until_us}:
             known = self._extents.setdefault(day, [])
             for one in self._reading:
                 _extend(known, one)
+        return late
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
         for day in range(from_us // DAY_US, -(-until_us // DAY_US)):

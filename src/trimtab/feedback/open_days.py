@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,8 +28,8 @@ _NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # of predictions that
 class Waiting(Protocol):
     """Where predictions wait until their day closes."""
 
-    def add(self, table: Columns) -> None:
-        """Keep predictions that are about days still open."""
+    def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
+        """Keep those that are about days still open; how many are about closed ones."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
@@ -45,12 +46,24 @@ class Waiting(Protocol):
 
 
 class InMemory:
-    """Predictions that wait in memory: of replays, and of short waits."""
+    """Predictions that wait in memory: of replays, and of short waits.
 
-    def __init__(self) -> None:
+    Args:
+        judged: Makes the table of those by which days are judged.
+    """
+
+    def __init__(self, judged: Callable[[Sequence[Prediction]], Columns]) -> None:
         self.parts: list[Columns] = []
+        self._judged = judged
 
-    def add(self, table: Columns) -> None:
+    def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
+        table = self._judged(predictions)
+        late = table["at"].values < closed_until_us
+        if not late.all():
+            self._keep(table.take(~late) if late.any() else table)
+        return int(late.sum())
+
+    def _keep(self, table: Columns) -> None:
         """Keep a table, with small ones before it in one: a row may come every few seconds, for days."""
         table = table.select([name for name in table.names if name not in _NOT_KEPT])
         while self.parts and self.parts[-1].rows <= min(table.rows, _PART_ROWS):
@@ -108,15 +121,11 @@ class OpenDays:
         self.too_late = 0
         self._outcomes = outcomes
         self._cap = cap
-        self._waiting = InMemory() if waiting is None else waiting
+        self._waiting = InMemory(partial(judged_table, outcomes, model)) if waiting is None else waiting
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Take in predictions as they were logged."""
-        table = judged_table(self._outcomes, self.model, predictions)
-        late = table["at"].values < self.closed_until_us
-        self.too_late += int(late.sum())
-        if not late.all():
-            self._waiting.add(table.take(~late) if late.any() else table)
+        self.too_late += self._waiting.add(predictions, self.closed_until_us)
 
     def close(self, now_us: int) -> list[DayBlocks]:
         """The days that are over and waited for at `now_us`, oldest first, one a version and arm."""
@@ -189,6 +198,13 @@ def judged_table(outcomes: OutcomeJoin, model: str, predictions: Sequence[Predic
     )
     mine = made_for_its_moment(table)
     return table if mine.all() else table.take(mine)
+
+
+def counts(prediction: Prediction, model: str) -> bool:
+    """Whether an answer of a model says anything about its version: not one about the past, or of a fallback."""
+    return prediction.model == model and not (
+        prediction.flags and (PAST in prediction.flags or prediction.is_makeshift)
+    )
 
 
 def made_for_its_moment(predictions: Columns) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -127,6 +128,40 @@ def test_a_repair_that_meets_the_level_ends_the_alarm_and_is_named(catalog: Cata
     assert ended.ended_because == "repaired by m@v2"
     monitor.observe(stream(4, 38, 8, level=0.24, version="v2"), now_us=46 * DAY_US)  # the gate was too kind
     assert {kind for kind, _ in standing(catalog)} >= {"quality_level"}
+
+
+def test_levels_of_versions_with_other_caps_are_held_against_each_other_in_one_unit(catalog: Catalog) -> None:
+    """A cap follows the losses of its version: twice the cap must not look like half the loss."""
+    monitor = QualityMonitor(catalog, "m", run_length_days=500)
+    first = [msgspec.structs.replace(one, expected_loss_sum=None) for one in stream(1, 0, 28)]
+    _, changes = monitor.anchor("v1", first, at_us=28 * DAY_US, loss_cap=10.0)
+    catalog.write(changes)
+    monitor.reload()
+
+    def halved(days: list[DayQuality]) -> list[DayQuality]:
+        return [
+            msgspec.structs.replace(one, capped_loss_sum=one.capped_loss_sum / 2, expected_loss_sum=None)
+            for one in days
+        ]
+
+    worse = halved(stream(3, 28, 14, level=0.26, version="v2"))  # of the metric 2.6, where it was 2.0
+    watch, changes = monitor.anchor("v2", worse, at_us=42 * DAY_US, loss_cap=20.0)
+    catalog.write(changes)
+    monitor.reload()
+    (red,) = standing_signals(catalog, "m")
+    assert red.kind == "quality_level"
+    assert red.evidence["worse_by"] == pytest.approx(0.6, abs=0.1)
+    assert (watch.healthy_cap, watch.loss_cap) == (10.0, 20.0)
+    monitor.observe(halved(stream(4, 42, 10, level=0.195, version="v2")), now_us=52 * DAY_US)
+    assert standing(catalog) == []
+
+
+def test_a_version_of_another_metric_is_held_against_its_own_level_alone(catalog: Catalog) -> None:
+    anchor(QualityMonitor(catalog, "m", run_length_days=500, metric="log_loss"), catalog, "v1", stream(1, 0, 28), 28)
+    other = QualityMonitor(catalog, "m", run_length_days=500, metric="brier")
+    anchor(other, catalog, "v2", stream(3, 14, 28, level=0.9, version="v2"), 42)
+    assert other.watch is not None
+    assert (other.watch.healthy, other.watch.metric) == ({}, "brier")
 
 
 def test_a_level_that_a_person_accepts_is_red_no_more(catalog: Catalog, monitor: QualityMonitor) -> None:

@@ -21,6 +21,7 @@ from trimtab.monitoring.watches import (
     advanced,
     advanced_slice,
     fresh,
+    in_units_of,
     learnt_figures,
     met,
     shortfalls,
@@ -56,7 +57,9 @@ class QualityMonitor:
         run_length_days: float,
         calibrated: bool = True,
         owner: str | None = None,
+        metric: str = "",
     ) -> None:
+        self._metric = metric
         self._catalog = catalog
         self._model = model
         self._run_length = run_length_days
@@ -115,8 +118,9 @@ class QualityMonitor:
             for one, days in (slices or {}).items()
             for figure in learnt_figures((LOSS,), days, run_length * len(slices or {}), allowed)[0].values()
         }
-        before = self._watch
-        healthy = _healthy(before)
+        before = self._comparable()
+        healthy, healthy_cap = _healthy(before), _healthy_cap(before)
+        alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
         watch = Watch(
             model=self._model,
             version=version,
@@ -124,10 +128,12 @@ class QualityMonitor:
             figures=figures,
             unwatched=unwatched,
             loss_cap=loss_cap,
+            metric=self._metric,
             slices=of_slices,
             healthy=healthy,
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
-            short_of=shortfalls(healthy, reference),
+            healthy_cap=healthy_cap,
+            short_of=shortfalls(healthy, alike),
         )
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
@@ -149,9 +155,11 @@ class QualityMonitor:
             figures={} if known is None else fresh(known.figures),
             unwatched=dict.fromkeys(self.kinds, why) if known is None else known.unwatched,
             loss_cap=before.loss_cap if known is None else known.loss_cap,
+            metric=before.metric if known is None else known.metric,
             slices={} if known is None else fresh(known.slices),
             healthy=healthy,
             healthy_version=before.healthy_version or before.version,
+            healthy_cap=_healthy_cap(before),
         )
         self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{name or version[:12]} answers")])
         self.reload()
@@ -165,7 +173,7 @@ class QualityMonitor:
         before = self._watch
         if before is None or not before.healthy:
             return None
-        watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, short_of={})
+        watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, healthy_cap=None, short_of={})
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
         listed = listed_signals(self._catalog, self._model)
         settled = settle(listed, (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
@@ -215,6 +223,11 @@ class QualityMonitor:
             self._catalog.write(also)
         return begun
 
+    def _comparable(self) -> Watch | None:
+        """The watch whose level the next version is held against; None where losses were of another metric."""
+        before = self._watch
+        return None if before is None or (before.metric and before.metric != self._metric) else before
+
     def _puts(self, watch: Watch) -> list[Change]:
         body = msgspec.json.encode(watch)
         return [
@@ -243,10 +256,18 @@ def _healthy(before: Watch | None) -> dict[str, Figure]:
     return fresh(before.healthy or before.figures)
 
 
+def _healthy_cap(before: Watch | None) -> float | None:
+    """What the losses of the second anchor's level were capped at."""
+    if before is None:
+        return None
+    return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap
+
+
 def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     """The watch after one more closed day of its version."""
     skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
-    healthy = {kind: advanced(figure, kind, day, skipped) for kind, figure in watch.healthy.items()}
+    alike = in_units_of(day, watch.loss_cap, watch.healthy_cap or watch.loss_cap)
+    healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
     stand = {kind: figure for kind, figure in healthy.items() if figure.alarming or not met(figure)}
     told = _unlisted_severity(watch, day)
     since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None

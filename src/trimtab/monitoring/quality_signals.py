@@ -71,8 +71,8 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
             continue
         onset_us = _onset_us(watch, figure) if figure.alarming else watch.anchored_at_us
         by = abs(alarm_level(figure.spec, figure.state).mean - figure.spec.mean)
-        by = _unit(watch, kind) * (by if figure.alarming else watch.short_of[kind])
-        level = _unit(watch, kind) * figure.spec.mean
+        unit = 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
+        by, level = unit * (by if figure.alarming else watch.short_of[kind]), unit * figure.spec.mean
         found.append(
             _signal(
                 watch,

@@ -74,6 +74,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     slices: dict[str, Figure] = {}  # the loss of each slice: "carrier=UA"
     healthy: dict[str, Figure] = {}  # second anchor: the level of the last healthy version, until it is met again
     healthy_version: str | None = None
+    healthy_cap: float | None = None  # what its losses were capped at; None: as those of this version
+    metric: str = ""  # of the losses; empty: of an earlier trimtab
     short_of: dict[str, float] = {}  # by kind: by how much the reference itself is above that level
 
     @property
@@ -207,6 +209,14 @@ def shortfalls(healthy: Mapping[str, Figure], days: Sequence[DayQuality]) -> dic
             if over > _PROVABLY / math.sqrt(len(values)):
                 found[kind] = abs(away)
     return found
+
+
+def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
+    """A day whose losses were capped at `cap`, with its sums in units of another cap."""
+    if cap == other:
+        return day
+    expected = None if day.expected_loss_sum is None else day.expected_loss_sum * cap / other
+    return msgspec.structs.replace(day, capped_loss_sum=day.capped_loss_sum * cap / other, expected_loss_sum=expected)
 
 
 def value_of(kind: str, day: DayQuality, excess: bool) -> float:

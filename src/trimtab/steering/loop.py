@@ -123,6 +123,7 @@ class Loop:
             run_length_days=run_lengths[0] if run_lengths else OnQualityDrop().run_length_days,
             calibrated=model.task != "ranking",
             owner=deployment.owner,
+            metric=model.metric,
         )
         batch = deployment.learn == "batch"
         recipe: Recipe = (

@@ -30,7 +30,7 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
 from trimtab.features.offline.hindsight import hindsight, let_in
 from trimtab.features.parts import parted_views
-from trimtab.features.parts.event_files import folder_events
+from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
 
 ASK = request("ask", key="id", time="at", columns={"id": str, "key": str, "other": str})

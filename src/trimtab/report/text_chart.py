@@ -21,7 +21,7 @@ def text_chart(
         width: Characters of a line, with the values at its left.
 
     >>> print("\\n".join(text_chart([1.0, 2.0, None, 3.0], level=2.0, height=3)))
-             3    █
+             3     █
              2  ┄█┄█
              1  ██ █
     """

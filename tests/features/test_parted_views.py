@@ -124,7 +124,7 @@ def test_versions_are_told_apart_as_many_at_once_as_the_memory_holds(tmp_path: P
     rows = "SELECT (i % 70000)::VARCHAR AS id, (i % 9)::VARCHAR AS key, to_timestamp(i) AS at FROM range(140000) t(i)"
     duckdb.sql(rows).write_parquet(str(tmp_path / "events.parquet"))
     for memory_bytes, groups in ((256 << 20, 3), (1 << 30, 1)):
-        events = {"things": folder_events(things, tmp_path / "events.parquet")}
+        events = {"things": folder_events(things, tmp_path / "events.parquet", tmp_path / "given")}
         folder = tmp_path / str(memory_bytes)
         with PartedViews(folder, events, address="a", memory_bytes=memory_bytes, clock=VirtualClock(0)) as views:
             views.prepare([by_key])

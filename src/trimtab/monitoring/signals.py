@@ -75,7 +75,9 @@ def settle(
     begun = [one for key, one in now.items() if key not in before or _graver(one, before[key])]
     others = [one for one in listed if one.ended_at_us is None and one.kind not in kinds]
     begun = [
-        msgspec.structs.replace(_as_begun(one, before.get(_identity(one))), owner=owner, cause=_cause(one, others))
+        msgspec.structs.replace(
+            _as_begun(one, before.get(_identity(one))), owner=one.owner or owner, cause=_cause(one, others)
+        )
         for one in begun
     ]
     ended = [

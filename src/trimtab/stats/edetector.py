@@ -134,7 +134,7 @@ def learn_alarm(
     >>> for value in [*calm, *[0.46] * 14]:
     ...     state = update_alarm(spec, state, value)
     >>> state.alarm_day, alarm_onset(spec, state).day
-    (21, 15)
+    (19, 15)
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.size < LEAST_BLOCKS:

@@ -271,7 +271,8 @@ class SqlCatalog:
                 raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if acknowledged:
                 _, frames, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if frames < acknowledged:
+                # The last connection of another process may have removed the log in between: then it is not there.
+                if frames < acknowledged <= acknowledged_frames(path):
                     raise Corrupt(
                         f"{path}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
                         "Changes were lost; restore the catalogue from a copy."

@@ -37,6 +37,7 @@ from trimtab.monitoring.signals import every_signal
 from trimtab.training.sets import load_manifest
 
 Days = tuple[int, int, int]  # in service before the faults, with them, and after them
+LIFE: Days = (3, 1, 3)
 PROJECT = """
 import trimtab as tt
 
@@ -247,16 +248,16 @@ def page(found: dict[str, list[Found]], seeds: int, totals: dict[str, int]) -> s
         what = name.replace("_", " ")
         kinds = ", ".join(f"`{kind}`" for kind in fault.kinds)
         rows.append(f"| {what} | {kinds} of {fault.subject} | {len(reds)} of {len(some)} | {soon} | {over} | {said} |")
-    return FAULTS_PAGE.format(
-        rows="\n".join(rows), seeds=seeds, days="five healthy days, two with the faults, five healthy ones", **totals
-    )
+    before, faulty, after = LIFE
+    days = f"{before} healthy days, {faulty} with the faults, {after} healthy ones"
+    return FAULTS_PAGE.format(rows="\n".join(rows), seeds=seeds, days=days, **totals)
 
 
 FAULTS_PAGE = (
     "# Faults, and what rings\n\n"
     "What becomes of a fault that is injected over HTTP into a service: events, requests and labels of a made-up shop, "
-    "{days}; {seeds} random worlds for each group of faults that do not hide each other. Written by "
-    "`pytest -m soak tests/app/test_fault_table.py`.\n\n"
+    "{days}; worlds for each group: {seeds}, drawn when it ran, and in each some faults that do not hide each other. "
+    "Written by `pytest -m soak tests/app/test_fault_table.py`.\n\n"
     "| fault | what has to ring | red | red after (median) | over after its end (median) | in which words, once |\n"
     "|---|---|---|---|---|---|\n{rows}\n\n"
     "Times count from the beginning of the fault and from its end; those of labels include the label's wait of a day "
@@ -274,7 +275,7 @@ def test_the_table_of_faults(soak_report, tmp_path: Path) -> None:
     totals = {"red_before": 0, "learnt_hours": 0, "promoted_meanwhile": 0}
     for seed in seeds:
         for group in GROUPS:
-            some, counts = campaign(tmp_path / "p", seed, group, (5, 2, 5))
+            some, counts = campaign(tmp_path / "p", seed, group, LIFE)
             totals = {name: totals[name] + counts[name] for name in totals}
             for one in some:
                 found.setdefault(one.fault, []).append(one)

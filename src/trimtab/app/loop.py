@@ -130,7 +130,7 @@ class DeploymentLoop:
         self.controller = self._loop.controller
         self._ticked = False  # whether the newest tick closed its days
         self._inputs_read = False  # whether the monitor of inputs has its open hours
-        self._reading = threading.Lock()  # held by whoever moves the open days
+        self._reading = threading.Lock()  # held while the open days are moved
 
     @cached_property
     def inputs(self) -> InputMonitor:

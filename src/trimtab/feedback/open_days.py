@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -223,8 +224,6 @@ def _few_slices(days: list[DayBlocks]) -> list[DayBlocks]:
 
 
 def _without_many(day: DayBlocks) -> DayBlocks:
-    import msgspec
-
     count: dict[str, int] = {}
     for name in day.slices:
         column = name.partition("=")[0]
@@ -250,7 +249,7 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Whether an answer can be held against the label: one of before it had classes, or of wholly others, cannot."""
+    """Whether an answer can be held against the label: not one without classes, or with wholly other ones."""
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

@@ -220,7 +220,7 @@ class InputMonitor:
         return changes
 
     def _findings(self, watch: InputWatch, now_us: int) -> list[Finding]:
-        """All that is wrong now. Of a model that nobody ever asked nothing is said."""
+        """All that is wrong now. Nothing is said of a model that never had a request."""
         if not watch.traffic and not self._ids:
             return []
         standing = {(one.kind, one.subject) for one in standing_signals(self._catalog, self._model.name)}

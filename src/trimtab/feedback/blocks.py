@@ -155,8 +155,9 @@ def block_days(
     found: dict[str, BlockSums] = {}
     for name, values in (slices or {}).items():
         there = np.flatnonzero(values != None)  # noqa: E711 an element-wise comparison
-        kinds, codes = np.unique(values[there].astype(str), return_inverse=True)
-        for kind, sums in zip(kinds.tolist(), rows.groups(there, codes.reshape(-1), len(kinds)), strict=True):
+        numbers: dict[str, int] = {}
+        codes = [numbers.setdefault(kind, len(numbers)) for kind in map(str, values[there].tolist())]
+        for kind, sums in zip(numbers, rows.groups(there, np.array(codes, np.int64), len(numbers)), strict=True):
             found[kind if kind == name else f"{name}={kind}"] = sums
     names, codes = np.unique(hours, return_inverse=True)
     by_hour = rows.groups(np.arange(len(at_us)), codes.reshape(-1), len(names))

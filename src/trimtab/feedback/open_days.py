@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -152,16 +153,20 @@ class OpenDays:
         if self._outcomes.lists is not None:  # lists are judged as a whole
             parts = list(tables)
             tables = iter([_newest_of_each(Columns.concat(parts))] if parts else [])
-        return _few_slices(merged_days(block for table in tables for block in self._parts(outcomes_of(table))))
+        crowded: set[str] = set()
+        days = merged_days(block for table in tables for block in self._parts(outcomes_of(table), crowded))
+        return [_few_slices(day, crowded) for day in days]
 
-    def _parts(self, found: OutcomeFrame) -> Iterator[DayBlocks]:
-        """The blocks of some predictions of one day, by version and arm."""
+    def _parts(self, found: OutcomeFrame, crowded: set[str]) -> Iterator[DayBlocks]:
+        """The blocks of some predictions of one day, by version and arm; columns of too many values join `crowded`."""
         table = found.predictions
         who = list(zip(table["version"].values.tolist(), table["arm"].values.tolist(), strict=True))
         codes = {pair: code for code, pair in enumerate(dict.fromkeys(who))}
         code = np.array([codes[pair] for pair in who], np.int64)
         lists = None if self._outcomes.lists is None else _numbered(table["list"])
         scores = found.scores(self._outcomes.classes)
+        slices = {name.removeprefix("slice."): table[name] for name in table.names if name.startswith("slice.")}
+        crowded |= {name for name, column in slices.items() if len(set(column.values.tolist())) > MOST_SLICES}
         for (version, arm), number in codes.items():
             rows = code == number
             at_us, cap = table["at"].values[rows], self._cap(version)
@@ -179,11 +184,7 @@ class OpenDays:
                 cap=cap,
                 unlisted=found.states[rows] == UNLISTED,
                 late=found.states[rows] == LATE,
-                slices={
-                    name.removeprefix("slice."): table[name].take(rows).values
-                    for name in table.names
-                    if name.startswith("slice.")
-                },
+                slices={name: column.values[rows] for name, column in slices.items() if name not in crowded},
             )
 
 
@@ -218,18 +219,12 @@ def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
     return found
 
 
-def _few_slices(days: list[DayBlocks]) -> list[DayBlocks]:
-    """The days without slices of columns that have too many values."""
-    return [one if len(one.slices) <= MOST_SLICES else _without_many(one) for one in days]
-
-
-def _without_many(day: DayBlocks) -> DayBlocks:
-    count: dict[str, int] = {}
-    for name in day.slices:
-        column = name.partition("=")[0]
-        count[column] = count.get(column, 0) + 1
-    kept = {name: sums for name, sums in day.slices.items() if count[name.partition("=")[0]] <= MOST_SLICES}
-    return msgspec.structs.replace(day, slices=kept)
+def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
+    """The day without slices of columns that have too many values, in one part of it or in the whole."""
+    count = Counter(name.partition("=")[0] for name in day.slices)
+    few = {name for name, values in count.items() if values <= MOST_SLICES} - crowded
+    kept = {name: sums for name, sums in day.slices.items() if name.partition("=")[0] in few}
+    return day if len(kept) == len(day.slices) else msgspec.structs.replace(day, slices=kept)
 
 
 def _newest_of_each(table: Columns) -> Columns:

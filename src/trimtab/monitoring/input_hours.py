@@ -27,8 +27,14 @@ class Layout:
         widths = [edges.size + 1 for edges in self.edges]
         self.offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         bounds = [(column.least, column.most) for column in profile.columns]
-        self.least = np.array([-np.inf if least is None else least for least, _ in bounds])
-        self.most = np.array([np.inf if most is None else most for _, most in bounds])
+        # Up to each of them values are counted: the edges, then the most, then what is just below the least.
+        self.counted_upto = [
+            np.array(
+                [*edges, np.inf if most is None else most, -np.inf if least is None else np.nextafter(least, -np.inf)]
+            )
+            for edges, (least, most) in zip(self.edges, bounds, strict=True)
+        ]
+        self.has_least = [least is not None for least, _ in bounds]
         self.known = [np.frombuffer(column.known, "<f8") for column in profile.columns]
         self.whole = np.array([column.kind == "time" for column in profile.columns])
         self.firsts = np.array([pair.first for pair in profile.pairs], np.int64)
@@ -140,18 +146,26 @@ def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCount
     if layout.whole.any():
         values = np.where(layout.whole & ~np.isnan(values), 0.0, values)
     missing = np.asarray(np.isnan(values), np.bool_)
-    bins = np.zeros(int(layout.offsets[-1]), np.int64)
+    upto = np.zeros(int(layout.offsets[-1]), np.int64)
     new = strange.sum(axis=0)
-    by_column, gap = np.ascontiguousarray(values.T), np.ascontiguousarray(missing.T)
-    for column, edges in enumerate(layout.edges):
-        there = by_column[column]
-        if gap[column].any():
-            there = there[np.logical_not(gap[column])]
-        begin = layout.offsets[column]
-        place = np.searchsorted(edges, there)
-        bins[begin : layout.offsets[column + 1]] = np.bincount(place, minlength=edges.size + 1)
-        if layout.known[column].size:
-            new[column] += there.size - int(_is_known(layout.known[column], there).sum())
+    outside = np.zeros(layout.width, np.int64)
+    low, high = np.full(layout.width, np.inf), np.full(layout.width, -np.inf)
+    in_order = np.sort(values.T, axis=1)  # nulls last; finds edges among values, which are many more
+    present = len(values) - missing.sum(axis=0)
+    for column, limits in enumerate(layout.counted_upto):
+        there = in_order[column, : present[column]]
+        counts = np.searchsorted(there, limits, side="right")
+        upto[layout.offsets[column] : layout.offsets[column + 1] - 1] = counts[:-2]
+        outside[column] = there.size - counts[-2] + (counts[-1] if layout.has_least[column] else 0)
+        known = layout.known[column]
+        if known.size:
+            equal = np.searchsorted(there, known, side="right") - np.searchsorted(there, known)
+            new[column] += there.size - int(equal.sum())
+        if there.size:
+            low[column], high[column] = there[0], there[-1]
+    upto[layout.offsets[1:] - 1] = present
+    bins = np.diff(upto, prepend=0)
+    bins[layout.offsets[1:-1]] = upto[layout.offsets[1:-1]]
     null: NDArray[np.bool_] = missing & ~strange
     row, of = np.nonzero(null)
     codes = of * NULL_CODES + null_code(rows.reasons[row, of])
@@ -165,16 +179,10 @@ def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCount
         bins,
         np.bincount(codes, minlength=layout.width * NULL_CODES).reshape(layout.width, NULL_CODES),
         new.astype(np.int64),
-        ((values < layout.least) | (values > layout.most)).sum(axis=0),
-        np.fmin.reduce(by_column, axis=1, initial=np.inf),
-        np.fmax.reduce(by_column, axis=1, initial=-np.inf),
+        outside,
+        low,
+        high,
         pairs,
         marks[order],
         values[order],
     )
-
-
-def _is_known(known: Floats, values: Floats) -> NDArray[np.bool_]:
-    place = np.minimum(np.searchsorted(known, values), known.size - 1)
-    found: NDArray[np.bool_] = known[place] == values
-    return found

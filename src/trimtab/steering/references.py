@@ -25,6 +25,7 @@ from trimtab.training.sets import TrainingSet
 
 LEAST_SLICE_DAYS: Final = 14  # on which a slice has labels; of fewer its healthy level is not known
 MOST_SLICES: Final = 200  # of one column
+AS_NEW_US: Final = 7 * DAY_US  # a version fitted so long before some days stands for a fit made for them
 
 
 def slice_columns(deployment: Deployment) -> tuple[str, ...]:

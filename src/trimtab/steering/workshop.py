@@ -23,6 +23,7 @@ from trimtab.steering.loop_state import Changes, Repair
 from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.references import (
+    AS_NEW_US,
     Answers,
     Reference,
     healthy_reference,
@@ -259,7 +260,7 @@ class VersionWorkshop:
             reason = self._judge.too_far(again, scores, case) or gate.reason
             if reason == gate.reason:
                 allowance = refit_allowance(model.metric, scores, again, cap)
-                earlier = self._earlier(training_set, plan, window, best.source)
+                earlier = self._earlier(training_set, plan, window, best.source, rival)
                 successor = self._steps.do(
                     "register",
                     None,
@@ -295,14 +296,27 @@ class VersionWorkshop:
         model, names = self._deployment.model, slice_columns(self._deployment) if slices else ()
         return healthy_reference(model, version.id, case.training_set, answered, self._labels, cap=cap, slices=names)
 
-    def _earlier(self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source) -> list[Answers]:
-        """Answers to the days before the window that complete four weeks of reference, by a fit on what was before."""
+    def _earlier(
+        self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source, rival: Rival | None
+    ) -> list[Answers]:
+        """Answers to the days before the window that complete four weeks of reference.
+
+        They are of a fit on what was before, or of the version in service where that was fitted not long before.
+        """
         if plan.folds[1:] or self._deployment.learn == "online":  # days before a change are no reference after it
             return []
         found = walk_forward_rows(training_set, window, self._deployment.model.label.wait_us)
         if found is None:
             return []
         learnt, judged = found
+        begins_us = int(training_set.at_us[judged].min())
+        if (
+            rival is not None
+            and rival.version.recipe == self._deployment.model.hash
+            and rival.unseen_from_us <= begins_us < rival.unseen_from_us + AS_NEW_US
+        ):
+            scores = self._answered(rival, training_set, msgspec.structs.replace(window, rows=judged)).scores
+            return [] if scores is None else [Answers(judged, scores)]
         try:
             fitted = self._fit("walk forward", training_set, learnt, source.half_life_us)
             scores = self._recipe.candidate_scores(fitted, training_set, judged)

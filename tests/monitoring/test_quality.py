@@ -141,7 +141,8 @@ def test_a_reference_that_cannot_be_used_leaves_its_reason_in_the_watch(catalog:
 def test_the_cap_of_the_reference_is_that_of_live_days(catalog: Catalog) -> None:
     monitor = anchored(catalog, healthy(), cap=40_000.0)
     assert monitor.loss_cap("v1") == 40_000.0
-    assert monitor.loss_cap("v0") == LOSS_CAP
+    assert monitor.loss_cap("v0") == 40_000.0  # of a version that was never anchored, as of the one in service
+    assert QualityMonitor(catalog, "other", run_length_days=200).loss_cap("v0") == LOSS_CAP
     assert QualityMonitor(catalog, "click", run_length_days=200).loss_cap("v1") == 40_000.0
 
 

@@ -241,7 +241,7 @@ def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catal
     catalog.write(changes)
     monitor.reload()
     assert len(watch.slices) == 51
-    assert watch.slices["state=S07"].spec.run_length == 3 * 51 * 1_000
+    assert watch.slices["state=S07"].spec.run_length == 3 * 2 * 51 * 1_000  # loss and gap of each
     losses = {name: chance.normal(0.2, 0.03, 14).tolist() for name in names}
     losses["state=S07"] = chance.normal(0.35, 0.03, 14).tolist()
     monitor.observe(live, now_us=42 * DAY_US, slices=slices_of(live, losses))
@@ -251,3 +251,79 @@ def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catal
     assert signal.evidence["high"] - signal.evidence["low"] < 0.16
     assert monitor.watch is not None
     assert not monitor.watch.alarming  # the whole is steady
+
+
+def gap_blocks(days: Sequence[DayQuality], gaps: Sequence[float]) -> dict[tuple[int, str], DayBlocks]:
+    """One row a day in one slice, with a known gap and a loss that says nothing."""
+    found = {}
+    for one, gap in zip(days, gaps, strict=True):
+        sums = BlockSums(
+            predictions=1,
+            labelled=1,
+            score=exact_sum([gap]),
+            capped_loss=exact_sum([0.2]),
+            expected_loss=exact_sum([0.2]),
+        )
+        blocks = DayBlocks(
+            model="m", version=one.version, arm="champion", day_us=one.day_us, cap=1.0, whole=BlockSums(),
+            slices={"state=DC": sums},
+        )  # fmt: skip
+        found[one.day_us, one.version] = blocks
+    return found
+
+
+@pytest.mark.parametrize(("healthy_gap", "now", "rings"), [(0.0, 1.5, True), (1.5, 0.0, False), (1.5, 3.5, True)])
+def test_a_slice_whose_gap_opens_is_named_but_not_one_whose_gap_closes(
+    catalog: Catalog, healthy_gap: float, now: float, rings: bool
+) -> None:
+    chance = np.random.default_rng(3)
+    reference, live = stream(1, 0, 84), stream(2, 84, 40)
+    before = [
+        msgspec.structs.replace(
+            one, predictions=1, labelled=1, label_sum=0.0, score_sum=healthy_gap + float(chance.normal()),
+            capped_loss_sum=0.2, expected_loss_sum=0.2,
+        )
+        for one in reference
+    ]  # fmt: skip
+    monitor = QualityMonitor(catalog, "m", run_length_days=1_000)
+    watch, changes = monitor.anchor("v1", reference, at_us=84 * DAY_US, slices={"state=DC": before})
+    catalog.write(changes)
+    monitor.reload()
+    assert (list(watch.slices), list(watch.slice_gaps)) == ([], ["state=DC"])  # a loss that never varies has no spread
+    gaps = (now + chance.normal(size=40)).tolist()
+    monitor.observe(live, now_us=130 * DAY_US, slices=gap_blocks(live, gaps))
+    found = [one.message for one in standing_signals(catalog, "m")]
+    assert [one.startswith("state=DC: the gap between predicted and true mean is") for one in found] == [True] * rings
+
+
+def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    live, worse = stream(3, 28, 20), stream(4, 28, 20, level=0.26, version="other")
+    monitor.follow_arms({"canary": "other"}, now_us=48 * DAY_US)
+    for number, (one, two) in enumerate(zip(live, worse, strict=True)):
+        monitor.observe([one], now_us=(30 + number) * DAY_US, arms=[("canary", two)])
+        monitor.reload()
+    (signal,) = standing_signals(catalog, "m")
+    assert (signal.kind, signal.version, signal.subject) == ("quality_level", "other", "canary, quality_loss")
+    assert signal.message.startswith(
+        "Of the canary: The daily loss in excess of what the scores expect is 0.134 away from the level of the version in service"
+    )
+    assert monitor.watch is not None
+    assert not monitor.watch.alarming
+    monitor.observe(stream(5, 48, 1), now_us=50 * DAY_US)
+    assert len(standing_signals(catalog, "m")) == 1  # a look without its days leaves it alone
+    monitor.follow_arms({"canary": "third"}, now_us=51 * DAY_US)
+    assert standing_signals(catalog, "m") == []
+    (ended,) = listed_signals(catalog, "m")
+    assert ended.ended_because == "other does not answer as canary any more"
+
+
+def test_a_canary_that_is_as_good_is_quiet_and_a_shadow_is_never_red(catalog: Catalog, monitor: QualityMonitor) -> None:
+    arms = [("canary", one) for one in stream(4, 28, 20, version="other")]
+    arms += [("shadow", one) for one in stream(5, 28, 20, level=0.26, version="third")]
+    monitor.observe(stream(3, 28, 20), now_us=48 * DAY_US, arms=arms)
+    (signal,) = standing_signals(catalog, "m")
+    assert (signal.version, signal.severity) == ("third", "info")
+    monitor.follow_arms({"canary": "other", "shadow": "third"}, now_us=70 * DAY_US)  # silent for weeks
+    assert standing_signals(catalog, "m") == []

@@ -165,8 +165,9 @@ def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
     for anchor, figures in (("own", watch.figures), ("healthy", watch.healthy)):
         for kind, figure in figures.items():
             yield name, (kind, anchor), _ratio(figure)
-    if watch.slices:
-        yield name, (SLICE, "own"), max(_ratio(figure) for figure in watch.slices.values())
+    slices = [*watch.slices.values(), *watch.slice_gaps.values()]
+    if slices:
+        yield name, (SLICE, "own"), max(map(_ratio, slices))
 
 
 def _ratio(figure: Figure) -> float:

@@ -156,8 +156,8 @@ def block_days(
     for name, values in (slices or {}).items():
         there = np.flatnonzero(values != None)  # noqa: E711 an element-wise comparison
         numbers: dict[str, int] = {}
-        codes = [numbers.setdefault(kind, len(numbers)) for kind in map(str, values[there].tolist())]
-        for kind, sums in zip(numbers, rows.groups(there, np.array(codes, np.int64), len(numbers)), strict=True):
+        placed = [numbers.setdefault(kind, len(numbers)) for kind in map(str, values[there].tolist())]
+        for kind, sums in zip(numbers, rows.groups(there, np.array(placed, np.int64), len(numbers)), strict=True):
             found[kind if kind == name else f"{name}={kind}"] = sums
     names, codes = np.unique(hours, return_inverse=True)
     by_hour = rows.groups(np.arange(len(at_us)), codes.reshape(-1), len(names))

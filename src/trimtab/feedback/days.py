@@ -42,37 +42,84 @@ def day_quality(
             each row of no list. Of the others no order is better. Sums of scores and labels are 0.
         unlisted: Whether a label came that is none of the classes, a mask; left out, there are none.
     """
-    out = []
-    days = at_us // DAY_US
-    for day in np.unique(days):
-        rows = days == day
-        if lists is not None:
-            out.append(_of_lists(model, metric, version, int(day), scores[rows], labels[rows], lists[rows], cap))
-            continue
-        labelled = rows & ~np.isnan(labels)
-        y, p = labels[labelled], scores[labelled]
-        strange = 0 if unlisted is None else int((unlisted & rows).sum())
-        losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
-        expected = expected_losses(metric, p, cap)
-        if p.ndim == 2:
-            p, y = top_class(y, p)
-        out.append(
-            DayQuality(
-                model=model,
-                version=version,
-                day_us=int(day) * DAY_US,
-                predictions=int(rows.sum()),
-                labelled=len(y),
-                missing=int(rows.sum()) - len(y) - strange,
-                score_sum=float(p.sum()),
-                label_sum=float(y.sum()),
-                loss_sum=float(losses.sum()),
-                capped_loss_sum=float(bounded_losses(losses, cap).sum()),
-                expected_loss_sum=None if expected is None else float(expected.sum()),
-                unlisted=strange,
+    if lists is not None:
+        days = at_us // DAY_US
+        return [
+            _of_lists(
+                model, metric, version, int(day), scores[days == day], labels[days == day], lists[days == day], cap
             )
-        )
-    return out
+            for day in np.unique(days)
+        ]
+    all_rows = np.zeros(len(at_us), np.int64)
+    found = days_by_group(model, metric, version, at_us, scores, labels, all_rows, 1, cap=cap, unlisted=unlisted)
+    return found[0]
+
+
+def days_by_group(
+    model: str,
+    metric: Loss,
+    version: str,
+    at_us: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    groups: NDArray[Any],
+    count: int,
+    *,
+    cap: float = LOSS_CAP,
+    unlisted: NDArray[Any] | None = None,
+) -> list[list[DayQuality]]:
+    """The summaries of `day_quality` for each of some groups of rows, by the group's number.
+
+    Args:
+        model: The model's name.
+        metric: The loss that is summed; not of a ranking.
+        version: Whose predictions they are.
+        at_us: As-of times, int64, shape (rows,).
+        scores: As in `day_quality`.
+        labels: The same.
+        groups: The group of each row, 0 to `count` - 1, shape (rows,).
+        count: How many groups there are.
+        cap: The loss at which a row's is capped.
+        unlisted: Whether a label came that is none of the classes, a mask; left out, there are none.
+    """
+    days, place = np.unique(at_us // DAY_US, return_inverse=True)
+    cells = groups * days.size + place.reshape(-1)
+    there = ~np.isnan(labels)
+    y, p = labels[there], scores[there]
+    losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
+    expected = expected_losses(metric, p, cap)
+    if p.ndim == 2:
+        p, y = top_class(y, p)
+
+    def counted(cell: NDArray[Any], weights: NDArray[Any] | None = None) -> list[Any]:
+        totals: list[Any] = np.bincount(cell, weights=weights, minlength=count * days.size).tolist()
+        return totals
+
+    rows, labelled = counted(cells), counted(cells[there])
+    strange = [0] * len(rows) if unlisted is None else counted(cells[unlisted])
+    sums = [counted(cells[there], values) for values in (p, y, losses, bounded_losses(losses, cap))]
+    of_expected = None if expected is None else counted(cells[there], expected)
+    found: list[list[DayQuality]] = [[] for _ in range(count)]
+    for cell, predictions in enumerate(rows):
+        if predictions:
+            score_sum, label_sum, loss_sum, capped_sum = (one[cell] for one in sums)
+            found[cell // days.size].append(
+                DayQuality(
+                    model=model,
+                    version=version,
+                    day_us=int(days[cell % days.size]) * DAY_US,
+                    predictions=predictions,
+                    labelled=labelled[cell],
+                    missing=predictions - labelled[cell] - strange[cell],
+                    score_sum=score_sum,
+                    label_sum=label_sum,
+                    loss_sum=loss_sum,
+                    capped_loss_sum=capped_sum,
+                    expected_loss_sum=None if of_expected is None else of_expected[cell],
+                    unlisted=strange[cell],
+                )
+            )
+    return found
 
 
 def _of_lists(

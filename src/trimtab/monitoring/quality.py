@@ -10,8 +10,9 @@ import msgspec
 from trimtab.core.records import LOSS_CAP, DayQuality, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
+from trimtab.monitoring.arm_watches import ArmWatches, arm_of
 from trimtab.monitoring.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
-from trimtab.monitoring.signals import listed_signals, settle, stored
+from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.monitoring.watches import (
     CALIBRATION,
     LOSS,
@@ -23,6 +24,7 @@ from trimtab.monitoring.watches import (
     fresh,
     in_units_of,
     learnt_figures,
+    learnt_slices,
     met,
     shortfalls,
 )
@@ -46,7 +48,8 @@ class QualityMonitor:
     its lists is watched alone.  # D87
 
     A watch is stored by version too: after a roll back the level that the version had is watched again. And the level
-    of the last healthy version stays as a second anchor until seven days in a row have met it.  # D0187
+    of the last healthy version stays as a second anchor until seven days in a row have met it. Canaries and shadows are
+    watched beside it, against the level of the version in service.  # D0187
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class QualityMonitor:
         self._run_length = run_length_days
         self._owner = owner
         self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # what there is to watch
+        self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()
 
     @property
@@ -77,12 +81,15 @@ class QualityMonitor:
         record = self._catalog.get(KIND, self._model)
         self._revision = 0 if record is None else record.revision
         self._watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
+        self._arms.reload()
 
     def loss_cap(self, version: str) -> float:
-        """The most that one row of a version can cost a day: fixed when its watch was anchored."""
-        if self._watch is not None and self._watch.version == version:
-            return self._watch.loss_cap
-        known = self._stored(version)
+        """The most that one row of a version can cost a day: fixed when its watch was anchored; of one that never was,
+        as of the version in service."""
+        watch = self._watch
+        if watch is not None and watch.version == version:
+            return watch.loss_cap
+        known = self._arms.of(version) or self._stored(version) or watch
         return LOSS_CAP if known is None else known.loss_cap
 
     def anchor(
@@ -113,11 +120,8 @@ class QualityMonitor:
         shared = len(self.kinds) + bool(slices)
         run_length = shared * self._run_length
         figures, unwatched = learnt_figures(self.kinds, reference, run_length, allowed)
-        of_slices = {
-            one: figure
-            for one, days in (slices or {}).items()
-            for figure in learnt_figures((LOSS,), days, run_length * len(slices or {}), allowed)[0].values()
-        }
+        each = run_length * len(self.kinds) * len(slices or {})
+        of_slices = {kind: learnt_slices(kind, slices or {}, each, allowed) for kind in self.kinds}
         before = self._comparable()
         healthy, healthy_cap = _healthy(before), _healthy_cap(before)
         alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
@@ -129,7 +133,8 @@ class QualityMonitor:
             unwatched=unwatched,
             loss_cap=loss_cap,
             metric=self._metric,
-            slices=of_slices,
+            slices=of_slices[LOSS],
+            slice_gaps=of_slices.get(CALIBRATION, {}),
             healthy=healthy,
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
@@ -157,6 +162,7 @@ class QualityMonitor:
             loss_cap=before.loss_cap if known is None else known.loss_cap,
             metric=before.metric if known is None else known.metric,
             slices={} if known is None else fresh(known.slices),
+            slice_gaps={} if known is None else fresh(known.slice_gaps),
             healthy=healthy,
             healthy_version=before.healthy_version or before.version,
             healthy_cap=_healthy_cap(before),
@@ -164,6 +170,25 @@ class QualityMonitor:
         self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{name or version[:12]} answers")])
         self.reload()
         return True
+
+    def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
+        """End the watches and the signals of arms that point to other versions by now, or answer no more.
+
+        Args:
+            arms: The version of each arm.
+            now_us: The time of the look.
+        """
+        over = self._arms.over(arms, now_us)
+        if not over:
+            return
+        changes: list[Change] = [self._arms.remove(watch) for watch in over]
+        listed = listed_signals(self._catalog, self._model)
+        for watch in over:
+            because = dict.fromkeys(KINDS, f"{watch.version[:12]} does not answer as {watch.arm} any more")
+            settled = settle(_about(listed, watch.arm), KINDS, (), now_us=now_us, because=because)
+            changes += stored(settled, now_us)
+        self._catalog.write(changes)
+        self._arms.reload()
 
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
         """The watch without its second anchor: a person accepts the level of what serves; None where there is none.
@@ -176,7 +201,7 @@ class QualityMonitor:
         watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, healthy_cap=None, short_of={})
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
         listed = listed_signals(self._catalog, self._model)
-        settled = settle(listed, (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
+        settled = settle(_about(listed), (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
         return watch, [put, *stored(settled, now_us)]
 
     def observe(
@@ -186,6 +211,7 @@ class QualityMonitor:
         now_us: int,
         also: Sequence[Change] = (),
         slices: Mapping[tuple[int, str], DayBlocks] | None = None,
+        arms: Sequence[tuple[str, DayQuality]] = (),
     ) -> list[Signal]:
         """Take in closed days, oldest first; what rang because of them.
 
@@ -198,6 +224,7 @@ class QualityMonitor:
             now_us: The time of the look.
             also: What is stored with it.
             slices: By day and version the blocks that the slices are in.
+            arms: Days of versions that answer beside the one in service, oldest first, each with the name of its arm.
 
         Raises:
             Conflict: Another process moved the watch meanwhile. Nothing was stored; `reload` before the next try.
@@ -212,16 +239,30 @@ class QualityMonitor:
             if after.last_day_us is not None and day.day_us <= after.last_day_us:
                 continue
             after = _after(after, day, (slices or {}).get((day.day_us, day.version)))
-            settled = settle(listed, KINDS, signals_of(after, day, now_us), now_us=now_us, owner=self._owner)
-            listed, begun = settled.listed, begun + settled.begun
+            settled = self._settled(listed, after, day, now_us)
+            listed, begun = _with(listed, settled), begun + settled.begun
             changes += stored(settled, now_us)
+        for arm, day in arms:
+            if after is None or day.version == after.version:
+                continue
+            watch = self._arms.before((arm, day.version), day, after)
+            if watch.last_day_us is not None and day.day_us <= watch.last_day_us:
+                continue
+            watch = self._arms.watches[arm, day.version] = _after(watch, day, None)
+            settled = self._settled(listed, watch, day, now_us)
+            listed, begun = _with(listed, settled), begun + settled.begun
+            changes += [*stored(settled, now_us), self._arms.put(watch)]
         if after is not None and after is not before:
             put = Put(KIND, self._model, msgspec.json.encode(after), expected=self._revision)
             self._catalog.write([put, *changes, *also])
             self._watch, self._revision = after, self._revision + 1
-        elif also:
-            self._catalog.write(also)
+        elif changes or also:
+            self._catalog.write([*changes, *also])
         return begun
+
+    def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
+        found = signals_of(watch, day, now_us)
+        return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
 
     def _comparable(self) -> Watch | None:
         """The watch whose level the next version is held against; None where losses were of another metric."""
@@ -245,8 +286,20 @@ class QualityMonitor:
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
         why = dict.fromkeys(KINDS, because)
-        settled = settle(listed, KINDS, found, now_us=now_us, because=why, owner=self._owner)
+        settled = settle(_about(listed), KINDS, found, now_us=now_us, because=why, owner=self._owner)
         return stored(settled, now_us)
+
+
+def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:
+    """The signals of quality of one arm, and all of other kinds."""
+    return [one for one in listed if one.kind not in KINDS or arm_of(one) == arm]
+
+
+def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
+    """All signals after some of them were settled."""
+    now = {one.id: one for one in [*listed, *settled.listed]}
+    gone = {one.id for one in settled.gone}
+    return [one for one in now.values() if one.id not in gone]
 
 
 def _healthy(before: Watch | None) -> dict[str, Figure]:
@@ -275,7 +328,10 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     return msgspec.structs.replace(
         watch,
         figures={kind: advanced(figure, kind, day, skipped) for kind, figure in watch.figures.items()},
-        slices=watch.slices if blocks is None else _slices_after(watch, blocks, skipped),
+        slices=watch.slices if blocks is None else _slices_after(watch.slices, LOSS, blocks, skipped),
+        slice_gaps=watch.slice_gaps
+        if blocks is None
+        else _slices_after(watch.slice_gaps, CALIBRATION, blocks, skipped),
         healthy=stand,
         healthy_version=watch.healthy_version if stand else None,
         short_of={kind: by for kind, by in watch.short_of.items() if kind in stand},
@@ -288,12 +344,14 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     )
 
 
-def _slices_after(watch: Watch, blocks: DayBlocks, skipped: int) -> dict[str, Figure]:
+def _slices_after(figures: dict[str, Figure], kind: str, blocks: DayBlocks | None, skipped: int) -> dict[str, Figure]:
     """The slices' figures after a day: one without predictions of a slice is a day without evidence."""
+    if blocks is None:
+        return figures
     nothing = msgspec.structs.replace(blocks.quality(), predictions=0, labelled=0)
     return {
-        name: advanced_slice(figure, blocks.slice_quality(name) if name in blocks.slices else nothing, skipped)
-        for name, figure in watch.slices.items()
+        name: advanced_slice(figure, kind, blocks.slice_quality(name) if name in blocks.slices else nothing, skipped)
+        for name, figure in figures.items()
     }
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import msgspec
+
 from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import DAY_US, format_moment
 from trimtab.monitoring.watches import CALIBRATION, LOSS, SLICE, Figure, Watch
-from trimtab.stats.edetector import alarm_level, alarm_onset
+from trimtab.serving.arms import SHADOW
+from trimtab.stats.edetector import Level, alarm_level, alarm_onset
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
@@ -18,7 +21,7 @@ _MOST_SLICES = 3  # signals of slices at once, the worst ones
 _WHAT = {
     (LOSS, True): "daily loss in excess of what the scores expect",
     (LOSS, False): "daily loss",
-    (CALIBRATION, False): "gap between predicted and true rate",
+    (CALIBRATION, False): "gap between predicted and true mean",
 }
 
 
@@ -36,6 +39,8 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal
         for number, one in enumerate(figure.rises):
             found.append(_quality(watch, kind, one, at_us, now_us, number))
     found += _slices(watch, at_us, now_us)
+    if watch.arm:
+        return [_of_arm(one, watch.arm) for one in found]
     if day is not None and watch.silent_days >= SILENT_DAYS:
         found.append(_silence(watch, day, now_us))
     if watch.unlisted_day is not None and watch.unlisted_told != "no":
@@ -81,43 +86,66 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 now_us,
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
-                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of the last healthy version "
-                f"({other}), {level:.3g}. It is red until seven days have met that level; or accept this "
-                f"one: trimtab quality {watch.model} --accept --why TEXT",
+                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of "
+                f"{'the version in service' if watch.arm else 'the last healthy version'} ({other}), {level:.3g}. It is red until seven days have met that level{_or_accept(watch)}",
                 subject=kind,
             )
         )
     return found
 
 
+def _or_accept(watch: Watch) -> str:
+    return "." if watch.arm else f"; or accept this one: trimtab quality {watch.model} --accept --why TEXT"
+
+
+def _of_arm(signal: Signal, arm: str) -> Signal:
+    """A signal about a version that answers beside the one in service; of a shadow, which nobody asks, never red."""
+    return msgspec.structs.replace(
+        signal,
+        subject=f"{arm}, {signal.subject}" if signal.subject else arm,
+        message=f"Of the {arm}: {signal.message}",
+        severity="info" if arm == SHADOW else signal.severity,
+    )
+
+
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """The worst slices whose alarm stands, each with its level and the interval of it."""
-    alarming = {name: figure for name, figure in watch.slices.items() if figure.alarming}
-    levels = {name: alarm_level(figure.spec, figure.state) for name, figure in alarming.items()}
-    worst = sorted(alarming, key=lambda name: alarming[name].spec.mean - levels[name].mean)
+    """The worst slices of which an alarm stands, each with its level and the interval of it."""
+    alarming: dict[str, tuple[str, Figure, Level]] = {}  # of both figures of a slice the one that is further away
+    for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
+        for name, figure in figures.items():
+            if figure.alarming:
+                found = (kind, figure, alarm_level(figure.spec, figure.state))
+                alarming[name] = max(found, alarming.get(name, found), key=_away)
+    worst = sorted(alarming, key=lambda name: -_away(alarming[name]))
     rest = len(worst) - _MOST_SLICES
-    found: list[Signal] = []
+    signals: list[Signal] = []
     for name in worst[:_MOST_SLICES]:
-        figure, level = alarming[name], levels[name]
-        unit = _unit(watch, LOSS)
+        kind, figure, level = alarming[name]
+        unit = _unit(watch, kind)
         mean, half = unit * level.mean, unit * 1.96 * level.sd / math.sqrt(max(1, level.days))
         onset_us = _onset_us(watch, figure)
         more = f" {rest} more slices are worse than their reference." if rest > 0 else ""
-        found.append(
+        signals.append(
             _signal(
                 watch,
                 SLICE,
                 at_us,
                 now_us,
                 onset_us=onset_us,
-                evidence={**_evidence(watch, LOSS, figure), "mean": mean, "low": mean - half, "high": mean + half},
-                message=f"{name}: the {_WHAT[LOSS, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
+                evidence={**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half},
+                message=f"{name}: the {_WHAT[kind, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
                 f"{mean + half:.3g}) since about {format_moment(onset_us)[:10]}, its reference "
                 f"{unit * figure.spec.mean:.3g}.{more}",
                 subject=f"slice {name}",
             )
         )
-    return found
+    return signals
+
+
+def _away(found: tuple[str, Figure, Level]) -> float:
+    """How far a slice is from its reference, in standard deviations of a healthy day."""
+    _, figure, level = found
+    return abs(level.mean - figure.spec.mean) / figure.spec.sd
 
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:

@@ -12,6 +12,8 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.stats.edetector import (
+    HIGH,
+    LOW,
     AlarmSpec,
     AlarmState,
     Direction,
@@ -27,6 +29,7 @@ LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice
 MET_DAYS = 7  # judged days whose mean is back at the reference end an alarm
 FULL_REFERENCE = 28  # days; a reference of fewer is provisional
 _PROVABLY = 1.645  # standard errors: one-sided, 95 %
+_SLICE_LOW = -0.75  # of the gap of a slice, which has to change by more than a healthy day's spread to be found at all
 _SLICE_STEPS = 60  # days kept to date the onset of a slice's change
 
 
@@ -72,11 +75,13 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
     unlisted_day: DayQuality | None = None  # the newest day that was signalled for them
     slices: dict[str, Figure] = {}  # the loss of each slice: "carrier=UA"
+    slice_gaps: dict[str, Figure] = {}  # and its calibration gap
     healthy: dict[str, Figure] = {}  # second anchor: the level of the last healthy version, until it is met again
     healthy_version: str | None = None
     healthy_cap: float | None = None  # what its losses were capped at; None: as those of this version
     metric: str = ""  # of the losses; empty: of an earlier trimtab
     short_of: dict[str, float] = {}  # by kind: by how much the reference itself is above that level
+    arm: str = ""  # beside the version in service: "canary" or "shadow"
 
     @property
     def alarming(self) -> bool:
@@ -121,7 +126,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def learnt_figures(
-    kinds: Sequence[str], days: Sequence[DayQuality], run_length: float, allowance: Mapping[str, float]
+    kinds: Sequence[str],
+    days: Sequence[DayQuality],
+    run_length: float,
+    allowance: Mapping[str, float],
+    low: float = LOW,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """A figure for each kind from reference days, and why the others cannot be watched.
 
@@ -130,6 +139,7 @@ def learnt_figures(
         days: Days of the version out of sample, oldest first.
         run_length: Healthy days until a false alarm of one of them.
         allowance: By kind how far a healthy day's value may be from the reference's for a known reason, in its units.
+        low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
     rows = [day.labelled for day in usable]
@@ -141,13 +151,30 @@ def learnt_figures(
         direction: Direction = "both" if kind == CALIBRATION else "up"
         try:
             spec = learn_alarm(
-                values, rows, run_length=run_length, direction=direction, allowance=allowance.get(kind, 0.0)
+                values,
+                rows,
+                run_length=run_length,
+                direction=direction,
+                allowance=allowance.get(kind, 0.0),
+                low=low,
             )
         except Misuse as error:  # too short or constant a reference
             unwatched[kind] = str(error)
         else:
             figures[kind] = Figure(spec=spec, excess=excess and kind != CALIBRATION)
     return figures, unwatched
+
+
+def learnt_slices(
+    kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
+) -> dict[str, Figure]:
+    """The figures of one kind for each slice that has days enough, from its reference days."""
+    low = _SLICE_LOW if kind == CALIBRATION else LOW
+    found = {
+        name: learnt_figures((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
+    }
+    known = {name: figure for name, figure in found.items() if figure is not None}
+    return {name: _from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
 
 
 def advanced(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
@@ -172,9 +199,9 @@ def advanced(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure
     return msgspec.structs.replace(after, worse=worse)
 
 
-def advanced_slice(figure: Figure, day: DayQuality, skipped: int) -> Figure:
-    """As `advanced`, of the loss of a slice; less is kept of its days."""
-    after = advanced(msgspec.structs.replace(figure, worse=None), LOSS, day, skipped)
+def advanced_slice(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
+    """As `advanced`, of a figure of a slice; less is kept of its days."""
+    after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)
 
@@ -231,6 +258,19 @@ def _risen(figure: Figure) -> Figure:
     """The watch for a further rise of a figure that has just rung."""
     spec = shifted_alarm(figure.spec, figure.state)
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
+
+
+def _from_zero(figure: Figure) -> Figure:
+    """The watch over a gap that may close: what lies between its reference and none is as healthy as either."""
+    spec = figure.spec
+    towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
+    sides = tuple(
+        msgspec.structs.replace(side, baseline=min(side.baseline + towards, HIGH))
+        if side.sign * spec.mean < 0
+        else side
+        for side in spec.sides
+    )
+    return msgspec.structs.replace(figure, spec=msgspec.structs.replace(spec, sides=sides))
 
 
 def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:

@@ -61,6 +61,7 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
     least_rows: int  # smaller days are pooled with the next
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
+    low: float = LOW  # what a day is clipped to against the alarm's direction, in standard deviations
     runs: tuple[float, ...] = ()  # standard deviations above the baseline that are an alarm on 2, 3, ... days in a row
 
 
@@ -114,6 +115,7 @@ def learn_alarm(
     run_length: float = 1000.0,
     direction: Direction = "up",
     allowance: float = 0.0,
+    low: float = LOW,
 ) -> AlarmSpec:
     """Fix what healthy means from the days before a promotion: gate window or walk-forward, out of sample only.
 
@@ -124,6 +126,8 @@ def learn_alarm(
         direction: Which change is bad. "both" shares one run length between both directions.
         allowance: How far the mean of healthy days may be from that of the reference for a reason that is known, such
             as that another fit answers; in units of the values.
+        low: What a day is clipped to against the alarm's direction, in standard deviations, below 0. Near 0 stakes are
+            higher: a change of more than one standard deviation is found sooner, a lesser one later.
 
     Raises:
         Misuse: Fewer than 7 days, a value that is not finite, or values that do not vary.
@@ -166,11 +170,12 @@ def learn_alarm(
         sides=tuple(
             AlarmSide(
                 sign=sign,
-                baseline=_baseline(np.clip(sign * surprise / sd, LOW, HIGH), allowance * (1.0 - correlation) / sd),
-                stakes=STAKES,
+                baseline=_baseline(np.clip(sign * surprise / sd, low, HIGH), allowance * (1.0 - correlation) / sd),
+                stakes=tuple(stake * LOW / low for stake in STAKES),
             )
             for sign in _SIGNS[direction]
         ),
+        low=low,
         runs=_run_bounds(run_length, len(_SIGNS[direction])),
     )
 
@@ -210,7 +215,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
     surprise = (away - spec.correlation * state.last) / spec.sd
     newest = (*state.newest[1 - RUNS[-1] :], surprise)
     surprise = max(-HIGH, min(HIGH, surprise))
-    gains = [log_gain for side in spec.sides for log_gain in _log_gains(side, surprise)]
+    gains = [log_gain for side in spec.sides for log_gain in _log_gains(side, surprise, spec.low)]
     before = state.log_values or (-math.inf,) * len(gains)
     after = AlarmState(
         days=day,
@@ -241,7 +246,7 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
         for place in range(len(side.stakes)):
             total, paid = 0.0, []
             for step in reversed(state.recent):
-                total += _log_gains(side, step.surprise)[place]
+                total += _log_gains(side, step.surprise, spec.low)[place]
                 paid.append(total)
             if paid and (not best or max(paid) > max(best)):
                 best = paid[::-1]
@@ -318,10 +323,10 @@ def _baseline(clipped: FloatArray, allowance: float) -> float:
     return min(bound + allowance, HIGH)
 
 
-def _log_gains(side: AlarmSide, surprise: float) -> list[float]:
+def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
     """What each stake gains; cut where the worst day would cost more than all of it."""
-    most = 0.95 / (side.baseline - LOW)
-    excess = max(LOW, min(HIGH, side.sign * surprise)) - side.baseline
+    most = 0.95 / (side.baseline - low)
+    excess = max(low, min(HIGH, side.sign * surprise)) - side.baseline
     return [math.log1p(min(stake, most) * excess) for stake in side.stakes]
 
 

@@ -26,6 +26,7 @@ from trimtab.feedback.open_days import judged_table
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import store_days, stored_days
 from trimtab.registry import Registry, Version
+from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.controller import Controller, Workshop
 from trimtab.steering.definitions import Deployment, OnQualityDrop
@@ -184,6 +185,7 @@ class Loop:
         """
         now_us = self._clock.now_us()
         self.monitor.follow(self.workshop.champion(), now_us=now_us)
+        self.monitor.follow_arms(self.workshop.arms(), now_us=now_us)
         before_us = self._days.closed_until_us
         self._whole = False
         days = self._days.close(now_us)
@@ -203,6 +205,7 @@ class Loop:
                 now_us=now_us,
                 also=[put, *store_days([*days, *amended])],
                 slices={(day.day_us, day.version): day for day in days if day.slices},
+                arms=[(day.arm, day.quality()) for day in days if day.arm in (CANARY, SHADOW)],
             )
             self._revision += 1
         self._whole = True

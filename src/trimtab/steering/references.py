@@ -13,7 +13,7 @@ from trimtab.core.columns import Column
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback import LabelReader
-from trimtab.feedback.days import day_quality
+from trimtab.feedback.days import day_quality, days_by_group
 from trimtab.monitoring.watches import CALIBRATION, FULL_REFERENCE, LOSS
 from trimtab.stats.loss_names import loss_kind
 from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
@@ -24,6 +24,7 @@ from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet
 
 LEAST_SLICE_DAYS: Final = 14  # on which a slice has labels; of fewer its healthy level is not known
+LONG_REFERENCE: Final = 84  # days: holidays and a bad week weigh little among so many
 MOST_SLICES: Final = 200  # of one column
 AS_NEW_US: Final = 7 * DAY_US  # a version fitted so long before some days stands for a fit made for them
 
@@ -91,25 +92,32 @@ def healthy_reference(
         for name in slices:
             if name not in training_set.requests:  # the set was made before it was declared
                 continue
-            for value, here in _values(training_set.requests[name].take(rows)):
-                found = day_quality(*about, at_us[here], one.scores[here], truth[here], cap=cap)
-                by_slice.setdefault(f"{name}={value}", []).extend(found)
+            values, groups = _values(training_set.requests[name].take(rows))
+            here = groups >= 0
+            found = days_by_group(
+                *about, at_us[here], one.scores[here], truth[here], groups[here], len(values), cap=cap
+            )
+            for value, of_value in zip(values, found, strict=True):
+                by_slice.setdefault(f"{name}={value}", []).extend(of_value)
     known = {name: tuple(found) for name, found in by_slice.items() if _enough(found)}
     return Reference(days=tuple(days), slices=known)
 
 
 def walk_forward_rows(training_set: TrainingSet, window: Stretch, wait_us: int) -> tuple[Rows, Rows] | None:
-    """The days before a window that complete 28 days of reference, and what may be learnt for them.
+    """The days before a window that complete a reference, and what may be learnt for them.
 
-    None where the window has as many days, or where less would be left to learn from than is judged.
+    A reference has 84 days where twice as many rows are left to learn from, else 28. None where the window has as many
+    days, or where less would be left to learn from than is judged.
     """
-    begins_us = min(window.start_us, window.end_us - FULL_REFERENCE * DAY_US)
-    at_us = training_set.at_us
-    judged = training_set.usable & (at_us >= begins_us) & (at_us < window.start_us)
-    learnt = training_set.usable & (at_us + wait_us <= begins_us)
-    if not judged.any() or learnt.sum() < judged.sum() or np.unique(training_set.target[learnt]).size < 2:
-        return None
-    return learnt, judged
+    at_us, usable = training_set.at_us, training_set.usable
+    for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
+        begins_us = min(window.start_us, window.end_us - days * DAY_US)
+        judged = usable & (at_us >= begins_us) & (at_us < window.start_us)
+        learnt = usable & (at_us + wait_us <= begins_us)
+        enough = judged.any() and learnt.sum() >= rest * judged.sum()
+        if enough and np.unique(training_set.target[learnt]).size > 1:
+            return learnt, judged
+    return None
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
@@ -142,11 +150,17 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
     return {LOSS: abs(float((losses - expected).mean())), CALIBRATION: abs(float(gap.mean()))}
 
 
-def _values(column: Column) -> list[tuple[str, NDArray[np.bool_]]]:
-    there = column.present()
-    texts = np.array([str(value)[:60] for value in column.values.tolist()], object)
-    kinds = list(dict.fromkeys(texts[there].tolist()))
-    return [] if len(kinds) > MOST_SLICES else [(kind, there & (texts == kind)) for kind in kinds]
+def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
+    """The values of a column as texts, and which one each row has, -1 for none; no values where there are too many."""
+    numbers: dict[str, int] = {}
+    present = column.present().tolist()
+    groups = [
+        numbers.setdefault(str(value)[:60], len(numbers)) if there else -1
+        for value, there in zip(column.values.tolist(), present, strict=True)
+    ]
+    if len(numbers) > MOST_SLICES:
+        return [], np.full(len(groups), -1, np.int64)
+    return list(numbers), np.array(groups, np.int64)
 
 
 def _enough(days: Sequence[DayQuality]) -> bool:

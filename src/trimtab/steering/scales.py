@@ -11,7 +11,9 @@ from trimtab.stats.loss_names import CHANCES, CLASS_LOSSES, PROBABILITIES, Loss,
 
 Floats = NDArray[np.float64]
 
-_FAR = 3.0  # an error of three times the median error is the most that one row may count for
+_FAR = 3.0  # an error of three times the median error is the most that one row may count for, at least
+_KEPT_OF_MEAN = 0.95  # of the mean loss that a cap leaves, where rows differ that much
+_FEW = 0.99  # but one row in a hundred is always capped
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
@@ -56,9 +58,11 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 
     Three times the loss of a coin for probabilities. For a number: the loss of an error of three times the median
     error, so nine times the median squared error; of a quantile, of such an error on its costlier side. For a count
-    nine times the usual deviance, the mean where most rows are none and cost next to nothing. For chances of several
-    classes three times the mean log loss, at least that of a coin; the others, and those of lists, are bounded as they
-    are.
+    nine times the usual deviance, the mean where most rows are none and cost next to nothing. Where rows differ so much
+    that such a cap would hide a part of the loss, it is what leaves 95 % of it, but at most what 99 in 100 rows cost.
+
+    For chances of several classes three times the mean log loss, at least that of a coin; the others, and those of
+    lists, are bounded as they are.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
@@ -72,8 +76,17 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     if metric in CLASS_LOSSES:
         return max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
     usual = max(usual, mean) if metric == "poisson_deviance" else usual or mean  # 0: most rows are hit exactly
-    cap = _far(metric) * usual
-    return cap if usual > 0.0 and np.isfinite(cap) else LOSS_CAP
+    if not (usual > 0.0 and np.isfinite(_far(metric) * usual)):
+        return LOSS_CAP
+    most = float(np.quantile(losses, _FEW, method="lower"))
+    return max(_far(metric) * usual, min(_leaving(losses, _KEPT_OF_MEAN), most))
+
+
+def _leaving(losses: Floats, share: float) -> float:
+    """The least cap that leaves a share of the mean loss."""
+    ordered = np.sort(losses)
+    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)  # of the sum, by a cap at each row
+    return float(ordered[np.searchsorted(left, share * left[-1])])
 
 
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:

@@ -16,6 +16,7 @@ from trimtab.registry import Registry, Version
 from trimtab.registry.loading import lost_artifact
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
+from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.judging import Case, Judge, Side, finite
@@ -138,6 +139,11 @@ class VersionWorkshop:
     def champion(self) -> str | None:
         version = self._champion()
         return None if version is None else version.id
+
+    def arms(self) -> dict[str, str]:
+        """The versions that answer beside the one in service, by arm."""
+        found = self._registry.aliases(self._deployment.name)
+        return {arm: found[arm].version for arm in (CANARY, SHADOW) if arm in found}
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
         """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import shop
 
 from trimtab.app.project import Project
 from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.monitoring.input_state import InputWatch
 from trimtab.monitoring.profile_store import KIND as PROFILE
 from trimtab.monitoring.red_windows import red_windows
 from trimtab.monitoring.signals import standing_signals
@@ -44,6 +46,11 @@ def test_a_column_that_turned_null_is_red_in_the_status_until_it_is_back(trained
         began_us = project.clock.now_us()
         ask(project, 4, x=None)
         assert columns(project) == {("nulls", "column x")}
+        record = project.state.catalog.get("input_watch", "buyer")
+        assert record is not None
+        now = msgspec.json.decode(record.body, type=InputWatch).columns
+        assert 0.2 < now["x"].null_share < 0.4  # the hours at its ends are not closed, or were not watched
+        assert now["x"].distance is not None
         (said,) = [line for line in project.status().red if "Column x" in line]
         assert said.startswith("buyer: Column x: 100 % of its values")
         now_us = project.clock.now_us()

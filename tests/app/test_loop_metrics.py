@@ -21,6 +21,8 @@ from trimtab.app.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, moment_us
+from trimtab.monitoring.input_state import InputWatch
+from trimtab.monitoring.profile_distances import ColumnDistance
 from trimtab.monitoring.signals import settle_signals
 from trimtab.monitoring.watches import LOSS, Watch
 from trimtab.serving.metrics import Metrics
@@ -185,7 +187,15 @@ def test_ticks_phases_and_the_freeze_are_told(project: tt.Project) -> None:
 def test_every_gauge_of_the_loop_has_samples_and_no_other_has(project: tt.Project) -> None:
     catalog = project.state.catalog
     catalog.write(settle_signals(catalog, "one", ("x",), [red("x", 1)], now_us=project.clock.now_us())[1])
-    assert set(scraped(project).samples) == {*GAUGES, UNREADABLE}
+    found = catalog.get("input_watch", "one")
+    assert found is not None
+    watch = msgspec.json.decode(found.body, type=InputWatch)  # what is logged here has no inputs
+    watch = msgspec.structs.replace(watch, columns={"x": ColumnDistance(distance=0.25, null_share=0.5)})
+    catalog.write([Put("input_watch", "one", msgspec.json.encode(watch))])
+    scrape = scraped(project)
+    assert set(scrape.samples) == {*GAUGES, UNREADABLE}
+    assert one(scrape, "trimtab_input_distance", column="x") == 0.25
+    assert one(scrape, "trimtab_input_null_share", column="x") == 0.5
     catalog.write(settle_signals(catalog, "one", ("x",), [], now_us=project.clock.now_us())[1])
 
 

@@ -17,7 +17,9 @@ from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.monitoring.input_hours import SAMPLED, HourCounts, Layout, summarise
 from trimtab.monitoring.input_rows import RowReader, planned
+from trimtab.monitoring.profile_distances import column_distances
 from trimtab.monitoring.profile_records import NO_REASON, NULL_CODES, InputProfile
+from trimtab.stats.drift import js_distance
 
 
 class Logged(msgspec.Struct):
@@ -63,6 +65,12 @@ def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
             bins = Counter(sum(value > edge for edge in column.edges) for value in there)
             expected = [bins[n] for n in range(column.edges.size + 1)]
             assert logged.layout.bins_of(counts.bins, place).tolist() == expected
+            wild = sum(
+                value < (-np.inf if column.least is None else column.least)
+                or value > (np.inf if column.most is None else column.most)
+                for value in there
+            )
+            assert counts.outside[place] == wild
             if there:
                 assert (counts.low[place], counts.high[place]) == (min(there), max(there))
         sites = [msgspec.msgpack.decode(one.request)[2] for one in mine]
@@ -77,6 +85,20 @@ def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
         reasons = Counter(one.reasons[temp] for one in mine if np.isnan(np.frombuffer(one.values, "<f8")[temp]))
         assert {n: int(c) for n, c in enumerate(counts.nulls[temp]) if c} == dict(reasons)
         assert counts.nulls.shape == (len(names), NULL_CODES)
+
+
+def test_distances_of_columns_are_those_of_all_rows_together(logged: Logged) -> None:
+    found = summarise(logged.layout, logged.reader, logged.predictions)
+    distances = column_distances(logged.layout, found.values())
+    whole = sum(counts.rows for counts in found.values())
+    for place, column in enumerate(logged.layout.profile.columns):
+        bins = [logged.layout.bins_of(counts.bins, place) for counts in found.values()]
+        expected = js_distance(np.frombuffer(column.counts, "<i8"), np.sum(bins, axis=0))
+        assert distances[column.name].distance == pytest.approx(expected)
+    site = distances["site"]
+    assert site.null_share == pytest.approx(50 / whole)  # a value that training never saw is no null
+    assert distances["code"].distance > 2 * distances["price"].distance
+    assert column_distances(logged.layout, []) == {}
 
 
 @settings(max_examples=25)

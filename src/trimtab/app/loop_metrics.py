@@ -37,6 +37,8 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_quality_provisional": ("1 while the reference is of fewer than 28 days.", ("model",)),
     "trimtab_quality_reference_days": ("Days of the reference.", ("model",)),
     "trimtab_quality_evidence_ratio": ("Log evidence over that which rings.", ("model", "kind", "anchor")),
+    "trimtab_input_distance": ("Jensen-Shannon distance of a day of inputs from the profile.", ("model", "column")),
+    "trimtab_input_null_share": ("Share of nulls in that day.", ("model", "column")),
     "trimtab_signal_standing": ("1 while a signal of the kind stands.", ("model", "kind", "severity")),
     "trimtab_standing_signals": ("Signals that stand.", ("model", "severity")),
     "trimtab_oldest_red_signal_timestamp_seconds": ("When the oldest standing red signal began.", ("model",)),

@@ -55,7 +55,8 @@ class LoopValues:
         frozen = self._project.state.catalog.get(FREEZE, "all") is not None
         _put(found, "trimtab_loop_frozen", (), frozen)
         for deployment in self._project.definitions.deployments.values():
-            for name, labels, value in (*self._of_loop(deployment), *self._of_watch(deployment)):
+            values = (*self._of_loop(deployment), *self._of_watch(deployment), *self._of_inputs(deployment))
+            for name, labels, value in values:
                 _put(found, name, (deployment.name, *labels), value)
             for name, samples in self._of_days(deployment).items():
                 found.setdefault(name, {}).update(samples)
@@ -103,6 +104,16 @@ class LoopValues:
             yield "trimtab_quality_provisional", (), watch.provisional
         if watch is not None:
             yield from _evidence(watch)
+
+    def _of_inputs(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
+        from trimtab.monitoring.input_state import KIND, InputWatch
+
+        record = self._project.state.catalog.get(KIND, deployment.name)
+        watch = InputWatch() if record is None else msgspec.json.decode(record.body, type=InputWatch)
+        for column, now in watch.columns.items():
+            if now.distance is not None:
+                yield "trimtab_input_distance", (column,), now.distance
+            yield "trimtab_input_null_share", (column,), now.null_share
 
     def _of_days(self, deployment: Deployment) -> Samples:
         from trimtab.steering.loop import KIND, Reached

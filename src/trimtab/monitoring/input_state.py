@@ -10,6 +10,7 @@ import msgspec
 from trimtab.core.records import DayQuality
 from trimtab.core.time import HOUR_US
 from trimtab.monitoring.input_hours import HourCounts, Layout
+from trimtab.monitoring.profile_distances import ColumnDistance
 from trimtab.monitoring.traffic import TrafficHour
 from trimtab.store.ports import Catalog, Put, Remove
 
@@ -25,6 +26,7 @@ class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
     last_us: int | None = None  # when the newest request came
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
     days: list[DayQuality] = []  # closed days of the newest 60
+    columns: dict[str, ColumnDistance] = {}  # the newest 24 closed hours against the profile
 
 
 class StoredHour(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summar
 from trimtab.monitoring.input_rows import RowReader, planned
 from trimtab.monitoring.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.label_checks import label_findings
+from trimtab.monitoring.profile_distances import HOURS, ColumnDistance, column_distances
 from trimtab.monitoring.profile_records import InputProfile
 from trimtab.monitoring.profile_store import Profiles
 from trimtab.monitoring.red_windows import window_changes
@@ -203,9 +204,17 @@ class InputMonitor:
                 last_us=self._last_us if over else self._watch.last_us,
                 traffic={hour: one for hour, one in traffic.items() if hour >= oldest},
                 days=[day for day in days if day.day_us >= now_us - KEPT_H * HOUR_US] if closed else self._watch.days,
+                columns=self._distances(over) if over else self._watch.columns,
             ),
             changes,
         )
+
+    def _distances(self, over: list[int]) -> dict[str, ColumnDistance]:
+        """Of the columns in the newest closed hours, `over` among them."""
+        if self._watched is None:
+            return {}
+        closed = {**self._hours, **{hour: self._open[hour] for hour in over if hour in self._open}}
+        return column_distances(self._watched.layout, [one for hour, one in closed.items() if hour > over[-1] - HOURS])
 
     def _without_samples(self) -> list[Put | Remove | Append]:
         """Drop the sampled rows of older hours: they are the largest part, and only new hours are compared by them."""

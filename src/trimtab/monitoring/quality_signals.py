@@ -71,6 +71,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     """Where what serves is worse than the last healthy version: by its reference, or by its own days."""
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
+    whose = "the version in service" if watch.arm else "the last healthy version"
     for kind, figure in watch.healthy.items():
         if not figure.alarming and kind not in watch.short_of:
             continue
@@ -86,8 +87,8 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 now_us,
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
-                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of "
-                f"{'the version in service' if watch.arm else 'the last healthy version'} ({other}), {level:.3g}. It is red until seven days have met that level{_or_accept(watch)}",
+                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of {whose} ({other}), "
+                f"{level:.3g}. It is red until seven days have met that level{_or_accept(watch)}",
                 subject=kind,
             )
         )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         log_loss,
         log_loss_rows,
     )
+    from trimtab.stats.sequences import PairedSequence, paired_sequence
     from trimtab.stats.thresholds import ThresholdCost, Thresholds, choose_threshold
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Onset",
+    "PairedSequence",
     "Recalibration",
     "RecalibrationKind",
     "Side",
@@ -93,6 +95,7 @@ __all__ = [
     "ndcg_loss",
     "paired_difference",
     "paired_mean_bound",
+    "paired_sequence",
     "pinball",
     "psi",
     "quantile_of",
@@ -115,6 +118,7 @@ _MODULES = (
         "lists",
         "bootstrap",
         "paired",
+        "sequences",
         "edetector",
         "drift",
         "recalibration",

@@ -1,0 +1,135 @@
+"""Two models on the same rows, day after day: a bound on their difference that may be looked at as often as one likes.
+
+A test that is repeated each day until it says yes says yes to anything. A confidence sequence holds at all days at
+once: the chance that it is ever wrong is at most 1 - level. Its evidence on the n-th day is the likelihood ratio of
+Student's t of the days' mean differences, averaged over differences of a quarter to eight standard deviations of a day;
+such an average is a test martingale of days that are independent and bell-shaped, whatever their spread, and a day's
+mean over hundreds of rows nearly is. Days that resemble the day before carry less: standard errors are as much wider.
+
+Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
+invariance and anytime-valid testing".
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+
+Verdict = Literal["promote", "hold", "reject"]
+SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # true differences that are bet on, in standard deviations of a day
+CORRELATION = 0.3  # of neighbouring days that is allowed for; the evidence has room for .4 (# D0184)
+
+
+class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the days so far say about successor minus champion."""
+
+    days: int
+    mean: float  # of the days' mean differences; above 0 the successor is worse
+    low: float  # with the stated level it is never below; minus infinity before the second day
+    high: float  # with the stated level it is never above
+    verdict: Verdict
+    decided: int | None  # the day on which the verdict fell, 1 for the first; None while it holds
+
+
+def paired_sequence(
+    differences: ArrayLike, *, margin: float, level: float = 0.95, correlation: float = CORRELATION
+) -> PairedSequence:
+    """Whether a successor may take over, from each day's mean loss difference; to be asked again every day.
+
+    Args:
+        differences: Mean over a day's rows of the loss of the successor minus that of the champion, oldest first, shape
+            (days,). Put days with few rows together before.
+        margin: How much worse the successor may be and still take over, in units of the loss.
+        level: Of each of the two bounds: the chance that an equal successor is ever rejected is at most 1 - level.
+        correlation: Of neighbouring days, from 0 to below 1.
+
+    Returns:
+        "reject" once the successor is proven worse, "promote" once it is proven less than `margin` worse, whichever
+        comes first; else "hold".
+
+    Raises:
+        Misuse: A difference is not finite, the margin is not above 0, or the correlation not in [0, 1).
+
+    >>> paired_sequence([0.031, 0.034, 0.029, 0.032], margin=0.01).verdict
+    'reject'
+    >>> paired_sequence([-0.011, -0.009, -0.012, -0.010, -0.011], margin=0.01).verdict
+    'promote'
+    >>> paired_sequence([0.004, -0.003], margin=0.01).verdict
+    'hold'
+    """
+    x = np.asarray(differences, np.float64)
+    if x.ndim != 1 or not np.isfinite(x).all():
+        raise Misuse(f"paired sequence: needs one finite number a day, found shape {x.shape}. Leave out empty days.")
+    if not (margin > 0.0 and 0.0 <= correlation < 1.0):
+        raise Misuse(
+            f"paired sequence: needs a margin above 0 and a correlation in [0, 1), found {margin} and {correlation}."
+        )
+    wider = math.sqrt((1.0 + correlation) / (1.0 - correlation))
+    low, high = -math.inf, math.inf
+    verdict: Verdict = "hold"
+    decided = None
+    for days in range(2, x.size + 1):
+        mean, spread = float(x[:days].mean()), float(x[:days].std(ddof=1))
+        reach = critical_t(days, level) * wider * spread / math.sqrt(days)
+        low, high = max(low, mean - reach), min(high, mean + reach)
+        if low > 0.0 or high < margin:
+            verdict, decided = "reject" if low > 0.0 else "promote", days
+            break
+    seen = x.size if decided is None else decided
+    mean = float(x[:seen].mean()) if seen else 0.0
+    return PairedSequence(days=seen, mean=mean, low=low, high=high, verdict=verdict, decided=decided)
+
+
+@lru_cache(maxsize=4096)
+def critical_t(days: int, level: float) -> float:
+    """Student's t of so many days from which on the evidence is 1 / (1 - level); infinite where none is enough.
+
+    >>> round(critical_t(5, 0.95), 1) > round(critical_t(20, 0.95), 1)
+    True
+    """
+    wanted = -math.log1p(-level)
+
+    def lacking(t: float) -> bool:
+        return log_evidence(t, days) < wanted
+
+    low, high = 0.0, 1.0
+    while lacking(high):
+        low, high = high, 2.0 * high
+        if high > 1e6:
+            return math.inf
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if lacking(middle) else (low, middle)
+    return high
+
+
+def log_evidence(t: float, days: int) -> float:
+    """Logarithm of the evidence that the true difference is above 0, by Student's t of so many days.
+
+    Args:
+        t: Mean of the days over its standard error.
+        days: At least 2.
+
+    >>> log_evidence(6.0, 10) > math.log(20) > log_evidence(2.0, 10)
+    True
+    """
+    freedom = days - 1
+    along = t / math.sqrt(freedom + t * t)  # in [-1, 1], whatever the spread
+    shifts = np.array(SIZES) * math.sqrt(days)
+    y = np.linspace(0.0, math.sqrt(freedom) + float(shifts[-1]) + 12.0, 4_001)[1:]
+    with np.errstate(divide="ignore"):
+        plain = freedom * np.log(y) - y * y / 2.0
+    shifted = plain[None, :] + shifts[:, None] * along * y[None, :] - shifts[:, None] ** 2 / 2.0
+    return _log_sum(shifted) - math.log(len(SIZES)) - _log_sum(plain)
+
+
+def _log_sum(logs: NDArray[np.float64]) -> float:
+    top = float(logs.max())
+    return top + math.log(float(np.exp(logs - top).sum()))

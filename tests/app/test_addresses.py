@@ -71,6 +71,20 @@ def ask(served: tuple[Path, str]) -> Asker:
     return Asker(served[1])
 
 
+def test_a_model_has_a_page_that_runs_nothing(ask: Asker) -> None:
+    status, page = ask("GET", "/v1/models/buyer/page")
+    assert status == 200
+    assert ask.headers["content-type"] == "text/html; charset=utf-8"
+    assert "script-src" not in ask.headers["content-security-policy"]  # what is not named falls to default-src 'none'
+    assert "default-src 'none'" in ask.headers["content-security-policy"]
+    assert "<h1>buyer: quality</h1>" in page
+    assert "<script" not in page
+    assert "No day is closed yet." in page
+    status, problem = ask("GET", "/v1/models/byer/page")
+    assert status == 404
+    assert "buyer" in problem["detail"]
+
+
 def visit(key: str) -> dict[str, Any]:
     return {**shop.visit(key, shop.NOW_US), "at": AS_OF}
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,32 @@ def test_the_command_shows_a_table_and_a_plot(folder: Path) -> None:
     rows = [json.loads(line) for line in ran("--by", "week", as_json=True).splitlines()]
     assert rows[0]["model"] == "one"
     assert "No block is closed yet" in ran("--since", "2030-01-01")
+
+
+def test_the_page_tells_days_slices_signals_and_decisions(project: tt.Project, tmp_path: Path) -> None:
+    file = project.quality_page("one", to=tmp_path)
+    assert file == tmp_path / "one-quality.html"
+    page = file.read_text()
+    for heading in ("What is wrong", "Days", "Slices", "What the loop decided"):
+        assert f">{heading}</h2>" in page
+    for title in ("Loss", "Mean score and mean label of champion", "Share of predictions that have a label"):
+        assert f"<title>{title}</title>" in page or f">{title}</text>" in page
+    for signal in (one for one in project.signals() if one.ended_at_us is None):
+        assert escape(signal.message) in page
+    worst = max(project.quality(slices="site", by="all", amended=True).to_rows(), key=lambda row: row["loss"])
+    first = page[page.index(">Slices</h2>") :].partition("</td>")[0]
+    assert first.endswith(worst["slice"])
+    assert "No version is in service yet." in page  # why the first one was trained
+
+
+def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
+    at = tmp_path / "q.html"
+    ran = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "one", "--page", str(at)])
+    assert (ran.exit_code, ran.output) == (0, f"Written: {at}\n")
+    assert at.read_text().startswith("<!doctype html>")
+    refused = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", str(at), "--by", "week"])
+    assert refused.exit_code == 2
+    assert "--by shows blocks; --page has its own." in refused.output
+    nowhere = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", "/proc/none/q.html"])
+    assert nowhere.exit_code != 0
+    assert "Check free space and access, then try again." in nowhere.output

@@ -57,6 +57,12 @@ class ProjectModels:
         found = next(one for one in self._project.versions(model) if one.version.id == wanted.id)
         return _version(found, signature=None if found.removed else self._project.signature(wanted.id))
 
+    def page(self, model: str) -> str:
+        """A model's quality as a page of HTML."""
+        from trimtab.app.quality_page import quality_page
+
+        return quality_page(self._project, model)
+
     def aliases(self, model: str) -> list[AliasShown]:
         """Where the aliases of a model point, by name."""
         self._known(model)

@@ -869,6 +869,21 @@ class Project(Wiring):
         """Every decision, oldest first."""
         return Ledger(self.state.catalog).rows()
 
+    def quality_page(self, model: str | None = None, *, to: str | Path) -> Path:
+        """Write the quality of a deployment as a page: days, what is red, slices, inputs and decisions; the file.
+
+        Args:
+            model: A deployment's name; left out, the first one.
+            to: A file that ends in .html, or a folder.
+
+        Raises:
+            NotFound: There is no such deployment.
+            Unavailable: There is no room for the file, or no access.
+        """
+        from trimtab.app.quality_page import write_quality_page
+
+        return write_quality_page(self, model, Path(to))
+
     def verify_ledger(self) -> int:
         """Check the ledger's chain of hashes; the number of rows.
 

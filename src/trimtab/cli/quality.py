@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--until", metavar="T", help="Leave out blocks that begin at T or later.")
 @click.option("--version", "version", metavar="VERSION", help="Only what this version answered.")
 @click.option("--amended", is_flag=True, help="Count labels that came late or were corrected since a day was closed.")
+@click.option("--page", "page", metavar="FILE", help="Write a page with plots instead: a file that ends in .html.")
 @click.option("--accept", is_flag=True, help="Accept a level that is worse than that of the last healthy version.")
 @click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: goes into the ledger.")
 @click.option("--actor", "actor", metavar="NAME", help="With --accept: who; left out, the name of your account.")
@@ -39,6 +40,7 @@ def quality(
     until: str | None,
     version: str | None,
     amended: bool,
+    page: str | None,
     accept: bool,
     reason: str,
     actor: str | None,
@@ -52,14 +54,22 @@ def quality(
     Example:
       trimtab quality late_flight --since 2024-05-01
       trimtab quality late_flight --by week --slices carrier
+      trimtab quality late_flight --page quality.html
       trimtab quality late_flight --accept --why "the new route is harder, and stays"
     """
     since_at, until_at = moment_of("--since", since), moment_of("--until", until)
     if accept:
-        refuse_given("shows blocks; --accept changes what is watched.", "by", "slices", "since", "until", "version")
+        blocks = ("by", "slices", "since", "until", "version", "page")
+        refuse_given("shows blocks; --accept changes what is watched.", *blocks)
         with opened_project() as project:
             decision = project.accept_level(model, why=reason, actor=actor or account())
         show_json(decision) if manner().json else show_lines(shown_decisions([decision]))
+        return
+    if page is not None:
+        refuse_given("shows blocks; --page has its own.", "by", "slices", "since", "until", "version", "amended")
+        with opened_project() as project:
+            file = project.quality_page(model, to=page)
+        show_json({"file": str(file)}) if manner().json else show_lines([f"Written: {file}"])
         return
     with opened_project() as project:
         table = project.quality(

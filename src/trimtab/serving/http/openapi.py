@@ -227,6 +227,13 @@ def _operation(summary: str, tag: str, gives: Schema, **more: Any) -> Schema:
     }
 
 
+def _html(summary: str, tag: str, **more: Any) -> Schema:
+    """An operation that gives a page."""
+    operation = _operation(summary, tag, {}, **more)
+    operation["responses"]["200"]["content"] = {"text/html": {"schema": {"type": "string"}}}
+    return operation
+
+
 def _problems(name: str = "Problem") -> Schema:
     reference = {"$ref": f"#/components/responses/{name}"}
     return {"4XX": reference, "500": reference, "503": reference, "504": reference}
@@ -300,6 +307,7 @@ def _about_models(described: Described) -> dict[str, Schema]:
     return {
         "/v1/models": {"get": _operation("The deployed models", tag, listed["models"], operationId="models")},
         one: {"get": _operation("One model", tag, _ref("ModelShown"), operationId="model", parameters=[named])},
+        f"{one}/page": {"get": _html("Its quality as a page", tag, operationId="page", parameters=[named])},
         f"{one}/versions": {
             "get": _operation(
                 "Its registered versions, oldest first",

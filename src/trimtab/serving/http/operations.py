@@ -132,6 +132,10 @@ class ModelOperations(Protocol):
 
     def aliases(self, model: str) -> list[AliasShown]: ...
 
+    def page(self, model: str) -> str:
+        """A model's quality as a page of HTML."""
+        ...
+
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
         """Point an alias elsewhere, where it points to what is expected and the evidence that it needs is there."""
         ...

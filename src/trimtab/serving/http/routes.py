@@ -52,6 +52,13 @@ T = TypeVar("T")
 _INLINE_BYTES = 64 << 10  # a larger body is decoded in a thread
 _FEATURES = "The features of an entity are at /v1/entities/ENTITY/KEY/features; only slashes in a key are encoded."
 _HTML_TYPE = b"text/html; charset=utf-8"
+_PAGE_HEADERS = (  # no script, nothing from elsewhere: texts on a page come from requests and people
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (b"cache-control", b"no-store"),
+)
 _logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -154,6 +161,7 @@ class Routes:
         addresses: dict[str, dict[str, Answering]] = {
             "/v1/models": {"GET": self._all},
             one: {"GET": self._one},
+            f"{one}/page": {"GET": self._page},
             f"{one}/versions": {"GET": self._versions},
             f"{one}/versions/{{version}}": {"GET": self._version},
             f"{one}/aliases": {"GET": self._aliases},
@@ -198,6 +206,11 @@ class Routes:
         if not found:
             raise _no_model(asked.names["model"], [one.name for one in models])
         return _json(found[0])
+
+    async def _page(self, asked: Asked) -> Reply:
+        asked.query()
+        page = await self._work(self._models.page, asked.names["model"])
+        return Reply(200, page.encode(), _HTML_TYPE, _PAGE_HEADERS)
 
     async def _versions(self, asked: Asked) -> Reply:
         asked.query()

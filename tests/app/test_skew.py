@@ -19,6 +19,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.frames import REASONS
+from trimtab.monitoring.signals import standing_signals
 from trimtab.serving.metrics import Metrics
 from trimtab.store import Put
 
@@ -168,6 +169,47 @@ def test_a_wrong_state_is_found_by_applying_the_log_afresh(project: Project) -> 
     project.skew("buyer", sample=None)
     assert len(project.signals()) == 1  # nothing new
     assert any("skew" in line and "online_state" in line for line in project.status().red)
+
+
+def test_a_difference_stands_until_enough_newer_predictions_agree(project: Project) -> None:
+    def wrong(name: str) -> None:
+        found = project.predictions.find(ask(project, name))
+        again(project, found.id, values=changed_value(found, 0, 123.0), reasons=found.reasons)
+
+    def newest(count: int) -> list[str | None]:
+        """Ask so many times, and check that; how each signal of skew ended."""
+        begin_us = shop.move(project, HOUR_US)
+        for n in range(count):
+            ask(project, f"{begin_us}-{n}")
+        project.skew("buyer", sample=None, since=begin_us)
+        return [one.ended_because for one in project.signals()]
+
+    push(project, 5.0)
+    wrong("a")
+    project.skew("buyer", sample=None)
+    (signal,) = standing_signals(project.state.catalog)
+    assert (signal.subject, signal.evidence["mismatches"]) == ("cause online_state", 1.0)
+    assert newest(2) == [None]  # of as many values it might have been missed
+    assert newest(1) == [None]
+    assert newest(4) == ["newer predictions agree again, or the version makes none any more"]
+    assert standing_signals(project.state.catalog) == []
+    project.skew("buyer", sample=None)  # the same predictions once more
+    assert len(project.signals()) == 1
+    shop.move(project, HOUR_US)
+    wrong("b")
+    project.skew("buyer", sample=None)
+    assert [one.ended_at_us is None for one in project.signals()] == [False, True]
+
+
+def test_a_difference_of_a_version_that_makes_no_predictions_ends_after_a_day(project: Project) -> None:
+    push(project, 5.0)
+    found = project.predictions.find(ask(project, "a"))
+    again(project, found.id, values=changed_value(found, 0, 123.0), reasons=found.reasons)
+    project.skew("buyer", sample=None)
+    for hours, standing in ((23, 1), (1, 0)):
+        now_us = shop.move(project, hours * HOUR_US)
+        project.skew("buyer", sample=None, since=now_us)
+        assert len(standing_signals(project.state.catalog)) == standing
 
 
 def test_a_moment_below_what_was_applied_is_the_clock(project: Project) -> None:

@@ -11,7 +11,7 @@ from trimtab import store
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.findings import KINDS, Finding
-from trimtab.monitoring.red_windows import red_windows, released, window_changes
+from trimtab.monitoring.red_windows import Reach, red_windows, released, window_changes
 from trimtab.monitoring.signals import settle_signals
 from trimtab.store import Catalog
 
@@ -22,17 +22,20 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
+REACH = Reach(label_wait_us=2 * DAY_US, label_source="sales", sources={"weather": 6 * HOUR_US})
+
+
 def look(catalog: Catalog, now_us: int, *found: Finding) -> None:
     signals = [one.signal("m", "v1", now_us) for one in found]
     settled, told = settle_signals(catalog, "m", KINDS, signals, now_us=now_us)
-    windows = window_changes(catalog, settled.begun, settled.ended, label_wait_us=DAY_US)
+    windows = window_changes(catalog, settled.begun, settled.ended, reach=REACH)
     catalog.write([*told, *windows])
 
 
-def nulls(onset_us: int, *, severity: str = "red", kind: str = "nulls") -> Finding:
+def nulls(onset_us: int, *, severity: str = "red", kind: str = "nulls", subject: str = "column x") -> Finding:
     return Finding(
         kind=kind,  # type: ignore[arg-type]
-        subject="column x",
+        subject=subject,
         severity=severity,  # type: ignore[arg-type]
         onset_us=onset_us,
         evidence={"share": 1.0},
@@ -41,17 +44,52 @@ def nulls(onset_us: int, *, severity: str = "red", kind: str = "nulls") -> Findi
 
 
 def test_a_window_opens_with_a_red_signal_and_stays_when_it_has_ended(catalog: Catalog) -> None:
-    look(catalog, 5 * HOUR_US, nulls(3 * HOUR_US))
+    look(catalog, 35 * HOUR_US, nulls(33 * HOUR_US))
     (window,) = red_windows(catalog, "m")
-    assert (window.start_us, window.end_us, window.kind, window.subject) == (3 * HOUR_US, None, "nulls", "column x")
-    assert window.covers(9 * HOUR_US)
-    look(catalog, 8 * HOUR_US)
+    assert (window.start_us, window.end_us, window.kind, window.subject) == (11 * HOUR_US, None, "nulls", "column x")
+    assert window.covers(39 * HOUR_US)
+    look(catalog, 38 * HOUR_US)
     (window,) = red_windows(catalog, "m")
-    assert window.end_us == 8 * HOUR_US
-    assert not window.covers(8 * HOUR_US)
+    assert window.end_us == 38 * HOUR_US
+    assert not window.covers(38 * HOUR_US)
     look(catalog, 40 * DAY_US)
     assert red_windows(catalog, "m") == [window]
     assert red_windows(catalog, "other") == []
+
+
+@pytest.mark.parametrize(("evidence_h", "back_h"), [(2, 24), (11, 24), (20, 40), (72, 144)])
+def test_a_window_reaches_back_a_day_before_the_signal_or_twice_as_far_as_its_evidence(
+    evidence_h: int, back_h: int, catalog: Catalog
+) -> None:
+    now_us = 500 * HOUR_US
+    look(catalog, now_us + 7, nulls(now_us - evidence_h * HOUR_US + 7))
+    (window,) = red_windows(catalog, "m")
+    assert window.start_us == now_us - back_h * HOUR_US
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "after_h"),
+    [
+        ("feed_stopped", "source weather", 6),
+        ("nulls", "source weather", 6),
+        ("range", "column weather.wind", 6),
+        ("range", "column sky.wind", 0),
+        ("nulls", "column x", 0),
+    ],
+)
+def test_a_window_of_a_source_lasts_as_long_as_features_look_back_at_its_events(
+    kind: str, subject: str, after_h: int, catalog: Catalog
+) -> None:
+    look(catalog, 90 * HOUR_US, nulls(88 * HOUR_US, kind=kind, subject=subject))
+    look(catalog, 95 * HOUR_US)
+    (window,) = red_windows(catalog, "m")
+    assert (window.start_us, window.end_us) == (66 * HOUR_US, (95 + after_h) * HOUR_US)
+
+
+def test_requests_whose_labels_were_still_to_come_when_their_source_stopped_are_left_out(catalog: Catalog) -> None:
+    look(catalog, 9 * DAY_US, nulls(9 * DAY_US - 3 * HOUR_US, kind="feed_stopped", subject="source sales"))
+    (window,) = red_windows(catalog, "m")
+    assert window.start_us == 7 * DAY_US - 3 * HOUR_US
 
 
 def test_what_only_informs_or_left_no_faulty_rows_opens_no_window(catalog: Catalog) -> None:
@@ -65,11 +103,17 @@ def test_an_information_that_turned_red_opens_one(catalog: Catalog) -> None:
     assert len(red_windows(catalog, "m")) == 1
 
 
-def test_a_window_of_labels_ends_with_the_requests_whose_labels_are_well_again(catalog: Catalog) -> None:
-    look(catalog, 3 * DAY_US, nulls(DAY_US, kind="labels_missing"))
-    look(catalog, 5 * DAY_US)
+def test_a_window_of_labels_is_of_the_requests_whose_labels_came_then(catalog: Catalog) -> None:
+    look(catalog, 8 * DAY_US, nulls(5 * DAY_US, kind="labels_missing"))
+    look(catalog, 12 * DAY_US)
     (window,) = red_windows(catalog, "m")
-    assert (window.start_us, window.end_us) == (DAY_US, 4 * DAY_US)
+    assert (window.start_us, window.end_us) == (3 * DAY_US, 10 * DAY_US)
+
+
+def test_doubled_traffic_has_a_window(catalog: Catalog) -> None:
+    look(catalog, 8 * DAY_US, nulls(7 * DAY_US + 12 * HOUR_US, kind="traffic_doubled", subject="traffic"))
+    (window,) = red_windows(catalog, "m")
+    assert window.start_us == 7 * DAY_US
 
 
 def test_a_person_gives_a_window_free_with_a_reason(catalog: Catalog) -> None:

@@ -34,17 +34,11 @@ def view_reach(view: View) -> Need:
     """How far before a moment a view's features look, lifetime features and the newest event of all aside."""
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
-        us = aggregate_reach_us(aggregate)
+        us = aggregate.reach_us
         if us is not None and us > reach.us:
             over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
             reach = Need(us, f"{view.name}.{name} looks back {format_duration(over_us or 0)}")
     return reach
-
-
-def aggregate_reach_us(aggregate: Aggregate) -> int | None:
-    """How far before a moment an aggregate looks; None: at all of the past, or for the newest event of all."""
-    over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
-    return None if over_us is None else over_us + aggregate.hop_us + aggregate.until_us
 
 
 def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
@@ -152,7 +146,7 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
     aggregate = view.features[feature]
     if aggregate.kind == "latest" and aggregate.max_age_us is None:
         return lacks or at_us < removed_us
-    us = aggregate_reach_us(aggregate)
+    us = aggregate.reach_us
     return us is None or at_us < removed_us + us
 
 

@@ -21,8 +21,9 @@ from trimtab.app.skew_report import (
 )
 from trimtab.app.skew_rows import Known, Past, Rows, Versions, compute, fits
 from trimtab.app.skew_sample import draw
+from trimtab.app.skew_signals import Compared, Difference, settle_skew
 from trimtab.core.errors import Misuse, TrimtabError
-from trimtab.core.records import Prediction, Signal
+from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_moment
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
@@ -30,8 +31,6 @@ from trimtab.features.skew import EXPLAINED, Cause, differences
 if TYPE_CHECKING:
     from trimtab.app.project import Project
 
-SIGNAL = "skew"  # the kind of its signals
-SIGNALS = "signals"  # the journal they go to
 _EXAMPLES = 3  # of each feature and cause
 
 
@@ -71,9 +70,21 @@ def check_skew(
         models=[tally.found() for tally in tallies.values()],
         examples=[example for tally in tallies.values() for example in tally.examples],
     )
-    before = newest_checks(project.state.catalog)
-    signals = [s for tally in tallies.values() for s in tally.signals(before.get(tally.name), now_us)]
-    keep(project.state.catalog, report, signals, SIGNALS)
+    catalog, before = project.state.catalog, newest_checks(project.state.catalog)
+    agreed, changes = {}, []
+    for tally in tallies.values():
+        known = before.get(tally.name)
+        told, agreed[tally.name] = settle_skew(
+            catalog,
+            tally.name,
+            tally.compared,
+            {} if known is None else known.agreed,
+            said=red_words(tally.found()),
+            owner=project.definitions.deployment(tally.name).owner,
+            now_us=now_us,
+        )
+        changes += told
+    keep(catalog, report, agreed, changes)
     return report
 
 
@@ -114,13 +125,14 @@ class _Tally:
         self._count = Counter[str]()
         self._causes: dict[str, Counter[str]] = {}
         self._arms, self._versions, self._modes = Counter[str](), Counter[str](), Counter[str]()
-        self._red: dict[str, tuple[int, str]] = {}  # by version: the first moment, and what
+        self.compared: dict[str, Compared] = {}  # by version's address
 
     def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
         """Compare one version's rows."""
         differ = differences(rows.used, rows.used_reasons, rows.again, rows.again_reasons)
         self._count["rows"] += len(rows.predictions)
         self._count["values"] += differ.size
+        self._of(rows.known.version.id).values += differ.size
         self._count["rows_differing"] += int(differ.any(1).sum())
         self._count["stale_rows"] += int((rows.stale & ~differ.any(1)).sum())
         self._versions[rows.known.version.name] += len(rows.predictions)
@@ -150,6 +162,7 @@ class _Tally:
         allowed = 0.0 if loaded.artifact.row_exact else max(loaded.artifact.row_tolerance, 1e-12)
         self._count["scores"] += len(places)
         self._count["values"] += len(places)
+        self._of(rows.known.version.id).values += len(places)
         for row in places:
             used, again = _furthest(rows.predictions[row], loaded.predict_row(rows.used[row].tolist()))
             if not (used == again or abs(used - again) <= allowed):
@@ -171,34 +184,8 @@ class _Tally:
             unchecked=dict(self.unchecked),
         )
 
-    def signals(self, before: CheckedModel | None, now_us: int) -> list[Signal]:
-        """What is to be made known: a difference that the check before did not show."""
-        found = self.found()
-        known = {} if before is None else before.found.red
-        if not found.red or {(f, c) for f, of in found.red.items() for c in of} <= {
-            (f, c) for f, of in known.items() for c in of
-        }:
-            return []
-        share = found.share
-        return [
-            Signal(
-                id=f"{SIGNAL}/{self.name}/{version[:12]}/{now_us}",
-                kind=SIGNAL,
-                model=self.name,
-                version=version,
-                raised_at_us=now_us,
-                onset_us=onset_us,
-                severity="red",
-                evidence={
-                    "values": float(share.values),
-                    "mismatches": float(share.mismatches),
-                    "share_low": share.low,
-                    "share_high": share.high,
-                },
-                message=f"{red_words(found)}. First: {what}",
-            )
-            for version, (onset_us, what) in sorted(self._red.items())
-        ]
+    def _of(self, version: str) -> Compared:
+        return self.compared.setdefault(version, Compared())
 
     def _note(
         self, rows: Rows, row: int, feature: str, cause: Cause, values: tuple[float, float], codes: tuple[int, int]
@@ -227,7 +214,10 @@ class _Tally:
         if count[cause] <= _EXAMPLES:
             self.examples.append(example)
         if cause not in EXPLAINED:
-            self._red.setdefault(prediction.version, (prediction.made_at_us, example.line()))
+            made_us, red = prediction.made_at_us, self._of(rows.known.version.id).red
+            one = red.setdefault(cause, Difference(0, made_us, made_us, example.line()))
+            one.mismatches += 1
+            one.first_us, one.newest_us = min(one.first_us, made_us), max(one.newest_us, made_us)
 
 
 def skew_lines(project: Project) -> tuple[dict[str, str], list[str]]:

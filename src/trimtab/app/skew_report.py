@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trimtab.core.records import Signal
 from trimtab.core.time import format_moment
 from trimtab.features.skew import EXPLAINED, Cause, Share
 from trimtab.features.skew import share as share_of
-from trimtab.store.ports import Append, Catalog, Put
+from trimtab.store.ports import Append, Catalog, Put, Remove
 
 KIND = "skew"  # of the newest check of each model in the catalogue
 JOURNAL = "skew"  # of all checks
@@ -131,6 +130,13 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         return out if self.is_red else [*out, "no value differs that should not"]
 
 
+class Agreement(msgspec.Struct, frozen=True):
+    """What was compared since a difference was found last, without another one."""
+
+    values: int
+    compared_us: int  # when a prediction of its version was compared last
+
+
 class CheckedModel(msgspec.Struct, frozen=True):
     """The newest check of one model that found predictions, as the catalogue keeps it."""
 
@@ -138,6 +144,7 @@ class CheckedModel(msgspec.Struct, frozen=True):
     at_us: int  # when some were checked
     by: str
     found: ModelSkew
+    agreed: dict[str, Agreement] = {}  # by signal that stands
 
 
 def red_words(found: ModelSkew) -> str:
@@ -158,19 +165,22 @@ def checks(catalog: Catalog, *, after: int = 0, limit: int = 10_000) -> list[Ske
     return [msgspec.json.decode(e.body, type=SkewReport) for e in catalog.journal(JOURNAL, after=after, limit=limit)]
 
 
-def keep(catalog: Catalog, report: SkewReport, signals: Sequence[Signal], journal: str) -> None:
-    """Store a check, and what it makes known, in one transaction."""
-    changes: list[Put | Append] = [Append(JOURNAL, report.at_us, msgspec.json.encode(report))]
+def keep(
+    catalog: Catalog,
+    report: SkewReport,
+    agreed: Mapping[str, dict[str, Agreement]],
+    signals: Sequence[Put | Remove | Append],
+) -> None:
+    """Store a check, and the signals that it begins and ends, in one transaction."""
+    changes: list[Put | Remove | Append] = [Append(JOURNAL, report.at_us, msgspec.json.encode(report))]
     before = newest_checks(catalog)
     for one in report.models:
         last = before.get(one.model)
         if one.rows or one.unchecked or last is None:
             last = CheckedModel(report.at_us, report.at_us, report.by, one)
-        changes.append(
-            Put(KIND, one.model, msgspec.json.encode(msgspec.structs.replace(last, looked_at_us=report.at_us)))
-        )
-    changes += [Append(journal, signal.raised_at_us, msgspec.json.encode(signal)) for signal in signals]
-    catalog.write(changes)
+        now = msgspec.structs.replace(last, looked_at_us=report.at_us, agreed=agreed.get(one.model, {}))
+        changes.append(Put(KIND, one.model, msgspec.json.encode(now)))
+    catalog.write([*changes, *signals])
 
 
 def _model_lines(one: ModelSkew) -> list[str]:

@@ -22,6 +22,7 @@ from trimtab.features.definitions import Request
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.labels import LabelIndex
+from trimtab.monitoring.red_windows import FOUND_WITHIN_US
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
@@ -53,7 +54,7 @@ class LivingData:
         check: Refuses a model, by its name, whose definitions are not to be trained here.
         encoding_of: Gives the encoding of a version with the model's features, for rows as they were logged.
         placed: Gives a version's definitions their places in the events of this project.
-        left_out: By model, the times whose rows are not learnt from.
+        left_out: By model and cut, the times whose rows are not learnt from.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class LivingData:
         check: Callable[[str], object] = lambda model: None,
         encoding_of: EncodingOf = lambda version, features: None,
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
-        left_out: Callable[[str], Sequence[LeftOut]] = lambda model: (),
+        left_out: Callable[[Model, int], Sequence[LeftOut]] = lambda model, cut_us: (),
     ) -> None:
         self._kept: tuple[str, int, AskedRequests] | None = None  # from `requests` to `training_set` of one cut
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
@@ -110,7 +111,7 @@ class LivingData:
                 positions=opened.run.positions,
                 hindsight=chosen.hindsight(model, opened.frames[model.request.name], cut_us),
                 origins=chosen.origins,
-                left_out=self.left_out(model.name),
+                left_out=self.left_out(model, cut_us),
             )
 
     def features_of(
@@ -241,7 +242,8 @@ def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[A
         cut_us: What became known later does not count.
     """
     day_ends_us = (at_us // DAY_US + 1) * DAY_US
-    moments = [at_us, at_us + model.label.wait_us, day_ends_us + model.label.wait_us]
+    wait_us = model.label.wait_us
+    moments = [at_us, at_us + wait_us, at_us + max(wait_us, FOUND_WITHIN_US), day_ends_us + wait_us]
     for name in sorted({model.request.name, model.label.source.name}):
         frame = frames[name]
         moments += [frame.known_at_us, frame.superseded_at_us]

@@ -47,13 +47,14 @@ class Pin:
         frames, positions = self._history.moment({model.request.name, model.label.source.name})
         requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)
         lists = model.group if model.task == "ranking" else None
+        settled_us = settled_cut(model, frames, at_us, cut_us)
         keys = msgspec.msgpack.encode(requests[model.request.key].to_list())
         return [
             [model.request.hash, model.features.hash, model.label.hash, model.rows, lists],
             sorted(positions.items()),
-            settled_cut(model, frames, at_us, cut_us),
+            settled_us,
             [bytes_hash(keys), bytes_hash(at_us.tobytes())],
             sorted(self._kept_from().items()),
-            msgspec.to_builtins(list(self._data.left_out(model.name))),
+            msgspec.to_builtins(list(self._data.left_out(model, settled_us))),
             sum(d.act == FORGET for d in Ledger(self._catalog).rows()) + len(self._catalog.find(FORGET)),
         ]

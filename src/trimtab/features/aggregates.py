@@ -57,6 +57,12 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
     keep: int = 0  # of `count_distinct`: how many hashes tell the number of distinct values
     half_life_us: int = 0  # of `decayed_sum` and `decayed_mean`
 
+    @property
+    def reach_us(self) -> int | None:
+        """How far before a moment it looks; None: at all of the past, or for the newest event of all."""
+        over_us = self.max_age_us if self.kind == "latest" else self.over_us
+        return None if over_us is None else over_us + self.hop_us + self.until_us
+
 
 class Several(msgspec.Struct, frozen=True, kw_only=True):
     """Aggregates by place: under the name `x` a view has the features `x_1` to `x_n`."""

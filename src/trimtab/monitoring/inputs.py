@@ -23,7 +23,7 @@ from trimtab.monitoring.label_checks import label_findings
 from trimtab.monitoring.profile_distances import HOURS, ColumnDistance, column_distances
 from trimtab.monitoring.profile_records import InputProfile
 from trimtab.monitoring.profile_store import Profiles
-from trimtab.monitoring.red_windows import window_changes
+from trimtab.monitoring.red_windows import Reach, window_changes
 from trimtab.monitoring.shape_checks import shape_findings
 from trimtab.monitoring.signals import Settled, settle_signals, standing_signals
 from trimtab.monitoring.traffic import KEPT_H, TrafficHour, traffic_findings
@@ -83,6 +83,7 @@ class InputMonitor:
         self._registry = registry
         self._frame_of = frame_of
         self._store = WatchStore(catalog, model.name)
+        self._reach = Reach.of(model)
         self._begun_us = now_us
         self._watched: _Watched | None = None
         self._version: str | None = None
@@ -163,7 +164,7 @@ class InputMonitor:
         settled, told = settle_signals(
             self._catalog, self._model.name, KINDS, signals, now_us=now_us, owner=self._owner
         )
-        windows = window_changes(self._catalog, settled.begun, settled.ended, label_wait_us=self._model.label.wait_us)
+        windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
         self._write(watch, [*changes, *told, *windows], over)
         self._looked_us = now_us
         return settled
@@ -232,10 +233,15 @@ class InputMonitor:
         """All that is wrong now. Nothing is said of a model that never had a request."""
         if not watch.traffic and not self._ids:
             return []
-        standing = {(one.kind, one.subject) for one in standing_signals(self._catalog, self._model.name)}
+        signals = standing_signals(self._catalog, self._model.name)
+        standing = {(one.kind, one.subject) for one in signals}
         profile = None if self._watched is None else self._watched.layout.profile
         found = traffic_findings(
-            watch.traffic, now_us, self._last_us, profile, doubled=("traffic_doubled", "traffic") in standing
+            watch.traffic,
+            now_us,
+            self._last_us,
+            profile,
+            {one.kind: one.onset_us for one in signals if one.subject == "traffic"},
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)
         found += self._of_feeds(now_us, stopped=stopped)

@@ -9,16 +9,20 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.findings import KINDS
 from trimtab.store.ports import Append, Catalog, Put
 
 if TYPE_CHECKING:
+    from trimtab.training.definitions import Model
     from trimtab.training.sets import LeftOut
 
 KIND = "red_window"
 JOURNAL = "red_windows"  # every release, in order
-_OF_LABELS = frozenset(("labels_missing", "one_class", "label_shift"))
-_HARMLESS = frozenset(("traffic_stopped", "traffic_doubled"))  # there are no rows, or more of the same
+_OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))  # found when a day of labels is closed
+_OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
+_ROWLESS = frozenset(("traffic_stopped",))
+FOUND_WITHIN_US = DAY_US  # after its beginning a fault is red
 
 
 class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +51,27 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
     return sorted(kept, key=lambda one: (one.start_us, one.id))
 
 
-def left_out(catalog: Catalog, model: str) -> list[LeftOut]:
-    """The times whose rows no fit learns from and nothing is judged by: the red windows that were not given free."""
-    from trimtab.training.sets import LeftOut  # here: it loads NumPy
+def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
+    """The times whose rows no fit learns from and nothing is judged by at a cut.
 
-    return [
+    They are the red windows that were not given free, and the newest requests in service, for which it is too early to
+    say: the labels of their day are still waited for, or their inputs were watched for less than a day. # D180
+    """
+    from trimtab.monitoring.input_state import WatchStore  # here: they load NumPy
+    from trimtab.training.sets import LeftOut
+
+    found = [
         LeftOut(
             start_us=one.start_us, end_us=one.end_us, why=f"{one.kind} of {one.subject}" if one.subject else one.kind
         )
-        for one in red_windows(catalog, model)
+        for one in red_windows(catalog, model.name)
     ]
+    watch, _ = WatchStore(catalog, model.name).watch()
+    if watch.traffic:
+        closed_us = (cut_us - model.label.wait_us) // DAY_US * DAY_US
+        early_us = max(min(closed_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
+        found.append(LeftOut(start_us=early_us, end_us=None, why="too new to be judged"))
+    return found
 
 
 def released(
@@ -88,19 +103,54 @@ def released(
     return freed, [Put(KIND, record.key, body, expected=record.revision), Append(JOURNAL, now_us, body)]
 
 
-def window_changes(
-    catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, label_wait_us: int
-) -> list[Put]:
-    """The writes that open and close the windows of signals.
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """The time around a signal in which the requests that its fault concerns may have been made."""
 
-    Labels are looked at when their wait is over: what is said of them is said of requests that long ago.
-    """
+    label_wait_us: int
+    label_source: str
+    sources: dict[str, int]  # by source of features: how long features look back at an event, at most a day
+
+    @staticmethod
+    def of(model: Model) -> Reach:
+        """The reach of the signals of a model."""
+        sources: dict[str, int] = {}
+        for view in model.features.views:
+            reaches = (one.reach_us for one in view.features.values())
+            longest_us = max((DAY_US if us is None else us for us in reaches), default=0)
+            sources[view.source.name] = min(max(sources.get(view.source.name, 0), longest_us), DAY_US)
+        return Reach(label_wait_us=model.label.wait_us, label_source=model.label.source.name, sources=sources)
+
+    def span(self, signal: Signal) -> tuple[int, int | None]:
+        """The times of the first request that is left out, and of the first one after it that counts again. # D180
+
+        A fault may have been there for a day, or for twice as long as its evidence, before it was found. Labels that
+        came since its beginning may be those of requests made a label's wait before; features may look at events of its
+        time after its end. Days of labels are looked at when their wait is over.
+        """
+        wait_us, ended_us = self.label_wait_us, signal.ended_at_us
+        if signal.kind in _OF_DAYS:
+            start_us = signal.onset_us - max(wait_us, DAY_US)
+            return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
+        evidence_us = 2 * (signal.raised_at_us - signal.onset_us)
+        start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, evidence_us)) // HOUR_US * HOUR_US
+        source = self._source_of(signal)
+        if source == self.label_source and signal.kind in _OF_FEEDS:
+            start_us = min(start_us, signal.onset_us - wait_us)
+        return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
+
+    def _source_of(self, signal: Signal) -> str:
+        """The source whose events a signal is about; empty where it is none."""
+        what, _, name = signal.subject.partition(" ")
+        return name if what == "source" else name.rpartition(".")[0]
+
+
+def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach) -> list[Put]:
+    """The writes that open and close the windows of signals."""
     changes = []
     for signal in (*begun, *ended):
-        if signal.kind not in KINDS or signal.kind in _HARMLESS or signal.severity != "red":
+        if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
             continue
-        lag_us = label_wait_us if signal.kind in _OF_LABELS else 0
-        end_us = None if signal.ended_at_us is None else max(signal.ended_at_us - lag_us, signal.onset_us)
+        start_us, end_us = reach.span(signal)
         key = f"{signal.model}/{signal.id}"
         record = catalog.get(KIND, key)
         window = RedWindow(
@@ -108,12 +158,11 @@ def window_changes(
             model=signal.model,
             kind=signal.kind,
             subject=signal.subject,
-            start_us=signal.onset_us,
+            start_us=start_us,
             end_us=end_us,
         )
         if record is not None:
             before = msgspec.json.decode(record.body, type=RedWindow)
-            start_us = min(before.start_us, window.start_us)
-            window = msgspec.structs.replace(before, start_us=start_us, end_us=end_us)
+            window = msgspec.structs.replace(before, start_us=min(before.start_us, start_us), end_us=end_us)
         changes.append(Put(KIND, key, msgspec.json.encode(window)))
     return changes

@@ -32,8 +32,7 @@ def traffic_findings(
     now_us: int,
     last_us: int | None,
     profile: InputProfile | None,
-    *,
-    doubled: bool = False,
+    standing: Mapping[str, int] | None = None,
 ) -> list[Finding]:
     """What is wrong with how many requests come.
 
@@ -42,13 +41,16 @@ def traffic_findings(
         now_us: The time of the look.
         last_us: When the newest request came; None: there never was one.
         profile: What the version was fitted on; it tells of weekdays where the project is too young.
-        doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
+        standing: By kind the onset of what stands already: that ends when traffic is usual again, and the hours since
+            its onset are no measure of what is usual.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
     counts = _Hours(hours)
     stopped = _stopped(counts, now_us, last_us)
-    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours)]
+    standing = standing or {}
+    doubled = _doubled(counts, profile, stands="traffic_doubled" in standing)
+    return stopped or [*doubled, *_repeated(hours, standing.get("duplicates"))]
 
 
 class _Hours:
@@ -154,11 +156,12 @@ def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     return scaled
 
 
-def _repeated(hours: Mapping[int, TrafficHour]) -> list[Finding]:
-    """The same request ids asked more often within an hour than usual."""
+def _repeated(hours: Mapping[int, TrafficHour], since_us: int | None) -> list[Finding]:
+    """The same request ids asked more often within an hour than usual; than before `since_us` where that stands."""
     newest = [hour for hour in sorted(hours, reverse=True) if hours[hour].rows >= _ROWS / 2]
     shares = [1.0 - hours[hour].distinct / hours[hour].rows for hour in newest]
-    before = sorted(shares[3 : 3 + 14 * _DAY_H])
+    known = [share for hour, share in zip(newest, shares, strict=True) if since_us is None or hour * HOUR_US < since_us]
+    before = sorted(known[0 if since_us else 3 :][: 14 * _DAY_H])
     high = before[-1 - len(before) // 14] if before else 0.0
     hits = [hour for hour, share in zip(newest[:3], shares[:3], strict=True) if share >= high + _MORE]
     if len(hits) < 2 or hits[0] != newest[0]:

@@ -153,7 +153,7 @@ class LivingData:
             return self._logged(model, found)
         asked, asked_at_us = _table(model, found)
         known, known_at_us = ingested_requests(model.request, frame, cut_us)
-        fresh = ~np.isin(known[model.request.key].values, asked[model.request.key].values)
+        fresh = ~are_among(known[model.request.key].values, asked[model.request.key].values)
         requests = Columns.concat([known.take(fresh), asked])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], asked_at_us])
         kept = self._of_what_is_kept(model, at_us)
@@ -369,6 +369,18 @@ def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
     return Columns.of(columns)
 
 
+def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which keys are among some others, a mask. NumPy compares texts all with all.
+
+    >>> are_among(np.array(["a", "b", "a"], object), np.array(["a", "c"], object)).tolist()
+    [True, False, True]
+    """
+    if keys.dtype != object:
+        return np.isin(keys, some)
+    known = frozenset(some.tolist())
+    return np.fromiter((key in known for key in keys.tolist()), np.bool_, len(keys))
+
+
 def ingested_requests(
     request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
 ) -> tuple[Columns, NDArray[Any]]:
@@ -383,7 +395,7 @@ def ingested_requests(
     gone = keys[known & frame.deleted & (frame.superseded_at_us > cut_us)]
     counts = known & ~frame.deleted & (at_us <= cut_us) & (frame.superseded_at_us > at_us)
     if len(gone) and not deleted:
-        counts &= ~np.isin(keys, gone)
+        counts &= ~are_among(keys, gone)
     rows = np.flatnonzero(counts)
     rows = rows[np.argsort(at_us[rows], kind="stable")]
     if (frame.superseded_at_us != NEVER_US).any():

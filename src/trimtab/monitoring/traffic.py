@@ -16,7 +16,7 @@ _WEEK_H, _DAY_H = 168, 24
 _LEARNT_H = 48  # of traffic before anything is said of it
 _MISSED = 30.0  # requests that should have come
 _WINDOW_H, _ROWS = 6, 60
-_DOUBLE = 1.7
+_DOUBLE, _STILL = 1.7, 1.35  # times the usual requests, to begin and to go on
 _MORE = 0.2  # of duplicates than usual
 
 
@@ -121,7 +121,7 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
     if before.size < 4:
         return []
     high = float(np.sort(before)[-1 - before.size // 14])
-    hits = newest >= (_DOUBLE if stands else max(_DOUBLE, 1.25 * high))
+    hits = newest >= (_STILL if stands else max(_DOUBLE, 1.25 * high))
     if not hits[-1] or (hits.sum() < 2 and not stands):
         return []
     onset = (counts.first // _WINDOW_H + int(judged[-3:][hits][0])) * _WINDOW_H

@@ -291,7 +291,7 @@ def learnable(project: tt.Project, fault: Fault, times: np.ndarray, since_us: in
     windows = [one for one in red_windows(catalog, "shop") if one.kind in fault.kinds and one.subject == fault.subject]
     found = 0
     for now_us in range(since_us, until_us + 1, HOUR_US):
-        rows = times < (now_us - wait_us) // DAY_US * DAY_US  # the newest are too new to be judged
+        rows = times < (now_us - wait_us) // DAY_US * DAY_US - DAY_US  # the newest are too new to be judged
         for one in windows:
             signal = signals[one.id]
             if signal.raised_at_us <= now_us + 6 * 60_000_000:

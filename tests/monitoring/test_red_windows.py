@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from input_world import make_model
 
 from trimtab import store
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, duration_us
 from trimtab.monitoring.findings import KINDS, Finding
-from trimtab.monitoring.red_windows import Reach, red_windows, released, window_changes
+from trimtab.monitoring.input_state import InputWatch, WatchStore
+from trimtab.monitoring.red_windows import Reach, left_out, red_windows, released, window_changes
 from trimtab.monitoring.signals import settle_signals
+from trimtab.monitoring.traffic import TrafficHour
 from trimtab.store import Catalog
 
 
@@ -130,3 +134,28 @@ def test_a_person_gives_a_window_free_with_a_reason(catalog: Catalog) -> None:
     look(catalog, 8 * HOUR_US)  # its end is noted all the same
     (kept,) = red_windows(catalog, "m", released=True)
     assert (kept.end_us, kept.released_by) == (8 * HOUR_US, "ann")
+
+
+@pytest.mark.parametrize(
+    ("wait", "cut_h", "begins_h"),
+    [
+        ("1d", 20 * 24, 18 * 24),  # the labels of the 19th day may have come on the 20th, which is not closed
+        ("1d", 20 * 24 + 23, 18 * 24),
+        ("3d", 20 * 24 + 5, 16 * 24),
+        ("1h", 20 * 24 + 5, 19 * 24 + 5),  # the inputs were watched for a day
+        ("1h", 20 * 24, 18 * 24 + 23),
+    ],
+)
+def test_the_newest_requests_in_service_are_too_new_to_be_judged(
+    wait: str, cut_h: int, begins_h: int, catalog: Catalog
+) -> None:
+    shop = make_model(0)
+    model = msgspec.structs.replace(shop, label=msgspec.structs.replace(shop.label, wait_us=duration_us(wait)))
+    assert left_out(catalog, model, cut_h * HOUR_US) == []  # nothing is watched
+    for first_h in (3, begins_h + 2):
+        store_of = WatchStore(catalog, "shop")
+        watch = InputWatch(traffic={first_h: TrafficHour(5, 5), cut_h: TrafficHour(5, 5)})
+        catalog.write([store_of.put(watch, store_of.watch()[1])])
+        (early,) = left_out(catalog, model, cut_h * HOUR_US)
+        assert (early.start_us, early.end_us) == (max(begins_h, first_h) * HOUR_US, None)
+        assert early.why == "too new to be judged"

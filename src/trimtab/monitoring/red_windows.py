@@ -54,8 +54,9 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
 def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     """The times whose rows no fit learns from and nothing is judged by at a cut.
 
-    They are the red windows that were not given free, and the newest requests in service, for which it is too early to
-    say: the labels of their day are still waited for, or their inputs were watched for less than a day. # D180
+    They are the red windows that were not given free, and the newest requests in service, of which it is too early to
+    say whether they are faulty. Inputs are watched for a day. Labels are looked at when their day is closed, and those
+    of a day before may have come on a day that is not. # D180
     """
     from trimtab.monitoring.input_state import WatchStore  # here: they load NumPy
     from trimtab.training.sets import LeftOut
@@ -68,8 +69,9 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     ]
     watch, _ = WatchStore(catalog, model.name).watch()
     if watch.traffic:
-        closed_us = (cut_us - model.label.wait_us) // DAY_US * DAY_US
-        early_us = max(min(closed_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
+        wait_us = model.label.wait_us
+        labelled_us = (cut_us - wait_us) // DAY_US * DAY_US - min(wait_us, DAY_US)
+        early_us = max(min(labelled_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
         found.append(LeftOut(start_us=early_us, end_us=None, why="too new to be judged"))
     return found
 

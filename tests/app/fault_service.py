@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import msgspec
 
 import trimtab as tt
+from trimtab.app.ticking import Ticked
 from trimtab.core.clock import VirtualClock
+
+
+def acts(project: tt.Project) -> list[str]:
+    """What a tick of ours did: the service has its own, and while one goes on the clock must not move."""
+    turns: list[Ticked] = []
+    while not turns or turns[-1].at_work is not None:  # there is one deployment
+        time.sleep(0.01 * bool(turns))
+        project.tick(watch=turns.append)
+    return [decision.act for decision in turns[-1].decisions]
 
 
 def main(folder: str, now_us: int) -> None:
@@ -22,8 +33,7 @@ def main(folder: str, now_us: int) -> None:
             for line in sys.stdin:
                 word = line.strip()
                 if word == "tick":
-                    acts = [decision.act for decision in project.tick()]
-                    print(msgspec.json.encode(acts).decode(), flush=True)
+                    print(msgspec.json.encode(acts(project)).decode(), flush=True)
                 elif word == "status":
                     print(msgspec.json.encode(project.status().red).decode(), flush=True)
                 else:

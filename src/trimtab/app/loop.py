@@ -161,12 +161,13 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
+            read_us = self._clock.now_us()  # what comes while this goes on is none that did not come
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:
                 self._read_predictions()
                 self._loop.close_days()
-                self.inputs.look(self._clock.now_us(), self._loop.newly_closed)
+                self.inputs.look(read_us, self._loop.newly_closed)
                 self._ticked = True
             decisions += self._loop.controller.tick()
             self._training.ended(decisions)

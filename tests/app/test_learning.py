@@ -15,7 +15,9 @@ import shop
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
+from trimtab.monitoring.red_windows import RedWindow
 from trimtab.registry import LoadedModel
+from trimtab.store import Put
 from trimtab.training.online import OnlineLearner
 
 BEGIN_US = shop.NOW_US + MINUTE_US  # the versions know the labels of before
@@ -87,6 +89,30 @@ def test_a_label_teaches_once_its_hour_is_over_for_a_minute(project: Project) ->
     assert teacher.teach() == 0
     assert scores(project) == by_hand(project, [("a", 1.0), ("b", 0.0)])
     assert scores(project) != by_hand(project)
+
+
+def test_a_request_of_a_red_window_teaches_nothing(project: Project) -> None:
+    ask(project, "a", x=9_999.0)
+    fault = RedWindow(
+        id="range/learner/column.x/1",
+        model="learner",
+        kind="range",
+        subject="column x",
+        start_us=project.clock.now_us() - HOUR_US,
+        end_us=project.clock.now_us() + MINUTE_US,
+    )
+    project.state.catalog.write([Put("red_window", f"learner/{fault.id}", msgspec.json.encode(fault))])
+    shop.move(project, MINUTE_US)
+    ask(project, "b")
+    label(project, "a", True)
+    label(project, "b", False)
+    next_hour(project)
+    teacher = project.teacher("learner")
+    assert teacher.teach() == 1
+    assert scores(project) == by_hand(project, [("b", 0.0)])
+    project.release(fault.id, model="learner", why="It was meant.")
+    next_hour(project)
+    assert teacher.teach() == 0  # its hour is over
 
 
 def test_a_restart_goes_on_where_it_was(trained: Path, project: Project) -> None:

@@ -15,6 +15,7 @@ from trimtab.app.training_data import AskedRequest, AskedRequests, decode_reques
 from trimtab.core.errors import Conflict, Corrupt, Unavailable
 from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
+from trimtab.monitoring.red_windows import red_windows
 from trimtab.registry import LoadedModel
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import Example, OnlineDeployment, learner_name
@@ -31,8 +32,9 @@ class Teacher:
     """Gives one deployment's learner the labels of its own predictions, in the order in which they became known.
 
     A request teaches once: in the block of known-at time in which it first has a label, by its value as known at the
-    block's end. What is corrected later teaches nothing. All of that follows from the logs and from how far the
-    learner's saved state has come, so a restart or another process goes on as if nothing had happened.
+    block's end. What is corrected later teaches nothing, nor do requests of a red window that is known by then. All of
+    that follows from the logs and from how far the learner's saved state has come, so a restart or another process goes
+    on as if nothing had happened.
 
     A new version starts from its own fit, and then learns what became known after its data cut: predictions of the
     version before that wait for their label are encoded anew. Threads may share it.
@@ -99,6 +101,8 @@ class Teacher:
             found += [one for one in known if one[1] > begun_us]
             seen.update(key for key, _, _ in known)
             begun_us = end_us
+        faulty, first = red_windows(project.state.catalog, model.name), self._asked.first
+        found = [one for one in found if not any(window.covers(first[one[0]].at_us) for window in faulty)]
         inputs, faults = self._encoded([key for key, _, _ in found], loaded)
         examples = [
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found

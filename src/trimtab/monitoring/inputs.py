@@ -23,7 +23,7 @@ from trimtab.monitoring.label_checks import label_findings
 from trimtab.monitoring.profile_distances import HOURS, ColumnDistance, column_distances
 from trimtab.monitoring.profile_records import InputProfile
 from trimtab.monitoring.profile_store import Profiles
-from trimtab.monitoring.red_windows import Reach, window_changes
+from trimtab.monitoring.red_windows import Reach, red_windows, window_changes
 from trimtab.monitoring.shape_checks import shape_findings
 from trimtab.monitoring.signals import Settled, settle_signals, standing_signals
 from trimtab.monitoring.traffic import KEPT_H, TrafficHour, traffic_findings
@@ -233,15 +233,15 @@ class InputMonitor:
         """All that is wrong now. Nothing is said of a model that never had a request."""
         if not watch.traffic and not self._ids:
             return []
-        signals = standing_signals(self._catalog, self._model.name)
-        standing = {(one.kind, one.subject) for one in signals}
+        standing = {(one.kind, one.subject) for one in standing_signals(self._catalog, self._model.name)}
         profile = None if self._watched is None else self._watched.layout.profile
         found = traffic_findings(
             watch.traffic,
             now_us,
             self._last_us,
             profile,
-            {one.kind: one.onset_us for one in signals if one.subject == "traffic"},
+            doubled=("traffic_doubled", "traffic") in standing,
+            repeated=[one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"],
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)
         found += self._of_feeds(now_us, stopped=stopped)

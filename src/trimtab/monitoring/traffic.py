@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.monitoring.findings import Finding, ago, percent
 from trimtab.monitoring.profile_records import Floats, InputProfile
+from trimtab.monitoring.red_windows import RedWindow
 
 KEPT_H = 60 * 24
 _WEEK_H, _DAY_H = 168, 24
@@ -32,7 +34,9 @@ def traffic_findings(
     now_us: int,
     last_us: int | None,
     profile: InputProfile | None,
-    standing: Mapping[str, int] | None = None,
+    *,
+    doubled: bool = False,
+    repeated: Sequence[RedWindow] = (),
 ) -> list[Finding]:
     """What is wrong with how many requests come.
 
@@ -41,16 +45,14 @@ def traffic_findings(
         now_us: The time of the look.
         last_us: When the newest request came; None: there never was one.
         profile: What the version was fitted on; it tells of weekdays where the project is too young.
-        standing: By kind the onset of what stands already: that ends when traffic is usual again, and the hours since
-            its onset are no measure of what is usual.
+        doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
+        repeated: The times in which requests were found to repeat: they are no measure of what is usual.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
     counts = _Hours(hours)
     stopped = _stopped(counts, now_us, last_us)
-    standing = standing or {}
-    doubled = _doubled(counts, profile, stands="traffic_doubled" in standing)
-    return stopped or [*doubled, *_repeated(hours, standing.get("duplicates"))]
+    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, repeated)]
 
 
 class _Hours:
@@ -156,12 +158,12 @@ def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     return scaled
 
 
-def _repeated(hours: Mapping[int, TrafficHour], since_us: int | None) -> list[Finding]:
-    """The same request ids asked more often within an hour than usual; than before `since_us` where that stands."""
+def _repeated(hours: Mapping[int, TrafficHour], faulty: Sequence[RedWindow]) -> list[Finding]:
+    """The same request ids asked more often within an hour than usual."""
     newest = [hour for hour in sorted(hours, reverse=True) if hours[hour].rows >= _ROWS / 2]
     shares = [1.0 - hours[hour].distinct / hours[hour].rows for hour in newest]
-    known = [share for hour, share in zip(newest, shares, strict=True) if since_us is None or hour * HOUR_US < since_us]
-    before = sorted(known[0 if since_us else 3 :][: 14 * _DAY_H])
+    counted = [not any(window.covers(hour * HOUR_US) for window in faulty) for hour in newest]
+    before = sorted(list(compress(shares[3:], counted[3:]))[: 14 * _DAY_H])
     high = before[-1 - len(before) // 14] if before else 0.0
     hits = [hour for hour, share in zip(newest[:3], shares[:3], strict=True) if share >= high + _MORE]
     if len(hits) < 2 or hits[0] != newest[0]:

@@ -19,6 +19,7 @@ from trimtab.app.lost_records import RECOVER, lost_records
 from trimtab.app.planning import unapplied
 from trimtab.app.retention import kept_longer
 from trimtab.app.skew import skew_lines
+from trimtab.app.skew_signals import SIGNAL
 from trimtab.app.standing import standing
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
@@ -172,10 +173,11 @@ def project_status(project: Project) -> Status:
     skew, differing = skew_lines(project)
     red += differing
     signals = [signal for signal in listed_signals(project.state.catalog) if _shown(project, signal, now_us)]
+    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # of the newest check
     red += [
         f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
         for one in signals
-        if one.severity == "red" and one.ended_at_us is None
+        if one.severity == "red" and one.ended_at_us is None and (one.kind, one.model) not in told
     ]
     damage = project.views.damage()
     red += [] if damage is None else [damage]

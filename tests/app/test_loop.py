@@ -492,11 +492,12 @@ def test_numbers_count_in_standard_deviations_of_the_labels_and_probabilities_as
 
 def test_a_label_that_came_too_late_counts_neither_live_nor_in_the_reference(tmp_path: Path) -> None:
     with opened(write_project(tmp_path / "p")) as project:
-        load(project, labelled=False)
+        x = load(project, labelled=False)
         at_us = np.arange(NOW_US - 40 * DAY_US, NOW_US, HOUR_US // 2)
         ids = [f"v{at}" for at in at_us.tolist()]
         late_us = np.where(np.arange(len(ids)) % 4 == 0, 30 * HOUR_US, HOUR_US)  # a quarter of them
-        bought = (np.random.default_rng(2).random(len(ids)) < 0.5).astype(float)
+        luck = np.random.default_rng(2).random(len(ids))
+        bought = np.array([buys(one, chance) for one, chance in zip(x.tolist(), luck.tolist(), strict=True)])
         sales = {
             "id": ("str", ids),
             "closed_at": ("time", (at_us + late_us).tolist()),

@@ -74,7 +74,7 @@ def drifted(tmp_path_factory: pytest.TempPathFactory) -> Done:
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Trees, which answer one row and a batch alike; retrained while batches are made ahead; and an online learner."""
-    tables = worlds.make(2, days=21, drift_day=0)
+    tables = worlds.make(2, days=21, drift_day=0, flip=0.3)
     scheduled = worlds.deployed(worlds.trees, retrain=tt.every("18d"), gate=tt.beats_champion(window="7d"))
     lines = [
         Line(name="live", deployment=scheduled),

@@ -249,37 +249,3 @@ def test_a_window_whose_labels_are_all_alike_refuses_by_name_also_the_first_vers
         assert not gate.passed
         assert gate.checks["labels"] is False
         assert f"All 5,600 labels are {label:g}: nothing tells a good model from a constant" in gate.reason
-
-
-@pytest.mark.parametrize(("spread", "remarked"), [(0.0, True), (1.0, False)])
-def test_a_first_version_that_knows_no_more_than_a_constant_is_remarked_and_not_refused(
-    spread: float, remarked: bool
-) -> None:
-    judged, truth = window()
-    constant = np.full(len(truth), truth.mean())
-    gate = judge(
-        RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c" * 64,
-        candidate_scores=constant + spread * (truth - constant), champion=None, champion_scores=None, judged_at_us=1,
-        loads=True, constant_scores=constant,
-    )  # fmt: skip
-    assert gate.passed
-    assert "constant" not in gate.checks
-    assert ("It shows no more than a constant would" in gate.reason) == remarked
-    assert [one.verdict for one in gate.findings if one.name == "constant"] == ["no evidence" if remarked else "held"]
-
-
-@pytest.mark.parametrize("champion", [None, "a" * 64])
-def test_a_first_version_that_is_provably_worse_than_a_constant_is_refused(champion: str | None) -> None:
-    judged, truth = window()
-    constant = np.full(len(truth), truth.mean())
-    wrong = np.clip(2 * constant - truth, 0.01, 0.99)  # it knows what is true, and says the contrary
-    gate = judge(
-        RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c" * 64, candidate_scores=wrong,
-        champion=champion, champion_scores=None if champion is None else np.clip(wrong - 0.3, 0.001, 0.999),
-        judged_at_us=1, loads=True, constant_scores=constant,
-    )  # fmt: skip
-    refused = [one.reason for one in gate.findings if one.name == "constant" and one.verdict == "failed"]
-    assert bool(refused) == (champion is None)  # against a champion the comparison says more
-    if champion is None:
-        assert not gate.passed
-        assert "provably above the" in gate.reason

@@ -66,12 +66,10 @@ def test_an_order_that_is_no_better_is_refused_and_the_scale_of_scores_is_nothin
     assert "provably_better" in [name for name, held in judged(WANTED, WANTED).checks.items() if not held]
     assert not judged(NOISE, WANTED).passed
     assert judged(1000 * WANTED - 7, NOISE).difference == judged(WANTED, NOISE).difference
-    first = judged(NOISE, None, constant_scores=np.zeros(LISTS.size))
-    assert first.passed
-    assert first.reason.startswith("Passed: mean loss 0.")
-    assert judged(WANTED, None, constant_scores=np.zeros(LISTS.size)).reason.count("constant") == 0
-    (constant,) = [one for one in first.findings if one.name == "constant"]
-    assert "lists in any order" in constant.reason
+    assert judged(NOISE, None).reason.startswith("Passed: mean loss 0.")
+    assert judged(WANTED, None, baselines={"random": np.zeros(LISTS.size)}).checks["floor"]
+    refused = judged(-WANTED, None, baselines={"random": np.zeros(LISTS.size)})
+    assert (refused.passed, refused.checks["floor"]) == (False, False)
 
 
 @pytest.mark.fast

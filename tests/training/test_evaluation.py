@@ -16,6 +16,7 @@ from trimtab.run import progress
 from trimtab.stats.scores import log_loss
 from trimtab.training import Evaluation, TrainingSet, evaluate, fit, time_split
 from trimtab.training.backtest import FOLDS
+from trimtab.training.baselines import BASELINES
 from trimtab.training.learning_curve import SHARES
 
 
@@ -114,6 +115,6 @@ def test_what_cannot_be_had_is_none_and_an_empty_holdout_is_refused(world: Any, 
     found = evaluate(world.model, fitted, training_set, rows=one_day, train=nothing)
     assert found.interval is None
     assert found.auc_interval is None
-    assert found.baselines == {"constant": None, "last_value": None, "linear": None}
+    assert found.baselines == dict.fromkeys(BASELINES)
     with pytest.raises(Misuse, match="no labelled row in the holdout"):
         evaluate(world.model, fitted, training_set, rows=nothing, train=one_day)

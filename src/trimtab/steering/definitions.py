@@ -19,6 +19,9 @@ from trimtab.stats.loss_names import PROBABILITIES
 from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
+ALWAYS_COMPARED = ("constant", "random")  # the baselines that need nothing but labels
+_BASELINES = ("last_value", "seasonal_naive", "as_shown", "best_feature", "linear")
+_REFIT_SHARE = 0.5
 LEAST_WINDOW_US = 7 * DAY_US  # a gate on fewer days than this has a standard error above any useful margin
 
 
@@ -73,7 +76,20 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     slice_margin: float = 0.0  # how much worse the mean loss of a slice may be
     calibration_error: float | None = None  # greatest distance of promised and observed share, over bins; None: any
     latency_us: int | None = None  # greatest p99 of a one-row prediction; None: any
-    slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # unset: not, and no part of the address
+    # What is unset is as usual, and no part of the address.
+    slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET
+    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # beside the constant; unset: all
+    refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # of refit and candidate, in label units
+    refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, of the candidate's distance from the champion
+
+    @property
+    def share_of_change(self) -> float:
+        """The share of the change that is repaired by which a refit may be away from its candidate."""
+        return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
+
+    def compares(self, baseline: str) -> bool:
+        """Whether a candidate must be better than a baseline: those that need nothing but labels always count."""
+        return self.baselines is msgspec.UNSET or baseline in (*ALWAYS_COMPARED, *self.baselines)
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
@@ -152,6 +168,9 @@ def beats_champion(
     calibration_error: float | None = None,
     latency: str | int | None = None,
     slices_may_abstain: bool = False,
+    baselines: Sequence[str] | None = None,
+    refit_distance: float | None = None,
+    refit_share: float | None = None,
 ) -> BeatsChampion:
     """A candidate passes when its mean loss is lower by `margin`, and provably lower at `level`.
 
@@ -171,10 +190,18 @@ def beats_champion(
             is what provably exceeds it, and the champion's own. For probabilities of one class.
         latency: Greatest p99 of one-row predictions, measured in the gate: "5ms".
         slices_may_abstain: Whether a candidate may pass where not one of the slices has enough rows to be judged.
+        baselines: What a candidate must be better than beside one constant (of a ranking any order), whatever the
+            champion does: of "last_value", "seasonal_naive" and "linear", of a ranking "as_shown", "best_feature" and
+            "linear". Left out: all of them.
+        refit_distance: The greatest mean distance of what goes into service from the candidate that was judged: of
+            probabilities as it is (0.1), of numbers in standard deviations of the labels (0.25), of a ranking in
+            places as a share of the list (0.2).
+        refit_share: The same as a share of the distance between candidate and champion (0.5): the larger counts, so
+            that the repair of a large change may move further.
 
     Raises:
-        Misuse: A margin, a level or a distance that makes no sense, a window shorter than 7 days, or slices that are
-            neither a list of names nor expressions by name.
+        Misuse: An unknown baseline, a margin, a level or a distance that makes no sense, a window shorter than 7 days,
+            or slices that are neither a list of names nor expressions by name.
     """
     window_us = duration_us(window)
     if window_us < LEAST_WINDOW_US:
@@ -186,6 +213,9 @@ def beats_champion(
         raise Misuse(f"beats_champion: slice_margin={slice_margin}. Needed: how much worse a slice may be, 0 or more.")
     if calibration_error is not None and not 0 < calibration_error < 1:
         raise Misuse(f"beats_champion: calibration_error={calibration_error}. Needed: a distance between 0 and 1.")
+    for name, distance in (("refit_distance", refit_distance), ("refit_share", refit_share)):
+        if distance is not None and not 0 < distance < math.inf:
+            raise Misuse(f"beats_champion: {name}={distance}. Needed: a number above 0, or leave it out.")
     latency_us = None if latency is None else duration_us(latency)
     if latency_us == 0:
         raise Misuse(f'beats_champion: latency={latency!r}. No prediction takes no time. Give a limit such as "5ms".')
@@ -199,7 +229,17 @@ def beats_champion(
         calibration_error=calibration_error,
         latency_us=latency_us,
         slices_may_abstain=True if slices_may_abstain else msgspec.UNSET,
+        baselines=msgspec.UNSET if baselines is None else _given_baselines(baselines),
+        refit_distance=msgspec.UNSET if refit_distance is None else float(refit_distance),
+        refit_share=msgspec.UNSET if refit_share is None else float(refit_share),
     )
+
+
+def _given_baselines(names: Sequence[str]) -> tuple[str, ...]:
+    unknown = [] if isinstance(names, str) else [name for name in names if name not in (*ALWAYS_COMPARED, *_BASELINES)]
+    if isinstance(names, str) or unknown:
+        raise Misuse(f"beats_champion: baselines={names!r}. Give a list of: {', '.join(_BASELINES)}.")
+    return tuple(name for name in _BASELINES if name in names)
 
 
 def _given_slices(slices: Sequence[str] | Mapping[str, Expression]) -> tuple[str | NamedSlice, ...]:

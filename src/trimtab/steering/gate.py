@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,19 +13,19 @@ from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.stats.calibration_bound import calibration_error_bound
 from trimtab.stats.lists import unit_losses
-from trimtab.stats.loss_names import loss_kind
 from trimtab.stats.losses import Loss
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import BeatsChampion
+from trimtab.steering.floor import floor_checks
 from trimtab.steering.scales import calibration_gap, gap_unit
 from trimtab.steering.slices import EVERY_SLICE, Part, slice_checks
 from trimtab.steering.tries import stricter
 
 Floats = NDArray[np.float64]
 
-RIVAL, CANDIDATE, CONSTANT, LABELS, LISTS = "rival", "candidate", "constant", "labels", "lists"
+RIVAL, CANDIDATE, LABELS, LISTS = "rival", "candidate", "labels", "lists"
 PLAN, TRIES = "plan", "tries"
-_REMARKS = frozenset({RIVAL, CANDIDATE, CONSTANT, PLAN, TRIES})  # told, and no check
+_REMARKS = frozenset({RIVAL, CANDIDATE, PLAN, TRIES})  # told, and no check
 _IN_FIGURES = frozenset(
     {"loads", "finite", "better_by_margin", "provably_better", "calibrated"}
 )  # told in every reason
@@ -69,7 +69,7 @@ def judge(
     trials: Sequence[GateCheck] = (),
     rival: str = "",
     stand_in: str = "",
-    constant_scores: Floats | None = None,
+    baselines: Mapping[str, Floats] | None = None,
     tries: int = 1,
     choices: int = 1,
     folds: int = 1,
@@ -93,8 +93,8 @@ def judge(
         trials: What the stored candidate showed by itself; one called "loads" says more about `loads`.
         rival: Who answered for the champion where it did not simply do so itself, or why nobody did: one sentence.
         stand_in: The same of the candidate's side.
-        constant_scores: What one constant, of labels from before the window, answers to the rows: a remark says whether
-            the candidate is any better. A first version that is provably worse is refused.
+        baselines: What each baseline answers to the rows, by its name: whatever is compared, a candidate that is not
+            better than the best of them is refused.
         tries: Which recipe this is that was compared with a champion on these days; from the second on, more is asked.
         choices: Of how many candidates and windows this pair proves most: they share the allowed error.
         folds: From 2 on each part of the window was answered by a fit on the others.
@@ -107,10 +107,9 @@ def judge(
     found = [own.pop("loads", None) or _loads(loads), _finite(candidate_scores)]
     found += [*_labels(window.labels), *_lists(window, losses), *_remark(CANDIDATE, stand_in, "held")]
     found += _remark(PLAN, plan, "held")
-    if constant_scores is not None:
-        constants = window.losses(metric, constant_scores)[0]
-        first = champion is None and champion_scores is None
-        found.append(_constant(metric, losses, constants, at_us // DAY_US, level=rule.level if first else None))
+    of_units = [window.by_unit(part, units) for part in parts]
+    others = {name: window.losses(metric, scores)[0] for name, scores in (baselines or {}).items()}
+    found += floor_checks(losses, others, at_us, of_units, slice_margin=rule.slice_margin)
     champion_metric = difference = bound = rival_gap = None
     if champion_scores is not None:
         against, _ = window.losses(metric, champion_scores)
@@ -126,7 +125,6 @@ def judge(
     if rule.calibration_error is not None:
         found.append(_calibration_error(rule.calibration_error, window, candidate_scores, champion_scores))
     if rule.slices and champion_scores is not None:
-        of_units = [window.by_unit(part, units) for part in parts]
         may_abstain = rule.slices_may_abstain is True
         found += slice_checks(of_units, losses - against, at_us, rule.slice_margin, may_abstain=may_abstain)
     elif rule.slices:
@@ -137,7 +135,7 @@ def judge(
         one.name: one.verdict == "held"
         for one in found
         if one.verdict == "failed" or (one.verdict == "held" and one.name not in _REMARKS)
-        if not one.name.startswith("slice ")
+        if not one.name.startswith(("slice ", "baseline "))
     }
     failed = [one for one in found if one.name in checks and one.verdict == "failed"]
     return GateRecord(
@@ -203,27 +201,6 @@ def _lists(window: Window, losses: Floats) -> list[GateCheck]:
     return [_check(LISTS, losses.size > 0, said, figure=float(losses.size), bound=1.0)]
 
 
-def _constant(metric: Loss, losses: Floats, constants: Floats, days: NDArray[Any], *, level: float | None) -> GateCheck:
-    """Whether the candidate knows more than one constant for all rows; with a level, whether provably less. # D88"""
-    loss, constant = float(losses.mean()), float(constants.mean())
-    better = loss < constant
-    said = "below" if better else "not below"
-    ranks = loss_kind(metric) == "ranking"
-    other = "lists in any order" if ranks else "one constant, from labels before the window"
-    if not better and level is not None:
-        least = paired_mean_bound(losses - constants, days, level=level, side="lower").low
-        if least > 0:
-            worse = f"provably above the {constant:.4f} of {other}, by {least:.4f} or more at {level:.0%}"
-            return _check(CONSTANT, False, f"Mean {metric} {loss:.4f}, {worse}.", figure=loss - constant, bound=0.0)
-    return GateCheck(
-        name=CONSTANT,
-        figure=loss - constant,
-        bound=0.0,
-        verdict="held" if better else "no evidence",
-        reason=f"Mean {metric} {loss:.4f}, {said} the {constant:.4f} of {other}.",
-    )
-
-
 def _tries(rule: BeatsChampion, number: int) -> list[GateCheck]:
     """From the second recipe on that is compared on the same days, the best of them may be so by chance. # D124"""
     if number == 1:
@@ -241,8 +218,6 @@ def _remarks(found: Sequence[GateCheck]) -> list[str]:
     silent = {one.name: one.reason for one in found if one.verdict == "no evidence"}
     said = [one.reason for one in found if one.name == TRIES]
     said += [silent[RIVAL]] if RIVAL in silent else []
-    if CONSTANT in silent:
-        said.append(f"It shows no more than a constant would: {silent[CONSTANT]}")
     if any(name == EVERY_SLICE or name.startswith("slice ") for name in silent):  # what failed is told anyway
         said += [f"Slices: {one.reason}" for one in found if one.name == EVERY_SLICE and one.verdict != "failed"]
     return said

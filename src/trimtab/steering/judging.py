@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -22,7 +21,7 @@ from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate import Window, judge
 from trimtab.steering.plans import Made, Plan, of_window
-from trimtab.steering.recipes import Floats
+from trimtab.steering.recipes import Floats, Rows
 from trimtab.steering.rivals import Answered
 from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_distance
 from trimtab.steering.slices import parts_of
@@ -30,10 +29,10 @@ from trimtab.steering.stored import address_of_rows, address_of_scores, address_
 from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
 from trimtab.steering.tries import stricter, tries
 from trimtab.steering.windows import Stretch
-from trimtab.training.baselines import constant_scores
+from trimtab.training.baselines import baseline_scores
+from trimtab.training.list_baselines import list_baseline_scores
 from trimtab.training.sets import TrainingSet
 
-_SHARE_OF_CHANGE: Final = 0.5  # of the distance from champion to candidate: how far a refit may be from the candidate
 _STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
 
 
@@ -44,7 +43,7 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     window: Stretch
     answered: Answered
     choices: int = 1  # of how many candidates and windows this pair proves most
-    folds: int = 1
+    folds: tuple[tuple[Rows, Rows], ...] = ()  # what each fit answers and has learnt from; none: the window, by one fit
     plan: str = ""  # in words, where it is not the usual one
 
 
@@ -118,7 +117,6 @@ class Judge:
         """The evidence for or against letting a candidate take over."""
         model, rows, rules = self._deployment.model, case.window.rows, self._deployment.gate
         trials = self._trials(side.tried, side.sample)
-        learnt = case.training_set.target[case.window.before]
         return judge(
             rules,
             _window(case.training_set, case.window),
@@ -135,25 +133,27 @@ class Judge:
             trials=trials,
             rival=case.answered.said,
             stand_in=side.said,
-            constant_scores=constant_scores(model, learnt, int(rows.sum())),
+            baselines=self._baselines(case),
             tries=self._tries(side.judged, case),
             choices=case.choices,
-            folds=case.folds,
+            folds=max(1, len(case.folds)),
             plan=case.plan,
         )
 
     def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
         """Why a refit, which scores `again`, is not the candidate that passed; None when it is near enough.
 
-        The larger the change that is repaired, the further two fits of the same recipe may be apart: at most half as
-        far as the candidate is from the champion, where that is more than the usual bound.  # D0177
+        The larger the change that is repaired, the further two fits of the same recipe may be apart: at most the
+        declared share (half) of the candidate's distance from the champion, where that is more than the bound.  # D0177
         """
         metric, rows = self._deployment.model.metric, case.window.rows
         lists, unit = case.training_set.lists_of(rows), label_unit(metric, case.training_set.target[rows])
-        distance, allowed = mean_distance(again, scores, lists) / unit, refit_distance(metric)
+        rules = self._deployment.gate
+        distance = mean_distance(again, scores, lists) / unit
+        allowed = refit_distance(metric) if rules.refit_distance is msgspec.UNSET else rules.refit_distance
         if case.answered.scores is not None:
             moved = mean_distance(case.answered.scores, scores, lists) / unit
-            allowed = max(allowed, _SHARE_OF_CHANGE * moved)
+            allowed = max(allowed, rules.share_of_change * moved)
         if distance <= allowed:
             return None
         said = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed:.3g}."
@@ -165,6 +165,25 @@ class Judge:
         metric, rows = self._deployment.model.metric, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
+
+    def _baselines(self, case: Case) -> dict[str, Floats]:
+        """What each baseline that the rules name answers to the window's rows; none that could not be had."""
+        model, rules, rows = self._deployment.model, self._deployment.gate, case.window.rows
+        known = baseline_scores if case.training_set.lists is None else list_baseline_scores
+        parts = [
+            (judged & rows, known(model, case.training_set, np.flatnonzero(judged & rows), learnt, seed=0))
+            for judged, learnt in case.folds or ((rows, case.window.before),)
+        ]
+        found: dict[str, Floats] = {}
+        for name in parts[0][1]:
+            answers = [(where, scores[name]) for where, scores in parts]
+            if not rules.compares(name) or any(scores is None for _, scores in answers):
+                continue
+            whole = [(where[rows], scores) for where, scores in answers if scores is not None]
+            found[name] = np.empty((int(rows.sum()), *whole[0][1].shape[1:]))
+            for where, scores in whole:
+                found[name][where] = scores
+        return found
 
     def _champion(self) -> str | None:
         version = self._registry.alias(self._deployment.name, CHAMPION)

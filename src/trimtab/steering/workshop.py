@@ -248,7 +248,8 @@ class VersionWorkshop:
         )
         scores = finite(of_window(best.scores, plan, window), judged)
         said = plan_in_words(plan, best.source, window)
-        case = Case(training_set, window, answered, plan.choices, len(plan.folds), said)
+        folds = tuple((fold, plan.learnt(best.source, fold)) for fold in plan.folds) if plan.folds[1:] else ()
+        case = Case(training_set, window, answered, plan.choices, folds, said)
         side = Side(judged, scores, training_set.features.values.take(window.rows), judged)
         gate = self._steps.do(
             "judge",

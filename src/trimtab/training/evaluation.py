@@ -65,8 +65,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     calibration_error: float | None
     calibration: tuple[CalibrationBin, ...]  # of several classes: of the likeliest one
     months: tuple[Month, ...]
-    # The metric of "constant", "last_value" and "linear", of a ranking of "random", "as_shown", "best_feature" and
-    # "linear"; None: could not be had.
+    # The metric of "constant", "last_value", "seasonal_naive" and "linear", of a ranking of "random", "as_shown",
+    # "best_feature" and "linear"; None: could not be had.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]

@@ -24,10 +24,6 @@ def list_baselines(
 ) -> dict[str, float | None]:
     """The metric of each baseline on the rows `chosen`, whole lists; None for one that could not be had.
 
-    "random" is the mean over all orders, "as_shown" the order in which the rows were asked (those of one moment as
-    they stand in the set), "best_feature" that of the feature and the direction which did best on what may be learnt
-    from, "linear" a linear model of the relevance of each row.
-
     Args:
         model: Its metric and features.
         training_set: Where the rows are.
@@ -36,20 +32,39 @@ def list_baselines(
         champion_scores: What the version in service answered to `chosen`; left out, it is no baseline.
         seed: Of the linear model.
     """
-    shown = np.empty(chosen.size)
-    shown[np.argsort(training_set.at_us[chosen], kind="stable")] = -np.arange(chosen.size)
-    learnt = np.flatnonzero(training_set.telling & train)
-    best = _best_feature(model, training_set, learnt)
-    found: dict[str, Scores | None] = {
-        "random": np.zeros(chosen.size),
-        "as_shown": shown,
-        "best_feature": None if best is None else _ordered_by(training_set, chosen, *best),
-        "linear": linear_scores(model, training_set, chosen, train, seed) if learnt.size else None,
-    }
+    found = list_baseline_scores(model, training_set, chosen, train, seed=seed)
     if champion_scores is not None:
         found["champion"] = champion_scores
     return {
         name: None if scores is None else _loss(model, training_set, chosen, scores) for name, scores in found.items()
+    }
+
+
+def list_baseline_scores(
+    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
+) -> dict[str, Scores | None]:
+    """The scores that each baseline orders the rows `chosen` by; None for one that could not be had.
+
+    "random" is the mean over all orders, "as_shown" the order in which the rows were asked (those of one moment as
+    they stand in the set), "best_feature" that of the feature and the direction which did best on what may be learnt
+    from, "linear" a linear model of the relevance of each row.
+
+    Args:
+        model: Its metric and features.
+        training_set: Where the rows are.
+        chosen: The numbers of the rows that are ordered.
+        train: What may be learnt from.
+        seed: Of the linear model.
+    """
+    shown = np.empty(chosen.size)
+    shown[np.argsort(training_set.at_us[chosen], kind="stable")] = -np.arange(chosen.size)
+    learnt = np.flatnonzero(training_set.telling & train)
+    best = _best_feature(model, training_set, learnt)
+    return {
+        "random": np.zeros(chosen.size),
+        "as_shown": shown,
+        "best_feature": None if best is None else _ordered_by(training_set, chosen, *best),
+        "linear": linear_scores(model, training_set, chosen, train, seed) if learnt.size else None,
     }
 
 

@@ -90,11 +90,9 @@ def test_each_further_recipe_of_the_same_days_is_asked_for_more_and_the_same_one
         assert act == "refuse"
         assert f" at {level}, margin 0" in gate.reason
         assert said(gate, "tries") == (
-            ""
-            if number == 1
-            else f"It is recipe {number} that was compared on these days: proof is asked for at {level}."
+            "" if number == 1 else f"Judgement {number} of these days: proof is asked for at {level}."
         )
-        assert (f"recipe {number}" in gate.reason) is (number > 1)
+        assert (f"Judgement {number}" in gate.reason) is (number > 1)
 
 
 def test_a_version_promoted_by_name_does_not_go_around_what_is_asked_of_its_recipe(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def judge(
     rival: str = "",
     stand_in: str = "",
     baselines: Mapping[str, Floats] | None = None,
-    tries: int = 1,
+    tries: float = 1.0,
     choices: int = 1,
     folds: int = 1,
     plan: str = "",
@@ -95,7 +95,8 @@ def judge(
         stand_in: The same of the candidate's side.
         baselines: What each baseline answers to the rows, by its name: whatever is compared, a candidate that is not
             better than the best of them is refused.
-        tries: Which recipe this is that was compared with a champion on these days; from the second on, more is asked.
+        tries: 1, and for each earlier comparison with a champion the share of these days that it had looked at: above
+            1 more is asked.
         choices: Of how many candidates and windows this pair proves most: they share the allowed error.
         folds: From 2 on each part of the window was answered by a fit on the others.
         plan: What was learnt from and judged, where that is not the usual: one sentence.
@@ -201,12 +202,12 @@ def _lists(window: Window, losses: Floats) -> list[GateCheck]:
     return [_check(LISTS, losses.size > 0, said, figure=float(losses.size), bound=1.0)]
 
 
-def _tries(rule: BeatsChampion, number: int) -> list[GateCheck]:
-    """From the second recipe on that is compared on the same days, the best of them may be so by chance. # D124"""
-    if number == 1:
+def _tries(rule: BeatsChampion, number: float) -> list[GateCheck]:
+    """From the second judgement on of the same days, the best of them may be so by chance. # D124, D195"""
+    if number <= 1:
         return []
-    said = f"It is recipe {number} that was compared on these days: proof is asked for at {_percent(rule.level)}."
-    return [GateCheck(name=TRIES, figure=float(number), bound=None, verdict="held", reason=said)]
+    said = f"Judgement {number:.3g} of these days: proof is asked for at {_percent(rule.level)}."
+    return [GateCheck(name=TRIES, figure=number, bound=None, verdict="held", reason=said)]
 
 
 def _percent(level: float) -> str:

@@ -27,7 +27,7 @@ from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_d
 from trimtab.steering.slices import parts_of
 from trimtab.steering.stored import address_of_rows, address_of_scores, address_of_set
 from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
-from trimtab.steering.tries import stricter, tries
+from trimtab.steering.tries import Judgement, stricter, tries
 from trimtab.steering.windows import Stretch
 from trimtab.training.baselines import baseline_scores
 from trimtab.training.list_baselines import list_baseline_scores
@@ -189,10 +189,10 @@ class Judge:
         version = self._registry.alias(self._deployment.name, CHAMPION)
         return None if version is None else version.id
 
-    def _tries(self, judged: Version, case: Case) -> int:
-        """The number of the recipe among those that were compared on these days: 1, 2, ..."""
-        window = {"start_us": case.window.start_us, "end_us": case.window.end_us}
-        return tries(self._registry, self._deployment.name, judged.recipe, **window)
+    def _tries(self, judged: Version, case: Case) -> float:
+        """The number of this judgement among those that were made on its days: 1 and more."""
+        asked = Judgement(judged.recipe, case.window.start_us, case.window.end_us)
+        return tries(self._registry, self._deployment.name, asked)
 
     def _trials(self, judged: Version, sample: Columns) -> list[GateCheck]:
         """What the stored candidate shows by itself, whether it loads first."""

@@ -177,7 +177,7 @@ def test_what_is_told_of_a_lost_artifact_is_what_mends_it(trained: Path, tmp_pat
         assert not any("artifact" in line for line in project.status().red)
     with shop.opened(shop.write_project(tmp_path / "other")) as project:
         shop.load(project)
-        project.import_model(tmp_path / "out", "buyer", first=True)
+        project.import_model(tmp_path / "out", "buyer", first=True, why="there is no other model yet")
         file = blob_of(tmp_path / "other", project.registry.get("buyer@champion").artifact)
         file.unlink()
         (red,) = [line for line in project.status().red if "artifact" in line]

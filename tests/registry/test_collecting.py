@@ -81,7 +81,7 @@ def names(found: Collection) -> tuple[list[str], list[str]]:
 
 def test_what_nothing_reaches_goes_and_its_record_answers(shop: Shop) -> None:
     kept, gone = shop.version("kept"), shop.version("gone")
-    shop.registry.move("late_flight", "champion", kept, why="start", first=True)
+    shop.registry.move("late_flight", "champion", kept, why="the first one of all", first=True)
     shop.clock.advance_to(LATER_US)
     found = shop.collector().look()
     assert names(found) == (["1"], ["2"])
@@ -282,7 +282,7 @@ def test_a_registration_that_collections_meet_again_and_again_keeps_its_artifact
 
 def test_what_a_killed_save_left_goes_once_it_is_old_and_what_steps_name_stays(shop: Shop) -> None:
     version = shop.version("kept")
-    shop.registry.move("late_flight", "champion", version, why="start", first=True)
+    shop.registry.move("late_flight", "champion", version, why="the first one of all", first=True)
     lost, part = shop.blob.put(b"of a save that was killed"), shop.blob.put(b"of a training that goes on")
     result = shop.blob.put(msgspec.json.encode({"artifact": part}))
     step = msgspec.json.encode({"name": "fit", "result": result})

@@ -222,11 +222,11 @@ def test_a_champion_needs_a_passed_gate_record_of_its_own(shop: Shop) -> None:
     move = shop.registry.move
     with pytest.raises(Misuse, match=r"no gate record.*first=True"):
         move("late_flight", "champion", first, why="try")
-    move("late_flight", "champion", first, why="start", first=True)
+    move("late_flight", "champion", first, why="the first one of all", first=True)
     with pytest.raises(Misuse, match="no gate record"):
         move("late_flight", "champion", second, why="try")
     with pytest.raises(Misuse, match=r"to be the first .* is champion. Judge it against that \(trimtab promote"):
-        move("late_flight", "champion", second, why="try", first=True)
+        move("late_flight", "champion", second, why="once more the first", first=True)
     with pytest.raises(NotFound, match="no such record"):
         move("late_flight", "champion", second, why="try", gate="gate_x")
     with pytest.raises(Misuse, match=r"did not pass: Worse by 0\.1"):
@@ -247,7 +247,7 @@ def test_a_champion_needs_a_passed_gate_record_of_its_own(shop: Shop) -> None:
 def test_a_refit_is_promoted_by_the_record_of_the_version_it_refits(shop: Shop) -> None:
     first, judged = shop.version(0), shop.version(2)
     refit = shop.version(1, refit_of=judged.id)
-    shop.registry.move("late_flight", "champion", first, why="start", first=True)
+    shop.registry.move("late_flight", "champion", first, why="the first one of all", first=True)
     shop.registry.move("late_flight", "champion", refit, why="gated", gate=shop.gate(judged, first))
     assert shop.registry.alias("late_flight", "champion") == refit
     assert shop.version(1) != refit

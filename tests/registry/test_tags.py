@@ -205,7 +205,7 @@ def promote(folder: Path, candidate: str, gate: str, start: Any, said: Any) -> N
 def test_of_two_promotions_in_two_processes_one_wins_and_the_other_names_it(desk: Desk) -> None:
     first, one = desk.version(0), desk.version(1)
     two = desk.version(0, refit_of=one.id)
-    desk.registry.move("late_flight", "champion", first, why="start", first=True)
+    desk.registry.move("late_flight", "champion", first, why="the first one of all", first=True)
     gates = {version.id: desk.gate(version, first).id for version in (one, two)}
     fork = multiprocessing.get_context("fork")
     start, said = fork.Barrier(2), fork.Queue()

@@ -11,6 +11,7 @@ from trimtab.app.alias_moves import NO_REASON, write_row
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
+from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms import CANARY, SHADOW, ArmShares
 from trimtab.steering.ledger import Evidence
@@ -34,24 +35,26 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
     if arm not in ARMS:
         raise Misuse(f"arm {arm!r}: there is none such. Give one of: {', '.join(ARMS)}.")
     catalog, registry = project.state.catalog, project.registry
-    name, why = project.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
+    name, reason = project.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     for _ in range(_ATTEMPTS):
         before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
         there = registry.aliases(name).get(arm)  # read last: what changes any of them from here on is a conflict
         if there is None and "@" not in reference:
             raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
         version = registry.get(reference if there is None or "@" in reference else there.version)
+        if arm == CANARY and share > 0.0:  # a shadow answers nobody
+            check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
         ledgered = LedgeredArm(project, share)
         try:
             if there is not None and there.version == version.id:
-                said = {"previous": there.version, "at_us": project.clock.now_us(), "why": why, "actor": actor}
+                said = {"previous": there.version, "at_us": project.clock.now_us(), "why": reason, "actor": actor}
                 ledgered.write(msgspec.structs.replace(there, **said), [unmoved], before)
             else:
                 registry.move(
                     name,
                     arm,
                     version,
-                    why=why,
+                    why=reason,
                     gate=_evidence(registry, name, arm, version),
                     expected_previous=None if there is None else there.version,
                     actor=actor,

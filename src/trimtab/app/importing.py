@@ -13,6 +13,7 @@ from trimtab.app.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_duration, format_moment
 from trimtab.registry import Version
+from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
 from trimtab.registry.transfer.golden import First, GoldenRows, golden_matrix, golden_of, with_golden
 from trimtab.registry.transfer.importing import (
@@ -53,6 +54,8 @@ def import_version(project: Project, path: Path, name: str, asked: Asked) -> Ver
     if model is None:
         declared = ", ".join(project.definitions.models) or "none"
         raise NotFound(f"import {path.name}: model {name!r} is not declared. There are: {declared}.")
+    if asked.first:
+        check_ungated(f"import {path.name} as the first champion", None, asked.why)
     given = find_model(path)
     golden = asked.golden or golden_of(path)
     if golden is None and asked.window_us is None:

@@ -16,6 +16,7 @@ from trimtab.events.checks import asked_moment
 from trimtab.features.definitions import Label, View
 from trimtab.features.online.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
+from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
 from trimtab.registry.searching import Found
 from trimtab.serving.http.operations import (
@@ -77,6 +78,7 @@ class ProjectModels:
                 actor=move.actor,
                 why=move.why,
                 needs=needs[alias],
+                gated=registry.passed_gate(registry.get(move.version)) is not None,
             )
             for alias, move in sorted(registry.aliases(model).items())
         ]
@@ -85,10 +87,13 @@ class ProjectModels:
         """Point an alias elsewhere; one that says who answers has a row of the ledger, too."""
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
-        return self._project.registry.move(
+        version, registry = self._version(model, move.version, "version"), self._project.registry
+        if alias != CHAMPION:  # which needs a record, whatever is said
+            check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
+        return registry.move(
             model,
             alias,
-            self._version(model, move.version, "version"),
+            version,
             why=move.why,
             gate=move.gate,
             expected_previous=expected,

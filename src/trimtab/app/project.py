@@ -757,7 +757,7 @@ class Project(Wiring):
         trust: Literal["pickle"] | None = None,
         seen_until: str | int | dt.datetime | None = None,
         first: bool = False,
-        why: str = "imported",
+        why: str = "",
         actor: str = "a person",
     ) -> Version:
         """Register a model that was made elsewhere as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
@@ -776,7 +776,7 @@ class Project(Wiring):
             trust: "pickle" allows a pickle, which runs code.
             seen_until: Until when it may have seen data; left out, now: gates then judge on what comes.
             first: Make it champion; allowed while there is none.
-            why: For the alias's history.
+            why: Why it is to answer without having passed a gate; needed with `first`.
             actor: Who imports it.
 
         Raises:
@@ -1045,12 +1045,12 @@ class Project(Wiring):
             arm: "canary": its answers to a share of the requests are what askers get. "shadow": it answers a share once
                 more, on spare capacity, seen by nobody. The answers of both are logged under the arm's name.
             share: From 0, which ends it, to 1. The same entities are always in it, and stay in it when it grows.
-            why: For the ledger and the alias's history.
+            why: For the ledger and the alias's history; needed of a canary that passed no gate.
             actor: Who says so.
 
         Raises:
             NotFound: There is no such version or deployment.
-            Misuse: No such arm, or no such share.
+            Misuse: No such arm, no such share, or neither a gate that was passed nor a reason.
         """
         from trimtab.app.arms import set_arm
 

@@ -30,6 +30,7 @@ from trimtab.monitoring.profile_store import without_profile
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, mend_lost
 from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms import CANARY
 from trimtab.serving.online_learning import described, learner_name, learnt
 from trimtab.serving.overview import found_share
 from trimtab.serving.red_note import red_notes
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from trimtab.app.loop import DeploymentLoop
     from trimtab.app.project import Project
     from trimtab.core.records import Decision
-    from trimtab.registry.versions import Version
+    from trimtab.registry.versions import AliasMove, Version
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
@@ -71,6 +72,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     cache: str | None = None  # how often its scores were remembered, where it remembers any
     learner: str | None = None  # how many labels an online learner has learnt, and how many it could not
     inputs: str | None = None  # why its columns are not watched, where they are not
+    ungated: str | None = None  # why it is in service though it passed no gate; None: it passed one
     beside: dict[str, str] = {}  # by arm, canary or shadow, that has a share: which version, of how many requests
 
 
@@ -122,6 +124,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             else:
                 origin = "imported, may know all until" if d.imported else "trained on what was known at"
                 out.append(f"{d.model}: {d.version} since {d.since}, {origin} {d.trained_until}")
+                out += [f"  NOT GATED: {d.ungated}"] if d.ungated else []
                 out += [f"  trust: {d.trust} (loading it runs code from its artifact)"] if d.trust else []
             out += [f"  {arm}: {what}" for arm, what in d.beside.items()]
             out.append(f"  {d.watch}; {d.phase}")
@@ -336,6 +339,7 @@ def _deployment(
         cache=_cache(project, loop.deployment),
         learner=None if version is None else _learner(project, loop.deployment, version, now_us, red),
         inputs=None if version is None else without_profile(project.state.catalog, version.id),
+        ungated=None if version is None else _ungated(project, version, moved),
         beside=_beside(project, name),
     )
 
@@ -389,10 +393,26 @@ def _beside(project: Project, name: str) -> dict[str, str]:
     shares = msgspec.structs.asdict(arm_shares(project.state.catalog, name))
     armed = {arm: project.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     return {
-        arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests"
+        arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(project, arm, version)}"
         for arm, version in armed.items()
         if version is not None
     }
+
+
+def _armed_ungated(project: Project, arm: str, version: Version) -> str:
+    """Say of a canary that passed no gate who lets it answer, and why."""
+    if arm != CANARY or project.registry.passed_gate(version) is not None:
+        return ""
+    move = project.registry.aliases(version.model)[arm]
+    return f", NOT GATED ({move.actor}: {move.why})"
+
+
+def _ungated(project: Project, version: Version, moved: Sequence[AliasMove]) -> str | None:
+    """Who put a version in service that passed no gate, and why; None where it passed one."""
+    if project.registry.passed_gate(version) is not None:
+        return None
+    by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
+    return "; ".join(["no gate record that passed speaks for it", *by[-1:]])
 
 
 def _phase(project: Project, state: LoopState, name: str) -> str:

@@ -182,7 +182,9 @@ def rollback(model: str, reason: str) -> None:
 @click.argument("version")
 @click.option("--as", "arm", type=click.Choice(["canary", "shadow"]), required=True, help="What the version is.")
 @click.option("--share", type=click.FloatRange(0, 1), required=True, help="Of the requests; 0 ends it.")
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+@click.option(
+    "--why", "reason", default="", metavar="TEXT", help="For the ledger; needed of a canary that passed no gate."
+)
 def arm(version: str, arm: str, share: float, reason: str) -> None:
     """Let a version answer beside the one in service: as canary or shadow.
 

@@ -102,7 +102,7 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 @click.option("--seen-until", metavar="TIME", help="Until when it may have seen data; left out, now.")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")
 @click.option("--first", is_flag=True, help="Make it champion; allowed while there is none.")
-@click.option("--why", default="imported", show_default=True, help="One sentence for the alias's history.")
+@click.option("--why", default="", metavar="TEXT", help="Why it is to answer without a gate: needed with --first.")
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
     """Register a model file, or an MLflow model folder, of elsewhere as a version.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import GateRecord
+from trimtab.registry.protection import SHORTEST_REASON
 from trimtab.registry.versions import Version
 from trimtab.stats.loss_names import top_of
 
@@ -52,6 +53,24 @@ def check_evidence(
         raise Conflict(
             f"{what}: gate record {gate.id} compared it with {judged}; {alias} is now "
             f"{champion[:12] if champion else 'nobody'}. Judge it again{_how(version, alias)}."
+        )
+
+
+def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
+    """Refuse to let a version answer requests that passed no gate, unless a reason is given. # D196
+
+    Args:
+        what: The act, for the message.
+        gate: The passed record that speaks for the version; None: there is none.
+        why: The reason that was given.
+
+    Raises:
+        Misuse: There is neither a record nor a reason of ten letters or more.
+    """
+    if gate is None and len(why.strip()) < SHORTEST_REASON:
+        raise Misuse(
+            f"{what}: no gate record that passed speaks for it, and why={why!r} is no reason. Judge it first (trimtab "
+            f"promote MODEL@N), or say why it is to answer all the same, in {SHORTEST_REASON} letters or more (--why)."
         )
 
 

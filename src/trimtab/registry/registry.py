@@ -12,7 +12,7 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.aliases import Aliases, Place, Together
-from trimtab.registry.evidence import check_evidence
+from trimtab.registry.evidence import check_evidence, check_ungated
 from trimtab.registry.loading import LoadedModel, load_version
 from trimtab.registry.protection import (
     CHAMPION,
@@ -382,6 +382,8 @@ class Registry:
             if stored is not None and in_service is not None and stored.champion == in_service:
                 rival = in_service  # who beat the version in service may stand at other aliases, too
             check_evidence(target, stored, first=first, champion=rival, alias=alias)
+            if first:
+                check_ungated(f"{what} to {target.name}", stored or self.passed_gate(target), why)
         elif needs == "reason":
             check_reason(f"{what}, which is protected", why)
         row = self._aliases.next_row(
@@ -479,6 +481,11 @@ class Registry:
         candidates = [version.id] + ([] if version.refit_of is None else [version.refit_of])
         keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
         return [self.get_gate(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
+
+    def passed_gate(self, version: Version) -> GateRecord | None:
+        """The newest record by which this version, or the one that it refits, passed a gate; None: it passed none."""
+        passed = [gate for gate in self.gates_of(version) if gate.passed]
+        return max(passed, key=lambda gate: gate.judged_at_us, default=None)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:
         """The model card in Markdown or as a page, made from the records alone.

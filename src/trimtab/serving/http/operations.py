@@ -64,6 +64,7 @@ class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     why: str
     needs: Needs
+    gated: bool  # a gate record that passed speaks for the version
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,82 @@
+"""No way to answer requests goes around the gate without a reason, and what went around it is shown as such."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import shop
+
+from trimtab.app.operations import ProjectModels
+from trimtab.app.project import Project
+from trimtab.core.errors import Misuse
+from trimtab.serving.http.operations import Move
+
+WHY = "The old system's model, until ours is trained."
+NO_WAY = "no gate record that passed speaks for it"
+
+
+@pytest.fixture
+def refused(trained: Path) -> Iterator[Project]:
+    """A project whose version buyer@3 was judged and refused."""
+    text = shop.PROJECT.replace("LogisticRegression()", "LogisticRegression(C=1e-5)").replace(
+        "margin=-0.5", "margin=0.5"
+    )
+    (trained / "project.py").write_text(text)
+    with shop.opened(trained) as project:
+        project.apply()
+        assert [decision.act for decision in project.train("buyer")][-1] == "refuse"
+        yield project
+
+
+@pytest.mark.parametrize("why", ["", "x", "   because   "])
+def test_a_refused_version_answers_as_canary_only_with_a_reason(refused: Project, why: str) -> None:
+    with pytest.raises(Misuse, match=f"{NO_WAY}.*--why"):
+        refused.set_arm("buyer@3", "canary", share=1.0, why=why)
+    assert refused.registry.alias("buyer", "canary") is None
+    row = refused.set_arm("buyer@3", "canary", share=0.5, why=WHY)
+    assert row.cause == WHY
+    (line,) = [line for line in refused.status().lines() if line.startswith("  canary:")]
+    assert line.endswith(f"NOT GATED (a person: {WHY})")
+
+
+def test_its_share_grows_only_with_a_reason_and_ends_without_one(refused: Project) -> None:
+    refused.set_arm("buyer@3", "canary", share=0.05, why=WHY)
+    with pytest.raises(Misuse, match=NO_WAY):
+        refused.set_arm("buyer", "canary", share=1.0)
+    refused.set_arm("buyer", "canary", share=0.0)
+    refused.set_arm("buyer@3", "shadow", share=1.0)  # a shadow answers nobody
+
+
+def test_a_version_that_passed_is_armed_without_a_reason_and_shown_as_gated(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.set_arm("buyer@1", "canary", share=1.0)
+        found = project.status().deployments[0]
+        assert found.ungated is None
+        assert not any("NOT GATED" in line for line in project.status().lines())
+        assert [one.gated for one in ProjectModels(project).aliases("buyer")] == [True, True]
+
+
+@pytest.mark.parametrize("alias", ["canary", "mine"])
+def test_an_alias_is_moved_over_http_to_what_was_refused_only_with_a_reason(refused: Project, alias: str) -> None:
+    models = ProjectModels(refused)
+    with pytest.raises(Misuse, match=NO_WAY):
+        models.move("buyer", alias, Move(version=3, expected=None, why="new"), actor="ada")
+    models.move("buyer", alias, Move(version=3, expected=None, why=WHY), actor="ada")
+    assert {one.alias: one.gated for one in models.aliases("buyer")} == {"champion": True, alias: False}
+    models.move("buyer", alias, Move(version=1, expected=3, why="new"), actor="ada")  # it passed
+
+
+def test_the_first_champion_of_elsewhere_needs_a_reason_and_is_shown_as_ungated(trained: Path, tmp_path: Path) -> None:
+    with shop.opened(trained) as project:
+        project.export("buyer@2", tmp_path / "out")
+    with shop.opened(shop.write_project(tmp_path / "other")) as project:
+        shop.load(project)
+        with pytest.raises(Misuse, match=NO_WAY):
+            project.import_model(tmp_path / "out", "buyer", first=True)
+        assert project.registry.alias("buyer", "champion") is None
+        project.import_model(tmp_path / "out", "buyer", first=True, why=WHY, actor="ada")
+        (found,) = project.status().deployments
+        assert found.ungated == f"no gate record that passed speaks for it; ada: {WHY}"
+        assert f"  NOT GATED: {found.ungated}" in project.status().lines()

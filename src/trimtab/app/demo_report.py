@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from trimtab.app.definitions import Definitions
+from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_moment
 from trimtab.report import Mark, Page, Series, Table, line_chart, text_table
 from trimtab.report.markup import Markup
-from trimtab.simulation.results import Comparison, LineResult, ReplayResult
-from trimtab.stats import log_loss
+from trimtab.simulation.results import Comparison, LineResult, MonthRow, ReplayResult
 
 _SMOOTH_DAYS = 14
 _DRAWN = 4  # more lines than these hide each other
-_FIGURES = {"log loss": "log_loss", "AUC": "auc", "mean score": "mean_score"}
 
 
 def months_tables(result: ReplayResult) -> list[str]:
-    """Three tables for a terminal, a row a month and a column a line: log loss, AUC, mean score."""
+    """A table for each metric of the first line and one of mean scores, a row a month and a column a line."""
     lines = list(result.lines.values())
     months = list(zip(*(line.months() for line in lines), strict=True))
+    values: dict[str, Callable[[MonthRow], float | None]] = {
+        shown_name(one.name): partial(_metric, one.name) for one in lines[0].measures
+    }
+    if lines[0].lists is None:
+        values["mean score"] = lambda row: row.mean_score
     out: list[str] = []
-    for title, figure in _FIGURES.items():
+    for title, value in values.items():
         rows = [
             [parts[0].month, f"{parts[0].predictions:,}", f"{parts[0].labelled:,}", _written(parts[0].label_rate)]
-            + [_written(getattr(part, figure)) for part in parts]
+            + [_written(value(part)) for part in parts]
             for parts in months
         ]
         headers = ["month", "predictions", "labelled", "rate", *(line.name for line in lines)]
@@ -38,17 +45,28 @@ def comparison_lines(found: list[Comparison]) -> list[str]:
     """What the first line gained over each other one, in words, with 95 % intervals from whole weeks."""
     out = [f"{found[0].line} against" if found else "nothing to compare"]
     for c in found:
-        area = f"AUC {c.auc.estimate:+.4f} ({c.auc.low:+.4f} to {c.auc.high:+.4f})"
-        loss = f"log loss {c.log_loss.estimate:+.4f} ({c.log_loss.low:+.4f} to {c.log_loss.high:+.4f})"
-        verdict = "better" if c.log_loss.below(0.0) else "worse" if c.log_loss.above(0.0) else "no difference shown"
-        out.append(f"  {c.rival:12} {area}, {loss}: {verdict}")
+        parts = [f"{shown_name(k)} {i.estimate:+.4f} ({i.low:+.4f} to {i.high:+.4f})" for k, i in c.metrics.items()]
+        out.append(f"  {c.rival:12} {', '.join(parts)}: {c.verdict}")
     return out
 
 
+def shown_name(metric: str) -> str:
+    """A metric's name for people.
+
+    >>> shown_name("root_mean_squared_error"), shown_name("auc")
+    ('root mean squared error', 'AUC')
+    """
+    return "AUC" if metric == "auc" else metric.replace("_", " ")
+
+
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """The first line against every other one."""
+    """The first line against every other one that answers the same question, where there are weeks to draw."""
     main, *rivals = result.lines
-    return [result.compare(main, rival) for rival in rivals]
+    found = []
+    for rival in rivals:
+        with suppress(Misuse):  # another question, or one week only: nothing can be said
+            found.append(result.compare(main, rival))
+    return found
 
 
 def write_report(result: ReplayResult, found: list[Comparison], definitions: Definitions, file: Path) -> None:
@@ -57,17 +75,19 @@ def write_report(result: ReplayResult, found: list[Comparison], definitions: Def
     picture = quality_picture(result)
     page = Page(f"{name}: a year of the loop", f"{format_moment(result.start_us)} to {format_moment(result.until_us)}")
     page.heading("Quality over time")
-    page.figure(picture, f"Log loss over the {_SMOOTH_DAYS} days before each day; lower is better.")
+    own = shown_name(next(iter(result.lines.values())).metric)
+    page.figure(picture, f"The mean {own} over the {_SMOOTH_DAYS} days before each day; lower is better.")
     page.heading("By month")
     for line in result.lines.values():
         page.heading(line.name, level=3)
         page.table(_line_table(line))
     page.heading("How the first line compares")
     page.paragraph(
-        "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A positive AUC difference "
-        "and a negative loss difference speak for the first line; an interval that holds 0 decides nothing."
+        "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A negative difference of "
+        "the first metric, a loss, speaks for the first line; an interval that holds 0 decides nothing."
     )
-    page.table(_comparison_table(found))
+    if found:
+        page.table(_comparison_table(found))
     page.heading("What was decided")
     for line in result.lines.values():
         if line.decisions:
@@ -88,7 +108,7 @@ def write_report(result: ReplayResult, found: list[Comparison], definitions: Def
 
 
 def quality_picture(result: ReplayResult) -> Markup:
-    """The first four lines' log loss over a moving window; the first one's alarms and promotions are marked."""
+    """The first four lines' metric over a moving window; the first one's alarms and promotions are marked."""
     lines = list(result.lines.values())[:_DRAWN]
     series = [_moving(line) for line in reversed(lines)]  # the first one is drawn on top
     marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals]
@@ -98,28 +118,30 @@ def quality_picture(result: ReplayResult) -> Markup:
         if d.act == "promote" and d.at_us > result.start_us
     ]
     marks.sort(key=lambda mark: mark.at_us)
-    return line_chart(series, title=f"Log loss, {_SMOOTH_DAYS} days", y_label="log loss", marks=marks)
+    own = shown_name(lines[0].metric)
+    return line_chart(series, title=f"{own.capitalize()}, {_SMOOTH_DAYS} days", y_label=own, marks=marks)
 
 
 def _moving(line: LineResult) -> Series:
     days = np.unique(line.at_us // DAY_US)
-    there = ~np.isnan(line.labels)
+    own = line.measures[0]
     values: list[float | None] = []
     for day in days.tolist():
-        rows = there & (line.at_us // DAY_US <= day) & (line.at_us // DAY_US > day - _SMOOTH_DAYS)
-        values.append(log_loss(line.labels[rows], line.scores[rows]) if rows.any() else None)
+        rows = line.judged & (line.at_us // DAY_US <= day) & (line.at_us // DAY_US > day - _SMOOTH_DAYS)
+        values.append(own.value(line.rows(rows)) if rows.any() else None)
     return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)
 
 
 def _line_table(line: LineResult) -> Table:
+    names = [one.name for one in line.measures]
     return Table(
-        headers=("month", "predictions", "labelled", "label rate", "mean score", "log loss", "AUC"),
+        headers=("month", "predictions", "labelled", "label rate", "mean score", *map(shown_name, names)),
         rows=tuple(
             (
                 row.month,
                 f"{row.predictions:,}",
                 f"{row.labelled:,}",
-                *(_written(value) for value in (row.label_rate, row.mean_score, row.log_loss, row.auc)),
+                *(_written(value) for value in (row.label_rate, row.mean_score, *row.metrics.values())),
             )
             for row in line.months()
         ),
@@ -127,12 +149,18 @@ def _line_table(line: LineResult) -> Table:
 
 
 def _comparison_table(found: list[Comparison]) -> Table:
-    return Table(
-        headers=("against", "AUC difference", "from", "to", "log loss difference", "from", "to"),
-        rows=tuple(
-            (c.rival, *(f"{v:+.4f}" for i in (c.auc, c.log_loss) for v in (i.estimate, i.low, i.high))) for c in found
-        ),
-    )
+    names = list(dict.fromkeys(name for c in found for name in c.metrics))
+    headers = [header for name in names for header in (f"{shown_name(name)} difference", "from", "to")]
+    rows = []
+    for c in found:
+        intervals = [c.metrics.get(name) for name in names]
+        parts = [(None, None, None) if i is None else (i.estimate, i.low, i.high) for i in intervals]
+        rows.append((c.rival, *("-" if v is None else f"{v:+.4f}" for part in parts for v in part)))
+    return Table(headers=("against", *headers), rows=tuple(rows))
+
+
+def _metric(name: str, row: MonthRow) -> float | None:
+    return row.metrics.get(name)
 
 
 def _decision_table(line: LineResult) -> Table:

@@ -42,6 +42,7 @@ class Records(msgspec.Struct, frozen=True):
 
     decisions: list[Decision]
     signals: list[Signal]
+    metric: str
 
 
 def split(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
@@ -72,7 +73,7 @@ class LinesApart:
             self._words.start()
 
     def results(self, like: LineResult) -> dict[str, LineResult]:
-        """What each line did; questions and labels are those of a line that was replayed here.
+        """What each line did; the questions are those of a line that was replayed here.
 
         Raises:
             Unavailable: The process failed; its own error is on standard error.
@@ -92,9 +93,11 @@ class LinesApart:
                     name=name,
                     at_us=like.at_us,
                     scores=scores[str(number)],
-                    labels=like.labels,
+                    labels=scores[f"labels {number}"],
                     decisions=records[name].decisions,
                     signals=records[name].signals,
+                    metric=records[name].metric,
+                    lists=scores.get(f"lists {number}"),
                 )
                 for number, name in enumerate(self._job.lines)
             }
@@ -148,9 +151,13 @@ def main() -> None:
         progress=show,
     ) as replay:
         found = replay.run().lines
-    scores: dict[str, Any] = {str(n): found[name].scores for n, name in enumerate(job.lines)}
+    scores: dict[str, Any] = {}
+    for number, name in enumerate(job.lines):
+        line = found[name]
+        scores |= {str(number): line.scores, f"labels {number}": line.labels}
+        scores |= {} if line.lists is None else {f"lists {number}": line.lists}
     np.savez(folder / _SCORES, **scores)
-    records = {name: Records(line.decisions, line.signals) for name, line in found.items()}
+    records = {name: Records(line.decisions, line.signals, line.metric) for name, line in found.items()}
     (folder / _RECORDS).write_bytes(msgspec.json.encode(records))
 
 

@@ -123,15 +123,18 @@ def _summary(result: ReplayResult) -> dict[str, Any]:
 
 
 def _report(result: ReplayResult) -> list[str]:
+    from trimtab.app.demo_report import shown_name
     from trimtab.report import text_table
 
+    names = list(dict.fromkeys(one.name for line in result.lines.values() for one in line.measures))
     rows = []
     for name, line in result.lines.items():
         total = line.months()[-1]
         acts = [decision.act for decision in line.decisions]
-        figures = [None if x is None else round(x, 4) for x in (total.auc, total.log_loss)]
-        rows.append([name, total.predictions, total.labelled, *figures, acts.count("promote"), acts.count("refuse")])
-    headers = ["line", "predictions", "labelled", "AUC", "log loss", "promoted", "refused"]
+        found = [total.metrics.get(metric) for metric in names]
+        values = [None if value is None else round(value, 4) for value in found]
+        rows.append([name, total.predictions, total.labelled, *values, acts.count("promote"), acts.count("refuse")])
+    headers = ["line", "predictions", "labelled", *map(shown_name, names), "promoted", "refused"]
     return [
         f"{result.entered:,} events, {result.quarantined:,} quarantined; {result.mismatches:,} of "
         f"{result.checked_values:,} values differ between training and serving",

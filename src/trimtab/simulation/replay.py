@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
@@ -208,21 +210,9 @@ class Replay:
     def _result(self, first_row: int, accepted: int, quarantined: int) -> ReplayResult:
         rows = slice(first_row, self._rows.count)
         at_us = self._rows.at_us(rows)
-        label = self._lines[0].deployment.model.label
-        labels = self._rows.labels(label, rows, np.iinfo(np.int64).max // 2)
         verdict = self._check.finish()
         self._keep_learners()
-        lines = {
-            name: LineResult(
-                name=name,
-                at_us=at_us,
-                scores=world.all_scores(),
-                labels=labels,
-                decisions=world.decisions,
-                signals=world.signals,
-            )
-            for name, world in self.worlds.items()
-        }
+        lines = {name: self._of_line(world, rows, at_us) for name, world in self.worlds.items()}
         return ReplayResult(
             start_us=self._start_us,
             until_us=self._until_us,
@@ -233,6 +223,19 @@ class Replay:
             checked_values=verdict.values,
             mismatches=verdict.mismatches,
             first_mismatch=verdict.first,
+        )
+
+    def _of_line(self, world: World, rows: slice, at_us: NDArray[Any]) -> LineResult:
+        model = world.line.deployment.model
+        return LineResult(
+            name=world.line.name,
+            at_us=at_us,
+            scores=world.all_scores(),
+            labels=self._rows.labels(model.label, rows, np.iinfo(np.int64).max // 2),
+            decisions=world.decisions,
+            signals=world.signals,
+            metric=model.metric,
+            lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
         )
 
 

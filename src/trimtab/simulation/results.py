@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import cached_property
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
-from trimtab.stats import Interval, auc, log_loss, paired_difference
+from trimtab.simulation.measures import Judged, Measure, measures
+from trimtab.stats import Interval, Loss, loss_kind
+from trimtab.stats.multiclass import top_class
+from trimtab.training.sets import whole_lists
 
 WEEK_US = 7 * DAY_US
 
@@ -22,10 +27,19 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # "2013-07", or "all"
     predictions: int
     labelled: int
-    label_rate: float | None
-    mean_score: float | None
-    log_loss: float | None
-    auc: float | None
+    label_rate: float | None  # the mean label; of several classes how often the likeliest one was right
+    mean_score: float | None  # of several classes that of the likeliest one; None of rankings, as the one before
+    metrics: dict[str, float | None]  # by name, the model's own first; None: these rows do not define it
+
+    @property
+    def log_loss(self) -> float | None:
+        """The metric "log_loss"; None of a model that is not judged by it."""
+        return self.metrics.get("log_loss")
+
+    @property
+    def auc(self) -> float | None:
+        """The metric "auc"; None of a model that gives no probability of a class."""
+        return self.metrics.get("auc")
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,39 +47,73 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     line: str
     rival: str
-    auc: Interval  # of AUC(line) - AUC(rival): above 0 is better
-    log_loss: Interval  # of loss(line) - loss(rival): below 0 is better
+    metrics: dict[str, Interval]  # of metric(line) - metric(rival), by name; what is undefined is left out
+
+    @property
+    def auc(self) -> Interval:
+        """Above 0 the line is better."""
+        return self.metrics["auc"]
+
+    @property
+    def log_loss(self) -> Interval:
+        """Below 0 the line is better."""
+        return self.metrics["log_loss"]
+
+    @property
+    def verdict(self) -> str:
+        """What the difference of the model's own metric shows, in words."""
+        own = next(iter(self.metrics.values()))
+        return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
 
-class LineResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class LineResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """Everything that one line did."""
 
     name: str
     at_us: NDArray[Any]  # int64, one entry a prediction, in order
-    scores: NDArray[Any]
+    scores: NDArray[Any]  # of several classes shape (predictions, classes)
     labels: NDArray[Any]  # float64, NaN where no label came
     decisions: list[Decision]
     signals: list[Signal]
+    metric: Loss = "log_loss"  # of the line's model
+    lists: NDArray[Any] | None = None  # of rankings: the number of each row's list, -1 for none
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """The metrics that are reported of its model, its own first."""
+        return measures(self.metric)
+
+    @cached_property
+    def judged(self) -> NDArray[np.bool_]:
+        """Which rows can be judged: those with a label, of rankings those of lists that have all of theirs."""
+        there = ~np.isnan(self.labels)
+        return there if self.lists is None else whole_lists(self.lists, there)
+
+    def rows(self, rows: NDArray[Any]) -> Judged:
+        """Some rows as metrics take them."""
+        return Judged(self.labels[rows], self.scores[rows], None if self.lists is None else self.lists[rows])
 
     def months(self) -> list[MonthRow]:
         """A row for each month with predictions, and one for all."""
-        names = np.array([month_of(us) for us in np.unique(self.at_us // DAY_US) * DAY_US])
         days = np.unique(self.at_us // DAY_US)
+        names = np.array([month_of(us) for us in days * DAY_US])
         of_row = names[np.searchsorted(days, self.at_us // DAY_US)]
         rows = [self._row(month, of_row == month) for month in dict.fromkeys(names.tolist())]
         return [*rows, self._row("all", np.ones(len(self.at_us), bool))]
 
     def _row(self, month: str, rows: NDArray[Any]) -> MonthRow:
-        labelled = rows & ~np.isnan(self.labels)
-        y, p = self.labels[labelled], self.scores[labelled]
+        found = self.rows(rows & self.judged)
+        labels, scores = found.labels, self.scores[rows]
+        if self.scores.ndim == 2:
+            labels, scores = top_class(found.labels, found.scores)[1], scores.max(axis=1)
+        ranks = self.lists is not None
         return MonthRow(
             month=month,
             predictions=int(rows.sum()),
-            labelled=len(y),
-            label_rate=float(y.mean()) if len(y) else None,
-            mean_score=float(self.scores[rows].mean()) if rows.any() else None,
-            log_loss=log_loss(y, p) if len(y) else None,
-            auc=auc(y, p) if len(y) else None,
+            labelled=len(labels),
+            label_rate=float(labels.mean()) if len(labels) and not ranks else None,
+            mean_score=float(scores.mean()) if len(scores) and not ranks else None,
+            metrics={one.name: one.value(found) if len(labels) else None for one in self.measures},
         )
 
 
@@ -83,17 +131,22 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     first_mismatch: str  # in words; empty when there is none
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
-        """Two lines on the rows that both answered and that have a label."""
+        """Two lines on the rows that both answered and that have a label, by the metrics of the first one's model.
+
+        Raises:
+            Misuse: They answer different questions (another kind of model, or other labels), or their labelled rows
+                lie within one week.
+        """
         a, b = self.lines[line], self.lines[rival]
-        rows = ~np.isnan(a.labels)
-        weeks = a.at_us[rows] // WEEK_US
-        y, p, q = a.labels[rows], a.scores[rows], b.scores[rows]
-        return Comparison(
-            line=line,
-            rival=rival,
-            auc=paired_difference("auc", y, p, q, weeks, seed=seed, repeats=repeats),
-            log_loss=paired_difference("log_loss", y, p, q, weeks, seed=seed, repeats=repeats),
-        )
+        if loss_kind(a.metric) != loss_kind(b.metric) or not np.array_equal(a.labels, b.labels, equal_nan=True):
+            raise Misuse(
+                f"compare: line {line!r} is judged by {a.metric}, {rival!r} by {b.metric} or on other labels. Compare "
+                "lines of one label and one kind of metric."
+            )
+        weeks = a.at_us[a.judged] // WEEK_US
+        one, other = a.rows(a.judged), b.rows(a.judged)
+        found = {m.name: m.difference(one, other, weeks, seed=seed, repeats=repeats) for m in a.measures}
+        return Comparison(line=line, rival=rival, metrics={k: v for k, v in found.items() if v is not None})
 
 
 def month_of(us: int) -> str:

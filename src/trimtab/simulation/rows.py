@@ -21,7 +21,7 @@ from trimtab.features.labels import LabelIndex
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.feedback import KnownLabels, LabelReader
 from trimtab.training.definitions import Model
-from trimtab.training.sets import TrainingSet, assemble
+from trimtab.training.sets import TrainingSet, assemble, numbered_lists
 
 
 class Block(msgspec.Struct, frozen=True, eq=False):
@@ -122,6 +122,10 @@ class AnsweredRows:
         joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked, cut_us).values
         return joined
 
+    def lists(self, model: Model, rows: slice) -> NDArray[np.int64]:
+        """The number of the list that each of some questions belongs to, -1 for none."""
+        return numbered_lists(self._questions.table.take(rows), model.group)
+
     def label_reader(self, label: Label) -> LabelReader:
         """Finds the labels of questions in the history as it stands when asked."""
 
@@ -166,7 +170,7 @@ class AnsweredRows:
         return {view.source.name: self._history.frame(view.source.name) for view in features.views}
 
     def _index(self, label: Label) -> LabelIndex:
-        index = self._labels.setdefault(label.source.name + "/" + label.key, LabelIndex(label))
+        index = self._labels.setdefault(label.hash, LabelIndex(label))
         index.update(self._history.frame(label.source.name))
         return index
 

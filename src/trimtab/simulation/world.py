@@ -51,7 +51,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 class Answers(msgspec.Struct, frozen=True, eq=False):
     """Scores of consecutive questions, and with which versions and inputs they were made."""
 
-    scores: Floats
+    scores: Floats  # of several classes shape (rows, classes)
     matrix: NDArray[Any]
     versions: list[str]  # one a question: a batch made ahead may cross a promotion
     as_of_us: NDArray[Any]
@@ -64,16 +64,6 @@ class World:
     def __init__(
         self, line: Line, folder: Path, rows: AnsweredRows, blob: Blob, fits: FitCache, *, clock: Clock, seed: int
     ) -> None:
-        if line.deployment.model.label.classes:
-            raise Misuse(
-                f"replay: line {line.name!r} is of a model of several classes. A replay compares log loss and AUC "
-                "of one chance a row; leave the deployment out of its lines."
-            )
-        if line.deployment.model.task == "ranking":
-            raise Misuse(
-                f"replay: line {line.name!r} is of a model that ranks lists. A replay compares what each row costs; "
-                "leave the deployment out of its lines."
-            )
         self.line = line
         self.scores: list[Floats] = []
         self.decisions: list[Decision] = []
@@ -186,6 +176,7 @@ class World:
         keys = block.requests[model.request.key].to_list()
         positions = dict(block.positions)
         arm = CHAMPION if self.line.deployment.learn == "batch" else "online"
+        scores, by_class = _by_class(answers.scores, model.label.class_names)
         return [
             Prediction(
                 id=ids[n],
@@ -201,6 +192,7 @@ class World:
                 request=payload,
                 values=values[n * width : (n + 1) * width],
                 reasons=reasons[n],
+                scores=by_class[n] if by_class else None,
             )
             for n, (key, version, made, as_of, score, payload) in enumerate(
                 zip(
@@ -208,7 +200,7 @@ class World:
                     answers.versions,
                     made_at_us.tolist(),
                     answers.as_of_us.tolist(),
-                    answers.scores.tolist(),
+                    scores.tolist(),
                     block.payloads,
                     strict=True,
                 )
@@ -228,12 +220,17 @@ class _BatchScorer:
         if self._loaded is None or self._decisions != len(self._world.decisions):
             self._loaded, self._decisions = self._world.champion(), len(self._world.decisions)
         matrix = self._loaded.encoding.matrix(block.features.values)
-        scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else np.zeros(0)
+        scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else self._nothing()
         return Answers(scores, matrix, [self._loaded.version.id] * len(matrix), block.at_us, "replay")
 
     def learner(self) -> OnlineLearner | None:
         """None: a version never learns."""
         return None
+
+    def _nothing(self) -> Floats:
+        """The answers to no rows."""
+        classes = self._world.line.deployment.model.label.class_names
+        return np.zeros((0, len(classes)) if classes else 0)
 
 
 class _OnlineScorer:
@@ -280,6 +277,13 @@ class _OnlineScorer:
         known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}  # newest version
         if known:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
+
+
+def _by_class(scores: Floats, classes: Sequence[str]) -> tuple[Floats, list[dict[str, float]]]:
+    """The score of each row as it is logged, and of several classes the probability of each."""
+    if not classes:
+        return scores, []
+    return scores.max(axis=1), [dict(zip(classes, row, strict=True)) for row in scores.tolist()]
 
 
 def reason_rows(features: FeatureFrame, names: Sequence[str]) -> list[bytes]:

@@ -42,6 +42,7 @@ class Records(msgspec.Struct, frozen=True):
 
     decisions: list[Decision]
     signals: list[Signal]
+    input_signals: list[Signal]
     metric: str
 
 
@@ -96,6 +97,7 @@ class LinesApart:
                     labels=scores[f"labels {number}"],
                     decisions=records[name].decisions,
                     signals=records[name].signals,
+                    input_signals=records[name].input_signals,
                     metric=records[name].metric,
                     lists=scores.get(f"lists {number}"),
                 )
@@ -157,7 +159,9 @@ def main() -> None:
         scores |= {str(number): line.scores, f"labels {number}": line.labels}
         scores |= {} if line.lists is None else {f"lists {number}": line.lists}
     np.savez(folder / _SCORES, **scores)
-    records = {name: Records(line.decisions, line.signals, line.metric) for name, line in found.items()}
+    records = {
+        name: Records(line.decisions, line.signals, line.input_signals, line.metric) for name, line in found.items()
+    }
     (folder / _RECORDS).write_bytes(msgspec.json.encode(records))
 
 

@@ -36,6 +36,7 @@ class Layout:
         ]
         self.has_least = [least is not None for least, _ in bounds]
         self.known = [np.frombuffer(column.known, "<f8") for column in profile.columns]
+        self.usual = [_shares(np.frombuffer(column.counts, "<i8")) for column in profile.columns]
         self.whole = np.array([column.kind == "time" for column in profile.columns])
         self.firsts = np.array([pair.first for pair in profile.pairs], np.int64)
         self.seconds = np.array([pair.second for pair in profile.pairs], np.int64)
@@ -48,6 +49,12 @@ class Layout:
         """The counts of one column by bin."""
         found: Counts = counts[self.offsets[column] : self.offsets[column + 1]]
         return found
+
+
+def _shares(counts: Counts) -> Floats | None:
+    """The distribution function of some counts; None where there are none."""
+    total = int(counts.sum())
+    return np.cumsum(counts / total) if total else None
 
 
 class HourCounts(msgspec.Struct, frozen=True, eq=False):
@@ -122,9 +129,15 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
     """The summaries of logged predictions of one version, by hour (since 1970) of when they were made."""
     if not predictions:
         return {}
-    rows = reader.read(predictions)
-    hours = np.fromiter((p.made_at_us for p in predictions), np.int64, len(predictions)) // HOUR_US
-    marks = id_hashes([p.id for p in predictions])
+    made_at_us = np.fromiter((p.made_at_us for p in predictions), np.int64, len(predictions))
+    return summarise_rows(layout, reader.read(predictions), made_at_us, id_hashes([p.id for p in predictions]))
+
+
+def summarise_rows(
+    layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], marks: NDArray[np.uint64]
+) -> dict[int, HourCounts]:
+    """The same of rows that are at hand in columns, with the hashes of their predictions' ids."""
+    hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():
         mine = np.flatnonzero(hours == hour)

@@ -63,8 +63,36 @@ def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
 
 def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Columns, features: FeatureFrame) -> Rows:
     """The rows of a training set."""
+    return _in_columns(plans, encoding.matrix(features.values), requests, features)
+
+
+def rows_of_block(
+    plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
+) -> Rows:
+    """The rows of answers that are at hand in columns, as `RowReader` reads them from the log.
+
+    Args:
+        plans: The columns.
+        matrix: The inputs that the version was given, shape (rows, inputs).
+        requests: What was asked.
+        features: What the inputs were made of.
+    """
+    rows = _in_columns(plans, matrix, requests, features)
+    for place, plan in enumerate(plans):
+        if plan.kind == "category":
+            there = rows.reasons[:, place] == _FOUND
+            if plan.of is not None:
+                there |= requests[plan.of].present()
+            rows.strange[:, place] = np.isnan(rows.values[:, place]) & there
+    return rows
+
+
+def _in_columns(
+    plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
+) -> Rows:
+    """Inputs and further request columns in one matrix, none of them strange."""
     inputs = [plan.name for plan in plans if plan.place == "input"]
-    values, reasons = [encoding.matrix(features.values)], [features.codes(inputs)]
+    values, reasons = [matrix], [features.codes(inputs)]
     texts = TextNumbers()
     for plan in plans[len(inputs) :]:
         column = requests[plan.name]
@@ -74,8 +102,8 @@ def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Colum
             found = np.where(column.present(), column.values.astype(np.float64), np.nan)
         values.append(found[:, None])
         reasons.append(np.full((requests.rows, 1), NO_VIEW, np.uint8))
-    matrix = np.concatenate(values, axis=1)
-    return Rows(matrix, np.concatenate(reasons, axis=1), np.zeros(matrix.shape, np.bool_))
+    together = np.concatenate(values, axis=1)
+    return Rows(together, np.concatenate(reasons, axis=1), np.zeros(together.shape, np.bool_))
 
 
 class RowReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from trimtab.monitoring.event_values import value_findings
 from trimtab.monitoring.feeds import Arrivals, feed_findings
 from trimtab.monitoring.findings import KINDS, LONGEST_H, Finding
 from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise
-from trimtab.monitoring.input_rows import RowReader, planned
+from trimtab.monitoring.input_rows import ColumnPlan, RowReader, planned
 from trimtab.monitoring.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.label_checks import label_findings
 from trimtab.monitoring.profile_distances import HOURS, ColumnDistance, column_distances
@@ -45,6 +45,7 @@ class _Watched(msgspec.Struct, frozen=True, eq=False):
 
     version: str
     layout: Layout
+    plans: tuple[ColumnPlan, ...]
     reader: RowReader
 
 
@@ -116,7 +117,10 @@ class InputMonitor:
         ]
         if not rows:
             return
-        self._count_traffic([p for p in rows if p.mode in _LIVE])
+        asked = [p for p in rows if p.mode in _LIVE]
+        if asked:
+            made_at_us = np.fromiter((p.made_at_us for p in asked), np.int64, len(asked))
+            self._count_traffic(made_at_us, id_hashes([p.request_id for p in asked]))
         if self._watched is None or any(p.version != self._watched.version for p in rows):
             self.follow()
         if self._watched is None:
@@ -132,7 +136,33 @@ class InputMonitor:
             and (p.mode in _LIVE or p.at_us >= p.made_at_us)
             and fits(p)
         ]
-        for hour, counts in summarise(self._watched.layout, self._watched.reader, mine).items():
+        self._take(summarise(self._watched.layout, self._watched.reader, mine))
+
+    def add_live(
+        self,
+        version: str,
+        made_at_us: NDArray[np.int64],
+        ids: NDArray[np.uint64],
+        counted: Callable[[Layout, tuple[ColumnPlan, ...]], Mapping[int, HourCounts]],
+    ) -> None:
+        """Take in answers to live requests that are at hand in columns: what `add` does, without a look at each.
+
+        Args:
+            version: Who gave them.
+            made_at_us: When, shape (rows,).
+            ids: The hashes of their request keys, by `id_hashes`, shape (rows,).
+            counted: Summarises them by hour for a profile of `version`; it is asked if there is one.
+        """
+        if not made_at_us.size:
+            return
+        self._count_traffic(made_at_us, ids)
+        if self._watched is None or self._watched.version != version:
+            self.follow()
+        if self._watched is not None and self._watched.version == version:
+            self._take(counted(self._watched.layout, self._watched.plans))
+
+    def _take(self, counted: Mapping[int, HourCounts]) -> None:
+        for hour, counts in counted.items():
             before = self._open.get(hour)
             self._open[hour] = counts if before is None else before.plus(counts)
 
@@ -288,14 +318,11 @@ class InputMonitor:
         source = self._model.label.source.name
         return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
 
-    def _count_traffic(self, rows: list[Prediction]) -> None:
-        if not rows:
-            return
-        hours = np.fromiter((p.made_at_us for p in rows), np.int64, len(rows)) // HOUR_US
-        ids = id_hashes([p.request_id for p in rows])
+    def _count_traffic(self, made_at_us: NDArray[np.int64], ids: NDArray[np.uint64]) -> None:
+        hours = made_at_us // HOUR_US
         for hour in np.unique(hours).tolist():
             self._ids.setdefault(hour, []).append(ids[hours == hour])
-        newest_us = max(p.made_at_us for p in rows)
+        newest_us = int(made_at_us.max())
         self._last_us = newest_us if self._last_us is None else max(newest_us, self._last_us)
 
     def follow(self) -> None:
@@ -320,7 +347,7 @@ class InputMonitor:
     def _reading(self, version: Version, profile: InputProfile) -> _Watched:
         features, encoding = self._profiles.inputs_of(version)
         plans = planned(features, encoding)
-        return _Watched(version.id, Layout(profile), RowReader(plans, profile.request))
+        return _Watched(version.id, Layout(profile), plans, RowReader(plans, profile.request))
 
     def _refresh(self) -> None:
         """Take over what another process closed; hours that are open there are open here, by the same log."""

@@ -71,8 +71,12 @@ class Profiles:
         """Make and store the profile of a version whose training set is at hand."""
         features, encoding = self.inputs_of(version)
         profile = make_profile(features, encoding, training_set)
-        self._note(version.id, self._blob.put(encode_profile(profile)), None, profile.rows)
+        self.store(version, profile)
         return profile
+
+    def store(self, version: Version, profile: InputProfile) -> None:
+        """Store a profile that was made already."""
+        self._note(version.id, self._blob.put(encode_profile(profile)), None, profile.rows)
 
     def _made(self, version: Version) -> InputProfile | str:
         if version.imported is not None:

@@ -108,11 +108,11 @@ def _subjects(names: Collection[str]) -> set[str]:
 def distance_of_bins(layout: Layout, place: int, counts: HourCounts) -> tuple[float, int]:
     """The largest difference of the distribution functions of some hours and the profile; and the rows with values."""
     here = layout.bins_of(counts.bins, place)
-    usual = np.frombuffer(layout.profile.columns[place].counts, "<i8")
+    usual = layout.usual[place]
     rows = int(here.sum())
-    if not rows or not usual.sum():
+    if not rows or usual is None:
         return 0.0, rows
-    return float(np.abs(np.cumsum(here / rows) - np.cumsum(usual / usual.sum())).max()), rows
+    return float(np.abs(np.cumsum(here / rows) - usual).max()), rows
 
 
 def _far(layout: Layout, place: int, newest: list[Window], standing: Collection[tuple[str, str]]) -> _Off | None:

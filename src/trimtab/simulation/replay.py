@@ -17,7 +17,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.events.history import History
@@ -26,9 +26,8 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
 from trimtab.simulation.rows import AnsweredRows, Block, Questions
-from trimtab.simulation.shared_fits import FitCache
 from trimtab.simulation.spot_check import SpotCheck
-from trimtab.simulation.world import Answers, Line, World, made_ahead
+from trimtab.simulation.world import Answers, Line, Shared, World, made_ahead
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +56,8 @@ class Replay:
         until_us: When it stops.
         seed: Same seed, same ledgers.
         sampled_rows: How many questions are also read through the online path and compared.
+        look_every_us: The time between two looks at inputs, feeds and traffic, in whole hours: a service looks every
+            hour, which takes a replay longer. 0: never, and no rows are left out for faulty inputs.
         progress: Called after each stretch.
     """
 
@@ -71,8 +72,11 @@ class Replay:
         until_us: int,
         seed: int,
         sampled_rows: int = 0,
+        look_every_us: int = 6 * HOUR_US,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
+        if look_every_us % HOUR_US:
+            raise Misuse(f"replay: look_every_us={look_every_us} is no number of whole hours.")
         if not lines or start_us >= until_us:
             raise Misuse(f"replay: {len(lines)} lines from {start_us} to {until_us} us. Give a line and a time to run.")
         self._lines = lines
@@ -112,6 +116,7 @@ class Replay:
         self._blob = store.open(store_url("file", folder / "blob"), "blob")
         self.worlds: dict[str, World] = {}
         self._seed = seed
+        self._look_every_us = look_every_us
         self._check = SpotCheck(self._lines[0].deployment.model.features, folder, sampled_rows, seed)
 
     def run(self) -> ReplayResult:
@@ -122,10 +127,19 @@ class Replay:
         self._rows.answer(self._feature_sets, self._start_us)
         self._check.choose(self._rows.asked_before(self._start_us), self._rows.asked_before(self._until_us))
         first_row = self._rows.count
-        fits = FitCache()
+        shared = Shared.new()
         for number, line in enumerate(self._lines):
             folder = self._folder if line.main else self._folder / "replay" / f"{number:02d}"
-            world = World(line, folder, self._rows, self._blob, fits, clock=self._clock, seed=self._seed)
+            world = World(
+                line,
+                folder,
+                self._rows,
+                self._blob,
+                shared,
+                clock=self._clock,
+                seed=self._seed,
+                look_every_us=self._look_every_us,
+            )
             self.worlds[line.name] = world
         self._show(accepted, self._tick())
         ahead: dict[str, list[tuple[Block, Answers]]] = {line.name: [] for line in self._lines}
@@ -135,7 +149,7 @@ class Replay:
             quarantined += entered.quarantined
             self._history.refresh()
             blocks = self._rows.answer(self._feature_sets, point_us)
-            self._answer(blocks, ahead)
+            self._answer(blocks, ahead, point_us)
             self._check.compare(blocks[self._lines[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
@@ -165,7 +179,9 @@ class Replay:
         points = {day * DAY_US + time for day in range(first, last + 1) for time in times} | {self._until_us}
         return sorted(p for p in points if self._start_us < p <= self._until_us)
 
-    def _answer(self, blocks: Mapping[str, Block], ahead: Mapping[str, Sequence[tuple[Block, Answers]]]) -> None:
+    def _answer(
+        self, blocks: Mapping[str, Block], ahead: Mapping[str, Sequence[tuple[Block, Answers]]], until_us: int
+    ) -> None:
         """Every line answers a stretch: live ones first, then those whose answers were made ahead."""
         live: dict[str, Answers] = {}
         for name, world in sorted(self.worlds.items(), key=lambda item: item[1].line.answers != "live"):
@@ -174,7 +190,7 @@ class Replay:
                 answers = live[name] = world.answer(block)
             else:
                 answers = made_ahead(ahead[name], block, live[world.line.like])
-            world.log(block, answers)
+            world.log(block, answers, until_us)
 
     def _make_ahead(self, point_us: int, ahead: dict[str, list[tuple[Block, Answers]]]) -> None:
         """Score the coming day for every line whose batch is due now."""
@@ -234,6 +250,7 @@ class Replay:
             labels=self._rows.labels(model.label, rows, np.iinfo(np.int64).max // 2),
             decisions=world.decisions,
             signals=world.signals,
+            input_signals=world.input_signals,
             metric=model.metric,
             lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
         )

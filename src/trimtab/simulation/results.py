@@ -74,7 +74,8 @@ class LineResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True)
     scores: NDArray[Any]  # of several classes shape (predictions, classes)
     labels: NDArray[Any]  # float64, NaN where no label came
     decisions: list[Decision]
-    signals: list[Signal]
+    signals: list[Signal]  # of its quality
+    input_signals: list[Signal] = []  # of what it was asked and computed from: columns, feeds, traffic, labels
     metric: Loss = "log_loss"  # of the line's model
     lists: NDArray[Any] | None = None  # of rankings: the number of each row's list, -1 for none
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from trimtab.features.labels import LabelIndex
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.feedback import KnownLabels, LabelReader
 from trimtab.training.definitions import Model
-from trimtab.training.sets import TrainingSet, assemble, numbered_lists
+from trimtab.training.sets import LeftOut, TrainingSet, assemble, numbered_lists
 
 
 class Block(msgspec.Struct, frozen=True, eq=False):
@@ -70,7 +70,7 @@ class AnsweredRows:
         self._history = history
         self._frames: dict[str, list[FeatureFrame]] = {}
         self._labels: dict[str, LabelIndex] = {}
-        self._sets: dict[tuple[str, int], TrainingSet] = {}
+        self._sets: dict[tuple[str, int, tuple[LeftOut, ...]], TrainingSet] = {}
         self.count = 0
 
     def answer(self, feature_sets: Sequence[FeatureSet], until_us: int) -> dict[str, Block]:
@@ -135,9 +135,13 @@ class AnsweredRows:
 
         return read
 
-    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
-        """The questions asked by `cut_us` as a training set."""
-        key = (model.hash, cut_us)
+    def frame(self, source: str) -> EventFrame:
+        """The events of a source, known by now."""
+        return self._history.frame(source)
+
+    def training_set(self, model: Model, *, cut_us: int, left_out: Sequence[LeftOut] = ()) -> TrainingSet:
+        """The questions asked by `cut_us` as a training set; rows of the times in `left_out` are not learnt from."""
+        key = (model.hash, cut_us, tuple(left_out))
         if key not in self._sets:
             rows = slice(0, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
@@ -151,6 +155,7 @@ class AnsweredRows:
                 labels,
                 cut_us=cut_us,
                 positions=self._history.positions,
+                left_out=left_out,
             )
         return self._sets[key]
 
@@ -173,6 +178,29 @@ class AnsweredRows:
         index = self._labels.setdefault(label.hash, LabelIndex(label))
         index.update(self._history.frame(label.source.name))
         return index
+
+
+class LineData:
+    """The training sets of one line, without the rows of its red windows.
+
+    Args:
+        rows: The questions and their features.
+        left_out: The times whose rows are not learnt from, as they stand when asked.
+    """
+
+    def __init__(self, rows: AnsweredRows, left_out: Callable[[], Sequence[LeftOut]]) -> None:
+        self._rows = rows
+        self._left_out = left_out
+
+    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
+        """See `AnsweredRows.training_set`."""
+        return self._rows.training_set(model, cut_us=cut_us, left_out=self._left_out())
+
+    def features_of(
+        self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
+    ) -> FeatureFrame:
+        """See `AnsweredRows.features_of`."""
+        return self._rows.features_of(model, features, requests, at_us)
 
 
 class LabelArrivals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,14 @@ from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.core.urls import store_url
 from trimtab.features.frames import FeatureFrame
+from trimtab.monitoring.red_windows import left_out
 from trimtab.registry import LoadedModel, Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.simulation.rows import AnsweredRows, Block
+from trimtab.simulation.inputs import SharedCounts, WatchedInputs
+from trimtab.simulation.rows import AnsweredRows, Block, LineData
 from trimtab.simulation.shared_fits import FitCache, SharedRecipe
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop import Loop
@@ -58,11 +61,32 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
     mode: Mode
 
 
+class Shared(msgspec.Struct, frozen=True, eq=False):
+    """What the lines of a replay have in common beside the questions: work that none needs to do twice."""
+
+    fits: FitCache
+    counts: SharedCounts
+
+    @staticmethod
+    def new() -> Shared:
+        """Nothing yet."""
+        return Shared(FitCache(), SharedCounts())
+
+
 class World:
     """What one line owns. The event log, the questions and their features are shared by all lines."""
 
     def __init__(
-        self, line: Line, folder: Path, rows: AnsweredRows, blob: Blob, fits: FitCache, *, clock: Clock, seed: int
+        self,
+        line: Line,
+        folder: Path,
+        rows: AnsweredRows,
+        blob: Blob,
+        shared: Shared,
+        *,
+        clock: Clock,
+        seed: int,
+        look_every_us: int,
     ) -> None:
         self.line = line
         self.scores: list[Floats] = []
@@ -81,20 +105,31 @@ class World:
         ids = TimeIds(clock, seed=int(content_hash([seed, line.name])[:12], 16))
         model = deployment.model
         address = content_hash([model.hash, deployment.learn, seed])
+        self._inputs = WatchedInputs(
+            deployment,
+            catalog=self.catalog,
+            blob=blob,
+            registry=self.registry,
+            frame_of=rows.frame,
+            clock=clock,
+            shared=shared.counts,
+            every_us=look_every_us,
+        )
         self._loop = Loop(
             deployment,
             labels=rows.label_reader(model.label),
             live=self,
-            data=rows,
+            data=LineData(rows, partial(left_out, self.catalog, model.name)),
             registry=self.registry,
             catalog=self.catalog,
             blob=blob,
             clock=clock,
             ids=ids,
             seed=seed,
-            around=lambda recipe: SharedRecipe(recipe, address, fits),
+            around=lambda recipe: SharedRecipe(recipe, address, shared.fits),
             save=save_manifest,
             evaluates=False,
+            profile=self._inputs.profiles.make if look_every_us else None,
         )
         self.monitor, self.controller, self.ledger = self._loop.monitor, self._loop.controller, self._loop.ledger
         self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
@@ -103,21 +138,30 @@ class World:
         """Answers to a block of questions by what is in service; nothing is logged."""
         return self._scorer.answer(block)
 
-    def log(self, block: Block, answers: Answers) -> None:
-        """Log a prediction for every question of a block."""
-        if block.stop == block.start:
-            return
-        predictions = self._logged(block, answers)
-        self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
-        self._loop.add(predictions)
-        self.scores.append(answers.scores)
+    def log(self, block: Block, answers: Answers, until_us: int) -> None:
+        """Log a prediction for every question of a block, which ends at `until_us`, and look at them hour by hour."""
+        predictions = self._logged(block, answers) if block.stop > block.start else []
+        if predictions:
+            self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
+            self._loop.add(predictions)
+            self.scores.append(answers.scores)
+        if self.line.answers == "live":
+            version = answers.versions[0] if answers.versions else ""
+            self._inputs.watch(block, version, answers.matrix, [p.id for p in predictions], until_us)
 
     def tick(self) -> list[Decision]:
-        """Close the days whose labels are due, look at them, and let the controller act."""
+        """Close the days whose labels are due, look at them and at the inputs, and let the controller act."""
         self.signals += self._loop.close_days()
+        self._inputs.close(self._clock.now_us(), self._loop.newly_closed)
         decisions = self.controller.tick()
         self.decisions += decisions
+        self._inputs.follow()
         return decisions
+
+    @property
+    def input_signals(self) -> list[Signal]:
+        """What began to be wrong with inputs, feeds, traffic and labels."""
+        return self._inputs.signals
 
     def all_scores(self) -> Floats:
         """The scores of all questions answered, in order."""

@@ -9,10 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 import shop
+from click.testing import CliRunner
 
 from trimtab.app import replaying
 from trimtab.app.project import Project
+from trimtab.cli.group import trimtab
 from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.simulation.results import ReplayResult
 from trimtab.store.file_lock import FileLock
@@ -165,3 +168,23 @@ def test_a_folder_that_somebody_took_for_a_leftover_is_made_anew(
     with replaying._own_folder(project.state_folder) as folder:
         assert (str(folder), folder.is_dir()) == (made[1], True)
     assert leftovers(project) == []
+
+
+def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.config.folder / "rules.py").write_text("def idle(standing):\n    return None\n")
+    words = ["project", "ungated 4d", "rules.py:idle"]
+    result = project.simulate(policies=words, model="buyer", start=START_US, until=shop.NOW_US)
+    assert list(result.lines) == ["project", "ungated 4d", "idle"]
+    acts = [[d.act for d in line.decisions].count("promote") for line in result.lines.values()]
+    assert acts[1] == 3  # at the start, and after four and eight days
+    assert acts[2] == 1
+    with pytest.raises(Misuse, match="both lines and policies"):
+        project.simulate(lines=["never"], policies=words)
+    project.close()
+    monkeypatch.chdir(project.config.folder)
+    given = [part for word in words for part in ("--policy", word)]
+    told = CliRunner().invoke(trimtab, ["simulate", *given, "--model", "buyer", "--start", str(START_US)])
+    assert told.exit_code == 0, told.output
+    assert [name for name in ("project", "ungated 4d", "idle") if name in told.stdout] == list(result.lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -10,6 +11,7 @@ from trimtab.app.definitions import Definitions
 from trimtab.core.config import LineSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.simulation.policies import Policy, policy_of
 from trimtab.simulation.world import Line
 from trimtab.steering.definitions import Deployment, Every, Triggers
 
@@ -46,6 +48,29 @@ def lines_of(definitions: Definitions, settings: Sequence[LineSettings]) -> list
             )
         )
     return lines
+
+
+def lines_of_policies(
+    definitions: Definitions, policies: Sequence[Policy | str], model: str | None, folder: Path
+) -> list[Line]:
+    """A line for each policy over one deployment.
+
+    Args:
+        definitions: The project's.
+        policies: Policies, or the words of the command line for them.
+        model: Whose deployment; None: the only one.
+        folder: Where the files of functions are looked for.
+
+    Raises:
+        Misuse: A word that names no policy, or a name that occurs twice.
+        NotFound: No such deployment, file or function.
+    """
+    found = [policy_of(one, folder) if isinstance(one, str) else one for one in policies]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise Misuse(f"policies: a name occurs twice among {', '.join(names)}. Give each another one.")
+    deployment = definitions.deployment(model)
+    return [Line(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
 
 
 def _is_own(definitions: Definitions, line: LineSettings) -> bool:

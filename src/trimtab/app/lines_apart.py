@@ -44,6 +44,8 @@ class Records(msgspec.Struct, frozen=True):
     signals: list[Signal]
     input_signals: list[Signal]
     metric: str
+    fits: int
+    fitted_rows: int
 
 
 def split(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
@@ -99,6 +101,9 @@ class LinesApart:
                     signals=records[name].signals,
                     input_signals=records[name].input_signals,
                     metric=records[name].metric,
+                    versions=scores[f"versions {number}"].astype(object),
+                    fits=records[name].fits,
+                    fitted_rows=records[name].fitted_rows,
                     lists=scores.get(f"lists {number}"),
                 )
                 for number, name in enumerate(self._job.lines)
@@ -157,10 +162,12 @@ def main() -> None:
     for number, name in enumerate(job.lines):
         line = found[name]
         scores |= {str(number): line.scores, f"labels {number}": line.labels}
+        scores |= {} if line.versions is None else {f"versions {number}": line.versions.astype(str)}
         scores |= {} if line.lists is None else {f"lists {number}": line.lists}
     np.savez(folder / _SCORES, **scores)
     records = {
-        name: Records(line.decisions, line.signals, line.input_signals, line.metric) for name, line in found.items()
+        name: Records(line.decisions, line.signals, line.input_signals, line.metric, line.fits, line.fitted_rows)
+        for name, line in found.items()
     }
     (folder / _RECORDS).write_bytes(msgspec.json.encode(records))
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from trimtab.registry.transfer.export import Exported
     from trimtab.run import Run
     from trimtab.serving.batch import Manifest
+    from trimtab.simulation.policies import Policy
     from trimtab.simulation.results import ReplayResult
     from trimtab.training.evaluation import Evaluation
 
@@ -1224,6 +1225,8 @@ class Project(Wiring):
         self,
         *,
         lines: Sequence[str] | None = None,
+        policies: Sequence[Policy | str] | None = None,
+        model: str | None = None,
         start: str | int | None = None,
         until: str | int | None = None,
         seed: int | None = None,
@@ -1233,6 +1236,9 @@ class Project(Wiring):
 
         Args:
             lines: Names of lines of [demo]; left out, all of them (without [demo]: the project's policy, and never).
+            policies: Instead of lines: policies of `trimtab.simulation`, or words for them such as "never",
+                "every 30d", "ungated 30d", "naive", "project" or "FILE.py:FUNCTION".
+            model: Whose deployment the policies keep; left out, the only one.
             start: When time begins to run; left out, [demo] start, else after the first quarter of the requests.
             until: When it stops; left out, [demo] until, else the last request.
             seed: Left out, the setting `seed`.
@@ -1240,7 +1246,16 @@ class Project(Wiring):
         """
         from trimtab.app.replaying import simulate_project
 
-        return simulate_project(self, lines=lines, start=start, until=until, seed=seed, progress=progress)
+        return simulate_project(
+            self,
+            lines=lines,
+            policies=policies,
+            model=model,
+            start=start,
+            until=until,
+            seed=seed,
+            progress=progress,
+        )
 
     def __enter__(self) -> Project:
         return self

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trimtab.app.lines import lines_of
+from trimtab.app.lines import lines_of, lines_of_policies
 from trimtab.app.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
 from trimtab.core.columns import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
@@ -20,6 +20,7 @@ from trimtab.events.checks import asked_moment
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
+from trimtab.simulation.policies import Policy
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
 from trimtab.store.file_lock import FileLock
@@ -35,13 +36,20 @@ def simulate_project(
     project: Project,
     *,
     lines: Sequence[str] | None,
+    policies: Sequence[Policy | str] | None,
+    model: str | None,
     start: str | int | None,
     until: str | int | None,
     seed: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> ReplayResult:
     """See `Project.simulate`."""
-    chosen = lines_of(project.definitions, project.line_settings(lines))
+    if policies is not None and lines is not None:
+        raise Misuse("simulate: both lines and policies are given. Give lines of [demo], or policies.")
+    if policies is None:
+        chosen = lines_of(project.definitions, project.line_settings(lines))
+    else:
+        chosen = lines_of_policies(project.definitions, policies, model, project.config.folder)
     request = chosen[0].deployment.model.request
     frames, _ = project.history.moment(project.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in project.definitions.sources.items()}

@@ -60,20 +60,44 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
 
 @command("simulate", safe="A simulation changes nothing in the project's state.")
 @click.option("--line", "lines", multiple=True, metavar="NAME", help="Only this line of [demo]; may be repeated.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="POLICY",
+    help='Instead of lines: project, never, "every 30d", "ungated 30d", naive or FILE.py:FUNCTION; may be repeated.',
+)
+@click.option("--model", metavar="NAME", help="Whose deployment the policies keep; left out, the only one.")
 @click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
 @click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
 @click.option("--seed", type=int, help="Left out, the setting seed.")
-def simulate(lines: tuple[str, ...], start: str | None, until: str | None, seed: int | None) -> None:
+def simulate(
+    lines: tuple[str, ...],
+    policies: tuple[str, ...],
+    model: str | None,
+    start: str | None,
+    until: str | None,
+    seed: int | None,
+) -> None:
     """Replay history in virtual time under several policies.
 
     \b
     Example:
       trimtab simulate --start 2013-03-01 --until 2013-09-01
+      trimtab simulate --policy project --policy never --policy "ungated 30d"
     """
     moment_of("--start", start)
     moment_of("--until", until)
     with opened_project() as project, progress("simulating") as meter:
-        result = project.simulate(lines=list(lines) or None, start=start, until=until, seed=seed, progress=meter)
+        result = project.simulate(
+            lines=list(lines) or None,
+            policies=list(policies) or None,
+            model=model,
+            start=start,
+            until=until,
+            seed=seed,
+            progress=meter,
+        )
     if manner().json:
         show_json(_summary(result))
     else:

@@ -249,8 +249,11 @@ class Replay:
             scores=world.all_scores(),
             labels=self._rows.labels(model.label, rows, np.iinfo(np.int64).max // 2),
             decisions=world.decisions,
-            signals=world.signals,
-            input_signals=world.input_signals,
+            signals=world.steering.signals,
+            input_signals=world.steering.input_signals,
+            versions=np.array(world.versions, object),
+            fits=world.spent.fits,
+            fitted_rows=world.spent.rows,
             metric=model.metric,
             lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
         )

@@ -77,6 +77,9 @@ class LineResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True)
     signals: list[Signal]  # of its quality
     input_signals: list[Signal] = []  # of what it was asked and computed from: columns, feeds, traffic, labels
     metric: Loss = "log_loss"  # of the line's model
+    versions: NDArray[Any] | None = None  # who gave each answer
+    fits: int = 0  # of its recipe, those that are judged and those that are not
+    fitted_rows: int = 0  # of all fits together
     lists: NDArray[Any] | None = None  # of rankings: the number of each row's list, -1 for none
 
     @cached_property

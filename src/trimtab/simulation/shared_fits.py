@@ -31,6 +31,14 @@ class FitCache:
             self._fits.popitem(last=False)
 
 
+class Spent:
+    """What the fits of a line come to, those that another line made as well: what it would have cost alone."""
+
+    def __init__(self) -> None:
+        self.fits = 0
+        self.rows = 0
+
+
 class SharedRecipe:
     """A recipe whose fits are looked up before they are made; everything else is the recipe's own.
 
@@ -38,9 +46,11 @@ class SharedRecipe:
         recipe: What fits; deterministic, so that a fit found is the fit it would make.
         address: Of the model's definition and the seed.
         cache: Shared by all lines.
+        spent: Counts the line's fits.
     """
 
-    def __init__(self, recipe: Recipe, address: str, cache: FitCache) -> None:
+    def __init__(self, recipe: Recipe, address: str, cache: FitCache, spent: Spent) -> None:
+        self._spent = spent
         self._recipe = recipe
         self._address = address
         self._cache = cache
@@ -48,6 +58,8 @@ class SharedRecipe:
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
         chosen = bytes_hash(np.packbits(rows).tobytes())
         key = (self._address, training_set.manifest.data_hash, chosen, training_set.half_life_us)
+        self._spent.fits += 1
+        self._spent.rows += int(rows.sum())
         found = self._cache.get(key)
         if found is None:
             found = self._recipe.fit(training_set, rows)

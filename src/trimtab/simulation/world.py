@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -20,21 +19,22 @@ from trimtab.core.records import Decision, Mode, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.core.urls import store_url
 from trimtab.features.frames import FeatureFrame
-from trimtab.monitoring.red_windows import left_out
-from trimtab.registry import LoadedModel, Registry
+from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.simulation.inputs import SharedCounts, WatchedInputs
-from trimtab.simulation.rows import AnsweredRows, Block, LineData
-from trimtab.simulation.shared_fits import FitCache, SharedRecipe
+from trimtab.simulation.gated import Gated
+from trimtab.simulation.inputs import SharedCounts
+from trimtab.simulation.policies import Decide
+from trimtab.simulation.rows import AnsweredRows, Block
+from trimtab.simulation.shared_fits import FitCache, SharedRecipe, Spent
+from trimtab.simulation.ungated import Ungated
 from trimtab.steering.definitions import Deployment
-from trimtab.steering.loop import Loop
-from trimtab.steering.loop_state import Changes
+from trimtab.steering.ledger import Ledger
+from trimtab.steering.recipes import BatchRecipe, Recipe
 from trimtab.store.ports import Blob, KeyValue
 from trimtab.training.online import OnlineLearner
-from trimtab.training.sets import save_manifest
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +49,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     like: str = ""  # day_ahead: the line whose champion answers
     scored_at_us: int = 0  # day_ahead: time of day (UTC) at which the next day is scored
     ahead_us: int = 6 * HOUR_US  # day_ahead: the scored day begins so long after
+    decide: Decide | None = None  # retrains without a gate, as this says; None: the project's loop
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
@@ -73,6 +74,32 @@ class Shared(msgspec.Struct, frozen=True, eq=False):
         return Shared(FitCache(), SharedCounts())
 
 
+class Steering(Protocol):
+    """What keeps the model of a line good, or does not."""
+
+    alias: str  # of the version that answers
+    signals: list[Signal]
+
+    @property
+    def input_signals(self) -> list[Signal]:
+        """What began to be wrong with inputs, feeds, traffic and labels."""
+        ...
+
+    def take(
+        self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
+    ) -> None:
+        """Take in the answers to a block that ends at `until_us`, given by one version."""
+        ...
+
+    def tick(self) -> list[Decision]:
+        """Do what is due at midnight."""
+        ...
+
+    def lack(self) -> str:
+        """Why there is no version yet."""
+        ...
+
+
 class World:
     """What one line owns. The event log, the questions and their features are shared by all lines."""
 
@@ -90,8 +117,8 @@ class World:
     ) -> None:
         self.line = line
         self.scores: list[Floats] = []
+        self.versions: list[str] = []  # of each answer
         self.decisions: list[Decision] = []
-        self.signals: list[Signal] = []
         self._rows = rows
         self._clock = clock
         self._first_row = rows.count
@@ -105,33 +132,40 @@ class World:
         ids = TimeIds(clock, seed=int(content_hash([seed, line.name])[:12], 16))
         model = deployment.model
         address = content_hash([model.hash, deployment.learn, seed])
-        self._inputs = WatchedInputs(
-            deployment,
-            catalog=self.catalog,
-            blob=blob,
-            registry=self.registry,
-            frame_of=rows.frame,
-            clock=clock,
-            shared=shared.counts,
-            every_us=look_every_us,
-        )
-        self._loop = Loop(
-            deployment,
-            labels=rows.label_reader(model.label),
-            live=self,
-            data=LineData(rows, partial(left_out, self.catalog, model.name)),
-            registry=self.registry,
-            catalog=self.catalog,
-            blob=blob,
-            clock=clock,
-            ids=ids,
-            seed=seed,
-            around=lambda recipe: SharedRecipe(recipe, address, shared.fits),
-            save=save_manifest,
-            evaluates=False,
-            profile=self._inputs.profiles.make if look_every_us else None,
-        )
-        self.monitor, self.controller, self.ledger = self._loop.monitor, self._loop.controller, self._loop.ledger
+        self.spent = Spent()
+
+        def around(recipe: Recipe) -> Recipe:
+            return SharedRecipe(recipe, address, shared.fits, self.spent)
+
+        self.steering: Steering
+        if line.decide is None:
+            self.steering = Gated(
+                deployment,
+                rows,
+                self,
+                around,
+                registry=self.registry,
+                catalog=self.catalog,
+                blob=blob,
+                counts=shared.counts,
+                clock=clock,
+                ids=ids,
+                seed=seed,
+                look_every_us=look_every_us,
+            )
+        else:
+            if deployment.learn == "online":
+                raise Misuse(f"replay: line {line.name!r}: a model that learns as it answers has no ungated policy.")
+            self.steering = Ungated(
+                deployment,
+                line.decide,
+                around(BatchRecipe(model, seed=seed)),
+                rows,
+                registry=self.registry,
+                ledger=Ledger(self.catalog),
+                blob=blob,
+                clock=clock,
+            )
         self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
 
     def answer(self, block: Block) -> Answers:
@@ -143,25 +177,21 @@ class World:
         predictions = self._logged(block, answers) if block.stop > block.start else []
         if predictions:
             self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
-            self._loop.add(predictions)
             self.scores.append(answers.scores)
+            self.versions += answers.versions
         if self.line.answers == "live":
             version = answers.versions[0] if answers.versions else ""
-            self._inputs.watch(block, version, answers.matrix, [p.id for p in predictions], until_us)
+            self.steering.take(block, version, answers.matrix, predictions, until_us)
 
     def tick(self) -> list[Decision]:
-        """Close the days whose labels are due, look at them and at the inputs, and let the controller act."""
-        self.signals += self._loop.close_days()
-        self._inputs.close(self._clock.now_us(), self._loop.newly_closed)
-        decisions = self.controller.tick()
+        """Let whatever steers the line look at what is new, and act."""
+        decisions = self.steering.tick()
         self.decisions += decisions
-        self._inputs.follow()
         return decisions
 
-    @property
-    def input_signals(self) -> list[Signal]:
-        """What began to be wrong with inputs, feeds, traffic and labels."""
-        return self._inputs.signals
+    def in_service(self) -> Version | None:
+        """The version that answers."""
+        return self.registry.alias(self.line.deployment.name, self.steering.alias)
 
     def all_scores(self) -> Floats:
         """The scores of all questions answered, in order."""
@@ -179,7 +209,7 @@ class World:
         learner = self._scorer.learner()
         if learner is None:
             return
-        version = self.registry.alias(self.line.deployment.name, CHAMPION)
+        version = self.in_service()
         assert version is not None  # there is a learner
         kept = OnlineDeployment(
             learner_name(self.line.deployment.name, version.id), learner, learners, every_us=HOUR_US
@@ -196,12 +226,10 @@ class World:
         Raises:
             Misuse: The history before the replay's start did not give one.
         """
-        version = self.registry.alias(self.line.deployment.name, CHAMPION)
+        version = self.in_service()
         if version is None:
-            blocked = self._loop.workshop.blocked(self._clock.now_us(), Changes())
-            why = next((d.cause for d in reversed(self.decisions) if d.act in ("refuse", "failed")), blocked)
             raise Misuse(
-                f"replay: line {self.line.name!r} has no version to begin with. {why} "
+                f"replay: line {self.line.name!r} has no version to begin with. {self.steering.lack()} "
                 "Start later, so that there is more history, or loosen its gate."
             )
         return self.registry.load(version, features=self.line.deployment.model.features)
@@ -306,7 +334,7 @@ class _OnlineScorer:
     def _current(self) -> OnlineLearner:
         """The learner of the version in service; a new version starts from its own fit."""
         world = self._world
-        version = world.registry.alias(world.line.deployment.name, CHAMPION)
+        version = world.in_service()
         if self._learner is None or version is None or version.id != self._version:
             loaded = world.champion()
             self._learner, self._version = OnlineLearner(loaded.artifact), loaded.version.id

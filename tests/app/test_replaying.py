@@ -178,7 +178,7 @@ def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
     result = project.simulate(policies=words, model="buyer", start=START_US, until=shop.NOW_US)
     assert list(result.lines) == ["project", "ungated 4d", "idle"]
     acts = [[d.act for d in line.decisions].count("promote") for line in result.lines.values()]
-    assert acts[1] == 3  # at the start, and after four and eight days
+    assert acts[1] == 4  # at the start, and after four, eight and twelve days
     assert acts[2] == 1
     with pytest.raises(Misuse, match="both lines and policies"):
         project.simulate(lines=["never"], policies=words)

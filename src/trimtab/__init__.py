@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trimtab.serving.client import connect
     from trimtab.serving.degradation import degrade
     from trimtab.serving.score_cache import cache
+    from trimtab.simulation.streams import stream
     from trimtab.stats.loss_names import ndcg_loss, pinball
     from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
     from trimtab.training.definitions import model
@@ -82,6 +83,7 @@ __all__ = [
     "search",
     "source",
     "std",
+    "stream",
     "sum",
     "top_k",
     "transform",
@@ -117,6 +119,7 @@ _HOMES = {
     "trimtab.serving.client": ("connect",),
     "trimtab.serving.degradation": ("degrade",),
     "trimtab.serving.score_cache": ("cache",),
+    "trimtab.simulation.streams": ("stream",),
     "trimtab.stats.loss_names": ("ndcg_loss", "pinball"),
     "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
     "trimtab.training.definitions": ("model",),

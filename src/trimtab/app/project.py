@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from trimtab.serving.batch import Manifest
     from trimtab.simulation.policies import Policy
     from trimtab.simulation.results import ReplayResult
+    from trimtab.simulation.streams import Stream
     from trimtab.training.evaluation import Evaluation
 
 Meter = Callable[[int, int], object]
@@ -1227,6 +1228,7 @@ class Project(Wiring):
         lines: Sequence[str] | None = None,
         policies: Sequence[Policy | str] | None = None,
         model: str | None = None,
+        stream: Stream | str | None = None,
         start: str | int | None = None,
         until: str | int | None = None,
         seed: int | None = None,
@@ -1239,6 +1241,8 @@ class Project(Wiring):
             policies: Instead of lines: policies of `trimtab.simulation`, or words for them such as "never",
                 "every 30d", "ungated 30d", "naive", "project" or "FILE.py:FUNCTION".
             model: Whose deployment the policies keep; left out, the only one.
+            stream: Instead of the ingested history a generated one, made with `tt.stream()` for the model, or words for
+                it such as "days=100 concept=40".
             start: When time begins to run; left out, [demo] start, else after the first quarter of the requests.
             until: When it stops; left out, [demo] until, else the last request.
             seed: Left out, the setting `seed`.
@@ -1251,6 +1255,7 @@ class Project(Wiring):
             lines=lines,
             policies=policies,
             model=model,
+            stream=stream,
             start=start,
             until=until,
             seed=seed,

@@ -23,6 +23,8 @@ from trimtab.features.definitions import Request
 from trimtab.simulation.policies import Policy
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
+from trimtab.simulation.streams import Stream, stream_of
+from trimtab.simulation.world import Line
 from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def simulate_project(
     lines: Sequence[str] | None,
     policies: Sequence[Policy | str] | None,
     model: str | None,
+    stream: Stream | str | None,
     start: str | int | None,
     until: str | int | None,
     seed: int | None,
@@ -50,6 +53,43 @@ def simulate_project(
         chosen = lines_of(project.definitions, project.line_settings(lines))
     else:
         chosen = lines_of_policies(project.definitions, policies, model, project.config.folder)
+    used = project.config.seed if seed is None else seed
+    if stream is None:
+        tables, start_us, until_us = _history(project, chosen, start, until)
+        truth = None
+    else:
+        made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
+        tables, truth = made.tables, made.truth
+        start_us = made.start_us if start is None else asked_moment(start, "start", project.clock)
+        until_us = made.until_us if until is None else asked_moment(until, "until", project.clock)
+    if not start_us < until_us:
+        raise NotFound(f"simulate: nothing lies between {format_moment(start_us)} and {format_moment(until_us)}.")
+
+    def show(at: Progress) -> None:
+        if progress is not None:
+            progress(at.now_us - start_us, until_us - start_us)
+
+    with (
+        _own_folder(project.state_folder) as folder,
+        Replay(
+            chosen,
+            tables,
+            project.sources,
+            folder,
+            start_us=start_us,
+            until_us=until_us,
+            seed=used,
+            truth=truth,
+            progress=show,
+        ) as replay,
+    ):
+        return replay.run()
+
+
+def _history(
+    project: Project, chosen: Sequence[Line], start: str | int | None, until: str | int | None
+) -> tuple[dict[str, Columns], int, int]:
+    """What was recorded, by source, and from when until when it is replayed."""
     request = chosen[0].deployment.model.request
     frames, _ = project.history.moment(project.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in project.definitions.sources.items()}
@@ -71,27 +111,7 @@ def simulate_project(
             f"simulate: from {format_moment(start_us)} on not all events are kept that features need ([retention]). "
             f"Start at {format_moment(from_us)} or later (--start)."
         )
-    if not start_us < until_us:
-        raise NotFound(f"simulate: nothing lies between {format_moment(start_us)} and {format_moment(until_us)}.")
-
-    def show(at: Progress) -> None:
-        if progress is not None:
-            progress(at.now_us - start_us, until_us - start_us)
-
-    with (
-        _own_folder(project.state_folder) as folder,
-        Replay(
-            chosen,
-            tables,
-            project.sources,
-            folder,
-            start_us=start_us,
-            until_us=until_us,
-            seed=project.config.seed if seed is None else seed,
-            progress=show,
-        ) as replay,
-    ):
-        return replay.run()
+    return tables, start_us, until_us
 
 
 def clear_replays(state_folder: Path) -> list[str]:

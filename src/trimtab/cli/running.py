@@ -68,6 +68,11 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     help='Instead of lines: project, never, "every 30d", "ungated 30d", naive or FILE.py:FUNCTION; may be repeated.',
 )
 @click.option("--model", metavar="NAME", help="Whose deployment the policies keep; left out, the only one.")
+@click.option(
+    "--stream",
+    metavar="WORDS",
+    help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
+)
 @click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
 @click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
 @click.option("--seed", type=int, help="Left out, the setting seed.")
@@ -75,6 +80,7 @@ def simulate(
     lines: tuple[str, ...],
     policies: tuple[str, ...],
     model: str | None,
+    stream: str | None,
     start: str | None,
     until: str | None,
     seed: int | None,
@@ -93,6 +99,7 @@ def simulate(
             lines=list(lines) or None,
             policies=list(policies) or None,
             model=model,
+            stream=stream,
             start=start,
             until=until,
             seed=seed,

@@ -27,6 +27,7 @@ from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
 from trimtab.simulation.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.spot_check import SpotCheck
+from trimtab.simulation.streams import Truth
 from trimtab.simulation.world import Answers, Line, Shared, World, made_ahead
 
 
@@ -58,6 +59,7 @@ class Replay:
         sampled_rows: How many questions are also read through the online path and compared.
         look_every_us: The time between two looks at inputs, feeds and traffic, in whole hours: a service looks every
             hour, which takes a replay longer. 0: never, and no rows are left out for faulty inputs.
+        truth: Of a generated stream, what the best answers are.
         progress: Called after each stretch.
     """
 
@@ -73,6 +75,7 @@ class Replay:
         seed: int,
         sampled_rows: int = 0,
         look_every_us: int = 6 * HOUR_US,
+        truth: Truth | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         if look_every_us % HOUR_US:
@@ -83,6 +86,7 @@ class Replay:
         self._until_us = until_us
         self._start_us = start_us
         self._progress = progress
+        self._truth = truth
         self._folder = folder
         requests = {line.deployment.model.request.name: line.deployment.model.request for line in lines}
         if len(requests) > 1:
@@ -239,6 +243,23 @@ class Replay:
             checked_values=verdict.values,
             mismatches=verdict.mismatches,
             first_mismatch=verdict.first,
+            optimum=self._optimum(rows, lines[self._lines[0].name]),
+        )
+
+    def _optimum(self, rows: slice, like: LineResult) -> LineResult | None:
+        """The best answers to the same questions, as one more line."""
+        if self._truth is None:
+            return None
+        return msgspec.structs.replace(
+            like,
+            name="optimum",
+            scores=self._truth.best_of(self._rows.keys(rows)),
+            decisions=[],
+            signals=[],
+            input_signals=[],
+            versions=None,
+            fits=0,
+            fitted_rows=0,
         )
 
     def _of_line(self, world: World, rows: slice, at_us: NDArray[Any]) -> LineResult:

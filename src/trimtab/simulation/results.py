@@ -133,6 +133,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     checked_values: int
     mismatches: int  # of values or reasons between the two paths; expected: 0
     first_mismatch: str  # in words; empty when there is none
+    optimum: LineResult | None = None  # of a generated stream: the best answers, as a line
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
         """Two lines on the rows that both answered and that have a label, by the metrics of the first one's model.

@@ -96,6 +96,11 @@ class AnsweredRows:
         asked: NDArray[Any] = self._questions.at_us[rows]
         return asked
 
+    def keys(self, rows: slice) -> list[object]:
+        """The keys of some questions."""
+        found: list[object] = self._questions.keys[rows].tolist()
+        return found
+
     def row_of(self, key: object) -> int:
         """Which question has this key; -1 for none."""
         return self._questions.row_of.get(key, -1)

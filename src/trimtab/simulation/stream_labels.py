@@ -1,0 +1,126 @@
+"""The labels of a generated stream: by kind of model, outcomes drawn from a score, and the best answer to each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, column
+from trimtab.core.errors import Misuse
+from trimtab.stats import quantile_of
+from trimtab.stats.loss_names import LossKind
+from trimtab.training.definitions import Model
+
+Floats = NDArray[np.float64]
+_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # on which side of the limit a yes lies
+
+
+class Outcomes(msgspec.Struct, frozen=True, eq=False):
+    """What became of some requests, as the label's source says it."""
+
+    column: str  # of the source
+    values: Column
+    best: Floats  # the best answers, shape (rows,), of several classes (rows, classes)
+
+
+def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> Outcomes:
+    """Draw what became of requests.
+
+    Args:
+        rng: The chance.
+        model: Whose label.
+        score: What can be known of each request, shape (rows,): a logit, a mean, the logarithm of a rate.
+        effects: What cannot be known is added to it, shape (rows,).
+
+    Raises:
+        Misuse: The label's value is neither a column nor a column compared with a number.
+    """
+    name, raw = _told_by(model)
+    drawn, best = _BY_KIND[model.task](rng, model, score, effects)
+    return Outcomes(name, raw(rng, drawn), best)
+
+
+def _told_by(model: Model) -> tuple[str, Callable[[np.random.Generator, NDArray[Any]], Column]]:
+    """The source's column that tells the label, and how values of it are made from labels."""
+    label, value = model.label, model.label.value
+    if value.op == "col":
+        name = str(value.params[0])
+        dtype = label.source.columns[name]
+        if label.classes:
+            return name, lambda rng, drawn: column(dtype, [label.classes[int(n)] for n in drawn])
+        kinds: dict[str, Any] = {"bool": np.bool_, "int": np.int64, "float": np.float64}
+        if dtype in kinds:
+            return name, lambda rng, drawn: Column(dtype, np.asarray(drawn).astype(kinds[dtype]))
+    if value.op in _SIGNS and value.args[0].op == "col" and value.args[1].op == "lit":
+        name, limit = str(value.args[0].params[0]), value.args[1].params[-1]
+        sign = _SIGNS[value.op]
+        if label.source.columns[name] == "float" and isinstance(limit, int | float):
+
+            def compared(rng: np.random.Generator, drawn: NDArray[Any]) -> Column:
+                away = 0.5 + rng.exponential(5.0, len(drawn))
+                return Column("float", float(limit) + np.where(drawn > 0, sign, -sign) * away)
+
+            return name, compared
+    raise Misuse(
+        f"stream of {model.name!r}: its label is {value!r}. Needed: a column, or a column of floats compared with a "
+        "number (>=, >, <=, <); other labels cannot be made up."
+    )
+
+
+_Drawn = tuple[NDArray[Any], Floats]
+
+
+def _binary(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
+    return (rng.random(len(score)) < _sigmoid(score + effects)).astype(np.float64), _sigmoid(score)
+
+
+def _classes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
+    """The classes lie along the score: each has its own part of it."""
+    pulls = np.linspace(-1.5, 1.5, len(model.label.classes))
+
+    def chances(of: Floats) -> Floats:
+        odds = np.exp(of[:, None] * pulls - 0.5 * np.abs(pulls))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+    drawn = (rng.random(len(score))[:, None] > chances(score + effects).cumsum(axis=1)).sum(axis=1)
+    return np.minimum(drawn, len(pulls) - 1), chances(score)
+
+
+def _number(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
+    return score + effects + rng.normal(size=len(score)), score
+
+
+def _count(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
+    rate = np.exp(np.clip(0.5 + 0.4 * score, -4.0, 4.0))
+    return rng.poisson(rate * np.exp(0.4 * effects)).astype(np.float64), rate
+
+
+def _quantile(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
+    from statistics import NormalDist
+
+    quantile = quantile_of(model.metric)
+    assert quantile is not None  # of this kind
+    drawn, best = _number(rng, model, score, effects)
+    return drawn, best + NormalDist().inv_cdf(quantile)
+
+
+def _ranking(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
+    return np.clip(np.round(1.0 + score + 0.5 * rng.normal(size=len(score))), 0.0, 3.0), score
+
+
+_BY_KIND: dict[LossKind, Callable[[np.random.Generator, Model, Floats, Floats], _Drawn]] = {
+    "binary": _binary,
+    "multiclass": _classes,
+    "regression": _number,
+    "count": _count,
+    "quantile": _quantile,
+    "ranking": _ranking,
+}
+
+
+def _sigmoid(score: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-score)))

@@ -1,0 +1,436 @@
+"""Generated history for a declared model: seasons, weeks, holidays, shifts, late labels, and the best answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns, column
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, duration_us, moment_us
+from trimtab.events.definitions import Source
+from trimtab.simulation.stream_labels import Outcomes, outcomes
+from trimtab.training.definitions import Model
+
+Floats = NDArray[np.float64]
+ShiftKind = Literal["concept", "covariate", "prior"]
+_VALUES = 6  # of a text column
+_LIST = 5  # rows of a list
+_LEAST_LEVELS = 0.8  # what the measurements of a source weigh in the label, by default
+
+
+class Shift(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the world, from a day on. Make one with `shift()`."""
+
+    kind: ShiftKind
+    day: float  # after the history
+    over_us: int  # from its beginning to its full size; 0: at once
+    size: float
+    column: str | None  # of the request; None: the first that has a weight
+
+
+def shift(
+    kind: ShiftKind, day: float, *, over: str | int = 0, size: float | None = None, column: str | None = None
+) -> Shift:
+    """A change of a generated world.
+
+    Args:
+        kind: "concept": a column means something else for the label; "covariate": a column takes other values, and
+            means what it meant; "prior": the label is more common or higher, whatever the columns say.
+        day: The day it begins, counted from the end of the history.
+        over: How long it takes to its full size, such as "14d"; 0: it is sudden.
+        size: Concept: 1 turns the column's effect round, 0.5 takes it away. Covariate: standard deviations that the
+            column moves. Prior: what is added to the score of each row (logits of a probability). Left out, 1.
+        column: Of the request; left out, the first that matters. Not of a prior shift.
+
+    Raises:
+        Misuse: Another kind, or a negative time.
+
+    >>> shift("concept", 40, over="14d").size
+    1.0
+    """
+    if kind not in ("concept", "covariate", "prior"):
+        raise Misuse(f"shift: kind={kind!r}. Needed: concept, covariate or prior.")
+    over_us = duration_us(over) if over else 0
+    if over_us < 0 or not math.isfinite(day):
+        raise Misuse(f"shift: day={day}, over={over!r}. Needed: a day after the history and a time of 0 or more.")
+    return Shift(kind=kind, day=day, over_us=over_us, size=1.0 if size is None else size, column=column)
+
+
+class Truth(msgspec.Struct, frozen=True, eq=False):
+    """What the generator knows: the best answer to each request, day effects that nobody can know left out."""
+
+    keys: NDArray[Any]  # of requests, shape (rows,)
+    at_us: NDArray[np.int64]
+    best: Floats  # shape (rows,), of several classes (rows, classes)
+
+    def best_of(self, keys: Sequence[object]) -> Floats:
+        """The best answers to some requests.
+
+        Raises:
+            Misuse: A key that was not generated.
+        """
+        place = {key: row for row, key in enumerate(self.keys.tolist())}
+        lost = next((key for key in keys if key not in place), None)
+        if lost is not None:
+            raise Misuse(f"stream: no request has the key {lost!r}.")
+        return self.best[np.array([place[key] for key in keys], np.int64)]
+
+
+class Stream(msgspec.Struct, frozen=True, eq=False):
+    """A generated history and what follows. Make one with `stream()`."""
+
+    model: str
+    tables: dict[str, Columns]  # by source
+    truth: Truth
+    shifts: tuple[Shift, ...]
+    start_us: int  # the end of the history
+    until_us: int
+
+    def day_us(self, day: float) -> int:
+        """The time of a day after the history."""
+        return self.start_us + round(day * DAY_US)
+
+
+def stream(
+    model: Model,
+    *,
+    seed: int = 1,
+    start: str = "2024-01-01T00:00:00Z",
+    history: int = 45,
+    days: int = 120,
+    per_day: int = 500,
+    weights: Mapping[str, float] | None = None,
+    columns: Mapping[str, tuple[float, float]] | None = None,
+    season: float = 0.0,
+    week: float = 0.0,
+    holidays: Sequence[float] = (),
+    day_sd: float = 0.15,
+    shifts: Sequence[Shift] = (),
+    delay: tuple[str, str] = ("36h", "47h"),
+    missing: float = 0.0,
+) -> Stream:
+    """Make up a history and a future for a declared model; the best answer to each request is known.
+
+    Numbers of the request are drawn from a normal distribution, texts from six values. Each source of a view has an
+    event an hour for each value of the columns it is looked up by, whose numbers wander slowly. The label depends on
+    the request's numbers and on the newest measurements, as logit, mean, log of the rate or order.
+
+    Args:
+        model: What answers; its request, sources and label are filled.
+        seed: The same seed gives the same bytes.
+        start: When the history begins, ISO 8601.
+        history: Days before the first answer.
+        days: Days after the history.
+        per_day: Requests a day.
+        weights: By column of the request or "source.column", what a standard deviation of it adds to the score. Left
+            out: 1.2, 0.8, -0.5 and so on in turn, and 0.8 for measurements.
+        columns: Mean and standard deviation of columns of the request; left out, 0 and 1.
+        season: The swing of the year, in the unit of the score.
+        week: The swing of the week, in the unit of the score; a fifth fewer requests come on Saturday and Sunday.
+        holidays: Days after the history (negative: in it) with a third of the requests and a score lower by 0.5.
+        day_sd: Standard deviation of an effect of each day that no answer can know; today's is like yesterday's by 0.4.
+        shifts: Changes of the world, made with `shift()`.
+        delay: The least and the greatest time until a label is known.
+        missing: The share of requests that never get one.
+
+    Raises:
+        Misuse: A weight of a column that does not exist, a label that cannot be made up (its value must be a column,
+            or a column compared with a number), or times and shares out of range.
+    """
+    plan = _Plan(model, weights)
+    least_us, most_us = (duration_us(one) for one in delay)
+    if not (history > 0 and days > 0 and per_day > 0 and 0 <= missing < 1 and 0 < least_us <= most_us):
+        raise Misuse(
+            f"stream: history={history}, days={days}, per_day={per_day}, missing={missing}, delay={delay}. Needed: a "
+            "day, a request and a delay or more, and a share of missing labels below 1."
+        )
+    rng = np.random.default_rng(seed)
+    begin_us = moment_us(start) // DAY_US * DAY_US
+    spans = history + days
+    at_us = _times(rng, begin_us, spans, per_day, history, week, holidays)
+    if model.task == "ranking":  # the rows of a list are asked at once
+        at_us = np.repeat(at_us[::_LIST], _LIST)[: len(at_us)]
+    day = (at_us - begin_us) / DAY_US - history
+    requests = _requests(rng, model, at_us, columns or {})
+    effects = _day_effects(rng, spans, day_sd)[(at_us - begin_us) // DAY_US]
+    for one in shifts:
+        if one.kind == "covariate":
+            _move(requests, plan, one, day, columns or {})
+    sources, levels = _sources(rng, plan, requests, at_us, begin_us, spans)
+    score = np.zeros(len(at_us)) + _known(rng, at_us, day, season, week, holidays)
+    for name, weight in plan.weights.items():
+        mean, sd = (columns or {}).get(name, (0.0, 1.0))
+        values = levels[name] if name in levels else (requests[name].values - mean) / sd
+        turned = sum(
+            one.size * grown(one, day) for one in shifts if one.kind == "concept" and plan.column_of(one) == name
+        )
+        score = score + weight * (1.0 - 2.0 * turned) * values
+    for one in shifts:
+        if one.kind == "prior":
+            score = score + one.size * grown(one, day)
+    found = outcomes(rng, model, score, effects)
+    there = rng.random(len(at_us)) >= missing
+    known_us = at_us + rng.integers(least_us // MINUTE_US, most_us // MINUTE_US + 1, len(at_us)) * MINUTE_US
+    label = _label_events(rng, model, found, requests, known_us, there)
+    tables = {**sources, model.request.name: Columns(requests), model.label.source.name: label}
+    truth = Truth(requests[model.request.key].values, at_us, found.best)
+    start_us = begin_us + history * DAY_US
+    return Stream(model.name, tables, truth, tuple(shifts), start_us, begin_us + spans * DAY_US)
+
+
+def grown(one: Shift, day: Floats) -> Floats:
+    """How much of a shift there is on some days: 0 before it, 1 from its full size on."""
+    if not one.over_us:
+        return np.asarray(day >= one.day, np.float64)
+    return np.clip((day - one.day) * DAY_US / one.over_us, 0.0, 1.0)
+
+
+class _Plan:
+    """Which columns matter, and by how much."""
+
+    def __init__(self, model: Model, given: Mapping[str, float] | None) -> None:
+        request, label = model.request, model.label
+        self.sources: dict[
+            str, tuple[Source, tuple[str, ...], tuple[str, ...]]
+        ] = {}  # and columns of request, of source
+        for join in model.features.joins:
+            if join.view.source.name not in (label.source.name, request.name):
+                self.sources.setdefault(join.view.source.name, (join.view.source, join.by, join.view.by))
+        numbers = [name for name, dtype in request.columns.items() if dtype == "float"]
+        measured = [
+            f"{name}.{of}"
+            for name, (source, _, _) in self.sources.items()
+            for of, dtype in source.columns.items()
+            if dtype == "float"
+        ]
+        usual = dict(zip(numbers, [1.2, 0.8, -0.5] + [0.3, -0.2] * len(numbers), strict=False))
+        usual |= dict.fromkeys(measured[:2], _LEAST_LEVELS)
+        self.weights = usual if given is None else dict(given)
+        lost = [name for name in self.weights if name not in (*numbers, *measured)]
+        if lost or not self.weights:
+            raise Misuse(
+                f"stream of {model.name!r}: weights of {', '.join(lost) or 'nothing'}. There is: "
+                f"{', '.join((*numbers, *measured)) or 'no column of numbers, and one is needed'}."
+            )
+        self._first = next((name for name in self.weights if name in numbers), next(iter(self.weights)))
+
+    def column_of(self, one: Shift) -> str:
+        """The column that a shift is of."""
+        name = self._first if one.column is None else one.column
+        if name not in self.weights:
+            raise Misuse(f"shift: column {name!r} has no weight. There is: {', '.join(self.weights)}.")
+        return name
+
+
+def _times(
+    rng: np.random.Generator,
+    begin_us: int,
+    spans: int,
+    per_day: int,
+    history: int,
+    week: float,
+    holidays: Sequence[float],
+) -> NDArray[np.int64]:
+    share = np.ones(spans)
+    weekday = (begin_us // DAY_US + np.arange(spans) + 3) % 7
+    if week:
+        share[weekday >= 5] = 0.8
+    free = [int(day) + history for day in holidays if 0 <= int(day) + history < spans]
+    share[free] = 1 / 3
+    counts = np.maximum(np.round(per_day * share), 1).astype(np.int64)
+    starts = begin_us + np.repeat(np.arange(spans), counts) * DAY_US
+    return np.sort(starts + rng.integers(0, 24 * 60, int(counts.sum())) * MINUTE_US)
+
+
+def _requests(
+    rng: np.random.Generator, model: Model, at_us: NDArray[np.int64], shapes: Mapping[str, tuple[float, float]]
+) -> dict[str, Column]:
+    request, count = model.request, len(at_us)
+    found: dict[str, Column] = {}
+    for name, dtype in request.columns.items():
+        if name == request.key:
+            numbers = np.arange(count)
+            found[name] = Column("int", numbers) if dtype == "int" else column("str", [f"r{n:08d}" for n in numbers])
+        elif name == model.group:
+            found[name] = column("str", [f"l{n // _LIST:07d}" for n in range(count)])
+        elif dtype == "time":
+            found[name] = Column("time", at_us + (request.lead_us if name == request.time else 0))
+        elif dtype == "float":
+            mean, sd = shapes.get(name, (0.0, 1.0))
+            found[name] = Column("float", mean + sd * rng.normal(size=count))
+        elif dtype == "int":
+            found[name] = Column("int", rng.poisson(3.0, count))
+        elif dtype == "bool":
+            found[name] = Column("bool", rng.random(count) < 0.5)
+        else:
+            found[name] = column("str", [f"{name}{n}" for n in rng.integers(0, _VALUES, count)])
+    return found
+
+
+def _move(
+    requests: dict[str, Column],
+    plan: _Plan,
+    one: Shift,
+    day: Floats,
+    shapes: Mapping[str, tuple[float, float]],
+) -> None:
+    name = plan.column_of(one)
+    if name not in requests:
+        raise Misuse(f"shift: {name!r} is no column of the request. A covariate shift moves one.")
+    sd = shapes.get(name, (0.0, 1.0))[1]
+    requests[name] = Column("float", requests[name].values + sd * one.size * grown(one, day))
+
+
+def _sources(
+    rng: np.random.Generator,
+    plan: _Plan,
+    requests: Mapping[str, Column],
+    at_us: NDArray[np.int64],
+    begin_us: int,
+    spans: int,
+) -> tuple[dict[str, Columns], dict[str, Floats]]:
+    """The events of each source of a view, and the newest known measurement for each request by "source.column"."""
+    tables: dict[str, Columns] = {}
+    levels: dict[str, Floats] = {}
+    hours = spans * 24
+    for name, (source, by, own) in plan.sources.items():
+        view_by = by if all(one in requests for one in by) else ()
+        own = own if view_by else ()
+        who = _entities(requests, view_by)
+        times = np.repeat(begin_us + np.arange(hours) * HOUR_US, len(who))
+        made: dict[str, Column] = {}
+        for of, dtype in source.columns.items():
+            if of == source.time:
+                made[of] = Column("time", times)
+            elif of in own:
+                made[of] = column(dtype, [one[own.index(of)] for one in who] * hours)
+            elif dtype == "float":
+                walk = _walks(rng, hours, len(who))
+                made[of] = Column("float", walk.reshape(-1))
+                place = {one: n for n, one in enumerate(who)}
+                asked = zip(*(requests[one].to_list() for one in view_by), strict=True) if view_by else ()
+                rows = np.array([place[one] for one in asked] if view_by else [0] * len(at_us), np.int64)
+                newest = np.clip((at_us - source.delay_us - begin_us - 1) // HOUR_US, 0, hours - 1)
+                levels[f"{name}.{of}"] = walk[newest, rows]
+            elif of == source.key:
+                numbers = np.arange(len(times))
+                made[of] = Column("int", numbers) if dtype == "int" else column("str", [f"{n:09d}" for n in numbers])
+            else:
+                made[of] = _noise(rng, dtype, of, times)
+        tables[name] = Columns(made)
+    return tables, levels
+
+
+def _entities(requests: Mapping[str, Column], by: Sequence[str]) -> list[tuple[Any, ...]]:
+    if not by:
+        return [()]
+    return sorted(set(zip(*(requests[one].to_list() for one in by), strict=True)))
+
+
+def _noise(rng: np.random.Generator, dtype: Any, name: str, times: NDArray[np.int64]) -> Column:
+    count = len(times)
+    if dtype == "time":
+        return Column("time", times)
+    if dtype == "bool":
+        return Column("bool", rng.random(count) < 0.5)
+    if dtype == "int":
+        return Column("int", rng.poisson(3.0, count))
+    if dtype == "float":
+        return Column("float", rng.normal(size=count))
+    return column("str", [f"{name}{n}" for n in rng.integers(0, _VALUES, count)])
+
+
+def _walks(rng: np.random.Generator, hours: int, count: int) -> Floats:
+    """Series of variance 1 that remember 0.95 of the hour before."""
+    steps = rng.normal(size=(hours, count))
+    for n in range(1, hours):
+        steps[n] = 0.95 * steps[n - 1] + math.sqrt(1 - 0.95**2) * steps[n]
+    return steps
+
+
+def _day_effects(rng: np.random.Generator, spans: int, sd: float) -> Floats:
+    found = rng.normal(size=spans + 40)
+    for n in range(1, spans + 40):
+        found[n] = 0.4 * found[n - 1] + math.sqrt(1 - 0.4**2) * found[n]
+    return sd * found[40:]
+
+
+def _known(
+    rng: np.random.Generator,
+    at_us: NDArray[np.int64],
+    day: Floats,
+    season: float,
+    week: float,
+    holidays: Sequence[float],
+) -> Floats:
+    """What the calendar adds to the score."""
+    phase = rng.random()
+    found = season * np.sin(2 * np.pi * (day / 365 + phase))
+    found = found + week * np.cos(2 * np.pi * ((at_us // DAY_US + 3) % 7) / 7)
+    free = np.isin(np.floor(day).astype(np.int64), np.array([int(one) for one in holidays], np.int64))
+    return np.where(free, found - 0.5, found) - 0.5
+
+
+def _label_events(
+    rng: np.random.Generator,
+    model: Model,
+    found: Outcomes,
+    requests: Mapping[str, Column],
+    known_us: NDArray[np.int64],
+    there: NDArray[np.bool_],
+) -> Columns:
+    source, made = model.label.source, dict[str, Column]()
+    for name, dtype in source.columns.items():
+        if name == source.time:
+            made[name] = Column("time", known_us)
+        elif name == model.label.key:
+            made[name] = requests[model.request.key]
+        elif name == found.column:
+            made[name] = found.values
+        elif name in requests:
+            made[name] = requests[name]
+        else:
+            made[name] = _noise(rng, dtype, name, known_us)
+    return Columns(made).take(there)
+
+
+def stream_of(text: str, model: Model, seed: int) -> Stream:
+    """The stream that words of the command line describe.
+
+    Args:
+        text: Words such as "days=100 per_day=500 season=0.3 concept=40 covariate=60+14": a shift is the day it
+            begins, and after a plus sign the days that it takes.
+        model: What it is made for.
+        seed: Of the stream.
+
+    Raises:
+        Misuse: A word that is none of them, or no number.
+    """
+    given: dict[str, Any] = {}
+    shifts: list[Shift] = []
+    for word in text.split():
+        name, _, value = word.partition("=")
+        day, _, over = value.partition("+")
+        try:
+            if name in ("concept", "covariate", "prior"):
+                shifts.append(shift(name, float(day), over=f"{int(over)}d" if over else 0))  # type: ignore[arg-type]
+            elif name in ("history", "days", "per_day"):
+                given[name] = int(value)
+            elif name in ("season", "week", "day_sd", "missing"):
+                given[name] = float(value)
+            elif name == "holidays":
+                given[name] = [float(one) for one in value.split(",")]
+            else:
+                raise Misuse(
+                    f"stream: {word!r} is none of history=, days=, per_day=, season=, week=, day_sd=, missing=, "
+                    "holidays=10,20, concept=, covariate= and prior= (a day, or a day and how many it takes: 40+14)."
+                )
+        except ValueError as error:
+            raise Misuse(f"stream: {word!r} holds no number.") from error
+    return stream(model, seed=seed, shifts=shifts, **given)

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from trimtab.registry.transfer.export import Exported
     from trimtab.run import Run
     from trimtab.serving.batch import Manifest
+    from trimtab.simulation.faults import Fault
     from trimtab.simulation.policies import Policy
     from trimtab.simulation.results import ReplayResult
     from trimtab.simulation.streams import Stream
@@ -1229,6 +1230,7 @@ class Project(Wiring):
         policies: Sequence[Policy | str] | None = None,
         model: str | None = None,
         stream: Stream | str | None = None,
+        faults: str | Path | Columns | Sequence[Fault | Mapping[str, Any]] | None = None,
         start: str | int | None = None,
         until: str | int | None = None,
         seed: int | None = None,
@@ -1243,6 +1245,8 @@ class Project(Wiring):
             model: Whose deployment the policies keep; left out, the only one.
             stream: Instead of the ingested history a generated one, made with `tt.stream()` for the model, or words for
                 it such as "days=100 concept=40".
+            faults: What goes wrong, by name and date: faults of `trimtab.simulation`, rows or a table with kind, start,
+                end, source, column and size, or a CSV file of them.
             start: When time begins to run; left out, [demo] start, else after the first quarter of the requests.
             until: When it stops; left out, [demo] until, else the last request.
             seed: Left out, the setting `seed`.
@@ -1256,6 +1260,7 @@ class Project(Wiring):
             policies=policies,
             model=model,
             stream=stream,
+            faults=faults,
             start=start,
             until=until,
             seed=seed,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from trimtab.events.checks import asked_moment
 from trimtab.events.definitions import Source
 from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
+from trimtab.simulation.faults import Fault, read_faults
 from trimtab.simulation.policies import Policy
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
@@ -41,6 +42,7 @@ def simulate_project(
     policies: Sequence[Policy | str] | None,
     model: str | None,
     stream: Stream | str | None,
+    faults: str | Path | Columns | Sequence[Fault | Mapping[str, Any]] | None,
     start: str | int | None,
     until: str | int | None,
     seed: int | None,
@@ -80,6 +82,7 @@ def simulate_project(
             until_us=until_us,
             seed=used,
             truth=truth,
+            faults=[] if faults is None else read_faults(faults),
             progress=show,
         ) as replay,
     ):

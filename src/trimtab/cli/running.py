@@ -73,6 +73,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     metavar="WORDS",
     help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
 )
+@click.option("--faults", metavar="FILE", help="CSV of what goes wrong: kind, start, end, source, column, size.")
 @click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
 @click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
 @click.option("--seed", type=int, help="Left out, the setting seed.")
@@ -81,6 +82,7 @@ def simulate(
     policies: tuple[str, ...],
     model: str | None,
     stream: str | None,
+    faults: str | None,
     start: str | None,
     until: str | None,
     seed: int | None,
@@ -100,6 +102,7 @@ def simulate(
             policies=list(policies) or None,
             model=model,
             stream=stream,
+            faults=faults,
             start=start,
             until=until,
             seed=seed,

@@ -1,9 +1,11 @@
 """The same loop in virtual time, several policies side by side."""
 
+from trimtab.simulation.faults import Fault, fault, read_faults
 from trimtab.simulation.policies import Policy, Refit, Standing, every, naive, never, project, ungated
 from trimtab.simulation.streams import Shift, Stream, Truth, shift, stream
 
 __all__ = [
+    "Fault",
     "Policy",
     "Refit",
     "Shift",
@@ -11,9 +13,11 @@ __all__ = [
     "Stream",
     "Truth",
     "every",
+    "fault",
     "naive",
     "never",
     "project",
+    "read_faults",
     "shift",
     "stream",
     "ungated",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.clock import Clock
-from trimtab.core.records import DayQuality, Signal
+from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.events.frames import EventFrame
 from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise_rows
@@ -144,6 +144,12 @@ class WatchedInputs:
             begin = end
             if look_us < until_us:
                 self._look(look_us)
+
+    def resume(self, predictions: Sequence[Prediction]) -> None:
+        """Take in again what was logged, after a restart; those of closed hours change nothing."""
+        if self._every_us:
+            self._monitor.follow()
+            self._monitor.add([p for p in predictions if p.made_at_us >= self._monitor.read_from_us])
 
     def close(self, now_us: int, closed: Sequence[DayQuality]) -> None:
         """Look at the end of a block, with the days that were closed."""

@@ -22,7 +22,10 @@ from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.events.history import History
 from trimtab.events.quarantine import Quarantine
+from trimtab.features.definitions import Label
 from trimtab.features.feature_set import FeatureSet
+from trimtab.simulation.faults import OF_DATA, Fault
+from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
 from trimtab.simulation.rows import AnsweredRows, Block, Questions
@@ -60,6 +63,7 @@ class Replay:
         look_every_us: The time between two looks at inputs, feeds and traffic, in whole hours: a service looks every
             hour, which takes a replay longer. 0: never, and no rows are left out for faulty inputs.
         truth: Of a generated stream, what the best answers are.
+        faults: What goes wrong, and when; quality is judged by the rows without them.
         progress: Called after each stretch.
     """
 
@@ -76,6 +80,7 @@ class Replay:
         sampled_rows: int = 0,
         look_every_us: int = 6 * HOUR_US,
         truth: Truth | None = None,
+        faults: Sequence[Fault] = (),
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         if look_every_us % HOUR_US:
@@ -87,6 +92,7 @@ class Replay:
         self._start_us = start_us
         self._progress = progress
         self._truth = truth
+        self._faults = list(faults)
         self._folder = folder
         requests = {line.deployment.model.request.name: line.deployment.model.request for line in lines}
         if len(requests) > 1:
@@ -96,6 +102,8 @@ class Replay:
         missing = [s.name for s in (*needed, request.source) if s.name not in tables]
         if missing:
             raise Misuse(f"replay: no recorded events of {', '.join(missing)}. Load them first.")
+        self._recorded = tables
+        tables = with_faults(tables, faults, [*needed, request.source], lines[0].deployment.model)
         self._clock = VirtualClock(start_us)
         self._logs = {
             s.name: store.open(
@@ -143,6 +151,7 @@ class Replay:
                 clock=self._clock,
                 seed=self._seed,
                 look_every_us=self._look_every_us,
+                faults=self._faults,
             )
             self.worlds[line.name] = world
         self._show(accepted, self._tick())
@@ -243,6 +252,7 @@ class Replay:
             checked_values=verdict.values,
             mismatches=verdict.mismatches,
             first_mismatch=verdict.first,
+            faults=self._faults,
             optimum=self._optimum(rows, lines[self._lines[0].name]),
         )
 
@@ -268,7 +278,7 @@ class Replay:
             name=world.line.name,
             at_us=at_us,
             scores=world.all_scores(),
-            labels=self._rows.labels(model.label, rows, np.iinfo(np.int64).max // 2),
+            labels=self._labels(model.label, rows),
             decisions=world.decisions,
             signals=world.steering.signals,
             input_signals=world.steering.input_signals,
@@ -278,6 +288,13 @@ class Replay:
             metric=model.metric,
             lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
         )
+
+    def _labels(self, label: Label, rows: slice) -> NDArray[Any]:
+        """The labels of some questions, those that were known in the end; without faults those that were recorded."""
+        if any(one.kind in OF_DATA for one in self._faults):
+            table = self._recorded[label.source.name]
+            return recorded_labels(label, table, self._rows.keys(rows), until_us=self._until_us)
+        return self._rows.labels(label, rows, np.iinfo(np.int64).max // 2)
 
 
 def _distinct(lines: Sequence[Line]) -> list[FeatureSet]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
+from trimtab.simulation.faults import Fault
 from trimtab.simulation.measures import Judged, Measure, measures
 from trimtab.stats import Interval, Loss, loss_kind
 from trimtab.stats.multiclass import top_class
@@ -133,6 +134,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     checked_values: int
     mismatches: int  # of values or reasons between the two paths; expected: 0
     first_mismatch: str  # in words; empty when there is none
+    faults: list[Fault] = []  # that were put in
     optimum: LineResult | None = None  # of a generated stream: the best answers, as a line
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:

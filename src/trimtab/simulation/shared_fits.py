@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from trimtab.core.hashing import bytes_hash
@@ -65,6 +67,38 @@ class SharedRecipe:
             found = self._recipe.fit(training_set, rows)
             self._cache.put(key, found)
         return found
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.candidate_scores(fitted, training_set, window)
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.champion_scores(champion, training_set, window)
+
+
+class Sabotaged:
+    """A recipe whose fits with the newest rows learn shuffled labels while a fault lasts: a refit gone wrong.
+
+    Args:
+        recipe: The recipe that may be shared.
+        own: What fits the shuffled rows, never shared.
+        lasts: Whether the fault lasts now.
+        seed: Of the shuffle.
+    """
+
+    def __init__(self, recipe: Recipe, own: Recipe, lasts: Callable[[], bool], seed: int) -> None:
+        self._recipe = recipe
+        self._own = own
+        self._lasts = lasts
+        self._seed = seed
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        usable = np.flatnonzero(training_set.usable)
+        if not self._lasts() or not usable.size or not rows[usable[-1]]:
+            return self._recipe.fit(training_set, rows)
+        values = training_set.labels.values.copy()
+        values[rows] = np.random.default_rng(self._seed).permutation(values[rows])
+        labels = msgspec.structs.replace(training_set.labels, values=values)
+        return self._own.fit(msgspec.structs.replace(training_set, labels=labels), rows)
 
     def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
         return self._recipe.candidate_scores(fitted, training_set, window)

@@ -24,16 +24,18 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.simulation.gated import Gated
+from trimtab.simulation.faults import Fault
+from trimtab.simulation.gated_line import Gated
 from trimtab.simulation.inputs import SharedCounts
 from trimtab.simulation.policies import Decide
 from trimtab.simulation.rows import AnsweredRows, Block
-from trimtab.simulation.shared_fits import FitCache, SharedRecipe, Spent
-from trimtab.simulation.ungated import Ungated
+from trimtab.simulation.shared_fits import FitCache, Sabotaged, SharedRecipe, Spent
+from trimtab.simulation.ungated_line import Ungated
 from trimtab.steering.definitions import Deployment
-from trimtab.steering.ledger import Ledger
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.steering.loop_state import FREEZE
 from trimtab.steering.recipes import BatchRecipe, Recipe
-from trimtab.store.ports import Blob, KeyValue
+from trimtab.store.ports import Blob, KeyValue, Put, Remove
 from trimtab.training.online import OnlineLearner
 
 Floats = NDArray[np.float64]
@@ -114,8 +116,17 @@ class World:
         clock: Clock,
         seed: int,
         look_every_us: int,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self.line = line
+        self._folder = folder
+        self._blob = blob
+        self._shared = shared
+        self._seed = seed
+        self._look_every_us = look_every_us
+        self._faults = [one for one in faults if one.kind in ("sabotaged_refit", "restart", "freeze")]
+        self._restarted: set[int] = set()
+        self._frozen = False
         self.scores: list[Floats] = []
         self.versions: list[str] = []  # of each answer
         self.decisions: list[Decision] = []
@@ -124,49 +135,57 @@ class World:
         self._first_row = rows.count
         deployment = line.deployment
         folder.mkdir(parents=True, exist_ok=True)
-        self.catalog = store.open(store_url("sqlite", folder / "catalog.db"), "catalog", clock=clock)
-        self.predictions = PredictionLog(
-            store.open(f"{store_url('sqlite', folder / 'log' / 'predictions')}?mode=relaxed", "log", clock=clock)
-        )
-        self.registry = Registry(self.catalog, blob, clock=clock, actor="policy")
-        ids = TimeIds(clock, seed=int(content_hash([seed, line.name])[:12], 16))
-        model = deployment.model
-        address = content_hash([model.hash, deployment.learn, seed])
+        self._ids = TimeIds(clock, seed=int(content_hash([seed, line.name])[:12], 16))
         self.spent = Spent()
+        self._open()
+        self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
 
-        def around(recipe: Recipe) -> Recipe:
-            return SharedRecipe(recipe, address, shared.fits, self.spent)
+    def _open(self) -> None:
+        """Open what is stored, and what steers by it."""
+        self.catalog = store.open(store_url("sqlite", self._folder / "catalog.db"), "catalog", clock=self._clock)
+        log = f"{store_url('sqlite', self._folder / 'log' / 'predictions')}?mode=relaxed"
+        self.predictions = PredictionLog(store.open(log, "log", clock=self._clock))
+        self.registry = Registry(self.catalog, self._blob, clock=self._clock, actor="policy")
+        self.steering: Steering = self._steering()
 
-        self.steering: Steering
-        if line.decide is None:
-            self.steering = Gated(
+    def _steering(self) -> Steering:
+        deployment, decide = self.line.deployment, self.line.decide
+        if decide is None:
+            return Gated(
                 deployment,
-                rows,
+                self._rows,
                 self,
-                around,
+                self._around,
                 registry=self.registry,
                 catalog=self.catalog,
-                blob=blob,
-                counts=shared.counts,
-                clock=clock,
-                ids=ids,
-                seed=seed,
-                look_every_us=look_every_us,
+                blob=self._blob,
+                counts=self._shared.counts,
+                clock=self._clock,
+                ids=self._ids,
+                seed=self._seed,
+                look_every_us=self._look_every_us,
             )
-        else:
-            if deployment.learn == "online":
-                raise Misuse(f"replay: line {line.name!r}: a model that learns as it answers has no ungated policy.")
-            self.steering = Ungated(
-                deployment,
-                line.decide,
-                around(BatchRecipe(model, seed=seed)),
-                rows,
-                registry=self.registry,
-                ledger=Ledger(self.catalog),
-                blob=blob,
-                clock=clock,
-            )
-        self._scorer = _OnlineScorer(self, rows) if deployment.learn == "online" else _BatchScorer(self)
+        if deployment.learn == "online":
+            raise Misuse(f"replay: line {self.line.name!r}: a model that learns as it answers has no ungated policy.")
+        return Ungated(
+            deployment,
+            decide,
+            self._around(BatchRecipe(deployment.model, seed=self._seed)),
+            self._rows,
+            registry=self.registry,
+            ledger=Ledger(self.catalog),
+            blob=self._blob,
+            clock=self._clock,
+        )
+
+    def _around(self, recipe: Recipe) -> Recipe:
+        deployment = self.line.deployment
+        address = content_hash([deployment.model.hash, deployment.learn, self._seed])
+        shared = SharedRecipe(recipe, address, self._shared.fits, self.spent)
+        sabotage = [one for one in self._faults if one.kind == "sabotaged_refit"]
+        if not sabotage:
+            return shared
+        return Sabotaged(shared, recipe, lambda: any(one.covers(self._clock.now_us()) for one in sabotage), self._seed)
 
     def answer(self, block: Block) -> Answers:
         """Answers to a block of questions by what is in service; nothing is logged."""
@@ -185,9 +204,37 @@ class World:
 
     def tick(self) -> list[Decision]:
         """Let whatever steers the line look at what is new, and act."""
+        self._suffer(self._clock.now_us())
+        if self._frozen and isinstance(self.steering, Ungated):
+            return []
         decisions = self.steering.tick()
         self.decisions += decisions
         return decisions
+
+    def _suffer(self, now_us: int) -> None:
+        """Let the faults of now happen: a restart once, a freeze as long as it lasts."""
+        for number, one in enumerate(self._faults):
+            if one.kind == "restart" and one.start_us <= now_us and number not in self._restarted:
+                self._restarted.add(number)
+                self._restart()
+        frozen = any(one.kind == "freeze" and one.covers(now_us) for one in self._faults)
+        if frozen != self._frozen:
+            self._frozen = frozen
+            act, why = ("freeze", "A fault of the replay.") if frozen else ("unfreeze", "The fault is over.")
+            change = Put(FREEZE, "all", msgspec.json.encode(why)) if frozen else Remove(FREEZE, "all")
+            entry = Entry(at_us=now_us, model="*", act=act, cause=why, actor="a person")
+            self.decisions += Ledger(self.catalog).write([entry], [change])
+
+    def _restart(self) -> None:
+        """End what runs, and go on from what is stored; an ungated policy stores nothing, and goes on as it is."""
+        before = self.steering
+        if not isinstance(before, Gated):
+            return
+        self.predictions.close()
+        self.catalog.close()
+        self._open()
+        assert isinstance(self.steering, Gated)  # as before
+        self.steering.resume(before, [one for block in self.predictions.scan() for one in block])
 
     def in_service(self) -> Version | None:
         """The version that answers."""

@@ -111,6 +111,18 @@ class Gated:
         self._inputs.follow()
         return decisions
 
+    def resume(self, before: Gated, predictions: Sequence[Prediction]) -> None:
+        """Go on from what is stored, as a process does after another one ended.
+
+        Args:
+            before: What ended; only what it told this replay is taken over.
+            predictions: All that was logged.
+        """
+        self.signals, self._decisions = before.signals, before._decisions
+        self._inputs.signals = before._inputs.signals
+        self._loop.add([p for p in predictions if p.at_us >= self._loop.closed_until_us])
+        self._inputs.resume(predictions)
+
     def lack(self) -> str:
         """Why there is no version yet."""
         refused = (d.cause for d in reversed(self._decisions) if d.act in ("refuse", "failed"))

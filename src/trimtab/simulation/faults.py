@@ -1,0 +1,145 @@
+"""Faults by name and date: in what is recorded, in how the loop runs, and by people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import format_moment, moment_us
+
+FaultKind = Literal[
+    "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
+    "sabotaged_refit", "restart", "freeze",
+]  # fmt: skip
+OF_DATA: tuple[FaultKind, ...] = (
+    "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
+)  # fmt: skip
+_OF_COLUMNS = ("null_column", "unit_change")
+_OF_SOURCES = ("stuck_feed", "late_feed", "outage")
+_FIELDS = ("kind", "start", "end", "source", "column", "size")
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that goes wrong from one time until another. Make one with `fault()`."""
+
+    kind: FaultKind
+    start_us: int
+    end_us: int
+    source: str | None = None  # or the request; None: the one that the kind is about
+    column: str | None = None
+    size: float | None = None
+
+    @property
+    def said(self) -> str:
+        """In a few words, for a report."""
+        of = ".".join(one for one in (self.source, self.column) if one)
+        return f"{self.kind} {of}".strip()
+
+    def covers(self, at_us: int) -> bool:
+        """Whether it lasts at a time."""
+        return self.start_us <= at_us < self.end_us
+
+
+def fault(
+    kind: FaultKind,
+    start: str | int,
+    end: str | int | None = None,
+    *,
+    source: str | None = None,
+    column: str | None = None,
+    size: float | None = None,
+) -> Fault:
+    """A fault that a replay puts in.
+
+    Args:
+        kind: In recorded rows: "null_column" (a column has no values), "unit_change" (its values times `size`; left
+            out, degrees Celsius come as Fahrenheit), "stuck_feed" (a source repeats its last measurements),
+            "late_feed" (its events are known `size` hours late, 24 when left out), "outage" (it sends nothing),
+            "label_stop" (no labels), "label_flip" (they say the opposite). In the loop: "sabotaged_refit" (what is
+            fitted with the newest rows learns shuffled labels), "restart" (the process ends at a midnight and another
+            one goes on from what is stored). By a person: "freeze".
+        start: When it begins, ISO 8601 or microseconds.
+        end: When it is over; a restart has none.
+        source: Whose column or feed; left out, the request's column, or the label's source.
+        column: Which one, of column faults.
+        size: See `kind`.
+
+    Raises:
+        Misuse: Another kind, an end that is none, or a column or source that is missing.
+
+    >>> fault("outage", "2024-03-01", "2024-03-04", source="weather").said
+    'outage weather'
+    """
+    known = ", ".join(get_args(FaultKind))
+    if kind not in get_args(FaultKind):
+        raise Misuse(f"fault {kind!r} is none of {known}.")
+    start_us = moment_us(start)
+    end_us = start_us + 1 if end is None and kind == "restart" else None if end is None else moment_us(end)
+    if end_us is None or end_us <= start_us:
+        raise Misuse(f"fault {kind!r} from {start!r}: end={end!r}. Give a time after its start.")
+    if (kind in _OF_COLUMNS) != (column is not None):
+        needed = "needs a column" if kind in _OF_COLUMNS else "has no column"
+        raise Misuse(f"fault {kind!r}: it {needed}; found column={column!r}.")
+    if kind in _OF_SOURCES and source is None:
+        raise Misuse(f"fault {kind!r}: it needs a source.")
+    return Fault(kind=kind, start_us=start_us, end_us=end_us, source=source, column=column, size=size)
+
+
+def read_faults(given: str | Path | Columns | Sequence[Fault | Mapping[str, Any]]) -> list[Fault]:
+    """Faults from a file, a table or a list, in order of their beginning.
+
+    Args:
+        given: A CSV file with a header among kind, start, end, source, column and size; a table or rows of the same;
+            or faults.
+
+    Raises:
+        NotFound: There is no such file.
+        Misuse: A column or a value that is none; the message names the row.
+    """
+    rows: Sequence[Fault | Mapping[str, Any]]
+    if isinstance(given, str | Path):
+        try:
+            with Path(given).open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except OSError as error:
+            raise NotFound(f"faults: {given} cannot be read: {error}") from error
+    elif isinstance(given, Columns):
+        rows = given.to_rows()
+    else:
+        rows = given
+    found = [one if isinstance(one, Fault) else _of_row(one, number) for number, one in enumerate(rows, 1)]
+    return sorted(found, key=lambda one: (one.start_us, one.end_us, one.kind))
+
+
+def _of_row(row: Mapping[str, Any], number: int) -> Fault:
+    strange = [name for name in row if name not in _FIELDS]
+    if strange:
+        raise Misuse(f"faults, row {number}: no field {strange[0]!r}. There is: {', '.join(_FIELDS)}.")
+    given = {name: value for name, value in row.items() if value not in (None, "")}
+    try:
+        size = None if "size" not in given else float(given["size"])
+        return fault(
+            given.get("kind", ""),
+            given.get("start", ""),
+            given.get("end"),
+            source=given.get("source"),
+            column=given.get("column"),
+            size=size,
+        )
+    except (Misuse, ValueError) as error:
+        raise Misuse(f"faults, row {number}: {error}") from error
+
+
+def in_words(faults: Sequence[Fault]) -> list[str]:
+    """A line for each fault."""
+    return [
+        f"{one.said}: {format_moment(one.start_us)[:16]}"
+        + ("" if one.kind == "restart" else f" to {format_moment(one.end_us)[:16]}")
+        for one in faults
+    ]

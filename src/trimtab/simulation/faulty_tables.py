@@ -1,0 +1,170 @@
+"""Recorded rows with faults in them: columns without values, other units, feeds that stick, labels that stop or lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Column, Columns
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.time import HOUR_US
+from trimtab.events.definitions import Source
+from trimtab.features.definitions import Label
+from trimtab.simulation.faults import OF_DATA, Fault
+from trimtab.training.definitions import Model
+
+_LATE_H = 24.0
+_COMPARED = frozenset((">=", ">", "<=", "<"))
+_Change = Callable[[Columns, Source, Fault, NDArray[np.bool_], Model], Columns]
+
+
+def with_faults(
+    tables: Mapping[str, Columns], faults: Sequence[Fault], sources: Sequence[Source], model: Model
+) -> dict[str, Columns]:
+    """Tables of recorded events with the faults of data put in; other faults are passed over.
+
+    Args:
+        tables: By source; of requests by the request's name.
+        faults: In this order.
+        sources: Their definitions.
+        model: Whose request and labels are meant where a fault names no source.
+
+    Raises:
+        NotFound: A source or a column that is not there.
+        Misuse: A column that a fault does not fit, e.g. one of texts that is to have another unit.
+    """
+    found, by_name = dict(tables), {one.name: one for one in sources}
+    for one in faults:
+        if one.kind not in OF_DATA:
+            continue
+        of_labels = one.kind in ("label_stop", "label_flip")
+        name = one.source or (model.label.source.name if of_labels else model.request.name)
+        if name not in found or name not in by_name:
+            raise NotFound(f"fault {one.said}: no source {name!r}. There is: {', '.join(found)}.")
+        if one.column is not None and one.column not in found[name]:
+            raise NotFound(f"fault {one.said}: {name!r} has no column {one.column!r}.")
+        source, table = by_name[name], found[name]
+        times = table[source.time]
+        rows = times.present() & (times.values >= one.start_us) & (times.values < one.end_us)
+        found[name] = _CHANGES[one.kind](table, source, one, rows, model)
+    return found
+
+
+def recorded_labels(
+    label: Label, table: Columns, keys: Sequence[object], *, until_us: int = 2**62
+) -> NDArray[np.float64]:
+    """The newest label of each key that was known by a time, NaN where there is none: what really became of it."""
+    table = table.take(known_at_us(table, label.source) <= until_us)
+    values = evaluate_columns(label.value, table)
+    found = values.to_list()
+    if label.classes:
+        place = {one: float(n) for n, one in enumerate(label.classes)}
+        found = [place.get(one) for one in found]
+    if "_op" in table:
+        found = [None if op == "delete" else one for one, op in zip(found, table["_op"].to_list(), strict=True)]
+    order = np.argsort(table[label.source.time].values, kind="stable").tolist()
+    names = table[label.key].to_list()
+    newest = {names[row]: found[row] for row in order}
+    told = [newest.get(key) for key in keys]
+    return np.array([np.nan if one is None else float(one) for one in told], np.float64)
+
+
+def known_at_us(table: Columns, source: Source) -> NDArray[np.int64]:
+    """When each recorded event became known."""
+    known: NDArray[np.int64] = table[source.time].values + source.delay_us
+    if "_known_at" not in table:
+        return known
+    said = table["_known_at"]
+    return np.where(said.present(), said.values, known)
+
+
+def _without_values(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
+    assert one.column is not None  # of this kind
+    column = table[one.column]
+    if one.column in (source.time, source.key):
+        raise Misuse(f"fault {one.said}: {one.column!r} says which row it is and when. Choose another column.")
+    empty: dict[str, Any] = {"float": np.nan, "str": None, "bool": False}
+    values = column.values.copy()
+    values[rows] = empty.get(column.dtype, 0)
+    return table.replace({one.column: Column(column.dtype, values, column.present() & ~rows)})
+
+
+def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
+    assert one.column is not None  # of this kind
+    column = table[one.column]
+    if column.dtype != "float":
+        raise Misuse(f"fault {one.said}: a unit is of a column of floats, found {column.dtype}.")
+    changed = column.values * 1.8 + 32.0 if one.size is None else column.values * one.size
+    values = np.where(rows, changed, column.values)
+    return table.replace({one.column: msgspec.structs.replace(column, values=values)})
+
+
+def _stuck(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
+    """Measurements of each entity (the texts of a row) stay as they were before the fault."""
+    times = table[source.time].values
+    texts = [table[name].to_list() for name in table.names if table[name].dtype == "str" and name != source.key]
+    who = list(zip(*texts, strict=True)) if texts else [()] * table.rows
+    last: dict[tuple[Any, ...], int] = {}
+    for row in np.flatnonzero(times < one.start_us)[np.argsort(times[times < one.start_us], kind="stable")].tolist():
+        last[who[row]] = row
+    changed = {}
+    known = [row for row in np.flatnonzero(rows).tolist() if who[row] in last]
+    for name in table.names:
+        column = table[name]
+        if column.dtype == "float":
+            values, valid = column.values.copy(), column.present().copy()
+            before = [last[who[row]] for row in known]
+            values[known], valid[known] = column.values[before], column.present()[before]
+            changed[name] = Column("float", values, valid)
+    return table.replace(changed)
+
+
+def _late(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
+    times, known = table[source.time], known_at_us(table, source)
+    late_us = round((_LATE_H if one.size is None else one.size) * HOUR_US)
+    return table.replace({"_known_at": Column("time", np.where(rows, known + late_us, known), times.valid)})
+
+
+def _without_rows(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
+    return table.take(~rows)
+
+
+def _flipped(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
+    """Yes is no; a number lies as far on the other side of its limit or, without one, of the middle of all rows."""
+    value = model.label.value
+    compared = value.op in _COMPARED and value.args[0].op == "col" and value.args[1].op == "lit"
+    if value.op != "col" and not compared:
+        raise Misuse(
+            f"fault {one.said}: the label is {value!r}. Only a column, or one that is compared, can be flipped."
+        )
+    name = str((value.args[0] if compared else value).params[0])
+    column = table[name]
+    if column.dtype == "bool":
+        values = np.where(rows, ~column.values.astype(bool), column.values.astype(bool))
+    elif model.label.classes and not compared:
+        turned = dict(zip(model.label.classes, reversed(model.label.classes), strict=True))
+        values = column.values.copy()
+        values[rows] = [turned.get(one, one) for one in column.values[rows].tolist()]
+    elif column.dtype in ("float", "int"):
+        limit = value.args[1].params[-1] if compared else np.median(column.values[column.present()])
+        values = np.where(rows, 2 * np.asarray(limit, np.float64) - column.values, column.values)
+        values = values.astype(column.values.dtype)
+    else:
+        raise Misuse(f"fault {one.said}: a label of {column.dtype} cannot be flipped.")
+    return table.replace({name: Column(column.dtype, values, column.valid)})
+
+
+_CHANGES: dict[str, _Change] = {
+    "null_column": _without_values,
+    "unit_change": _other_unit,
+    "stuck_feed": _stuck,
+    "late_feed": _late,
+    "outage": _without_rows,
+    "label_stop": _without_rows,
+    "label_flip": _flipped,
+}

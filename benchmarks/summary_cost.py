@@ -1,8 +1,8 @@
 """What it costs to summarise one logged prediction of 30 floats for the monitors, against answering it over HTTP.
 
-Ours is the processor time that the loop's reading between ticks takes for the hourly counts of inputs and for where each
-day's predictions stand. Reading the log and decoding it is measured alone and taken off: labels are joined with what is
-read, whoever watches. The floor is the time that the service takes for an answer at full load.
+Ours is the processor time that the loop's reading between ticks takes for the hourly counts of inputs, and for where
+each day's predictions stand. Reading the log and decoding it is measured alone and taken off: labels are joined with
+what is read, whoever watches. The floor is the time that the service takes for an answer at full load.
 """
 
 from __future__ import annotations

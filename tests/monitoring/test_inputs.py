@@ -127,5 +127,5 @@ def test_what_is_said_has_numbers_and_what_to_check(tmp_path: Path) -> None:
     assert 0.35 < found.evidence["share"] < 0.65
     assert found.evidence["usual_high"] < 0.05
     assert "Column price" in found.message
-    assert "normal at this time of day is at most" in found.message
+    assert "normal is at most" in found.message
     assert "Check" in found.message

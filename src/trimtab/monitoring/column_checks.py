@@ -19,6 +19,7 @@ _GROSS = 0.95
 _MARGIN = 0.2  # that a share must be above the high end of its reference windows, or 0.4 of what is left
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
+_OFTEN_NULL = 0.02  # share of nulls in training from which on they come in stretches at any time of day
 _FEW = 0.01  # of an hour's rows beyond which numbers out of proportion are red
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 
@@ -58,13 +59,19 @@ def _off(
     the newest one is: else it would end and begin again where a fault ends within a window.
     """
     spread = column.spreads[statistic]
+
+    def high_of(window: Window) -> float:
+        if statistic == "null" and column.null_share >= _OFTEN_NULL:
+            return spread.most(window.hours)
+        return spread.at(window.hours, window.last)[1]
+
     window, count = gross
-    high = spread.at(window.hours, window.last)[1]
+    high = high_of(window)
     if count >= _GROSS * window.rows and high <= 0.6 and against_chance(count, window.rows, high) >= ENOUGH:
         return window, count, high
     hits = []
     for window, count in counts:
-        high = spread.at(window.hours, window.last)[1]
+        high = high_of(window)
         margin = min(_MARGIN, 0.4 * (1.0 - high))
         least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
         if count >= least * window.rows and against_chance(count, window.rows, high) >= ENOUGH:
@@ -94,7 +101,7 @@ def _nulls(
         reason = "null" if code == NO_REASON else REASONS[code]
         evidence = {"share": share, "usual_high": high, "usual": column.null_share, "rows": float(window.rows)}
         said = f"{percent(share)} of its values of {window.said} are null (reason {reason}; {window.rows:,} rows)"
-        usual = f"normal at this time of day is at most {percent(high)}"
+        usual = f"normal is at most {percent(high)}"
         one = Finding(
             kind="nulls",
             subject=column.subject,
@@ -124,8 +131,8 @@ def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Fin
         subject=f"source {source}",
         onset_us=min(one.onset_us for _, one in ones),
         evidence={**worst.evidence, "columns": float(len(names))},
-        message=f"Source {source}: {said}: up to {percent(share)} of {shown} are null (reason {reason}); normal at "
-        f"this time of day is at most {percent(high)}. Check {check}.",
+        message=f"Source {source}: {said}: up to {percent(share)} of {shown} are null (reason {reason}); normal is "
+        f"at most {percent(high)}. Check {check}.",
     )
 
 
@@ -153,7 +160,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
 
 
 def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """Hours on end with one value, where training had at most half as many."""
+    """Hours on end with one value, where training had at most a third as many."""
     if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
         return []
     value, rows, newest, oldest = math.nan, 0, 0, 0
@@ -167,7 +174,7 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
             break
         newest, oldest, value = newest or hour, hour, low
         rows += there
-    long_enough = newest - oldest + 1 >= max(_CONSTANT_H, 2 * column.constant_h + 2) if rows else False
+    long_enough = newest - oldest + 1 >= max(_CONSTANT_H, 3 * column.constant_h + 2) if rows else False
     if not long_enough or rows < _CONSTANT_ROWS or -rows * math.log(column.top_share) < _CONSTANT_NATS:
         return []
     span = newest - oldest + 1

@@ -42,12 +42,21 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
 
     def at(self, hours: int, hour: int) -> tuple[float, float]:
         """Median and high end for a window of so many hours that ends in an hour (since 1970)."""
-        place = sum(1 for length in WINDOWS_H if length <= hours) - 1
+        place = _place(hours)
         return float(self._table("middle")[place, hour % 24]), float(self._table("high")[place, hour % 24])
+
+    def most(self, hours: int) -> float:
+        """The high end for a window of so many hours, whenever it ends."""
+        return float(self._table("high")[_place(hours)].max())
 
     def _table(self, name: str) -> NDArray[np.float32]:
         table: NDArray[np.float32] = np.frombuffer(getattr(self, name), "<f4").reshape(len(WINDOWS_H), 24)
         return table
+
+
+def _place(hours: int) -> int:
+    """The row of a table of windows for one of so many hours."""
+    return sum(1 for length in WINDOWS_H if length <= hours) - 1
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -77,7 +77,7 @@ class Gated:
             deployment,
             labels=rows.label_reader(deployment.model.label),
             live=live,
-            data=LineData(rows, partial(left_out, catalog, deployment.name)),
+            data=LineData(rows, partial(left_out, catalog, deployment.model)),
             registry=registry,
             catalog=catalog,
             blob=blob,

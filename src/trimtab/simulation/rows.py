@@ -190,16 +190,16 @@ class LineData:
 
     Args:
         rows: The questions and their features.
-        left_out: The times whose rows are not learnt from, as they stand when asked.
+        left_out: Gives the times whose rows are not learnt from at a cut, as they stand when asked.
     """
 
-    def __init__(self, rows: AnsweredRows, left_out: Callable[[], Sequence[LeftOut]]) -> None:
+    def __init__(self, rows: AnsweredRows, left_out: Callable[[int], Sequence[LeftOut]]) -> None:
         self._rows = rows
         self._left_out = left_out
 
     def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
         """See `AnsweredRows.training_set`."""
-        return self._rows.training_set(model, cut_us=cut_us, left_out=self._left_out())
+        return self._rows.training_set(model, cut_us=cut_us, left_out=self._left_out(cut_us))
 
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]

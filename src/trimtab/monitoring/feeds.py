@@ -102,11 +102,12 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
-    """Events come, but the newest is dated longer ago than usual."""
+    """Events come, but even when the last one did, the newest was dated longer ago than usual."""
     since_us = int(feed.known_us[-1])
     if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # none comes: it may have stopped
         return []
-    behind_us = now_us - int(feed.newest_us[-1])
+    dated_us = int(feed.newest_us[-1])
+    behind_us = since_us - dated_us  # what did not come since may not have happened
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]
@@ -120,10 +121,11 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
         Finding(
             kind="feed_late",
             subject=f"source {feed.source}",
-            onset_us=int(feed.newest_us[-1]) + usual_us,
+            onset_us=dated_us + usual_us,
             evidence={"behind_s": behind_us / 1e6, "usual_s": usual_us / 1e6},
-            message=f"Source {feed.source}: its newest event is dated {ago(behind_us)} ago; normal at this time of day "
-            f"is at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue before them.",
+            message=f"Source {feed.source}: its newest event is dated {ago(now_us - dated_us)} ago; normal at this "
+            f"time of day is at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue before "
+            "them.",
         )
     ]
 

@@ -14,9 +14,9 @@ DAYS = 28
 WINDOW = RedWindow(id="d", model="m", kind="duplicates", subject="traffic", start_us=0, end_us=None)
 
 
-def traffic(seed: int, days: int) -> dict[int, TrafficHour]:
-    """About 60 requests an hour, each asked once."""
-    counts = np.random.default_rng(seed).poisson(60, 24 * days)
+def traffic(seed: int, days: int, per_hour: int = 60) -> dict[int, TrafficHour]:
+    """About so many requests an hour, each asked once."""
+    counts = np.random.default_rng(seed).poisson(per_hour, 24 * days)
     return {hour: TrafficHour(int(count), int(count)) for hour, count in enumerate(counts)}
 
 
@@ -63,3 +63,14 @@ def test_doubled_traffic_is_red_until_it_is_usual_again(seed: int) -> None:
     found = lived(hours)
     assert {now for now, kinds in found.items() if "traffic_doubled" in kinds} >= set(range(begin + 18, end + 1))
     assert not any(kinds for now, kinds in found.items() if now <= begin or now > end + 12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hours_of_few_requests_are_put_together(seed: int) -> None:
+    hours = traffic(seed, DAYS + 4, per_hour=8)
+    begin, end = 24 * DAYS, 24 * (DAYS + 2)
+    for hour in range(begin, end):
+        hours[hour] = TrafficHour(2 * hours[hour].rows, hours[hour].rows)
+    red = {now for now, kinds in lived(hours).items() if "duplicates" in kinds}
+    assert red >= set(range(begin + 12, end + 1))
+    assert red <= set(range(begin + 1, end + 12))

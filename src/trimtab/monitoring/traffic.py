@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import compress
 
 import msgspec
 import numpy as np
@@ -158,24 +157,54 @@ def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     return scaled
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """Some hours with enough requests together."""
+
+    first: int
+    last: int
+    rows: int
+    distinct: int
+
+    @property
+    def share(self) -> float:
+        """Of requests that repeat one of the same hour."""
+        return 1.0 - self.distinct / self.rows
+
+
+def _together(hours: Mapping[int, TrafficHour]) -> list[_Asked]:
+    """Hours put together until there are enough requests, newest first."""
+    found: list[_Asked] = []
+    part: list[int] = []
+    for hour in sorted(hours, reverse=True):
+        part.append(hour)
+        rows = sum(hours[one].rows for one in part)
+        if rows >= _ROWS / 2:
+            found.append(_Asked(hour, part[0], rows, sum(hours[one].distinct for one in part)))
+            part = []
+    return found
+
+
 def _repeated(hours: Mapping[int, TrafficHour], faulty: Sequence[RedWindow]) -> list[Finding]:
     """The same request ids asked more often within an hour than usual."""
-    newest = [hour for hour in sorted(hours, reverse=True) if hours[hour].rows >= _ROWS / 2]
-    shares = [1.0 - hours[hour].distinct / hours[hour].rows for hour in newest]
-    counted = [not any(window.covers(hour * HOUR_US) for window in faulty) for hour in newest]
-    before = sorted(list(compress(shares[3:], counted[3:]))[: 14 * _DAY_H])
+    newest = _together(hours)
+    before = [
+        one.share
+        for one in newest[3:]
+        if not any(window.covers(hour * HOUR_US) for window in faulty for hour in (one.first, one.last))
+    ]
+    before = sorted(before[: 14 * _DAY_H])
     high = before[-1 - len(before) // 14] if before else 0.0
-    hits = [hour for hour, share in zip(newest[:3], shares[:3], strict=True) if share >= high + _MORE]
-    if len(hits) < 2 or hits[0] != newest[0]:
+    hits = [one for one in newest[:3] if one.share >= high + _MORE]
+    if len(hits) < 2 or hits[0] is not newest[0]:
         return []
-    share = 1.0 - hours[hits[0]].distinct / hours[hits[0]].rows
+    share, onset_us = hits[0].share, hits[-1].first * HOUR_US
     return [
         Finding(
             kind="duplicates",
             subject="traffic",
-            onset_us=hits[-1] * HOUR_US,
+            onset_us=onset_us,
             evidence={"share": share, "usual_high": high},
-            message=f"{percent(share)} of the requests since {format_moment(hits[-1] * HOUR_US)[:16]} repeat one of "
-            f"the same hour; normal is at most {percent(high)}. Check for clients that retry, or a queue read twice.",
+            message=f"{percent(share)} of the requests since {format_moment(onset_us)[:16]} repeat one of the same "
+            f"hour; normal is at most {percent(high)}. Check for clients that retry, or a queue read twice.",
         )
     ]

@@ -214,7 +214,7 @@ def test_the_http_document_names_every_status():
 
 def test_the_table_of_acts_names_every_act_that_the_ledger_is_given():
     given = re.compile(
-        r'(?:_entry|_by_hand|[Ll]edgered|write_row)\([^"()]*"(\w+)"|\bact="(\w+)"|^ACT = "(\w+)"', flags=re.MULTILINE
+        r'(?:\.entry|_by_hand|[Ll]edgered|write_row)\([^"()]*"(\w+)"|\bact="(\w+)"|^ACT = "(\w+)"', flags=re.MULTILINE
     )
     files = [file for room in ("app", "steering") for file in (ROOT / "src" / "trimtab" / room).rglob("*.py")]
     writers = [text for file in files if "Ledger" in (text := file.read_text("utf-8"))]

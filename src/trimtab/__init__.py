@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from trimtab.serving.score_cache import cache
     from trimtab.simulation.streams import stream
     from trimtab.stats.loss_names import ndcg_loss, pinball
-    from trimtab.steering.definitions import beats_champion, deployment, every, on_quality_drop
+    from trimtab.steering.causes import every, on_new_labels, on_quality_drop, on_slice_drop
+    from trimtab.steering.definitions import beats_champion, deployment
     from trimtab.training.definitions import model
     from trimtab.training.search import choice, integer, number, search
     from trimtab.training.weighting import sample
@@ -75,7 +76,9 @@ __all__ = [
     "model",
     "ndcg_loss",
     "number",
+    "on_new_labels",
     "on_quality_drop",
+    "on_slice_drop",
     "open",
     "pinball",
     "request",
@@ -121,7 +124,8 @@ _HOMES = {
     "trimtab.serving.score_cache": ("cache",),
     "trimtab.simulation.streams": ("stream",),
     "trimtab.stats.loss_names": ("ndcg_loss", "pinball"),
-    "trimtab.steering.definitions": ("beats_champion", "deployment", "every", "on_quality_drop"),
+    "trimtab.steering.causes": ("every", "on_new_labels", "on_quality_drop", "on_slice_drop"),
+    "trimtab.steering.definitions": ("beats_champion", "deployment"),
     "trimtab.training.definitions": ("model",),
     "trimtab.training.search": ("choice", "integer", "number", "search"),
     "trimtab.training.weighting": ("sample",),

@@ -11,7 +11,7 @@ import shop
 from trimtab.app.operations import ProjectModels
 from trimtab.app.project import Project
 from trimtab.core.errors import Misuse
-from trimtab.serving.http.operations import Move
+from trimtab.serving.http.operations import AskRepair, Move
 
 WHY = "The old system's model, until ours is trained."
 NO_WAY = "no gate record that passed speaks for it"
@@ -80,3 +80,16 @@ def test_the_first_champion_of_elsewhere_needs_a_reason_and_is_shown_as_ungated(
         (found,) = project.status().deployments
         assert found.ungated == f"no gate record that passed speaks for it; ada: {WHY}"
         assert f"  NOT GATED: {found.ungated}" in project.status().lines()
+
+
+def test_a_repair_that_was_asked_for_over_http_is_made_by_the_next_tick_in_the_name_of_who_asked(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        models = ProjectModels(project)
+        with pytest.raises(Misuse, match="too short"):
+            models.ask_repair("buyer", AskRepair(why="now"), actor="ada")
+        asked = models.ask_repair("buyer", AskRepair(why="Prices changed today."), actor="ada")
+        assert (asked.model, asked.actor) == ("buyer", "ada")
+        (row,) = project.tick()  # and it waits: the champion has seen all days
+        assert (row.act, row.actor) == ("trigger", "ada")
+        assert row.cause == "Asked for over HTTP by ada: Prices changed today."
+        assert project.tick() == []

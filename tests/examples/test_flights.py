@@ -27,7 +27,7 @@ from trimtab.simulation.feed import Feed
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.world import Line
-from trimtab.steering.definitions import Triggers
+from trimtab.steering.causes import Triggers
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 START_US, YEAR_US = moment_us("2013-03-01T05:00:00Z"), moment_us("2014-01-01T05:00:00Z")

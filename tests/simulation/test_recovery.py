@@ -158,6 +158,18 @@ def test_the_repair_and_its_follow_up_say_in_the_ledger_what_they_learnt_from(tm
     assert passed.at_us <= day_us(12 + 15)
 
 
+def test_new_labels_of_closed_days_start_a_repair_once_there_are_enough(tmp_path: Path) -> None:
+    tables, _ = make(3, days=20, per_day=200, drift_day=99, after=AFTER)
+    lines = [msgspec.structs.replace(line("labels", tt.on_new_labels(2_000) & tt.every("7d")), main=True)]
+    with Replay(
+        lines, tables, [outcomes, visit.source], tmp_path, start_us=day_us(0), until_us=day_us(20), seed=1
+    ) as r:
+        decisions = r.run().lines["labels"].decisions
+    trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
+    assert trigger.cause.endswith("new labels, 2,000 or more. Schedule: trained 7d ago or more.")
+    assert 10 <= (trigger.at_us - day_us(0)) / DAY_US <= 15  # 200 a day, known and closed two to three days later
+
+
 @pytest.mark.soak
 def test_streams_with_a_sudden_change_recover(soak_report: Any, tmp_path: Path) -> None:
     """`pytest -m soak -s tests/simulation/test_recovery.py`: 20 seeds that are drawn when it runs."""

@@ -24,7 +24,8 @@ from trimtab.serving.prediction_log import PredictionLog
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.world import Line
-from trimtab.steering.definitions import Deployment, Triggers
+from trimtab.steering.causes import Triggers
+from trimtab.steering.definitions import Deployment
 from trimtab.training.sets import Manifest, TrainingSet, build_training_set, load_manifest
 
 ORIGIN_US = moment_us("2020-01-01T00:00:00Z")

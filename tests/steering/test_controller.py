@@ -1,183 +1,25 @@
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
+from rig import Bench, Crash, Fragile, Rig, target
 
 from trimtab import store
-from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
-from trimtab.core.expressions import col
-from trimtab.core.records import DayQuality, GateRecord
 from trimtab.core.time import DAY_US
-from trimtab.events import Time, source
-from trimtab.features.definitions import label, request
-from trimtab.monitoring import QualityMonitor, Watch
-from trimtab.steering import Controller, Deployment, Ledger, Repair, deployment, every, on_quality_drop
+from trimtab.monitoring import Watch
+from trimtab.steering import deployment, every, on_quality_drop
 from trimtab.steering.controller import Stored
 from trimtab.steering.loop_state import Changes
-from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
-from trimtab.training import model
-
-clicks = source("clicks", time="at", key="id", columns={"id": str, "clicked": bool})
-visit = request("visit", key="id", time="at", columns={"id": str, "at": Time, "x": float})
-target = model(
-    "click",
-    request=visit,
-    features=[{"x": col("x")}],
-    label=label(clicks, key="id", value="clicked", wait="2d"),
-    estimator=dict,
-    metric="log_loss",
-)
-
-
-def day(number: int, version: str, loss: float) -> DayQuality:
-    return DayQuality(
-        model="click",
-        version=version,
-        day_us=number * DAY_US,
-        predictions=1_000,
-        labelled=1_000,
-        missing=0,
-        score_sum=300.0,
-        label_sum=300.0 + 10 * (number % 3 - 1),
-        loss_sum=1_000 * loss,
-        capped_loss_sum=1_000 * (loss + 0.01 * (number % 4 - 1.5)),
-    )
-
-
-class Crash(BaseException):
-    """The process ends here."""
-
-
-class Fragile:
-    """A catalogue of a process that ends at its n-th write: before it, or right after it."""
-
-    def __init__(self, catalog: Catalog, last: int, *, after: bool) -> None:
-        self._catalog = catalog
-        self._left = last
-        self._after = after
-
-    def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        self._left -= 1
-        if self._left == 0 and not self._after:
-            raise Crash
-        self._catalog.write(changes)
-        if self._left == 0:
-            raise Crash
-
-    def get(self, kind: str, key: str) -> Record | None:
-        return self._catalog.get(kind, key)
-
-    def find(self, kind: str, prefix: str = "") -> list[Record]:
-        return self._catalog.find(kind, prefix)
-
-    def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
-        return self._catalog.journal(name, after=after, limit=limit)
-
-    def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        return self._catalog.acquire(lease, holder, ttl_s)
-
-    def release(self, lease: str, holder: str) -> None:
-        self._catalog.release(lease, holder)
-
-    def close(self) -> None:
-        self._catalog.close()
-
-
-class Bench:
-    """A workshop whose candidates pass, fail or cannot be made as told; versions are called v1, v2, ..."""
-
-    def __init__(self, verdicts: list[bool | None]) -> None:
-        self.verdicts = verdicts
-        self.made = 0
-        self.in_service: str | None = None
-        self.replaced: str | None = None
-        self.lack: str | None = None
-        self.overtaken_by: str | None = None
-        self.meanwhile: Callable[[], None] = lambda: None
-        self.steps: Callable[[str], None] = lambda name: None
-        self.folds = 1
-        self.changes = Changes()  # what the newest repair was told
-
-    def champion(self) -> str | None:
-        return self.in_service
-
-    def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        return self.lack
-
-    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
-        passed = self.verdicts.pop(0) if self.verdicts else False
-        if passed is None:
-            raise Misuse("model 'click': all 10 labels are 0.")
-        self.changes = changes
-        self.meanwhile()
-        go_on()
-        self.made += 1
-        name = f"v{self.made}"
-        gate = GateRecord(
-            id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
-            window_start_us=0, window_end_us=cut_us, rows=10, metric="log_loss", candidate_metric=0.3,
-            champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0, passed=passed, checks={}, reason="r",
-            folds=1 if changes.onset is None else self.folds,
-        )  # fmt: skip
-        end = cut_us // DAY_US
-        reference = tuple(day(n, name, 0.3) for n in range(end - 14, end))
-        return Repair(
-            candidate=name, gate=gate, successor=name if passed else None, reason="r", reference=reference,
-            cut_us=cut_us, rows=10, data_hash="d",
-        )  # fmt: skip
-
-    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        repair = self.repair(cut_us, lambda: None, Changes())
-        successor = None if repair.successor is None else stored.version
-        return msgspec.structs.replace(repair, successor=successor, trained_us=7 * DAY_US)
-
-    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        self.steps("before the alias moves")
-        if self.overtaken_by is not None:
-            raise Conflict("champion is now v9. Judge it again.")
-        if self.in_service != repair.successor:
-            self.replaced, self.in_service = self.in_service, repair.successor
-        self.steps("after the alias moved")
-        return self.replaced
+from trimtab.store import Catalog, Put, Remove
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
     with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
         yield opened
-
-
-class Rig:
-    def __init__(self, catalog: Catalog, bench: Bench, rules: Deployment) -> None:
-        self.clock = VirtualClock(100 * DAY_US)
-        self.catalog = catalog
-        self.bench = bench
-        self.rules = rules
-        self.open()
-
-    def open(self, catalog: Catalog | None = None) -> None:
-        """As after a restart: everything is read again from the catalogue."""
-        catalog = catalog or self.catalog
-        self.monitor = QualityMonitor(catalog, "click", run_length_days=200)
-        self.ledger = Ledger(catalog)
-        self.controller = Controller(
-            self.rules, monitor=self.monitor, workshop=self.bench, ledger=self.ledger, catalog=catalog,
-            clock=self.clock,
-        )  # fmt: skip
-
-    def days(self, count: int, loss: float) -> list[str]:
-        """Let days pass: close one, look, tick; the acts taken."""
-        acts = []
-        for _ in range(count):
-            number = self.clock.now_us() // DAY_US
-            self.clock.advance_to((number + 1) * DAY_US)
-            assert self.bench.in_service is not None
-            self.monitor.observe([day(number, self.bench.in_service, loss)], now_us=self.clock.now_us())
-            acts += [d.act for d in self.controller.tick()]
-        return acts
 
 
 @pytest.mark.fast

@@ -15,6 +15,7 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.time import format_duration
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import View
+from trimtab.steering.causes import parts_of_trigger
 from trimtab.steering.definitions import Deployment
 from trimtab.training.definitions import Model
 
@@ -160,7 +161,10 @@ def _model(model: Model) -> dict[str, Part]:
 
 def _deployment(deployment: Deployment) -> Part:
     asked = {} if deployment.approval_us is None else {"approval": format_duration(deployment.approval_us)}
-    rules = [f"{type(rule).__name__} {phrase_of(words_of(rule))}" for rule in deployment.retrain.any_of]
+    rules = [
+        " and ".join(f"{type(part).__name__} {phrase_of(words_of(part))}".strip() for part in parts_of_trigger(rule))
+        for rule in deployment.retrain.any_of
+    ]
     return {
         "retrain": " or ".join(rules) or "never",
         "gate": phrase_of(words_of(deployment.gate)) or "usual",

@@ -13,7 +13,8 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.simulation.policies import Policy, policy_of
 from trimtab.simulation.world import Line
-from trimtab.steering.definitions import Deployment, Every, Triggers
+from trimtab.steering.causes import Every, Triggers
+from trimtab.steering.definitions import Deployment
 
 USUAL = (
     LineSettings(name="policy", model="", policy="project"),

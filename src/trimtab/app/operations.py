@@ -17,19 +17,24 @@ from trimtab.features.definitions import Label, View
 from trimtab.features.online.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
 from trimtab.registry.evidence import check_ungated
-from trimtab.registry.protection import CHAMPION
+from trimtab.registry.protection import CHAMPION, check_reason
 from trimtab.registry.searching import Found
 from trimtab.serving.http.operations import (
     AliasShown,
+    AskRepair,
     EntityFeatures,
     LabelRow,
     ModelShown,
     Move,
+    RepairAsked,
     RollBack,
     Serving,
     VersionShown,
 )
 from trimtab.serving.problems import InvalidField
+from trimtab.steering.loop_state import REQUEST
+from trimtab.steering.triggering import Requested
+from trimtab.store.ports import Put
 
 if TYPE_CHECKING:
     from trimtab.app.definitions import Definitions
@@ -112,6 +117,15 @@ class ProjectModels:
             actor=actor,
             together=self._ledgered(alias, "roll_back"),
         )
+
+    def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
+        """Let the loop make and judge a candidate at its next tick; asked again before, the newest word counts."""
+        self._known(model)
+        check_reason(f"repair of {model!r}", asked.why)
+        at_us = self._project.clock.now_us()
+        requested = Requested(at_us=at_us, actor=actor, why=asked.why.strip())
+        self._project.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
+        return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
     def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
         """What writes the row of the ledger, for an alias that says who answers. # D149"""

@@ -4,18 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.steering.controller import Controller, Workshop
-    from trimtab.steering.definitions import (
-        BeatsChampion,
-        Deployment,
+    from trimtab.steering.causes import (
         Every,
+        OnNewLabels,
         OnQualityDrop,
+        OnSliceDrop,
         Triggers,
-        beats_champion,
-        deployment,
         every,
+        on_new_labels,
         on_quality_drop,
+        on_slice_drop,
     )
+    from trimtab.steering.controller import Controller, Workshop
+    from trimtab.steering.definitions import BeatsChampion, Deployment, beats_champion, deployment
     from trimtab.steering.gate import Window, judge
     from trimtab.steering.ledger import Ledger
     from trimtab.steering.loop import Loop
@@ -23,17 +24,18 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "trimtab.steering.controller": ("Controller", "Workshop"),
-    "trimtab.steering.definitions": (
-        "BeatsChampion",
-        "Deployment",
+    "trimtab.steering.causes": (
         "Every",
+        "OnNewLabels",
         "OnQualityDrop",
+        "OnSliceDrop",
         "Triggers",
-        "beats_champion",
-        "deployment",
         "every",
+        "on_new_labels",
         "on_quality_drop",
+        "on_slice_drop",
     ),
+    "trimtab.steering.definitions": ("BeatsChampion", "Deployment", "beats_champion", "deployment"),
     "trimtab.steering.gate": ("Window", "judge"),
     "trimtab.steering.ledger": ("Ledger",),
     "trimtab.steering.loop": ("Loop",),
@@ -49,7 +51,9 @@ __all__ = [
     "Ledger",
     "Loop",
     "LoopState",
+    "OnNewLabels",
     "OnQualityDrop",
+    "OnSliceDrop",
     "Repair",
     "Triggers",
     "Window",
@@ -58,7 +62,9 @@ __all__ = [
     "deployment",
     "every",
     "judge",
+    "on_new_labels",
     "on_quality_drop",
+    "on_slice_drop",
 ]
 
 

@@ -10,14 +10,18 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision, GateRecord
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, format_moment
 from trimtab.monitoring.quality import QualityMonitor
-from trimtab.registry.protection import CHAMPION, hold, let_go
+from trimtab.monitoring.quality_days import stored_sums
 from trimtab.run import Cancelled
-from trimtab.steering.definitions import Deployment, Every, OnQualityDrop
+from trimtab.serving.arms import SHADOW
+from trimtab.steering.budgets import spent_budget, with_fits
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, Cause, Changes, LoopState, Repair, is_before
-from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.steering.loop_state import APART, APPROVAL, REQUEST, Changes, LoopState, Quiet, Repair
+from trimtab.steering.triggering import PRIORITY, Requested, Seen, Trigger, find_trigger
+from trimtab.store.ports import Catalog, Remove
 
 _IDLE: dict[str, Any] = {
     "phase": "idle",
@@ -101,42 +105,41 @@ class Controller:
         self._deployment = deployment
         self._monitor = monitor
         self._workshop = workshop
-        self._ledger = ledger
         self._catalog = catalog
         self._clock = clock
-        self.reload()
+        self._record = DeploymentRecord(deployment, ledger=ledger, catalog=catalog, clock=clock, waits=self._waits)
+        self._counted = (-1, -1, 0)  # new labels: since which training, until which day, how many
 
     @property
     def state(self) -> LoopState:
-        return self._state
+        return self._record.state
 
     def reload(self) -> None:
         """Read the state again: another process may have moved it."""
-        record = self._catalog.get(KIND, self._deployment.name)
-        self._revision = 0 if record is None else record.revision
-        cooldown_us = self._deployment.cooldown_us
-        fresh = LoopState(cooldown_us=cooldown_us, alarm_cooldown_us=cooldown_us)
-        state = fresh if record is None else msgspec.json.decode(record.body, type=LoopState)
-        if not state.alarm_cooldown_us:  # written by an earlier trimtab
-            state = msgspec.structs.replace(state, alarm_cooldown_us=cooldown_us)
-        self._state = state
+        self._record.reload()
+
+    def check_frozen(self) -> None:
+        """Raise `Conflict` when all automation is stopped."""
+        self._record.check_frozen()
 
     def finish(self) -> list[Decision]:
         """Finish a promotion that was under way when a process ended; the decisions taken.
 
         While automation is frozen the alias stays where it is, and only what has happened is written down.
         """
-        repair = self._state.repair
-        if repair is None or repair.successor is None or self._state.phase == APPROVAL:
+        repair = self._record.state.repair
+        if repair is None or repair.successor is None or self._record.state.phase == APPROVAL:
             return []
-        if self._frozen() is not None and self._workshop.champion() != repair.successor:
+        if self._record.frozen() is not None and self._workshop.champion() != repair.successor:
             return []
         now_us = self._clock.now_us()
         gate = {"gate": repair.gate.id}
         try:
-            replaced = self._workshop.promote(repair, repair.reason, self._state.approved_by or self._state.asked_by)
+            replaced = self._workshop.promote(
+                repair, repair.reason, self._record.state.approved_by or self._record.state.asked_by
+            )
         except Conflict as error:
-            return self._refuse(now_us, [self._entry("refuse", str(error), gate, version=repair.candidate)])
+            return self._refuse(now_us, [self._record.entry("refuse", str(error), gate, version=repair.candidate)])
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
             repair.successor,
             repair.reference,
@@ -146,15 +149,15 @@ class Controller:
             allowance=repair.allowance,
             name=repair.name,
         )
-        decisions = self._write(
+        decisions = self._record.write(
             [
-                self._entry(
+                self._record.entry(
                     "promote",
-                    self._state.cause,
+                    self._record.state.cause,
                     gate,
                     version=repair.successor,
                     replaced=replaced,
-                    actor=self._state.approved_by,
+                    actor=self._record.state.approved_by,
                 )
             ],
             anchored,
@@ -164,6 +167,7 @@ class Controller:
             cooldown_us=self._deployment.cooldown_us,
             alarm_quiet_until_us=now_us + self._deployment.cooldown_us,
             alarm_cooldown_us=self._deployment.cooldown_us,
+            quiets=dict.fromkeys(("slice", "labels"), Quiet(now_us + self._deployment.cooldown_us)),
             trained_at_us=repair.cut_us if repair.trained_us is None else repair.trained_us,
         )
         self._monitor.reload()
@@ -172,40 +176,29 @@ class Controller:
     def tick(self) -> list[Decision]:
         """Do what is due; the decisions taken, oldest first."""
         decisions = self.finish()
-        if decisions or self._frozen() is not None:
+        if decisions or self._record.frozen() is not None:
             return decisions
         now_us = self._clock.now_us()
-        if self._state.phase == APPROVAL:
+        if self._record.state.phase == APPROVAL:
             return self._drop_unanswered(now_us)
-        if self._state.repair is not None:
+        if self._record.state.repair is not None:
             return decisions
-        if self._state.phase == "idle":
-            trigger = self._trigger(now_us)
-            if trigger is None:
-                return []
-            changes = msgspec.structs.replace(self._state.changes, onset=trigger.onset)
-            known = {} if trigger.onset is None else msgspec.to_builtins(trigger.onset)
-            entries = [self._entry("trigger", trigger.cause, {"onset_us": known.get("at_us"), **known})]
-            if trigger.ready_at_us > now_us:
-                until = format_moment(trigger.ready_at_us)
-                entries.append(self._entry("wait", f"For labels from after the change, until {until}."))
-            decisions += self._write(
-                entries,
-                phase="waiting",
-                cause=trigger.cause,
-                begun_by=trigger.kind,
-                changes=changes,
-                risen_us=0 if self._monitor.watch is None else self._monitor.watch.risen_us,
-                follow_ups_us=self._state.follow_ups_us[trigger.kind == "follow-up" :],
-                triggered_at_us=now_us,
-                ready_at_us=trigger.ready_at_us,
-            )
-        if now_us < self._state.ready_at_us or self._blocked(now_us) is not None:
+        trigger = self._trigger(now_us)
+        if trigger is not None:
+            decisions += self._begun(trigger, now_us)
+        elif self._record.state.phase == "idle":
+            return decisions
+        if now_us < self._record.state.ready_at_us:
+            return decisions
+        bound = self._bound(now_us)
+        if bound is not None:
+            return decisions + bound
+        if self._blocked(now_us) is not None:
             return decisions  # stays waiting: the next tick looks again
         try:
             return decisions + self._repair(now_us)
         except Conflict:
-            if self._frozen() is None:
+            if self._record.frozen() is None:
                 raise
             return decisions  # frozen meanwhile: nothing was decided, or what was is carried out later
         except _Failed as failed:
@@ -222,14 +215,14 @@ class Controller:
         """
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
-        changes = msgspec.structs.replace(self._state.changes, onset=self._onset())
+        changes = msgspec.structs.replace(self._record.state.changes, onset=self._onset())
         blocked = self._workshop.blocked(now_us, changes)
         if blocked is not None and changes.onset is not None:  # too soon after it: judge on the newest days instead
             changes = msgspec.structs.replace(changes, onset=None)
             blocked = self._workshop.blocked(now_us, changes)
         if blocked is not None:
             raise Unavailable(f"train {self._deployment.name!r}: {blocked}")
-        self._write(
+        self._record.write(
             [],
             phase="waiting",
             cause=f"Asked for by {actor}.",
@@ -262,11 +255,13 @@ class Controller:
         gate = repair.gate
         seen = {} if stored.seen_until_us is None else {"seen_until_us": stored.seen_until_us}
         evidence = {**_evidence(gate), **seen}
-        entry = self._entry("gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor)
+        entry = self._record.entry(
+            "gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor
+        )
         if repair.successor is None:
             told = {"gate": gate.id}
-            refused = self._entry("refuse", repair.reason, told, version=stored.version, actor=actor)
-            return decisions + self._write([entry, refused])
+            refused = self._record.entry("refuse", repair.reason, told, version=stored.version, actor=actor)
+            return decisions + self._record.write([entry, refused])
         return decisions + self._passed([entry], repair, cause=why, asked_by=actor, begun_by="person")
 
     def approve(self, actor: str, why: str) -> list[Decision]:
@@ -278,8 +273,10 @@ class Controller:
         """
         repair = self._asked(f"approve {self._deployment.name!r}")
         gate = {"gate": repair.gate.id}
-        entry = self._entry("approve", why, gate, version=repair.successor, replaced=repair.gate.champion, actor=actor)
-        decisions = self._write([entry], phase="promoting", approved_by=actor)
+        entry = self._record.entry(
+            "approve", why, gate, version=repair.successor, replaced=repair.gate.champion, actor=actor
+        )
+        decisions = self._record.write([entry], phase="promoting", approved_by=actor)
         return decisions + self.finish()
 
     def reject(self, actor: str, why: str) -> list[Decision]:
@@ -295,44 +292,46 @@ class Controller:
         repair = self._asked(what)
         gate = {"gate": repair.gate.id}
         return self._refuse(
-            self._clock.now_us(), [self._entry("reject", why, gate, version=repair.successor, actor=actor)]
+            self._clock.now_us(), [self._record.entry("reject", why, gate, version=repair.successor, actor=actor)]
         )
 
     def _free(self, what: str) -> list[Decision]:
         """Finish what was under way, and see to it that a person may begin something; the decisions taken."""
         self.check_frozen()
         decisions = self.finish()
-        if self._state.phase == APPROVAL:
+        if self._record.state.phase == APPROVAL:
             decisions += self._drop_unanswered(self._clock.now_us())
-        if self._state.phase == APPROVAL:
-            raise Conflict(f"{what}: {self._waits(self._state)} Answer that first.")
+        if self._record.state.phase == APPROVAL:
+            raise Conflict(f"{what}: {self._waits(self._record.state)} Answer that first.")
         return decisions
 
     def _asked(self, what: str) -> Repair:
         """The candidate that somebody answers for, once it still can take over."""
         self.finish()
-        if self._state.phase != APPROVAL:
+        if self._record.state.phase != APPROVAL:
             raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
         self.check_frozen()
         dropped = self._drop_unanswered(self._clock.now_us())
         if dropped:
             raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
-        assert self._state.repair is not None  # stored with the phase
-        return self._state.repair
+        assert self._record.state.repair is not None  # stored with the phase
+        return self._record.state.repair
 
     def _drop_unanswered(self, now_us: int) -> list[Decision]:
         """Drop a candidate whose time to be approved is over, or which another champion has overtaken."""
-        repair = self._state.repair
+        repair = self._record.state.repair
         assert repair is not None  # stored with the phase
         gate, champion = {"gate": repair.gate.id}, self._workshop.champion()
         if champion != repair.gate.champion:
             said = f"It was compared with {_short(repair.gate.champion)}; champion is now {_short(champion)}."
-            entry = self._entry("refuse", said, gate, version=repair.successor, actor="policy")
+            entry = self._record.entry("refuse", said, gate, version=repair.successor, actor="policy")
             return self._refuse(now_us, [entry])
-        if now_us < self._state.expires_us:
+        if now_us < self._record.state.expires_us:
             return []
-        said = f"Nobody answered until {format_moment(self._state.expires_us)}."
-        return self._refuse(now_us, [self._entry("expire", said, gate, version=repair.successor, actor="policy")])
+        said = f"Nobody answered until {format_moment(self._record.state.expires_us)}."
+        return self._refuse(
+            now_us, [self._record.entry("expire", said, gate, version=repair.successor, actor="policy")]
+        )
 
     def _waits(self, state: LoopState) -> str:
         """Who waits for approval, until when, and how to answer."""
@@ -347,36 +346,67 @@ class Controller:
         watch = self._monitor.watch
         return None if watch is None else watch.onset
 
-    def _trigger(self, now_us: int) -> _Trigger | None:
-        """What starts a repair now: an alarm before a follow-up before the schedule, each with its own quiet time."""
-        state, rules = self._state, self._deployment.retrain.any_of
-        if self._workshop.champion() is None:
-            return (
-                None
-                if is_before(now_us, state.quiet_until_us)
-                else _Trigger("first", "No version is in service yet.", now_us)
+    def _trigger(self, now_us: int) -> Trigger | None:
+        """What starts a repair now; while one waits, only what is more urgent."""
+        record = self._catalog.get(REQUEST, self._deployment.name)
+        requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
+        seen = Seen(now_us, self._workshop.champion() is not None, self._monitor.watch, requested, self._new_labels)
+        found = find_trigger(self._deployment, self._record.state, seen)
+        if found is None or self._record.state.phase == "idle":
+            return found
+        begun_by = self._record.state.begun_by
+        urgent = begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(begun_by)
+        return found if urgent else None
+
+    def _new_labels(self) -> int:
+        """How many labels came in days that closed since the newest training; read again once a day was closed."""
+        watch, trained_us = self._monitor.watch, self._record.state.trained_at_us
+        newest_us = None if watch is None else watch.last_day_us
+        if newest_us is None:
+            return 0
+        if (trained_us, newest_us) != self._counted[:2]:
+            first_us = (trained_us - self._deployment.model.label.wait_us) // DAY_US * DAY_US
+            days = stored_sums(self._catalog, self._deployment.name, range(first_us, newest_us + DAY_US, DAY_US))
+            labels = sum(one.whole.labelled for one in days if one.arm != SHADOW)
+            self._counted = (trained_us, newest_us, labels)
+        return self._counted[2]
+
+    def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
+        """Write down what begins a repair."""
+        changes = msgspec.structs.replace(self._record.state.changes, onset=trigger.onset)
+        known = {} if trigger.onset is None else msgspec.to_builtins(trigger.onset)
+        told: Evidence = {"onset_us": known.get("at_us"), **known}
+        entries = [self._record.entry("trigger", trigger.cause, told, actor=trigger.actor)]
+        if trigger.ready_at_us > now_us:
+            until = format_moment(trigger.ready_at_us)
+            entries.append(
+                self._record.entry("wait", f"For labels from after the change, until {until}.", actor=trigger.actor)
             )
-        watch, onset = self._monitor.watch, self._onset()
-        risen = watch is not None and watch.risen_us > state.risen_us
-        heard = any(isinstance(rule, OnQualityDrop) for rule in rules)
-        heard = heard and (risen or not is_before(now_us, state.alarm_quiet_until_us))
-        if heard and watch is not None and onset is not None:
-            settled_us = onset.at_us + self._deployment.settle_us + self._deployment.model.label.wait_us
-            return _Trigger("alarm", f"Quality alarm: {', '.join(watch.rung)}.", max(now_us, settled_us), onset)
-        if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
-            said = "More labelled days since the change that was repaired."
-            return _Trigger("follow-up", said, now_us, state.changes.repaired)
-        if is_before(now_us, state.quiet_until_us):
+        watch = self._monitor.watch
+        return self._record.write(
+            entries,
+            [Remove(REQUEST, self._deployment.name)] if trigger.kind == "call" else [],
+            phase="waiting",
+            cause=trigger.cause,
+            begun_by=trigger.kind,
+            asked_by=trigger.actor,
+            changes=changes,
+            risen_us=0 if watch is None else watch.risen_us,
+            follow_ups_us=self._record.state.follow_ups_us[trigger.kind == "follow-up" :],
+            triggered_at_us=now_us,
+            ready_at_us=trigger.ready_at_us,
+        )
+
+    def _bound(self, now_us: int) -> list[Decision] | None:
+        """Say once that a budget lets nothing be fitted, and until when; None where none binds."""
+        bound = spent_budget(self._deployment, self._record.state, now_us)
+        if bound is None:
             return None
-        for rule in rules:
-            if isinstance(rule, Every) and now_us - state.trained_at_us >= rule.period_us:
-                said = f"Schedule: trained {format_duration(rule.period_us)} ago or more."
-                return _Trigger("schedule", said, now_us)
-        return None
+        return self._record.write([self._record.entry("wait", bound.said)], ready_at_us=bound.until_us)
 
     def _blocked(self, now_us: int) -> str | None:
         try:
-            return self._workshop.blocked(now_us, self._state.changes)
+            return self._workshop.blocked(now_us, self._record.state.changes)
         except NotFound as error:  # no request was ever asked
             return str(error)
 
@@ -388,118 +418,75 @@ class Controller:
             Conflict: Automation was frozen meanwhile, or another process has moved the state.
         """
         try:
-            repair = self._workshop.repair(now_us, self.check_frozen, self._state.changes)
+            repair = self._workshop.repair(now_us, self.check_frozen, self._record.state.changes)
         except Cancelled as error:  # by a person: the next trigger may come after the usual quiet time
             raise _Failed(error, self._cancel(now_us, str(error))) from error
         except Misuse as error:
-            entry = self._entry("failed", str(error), {"cause": self._state.cause, "cut_us": now_us})
-            raise _Failed(error, self._refuse(now_us, [entry])) from error
+            entry = self._record.entry("failed", str(error), {"cause": self._record.state.cause, "cut_us": now_us})
+            spent = with_fits(self._record.state, now_us, 1)
+            raise _Failed(error, self._refuse(now_us, [entry], fits=spent)) from error
         self.check_frozen()
-        gate = repair.gate
+        gate, spent = repair.gate, with_fits(self._record.state, now_us, repair.fits)
         rows: Evidence = {"rows": repair.rows, "cut_us": repair.cut_us, **_left_out(repair)}
         entries = [
-            self._entry("train", self._state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
-            self._entry("gate", gate.reason, _evidence(gate), version=repair.candidate, replaced=gate.champion),
+            self._record.entry(
+                "train", self._record.state.cause, rows, version=repair.candidate, data_hash=repair.data_hash
+            ),
+            self._record.entry("gate", gate.reason, _evidence(gate), version=repair.candidate, replaced=gate.champion),
         ]
         if repair.successor is None:
-            entries.append(self._entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
-            return self._refuse(now_us, entries)
-        return self._passed(entries, repair)
+            entries.append(self._record.entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
+            return self._refuse(now_us, entries, fits=spent)
+        return self._passed(entries, repair, fits=spent)
 
     def _passed(self, entries: list[Entry], repair: Repair, **changes: Any) -> list[Decision]:
         """Let what passed take over, or ask for approval where that is declared."""
         if self._deployment.approval_us is None:
-            decisions = self._write(entries, phase="promoting", repair=repair, **changes)
+            decisions = self._record.write(entries, phase="promoting", repair=repair, **changes)
             return decisions + self.finish()
         expires_us = self._clock.now_us() + self._deployment.approval_us
         said, gate = f"For somebody to approve it, until {format_moment(expires_us)}.", repair.gate
-        entry = self._entry("ask", said, {"gate": gate.id}, version=repair.successor, replaced=gate.champion)
+        entry = self._record.entry("ask", said, {"gate": gate.id}, version=repair.successor, replaced=gate.champion)
         asked = msgspec.structs.replace(entry, actor=entries[-1].actor)
-        return self._write([*entries, asked], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
+        return self._record.write([*entries, asked], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
-    def _refuse(self, now_us: int, entries: Sequence[Entry]) -> list[Decision]:
+    def _refuse(self, now_us: int, entries: Sequence[Entry], **changes: object) -> list[Decision]:
         """Record that the champion stays, and keep quiet for longer each time in a row: for causes of the same kind."""
         most_us = MOST_COOLDOWNS * self._deployment.cooldown_us
-        of_alarm = self._state.begun_by == "alarm"
-        quiet_us = min(self._state.alarm_cooldown_us if of_alarm else self._state.cooldown_us, most_us)
-        return self._write(entries, **_IDLE, **self._quiet(now_us + quiet_us, min(2 * quiet_us, most_us)))
+        quiet_us = min(
+            self._record.state.quiet_of(self._record.state.begun_by).cooldown_us or self._deployment.cooldown_us,
+            most_us,
+        )
+        quiet = self._quiet(now_us + quiet_us, min(2 * quiet_us, most_us))
+        return self._record.write(entries, **{**_IDLE, **quiet, **changes})
 
     def _cancel(self, now_us: int, why: str) -> list[Decision]:
-        entry = self._entry("cancel", why, {"cut_us": now_us})
-        return self._write([entry], **_IDLE, **self._quiet(now_us + self._deployment.cooldown_us))
+        entry = self._record.entry("cancel", why, {"cut_us": now_us})
+        return self._record.write([entry], **_IDLE, **self._quiet(now_us + self._deployment.cooldown_us))
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """What is kept of a change that a repair was for: when it began, and when another repair is tried."""
-        onset = self._state.changes.onset
+        onset = self._record.state.changes.onset
         if onset is None or repair.gate.folds == 1:  # of a cause that no change has
-            return {"changes": msgspec.structs.replace(self._state.changes, onset=None)}
+            return {"changes": msgspec.structs.replace(self._record.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
-        if self._state.begun_by == "follow-up":
+        if self._record.state.begun_by == "follow-up":
             return repaired
         wait_us = self._deployment.model.label.wait_us
         return {**repaired, "follow_ups_us": tuple(repair.cut_us + d * DAY_US + wait_us for d in FOLLOW_UP_DAYS)}
 
     def _quiet(self, until_us: int, next_us: int | None = None) -> dict[str, Any]:
         """What keeps causes of the kind at work quiet, and for how long after the next refusal."""
-        if self._state.begun_by == "follow-up":  # there are two of them, and no more
+        state = self._record.state
+        kind = state.begun_by
+        if kind == "follow-up":  # there are two of them, and no more
             return {}
-        kind = "alarm_" if self._state.begun_by == "alarm" else ""
-        grown = {} if next_us is None else {f"{kind}cooldown_us": next_us}
-        return {f"{kind}quiet_until_us": until_us, **grown}
-
-    def _frozen(self) -> str | None:
-        """Why all automation is stopped; None when it is not."""
-        record = self._catalog.get(FREEZE, "all")
-        return None if record is None else str(msgspec.json.decode(record.body))
-
-    def check_frozen(self) -> None:
-        """Raise `Conflict` when all automation is stopped."""
-        why = self._frozen()
-        if why is not None:
-            raise Conflict(
-                f"{self._deployment.name!r}: automation is frozen ({why}), so nothing is trained or promoted. "
-                "Let it go on first: trimtab unfreeze"
-            )
-
-    def _entry(
-        self,
-        act: str,
-        cause: str,
-        evidence: Evidence | None = None,
-        *,
-        version: str | None = None,
-        replaced: str | None = None,
-        data_hash: str | None = None,
-        actor: str | None = None,  # left out: who asked for what is under way, else the policy
-    ) -> Entry:
-        return Entry(
-            at_us=self._clock.now_us(),
-            model=self._deployment.name,
-            act=act,
-            cause=cause,
-            actor=actor or self._state.asked_by or "policy",
-            evidence=dict(evidence or {}),
-            version=version,
-            replaced=replaced,
-            data_hash=data_hash,
-        )
-
-    def _write(
-        self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object
-    ) -> list[Decision]:
-        """Decisions, the state after them and what belongs to it: all in one write."""
-        state = msgspec.structs.replace(self._state, **changes)
-        put = Put(KIND, self._deployment.name, msgspec.json.encode(state), expected=self._revision)
-        decisions = self._ledger.write(entries, [put, *also, *self._held(state)])
-        self._state, self._revision = state, self._revision + 1
-        return decisions
-
-    def _held(self, state: LoopState) -> list[Put | Remove]:
-        """The changes that keep the alias where it is while a candidate waits for approval, and let it go after."""
-        name = self._deployment.name
-        if state.phase == APPROVAL:
-            return [hold(name, CHAMPION, self._waits(state))]
-        return [let_go(name, CHAMPION)] if self._state.phase == APPROVAL else []
+        if kind in APART:
+            cooldown_us = state.quiet_of(kind).cooldown_us if next_us is None else next_us
+            return {"quiets": {**state.quiets, kind: Quiet(until_us, cooldown_us)}}
+        prefix = "alarm_" if kind == "alarm" else ""
+        grown = {} if next_us is None else {f"{prefix}cooldown_us": next_us}
+        return {f"{prefix}quiet_until_us": until_us, **grown}
 
 
 class _Failed(Exception):
@@ -509,13 +496,6 @@ class _Failed(Exception):
         super().__init__(str(error))
         self.error = error
         self.decisions = decisions
-
-
-class _Trigger(msgspec.Struct, frozen=True):
-    kind: Cause
-    cause: str
-    ready_at_us: int
-    onset: ChangeOnset | None = None
 
 
 def _short(version: str | None) -> str:

@@ -16,6 +16,7 @@ from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.serving.degradation import Degradation
 from trimtab.serving.score_cache import Cache
 from trimtab.stats.loss_names import PROBABILITIES
+from trimtab.steering.causes import Trigger, Triggers
 from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
@@ -23,36 +24,6 @@ ALWAYS_COMPARED = ("constant", "random")  # the baselines that need nothing but 
 _BASELINES = ("last_value", "seasonal_naive", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
 LEAST_WINDOW_US = 7 * DAY_US  # a gate on fewer days than this has a standard error above any useful margin
-
-
-class OnQualityDrop(msgspec.Struct, frozen=True, tag="on_quality_drop"):
-    """Retrain when the quality alarm rings: at most one false alarm in `run_length_days` of a healthy world."""
-
-    run_length_days: float = 1_000.0
-
-    def __or__(self, other: Trigger | Triggers) -> Triggers:
-        return Triggers((self,)) | other
-
-
-class Every(msgspec.Struct, frozen=True, tag="every"):
-    """Retrain when the newest training lies `period_us` back."""
-
-    period_us: int
-
-    def __or__(self, other: Trigger | Triggers) -> Triggers:
-        return Triggers((self,)) | other
-
-
-Trigger = OnQualityDrop | Every
-
-
-class Triggers(msgspec.Struct, frozen=True):
-    """Several triggers: any of them starts a repair; none means never."""
-
-    any_of: tuple[Trigger, ...] = ()
-
-    def __or__(self, other: Trigger | Triggers) -> Triggers:
-        return Triggers(self.any_of + (other.any_of if isinstance(other, Triggers) else (other,)))
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
@@ -110,6 +81,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     learn: Learn = "batch"
     cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; doubles with each refusal in a row
     settle_us: int = 7 * 86_400_000_000  # labelled days after the onset that a repair waits for
+    fits_per_day: int | None = None  # by automation; None: any number
+    fits_per_week: int | None = None
     approval_us: int | None = None  # how long a passed candidate waits for a person; None: nobody is asked
     degrade: Degradation | None = None  # what is answered when features or model fail; no part of the address
     cache: Cache | None = None  # how much the version in service may remember; no part of the address
@@ -127,8 +100,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         plain = gate == BeatsChampion(
             margin=gate.margin, level=gate.level, window_us=gate.window_us, calibration=gate.calibration
         )
-        rules = [self.retrain, first if plain else gate, self.learn, self.cooldown_us, self.settle_us]
+        rules: list[object] = [self.retrain, first if plain else gate, self.learn, self.cooldown_us, self.settle_us]
         rules += [] if self.approval_us is None else [self.approval_us]
+        budget = [self.fits_per_day, self.fits_per_week]
+        rules += [] if budget == [None, None] else [["fits", *budget]]
         return content_hash([self.model.hash, *rules])
 
 
@@ -138,23 +113,6 @@ _collected: ContextVar[list[Deployment] | None] = ContextVar("collected_deployme
 def collect_deployments(into: list[Deployment] | None) -> None:
     """From now on `deployment()` also appends to `into` (None: no longer): how a project file is read."""
     _collected.set(into)
-
-
-def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
-    """Retrain when the quality alarm rings; `run_length` is the stated mean time between false alarms."""
-    return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
-
-
-def every(period: str | int) -> Every:
-    """Retrain `period` after the last training.
-
-    Raises:
-        Misuse: The period is shorter than a day.
-    """
-    period_us = duration_us(period)
-    if period_us < duration_us("1d"):
-        raise Misuse(f'every: {period!r} is shorter than a day. Retrain daily at most, or use learn="online".')
-    return Every(period_us)
 
 
 def beats_champion(
@@ -265,6 +223,8 @@ def deployment(
     cooldown: str | int = "7d",
     settle: str | int = "7d",
     approval: str | int | None = None,
+    fits_per_day: int | None = None,
+    fits_per_week: int | None = None,
     degrade: Degradation | None = None,
     cache: Cache | None = None,
     owner: str | None = None,
@@ -273,13 +233,17 @@ def deployment(
 
     Args:
         model: What answers.
-        retrain: `on_quality_drop()`, `every("30d")`, or both joined by `|`; None: never.
+        retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or some of them joined
+            by `|` (any of them) and `&` (all at the same time); None: never.
         gate: What a candidate must prove; `beats_champion()` when left out.
         learn: "online": predict first, learn from each label as it arrives (needs `partial_fit`).
         cooldown: Quiet time after a candidate; it doubles with each refusal in a row.
         settle: How many labelled days after the beginning of a change a repair waits for.
         approval: How long a candidate that passed the gate waits for a person to approve it ("2d"); without an answer
             it is dropped, as if it had been refused. None: nobody is asked.
+        fits_per_day: How many fits automation may make in 24 hours; a repair that is due then waits, and the ledger
+            says so. None: any number. What a person asks for counts, and is not held up.
+        fits_per_week: The same of seven days.
         degrade: What is answered when features or the model fail or are late, made with `degrade()`; None: an error.
         cache: How much the version in service may remember of its scores, made with `cache()`; None: nothing. For
             models that take much longer than a look-up, about a microsecond, and are asked the same again.
@@ -287,12 +251,15 @@ def deployment(
 
     Raises:
         Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
-            fit the model's metric; `owner` is no text.
+            fit the model's metric; a budget is below 1; `owner` is no text.
     """
     if owner is not None and not (isinstance(owner, str) and owner.strip()):
         raise Misuse(
             f'deployment of {model.name!r}: owner={owner!r}. Give a text such as "team pricing", or leave it out.'
         )
+    for what, fits in (("fits_per_day", fits_per_day), ("fits_per_week", fits_per_week)):
+        if fits is not None and fits < 1:
+            raise Misuse(f"deployment of {model.name!r}: {what}={fits} lets nothing be fitted. Give 1 or more.")
     if learn not in ("batch", "online"):
         raise Misuse(f'deployment of {model.name!r}: learn={learn!r} is neither "batch" nor "online".')
     if learn == "online" and model.label.classes:
@@ -317,6 +284,8 @@ def deployment(
         learn=learn,
         cooldown_us=duration_us(cooldown),
         settle_us=duration_us(settle),
+        fits_per_day=fits_per_day,
+        fits_per_week=fits_per_week,
         approval_us=None if approval is None else duration_us(approval),
         degrade=degrade,
         cache=cache,

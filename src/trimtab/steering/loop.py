@@ -28,8 +28,9 @@ from trimtab.monitoring.quality_days import store_days, stored_days
 from trimtab.registry import Registry, Version
 from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.serving.prediction_log import PredictionLog
+from trimtab.steering.causes import OnQualityDrop
 from trimtab.steering.controller import Controller, Workshop
-from trimtab.steering.definitions import Deployment, OnQualityDrop
+from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.references import slice_columns
@@ -117,7 +118,7 @@ class Loop:
             lists=_list_column(model),
             slices=_slices(deployment),
         )
-        run_lengths = [r.run_length_days for r in deployment.retrain.any_of if isinstance(r, OnQualityDrop)]
+        run_lengths = [r.run_length_days for r in deployment.retrain.singles() if isinstance(r, OnQualityDrop)]
         self.monitor = QualityMonitor(
             catalog,
             model.name,

@@ -8,9 +8,11 @@ import msgspec
 
 from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
 
-Cause = Literal["first", "alarm", "follow-up", "schedule", "person"]
+Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
 KIND = "loop"  # of the record that holds a `LoopState`
 FREEZE = "freeze"
+REQUEST: Final = "repair_request"  # of the record of a repair that was asked for over HTTP
+APART: Final = ("call", "slice", "labels")  # causes whose quiet times stand in `LoopState.quiets`
 APPROVAL: Final = "waiting for approval"
 
 
@@ -30,6 +32,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     allowance: dict[str, float] = {}  # by kind of signal how far the refit's healthy days may be from `reference`
     name: str = ""  # of the successor, for people
     left_out: dict[str, int] = {}  # rows of the set that were left out, by why: their inputs or labels were faulty
+    fits: int = 1  # that were made for it
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 
@@ -49,6 +52,13 @@ def is_before(now_us: int, until_us: int) -> bool:
     return until_us != 0 and now_us < until_us
 
 
+class Quiet(msgspec.Struct, frozen=True):
+    """The quiet time of a cause."""
+
+    until_us: int = 0  # it starts nothing before
+    cooldown_us: int = 0  # after the next candidate if it is refused; 0: the declared one
+
+
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a deployment stands between two ticks: one record of the catalogue."""
 
@@ -63,9 +73,23 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     cooldown_us: int = 0  # the quiet time after the next candidate if it is refused
     alarm_quiet_until_us: int = 0  # an alarm starts nothing before: its refusals are counted apart
     alarm_cooldown_us: int = 0
+    quiets: dict[str, Quiet] = {}  # of the causes whose refusals are counted apart as well: call, slice, labels
+    fits: tuple[tuple[int, int], ...] = ()  # when fits were made in the last seven days, and how many
     risen_us: int = 0  # the newest rise within an alarm that a repair was begun for: a newer one ends every quiet time
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
     repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
     expires_us: int = 0  # waiting for approval: until then
     approved_by: str | None = None  # promoting: who let it take over, where that was a person
     asked_by: str | None = None  # who asked for what is under way, where that was a person
+
+    def quiet_of(self, kind: Cause) -> Quiet:
+        """The quiet time of a cause."""
+        if kind in APART:
+            return self.quiets.get(kind, Quiet())
+        if kind == "alarm":
+            return Quiet(self.alarm_quiet_until_us, self.alarm_cooldown_us)
+        return Quiet(self.quiet_until_us, self.cooldown_us)
+
+    def fits_since(self, at_us: int) -> int:
+        """How many fits were made since a time of the last seven days."""
+        return sum(fits for when_us, fits in self.fits if when_us > at_us)

@@ -134,6 +134,7 @@ class VersionWorkshop:
         self._evaluates = evaluates
         self._labels = labels
         self._judge = Judge(deployment, registry, clock=clock, ids=ids, proving=proving)
+        self._fits = 0  # of the newest repair
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
@@ -221,6 +222,7 @@ class VersionWorkshop:
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
         """See `Workshop.repair`; `actor` asked for the versions, left out, the registry's."""
         model = self._deployment.model
+        self._fits = 0
         kept, self._kept = self._kept, None
         training_set = kept[1] if kept is not None and kept[0] == cut_us else self._snapshot(cut_us)
         rival = self._rival(labelled_until(training_set))
@@ -294,6 +296,7 @@ class VersionWorkshop:
             data_hash=training_set.manifest.data_hash,
             loss_cap=cap,
             left_out=_rows_left_out(training_set),
+            fits=self._fits,
         )
 
     def _reference(
@@ -503,6 +506,7 @@ class VersionWorkshop:
         return lost_artifact(self._blob, version) is not None
 
     def _fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
+        self._fits += 1
         aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)
         weighed = [] if half_life_us is None else [half_life_us]
         return self._steps.do(

@@ -15,11 +15,13 @@ from trimtab.serving.answering import Answer, LoggedPrediction
 from trimtab.serving.http.access import right_of
 from trimtab.serving.http.operations import (
     AliasShown,
+    AskRepair,
     EntityFeatures,
     Labelled,
     LabelRow,
     ModelShown,
     Move,
+    RepairAsked,
     RollBack,
     VersionShown,
 )
@@ -36,8 +38,10 @@ _SHOWN = (
     ModelShown,
     VersionShown,
     AliasShown,
+    AskRepair,
     AliasMove,
     Move,
+    RepairAsked,
     RollBack,
     EntityFeatures,
     LabelRow,
@@ -346,6 +350,16 @@ def _about_models(described: Described) -> dict[str, Schema]:
                 operationId="roll_back",
                 parameters=[named, alias],
                 requestBody=_takes(_ref("RollBack")),
+            )
+        },
+        f"{one}/repairs": {
+            "post": _operation(
+                "Make and judge a candidate at the loop's next tick",
+                "administration",
+                _ref("RepairAsked"),
+                operationId="ask_repair",
+                parameters=[named],
+                requestBody=_takes(_ref("AskRepair")),
             )
         },
     }

@@ -83,6 +83,21 @@ class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     why: str
 
 
+class AskRepair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a candidate is to be made and judged."""
+
+    why: str
+
+
+class RepairAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """A repair that the loop takes up at its next tick."""
+
+    model: str
+    at_us: int
+    actor: str
+    why: str
+
+
 class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """The features of one entity as they stand online, as of (t, P)."""
 
@@ -143,6 +158,10 @@ class ModelOperations(Protocol):
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
         """Point an alias to where it pointed before."""
+        ...
+
+    def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
+        """Let the loop make and judge a candidate at its next tick."""
         ...
 
 

@@ -21,6 +21,7 @@ from trimtab.serving.http.docs_page import HEADERS, docs_page
 from trimtab.serving.http.event_door import EventDoor, Taken
 from trimtab.serving.http.limits import Limits
 from trimtab.serving.http.operations import (
+    AskRepair,
     Labelled,
     LabelProblem,
     LabelRow,
@@ -167,6 +168,7 @@ class Routes:
             f"{one}/aliases": {"GET": self._aliases},
             f"{one}/aliases/{{alias}}": {"GET": self._alias, "PUT": self._move, "POST": self._move},
             f"{one}/aliases/{{alias}}/rollback": {"POST": self._roll_back},
+            f"{one}/repairs": {"POST": self._ask_repair},
             "/v1/entities/{entity}/{key:path}/features": {"GET": self._features},
             "/v1/labels/{model}": {"POST": self._label},
             "/v1/predictions/{prediction}": {"GET": self._why},
@@ -248,6 +250,12 @@ class Routes:
         return _json(
             await self._work(lambda: self._models.roll_back(names["model"], names["alias"], back, actor=actor))
         )
+
+    async def _ask_repair(self, asked: Asked) -> Reply:
+        asked.query()
+        body = await asked.body(AskRepair)
+        model, actor = asked.names["model"], asked.actor
+        return _json(await self._work(lambda: self._models.ask_repair(model, body, actor=actor)))
 
     # -- records ------------------------------------------------------------------------------------------------
 

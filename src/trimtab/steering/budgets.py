@@ -1,0 +1,46 @@
+"""How many fits automation may make in a day and in a week, and from when on it may make one again."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop_state import LoopState
+
+_WEEK_US = 7 * DAY_US
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A budget that is spent."""
+
+    until_us: int
+    said: str
+
+
+def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | None:
+    """The budget that lets no fit begin now; None where there is none. Of two the one that binds longer."""
+    spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
+    found = [
+        bound
+        for name, span_us, limit in spans
+        if limit is not None and (bound := _bound(name, span_us, limit, state, now_us)) is not None
+    ]
+    return max(found, key=lambda one: one.until_us, default=None)
+
+
+def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int], ...]:
+    """What is kept of fits after some more; those of more than a week ago are forgotten."""
+    return (*((at_us, made) for at_us, made in state.fits if now_us - at_us < _WEEK_US), (now_us, fits))
+
+
+def _bound(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -> Bound | None:
+    made = state.fits_since(now_us - span_us)
+    if made < limit:
+        return None
+    left, until_us = made, now_us
+    for at_us, fits in sorted(state.fits):
+        if at_us > now_us - span_us and left >= limit:
+            left, until_us = left - fits, at_us + span_us
+    said = f"The budget is spent: {made} fits in {name}, allowed are {limit}. From {format_moment(until_us)[:16]} on."
+    return Bound(until_us, said)

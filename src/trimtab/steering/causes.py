@@ -1,0 +1,119 @@
+"""The causes of a repair that a deployment declares, joined by `|` and `&`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import duration_us
+
+
+class _Joined(msgspec.Struct, frozen=True):
+    """What can be joined: `|` is any of both, `&` both at the same time."""
+
+    def __or__(self, other: Trigger | Triggers) -> Triggers:
+        return _listed(self) | other
+
+    def __and__(self, other: Trigger | Triggers) -> Triggers:
+        return _listed(self) & other
+
+
+class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
+    """Retrain when the quality alarm rings: at most one false alarm in `run_length_days` of a healthy world."""
+
+    run_length_days: float = 1_000.0
+
+
+class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
+    """Retrain when the alarm of a slice rings; all slices share the rate of `OnQualityDrop`."""
+
+
+class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
+    """Retrain when so many labels came in closed days since the newest training."""
+
+    least: int
+
+
+class Every(_Joined, frozen=True, tag="every"):
+    """Retrain when the newest training lies `period_us` back."""
+
+    period_us: int
+
+
+class AllOf(_Joined, frozen=True, tag="all_of"):
+    """Retrain when each of several triggers holds at the same time."""
+
+    all_of: tuple[Single, ...]
+
+
+Single: TypeAlias = OnQualityDrop | OnSliceDrop | OnNewLabels | Every
+Trigger: TypeAlias = Single | AllOf
+
+
+class Triggers(msgspec.Struct, frozen=True):
+    """Several triggers: any of them starts a repair; none means never."""
+
+    any_of: tuple[Trigger, ...] = ()
+
+    def __or__(self, other: Trigger | Triggers) -> Triggers:
+        return Triggers(tuple(dict.fromkeys(self.any_of + _listed(other).any_of)))
+
+    def __and__(self, other: Trigger | Triggers) -> Triggers:
+        return Triggers(tuple(_both(one, also) for one in self.any_of for also in _listed(other).any_of))
+
+    def singles(self) -> Iterator[Single]:
+        """Every trigger that is named, whatever it is joined with."""
+        for one in self.any_of:
+            yield from parts_of_trigger(one)
+
+
+def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
+    """What must hold at the same time: of a trigger that is not joined by `&` itself."""
+    return trigger.all_of if isinstance(trigger, AllOf) else (trigger,)
+
+
+def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
+    """Retrain when the quality alarm rings; `run_length` is the stated mean time between false alarms."""
+    return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
+
+
+def on_slice_drop() -> OnSliceDrop:
+    """Retrain when the alarm of one slice of the requests rings, also where the whole is as it was."""
+    return OnSliceDrop()
+
+
+def on_new_labels(least: int) -> OnNewLabels:
+    """Retrain when at least so many labels came in days that closed since the newest training.
+
+    Raises:
+        Misuse: The number is below 1.
+    """
+    if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+        raise Misuse(f"on_new_labels: {least!r} is no number of labels. Give 1 or more.")
+    return OnNewLabels(least)
+
+
+def every(period: str | int) -> Every:
+    """Retrain `period` after the last training.
+
+    Raises:
+        Misuse: The period is shorter than a day.
+    """
+    period_us = duration_us(period)
+    if period_us < duration_us("1d"):
+        raise Misuse(f'every: {period!r} is shorter than a day. Retrain daily at most, or use learn="online".')
+    return Every(period_us)
+
+
+def _listed(given: _Joined | Triggers) -> Triggers:
+    if isinstance(given, Triggers):
+        return given
+    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)  # there are no others
+    return Triggers((given,))
+
+
+def _both(one: Trigger, other: Trigger) -> AllOf:
+    return AllOf(tuple(dict.fromkeys(parts_of_trigger(one) + parts_of_trigger(other))))

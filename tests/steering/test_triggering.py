@@ -1,0 +1,214 @@
+"""What starts a repair: causes joined by `|` and `&`, each with its quiet time and priority, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rig import Bench, Rig, target
+
+import trimtab as tt
+from trimtab import store
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US
+from trimtab.steering import deployment
+from trimtab.steering.budgets import spent_budget, with_fits
+from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
+from trimtab.steering.loop_state import REQUEST, LoopState, Quiet
+from trimtab.steering.triggering import Requested, Seen, find_trigger
+from trimtab.store import Catalog, Put
+
+NOW_US = 100 * DAY_US
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
+        yield opened
+
+
+def seen(*, labels: int = 0, requested: Requested | None = None) -> Seen:
+    return Seen(NOW_US, True, None, requested, lambda: labels)
+
+
+# --- joined
+
+
+@pytest.mark.fast
+def test_triggers_are_joined_by_any_of_them_and_by_all_at_once() -> None:
+    one, two, three = tt.on_new_labels(10), tt.every("30d"), tt.on_slice_drop()
+    assert (one & two).any_of[0] == (Triggers((one,)) & Triggers((two,))).any_of[0]
+    assert len(((one | two) & three).any_of) == 2
+    assert {parts_of_trigger(t) for t in ((one | two) & three).any_of} == {(one, three), (two, three)}
+    assert (one | one).any_of == (one,)
+
+
+EXPRESSIONS = st.recursive(
+    st.integers(0, 3).map(lambda n: ("leaf", n)),
+    lambda inner: st.tuples(st.sampled_from("|&"), inner, inner),
+    max_leaves=6,
+)
+
+
+def built(expression: tuple) -> Triggers:  # type: ignore[type-arg]
+    if expression[0] == "leaf":
+        return Triggers((Every((expression[1] + 1) * DAY_US),))
+    left, right = built(expression[1]), built(expression[2])
+    return left | right if expression[0] == "|" else left & right
+
+
+def holds(expression: tuple, leaves: tuple[bool, ...]) -> bool:  # type: ignore[type-arg]
+    if expression[0] == "leaf":
+        return leaves[expression[1]]
+    left, right = holds(expression[1], leaves), holds(expression[2], leaves)
+    return left or right if expression[0] == "|" else left and right
+
+
+@given(EXPRESSIONS)
+def test_joined_triggers_hold_as_their_expression_says(expression: tuple) -> None:  # type: ignore[type-arg]
+    made = built(expression)
+
+    def of(part: Single, leaves: tuple[bool, ...]) -> bool:
+        assert isinstance(part, Every)
+        return leaves[part.period_us // DAY_US - 1]
+
+    for leaves in product([False, True], repeat=4):
+        found = any(all(of(part, leaves) for part in parts_of_trigger(one)) for one in made.any_of)
+        assert found == holds(expression, leaves)
+
+
+def test_both_of_two_joined_causes_must_hold_and_the_sentence_names_both() -> None:
+    rules = deployment(target, retrain=tt.on_new_labels(5_000) & tt.every("30d"))
+    assert find_trigger(rules, LoopState(trained_at_us=NOW_US - 29 * DAY_US), seen(labels=9_000)) is None
+    assert find_trigger(rules, LoopState(trained_at_us=NOW_US - 30 * DAY_US), seen(labels=4_999)) is None
+    found = find_trigger(rules, LoopState(trained_at_us=NOW_US - 30 * DAY_US), seen(labels=5_000))
+    assert found is not None
+    assert (found.kind, found.cause) == (
+        "labels",
+        "5,000 new labels, 5,000 or more. Schedule: trained 30d ago or more.",
+    )
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5])
+def test_a_number_of_labels_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(Misuse, match="on_new_labels"):
+        tt.on_new_labels(wrong)  # type: ignore[arg-type]
+
+
+# --- quiet times and priorities
+
+
+def test_each_cause_has_a_quiet_time_of_its_own_and_the_most_urgent_goes_first() -> None:
+    rules = deployment(target, retrain=tt.every("30d") | tt.on_new_labels(10))
+    late = LoopState(trained_at_us=NOW_US - 40 * DAY_US)
+    asked = Requested(at_us=NOW_US, actor="ada", why="A new feature.")
+
+    def kind(state: LoopState, requested: Requested | None = None) -> str | None:
+        found = find_trigger(rules, state, seen(labels=50, requested=requested))
+        return None if found is None else found.kind
+
+    quiet = Quiet(NOW_US + DAY_US)
+    assert kind(late, asked) == "call"
+    assert kind(late) == "labels"
+    assert kind(msgspec.structs.replace(late, quiets={"labels": quiet})) == "schedule"
+    assert kind(msgspec.structs.replace(late, quiet_until_us=NOW_US + DAY_US)) == "labels"
+    assert kind(msgspec.structs.replace(late, quiet_until_us=NOW_US + 1, quiets={"labels": quiet})) is None
+    assert kind(msgspec.structs.replace(late, quiets={"call": quiet}), asked) == "labels"
+
+
+def test_an_alarm_overtakes_a_schedule_that_waits(catalog: Catalog) -> None:
+    rig = Rig(
+        catalog, Bench([True, True]), deployment(target, retrain=tt.on_quality_drop() | tt.every("10d"), settle="1d")
+    )
+    rig.controller.tick()
+    rig.bench.lack = "only 3 unseen days"
+    assert rig.days(10, 0.3) == ["trigger"]
+    acts = rig.days(30, 0.4)
+    assert acts[0] == "trigger"
+    assert acts.count("trigger") == 1
+    rig.bench.lack = None
+    assert rig.days(1, 0.4) == ["train", "gate", "promote"]
+    assert rig.bench.changes.onset is not None
+    assert rig.ledger.rows()[-1].cause.startswith("Quality alarm")
+
+
+def test_a_refusal_of_one_cause_keeps_the_others_free(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, False, True]), deployment(target, cooldown="60d"))
+    rig.controller.tick()
+    rig.clock.advance_to(rig.clock.now_us() + 61 * DAY_US)
+    catalog.write([Put(REQUEST, "click", msgspec.json.encode(Requested(at_us=0, actor="ada", why="Look again.")))])
+    assert [d.act for d in rig.controller.tick()] == ["trigger", "train", "gate", "refuse"]
+    assert {d.actor for d in rig.ledger.rows()[-4:]} == {"ada"}
+    assert catalog.get(REQUEST, "click") is None
+    assert set(rig.controller.state.quiets) == {"call", "slice", "labels"}
+    assert rig.controller.state.quiets["call"].until_us == rig.clock.now_us() + 60 * DAY_US
+    assert rig.controller.state.quiet_until_us < rig.clock.now_us()
+
+
+# --- budgets
+
+
+@given(
+    made=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 4)), max_size=12),
+    day=st.none() | st.integers(1, 6),
+    week=st.none() | st.integers(1, 12),
+)
+def test_a_budget_binds_until_enough_fits_are_old_enough(
+    made: list[tuple[int, int]], day: int | None, week: int | None
+) -> None:
+    hour = DAY_US // 24
+    state, now_us = LoopState(), NOW_US
+    for ago, fits in sorted(made, reverse=True):
+        state = msgspec.structs.replace(state, fits=with_fits(state, now_us - ago * hour, fits))
+    rules = deployment(target, fits_per_day=day, fits_per_week=week)
+
+    def free(at_us: int) -> bool:
+        spans = [(DAY_US, day), (7 * DAY_US, week)]
+        return all(
+            limit is None or sum(n for ago, n in made if now_us - ago * hour > at_us - span) < limit
+            for span, limit in spans
+        )
+
+    bound = spent_budget(rules, state, now_us)
+    assert (bound is None) == free(now_us)
+    if bound is not None:
+        assert free(bound.until_us)
+        assert not free(bound.until_us - 1)
+
+
+def test_automation_stays_within_its_budget_and_says_so_once(catalog: Catalog) -> None:
+    rules = deployment(target, retrain=tt.every("1d"), cooldown="1d", fits_per_week=3)
+    rig = Rig(catalog, Bench([True] * 30), rules)
+    rig.controller.tick()
+    rig.days(28, 0.3)
+    rows = rig.ledger.rows()
+    days = [d.at_us // DAY_US for d in rows if d.act == "train"]
+    assert all(sum(0 <= other - one < 7 for other in days) <= 3 for one in days)
+    assert len(days) >= 10
+    said = [d for d in rows if d.act == "wait"]
+    assert "The budget is spent: 3 fits in 7 days, allowed are 3. From 1970-" in said[0].cause
+    assert len(said) < 6  # not at every tick
+    decisions = rig.controller.train("Ada")  # a person is not held up
+    assert [d.act for d in decisions] == ["train", "gate", "promote"]
+
+
+def test_a_state_of_before_is_read_with_its_quiet_times() -> None:
+    old = (
+        b'{"phase":"waiting","begun_by":"alarm","quiet_until_us":7,"cooldown_us":8,"alarm_quiet_until_us":9,'
+        b'"alarm_cooldown_us":10}'
+    )
+    state = msgspec.json.decode(old, type=LoopState)
+    assert (state.quiet_of("alarm"), state.quiet_of("schedule")) == (Quiet(9, 10), Quiet(7, 8))
+    assert (state.quiet_of("labels"), state.fits) == (Quiet(), ())
+
+
+def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared() -> None:
+    plain = deployment(target, retrain=OnNewLabels(5))
+    assert plain.hash != deployment(target, retrain=OnNewLabels(5), fits_per_day=3).hash
+    with pytest.raises(Misuse, match="fits_per_week=0 lets nothing be fitted"):
+        deployment(target, fits_per_week=0)

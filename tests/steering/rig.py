@@ -92,6 +92,7 @@ class Bench:
     def __init__(self, verdicts: list[bool | None]) -> None:
         self.verdicts = verdicts
         self.made = 0
+        self.looks = 0
         self.in_service: str | None = None
         self.replaced: str | None = None
         self.lack: str | None = None
@@ -105,6 +106,7 @@ class Bench:
         return self.in_service
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
+        self.looks += 1
         return self.lack
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:

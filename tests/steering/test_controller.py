@@ -76,6 +76,36 @@ def test_a_repair_waits_while_it_cannot_be_judged(catalog: Catalog) -> None:
     assert rig.days(1, 0.3) == ["train", "gate", "promote"]
 
 
+def test_a_repair_that_waits_looks_for_its_days_a_few_times_a_day_and_at_once_when_one_was_closed(
+    catalog: Catalog,
+) -> None:
+    """A look may build a whole training set, and a service ticks every minute."""
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.bench.lack = "only 3 unseen days"
+    rig.days(12, 0.3)
+    before = rig.bench.looks
+    for _ in range(23 * 60):
+        rig.clock.advance_to(rig.clock.now_us() + 60_000_000)
+        rig.open()  # as a scheduler's processes, one after the other
+        assert rig.controller.tick() == []
+    assert rig.bench.looks - before == 3
+    assert rig.controller.state.lack == "only 3 unseen days"
+    rig.bench.lack = None
+    assert rig.controller.tick() == []
+    assert rig.days(1, 0.3) == ["train", "gate", "promote"]
+    assert rig.controller.state.lack == ""
+
+
+def test_a_person_who_asks_for_a_training_is_told_by_a_new_look(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.bench.lack = "only 3 unseen days"
+    rig.days(11, 0.3)
+    rig.bench.lack = None
+    assert [d.act for d in rig.controller.train("Ada")] == ["train", "gate", "promote"]
+
+
 def test_a_restart_between_any_two_ticks_changes_no_decision(catalog: Catalog, tmp_path: Path) -> None:
     rules = deployment(target, retrain=on_quality_drop() | every("30d"), settle="3d")
     steady = Rig(catalog, Bench([True, False, True, True]), rules)

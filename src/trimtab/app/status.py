@@ -423,7 +423,8 @@ def _phase(project: Project, state: LoopState, name: str) -> str:
         until = format_moment(state.expires_us)
         ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
         return f"{waiting} waits for approval until {until}: {ways}"
-    return f"waiting until {format_moment(state.ready_at_us)}: {state.cause}"
+    missing = f" Not yet: {state.lack}" if state.lack else ""
+    return f"waiting until {format_moment(state.ready_at_us)}: {state.cause}{missing}"
 
 
 def _ticking(project: Project, name: str, since_us: int | None, now_us: int) -> list[str]:

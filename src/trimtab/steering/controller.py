@@ -10,7 +10,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision, GateRecord
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import stored_sums
 from trimtab.run import Cancelled
@@ -30,8 +30,10 @@ _IDLE: dict[str, Any] = {
     "expires_us": 0,
     "approved_by": None,
     "asked_by": None,
+    "lack": "",
 }
 FOLLOW_UP_DAYS = (7, 21)  # labelled days after a repair of a change: more is known of the new world then
+LOOK_AGAIN_US = 6 * HOUR_US  # how long what is missing to judge by is taken to be missing, unless a day was closed
 MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
 
 
@@ -193,8 +195,12 @@ class Controller:
         bound = self._bound(now_us)
         if bound is not None:
             return decisions + bound
-        if self._blocked(now_us) is not None:
-            return decisions  # stays waiting: the next tick looks again
+        if self._looked_already(now_us):
+            return decisions
+        lack = self._blocked(now_us)
+        if lack is not None:
+            self._record.write([], lack=lack, looked_us=now_us, looked_for=self._workshop.champion())
+            return decisions
         try:
             return decisions + self._repair(now_us)
         except Conflict:
@@ -395,6 +401,7 @@ class Controller:
             follow_ups_us=self._record.state.follow_ups_us[trigger.kind == "follow-up" :],
             triggered_at_us=now_us,
             ready_at_us=trigger.ready_at_us,
+            lack="",
         )
 
     def _bound(self, now_us: int) -> list[Decision] | None:
@@ -403,6 +410,17 @@ class Controller:
         if bound is None:
             return None
         return self._record.write([self._record.entry("wait", bound.said)], ready_at_us=bound.until_us)
+
+    def _looked_already(self, now_us: int) -> bool:
+        """Whether nothing can have changed since something was missing: a look may build a whole training set.
+
+        Days close at midnight; six hours let labels in that were loaded after it.
+        """
+        state = self._record.state
+        if not state.lack or state.looked_for != self._workshop.champion() or now_us - state.looked_us >= LOOK_AGAIN_US:
+            return False
+        wait_us = self._deployment.model.label.wait_us
+        return (now_us - wait_us) // DAY_US == (state.looked_us - wait_us) // DAY_US
 
     def _blocked(self, now_us: int) -> str | None:
         try:

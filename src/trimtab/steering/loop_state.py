@@ -75,6 +75,9 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     alarm_cooldown_us: int = 0
     quiets: dict[str, Quiet] = {}  # of the causes whose refusals are counted apart as well: call, slice, labels
     fits: tuple[tuple[int, int], ...] = ()  # when fits were made in the last seven days, and how many
+    lack: str = ""  # waiting: what nothing could be judged without at the newest look; empty: nobody has looked yet
+    looked_us: int = 0  # when that was
+    looked_for: str | None = None  # who was in service then
     risen_us: int = 0  # the newest rise within an alarm that a repair was begun for: a newer one ends every quiet time
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
     repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval

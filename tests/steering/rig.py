@@ -15,8 +15,8 @@ from trimtab.events import Time, source
 from trimtab.features.definitions import label, request
 from trimtab.monitoring import QualityMonitor
 from trimtab.steering import Controller, Deployment, Ledger, Repair
-from trimtab.steering.controller import Stored
 from trimtab.steering.loop_state import Changes
+from trimtab.steering.ports import Stored
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 

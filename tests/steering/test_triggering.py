@@ -19,8 +19,8 @@ from trimtab.core.time import DAY_US
 from trimtab.steering import deployment
 from trimtab.steering.budgets import spent_budget, with_fits
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
-from trimtab.steering.loop_state import REQUEST, LoopState, Quiet
-from trimtab.steering.triggering import Requested, Seen, find_trigger
+from trimtab.steering.loop_state import REQUEST, LoopState, Quiet, Requested
+from trimtab.steering.triggering import Seen, find_trigger
 from trimtab.store import Catalog, Put
 
 NOW_US = 100 * DAY_US

@@ -36,12 +36,12 @@ from trimtab.registry import Registry, Version
 from trimtab.run import Recorded, Runs, Workplace
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
-from trimtab.steering.controller import Stored
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop import Loop
+from trimtab.steering.ports import Stored, TrainingData
 from trimtab.steering.stored import Recording
 from trimtab.steering.trials import Proving
-from trimtab.steering.workshop import TrainingData, VersionWorkshop
+from trimtab.steering.workshop import VersionWorkshop
 from trimtab.store.ports import Blob, Catalog, Put
 from trimtab.training.definitions import Model
 from trimtab.training.environment import current_environment

@@ -32,8 +32,7 @@ from trimtab.serving.http.operations import (
     VersionShown,
 )
 from trimtab.serving.problems import InvalidField
-from trimtab.steering.loop_state import REQUEST
-from trimtab.steering.triggering import Requested
+from trimtab.steering.loop_state import REQUEST, Requested
 from trimtab.store.ports import Put
 
 if TYPE_CHECKING:

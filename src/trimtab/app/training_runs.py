@@ -12,8 +12,8 @@ from trimtab.core.records import Decision
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
-from trimtab.steering.controller import Stored
 from trimtab.steering.loop_state import Changes, Repair
+from trimtab.steering.ports import Stored
 from trimtab.steering.workshop import VersionWorkshop
 
 _logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import msgspec
 from trimtab.app.elsewhere import SameProject
 from trimtab.registry import Version
 from trimtab.run import Task, Workplace
-from trimtab.steering.controller import Stored
 from trimtab.steering.loop_state import Changes, Repair
+from trimtab.steering.ports import Stored
 
 What = Literal["same", "blocked", "repair", "judge"]
 

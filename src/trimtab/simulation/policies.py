@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, duration_us, format_duration
-from trimtab.steering.definitions import Deployment, Every, Triggers
+from trimtab.steering.causes import Every, Triggers
+from trimtab.steering.definitions import Deployment
 from trimtab.training.sets import TrainingSet
 
 _BINS = 10

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
         on_quality_drop,
         on_slice_drop,
     )
-    from trimtab.steering.controller import Controller, Workshop
+    from trimtab.steering.controller import Controller
     from trimtab.steering.definitions import BeatsChampion, Deployment, beats_champion, deployment
     from trimtab.steering.gate import Window, judge
     from trimtab.steering.ledger import Ledger
     from trimtab.steering.loop import Loop
     from trimtab.steering.loop_state import FREEZE, LoopState, Repair
+    from trimtab.steering.ports import Workshop
 
 _HOMES = {
-    "trimtab.steering.controller": ("Controller", "Workshop"),
+    "trimtab.steering.controller": ("Controller",),
     "trimtab.steering.causes": (
         "Every",
         "OnNewLabels",
@@ -40,6 +41,7 @@ _HOMES = {
     "trimtab.steering.ledger": ("Ledger",),
     "trimtab.steering.loop": ("Loop",),
     "trimtab.steering.loop_state": ("FREEZE", "LoopState", "Repair"),
+    "trimtab.steering.ports": ("Workshop",),
 }
 
 __all__ = [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
-from trimtab.core.records import ChangeOnset, Decision, GateRecord
+from trimtab.core.records import ChangeOnset, Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import stored_sums
@@ -18,9 +18,11 @@ from trimtab.serving.arms import SHADOW
 from trimtab.steering.budgets import spent_budget, with_fits
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
+from trimtab.steering.evidence import evidence_of, evidence_of_left_out, short_name
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.steering.loop_state import APART, APPROVAL, REQUEST, Changes, LoopState, Quiet, Repair
-from trimtab.steering.triggering import PRIORITY, Requested, Seen, Trigger, find_trigger
+from trimtab.steering.loop_state import APART, APPROVAL, REQUEST, Changes, LoopState, Quiet, Repair, Requested
+from trimtab.steering.ports import Stored, Workshop
+from trimtab.steering.triggering import PRIORITY, Seen, Trigger, find_trigger
 from trimtab.store.ports import Catalog, Remove
 
 _IDLE: dict[str, Any] = {
@@ -35,55 +37,6 @@ _IDLE: dict[str, Any] = {
 FOLLOW_UP_DAYS = (7, 21)  # labelled days after a repair of a change: more is known of the new world then
 LOOK_AGAIN_US = 6 * HOUR_US  # how long what is missing to judge by is taken to be missing, unless a day was closed
 MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
-
-
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored version that a person puts forward."""
-
-    version: str  # its address
-    seen_until_us: int | None = None  # until when it may have seen data, where a person says so
-
-
-class Workshop(Protocol):
-    """Makes, judges and puts forward versions; `app` and `simulation` hand one to the controller."""
-
-    def champion(self) -> str | None:
-        """Address of the version in service."""
-        ...
-
-    def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        """Why no candidate can be judged on the data known at `cut_us`, in one sentence; None when it can."""
-        ...
-
-    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
-        """Train a candidate on what was known at `cut_us` and judge it against the champion.
-
-        Args:
-            cut_us: Only what was known by then is looked at.
-            go_on: Called before the gate; what it raises ends the repair.
-            changes: Days since one that is repaired now are judged, and partly learnt from.
-
-        Raises:
-            Misuse: No candidate can be made of these data or by this recipe.
-        """
-        ...
-
-    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion on what was known at `cut_us`; its record is kept if asked.
-
-        Raises:
-            Unavailable: There is no window that neither has seen.
-            Misuse: It cannot answer here.
-        """
-        ...
-
-    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        """Put the successor in service; the address of what it replaced. Once is as good as twice.
-
-        Raises:
-            Conflict: Another champion stands there than the one that the gate compared with.
-        """
-        ...
 
 
 class Controller:
@@ -260,7 +213,7 @@ class Controller:
         self.check_frozen()
         gate = repair.gate
         seen = {} if stored.seen_until_us is None else {"seen_until_us": stored.seen_until_us}
-        evidence = {**_evidence(gate), **seen}
+        evidence = {**evidence_of(gate), **seen}
         entry = self._record.entry(
             "gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor
         )
@@ -329,7 +282,7 @@ class Controller:
         assert repair is not None  # stored with the phase
         gate, champion = {"gate": repair.gate.id}, self._workshop.champion()
         if champion != repair.gate.champion:
-            said = f"It was compared with {_short(repair.gate.champion)}; champion is now {_short(champion)}."
+            said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
             entry = self._record.entry("refuse", said, gate, version=repair.successor, actor="policy")
             return self._refuse(now_us, [entry])
         if now_us < self._record.state.expires_us:
@@ -445,12 +398,14 @@ class Controller:
             raise _Failed(error, self._refuse(now_us, [entry], fits=spent)) from error
         self.check_frozen()
         gate, spent = repair.gate, with_fits(self._record.state, now_us, repair.fits)
-        rows: Evidence = {"rows": repair.rows, "cut_us": repair.cut_us, **_left_out(repair)}
+        rows: Evidence = {"rows": repair.rows, "cut_us": repair.cut_us, **evidence_of_left_out(repair)}
         entries = [
             self._record.entry(
                 "train", self._record.state.cause, rows, version=repair.candidate, data_hash=repair.data_hash
             ),
-            self._record.entry("gate", gate.reason, _evidence(gate), version=repair.candidate, replaced=gate.champion),
+            self._record.entry(
+                "gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion
+            ),
         ]
         if repair.successor is None:
             entries.append(self._record.entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
@@ -514,25 +469,3 @@ class _Failed(Exception):
         super().__init__(str(error))
         self.error = error
         self.decisions = decisions
-
-
-def _short(version: str | None) -> str:
-    return "nobody" if version is None else version[:12]
-
-
-def _left_out(repair: Repair) -> Evidence:
-    """What was not learnt from because its inputs or labels were faulty."""
-    found = repair.left_out
-    return {"left_out": sum(found.values()), "left_out_why": "; ".join(found)} if found else {}
-
-
-def _evidence(gate: GateRecord) -> Evidence:
-    return {
-        "gate": gate.id,
-        "rows": gate.rows,
-        "candidate": gate.candidate_metric,
-        "champion": gate.champion_metric,
-        "difference": gate.difference,
-        "bound": gate.bound,
-        **gate.checks,
-    }

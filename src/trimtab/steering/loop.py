@@ -29,14 +29,15 @@ from trimtab.registry import Registry, Version
 from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.causes import OnQualityDrop
-from trimtab.steering.controller import Controller, Workshop
+from trimtab.steering.controller import Controller
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
+from trimtab.steering.ports import TrainingData, Workshop
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.references import slice_columns
 from trimtab.steering.stored import Recording
 from trimtab.steering.trials import Proving
-from trimtab.steering.workshop import TrainingData, VersionWorkshop
+from trimtab.steering.workshop import VersionWorkshop
 from trimtab.store.ports import Blob, Catalog, Put
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet, save_training_set

@@ -36,6 +36,14 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 
+class Requested(msgspec.Struct, frozen=True, kw_only=True):
+    """A repair that was asked for over HTTP."""
+
+    at_us: int
+    actor: str
+    why: str
+
+
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Changes of the world that a plan allows for."""
 

@@ -12,7 +12,7 @@ from trimtab.core.time import format_duration
 from trimtab.monitoring.watches import Watch
 from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDrop, Single, parts_of_trigger
 from trimtab.steering.definitions import Deployment
-from trimtab.steering.loop_state import Cause, LoopState, is_before
+from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
@@ -21,14 +21,6 @@ _KINDS: Final[dict[type, Cause]] = {
     OnNewLabels: "labels",
     Every: "schedule",
 }
-
-
-class Requested(msgspec.Struct, frozen=True, kw_only=True):
-    """A repair that was asked for over HTTP."""
-
-    at_us: int
-    actor: str
-    why: str
 
 
 class Trigger(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,12 +17,13 @@ from trimtab.registry.loading import lost_artifact
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
 from trimtab.serving.arms import CANARY, SHADOW
-from trimtab.steering.controller import Stored
-from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
+from trimtab.steering.comparisons import Comparisons
+from trimtab.steering.definitions import Deployment
 from trimtab.steering.judging import Case, Judge, Side, finite
 from trimtab.steering.loop_state import Changes, Repair
 from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
-from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
+from trimtab.steering.ports import Stored, TrainingData
+from trimtab.steering.recipes import Floats, Recipe, Rows
 from trimtab.steering.references import (
     AS_NEW_US,
     Answers,
@@ -34,11 +35,7 @@ from trimtab.steering.references import (
 )
 from trimtab.steering.rivals import (
     Answered,
-    OtherFeatures,
     Rival,
-    asked_of_version,
-    find_rival,
-    rival_answers,
     who_answers,
 )
 from trimtab.steering.stored import (
@@ -55,32 +52,15 @@ from trimtab.steering.stored import (
 )
 from trimtab.steering.trials import Proving
 from trimtab.steering.windows import (
-    LEAST_WINDOW,
     Stretch,
-    closed_until,
-    day_of,
-    days_of,
-    enough_from,
     labelled_until,
-    lack_of_days,
-    lack_of_labels,
-    lack_of_lessons,
     stretch_of,
 )
 from trimtab.store.ports import Blob
-from trimtab.training.definitions import Model
 from trimtab.training.fitted import Fitted
 from trimtab.training.sets import TrainingSet, load_manifest, load_training_set, save_training_set
 
 T = TypeVar("T")
-
-
-class TrainingData(OtherFeatures, Protocol):
-    """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
-
-    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
-        """All request rows asked by `cut_us`, with features as of their time and the labels known at `cut_us`."""
-        ...
 
 
 class VersionWorkshop:
@@ -133,12 +113,13 @@ class VersionWorkshop:
         self._save = save
         self._evaluates = evaluates
         self._labels = labels
+        self._compared = Comparisons(deployment, recipe, data, registry)
         self._judge = Judge(deployment, registry, clock=clock, ids=ids, proving=proving)
         self._fits = 0  # of the newest repair
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
-        version = self._champion()
+        version = self._compared.champion()
         return None if version is None else version.id
 
     def arms(self) -> dict[str, str]:
@@ -148,33 +129,7 @@ class VersionWorkshop:
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
         """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""
-        closed_us = closed_until(cut_us, self._deployment.model.label.wait_us)
-        onset = changes.onset
-        if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
-            enough = enough_from(onset.at_us, self._deployment.model.label.wait_us)
-            return (
-                f"Only {days_of(closed_us - onset.at_us)} of closed days since the change of {day_of(onset.at_us)}; "
-                f"needed are {LEAST_WINDOW}. From {enough} on there are enough."
-            )
-        rival = self._rival(closed_us)
-        if rival is None or closed_us - rival.unseen_from_us >= LEAST_WINDOW_US:
-            return None
-        enough = enough_from(rival.unseen_from_us, self._deployment.model.label.wait_us)
-        return (
-            f"Only {days_of(closed_us - rival.unseen_from_us)} of closed days are unseen by the champion; needed are "
-            f"{LEAST_WINDOW}. Keep loading requests and labels, and train again: from {enough} on there are enough."
-            f"{self._other_recipe(rival, closed_us)}"
-        )
-
-    def _other_recipe(self, rival: Rival, until_us: int) -> str:
-        """What can be judged although the champion has seen the days, as a sentence with a blank before it."""
-        model, version = self._deployment.model, rival.version
-        if self._deployment.learn == "online" or version.recipe != model.hash:
-            return ""
-        other = who_answers(self._registry, version, model, until_us)
-        if until_us - other.unseen_from_us < LEAST_WINDOW_US:
-            return ""
-        return " Another estimator, other parameters or other features can be judged now."
+        return self._compared.unseen(cut_us, changes)
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
         lack = self.unseen(cut_us, changes)
@@ -192,7 +147,7 @@ class VersionWorkshop:
 
         Where its artifact is lost, it is fitted again, which puts the same bytes back.
         """
-        model, champion = self._deployment.model, self._champion()
+        model, champion = self._deployment.model, self._compared.champion()
         if champion is None or champion.recipe != model.hash:
             return None
         try:
@@ -205,7 +160,7 @@ class VersionWorkshop:
 
     def put_back(self) -> None:
         """Where the artifact of the version in service is lost, fit it again on the set that it was made of."""
-        model, champion = self._deployment.model, self._champion()
+        model, champion = self._deployment.model, self._compared.champion()
         if champion is None or champion.recipe != model.hash or not self._lost(champion):
             return
         try:
@@ -216,7 +171,7 @@ class VersionWorkshop:
 
     def lost(self) -> bool:
         """Whether the artifact of the version in service is missing or damaged."""
-        champion = self._champion()
+        champion = self._compared.champion()
         return champion is not None and self._lost(champion)
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
@@ -225,9 +180,9 @@ class VersionWorkshop:
         self._fits = 0
         kept, self._kept = self._kept, None
         training_set = kept[1] if kept is not None and kept[0] == cut_us else self._snapshot(cut_us)
-        rival = self._rival(labelled_until(training_set))
+        rival = self._compared.rival(labelled_until(training_set))
         plan = self._plan(training_set, rival, changes)
-        lack = self._lack(training_set, plan.window, rival)
+        lack = self._compared.lack(training_set, plan.window, rival)
         if lack is not None:
             raise Misuse(f"repair of {model.name!r}: {lack}")
         try:
@@ -236,7 +191,7 @@ class VersionWorkshop:
             if not isinstance(self._steps, AtOnce):  # the set was stored for nothing
                 discard_set(training_set, self._blob, self._registry.versions(model.name))
             raise
-        answered = self._answered(rival, training_set, plan.window)
+        answered = self._compared.answered(rival, training_set, plan.window)
         best, window = self._judge.best(training_set, plan, made, answered)
         if answered.scores is not None:
             answered = Answered(of_window(answered.scores, plan, window), answered.said)
@@ -325,7 +280,7 @@ class VersionWorkshop:
             and rival.version.recipe == self._deployment.model.hash
             and rival.unseen_from_us <= begins_us < rival.unseen_from_us + AS_NEW_US
         ):
-            scores = self._answered(rival, training_set, msgspec.structs.replace(window, rows=judged)).scores
+            scores = self._compared.answered(rival, training_set, msgspec.structs.replace(window, rows=judged)).scores
             return [] if scores is None else [Answers(judged, scores)]
         try:
             fitted = self._fit("walk forward", training_set, learnt, source.half_life_us)
@@ -339,7 +294,7 @@ class VersionWorkshop:
         onset, learns = changes.onset, self._deployment.learn == "online"
         if onset is None or rival is None or learns:
             since_us = None if learns or changes.repaired is None else changes.repaired.at_us
-            return newest_plan(training_set, self._stretch(training_set, rival), since_us)
+            return newest_plan(training_set, self._compared.stretch(training_set, rival), since_us)
         since_us = max(onset.at_us, rival.unseen_from_us)
         days_us = max(labelled_until(training_set) - since_us, 0)
         return onset_plan(training_set, stretch_of(training_set, days_us, since_us), onset)
@@ -381,13 +336,13 @@ class VersionWorkshop:
         training_set = self._done("data", lambda: self._data.training_set(model, cut_us=cut_us))
         until_us = labelled_until(training_set)
         asked = who_answers(self._registry, version, model, until_us, seen_until_us=stored.seen_until_us)
-        rival = self._stand_in(until_us)
-        stretch = self._stretch(training_set, asked, rival)
-        lack = self._lack_to_judge(training_set, stretch, asked, rival)
+        rival = self._compared.stand_in(until_us)
+        stretch = self._compared.stretch(training_set, asked, rival)
+        lack = self._compared.lack_to_judge(training_set, stretch, asked, rival)
         if lack is not None:
             raise Unavailable(f"promote {version.name}: {lack}")
-        side = self._done("answer", lambda: self._stored_side(version, asked, training_set, stretch))
-        answered, scores = self._answered(rival, training_set, stretch), side.scores
+        side = self._done("answer", lambda: self._compared.stored_side(version, asked, training_set, stretch))
+        answered, scores = self._compared.answered(rival, training_set, stretch), side.scores
         case = Case(training_set, stretch, answered)
         gate = self._done("judge", lambda: self._judge.record(side, case))
         if keep:
@@ -426,8 +381,8 @@ class VersionWorkshop:
             Unavailable: There are too few.
         """
         training_set = self._data.training_set(self._deployment.model, cut_us=cut_us)
-        stretch = msgspec.structs.replace(self._stretch(training_set, None), judged=False)
-        lack = self._lack(training_set, stretch, None)
+        stretch = msgspec.structs.replace(self._compared.stretch(training_set, None), judged=False)
+        lack = self._compared.lack(training_set, stretch, None)
         if lack is not None:
             raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
         return training_set, stretch.before, stretch.start_us
@@ -467,9 +422,6 @@ class VersionWorkshop:
         )
         return save_evaluation(found, self._blob)
 
-    def _champion(self) -> Version | None:
-        return self._registry.alias(self._deployment.name, CHAMPION)
-
     def _snapshot(self, cut_us: int, check: Callable[[TrainingSet], None] = lambda training_set: None) -> TrainingSet:
         """The training set of a cut; one that does not pass the check is not stored."""
         model = self._deployment.model
@@ -489,8 +441,8 @@ class VersionWorkshop:
         return found
 
     def _check(self, training_set: TrainingSet, changes: Changes) -> None:
-        rival = self._rival(labelled_until(training_set))
-        lack = self._lack(training_set, self._plan(training_set, rival, changes).window, rival)
+        rival = self._compared.rival(labelled_until(training_set))
+        lack = self._compared.lack(training_set, self._plan(training_set, rival, changes).window, rival)
         if lack is not None:
             raise _Lack(lack)
 
@@ -515,77 +467,6 @@ class VersionWorkshop:
             lambda: self._recipe.fit(aged, rows),
             fit_codec(self._blob),
         )
-
-    def _rival(self, until_us: int) -> Rival | None:
-        learns = self._deployment.learn == "online"
-        return find_rival(self._registry, self._champion(), self._deployment.model, until_us, learns=learns)
-
-    def _stretch(self, training_set: TrainingSet, *rivals: Rival | None) -> Stretch:
-        """The newest closed days that have labels, as far as none of the rivals has learnt from them."""
-        seen_us = max((rival.unseen_from_us for rival in rivals if rival is not None), default=-(2**62))
-        return stretch_of(training_set, self._deployment.gate.window_us, seen_us)
-
-    def _lack(self, training_set: TrainingSet, stretch: Stretch, rival: Rival | None) -> str | None:
-        """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
-        model, seen = self._deployment.model, ""
-        if rival is not None:
-            seen = f", the champion has learnt all that was known at {day_of(rival.version.cut_us)}"
-        lack = lack_of_days(training_set, stretch, seen)
-        if lack is not None:
-            return lack if rival is None else lack + self._other_recipe(rival, labelled_until(training_set))
-        lack = lack_of_lessons(model, stretch)
-        if lack is None and np.unique(training_set.target[stretch.before]).size > 1:  # of one value a fit says more
-            return lack_of_labels(model, training_set, stretch)
-        return lack
-
-    def _answered(self, rival: Rival | None, training_set: TrainingSet, stretch: Stretch) -> Answered:
-        """What the rival answered on the window; no scores where there is nobody to compare with."""
-        if rival is None:
-            champion = self._champion()
-            other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
-            return Answered(None, other and f"{other}{champion and champion.metric}: nothing was compared.")
-        model = self._deployment.model
-        found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, stretch.rows)
-        if found.scores is not None:
-            finite(found.scores, rival.version)
-        return found
-
-    def _stand_in(self, until_us: int) -> Rival | None:
-        """Who answers for the version in service where a stored one is judged; None where nobody can."""
-        rival = self._rival(until_us)
-        if rival is None:
-            return None
-        champion = self._champion()
-        assert champion is not None  # somebody answers for it
-        return who_answers(self._registry, champion, self._deployment.model, until_us)
-
-    def _lack_to_judge(
-        self, training_set: TrainingSet, stretch: Stretch, asked: Rival, rival: Rival | None
-    ) -> str | None:
-        """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
-        model = self._deployment.model
-        newer = asked if rival is None or asked.unseen_from_us >= rival.unseen_from_us else rival
-        wait_us = model.label.wait_us
-        seen = f", {newer.version.name} may have seen all that was known at {day_of(newer.unseen_from_us + wait_us)}"
-        lack = lack_of_days(training_set, stretch, seen if newer.unseen_from_us >= stretch.start_us else "")
-        if lack is None:
-            return lack_of_labels(model, training_set, stretch)
-        if training_set.usable.any() and newer.unseen_from_us >= stretch.start_us:
-            lack += f" From {enough_from(newer.unseen_from_us, wait_us)} on there are enough."
-            if newer is asked and asked.version.imported is not None:
-                lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
-        return lack
-
-    def _stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> Side:
-        """What a stored version answers to the window's rows, with the features that it reads."""
-        model = self._deployment.model
-        try:
-            loaded = self._registry.load(asked.version)
-            own = asked_of_version(loaded, self._data, model, training_set, stretch.rows)
-            scores = stored_scores(self._recipe, loaded, own, model)
-        except (Misuse, NotFound) as error:
-            raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
-        return Side(asked.version, finite(scores, asked.version), own.features.values, version, asked.said)
 
     def _done(self, name: str, work: Callable[[], T]) -> T:
         """A step that is done each time it is asked for."""

@@ -1,0 +1,159 @@
+"""Whom a candidate or a stored version is compared with, on which days, and what is missing for that."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.registry import Registry, Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
+from trimtab.steering.judging import Side, finite
+from trimtab.steering.loop_state import Changes
+from trimtab.steering.recipes import Recipe, stored_scores
+from trimtab.steering.rivals import (
+    Answered,
+    OtherFeatures,
+    Rival,
+    asked_of_version,
+    find_rival,
+    rival_answers,
+    who_answers,
+)
+from trimtab.steering.windows import (
+    LEAST_WINDOW,
+    Stretch,
+    closed_until,
+    day_of,
+    days_of,
+    enough_from,
+    labelled_until,
+    lack_of_days,
+    lack_of_labels,
+    lack_of_lessons,
+    stretch_of,
+)
+from trimtab.training.sets import TrainingSet
+
+
+class Comparisons:
+    """Finds who answers for the version in service, and what cannot be compared for want of days or labels.
+
+    Args:
+        deployment: The rules.
+        recipe: How its model is asked.
+        data: Computes the features of versions that have others.
+        registry: Has the versions and their gate records.
+    """
+
+    def __init__(self, deployment: Deployment, recipe: Recipe, data: OtherFeatures, registry: Registry) -> None:
+        self._deployment = deployment
+        self._recipe = recipe
+        self._data = data
+        self._registry = registry
+
+    def champion(self) -> Version | None:
+        """The version in service."""
+        return self._registry.alias(self._deployment.name, CHAMPION)
+
+    def unseen(self, cut_us: int, changes: Changes) -> str | None:
+        """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""
+        closed_us = closed_until(cut_us, self._deployment.model.label.wait_us)
+        onset = changes.onset
+        if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
+            enough = enough_from(onset.at_us, self._deployment.model.label.wait_us)
+            return (
+                f"Only {days_of(closed_us - onset.at_us)} of closed days since the change of {day_of(onset.at_us)}; "
+                f"needed are {LEAST_WINDOW}. From {enough} on there are enough."
+            )
+        rival = self.rival(closed_us)
+        if rival is None or closed_us - rival.unseen_from_us >= LEAST_WINDOW_US:
+            return None
+        enough = enough_from(rival.unseen_from_us, self._deployment.model.label.wait_us)
+        return (
+            f"Only {days_of(closed_us - rival.unseen_from_us)} of closed days are unseen by the champion; needed are "
+            f"{LEAST_WINDOW}. Keep loading requests and labels, and train again: from {enough} on there are enough."
+            f"{self._other_recipe(rival, closed_us)}"
+        )
+
+    def rival(self, until_us: int) -> Rival | None:
+        """Who answers for the version in service against a new candidate; None where nobody can."""
+        learns = self._deployment.learn == "online"
+        return find_rival(self._registry, self.champion(), self._deployment.model, until_us, learns=learns)
+
+    def stand_in(self, until_us: int) -> Rival | None:
+        """Who answers for the version in service where a stored one is judged; None where nobody can."""
+        rival = self.rival(until_us)
+        if rival is None:
+            return None
+        champion = self.champion()
+        assert champion is not None  # somebody answers for it
+        return who_answers(self._registry, champion, self._deployment.model, until_us)
+
+    def stretch(self, training_set: TrainingSet, *rivals: Rival | None) -> Stretch:
+        """The newest closed days that have labels, as far as none of the rivals has learnt from them."""
+        seen_us = max((rival.unseen_from_us for rival in rivals if rival is not None), default=-(2**62))
+        return stretch_of(training_set, self._deployment.gate.window_us, seen_us)
+
+    def lack(self, training_set: TrainingSet, stretch: Stretch, rival: Rival | None) -> str | None:
+        """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
+        model, seen = self._deployment.model, ""
+        if rival is not None:
+            seen = f", the champion has learnt all that was known at {day_of(rival.version.cut_us)}"
+        lack = lack_of_days(training_set, stretch, seen)
+        if lack is not None:
+            return lack if rival is None else lack + self._other_recipe(rival, labelled_until(training_set))
+        lack = lack_of_lessons(model, stretch)
+        if lack is None and np.unique(training_set.target[stretch.before]).size > 1:  # of one value a fit says more
+            return lack_of_labels(model, training_set, stretch)
+        return lack
+
+    def lack_to_judge(
+        self, training_set: TrainingSet, stretch: Stretch, asked: Rival, rival: Rival | None
+    ) -> str | None:
+        """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
+        model = self._deployment.model
+        newer = asked if rival is None or asked.unseen_from_us >= rival.unseen_from_us else rival
+        wait_us = model.label.wait_us
+        seen = f", {newer.version.name} may have seen all that was known at {day_of(newer.unseen_from_us + wait_us)}"
+        lack = lack_of_days(training_set, stretch, seen if newer.unseen_from_us >= stretch.start_us else "")
+        if lack is None:
+            return lack_of_labels(model, training_set, stretch)
+        if training_set.usable.any() and newer.unseen_from_us >= stretch.start_us:
+            lack += f" From {enough_from(newer.unseen_from_us, wait_us)} on there are enough."
+            if newer is asked and asked.version.imported is not None:
+                lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
+        return lack
+
+    def answered(self, rival: Rival | None, training_set: TrainingSet, stretch: Stretch) -> Answered:
+        """What the rival answered on the window; no scores where there is nobody to compare with."""
+        if rival is None:
+            champion = self.champion()
+            other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
+            return Answered(None, other and f"{other}{champion and champion.metric}: nothing was compared.")
+        model = self._deployment.model
+        found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, stretch.rows)
+        if found.scores is not None:
+            finite(found.scores, rival.version)
+        return found
+
+    def stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> Side:
+        """What a stored version answers to the window's rows, with the features that it reads."""
+        model = self._deployment.model
+        try:
+            loaded = self._registry.load(asked.version)
+            own = asked_of_version(loaded, self._data, model, training_set, stretch.rows)
+            scores = stored_scores(self._recipe, loaded, own, model)
+        except (Misuse, NotFound) as error:
+            raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
+        return Side(asked.version, finite(scores, asked.version), own.features.values, version, asked.said)
+
+    def _other_recipe(self, rival: Rival, until_us: int) -> str:
+        """What can be judged although the champion has seen the days, as a sentence with a blank before it."""
+        model, version = self._deployment.model, rival.version
+        if self._deployment.learn == "online" or version.recipe != model.hash:
+            return ""
+        other = who_answers(self._registry, version, model, until_us)
+        if until_us - other.unseen_from_us < LEAST_WINDOW_US:
+            return ""
+        return " Another estimator, other parameters or other features can be judged now."

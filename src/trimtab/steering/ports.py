@@ -1,0 +1,70 @@
+"""What a controller and a workshop need of others, as protocols: `app` and `simulation` hand them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from trimtab.steering.loop_state import Changes, Repair
+from trimtab.steering.rivals import OtherFeatures
+from trimtab.training.definitions import Model
+from trimtab.training.sets import TrainingSet
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored version that a person puts forward."""
+
+    version: str  # its address
+    seen_until_us: int | None = None  # until when it may have seen data, where a person says so
+
+
+class Workshop(Protocol):
+    """Makes, judges and puts forward versions; `app` and `simulation` hand one to the controller."""
+
+    def champion(self) -> str | None:
+        """Address of the version in service."""
+        ...
+
+    def blocked(self, cut_us: int, changes: Changes) -> str | None:
+        """Why no candidate can be judged on the data known at `cut_us`, in one sentence; None when it can."""
+        ...
+
+    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
+        """Train a candidate on what was known at `cut_us` and judge it against the champion.
+
+        Args:
+            cut_us: Only what was known by then is looked at.
+            go_on: Called before the gate; what it raises ends the repair.
+            changes: Days since one that is repaired now are judged, and partly learnt from.
+
+        Raises:
+            Misuse: No candidate can be made of these data or by this recipe.
+        """
+        ...
+
+    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
+        """Judge a stored version against the champion on what was known at `cut_us`; its record is kept if asked.
+
+        Raises:
+            Unavailable: There is no window that neither has seen.
+            Misuse: It cannot answer here.
+        """
+        ...
+
+    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
+        """Put the successor in service; the address of what it replaced. Once is as good as twice.
+
+        Raises:
+            Conflict: Another champion stands there than the one that the gate compared with.
+        """
+        ...
+
+
+class TrainingData(OtherFeatures, Protocol):
+    """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
+
+    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
+        """All request rows asked by `cut_us`, with features as of their time and the labels known at `cut_us`."""
+        ...

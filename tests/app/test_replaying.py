@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trimtab.app.project import Project
 from trimtab.cli.group import trimtab
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.simulation.results import ReplayResult
 from trimtab.store.file_lock import FileLock
 
@@ -185,6 +186,40 @@ def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
     project.close()
     monkeypatch.chdir(project.config.folder)
     given = [part for word in words for part in ("--policy", word)]
-    told = CliRunner().invoke(trimtab, ["simulate", *given, "--model", "buyer", "--start", str(START_US)])
+    told = CliRunner().invoke(trimtab, ["simulate", *given, "--model", "buyer", "--start", format_moment(START_US)])
     assert told.exit_code == 0, told.output
     assert [name for name in ("project", "ungated 4d", "idle") if name in told.stdout] == list(result.lines)
+
+
+def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = project.config.folder
+    project.close()
+    monkeypatch.chdir(folder)
+    (folder / "faults.csv").write_text(
+        "kind,start,end,source,column,size\nnull_column,2024-02-20,2024-02-22,,x,\nrestart,2024-02-25,,,,\n"
+    )
+    words = ["simulate", "--model", "buyer", "--policy", "ungated 7d", "--policy", "never", "--seed", "3"]
+    words += ["--stream", "history=30 days=35 per_day=60 concept=10", "--faults", "faults.csv"]
+    files = [tmp_path / "one.html", tmp_path / "two.html"]
+    told = [CliRunner().invoke(trimtab, ["--json", *words, "--html", str(file)]) for file in files]
+    assert [one.exit_code for one in told] == [0, 0], told[0].output
+    assert told[0].stdout == told[1].stdout
+    assert files[0].read_bytes() == files[1].read_bytes()
+    page = files[0].read_text("utf-8")
+    assert "concept shift" in page
+    assert "null_column x" in page
+    assert "optimum" in page
+    document = json.loads(told[0].stdout)
+    never = document["lines"]["never"]
+    assert never["reference"] == "optimum"
+    assert never["days_above"] > 0
+    assert never["bad_requests"] == never["predictions"]
+    assert document["lines"]["ungated 7d"]["fits"] == 6  # at the start, and every week up to the end
+    assert document["faults"][0]["kind"] == "null_column"
+    assert document["shifts"][0]["kind"] == "concept"
+    shown = CliRunner().invoke(trimtab, words)
+    assert shown.exit_code == 0, shown.output
+    for part in ("days above", "bad requests", "CPU s", "faults that were put in", "dashed: the mean of optimum"):
+        assert part in shown.stdout

@@ -89,7 +89,7 @@ def replayed(folder: Path, made: Stream, lines: list[Line]) -> ReplayResult:
         start_us=made.start_us,
         until_us=made.until_us,
         seed=1,
-        truth=made.truth,
+        stream=made,
     ) as running:
         return running.run()
 

@@ -19,11 +19,17 @@ from typing import Any
 import msgspec
 
 from trimtab.app.definitions import Definitions, load_definitions
-from trimtab.app.demo_report import comparison_lines, comparisons, months_tables, write_report
 from trimtab.app.doctor import require
 from trimtab.app.lines import lines_of
 from trimtab.app.lines_apart import Job, LinesApart, shown_decisions, split
 from trimtab.app.project import Project
+from trimtab.app.replay_report import (
+    comparison_lines,
+    comparisons,
+    months_tables,
+    quality_picture,
+    write_report,
+)
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.config import Config, DemoSettings, load_config
@@ -79,7 +85,8 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     _serve(config, state, result.until_us, _last_asked(definitions, tables, result.until_us), show)
     report = folder / "report.html"
     found = comparisons(result)
-    write_report(result, found, definitions, report)
+    write_report(result, found, f"{definitions.deployment(None).name}: a year of the loop", report)
+    report.with_name("quality.svg").write_text(str(quality_picture(result)), "utf-8")
     for line in [*months_tables(result), "", *comparison_lines(found)]:
         show(line)
     show(f"\nreport: {report} (picture: {report.with_name('quality.svg').name})")

@@ -46,6 +46,7 @@ class Records(msgspec.Struct, frozen=True):
     metric: str
     fits: int
     fitted_rows: int
+    cpu_s: float
 
 
 def split(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
@@ -104,6 +105,7 @@ class LinesApart:
                     versions=scores[f"versions {number}"].astype(object),
                     fits=records[name].fits,
                     fitted_rows=records[name].fitted_rows,
+                    cpu_s=records[name].cpu_s,
                     lists=scores.get(f"lists {number}"),
                 )
                 for number, name in enumerate(self._job.lines)
@@ -165,10 +167,8 @@ def main() -> None:
         scores |= {} if line.versions is None else {f"versions {number}": line.versions.astype(str)}
         scores |= {} if line.lists is None else {f"lists {number}": line.lists}
     np.savez(folder / _SCORES, **scores)
-    records = {
-        name: Records(line.decisions, line.signals, line.input_signals, line.metric, line.fits, line.fitted_rows)
-        for name, line in found.items()
-    }
+    fields = Records.__struct_fields__
+    records = {name: Records(**{field: getattr(line, field) for field in fields}) for name, line in found.items()}
     (folder / _RECORDS).write_bytes(msgspec.json.encode(records))
 
 

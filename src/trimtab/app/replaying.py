@@ -58,10 +58,10 @@ def simulate_project(
     used = project.config.seed if seed is None else seed
     if stream is None:
         tables, start_us, until_us = _history(project, chosen, start, until)
-        truth = None
+        made = None
     else:
         made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
-        tables, truth = made.tables, made.truth
+        tables = made.tables
         start_us = made.start_us if start is None else asked_moment(start, "start", project.clock)
         until_us = made.until_us if until is None else asked_moment(until, "until", project.clock)
     if not start_us < until_us:
@@ -81,7 +81,7 @@ def simulate_project(
             start_us=start_us,
             until_us=until_us,
             seed=used,
-            truth=truth,
+            stream=made,
             faults=[] if faults is None else read_faults(faults),
             progress=show,
         ) as replay,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,7 @@ from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
 
 if TYPE_CHECKING:
-    from trimtab.simulation.results import ReplayResult
+    pass
 
 
 @command("serve", safe="Every answer that was given is logged.")
@@ -74,6 +74,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
 )
 @click.option("--faults", metavar="FILE", help="CSV of what goes wrong: kind, start, end, source, column, size.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page as well.")
 @click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
 @click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
 @click.option("--seed", type=int, help="Left out, the setting seed.")
@@ -83,6 +84,7 @@ def simulate(
     model: str | None,
     stream: str | None,
     faults: str | None,
+    html: Path | None,
     start: str | None,
     until: str | None,
     seed: int | None,
@@ -108,10 +110,15 @@ def simulate(
             seed=seed,
             progress=meter,
         )
+    from trimtab.app.replay_report import comparison_lines, comparisons, report_document, report_lines, write_report
+
+    found = comparisons(result)
+    if html is not None:
+        write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
     if manner().json:
-        show_json(_summary(result))
+        show_json(report_document(result))
     else:
-        show_lines(_report(result))
+        show_lines([*report_lines(result), "", *(comparison_lines(found) if found else [])])
 
 
 @command("demo", safe="The demo's own folder may be deleted; the project's state was not touched.")
@@ -137,40 +144,3 @@ def demo(where: Path | None, seed: int) -> None:
     if config.demo is not None:
         require(config.demo.requires)
     import_module("trimtab.app.demo").run_demo(folder, seed=seed, show=lambda line: show_lines([line]))
-
-
-def _summary(result: ReplayResult) -> dict[str, Any]:
-    import msgspec
-
-    return {
-        "start_us": result.start_us,
-        "until_us": result.until_us,
-        "entered": result.entered,
-        "quarantined": result.quarantined,
-        "checked_values": result.checked_values,
-        "mismatches": result.mismatches,
-        "lines": {
-            name: {"months": msgspec.to_builtins(line.months()), "decisions": msgspec.to_builtins(line.decisions)}
-            for name, line in result.lines.items()
-        },
-    }
-
-
-def _report(result: ReplayResult) -> list[str]:
-    from trimtab.app.demo_report import shown_name
-    from trimtab.report import text_table
-
-    names = list(dict.fromkeys(one.name for line in result.lines.values() for one in line.measures))
-    rows = []
-    for name, line in result.lines.items():
-        total = line.months()[-1]
-        acts = [decision.act for decision in line.decisions]
-        found = [total.metrics.get(metric) for metric in names]
-        values = [None if value is None else round(value, 4) for value in found]
-        rows.append([name, total.predictions, total.labelled, *values, acts.count("promote"), acts.count("refuse")])
-    headers = ["line", "predictions", "labelled", *map(shown_name, names), "promoted", "refused"]
-    return [
-        f"{result.entered:,} events, {result.quarantined:,} quarantined; {result.mismatches:,} of "
-        f"{result.checked_values:,} values differ between training and serving",
-        text_table(headers, rows),
-    ]

@@ -30,7 +30,7 @@ from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
 from trimtab.simulation.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.spot_check import SpotCheck
-from trimtab.simulation.streams import Truth
+from trimtab.simulation.streams import Stream
 from trimtab.simulation.world import Answers, Line, Shared, World, made_ahead
 
 
@@ -62,7 +62,7 @@ class Replay:
         sampled_rows: How many questions are also read through the online path and compared.
         look_every_us: The time between two looks at inputs, feeds and traffic, in whole hours: a service looks every
             hour, which takes a replay longer. 0: never, and no rows are left out for faulty inputs.
-        truth: Of a generated stream, what the best answers are.
+        stream: The generated stream that the tables are of, whose best answers and shifts are known.
         faults: What goes wrong, and when; quality is judged by the rows without them.
         progress: Called after each stretch.
     """
@@ -79,7 +79,7 @@ class Replay:
         seed: int,
         sampled_rows: int = 0,
         look_every_us: int = 6 * HOUR_US,
-        truth: Truth | None = None,
+        stream: Stream | None = None,
         faults: Sequence[Fault] = (),
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
@@ -91,7 +91,8 @@ class Replay:
         self._until_us = until_us
         self._start_us = start_us
         self._progress = progress
-        self._truth = truth
+        self._truth = None if stream is None else stream.truth
+        self._shifts = [] if stream is None else list(stream.shifts)
         self._faults = list(faults)
         self._folder = folder
         requests = {line.deployment.model.request.name: line.deployment.model.request for line in lines}
@@ -253,6 +254,7 @@ class Replay:
             mismatches=verdict.mismatches,
             first_mismatch=verdict.first,
             faults=self._faults,
+            shifts=self._shifts,
             optimum=self._optimum(rows, lines[self._lines[0].name]),
         )
 
@@ -270,6 +272,7 @@ class Replay:
             versions=None,
             fits=0,
             fitted_rows=0,
+            cpu_s=0.0,
         )
 
     def _of_line(self, world: World, rows: slice, at_us: NDArray[Any]) -> LineResult:
@@ -285,6 +288,7 @@ class Replay:
             versions=np.array(world.versions, object),
             fits=world.spent.fits,
             fitted_rows=world.spent.rows,
+            cpu_s=world.spent.cpu_s,
             metric=model.metric,
             lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
         )

@@ -15,6 +15,7 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.measures import Judged, Measure, measures
+from trimtab.simulation.streams import Shift
 from trimtab.stats import Interval, Loss, loss_kind
 from trimtab.stats.multiclass import top_class
 from trimtab.training.sets import whole_lists
@@ -81,6 +82,7 @@ class LineResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True)
     versions: NDArray[Any] | None = None  # who gave each answer
     fits: int = 0  # of its recipe, those that are judged and those that are not
     fitted_rows: int = 0  # of all fits together
+    cpu_s: float = 0.0  # that it took, less what it shares with other lines; another run takes another time
     lists: NDArray[Any] | None = None  # of rankings: the number of each row's list, -1 for none
 
     @cached_property
@@ -135,6 +137,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     mismatches: int  # of values or reasons between the two paths; expected: 0
     first_mismatch: str  # in words; empty when there is none
     faults: list[Fault] = []  # that were put in
+    shifts: list[Shift] = []  # of a generated stream
     optimum: LineResult | None = None  # of a generated stream: the best answers, as a line
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -34,11 +36,21 @@ class FitCache:
 
 
 class Spent:
-    """What the fits of a line come to, those that another line made as well: what it would have cost alone."""
+    """What a line costs: its fits (those that another line made as well: what it would cost alone) and its CPU time."""
 
     def __init__(self) -> None:
         self.fits = 0
         self.rows = 0
+        self.cpu_s = 0.0  # of this process, in answering, logging and steering
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the CPU time of what is done inside."""
+        begun = time.process_time()
+        try:
+            yield
+        finally:
+            self.cpu_s += time.process_time() - begun
 
 
 class SharedRecipe:

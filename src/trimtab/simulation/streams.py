@@ -298,7 +298,7 @@ def _sources(
     """The events of each source of a view, and the newest known measurement for each request by "source.column"."""
     tables: dict[str, Columns] = {}
     levels: dict[str, Floats] = {}
-    hours = spans * 24
+    hours = spans * 24 + 1  # the last one is on the hour at which the stream ends
     for name, (source, by, own) in plan.sources.items():
         view_by = by if all(one in requests for one in by) else ()
         own = own if view_by else ()

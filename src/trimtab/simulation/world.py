@@ -189,25 +189,28 @@ class World:
 
     def answer(self, block: Block) -> Answers:
         """Answers to a block of questions by what is in service; nothing is logged."""
-        return self._scorer.answer(block)
+        with self.spent.timed():
+            return self._scorer.answer(block)
 
     def log(self, block: Block, answers: Answers, until_us: int) -> None:
         """Log a prediction for every question of a block, which ends at `until_us`, and look at them hour by hour."""
-        predictions = self._logged(block, answers) if block.stop > block.start else []
-        if predictions:
-            self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
-            self.scores.append(answers.scores)
-            self.versions += answers.versions
-        if self.line.answers == "live":
-            version = answers.versions[0] if answers.versions else ""
-            self.steering.take(block, version, answers.matrix, predictions, until_us)
+        with self.spent.timed():
+            predictions = self._logged(block, answers) if block.stop > block.start else []
+            if predictions:
+                self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
+                self.scores.append(answers.scores)
+                self.versions += answers.versions
+            if self.line.answers == "live":
+                version = answers.versions[0] if answers.versions else ""
+                self.steering.take(block, version, answers.matrix, predictions, until_us)
 
     def tick(self) -> list[Decision]:
         """Let whatever steers the line look at what is new, and act."""
-        self._suffer(self._clock.now_us())
-        if self._frozen and isinstance(self.steering, Ungated):
-            return []
-        decisions = self.steering.tick()
+        with self.spent.timed():
+            self._suffer(self._clock.now_us())
+            if self._frozen and isinstance(self.steering, Ungated):
+                return []
+            decisions = self.steering.tick()
         self.decisions += decisions
         return decisions
 

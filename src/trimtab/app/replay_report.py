@@ -1,4 +1,4 @@
-"""The demo's table by month and its page."""
+"""What a replay found, for a terminal, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,79 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from trimtab.app.definitions import Definitions
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_moment
 from trimtab.report import Mark, Page, Series, Table, line_chart, text_table
 from trimtab.report.markup import Markup
+from trimtab.report.text_chart import text_chart
+from trimtab.simulation.faults import in_words
 from trimtab.simulation.results import Comparison, LineResult, MonthRow, ReplayResult
+from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _SMOOTH_DAYS = 14
 _DRAWN = 4  # more lines than these hide each other
+
+
+def report_lines(result: ReplayResult) -> list[str]:
+    """A replay for a terminal: a table of lines, what rang, what was refused, and the course of each line's loss."""
+    cards = scorecards(result)
+    out = [
+        f"{result.entered:,} events, {result.quarantined:,} quarantined"
+        + (
+            f"; {result.mismatches:,} of {result.checked_values:,} values differ between training and serving"
+            if result.checked_values
+            else ""
+        ),
+        text_table(_HEADERS, [_card_row(card, result.lines[card.line].cpu_s) for card in cards]),
+    ]
+    own = list(dict.fromkeys(one.name for line in result.lines.values() for one in line.measures[1:]))
+    if own:
+        rows = [
+            [name, *(_written(line.months()[-1].metrics.get(metric)) for metric in own)]
+            for name, line in result.lines.items()
+        ]
+        out += ["", text_table(["line", *map(shown_name, own)], rows)]
+    for card in cards:
+        out += _told(card)
+    if result.faults:
+        out += ["", "faults that were put in", *(f"  {one}" for one in in_words(result.faults))]
+    for card in cards:
+        values = [day.value for day in card.days]
+        known = [day.best for day in card.days if day.best is not None]
+        chart = text_chart(values, level=sum(known) / len(known) if known else None, height=5)
+        if chart:
+            out += ["", f"{card.line}: {shown_name(card.metric)} by day; dashed: the mean of {card.reference}", *chart]
+    return out
+
+
+def report_document(result: ReplayResult) -> dict[str, Any]:
+    """A replay as JSON values: the same for the same seed, so without times of this machine."""
+    cards = {card.line: card for card in scorecards(result)}
+    found: dict[str, Any] = {
+        "start_us": result.start_us,
+        "until_us": result.until_us,
+        "entered": result.entered,
+        "quarantined": result.quarantined,
+        "checked_values": result.checked_values,
+        "mismatches": result.mismatches,
+        "faults": msgspec.to_builtins(result.faults),
+        "shifts": msgspec.to_builtins(result.shifts),
+        "lines": {},
+    }
+    for name, line in result.lines.items():
+        found["lines"][name] = {
+            "months": msgspec.to_builtins(line.months()),
+            "decisions": msgspec.to_builtins(line.decisions),
+            **{key: value for key, value in msgspec.to_builtins(cards[name]).items() if key != "line"},
+            "true_alarms": cards[name].true_alarms,
+            "false_alarms": cards[name].false_alarms,
+        }
+    return found
 
 
 def months_tables(result: ReplayResult) -> list[str]:
@@ -69,11 +130,16 @@ def comparisons(result: ReplayResult) -> list[Comparison]:
     return found
 
 
-def write_report(result: ReplayResult, found: list[Comparison], definitions: Definitions, file: Path) -> None:
-    """A self-contained page, and the picture alone as `quality.svg` beside it."""
-    name = definitions.deployment(None).name
+def write_report(result: ReplayResult, found: list[Comparison], title: str, file: Path) -> None:
+    """A self-contained page, the same for the same seed."""
     picture = quality_picture(result)
-    page = Page(f"{name}: a year of the loop", f"{format_moment(result.start_us)} to {format_moment(result.until_us)}")
+    cards = scorecards(result)
+    page = Page(title, f"{format_moment(result.start_us)} to {format_moment(result.until_us)}")
+    page.table(Table(headers=_HEADERS[:-1], rows=tuple(tuple(_card_row(card, None)) for card in cards)))
+    if result.faults:
+        page.heading("Faults that were put in")
+        for one in in_words(result.faults):
+            page.paragraph(one)
     page.heading("Quality over time")
     own = shown_name(next(iter(result.lines.values())).metric)
     page.figure(picture, f"The mean {own} over the {_SMOOTH_DAYS} days before each day; lower is better.")
@@ -81,6 +147,11 @@ def write_report(result: ReplayResult, found: list[Comparison], definitions: Def
     for line in result.lines.values():
         page.heading(line.name, level=3)
         page.table(_line_table(line))
+    page.heading("What rang and what was refused")
+    for card in cards:
+        page.heading(card.line, level=3)
+        for text in _told(card)[2:] or ["Nothing."]:
+            page.paragraph(text.strip())
     page.heading("How the first line compares")
     page.paragraph(
         "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A negative difference of "
@@ -104,18 +175,24 @@ def write_report(result: ReplayResult, found: list[Comparison], definitions: Def
         }
     )
     file.write_text(page.render(), "utf-8")
-    file.with_name("quality.svg").write_text(str(picture), "utf-8")
 
 
 def quality_picture(result: ReplayResult) -> Markup:
     """The first four lines' metric over a moving window; the first one's alarms and promotions are marked."""
     lines = list(result.lines.values())[:_DRAWN]
     series = [_moving(line) for line in reversed(lines)]  # the first one is drawn on top
+    if result.optimum is not None:
+        series.append(_moving(result.optimum))
     marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals]
     marks += [
         Mark(at_us=d.at_us, label="promoted", kind="promotion")
         for d in lines[0].decisions
         if d.act == "promote" and d.at_us > result.start_us
+    ]
+    marks += [Mark(at_us=one.start_us, label=one.said, kind="change") for one in result.faults]
+    marks += [
+        Mark(at_us=result.start_us + round(one.day * DAY_US), label=f"{one.kind} shift", kind="change")
+        for one in result.shifts
     ]
     marks.sort(key=lambda mark: mark.at_us)
     own = shown_name(lines[0].metric)
@@ -157,6 +234,47 @@ def _comparison_table(found: list[Comparison]) -> Table:
         parts = [(None, None, None) if i is None else (i.estimate, i.low, i.high) for i in intervals]
         rows.append((c.rival, *("-" if v is None else f"{v:+.4f}" for part in parts for v in part)))
     return Table(headers=("against", *headers), rows=tuple(rows))
+
+
+_HEADERS = (
+    "line", "predictions", "loss", "best", "days above", "bad requests", "staleness", "alarms", "false", "inputs",
+    "promoted", "refused", "fits", "CPU s",
+)  # fmt: skip
+
+
+def _card_row(card: Scorecard, cpu_s: float | None) -> list[str]:
+    row = [
+        card.line,
+        f"{card.predictions:,}",
+        _written(card.value),
+        _written(card.best),
+        f"{card.days_above:,} of {len(card.days):,}",
+        f"{card.bad_requests:,}",
+        "-" if card.above is None else f"{card.above:+,.1f}",
+        f"{len(card.alarms)}",
+        "?" if card.false_alarms is None else f"{card.false_alarms}",
+        f"{len(card.input_alarms)}",
+        f"{card.promotions}",
+        f"{len(card.refusals)}",
+        f"{card.fits}",
+    ]
+    return row if cpu_s is None else [*row, f"{cpu_s:.1f}"]
+
+
+def _told(card: Scorecard) -> list[str]:
+    """What rang and what was refused, a line each, under the line's name; nothing where there was nothing."""
+    out = []
+    for one in [*card.alarms, *card.input_alarms]:
+        of = f" of {one.subject}" if one.subject else ""
+        text = f"  {format_moment(one.at_us)[:16]} {one.kind}{of}, since {format_moment(one.onset_us)[:16]}"
+        if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
+            days = f"{one.delay_us / DAY_US:.1f} days after it, onset off by {one.onset_off_us / DAY_US:+.1f}"
+            text += f": {one.explained_by}, {days}"
+        elif card.changes_known:
+            text += ": false, nothing was put in"
+        out.append(text)
+    out += [f"  {format_moment(one.at_us)[:16]} refused: {one.why}" for one in card.refusals]
+    return ["", card.line, *out] if out else []
 
 
 def _metric(name: str, row: MonthRow) -> float | None:

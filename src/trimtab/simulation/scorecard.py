@@ -1,0 +1,242 @@
+"""What a line of a replay comes to: quality by day, alarms true and false, fits, refusals, requests answered badly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import Decision, Signal
+from trimtab.core.time import DAY_US
+from trimtab.simulation.results import LineResult, ReplayResult
+
+ABOVE = 0.10  # how far above the reference a loss is bad
+_SMOOTH = 3  # days whose mean is held against it
+_TOLD_FOR_US = 60 * DAY_US  # how long after its beginning a change explains an alarm
+_AFTER_US = 2 * DAY_US  # and how long after the end of a fault
+
+Floats = NDArray[np.float64]
+
+
+class Day(msgspec.Struct, frozen=True, kw_only=True):
+    """One line on one day (UTC)."""
+
+    day_us: int
+    predictions: int
+    judged: int  # rows, or lists of a ranking
+    value: float | None  # the mean loss
+    best: float | None  # that of the reference: the optimum, else the best line of the whole replay
+
+
+class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+    """A red signal, and what it was about as far as that is known."""
+
+    at_us: int
+    kind: str
+    subject: str
+    onset_us: int
+    explained_by: str | None  # a shift or fault that was put in; None: there was none at that time
+    delay_us: int | None = None  # from its beginning to the alarm
+    onset_off_us: int | None = None  # from its beginning to the onset that the alarm estimated
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that did not go in service."""
+
+    at_us: int
+    why: str
+
+
+class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
+    """What one line comes to."""
+
+    line: str
+    metric: str
+    value: float | None  # over all judged rows
+    reference: str  # "optimum", or the line that did best
+    best: float | None  # what the reference comes to on the same rows
+    predictions: int
+    days: list[Day]
+    days_above: int  # whose three-day mean exceeds that of the reference by more than a tenth
+    bad_requests: int  # answered by a version that did so over its whole time in service
+    above: float | None  # the loss of all judged rows more than that of the reference: what staleness costs
+    alarms: list[Alarm]  # of its quality
+    input_alarms: list[Alarm]  # of inputs, feeds, traffic and labels
+    changes_known: bool  # whether what was put in is known, so that alarms are true or false
+    promotions: int  # after the first version
+    refusals: list[Refusal]
+    fits: int
+    fitted_rows: int
+
+    @property
+    def false_alarms(self) -> int | None:
+        """Alarms of quality that nothing explains; None where nobody knows."""
+        return sum(one.explained_by is None for one in self.alarms) if self.changes_known else None
+
+    @property
+    def true_alarms(self) -> int | None:
+        """Alarms of quality that a shift or a fault explains; None where nobody knows."""
+        return sum(one.explained_by is not None for one in self.alarms) if self.changes_known else None
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was put in: a shift of the world, or a fault."""
+
+    said: str
+    start_us: int
+    until_us: int  # alarms until then are explained by it
+
+
+def scorecards(result: ReplayResult) -> list[Scorecard]:
+    """A scorecard for each line."""
+    changes = _changes(result)
+    by_line = {name: _by_row(line) for name, line in result.lines.items()}
+    found = []
+    for name, line in result.lines.items():
+        reference, best = _reference(result, by_line, name)
+        found.append(_card(result, line, by_line[name], reference, best, changes))
+    return found
+
+
+def _changes(result: ReplayResult) -> list[Change] | None:
+    """What was put in; None of a history of which nobody knows what happened."""
+    found = [
+        Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _TOLD_FOR_US)
+        for one in result.faults
+    ]
+    found += [
+        Change(said=f"{one.kind} shift", start_us=at_us, until_us=at_us + one.over_us + _TOLD_FOR_US)
+        for one in result.shifts
+        for at_us in [result.start_us + round(one.day * DAY_US)]
+    ]
+    return found if result.faults or result.optimum is not None else None
+
+
+def _by_row(line: LineResult) -> Floats:
+    """The loss at each row that can be judged (of a ranking at one row of each list), NaN elsewhere."""
+    losses = np.full(len(line.at_us), np.nan)
+    rows = np.flatnonzero(line.judged)
+    own = line.measures[0]
+    if rows.size and own.units is not None:
+        values, place = own.units(line.rows(rows))
+        losses[rows[place]] = values
+    return losses
+
+
+def _reference(result: ReplayResult, by_line: dict[str, Floats], name: str) -> tuple[str, Floats]:
+    """What a line is held against: the optimum of a stream, else the best line that answers the same question."""
+    line = result.lines[name]
+    if result.optimum is not None and result.optimum.metric == line.metric:
+        return "optimum", _by_row(result.optimum)
+    alike = [
+        other
+        for other, one in result.lines.items()
+        if one.metric == line.metric and np.array_equal(one.labels, line.labels, equal_nan=True)
+    ]
+    best = min(alike, key=lambda other: _mean(by_line[other]) or 0.0)
+    return best, by_line[best]
+
+
+def _card(
+    result: ReplayResult,
+    line: LineResult,
+    losses: Floats,
+    reference: str,
+    best: Floats,
+    changes: list[Change] | None,
+) -> Scorecard:
+    days = _days(line, losses, best)
+    there = ~np.isnan(losses)
+    known = changes or []
+    return Scorecard(
+        line=line.name,
+        metric=line.metric,
+        value=_mean(losses),
+        reference=reference,
+        best=_mean(best[there]),
+        predictions=len(line.at_us),
+        days=days,
+        days_above=_days_above(days),
+        bad_requests=_bad_requests(line, losses, best),
+        above=float((losses[there] - best[there]).sum()) if there.any() else None,
+        alarms=[_alarm(one, known) for one in line.signals if one.severity == "red"],
+        input_alarms=[_alarm(one, known) for one in line.input_signals if one.severity == "red"],
+        changes_known=changes is not None,
+        promotions=sum(one.act == "promote" and one.at_us > result.start_us for one in line.decisions),
+        refusals=[Refusal(at_us=one.at_us, why=one.cause) for one in line.decisions if _refused(one)],
+        fits=line.fits,
+        fitted_rows=line.fitted_rows,
+    )
+
+
+def _refused(one: Decision) -> bool:
+    return one.act in ("refuse", "failed", "reject")
+
+
+def _days(line: LineResult, losses: Floats, best: Floats) -> list[Day]:
+    if not len(line.at_us):
+        return []
+    day = line.at_us // DAY_US
+    first = int(day.min())
+    place = (day - first).astype(np.int64)
+    count = int(place.max()) + 1
+    there = ~np.isnan(losses)
+    asked, judged = (np.bincount(place[rows], minlength=count) for rows in (np.ones(len(day), bool), there))
+    sums = [np.bincount(place[there], values[there], count) for values in (losses, best)]
+    return [
+        Day(
+            day_us=(first + n) * DAY_US,
+            predictions=int(asked[n]),
+            judged=int(judged[n]),
+            value=float(sums[0][n] / judged[n]) if judged[n] else None,
+            best=float(sums[1][n] / judged[n]) if judged[n] else None,
+        )
+        for n in range(count)
+    ]
+
+
+def _days_above(days: Sequence[Day]) -> int:
+    """Days whose mean with the two before is more than a tenth above that of the reference."""
+    count = 0
+    for n in range(len(days)):
+        part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
+        value = sum(one.judged * (one.value or 0.0) for one in part)
+        best = sum(one.judged * (one.best or 0.0) for one in part)
+        count += bool(part) and value > (1.0 + ABOVE) * best
+    return count
+
+
+def _bad_requests(line: LineResult, losses: Floats, best: Floats) -> int:
+    """Requests answered in times of one version over which its mean loss is more than a tenth above the reference."""
+    if line.versions is None or not len(line.versions):
+        return 0
+    begins = np.flatnonzero(np.append(True, line.versions[1:] != line.versions[:-1]))
+    bad = 0
+    for begin, end in zip(begins, [*begins[1:], len(line.versions)], strict=True):
+        part, other = losses[begin:end], best[begin:end]
+        there = ~np.isnan(part)
+        if there.any() and part[there].sum() > (1.0 + ABOVE) * other[there].sum():
+            bad += int(end - begin)
+    return bad
+
+
+def _alarm(signal: Signal, changes: Sequence[Change]) -> Alarm:
+    told = [one for one in changes if one.start_us <= signal.raised_at_us < one.until_us]
+    newest = max(told, key=lambda one: one.start_us, default=None)
+    return Alarm(
+        at_us=signal.raised_at_us,
+        kind=signal.kind,
+        subject=signal.subject,
+        onset_us=signal.onset_us,
+        explained_by=None if newest is None else newest.said,
+        delay_us=None if newest is None else signal.raised_at_us - newest.start_us,
+        onset_off_us=None if newest is None else signal.onset_us - newest.start_us,
+    )
+
+
+def _mean(values: Any) -> float | None:
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else None

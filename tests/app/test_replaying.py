@@ -223,3 +223,21 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     assert shown.exit_code == 0, shown.output
     for part in ("days above", "bad requests", "CPU s", "faults that were put in", "dashed: the mean of optimum"):
         assert part in shown.stdout
+
+
+def test_a_search_chooses_on_the_first_half_and_shows_the_second(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.close()
+    monkeypatch.chdir(project.config.folder)
+    words = ["simulate", "--search", "--model", "buyer", "--policy", "never", "--policy", "ungated 5d", "--seed", "2"]
+    words += ["--stream", "history=30 days=40 per_day=60 concept=4"]
+    told = CliRunner().invoke(trimtab, ["--json", *words])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["chosen"] == "ungated 5d"  # from day 4 on what never learns is wrong
+    assert found["gains"]["never"]["high"] < 0
+    shown = CliRunner().invoke(trimtab, words)
+    assert shown.exit_code == 0, shown.output
+    assert "ungated 5d: It has the lowest loss of the first part" in shown.stdout
+    assert CliRunner().invoke(trimtab, ["simulate", "--search", "--line", "never"]).exit_code == 2

@@ -17,6 +17,7 @@ from trimtab.report import Mark, Page, Series, Table, line_chart, text_table
 from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
+from trimtab.simulation.policy_search import PolicyChoice
 from trimtab.simulation.results import Comparison, LineResult, MonthRow, ReplayResult
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
@@ -79,6 +80,42 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
             "false_alarms": cards[name].false_alarms,
         }
     return found
+
+
+def search_lines(found: PolicyChoice) -> list[str]:
+    """What a search over policies came to: quality and trainings in both parts, and what was chosen."""
+    headers = [
+        "policy",
+        "trainings",
+        f"{shown_name(found.metric)}",
+        "then trainings",
+        f"then {shown_name(found.metric)}",
+        "",
+    ]
+    rows = [
+        [
+            one.policy,
+            f"{one.first.trainings}",
+            _written(one.first.loss),
+            f"{one.second.trainings}",
+            _written(one.second.loss),
+            "chosen" if one.policy == found.chosen else "no better with as few" if one.best else "",
+        ]
+        for one in found.trials
+    ]
+    out = [
+        f"chosen on what was before {format_moment(found.split_us)[:10]}, shown on what came then",
+        text_table(headers, rows),
+        f"{found.chosen}: {found.why}",
+        "",
+        f"{found.chosen} against, in the second part",
+    ]
+    for name, i in found.gains.items():
+        verdict = "better" if i.below(0.0) else "worse" if i.above(0.0) else "no difference shown"
+        out.append(
+            f"  {name:12} {shown_name(found.metric)} {i.estimate:+.4f} ({i.low:+.4f} to {i.high:+.4f}): {verdict}"
+        )
+    return out
 
 
 def months_tables(result: ReplayResult) -> list[str]:

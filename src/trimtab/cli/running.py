@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,7 @@ from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
 
 if TYPE_CHECKING:
-    pass
+    from trimtab.simulation.results import ReplayResult
 
 
 @command("serve", safe="Every answer that was given is logged.")
@@ -74,6 +74,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
 )
 @click.option("--faults", metavar="FILE", help="CSV of what goes wrong: kind, start, end, source, column, size.")
+@click.option("--search", is_flag=True, help="Choose among policies on the first half, show them on the second.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page as well.")
 @click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
 @click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
@@ -84,6 +85,7 @@ def simulate(
     model: str | None,
     stream: str | None,
     faults: str | None,
+    search: bool,
     html: Path | None,
     start: str | None,
     until: str | None,
@@ -98,10 +100,17 @@ def simulate(
     """
     moment_of("--start", start)
     moment_of("--until", until)
+    if search and lines:
+        raise click.UsageError("--search tries policies: give --policy, or none for the usual ones, instead of --line.")
+    chosen: list[Any] = list(policies)
+    if search and not chosen:
+        from trimtab.simulation import grid
+
+        chosen = list(grid())
     with opened_project() as project, progress("simulating") as meter:
         result = project.simulate(
             lines=list(lines) or None,
-            policies=list(policies) or None,
+            policies=chosen or None,
             model=model,
             stream=stream,
             faults=faults,
@@ -112,6 +121,9 @@ def simulate(
         )
     from trimtab.app.replay_report import comparison_lines, comparisons, report_document, report_lines, write_report
 
+    if search:
+        _show_search(result)
+        return
     found = comparisons(result)
     if html is not None:
         write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
@@ -119,6 +131,19 @@ def simulate(
         show_json(report_document(result))
     else:
         show_lines([*report_lines(result), "", *(comparison_lines(found) if found else [])])
+
+
+def _show_search(result: ReplayResult) -> None:
+    import msgspec
+
+    from trimtab.app.replay_report import search_lines
+    from trimtab.simulation import choose_policy
+
+    found = choose_policy(result)
+    if manner().json:
+        show_json(msgspec.to_builtins(found))
+    else:
+        show_lines(search_lines(found))
 
 
 @command("demo", safe="The demo's own folder may be deleted; the project's state was not touched.")

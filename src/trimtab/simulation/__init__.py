@@ -1,21 +1,26 @@
 """The same loop in virtual time, several policies side by side."""
 
 from trimtab.simulation.faults import Fault, fault, read_faults
-from trimtab.simulation.policies import Policy, Refit, Standing, every, naive, never, project, ungated
+from trimtab.simulation.policies import Policy, Refit, Standing, alarm, every, naive, never, project, ungated
+from trimtab.simulation.policy_search import PolicyChoice, choose_policy, grid
 from trimtab.simulation.scorecard import Scorecard, scorecards
 from trimtab.simulation.streams import Shift, Stream, Truth, shift, stream
 
 __all__ = [
     "Fault",
     "Policy",
+    "PolicyChoice",
     "Refit",
     "Scorecard",
     "Shift",
     "Standing",
     "Stream",
     "Truth",
+    "alarm",
+    "choose_policy",
     "every",
     "fault",
+    "grid",
     "naive",
     "never",
     "project",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, duration_us, format_duration
-from trimtab.steering.causes import Every, Triggers
+from trimtab.steering.causes import Every, OnQualityDrop, Triggers
 from trimtab.steering.definitions import Deployment
 from trimtab.training.sets import TrainingSet
 
@@ -75,6 +75,26 @@ def every(period: str | int) -> Policy:
         name=f"every {format_duration(rule.period_us)}",
         rules=lambda deployment: msgspec.structs.replace(deployment, retrain=Triggers((rule,))),
     )
+
+
+def alarm(period: str | int | None = None) -> Policy:
+    """A retraining when the quality alarm rings, through the project's gate; with a period also each period.
+
+    Raises:
+        Misuse: The period is shorter than a day.
+
+    >>> alarm().name, alarm("30d").name
+    ('alarm', 'alarm or 30d')
+    """
+    days = None if period is None else _days(period)
+
+    def rules(deployment: Deployment) -> Deployment:
+        own = next((one for one in deployment.retrain.any_of if isinstance(one, OnQualityDrop)), OnQualityDrop())
+        return msgspec.structs.replace(
+            deployment, retrain=Triggers((own,) if days is None else (own, Every(days * DAY_US)))
+        )
+
+    return Policy(name="alarm" if days is None else f"alarm or {days}d", rules=rules)
 
 
 def ungated(period: str | int) -> Policy:
@@ -152,8 +172,8 @@ def policy_of(text: str, folder: Path) -> Policy:
     """The policy that a word of the command line names.
 
     Args:
-        text: "project", "never", "every 30d", "ungated 30d", "naive", or FILE.py:FUNCTION, a function that takes a
-            `Standing` and gives a `Refit` or None.
+        text: "project", "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d", "naive", or FILE.py:FUNCTION, a
+            function that takes a `Standing` and gives a `Refit` or None.
         folder: Where files are looked for.
 
     Raises:
@@ -163,12 +183,16 @@ def policy_of(text: str, folder: Path) -> Policy:
     word, _, rest = text.strip().partition(" ")
     if ".py:" in text:
         return _of_file(text.strip(), folder)
-    makes: dict[str, Callable[[], Policy]] = {"project": project, "never": never, "naive": naive}
+    makes: dict[str, Callable[[], Policy]] = {"project": project, "never": never, "naive": naive, "alarm": alarm}
     if word in makes and not rest:
         return makes[word]()
-    if word in ("every", "ungated") and rest:
-        return (every if word == "every" else ungated)(rest.strip())
-    raise Misuse(f"policy {text!r} is none. Give project, never, every 30d, ungated 30d, naive, or FILE.py:FUNCTION.")
+    takes: dict[str, Callable[[str], Policy]] = {"every": every, "ungated": ungated, "alarm": alarm}
+    if word in takes and rest:
+        return takes[word](rest.strip().removeprefix("or "))
+    raise Misuse(
+        f"policy {text!r} is none. Give project, never, every 30d, alarm, alarm or 30d, ungated 30d, naive, or "
+        "FILE.py:FUNCTION."
+    )
 
 
 def _of_file(text: str, folder: Path) -> Policy:

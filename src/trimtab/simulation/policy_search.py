@@ -1,0 +1,154 @@
+"""A grid of policies on one's own history: chosen on its first part, shown on its second."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US
+from trimtab.simulation.policies import Policy, alarm, every, never, project, ungated
+from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.stats import Interval
+
+_REPEATS = 500
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy in one part of the history."""
+
+    loss: float | None  # the mean of the model's own metric
+    trainings: int  # candidates that were made, those that were refused included
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy of the grid."""
+
+    policy: str
+    first: Part
+    second: Part
+    best: bool  # no other policy has a lower loss with as few trainings, in the first part
+
+
+class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search over policies came to."""
+
+    metric: str
+    split_us: int  # the first part ends there
+    trials: list[Trial]  # from the fewest trainings of the first part to the most
+    chosen: str
+    why: str  # one sentence
+    gains: dict[str, Interval]  # by other policy: loss(chosen) - loss(other) in the second part, below 0 is better
+
+
+def grid() -> list[Policy]:
+    """The policies that a search tries when none are given.
+
+    >>> [one.name for one in grid()]
+    ['project', 'never', 'alarm', 'alarm or 30d', 'every 7d', 'every 14d', 'every 30d', 'every 60d', 'ungated 30d']
+    """
+    schedules = [every(f"{days}d") for days in (7, 14, 30, 60)]
+    return [project(), never(), alarm(), alarm("30d"), *schedules, ungated("30d")]
+
+
+def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) -> PolicyChoice:
+    """Choose a policy on the first part of a replay, and show on the second what it is worth.
+
+    Chosen is the policy with the fewest trainings among those that are not provably worse than the one with the lowest
+    loss: the 95 % interval of the difference, from draws of whole days, holds 0.
+
+    Args:
+        result: Of several policies over one question.
+        share: Of the days that the first part has.
+        seed: Of the draws.
+
+    Raises:
+        Misuse: One policy only, parts of fewer than 14 days, or policies that answer different questions.
+    """
+    lines = list(result.lines.values())
+    days = (result.until_us - result.start_us) // DAY_US
+    first_days = round(share * days)
+    if len(lines) < 2 or min(first_days, days - first_days) < 14:
+        raise Misuse(
+            f"search: {len(lines)} policies over {days} days, {first_days} of them to choose on. Needed: two policies "
+            "or more, and 14 days in each part."
+        )
+    split_us = result.start_us // DAY_US * DAY_US + first_days * DAY_US
+    if any(not np.array_equal(one.labels, lines[0].labels, equal_nan=True) for one in lines):
+        raise Misuse("search: the policies answer different questions. Give policies of one deployment.")
+    before = lines[0].at_us < split_us
+    parts = {one.name: (_part(one, before, None, split_us), _part(one, ~before, split_us, None)) for one in lines}
+    known = {name: part for name, (part, _) in parts.items() if part.loss is not None}
+    if not known:
+        raise Misuse("search: no row of the first part has a label. Replay a longer history.")
+    lowest = min(known, key=lambda name: known[name].loss or 0.0)
+    even = [name for name in known if _not_worse(result, name, lowest, before, seed)]
+    chosen = min(even, key=lambda name: (known[name].trainings, known[name].loss or 0.0))
+    return PolicyChoice(
+        metric=lines[0].metric,
+        split_us=split_us,
+        trials=sorted(
+            (
+                Trial(policy=name, first=one, second=two, best=_on_front(name, known))
+                for name, (one, two) in parts.items()
+            ),
+            key=lambda trial: (trial.first.trainings, trial.first.loss or 0.0),
+        ),
+        chosen=chosen,
+        why=_why(chosen, lowest, known, len(even)),
+        gains={
+            name: found
+            for name in parts
+            if name != chosen and (found := _difference(result, chosen, name, ~before, seed)) is not None
+        },
+    )
+
+
+def _why(chosen: str, lowest: str, known: dict[str, Part], even: int) -> str:
+    if chosen == lowest:
+        return f"It has the lowest loss of the first part, with {known[chosen].trainings} trainings."
+    return (
+        f"Of {even} policies that are not provably worse than {lowest} (the lowest loss, {known[lowest].trainings} "
+        f"trainings) it has the fewest trainings: {known[chosen].trainings}."
+    )
+
+
+def _part(line: LineResult, rows: NDArray[np.bool_], since_us: int | None, until_us: int | None) -> Part:
+    trained = [
+        one
+        for one in line.decisions
+        if one.act == "train"
+        and (since_us is None or one.at_us >= since_us)
+        and (until_us is None or one.at_us < until_us)
+    ]
+    found = line.rows(rows & line.judged)
+    return Part(loss=line.measures[0].value(found), trainings=len(trained))
+
+
+def _difference(result: ReplayResult, name: str, other: str, rows: NDArray[np.bool_], seed: int) -> Interval | None:
+    a, b = result.lines[name], result.lines[other]
+    judged = rows & a.judged
+    days = a.at_us[judged] // DAY_US
+    if np.unique(days).size < 2:
+        return None
+    return a.measures[0].difference(a.rows(judged), b.rows(judged), days, seed=seed, repeats=_REPEATS)
+
+
+def _not_worse(result: ReplayResult, name: str, lowest: str, rows: NDArray[np.bool_], seed: int) -> bool:
+    found = None if name == lowest else _difference(result, name, lowest, rows, seed)
+    return name == lowest or (found is not None and not found.above(0.0))
+
+
+def _on_front(name: str, known: dict[str, Part]) -> bool:
+    mine = known.get(name)
+    if mine is None or mine.loss is None:
+        return False
+    return not any(
+        one.loss is not None
+        and (one.loss, one.trainings) != (mine.loss, mine.trainings)
+        and one.loss <= (mine.loss or 0.0)
+        and one.trainings <= mine.trainings
+        for other, one in known.items()
+        if other != name
+    )

@@ -227,7 +227,10 @@ def rebuilt(folder: Path, line: Line, like: Manifest) -> TrainingSet:
     frames = {name: history.frame(name) for name in ("readings", "sales", model.request.name)}
     asked = frames.pop(model.request.name).columns
     order = np.lexsort((asked[model.request.key].values.astype(str), asked[model.request.time].values))
-    return build_training_set(model, asked.take(order), frames, cut_us=like.cut_us, positions=history.positions)
+    left_out = [msgspec.structs.replace(one, rows=0) for one in like.left_out or ()]  # they are counted anew
+    return build_training_set(
+        model, asked.take(order), frames, cut_us=like.cut_us, positions=history.positions, left_out=left_out
+    )
 
 
 def _levels(chance: np.random.Generator, steps: int) -> np.ndarray:

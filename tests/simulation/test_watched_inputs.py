@@ -147,3 +147,27 @@ class _Champion:
 def test_looks_are_whole_hours_apart(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="is no number of whole hours"):
         replayed(tmp_path, worlds.never(), look_every_us=HOUR_US // 2)
+
+
+def test_a_line_finds_the_same_alone_and_among_others(hourly: tuple[Path, ReplayResult], tmp_path: Path) -> None:
+    _, alone = hourly
+    gate = tt.beats_champion(margin=-1.0)
+    both = [
+        Line(name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=gate)),
+        Line(name="often", deployment=worlds.deployed(retrain=tt.every("3d"), gate=gate)),
+        worlds.never(),
+    ]
+    with Replay(
+        both,
+        faulty(worlds.make(4, days=DAYS, per_day=400)),
+        worlds.SOURCES,
+        tmp_path,
+        start_us=day_us(0),
+        until_us=day_us(DAYS),
+        seed=1,
+        look_every_us=HOUR_US,
+    ) as running:
+        result = running.run()
+    assert result.lines["weekly"].input_signals == alone.lines["weekly"].input_signals
+    for line in result.lines.values():
+        assert ("nulls", "column x") in [(s.kind, s.subject) for s in line.input_signals]

@@ -64,6 +64,7 @@ class InputMonitor:
         frame_of: Gives the events of a source by its name.
         now_us: The time when it begins.
         owner: Who is asked to act on its signals.
+        known: What other monitors of the same events and requests found, by what it was found in; added to.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class InputMonitor:
         frame_of: Callable[[str], EventFrame],
         now_us: int,
         owner: str | None = None,
+        known: dict[object, list[Finding]] | None = None,
     ) -> None:
         self._owner = owner
+        self._known = known
         self._catalog = catalog
         self._model = model
         self._profiles = profiles
@@ -286,23 +289,34 @@ class InputMonitor:
         hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
         seen = (watched.version, min(hours, default=0), sum(one.rows for one in hours.values()))
         if seen != self._seen:
-            shapes = shape_findings(watched.layout, hours, standing)
-            units = {one.subject for one in shapes if one.kind == "units"}
-            columns = column_findings(watched.layout.profile, hours, standing)
-            self._columns = [one for one in columns if one.kind != "range" or one.subject not in units] + shapes
+            self._columns = self._once((seen, frozenset(standing)), lambda: _found_in(watched.layout, hours, standing))
             self._seen = seen
         return self._columns
+
+    def _once(self, key: object, find: Callable[[], list[Finding]]) -> list[Finding]:
+        """What was found by another monitor in the same, or is found now."""
+        if self._known is None:
+            return find()
+        if key not in self._known:
+            self._known[key] = find()
+        return self._known[key]
 
     def _of_feeds(self, now_us: int, *, stopped: bool) -> list[Finding]:
         """Of the sources of features, and of labels unless requests stopped before them."""
         label = self._model.label.source.name
         sources = {view.source.name: view for view in self._model.features.views}
         names = sources.keys() | ({label} if not stopped else set())
-        found = [one for name in sorted(names) for one in feed_findings(self._arrivals(name), now_us)]
+        found: list[Finding] = []
+        for name in sorted(names):
+            found += self._once((name, now_us), lambda name=name: feed_findings(self._arrivals(name), now_us))  # type: ignore[misc]
         for name in sorted(sources):
             keys = {key for view in self._model.features.views if view.source.name == name for key in view.by}
             keys |= {sources[name].source.key or ""}
-            found += value_findings(self._arrivals(name), now_us, frozenset(keys))
+            skipped = frozenset(keys)
+            found += self._once(
+                (name, now_us, skipped),
+                lambda name=name, skipped=skipped: value_findings(self._arrivals(name), now_us, skipped),  # type: ignore[misc]
+            )
         return found
 
     def _arrivals(self, source: str) -> Arrivals:
@@ -366,3 +380,11 @@ class InputMonitor:
             oldest = hour_of(self._begun_us) - LONGEST_H
             hours = [hour for hour in self._watch.traffic if hour >= oldest]
             self._hours = self._store.hours(hours, self._version, self._watched.layout)
+
+
+def _found_in(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
+    """What is wrong with the columns of the newest week of hours."""
+    shapes = shape_findings(layout, hours, standing)
+    units = {one.subject for one in shapes if one.kind == "units"}
+    columns = column_findings(layout.profile, hours, standing)
+    return [one for one in columns if one.kind != "range" or one.subject not in units] + shapes

@@ -13,6 +13,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.events.frames import EventFrame
+from trimtab.monitoring.findings import Finding
 from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise_rows
 from trimtab.monitoring.input_rows import ColumnPlan, rows_of_block
 from trimtab.monitoring.inputs import InputMonitor
@@ -33,8 +34,16 @@ class SharedCounts:
 
     def __init__(self) -> None:
         self.profiles: dict[str, InputProfile] = {}
+        self.findings: dict[object, list[Finding]] = {}  # of the newest block
+        self._until_us: int | None = None
         self._ids: tuple[int, NDArray[np.uint64]] | None = None
         self._hours: OrderedDict[tuple[str, int], _Counted] = OrderedDict()
+
+    def begin(self, until_us: int) -> None:
+        """Forget what was found in the block before, once for all lines."""
+        if until_us != self._until_us:
+            self._until_us = until_us
+            self.findings.clear()
 
     def ids(self, block: Block, key: str) -> NDArray[np.uint64]:
         """The hashes of the request keys of a block."""
@@ -108,6 +117,7 @@ class WatchedInputs:
             frame_of=frame_of,
             now_us=clock.now_us(),
             owner=deployment.owner,
+            known=shared.findings,
         )
 
     def watch(self, block: Block, version: str, matrix: NDArray[Any], ids: Sequence[str], until_us: int) -> None:
@@ -122,6 +132,7 @@ class WatchedInputs:
         """
         if not self._every_us:
             return
+        self._shared.begin(until_us)
         keys = self._shared.ids(block, self._key) if block.stop > block.start else np.zeros(0, np.uint64)
 
         def counted(layout: Layout, plans: tuple[ColumnPlan, ...]) -> _Counted:

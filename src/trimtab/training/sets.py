@@ -171,6 +171,7 @@ def build_training_set(
     *,
     cut_us: int,
     positions: Mapping[str, int],
+    left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
     """The training set of requests from history, computed as serving would have done at their time.
 
@@ -180,6 +181,7 @@ def build_training_set(
         frames: The history of every source that the features and the label use, by name.
         cut_us: Nothing that became known later is used.
         positions: P, the log positions that the frames were read up to.
+        left_out: The times whose rows are neither learnt from nor judged by.
 
     Raises:
         Misuse: A column or a source is missing, a key or a time is null, or no row was asked by the cut.
@@ -202,7 +204,7 @@ def build_training_set(
     index = LabelIndex(model.label)
     index.update(frames[model.label.source.name])
     labels = index.join(requests[model.request.key].to_list(), at_us, cut_us)
-    return assemble(model, requests, at_us, features, labels, cut_us=cut_us, positions=positions)
+    return assemble(model, requests, at_us, features, labels, cut_us=cut_us, positions=positions, left_out=left_out)
 
 
 def assemble(

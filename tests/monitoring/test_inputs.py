@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from input_faults import BY_NAME, GROUPS, Fault
 from input_world import Shop, World
@@ -12,6 +13,7 @@ from input_world import Shop, World
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.red_windows import red_windows
+from trimtab.monitoring.signals import standing_signals
 
 BEGIN_US, FAULTY_US, AFTER_US = 3 * DAY_US + 9 * HOUR_US, 2 * DAY_US, 4 * DAY_US
 
@@ -119,6 +121,26 @@ def test_a_season_that_leaves_the_range_of_training_is_no_fault(tmp_path: Path) 
     signals = Shop(world, tmp_path).run()
     assert [one.message for one in signals if one.severity == "red"] == []
     assert {one.subject for one in signals if one.kind == "shape"} >= {"column age"}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_reading_that_came_while_nobody_looked_is_named_at_the_next_look(tmp_path: Path, restarts: bool) -> None:
+    """A service that was down for five hours, or a replay that looks four times a day."""
+    world = World(3, days=1, per_day=600)
+    first_us, next_us = world.cut_us + 6 * HOUR_US, world.cut_us + 11 * HOUR_US
+    known_us = world.weather["known_us"]
+    wild = np.flatnonzero((known_us > first_us) & (known_us < first_us + HOUR_US))[:1]
+    world.weather["wind"][wild] = 1_048.0
+    shop = Shop(world, tmp_path)
+    asked, monitor = shop.predictions(), shop.monitor()
+    for look_us in (first_us, next_us):
+        shop.clock.advance_to(look_us)
+        monitor.add([p for p in asked if look_us - 5 * HOUR_US <= p.made_at_us < look_us])
+        monitor.look(look_us)
+        if restarts:
+            monitor = shop.monitor()
+    found = [(one.kind, one.subject) for one in standing_signals(shop.catalog, "shop") if one.severity == "red"]
+    assert ("range", "column weather.wind") in found
 
 
 def test_what_is_said_has_numbers_and_what_to_check(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def report_lines(result: ReplayResult) -> list[str]:
 
 
 def report_document(result: ReplayResult) -> dict[str, Any]:
-    """A replay as JSON values: the same for the same seed, so without times of this machine."""
+    """A replay as JSON values: the same for the same seed, so without measured times."""
     cards = {card.line: card for card in scorecards(result)}
     found: dict[str, Any] = {
         "start_us": result.start_us,

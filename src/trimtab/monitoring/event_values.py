@@ -9,21 +9,22 @@ from trimtab.monitoring.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.findings import Finding
 from trimtab.monitoring.proportion import limits
 
-_NEWEST_US = 2 * HOUR_US
+NEWEST_US = 2 * HOUR_US  # how long an event is looked at, at least
 _LEAST, _LEAST_DAYS = 100, 7  # values before, and days with values, that limits are made of
 _MOST = 200_000  # of the newest values before
 _FEW = 0.01  # of the newest events with a value beyond which it is red
 
 
-def value_findings(arrivals: Arrivals, now_us: int, skipped: frozenset[str]) -> list[Finding]:
+def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
     """Numbers of the newest events of a source that are out of all proportion to those of the four weeks before.
 
     Args:
         arrivals: All events of the source.
+        since_us: Events that became known later are looked at.
         now_us: The time of the look.
         skipped: Columns that are no measurements: keys.
     """
-    times = (now_us - REFERENCE_DAYS * DAY_US, now_us - _NEWEST_US, now_us)
+    times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)
     begin, middle, end = (int(place) for place in np.searchsorted(arrivals.known_us, times, side="right"))
     begin = max(begin, middle - _MOST)
     if middle - begin < _LEAST or middle == end:

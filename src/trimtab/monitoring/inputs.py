@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Conflict
 from trimtab.core.records import DayQuality, Prediction
-from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.events.frames import EventFrame
 from trimtab.monitoring.column_checks import column_findings
-from trimtab.monitoring.event_values import value_findings
+from trimtab.monitoring.event_values import NEWEST_US, value_findings
 from trimtab.monitoring.feeds import Arrivals, feed_findings
 from trimtab.monitoring.findings import KINDS, LONGEST_H, Finding
 from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise
@@ -309,15 +309,21 @@ class InputMonitor:
         found: list[Finding] = []
         for name in sorted(names):
             found += self._once((name, now_us), lambda name=name: feed_findings(self._arrivals(name), now_us))  # type: ignore[misc]
+        since_us = self._unlooked_since_us(now_us)
         for name in sorted(sources):
             keys = {key for view in self._model.features.views if view.source.name == name for key in view.by}
             keys |= {sources[name].source.key or ""}
             skipped = frozenset(keys)
             found += self._once(
-                (name, now_us, skipped),
-                lambda name=name, skipped=skipped: value_findings(self._arrivals(name), now_us, skipped),  # type: ignore[misc]
+                (name, since_us, now_us, skipped),
+                lambda name=name, skipped=skipped: value_findings(self._arrivals(name), since_us, now_us, skipped),  # type: ignore[misc]
             )
         return found
+
+    def _unlooked_since_us(self, now_us: int) -> int:
+        """Since when events have not been looked at: the last look, of an earlier process too; at most a day."""
+        last_us = self._watch.closed_until_us if self._looked_us is None else self._looked_us
+        return min(now_us - NEWEST_US, max(last_us, now_us - DAY_US))
 
     def _arrivals(self, source: str) -> Arrivals:
         frame, before = self._frame_of(source), self._feeds.get(source)

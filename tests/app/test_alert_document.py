@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trimtab.app.skew import SIGNAL as SKEW
+from trimtab.app.skew_signals import SIGNAL as SKEW
 from trimtab.core.alert_settings import Receiver
 from trimtab.core.config import load_config
 from trimtab.monitoring.findings import KINDS as INPUTS

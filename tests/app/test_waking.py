@@ -159,11 +159,13 @@ SLOW = """
 
 class Slow:
     def fit(self, inputs, target):
-        self.share = float(target.mean())
+        first = inputs[:, 0]
+        self.share, self.mean = float(target.mean()), float(first.mean())
+        self.slope = float(((first - self.mean) * target).mean() / first.var())
         return self
 
     def predict(self, inputs):
-        return inputs[:, 0] * 0.0 + self.share
+        return (self.share + self.slope * (inputs[:, 0] - self.mean)).clip(0.01, 0.99)
 
     def __setstate__(self, state):
         import pathlib, time

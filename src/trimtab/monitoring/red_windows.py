@@ -125,7 +125,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     def span(self, signal: Signal) -> tuple[int, int | None]:
         """The times of the first request that is left out, and of the first one after it that counts again. # D180
 
-        A fault may have been there for a day, or for twice as long as its evidence, before it was found. Labels that
+        A fault may have been there for a day, or for twice as long as its evidence, before it was found; a source that
+        stopped did so after its last event. Labels that
         came since its beginning may be those of requests made a label's wait before; features may look at events of its
         time after its end. Days of labels are looked at when their wait is over.
         """
@@ -133,8 +134,11 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         if signal.kind in _OF_DAYS:
             start_us = signal.onset_us - max(wait_us, DAY_US)
             return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
-        evidence_us = 2 * (signal.raised_at_us - signal.onset_us)
-        start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, evidence_us)) // HOUR_US * HOUR_US
+        evidence_us = signal.raised_at_us - signal.onset_us
+        if signal.kind == "feed_stopped":  # its last event says when it began
+            start_us = signal.onset_us // HOUR_US * HOUR_US
+        else:
+            start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
         source = self._source_of(signal)
         if source == self.label_source and signal.kind in _OF_FEEDS:
             start_us = min(start_us, signal.onset_us - wait_us)

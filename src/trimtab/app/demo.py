@@ -20,7 +20,7 @@ import msgspec
 
 from trimtab.app.definitions import Definitions, load_definitions
 from trimtab.app.doctor import require
-from trimtab.app.lines import lines_of
+from trimtab.app.lines import DEMO_LOOKS_US, lines_of
 from trimtab.app.lines_apart import Job, LinesApart, shown_decisions, split
 from trimtab.app.project import Project
 from trimtab.app.replay_report import (
@@ -145,6 +145,7 @@ def _replay(
             until_us=until_us,
             seed=seed,
             sampled_rows=demo.sampled_rows,
+            look_every_us=DEMO_LOOKS_US,
             progress=_Shown(show, start_us),
         ) as replay,
     ):

@@ -10,12 +10,13 @@ import msgspec
 from trimtab.app.definitions import Definitions
 from trimtab.core.config import LineSettings
 from trimtab.core.errors import Misuse
-from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.policies import Policy, policy_of
 from trimtab.simulation.world import Line
 from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 
+DEMO_LOOKS_US = DAY_US  # between two looks of a demo at inputs: as often as its loop looks at quality
 USUAL = (
     LineSettings(name="policy", model="", policy="project"),
     LineSettings(name="never", model="", policy="never"),

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.definitions import load_definitions
-from trimtab.app.lines import lines_of
+from trimtab.app.lines import DEMO_LOOKS_US, lines_of
 from trimtab.core.config import load_config
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Decision, Signal
@@ -157,6 +157,7 @@ def main() -> None:
         start_us=moment_us(config.demo.start),
         until_us=moment_us(config.demo.until),
         seed=job.seed,
+        look_every_us=DEMO_LOOKS_US,
         progress=show,
     ) as replay:
         found = replay.run().lines

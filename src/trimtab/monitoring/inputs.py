@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -308,7 +309,7 @@ class InputMonitor:
         names = sources.keys() | ({label} if not stopped else set())
         found: list[Finding] = []
         for name in sorted(names):
-            found += self._once((name, now_us), lambda name=name: feed_findings(self._arrivals(name), now_us))  # type: ignore[misc]
+            found += self._once((name, now_us), partial(self._of_feed, name, now_us))
         since_us = self._unlooked_since_us(now_us)
         for name in sorted(sources):
             keys = {key for view in self._model.features.views if view.source.name == name for key in view.by}
@@ -316,9 +317,15 @@ class InputMonitor:
             skipped = frozenset(keys)
             found += self._once(
                 (name, since_us, now_us, skipped),
-                lambda name=name, skipped=skipped: value_findings(self._arrivals(name), since_us, now_us, skipped),  # type: ignore[misc]
+                partial(self._of_values, name, since_us, now_us, skipped),
             )
         return found
+
+    def _of_feed(self, name: str, now_us: int) -> list[Finding]:
+        return feed_findings(self._arrivals(name), now_us)
+
+    def _of_values(self, name: str, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
+        return value_findings(self._arrivals(name), since_us, now_us, skipped)
 
     def _unlooked_since_us(self, now_us: int) -> int:
         """Since when events have not been looked at: the last look, of an earlier process too; at most a day."""

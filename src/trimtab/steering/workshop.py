@@ -264,7 +264,7 @@ class VersionWorkshop:
     def _earlier(
         self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source, rival: Rival | None
     ) -> list[Answers]:
-        """Answers to the days before the window that complete four weeks of reference.
+        """Answers to the days before the window that complete the reference.
 
         They are of a fit on what was before, or of the version in service where that was fitted not long before.
         """

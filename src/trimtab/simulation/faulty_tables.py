@@ -47,7 +47,8 @@ def with_faults(
         if name not in found or name not in by_name:
             raise NotFound(f"fault {one.said}: no source {name!r}. There is: {', '.join(found)}.")
         if one.column is not None and one.column not in found[name]:
-            raise NotFound(f"fault {one.said}: {name!r} has no column {one.column!r}.")
+            there = ", ".join(found[name].names)
+            raise NotFound(f"fault {one.said}: {name!r} has no column {one.column!r}. There is: {there}.")
         source, table = by_name[name], found[name]
         times = table[source.time]
         rows = times.present() & (times.values >= one.start_us) & (times.values < one.end_us)

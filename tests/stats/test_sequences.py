@@ -15,7 +15,7 @@ from scipy import stats
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import paired_sequence
-from trimtab.stats.sequences import SIZES, critical_t, log_evidence
+from trimtab.stats.sequences import SIZES, critical_t, distance_seen, log_evidence
 
 Floats = NDArray[np.float64]
 LOOKS = 50
@@ -25,13 +25,43 @@ EVEN = 1e-9  # a margin at which equal models are hardly ever promoted, so that 
 @pytest.mark.parametrize(("t", "days"), [(5.0, 3), (3.0, 5), (-1.0, 10), (4.0, 20), (0.0, 2)])
 def test_the_evidence_is_a_mean_of_ratios_of_noncentral_t(t: float, days: int) -> None:
     shifted = [stats.nct.pdf(t, days - 1, size * math.sqrt(days)) for size in SIZES]
-    assert log_evidence(t, days) == pytest.approx(math.log(np.mean(shifted) / stats.t.pdf(t, days - 1)), abs=1e-6)
+    assert log_evidence(t, days, days - 1) == pytest.approx(math.log(np.mean(shifted) / stats.t.pdf(t, days - 1)), abs=1e-6)
 
 
 @pytest.mark.parametrize("days", [3, 5, 17, 60])
 def test_a_critical_t_has_the_evidence_that_the_level_asks_for(days: int) -> None:
-    assert log_evidence(critical_t(days, 0.95), days) == pytest.approx(math.log(20.0), abs=1e-4)
-    assert critical_t(2, 0.95) == math.inf  # two days prove nothing, however far they are
+    for freedom in (days - 1, days + 8):
+        found = log_evidence(critical_t(days, freedom, 0.95), days, freedom)
+        assert found == pytest.approx(math.log(20.0), abs=1e-4)
+    assert critical_t(2, 1, 0.95) == math.inf  # two days prove nothing, however far they are
+    assert critical_t(1, 0, 0.95) == math.inf
+
+
+@pytest.mark.parametrize(("t", "days", "freedom"), [(5.0, 1, 9), (3.0, 2, 12), (-1.0, 1, 4)])
+def test_the_evidence_with_earlier_days_has_their_freedom(t: float, days: int, freedom: int) -> None:
+    shifted = [stats.nct.pdf(t, freedom, size * math.sqrt(days)) for size in SIZES]
+    found = log_evidence(t, days, freedom)
+    assert found == pytest.approx(math.log(np.mean(shifted) / stats.t.pdf(t, freedom)), abs=1e-6)
+
+
+def test_earlier_days_let_the_first_day_tell_something_whatever_their_mean() -> None:
+    earlier = [0.30 + 0.01 * (day % 3) for day in range(10)]
+    assert paired_sequence([0.2], margin=0.01).verdict == "hold"
+    assert paired_sequence([0.2], margin=0.01, earlier=earlier).verdict == "reject"
+    assert paired_sequence([-0.2], margin=0.01, earlier=earlier).verdict == "promote"
+    assert paired_sequence([0.005], margin=0.01, earlier=earlier).verdict == "hold"
+    moved = [day - 5.0 for day in earlier]
+    one, other = (paired_sequence([0.03, 0.02], margin=0.01, earlier=days) for days in (earlier, moved))
+    assert (one.low, one.high) == pytest.approx((other.low, other.high))
+
+
+def test_a_distance_that_is_seen_shrinks_with_days_and_with_what_is_known_of_their_spread() -> None:
+    alone = [distance_seen(days, 0.01) for days in range(1, 30)]
+    known = [distance_seen(days, 0.01, known=9) for days in range(1, 30)]
+    assert all(a >= b for a, b in pairwise(alone))
+    assert all(b <= a for a, b in zip(alone, known, strict=True))
+    assert alone[1] == math.inf
+    assert known[0] < math.inf
 
 
 days_of_differences = st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=0, max_size=25)
@@ -64,9 +94,15 @@ def test_what_cannot_be_judged_is_said() -> None:
     assert (empty.days, empty.verdict, empty.low, empty.high) == (0, "hold", -math.inf, math.inf)
 
 
-def rejected(differences: Floats, margin: float) -> Floats:
-    """The day on which each run was rejected, infinity where it never was; shape (runs,)."""
-    found = [paired_sequence(one, margin=margin) for one in differences]
+def rejected(differences: Floats, margin: float, earlier: int = 0) -> Floats:
+    """The day on which each run was rejected, infinity where it never was; shape (runs,).
+
+    Args:
+        differences: Shape (runs, days).
+        margin: As of `paired_sequence`.
+        earlier: How many of the first days only tell how much days differ.
+    """
+    found = [paired_sequence(one[earlier:], margin=margin, earlier=one[:earlier] - 3.0) for one in differences]
     return np.array([one.decided if one.verdict == "reject" and one.decided else math.inf for one in found])
 
 
@@ -112,6 +148,7 @@ def test_equal_models_are_seldom_rejected_and_a_worse_one_soon() -> None:
     rng = np.random.default_rng(4)
     assert np.isfinite(rejected(rng.normal(size=(200, LOOKS)), EVEN)).mean() <= 0.05
     assert np.isfinite(rejected(day_effects(rng, 200, LOOKS), EVEN)).mean() <= 0.08
+    assert np.isfinite(rejected(rng.normal(size=(200, LOOKS)), EVEN, 10)).mean() <= 0.05
     assert (rejected(pairs(rng, 20, 10, 0.08), 0.02) <= 5).mean() >= 0.8
 
 
@@ -122,6 +159,11 @@ def test_the_stated_rates_of_the_paired_sequence(soak_report: Callable[..., None
     bare = np.isfinite(rejected(rng.normal(size=(2_000, LOOKS)), EVEN)).mean()
     alike = np.isfinite(rejected(day_effects(rng, 2_000, LOOKS), EVEN)).mean()
     both = np.isfinite(rejected(day_effects(rng, 2_000, LOOKS) + rng.normal(size=(2_000, LOOKS)), EVEN)).mean()
+    known = [
+        np.isfinite(rejected(some, EVEN, 10)).mean()
+        for some in (rng.normal(size=(2_000, LOOKS + 10)), day_effects(rng, 2_000, LOOKS + 10))
+    ]
+    soon = (rejected(pairs(rng, 400, 13, 0.08), 0.02, 10) <= 3).mean()
     three = (rejected(pairs(rng, 400, 10, 0.03), 0.02) <= 10).mean()
     eight = (rejected(pairs(rng, 400, 5, 0.08), 0.02) <= 5).mean()
     within = (rejected(pairs(rng, 400, 10, 0.03, effects=True), 0.02) <= 10).mean()
@@ -130,12 +172,15 @@ def test_the_stated_rates_of_the_paired_sequence(soak_report: Callable[..., None
         "equal_rejected": bare,
         "equal_rejected_day_effects": alike,
         "equal_rejected_both": both,
+        "equal_rejected_with_earlier_days": known[0],
+        "equal_rejected_day_effects_with_earlier_days": known[1],
+        "worse_8_found_in_3_days_with_earlier_days": soon,
         "worse_3_found_in_10_days": three,
         "worse_3_found_in_10_days_with_day_effects": within,
         "worse_8_found_in_5_days": eight,
         "equal_promoted_in_14_days": np.mean([one.verdict == "promote" for one in equal]),
     }
     print(figures)
-    failures = (bare > 0.05) + (max(alike, both) > 0.06) + (three < 0.95) + (eight < 0.95)
-    soak_report("paired_sequence", runs=7_600, failures=int(failures), **{k: float(v) for k, v in figures.items()})
+    failures = (max(bare, known[0]) > 0.05) + (max(alike, both, known[1]) > 0.06) + (three < 0.95) + (eight < 0.95)
+    soak_report("paired_sequence", runs=12_000, failures=int(failures), **{k: float(v) for k, v in figures.items()})
     assert not failures, figures

@@ -6,6 +6,9 @@ Student's t of the days' mean differences, averaged over differences of a quarte
 such an average is a test martingale of days that are independent and bell-shaped, whatever their spread, and a day's
 mean over hundreds of rows nearly is. Days that resemble the day before carry less: standard errors are as much wider.
 
+Earlier days on which two such models differed tell how much days differ, though not by how much these models do: with
+them the first day may tell something, and without them the third.
+
 Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
 invariance and anytime-valid testing".
 """
@@ -39,7 +42,12 @@ class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def paired_sequence(
-    differences: ArrayLike, *, margin: float, level: float = 0.95, correlation: float = CORRELATION
+    differences: ArrayLike,
+    *,
+    margin: float,
+    earlier: ArrayLike = (),
+    level: float = 0.95,
+    correlation: float = CORRELATION,
 ) -> PairedSequence:
     """Whether a successor may take over, from each day's mean loss difference; to be asked again every day.
 
@@ -47,6 +55,7 @@ def paired_sequence(
         differences: Mean over a day's rows of the loss of the successor minus that of the champion, oldest first, shape
             (days,). Put days with few rows together before.
         margin: How much worse the successor may be and still take over, in units of the loss.
+        earlier: The same of days before, by a model much like the successor: only their spread is used, not their mean.
         level: Of each of the two bounds: the chance that an equal successor is ever rejected is at most 1 - level.
         correlation: Of neighbouring days, from 0 to below 1.
 
@@ -57,6 +66,8 @@ def paired_sequence(
     Raises:
         Misuse: A difference is not finite, the margin is not above 0, or the correlation not in [0, 1).
 
+    Source: see the top of this file.
+
     >>> paired_sequence([0.031, 0.034, 0.029, 0.032], margin=0.01).verdict
     'reject'
     >>> paired_sequence([-0.011, -0.009, -0.012, -0.010, -0.011], margin=0.01).verdict
@@ -64,20 +75,23 @@ def paired_sequence(
     >>> paired_sequence([0.004, -0.003], margin=0.01).verdict
     'hold'
     """
-    x = np.asarray(differences, np.float64)
-    if x.ndim != 1 or not np.isfinite(x).all():
+    x, before = np.asarray(differences, np.float64), np.asarray(earlier, np.float64)
+    if x.ndim != 1 or before.ndim != 1 or not (np.isfinite(x).all() and np.isfinite(before).all()):
         raise Misuse(f"paired sequence: needs one finite number a day, found shape {x.shape}. Leave out empty days.")
     if not (margin > 0.0 and 0.0 <= correlation < 1.0):
         raise Misuse(
             f"paired sequence: needs a margin above 0 and a correlation in [0, 1), found {margin} and {correlation}."
         )
-    wider = math.sqrt((1.0 + correlation) / (1.0 - correlation))
+    known, squares = max(0, before.size - 1), _squares(before)
     low, high = -math.inf, math.inf
     verdict: Verdict = "hold"
     decided = None
-    for days in range(2, x.size + 1):
-        mean, spread = float(x[:days].mean()), float(x[:days].std(ddof=1))
-        reach = critical_t(days, level) * wider * spread / math.sqrt(days)
+    for days in range(1, x.size + 1):
+        freedom = days - 1 + known
+        if not freedom:
+            continue
+        mean, spread = float(x[:days].mean()), math.sqrt((squares + _squares(x[:days])) / freedom)
+        reach = distance_seen(days, spread, known=known, level=level, correlation=correlation)
         low, high = max(low, mean - reach), min(high, mean + reach)
         if low > 0.0 or high < margin:
             verdict, decided = "reject" if low > 0.0 else "promote", days
@@ -87,18 +101,42 @@ def paired_sequence(
     return PairedSequence(days=seen, mean=mean, low=low, high=high, verdict=verdict, decided=decided)
 
 
+def distance_seen(
+    days: int, spread: float, *, known: int = 0, level: float = 0.95, correlation: float = CORRELATION
+) -> float:
+    """How far from their observed mean so many days bound the true difference; infinite where they bound nothing.
+
+    A plan that allows for less than this has no chance to see its own margin in so many days.
+
+    Args:
+        days: How many, 1 or more.
+        spread: Standard deviation of a day's difference.
+        known: Degrees of freedom that earlier days give to the spread.
+        level: Of the bound.
+        correlation: Of neighbouring days.
+
+    >>> distance_seen(2, 0.01), distance_seen(14, 0.01) < distance_seen(7, 0.01) < 0.03
+    (inf, True)
+    """
+    wider = math.sqrt((1.0 + correlation) / (1.0 - correlation))
+    reach = critical_t(days, days - 1 + known, level) * wider * spread / math.sqrt(days)
+    return math.inf if math.isnan(reach) else reach
+
+
 @lru_cache(maxsize=4096)
-def critical_t(days: int, level: float) -> float:
+def critical_t(days: int, freedom: int, level: float) -> float:
     """Student's t of so many days from which on the evidence is 1 / (1 - level); infinite where none is enough.
 
-    >>> round(critical_t(5, 0.95), 1) > round(critical_t(20, 0.95), 1)
+    >>> round(critical_t(5, 4, 0.95), 1) > round(critical_t(20, 19, 0.95), 1)
     True
     """
     wanted = -math.log1p(-level)
 
     def lacking(t: float) -> bool:
-        return log_evidence(t, days) < wanted
+        return log_evidence(t, days, freedom) < wanted
 
+    if freedom < 1:
+        return math.inf
     low, high = 0.0, 1.0
     while lacking(high):
         low, high = high, 2.0 * high
@@ -110,17 +148,17 @@ def critical_t(days: int, level: float) -> float:
     return high
 
 
-def log_evidence(t: float, days: int) -> float:
+def log_evidence(t: float, days: int, freedom: int) -> float:
     """Logarithm of the evidence that the true difference is above 0, by Student's t of so many days.
 
     Args:
         t: Mean of the days over its standard error.
-        days: At least 2.
+        days: At least 1.
+        freedom: Degrees of freedom of the standard error, at least 1.
 
-    >>> log_evidence(6.0, 10) > math.log(20) > log_evidence(2.0, 10)
+    >>> log_evidence(6.0, 10, 9) > math.log(20) > log_evidence(2.0, 10, 9)
     True
     """
-    freedom = days - 1
     along = t / math.sqrt(freedom + t * t)  # in [-1, 1], whatever the spread
     shifts = np.array(SIZES) * math.sqrt(days)
     y = np.linspace(0.0, math.sqrt(freedom) + float(shifts[-1]) + 12.0, 4_001)[1:]
@@ -128,6 +166,11 @@ def log_evidence(t: float, days: int) -> float:
         plain = freedom * np.log(y) - y * y / 2.0
     shifted = plain[None, :] + shifts[:, None] * along * y[None, :] - shifts[:, None] ** 2 / 2.0
     return _log_sum(shifted) - math.log(len(SIZES)) - _log_sum(plain)
+
+
+def _squares(x: NDArray[np.float64]) -> float:
+    """The sum of squares of what differs from the mean."""
+    return float(((x - x.mean()) ** 2).sum()) if x.size else 0.0
 
 
 def _log_sum(logs: NDArray[np.float64]) -> float:

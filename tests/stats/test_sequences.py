@@ -25,7 +25,9 @@ EVEN = 1e-9  # a margin at which equal models are hardly ever promoted, so that 
 @pytest.mark.parametrize(("t", "days"), [(5.0, 3), (3.0, 5), (-1.0, 10), (4.0, 20), (0.0, 2)])
 def test_the_evidence_is_a_mean_of_ratios_of_noncentral_t(t: float, days: int) -> None:
     shifted = [stats.nct.pdf(t, days - 1, size * math.sqrt(days)) for size in SIZES]
-    assert log_evidence(t, days, days - 1) == pytest.approx(math.log(np.mean(shifted) / stats.t.pdf(t, days - 1)), abs=1e-6)
+    assert log_evidence(t, days, days - 1) == pytest.approx(
+        math.log(np.mean(shifted) / stats.t.pdf(t, days - 1)), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("days", [3, 5, 17, 60])

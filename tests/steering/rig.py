@@ -14,9 +14,12 @@ from trimtab.core.time import DAY_US
 from trimtab.events import Time, source
 from trimtab.features.definitions import label, request
 from trimtab.monitoring import QualityMonitor
+from trimtab.registry import AliasMove
+from trimtab.registry.aliases import Together
 from trimtab.steering import Controller, Deployment, Ledger, Repair
-from trimtab.steering.loop_state import Changes
+from trimtab.steering.loop_state import Changes, ShadowDay
 from trimtab.steering.ports import Stored
+from trimtab.steering.windows import closed_until
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 
@@ -45,6 +48,11 @@ def day(number: int, version: str, loss: float) -> DayQuality:
         loss_sum=1_000 * loss,
         capped_loss_sum=1_000 * (loss + 0.01 * (number % 4 - 1.5)),
     )
+
+
+def shadow_day(number: int, difference: float, wobble: float = 0.004) -> ShadowDay:
+    found = difference + wobble * (number % 3 - 1)
+    return ShadowDay(day_us=number * DAY_US, rows=1_000, difference=found, champion=0.4)
 
 
 class Crash(BaseException):
@@ -100,6 +108,10 @@ class Bench:
         self.meanwhile: Callable[[], None] = lambda: None
         self.steps: Callable[[str], None] = lambda name: None
         self.folds = 1
+        self.shadow_difference = -0.1  # of the loss of .4, each day of a shadow
+        self.wobble = 0.004  # how much its days differ
+        self.shares: list[float] = []
+        self.breach: str | None = None
         self.changes = Changes()  # what the newest repair was told
 
     def champion(self) -> str | None:
@@ -129,12 +141,33 @@ class Bench:
         return Repair(
             candidate=name, gate=gate, successor=name if passed else None, reason="r", reference=reference,
             cut_us=cut_us, rows=10, data_hash="d",
+            unseen_from_us=cut_us - target.label.wait_us,
+            compared=tuple(shadow_day(n, -0.1) for n in range(end - 14, end)),
         )  # fmt: skip
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
         repair = self.repair(cut_us, lambda: None, Changes())
         successor = None if repair.successor is None else stored.version
         return msgspec.structs.replace(repair, successor=successor, trained_us=7 * DAY_US)
+
+    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
+        until_us = closed_until(cut_us, target.label.wait_us)
+        days = range(-(-since_us // DAY_US), until_us // DAY_US)
+        return tuple(shadow_day(number, self.shadow_difference, self.wobble) for number in days), until_us
+
+    def share(self, repair: Repair, share: float) -> list[Put]:
+        self.shares.append(share)
+        return []
+
+    def roll_back(self, why: str, together: Together) -> None:
+        self.in_service, self.replaced = self.replaced, self.in_service
+        assert self.in_service is not None
+        row = AliasMove(model="click", alias="champion", sequence=1, version=self.in_service, previous=self.replaced,
+            at_us=0, act="roll_back", why=why, gate=None, actor="policy")  # fmt: skip
+        together(row, [])
+
+    def guard(self, version: str, against: str, *, since_us: int) -> str | None:
+        return self.breach
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         self.steps("before the alias moves")
@@ -161,7 +194,7 @@ class Rig:
         self.ledger = Ledger(catalog)
         self.controller = Controller(
             self.rules, monitor=self.monitor, workshop=self.bench, ledger=self.ledger, catalog=catalog,
-            clock=self.clock,
+            clock=self.clock, exposure=self.bench, guard=self.bench.guard,
         )  # fmt: skip
 
     def days(self, count: int, loss: float) -> list[str]:

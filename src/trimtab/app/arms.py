@@ -13,21 +13,15 @@ from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
 from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.arms import CANARY, SHADOW, ArmShares
+from trimtab.serving.arms import CANARY, KIND, SHADOW, shares_of
 from trimtab.steering.ledger import Evidence
-from trimtab.store.ports import Append, Catalog, Put, Record, Remove
+from trimtab.store.ports import Append, Put, Record, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
 
-KIND = "arms"  # of the records, by model
 ARMS = (CANARY, SHADOW)
 _ATTEMPTS = 20  # others set arms of the same model
-
-
-def arm_shares(catalog: Catalog, model: str) -> ArmShares:
-    """What share of a model's requests goes to its canary, and to its shadow."""
-    return _shares(catalog.get(KIND, model))
 
 
 def set_arm(project: Project, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
@@ -88,7 +82,7 @@ class LedgeredArm:
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
         """Write all or nothing, if the record of the shares is what it was before."""
-        shares = _shares(before)
+        shares = shares_of(before)
         if self._share is not None:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
         revision = 0 if before is None else before.revision
@@ -96,10 +90,6 @@ class LedgeredArm:
         version = self._project.registry.get(row.version).name
         evidence: Evidence = {"arm": row.alias, "share": getattr(shares, row.alias), "version": version}
         self.decision = write_row(self._project, row, [*changes, kept], "set_arm", evidence)
-
-
-def _shares(record: Record | None) -> ArmShares:
-    return ArmShares() if record is None else msgspec.json.decode(record.body, type=ArmShares)
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:

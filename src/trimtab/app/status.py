@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.alert_overview import red_receivers
-from trimtab.app.arms import arm_shares
 from trimtab.app.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.disk import over_budget, taken
 from trimtab.app.erasure import unfinished
@@ -30,7 +29,7 @@ from trimtab.monitoring.profile_store import without_profile
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, mend_lost
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.arms import CANARY
+from trimtab.serving.arms import CANARY, arm_shares
 from trimtab.serving.online_learning import described, learner_name, learnt
 from trimtab.serving.overview import found_share
 from trimtab.serving.red_note import red_notes

@@ -80,8 +80,8 @@ class LivingData:
         self._placed = placed
         self.left_out = left_out
 
-    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
-        """The set of all requests asked by `cut_us`.
+    def training_set(self, model: Model, *, cut_us: int, since_us: int | None = None) -> TrainingSet:
+        """The set of all requests asked by `cut_us`, or of those asked since a time.
 
         Raises:
             NotFound: There is none.
@@ -89,8 +89,8 @@ class LivingData:
         """
         self._check(model.name)
         with self._open_run(model) as opened:
-            asked = self._asked(model, cut_us, self._read_for_pin(model, cut_us))
-            chosen = self._chosen(model, opened.frames[model.request.name], cut_us, asked)
+            asked = self._asked(model, cut_us, self._read_for_pin(model, cut_us, since_us))
+            chosen = self._chosen(model, opened.frames[model.request.name], cut_us, asked, since_us)
             requests, at_us = chosen.requests, chosen.at_us
             cut_us = settled_cut(model, opened.frames, at_us, cut_us)
             labels = LabelIndex(model.label)
@@ -140,15 +140,20 @@ class LivingData:
         self._kept = (model.hash, cut_us, found)
         return chosen.requests, chosen.at_us
 
-    def _asked_requests(self, model: Model) -> AskedRequests:
-        return AskedRequests(model, self._predictions, inputs=model.rows == "logged", asked_as=self._asked_as)
+    def _asked_requests(self, model: Model, since_us: int | None = None) -> AskedRequests:
+        logged, asked_as = model.rows == "logged", self._asked_as
+        return AskedRequests(model, self._predictions, since_us=since_us, inputs=logged, asked_as=asked_as)
 
-    def _read_for_pin(self, model: Model, cut_us: int) -> AskedRequests:
+    def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None) -> AskedRequests:
         """What was read of the log for the pin of this cut, of none else: older ones hold who was erased since."""
+        if since_us is not None:
+            return self._asked_requests(model, since_us)
         kept, self._kept = self._kept, None
         return kept[2] if kept is not None and kept[:2] == (model.hash, cut_us) else self._asked_requests(model)
 
-    def _chosen(self, model: Model, frame: EventFrame, cut_us: int, found: list[AskedRequest]) -> _Chosen:
+    def _chosen(
+        self, model: Model, frame: EventFrame, cut_us: int, found: list[AskedRequest], since_us: int | None = None
+    ) -> _Chosen:
         if model.rows == "logged":
             return self._logged(model, found)
         asked, asked_at_us = _table(model, found)
@@ -156,7 +161,7 @@ class LivingData:
         fresh = ~are_among(known[model.request.key].values, asked[model.request.key].values)
         requests = Columns.concat([known.take(fresh), asked])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], asked_at_us])
-        kept = self._of_what_is_kept(model, at_us)
+        kept = self._of_what_is_kept(model, at_us, since_us=since_us)
         if not kept.size:
             raise NotFound(
                 f"model {model.name!r}: no request {model.request.name!r} is known. Load its history: "
@@ -181,7 +186,9 @@ class LivingData:
         origins = {"logged": kept.size, "other_features": len(asked) - len(rows)}
         return _Chosen(requests.take(kept), at_us[kept], origins, logged=[rows[place] for place in kept.tolist()])
 
-    def _of_what_is_kept(self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False) -> NDArray[np.int64]:
+    def _of_what_is_kept(
+        self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False, since_us: int | None = None
+    ) -> NDArray[np.int64]:
         """The rows whose features and labels can still be told from the events that are kept. # D23"""
         kept_from = self._kept_from()
         from_us = labels_from_us(model, kept_from)

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from trimtab.app.arms import arm_shares
 from trimtab.app.definitions import Definitions
 from trimtab.app.layouts import Layouts
 from trimtab.app.live_definitions import LiveDefinitions
@@ -32,6 +31,7 @@ from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
 from trimtab.serving import PredictionLog
 from trimtab.serving.access_keys import MARKER, AccessKeys
+from trimtab.serving.arms import arm_shares
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed

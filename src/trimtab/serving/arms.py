@@ -18,6 +18,7 @@ from trimtab.serving.answering import Answerer
 from trimtab.serving.breaker import GuardedReads
 from trimtab.serving.request_rows import Row
 from trimtab.serving.seldom import Seldom
+from trimtab.store.ports import Catalog, Record
 
 CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of what their versions answer
 SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; beyond, the oldest are dropped
@@ -35,6 +36,19 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
             share = getattr(self, name)
             if not 0.0 <= share <= 1.0:
                 raise Misuse(f"{name}: a share of {share:g}. Needed: 0 (none) to 1 (all).")
+
+
+KIND = "arms"  # of the records of the catalogue, by model
+
+
+def arm_shares(catalog: Catalog, model: str) -> ArmShares:
+    """What share of a model's requests goes to its canary, and to its shadow."""
+    return shares_of(catalog.get(KIND, model))
+
+
+def shares_of(record: Record | None) -> ArmShares:
+    """The shares as they are stored; none: all requests go to the version in service."""
+    return ArmShares() if record is None else msgspec.json.decode(record.body, type=ArmShares)
 
 
 class Share:

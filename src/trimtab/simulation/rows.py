@@ -70,7 +70,7 @@ class AnsweredRows:
         self._history = history
         self._frames: dict[str, list[FeatureFrame]] = {}
         self._labels: dict[str, LabelIndex] = {}
-        self._sets: dict[tuple[str, int, tuple[LeftOut, ...]], TrainingSet] = {}
+        self._sets: dict[tuple[str, int, int | None, tuple[LeftOut, ...]], TrainingSet] = {}
         self.count = 0
 
     def answer(self, feature_sets: Sequence[FeatureSet], until_us: int) -> dict[str, Block]:
@@ -144,11 +144,14 @@ class AnsweredRows:
         """The events of a source, known by now."""
         return self._history.frame(source)
 
-    def training_set(self, model: Model, *, cut_us: int, left_out: Sequence[LeftOut] = ()) -> TrainingSet:
+    def training_set(
+        self, model: Model, *, cut_us: int, since_us: int | None = None, left_out: Sequence[LeftOut] = ()
+    ) -> TrainingSet:
         """The questions asked by `cut_us` as a training set; rows of the times in `left_out` are not learnt from."""
-        key = (model.hash, cut_us, tuple(left_out))
+        key = (model.hash, cut_us, since_us, tuple(left_out))
         if key not in self._sets:
-            rows = slice(0, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
+            first = 0 if since_us is None else self._questions.until(since_us)
+            rows = slice(first, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
             labels = self._index(model.label).join(self._questions.keys[rows], at_us, cut_us)
             self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}  # one cut at a time
@@ -156,7 +159,7 @@ class AnsweredRows:
                 model,
                 self._questions.table.take(rows),
                 at_us,
-                self._features(model.features, rows.stop),
+                self._features(model.features, rows.stop, first),
                 labels,
                 cut_us=cut_us,
                 positions=self._history.positions,
@@ -170,11 +173,11 @@ class AnsweredRows:
         """The features of other definitions than the model's, for some of its questions."""
         return evaluate(features, requests, at_us, self._event_frames(features))
 
-    def _features(self, features: FeatureSet, count: int) -> FeatureFrame:
+    def _features(self, features: FeatureSet, count: int, first: int = 0) -> FeatureFrame:
         frames = self._frames[features.hash]
         if len(frames) > 1:  # joined once, then kept joined
             frames[:] = [FeatureFrame.concat(frames)]
-        return frames[0].take(slice(0, count))
+        return frames[0].take(slice(first, count))
 
     def _event_frames(self, features: FeatureSet) -> dict[str, EventFrame]:
         return {view.source.name: self._history.frame(view.source.name) for view in features.views}
@@ -197,9 +200,9 @@ class LineData:
         self._rows = rows
         self._left_out = left_out
 
-    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
+    def training_set(self, model: Model, *, cut_us: int, since_us: int | None = None) -> TrainingSet:
         """See `AnsweredRows.training_set`."""
-        return self._rows.training_set(model, cut_us=cut_us, left_out=self._left_out(cut_us))
+        return self._rows.training_set(model, cut_us=cut_us, since_us=since_us, left_out=self._left_out(cut_us))
 
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]

@@ -46,6 +46,7 @@ def paired_sequence(
     *,
     margin: float,
     earlier: ArrayLike = (),
+    least: int = 1,
     level: float = 0.95,
     correlation: float = CORRELATION,
 ) -> PairedSequence:
@@ -56,6 +57,7 @@ def paired_sequence(
             (days,). Put days with few rows together before.
         margin: How much worse the successor may be and still take over, in units of the loss.
         earlier: The same of days before, by a model much like the successor: only their spread is used, not their mean.
+        least: Promote on no earlier day than this one, 1 for the first; to reject there is no such bound.
         level: Of each of the two bounds: the chance that an equal successor is ever rejected is at most 1 - level.
         correlation: Of neighbouring days, from 0 to below 1.
 
@@ -93,7 +95,7 @@ def paired_sequence(
         mean, spread = float(x[:days].mean()), math.sqrt((squares + _squares(x[:days])) / freedom)
         reach = distance_seen(days, spread, known=known, level=level, correlation=correlation)
         low, high = max(low, mean - reach), min(high, mean + reach)
-        if low > 0.0 or high < margin:
+        if low > 0.0 or (high < margin and days >= least):
             verdict, decided = "reject" if low > 0.0 else "promote", days
             break
     seen = x.size if decided is None else decided

@@ -5,21 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import DAY_US
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
+from trimtab.steering.gate import Window
 from trimtab.steering.judging import Side, finite
-from trimtab.steering.loop_state import Changes
-from trimtab.steering.recipes import Recipe, stored_scores
+from trimtab.steering.loop_state import Changes, Repair, ShadowDay
+from trimtab.steering.ports import TrainingData
+from trimtab.steering.recipes import Floats, Recipe, stored_scores
 from trimtab.steering.rivals import (
     Answered,
-    OtherFeatures,
     Rival,
     asked_of_version,
     find_rival,
     rival_answers,
     who_answers,
 )
+from trimtab.steering.shadowing import compared_days
 from trimtab.steering.windows import (
     LEAST_WINDOW,
     Stretch,
@@ -42,11 +45,11 @@ class Comparisons:
     Args:
         deployment: The rules.
         recipe: How its model is asked.
-        data: Computes the features of versions that have others.
+        data: Gives the rows of a shadow, and the features of versions that have others.
         registry: Has the versions and their gate records.
     """
 
-    def __init__(self, deployment: Deployment, recipe: Recipe, data: OtherFeatures, registry: Registry) -> None:
+    def __init__(self, deployment: Deployment, recipe: Recipe, data: TrainingData, registry: Registry) -> None:
         self._deployment = deployment
         self._recipe = recipe
         self._data = data
@@ -136,6 +139,32 @@ class Comparisons:
         if found.scores is not None:
             finite(found.scores, rival.version)
         return found
+
+    def by_day(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
+        """See `Workshop.compared`."""
+        model = self._deployment.model
+        assert repair.successor is not None  # it is in its shadow
+        assert repair.gate.champion is not None  # and compared with this
+        try:
+            training_set = self._data.training_set(model, cut_us=cut_us, since_us=since_us)
+        except NotFound:  # nothing was asked
+            return (), since_us
+        too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]
+        until_us = min([closed_until(cut_us, model.label.wait_us), *too_new_us]) // DAY_US * DAY_US
+        begun_us = training_set.begun_us
+        rows = training_set.usable & (begun_us >= since_us) & (begun_us < until_us)
+        if not rows.any():
+            return (), max(since_us, until_us)
+        answers: list[Floats] = []
+        for address in (repair.successor, repair.gate.champion):
+            rival = Rival(self._registry.get(address), since_us)
+            found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, rows)
+            if found.scores is None:
+                raise Misuse(found.said)
+            answers.append(finite(found.scores, rival.version))
+        lists = training_set.lists_of(rows)
+        window = Window(since_us, until_us, begun_us[rows], training_set.target[rows], lists)
+        return compared_days(model.metric, window, *answers), until_us
 
     def stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> Side:
         """What a stored version answers to the window's rows, with the features that it reads."""

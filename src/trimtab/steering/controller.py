@@ -14,26 +14,31 @@ from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import stored_sums
 from trimtab.run import Cancelled
-from trimtab.serving.arms import SHADOW
+from trimtab.serving.arms import SHADOW as SHADOW_ARM
 from trimtab.steering.budgets import spent_budget, with_fits
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import evidence_of, evidence_of_left_out, short_name
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.steering.loop_state import APART, APPROVAL, REQUEST, Changes, LoopState, Quiet, Repair, Requested
-from trimtab.steering.ports import Stored, Workshop
+from trimtab.steering.loop_state import (
+    APART,
+    APPROVAL,
+    CANARY,
+    IDLE,
+    PROMOTING,
+    REQUEST,
+    SHADOW,
+    Changes,
+    LoopState,
+    Quiet,
+    Repair,
+    Requested,
+)
+from trimtab.steering.ports import Exposed, Guard, Stored, Workshop, no_guard
+from trimtab.steering.rolling_out import RolloutStages
 from trimtab.steering.triggering import PRIORITY, Seen, Trigger, find_trigger
-from trimtab.store.ports import Catalog, Remove
+from trimtab.store.ports import Append, Catalog, Put, Remove
 
-_IDLE: dict[str, Any] = {
-    "phase": "idle",
-    "cause": "",
-    "repair": None,
-    "expires_us": 0,
-    "approved_by": None,
-    "asked_by": None,
-    "lack": "",
-}
 FOLLOW_UP_DAYS = (7, 21)  # labelled days after a repair of a change: more is known of the new world then
 LOOK_AGAIN_US = 6 * HOUR_US  # how long what is missing to judge by is taken to be missing, unless a day was closed
 MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
@@ -56,13 +61,19 @@ class Controller:
         ledger: Ledger,
         catalog: Catalog,
         clock: Clock,
+        exposure: Exposed,
+        guard: Guard = no_guard,
     ) -> None:
         self._deployment = deployment
+        self._exposure = exposure
         self._monitor = monitor
         self._workshop = workshop
         self._catalog = catalog
         self._clock = clock
         self._record = DeploymentRecord(deployment, ledger=ledger, catalog=catalog, clock=clock, waits=self._waits)
+        self._stages = RolloutStages(
+            deployment, self._record, workshop, exposure=exposure, guard=guard, clock=clock, refuse=self._refuse
+        )
         self._counted = (-1, -1, 0)  # new labels: since which training, until which day, how many
 
     @property
@@ -83,7 +94,7 @@ class Controller:
         While automation is frozen the alias stays where it is, and only what has happened is written down.
         """
         repair = self._record.state.repair
-        if repair is None or repair.successor is None or self._record.state.phase == APPROVAL:
+        if repair is None or repair.successor is None or self._record.state.phase != PROMOTING:
             return []
         if self._record.frozen() is not None and self._workshop.champion() != repair.successor:
             return []
@@ -94,7 +105,8 @@ class Controller:
                 repair, repair.reason, self._record.state.approved_by or self._record.state.asked_by
             )
         except Conflict as error:
-            return self._refuse(now_us, [self._record.entry("refuse", str(error), gate, version=repair.candidate)])
+            entry = self._record.entry("refuse", str(error), gate, version=repair.candidate)
+            return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0))
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
             repair.successor,
             repair.reference,
@@ -115,9 +127,10 @@ class Controller:
                     actor=self._record.state.approved_by,
                 )
             ],
-            anchored,
-            **_IDLE,
+            [*anchored, *self._exposure.share(repair, 0.0)],
+            **IDLE,
             **self._followed(repair),
+            bake=self._stages.bake_of(repair, replaced, now_us),
             quiet_until_us=now_us + self._deployment.cooldown_us,
             cooldown_us=self._deployment.cooldown_us,
             alarm_quiet_until_us=now_us + self._deployment.cooldown_us,
@@ -133,12 +146,15 @@ class Controller:
         decisions = self.finish()
         if decisions or self._record.frozen() is not None:
             return decisions
+        decisions = self._stages.baked()
         now_us = self._clock.now_us()
         if self._record.state.phase == APPROVAL:
-            return self._drop_unanswered(now_us)
-        if self._record.state.repair is not None:
-            return decisions
+            return decisions + self._drop_unanswered(now_us)
         trigger = self._trigger(now_us)
+        if self._record.state.repair is not None:
+            if trigger is None:
+                return decisions + self._stages.tick() + self.finish()
+            decisions += self._stages.supersede(trigger.cause)
         if trigger is not None:
             decisions += self._begun(trigger, now_us)
         elif self._record.state.phase == "idle":
@@ -221,7 +237,8 @@ class Controller:
             told = {"gate": gate.id}
             refused = self._record.entry("refuse", repair.reason, told, version=stored.version, actor=actor)
             return decisions + self._record.write([entry, refused])
-        return decisions + self._passed([entry], repair, cause=why, asked_by=actor, begun_by="person")
+        decisions += self._stages.begin([entry], repair, cause=why, asked_by=actor, begun_by="person")
+        return decisions + self.finish()
 
     def approve(self, actor: str, why: str) -> list[Decision]:
         """Let the candidate that waits for approval take over.
@@ -235,11 +252,11 @@ class Controller:
         entry = self._record.entry(
             "approve", why, gate, version=repair.successor, replaced=repair.gate.champion, actor=actor
         )
-        decisions = self._record.write([entry], phase="promoting", approved_by=actor)
+        decisions = self._stages.after_approval([entry], repair, approved_by=actor)
         return decisions + self.finish()
 
     def reject(self, actor: str, why: str) -> list[Decision]:
-        """Drop the candidate that waits for approval; the quiet time runs as after a refusal.
+        """Drop the candidate in a stage of its rollout, or that waits for approval; the quiet time is a refusal's.
 
         Raises:
             Misuse: No reason is given.
@@ -248,11 +265,15 @@ class Controller:
         what = f"reject {self._deployment.name!r}"
         if not why.strip():
             raise Misuse(f"{what}: why? Give one sentence for the ledger.")
-        repair = self._asked(what)
-        gate = {"gate": repair.gate.id}
-        return self._refuse(
-            self._clock.now_us(), [self._record.entry("reject", why, gate, version=repair.successor, actor=actor)]
-        )
+        if self._record.state.phase in (SHADOW, CANARY):
+            self.check_frozen()
+            assert self._record.state.repair is not None  # stored with the phase
+            repair = self._record.state.repair
+        else:
+            repair = self._asked(what)
+        entry = self._record.entry("reject", why, {"gate": repair.gate.id}, version=repair.successor, actor=actor)
+        also = self._exposure.share(repair, 0.0)
+        return self._refuse(self._clock.now_us(), [entry], also)
 
     def _free(self, what: str) -> list[Decision]:
         """Finish what was under way, and see to it that a person may begin something; the decisions taken."""
@@ -262,6 +283,12 @@ class Controller:
             decisions += self._drop_unanswered(self._clock.now_us())
         if self._record.state.phase == APPROVAL:
             raise Conflict(f"{what}: {self._waits(self._record.state)} Answer that first.")
+        if self._record.state.phase in (SHADOW, CANARY):
+            name = self._deployment.name
+            raise Conflict(
+                f"{what}: a candidate is in its {self._record.state.phase} stage. Wait for it, or drop it: "
+                f"trimtab reject {name} --why TEXT"
+            )
         return decisions
 
     def _asked(self, what: str) -> Repair:
@@ -326,7 +353,7 @@ class Controller:
         if (trained_us, newest_us) != self._counted[:2]:
             first_us = (trained_us - self._deployment.model.label.wait_us) // DAY_US * DAY_US
             days = stored_sums(self._catalog, self._deployment.name, range(first_us, newest_us + DAY_US, DAY_US))
-            labels = sum(one.whole.labelled for one in days if one.arm != SHADOW)
+            labels = sum(one.whole.labelled for one in days if one.arm != SHADOW_ARM)
             self._counted = (trained_us, newest_us, labels)
         return self._counted[2]
 
@@ -410,20 +437,11 @@ class Controller:
         if repair.successor is None:
             entries.append(self._record.entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
             return self._refuse(now_us, entries, fits=spent)
-        return self._passed(entries, repair, fits=spent)
+        return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
-    def _passed(self, entries: list[Entry], repair: Repair, **changes: Any) -> list[Decision]:
-        """Let what passed take over, or ask for approval where that is declared."""
-        if self._deployment.approval_us is None:
-            decisions = self._record.write(entries, phase="promoting", repair=repair, **changes)
-            return decisions + self.finish()
-        expires_us = self._clock.now_us() + self._deployment.approval_us
-        said, gate = f"For somebody to approve it, until {format_moment(expires_us)}.", repair.gate
-        entry = self._record.entry("ask", said, {"gate": gate.id}, version=repair.successor, replaced=gate.champion)
-        asked = msgspec.structs.replace(entry, actor=entries[-1].actor)
-        return self._record.write([*entries, asked], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
-
-    def _refuse(self, now_us: int, entries: Sequence[Entry], **changes: object) -> list[Decision]:
+    def _refuse(
+        self, now_us: int, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
+    ) -> list[Decision]:
         """Record that the champion stays, and keep quiet for longer each time in a row: for causes of the same kind."""
         most_us = MOST_COOLDOWNS * self._deployment.cooldown_us
         quiet_us = min(
@@ -431,11 +449,11 @@ class Controller:
             most_us,
         )
         quiet = self._quiet(now_us + quiet_us, min(2 * quiet_us, most_us))
-        return self._record.write(entries, **{**_IDLE, **quiet, **changes})
+        return self._record.write(entries, also, **{**IDLE, **quiet, **changes})
 
     def _cancel(self, now_us: int, why: str) -> list[Decision]:
         entry = self._record.entry("cancel", why, {"cut_us": now_us})
-        return self._record.write([entry], **_IDLE, **self._quiet(now_us + self._deployment.cooldown_us))
+        return self._record.write([entry], **IDLE, **self._quiet(now_us + self._deployment.cooldown_us))
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """What is kept of a change that a repair was for: when it began, and when another repair is tried."""

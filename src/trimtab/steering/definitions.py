@@ -17,6 +17,7 @@ from trimtab.serving.degradation import Degradation
 from trimtab.serving.score_cache import Cache
 from trimtab.stats.loss_names import PROBABILITIES
 from trimtab.steering.causes import Trigger, Triggers
+from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
@@ -84,6 +85,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     fits_per_day: int | None = None  # by automation; None: any number
     fits_per_week: int | None = None
     approval_us: int | None = None  # how long a passed candidate waits for a person; None: nobody is asked
+    rollout: Rollout | None = None  # the stages between gate and full service; None: there are none
     degrade: Degradation | None = None  # what is answered when features or model fail; no part of the address
     cache: Cache | None = None  # how much the version in service may remember; no part of the address
     owner: str | None = None  # who is asked to act on its signals; no part of the address
@@ -104,6 +106,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         rules += [] if self.approval_us is None else [self.approval_us]
         budget = [self.fits_per_day, self.fits_per_week]
         rules += [] if budget == [None, None] else [["fits", *budget]]
+        rules += [] if self.rollout is None else [["rollout", self.rollout]]
         return content_hash([self.model.hash, *rules])
 
 
@@ -223,6 +226,7 @@ def deployment(
     cooldown: str | int = "7d",
     settle: str | int = "7d",
     approval: str | int | None = None,
+    rollout: Rollout | None = None,
     fits_per_day: int | None = None,
     fits_per_week: int | None = None,
     degrade: Degradation | None = None,
@@ -241,6 +245,8 @@ def deployment(
         settle: How many labelled days after the beginning of a change a repair waits for.
         approval: How long a candidate that passed the gate waits for a person to approve it ("2d"); without an answer
             it is dropped, as if it had been refused. None: nobody is asked.
+        rollout: How what passed comes into service, made with `rollout()`: compared in a shadow first, then by growing
+            shares of the requests. None: at once.
         fits_per_day: How many fits automation may make in 24 hours; a repair that is due then waits, and the ledger
             says so. None: any number. What a person asks for counts, and is not held up.
         fits_per_week: The same of seven days.
@@ -272,6 +278,11 @@ def deployment(
             f'deployment of {model.name!r}: learn="online" of a model that ranks lists. Learners learn label by label, '
             'and a list is judged once it has all of its own: use learn="batch".'
         )
+    if learn == "online" and rollout is not None and rollout.shadow_us is not None:
+        raise Misuse(
+            f'deployment of {model.name!r}: learn="online" changes the model with each label, and a shadow compares '
+            "models that stay as they are. Leave shadow= out of tt.rollout()."
+        )
     if learn == "online" and cache is not None:
         raise Misuse(
             f'deployment of {model.name!r}: what learn="online" says changes with each label. Leave cache= out.'
@@ -287,6 +298,7 @@ def deployment(
         fits_per_day=fits_per_day,
         fits_per_week=fits_per_week,
         approval_us=None if approval is None else duration_us(approval),
+        rollout=rollout,
         degrade=degrade,
         cache=cache,
         owner=owner,

@@ -20,10 +20,12 @@ from trimtab.stats.loss_names import CLASS_LOSSES
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate import Window, judge
+from trimtab.steering.loop_state import ShadowDay
 from trimtab.steering.plans import Made, Plan, of_window
 from trimtab.steering.recipes import Floats, Rows
 from trimtab.steering.rivals import Answered
 from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_distance
+from trimtab.steering.shadowing import compared_days
 from trimtab.steering.slices import parts_of
 from trimtab.steering.stored import address_of_rows, address_of_scores, address_of_set
 from trimtab.steering.trials import Proving, fast_enough, loads, loads_elsewhere
@@ -139,6 +141,13 @@ class Judge:
             folds=max(1, len(case.folds)),
             plan=case.plan,
         )
+
+    def compared(self, scores: Floats, case: Case) -> tuple[ShadowDay, ...]:
+        """Candidate and champion by day on what was judged; none where nothing was compared."""
+        if case.answered.scores is None:
+            return ()
+        window = _window(case.training_set, case.window)
+        return compared_days(self._deployment.model.metric, window, scores, case.answered.scores)
 
     def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
         """Why a refit, which scores `again`, is not the candidate that passed; None when it is near enough.

@@ -31,8 +31,9 @@ from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.causes import OnQualityDrop
 from trimtab.steering.controller import Controller
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.exposure import Exposure
 from trimtab.steering.ledger import Ledger
-from trimtab.steering.ports import TrainingData, Workshop
+from trimtab.steering.ports import Guard, TrainingData, Workshop, no_guard
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.references import slice_columns
 from trimtab.steering.stored import Recording
@@ -79,6 +80,7 @@ class Loop:
         outside: Put around the workshop (a living project lets it work in another process).
         predictions: The log in which predictions wait for their labels; left out, they wait in memory.
         profile: Makes the input profile of a version that may go in service; left out, none is made.
+        guard: Looks at how the service fares with a canary, and with a version that has just taken over.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Loop:
         outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
         predictions: PredictionLog | None = None,
         profile: Callable[[Version, TrainingSet], object] | None = None,
+        guard: Guard = no_guard,
     ) -> None:
         model = deployment.model
         self._model = model
@@ -156,6 +159,8 @@ class Loop:
             ledger=self.ledger,
             catalog=catalog,
             clock=clock,
+            exposure=Exposure(model.name, registry, catalog),
+            guard=guard,
         )
         self._begin()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -13,7 +13,20 @@ KIND = "loop"  # of the record that holds a `LoopState`
 FREEZE = "freeze"
 REQUEST: Final = "repair_request"  # of the record of a repair that was asked for over HTTP
 APART: Final = ("call", "slice", "labels")  # causes whose quiet times stand in `LoopState.quiets`
+SHADOW: Final = "shadow"
 APPROVAL: Final = "waiting for approval"
+CANARY: Final = "canary"
+PROMOTING: Final = "promoting"
+Phase = Literal["idle", "waiting", "shadow", "waiting for approval", "canary", "promoting"]
+
+
+class ShadowDay(msgspec.Struct, frozen=True, kw_only=True):
+    """What one closed day says of two models that scored the same rows."""
+
+    day_us: int  # its beginning
+    rows: int  # labelled rows; of a ranking lists
+    difference: float  # mean loss of the successor minus that of the champion
+    champion: float  # mean loss of the champion
 
 
 class Repair(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +46,8 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""  # of the successor, for people
     left_out: dict[str, int] = {}  # rows of the set that were left out, by why: their inputs or labels were faulty
     fits: int = 1  # that were made for it
+    unseen_from_us: int = 0  # what was asked since then has taught the successor nothing
+    compared: tuple[ShadowDay, ...] = ()  # candidate and champion on the judged days; none: nothing was compared
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 
@@ -51,6 +66,20 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     repaired: ChangeOnset | None = None  # of the last one that the version in service has repaired
 
 
+IDLE: dict[str, Any] = {  # the fields of a state that belong to a repair, once that is over
+    "phase": "idle",
+    "cause": "",
+    "repair": None,
+    "expires_us": 0,
+    "stage_since_us": 0,
+    "compared_until_us": 0,
+    "canary_step": 0,
+    "approved_by": None,
+    "asked_by": None,
+    "lack": "",
+}
+
+
 def is_before(now_us: int, until_us: int) -> bool:
     """Whether a time of a `LoopState` is still to come; 0 says that none was set, also where the clock is before 1970.
 
@@ -67,10 +96,19 @@ class Quiet(msgspec.Struct, frozen=True):
     cooldown_us: int = 0  # after the next candidate if it is refused; 0: the declared one
 
 
+class Bake(msgspec.Struct, frozen=True, kw_only=True):
+    """The time after a promotion in which the service is guarded, and goes back to what answered before."""
+
+    version: str  # what took over
+    replaced: str
+    since_us: int
+    until_us: int
+
+
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a deployment stands between two ticks: one record of the catalogue."""
 
-    phase: Literal["idle", "waiting", "waiting for approval", "promoting"] = "idle"
+    phase: Phase = "idle"
     cause: str = ""
     triggered_at_us: int = 0
     ready_at_us: int = 0  # waiting: not before
@@ -84,11 +122,16 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     quiets: dict[str, Quiet] = {}  # of the causes whose refusals are counted apart as well: call, slice, labels
     fits: tuple[tuple[int, int], ...] = ()  # when fits were made in the last seven days, and how many
     lack: str = ""  # waiting: what nothing could be judged without at the newest look; empty: nobody has looked yet
-    looked_us: int = 0  # when that was
+    looked_us: int = 0  # when that was; in a shadow: when the newest days were compared
     looked_for: str | None = None  # who was in service then
     risen_us: int = 0  # the newest rise within an alarm that a repair was begun for: a newer one ends every quiet time
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
-    repair: Repair | None = None  # promoting: what passed and is to be in service; or what waits for approval
+    repair: Repair | None = None  # from the shadow to promoting: what passed the gate
+    stage_since_us: int = 0  # shadow, canary: when the stage, or the present share of it, began
+    compared_until_us: int = 0  # shadow: days before this are compared
+    shadow: tuple[ShadowDay, ...] = ()  # the days compared so far; kept until the next repair
+    canary_step: int = 0  # canary: which share, 0 for the first
+    bake: Bake | None = None  # after a promotion, while the service is guarded
     expires_us: int = 0  # waiting for approval: until then
     approved_by: str | None = None  # promoting: who let it take over, where that was a person
     asked_by: str | None = None  # who asked for what is under way, where that was a person

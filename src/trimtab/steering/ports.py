@@ -7,8 +7,10 @@ from typing import Protocol
 
 import msgspec
 
-from trimtab.steering.loop_state import Changes, Repair
+from trimtab.registry.aliases import Together
+from trimtab.steering.loop_state import Changes, Repair, ShadowDay
 from trimtab.steering.rivals import OtherFeatures
+from trimtab.store.ports import Put
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet
 
@@ -61,10 +63,59 @@ class Workshop(Protocol):
         """
         ...
 
+    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
+        """Successor and champion on the rows asked since a time, by day, and until when days are complete at `cut_us`.
+
+        Raises:
+            Misuse: One of both cannot answer.
+        """
+        ...
+
+
+class Exposed(Protocol):
+    """Moves what answers requests: a canary's share, and the champion back."""
+
+    def share(self, repair: Repair, share: float) -> list[Put]:
+        """The changes that let the successor of a repair answer a share of the requests; none where it does already.
+
+        Raises:
+            Conflict: Another version answers as canary.
+        """
+        ...
+
+    def roll_back(self, why: str, together: Together) -> None:
+        """Let the version before answer again; `together` writes the changes of that with more."""
+        ...
+
+
+class Guard(Protocol):
+    """Looks at how the service fares with a version."""
+
+    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
+        """What is wrong with the service since a time, in one sentence; None where nothing is.
+
+        Args:
+            version: The address of the version that is guarded: a canary, or what has just taken over.
+            against: The one that it is compared with, which answers or answered before.
+            since_us: Since when it answers.
+        """
+        ...
+
+
+def no_guard(version: str, against: str, *, since_us: int) -> str | None:
+    """Find nothing wrong: where nothing is served, in virtual time and in tests."""
+    return None
+
 
 class TrainingData(OtherFeatures, Protocol):
     """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
 
-    def training_set(self, model: Model, *, cut_us: int) -> TrainingSet:
-        """All request rows asked by `cut_us`, with features as of their time and the labels known at `cut_us`."""
+    def training_set(self, model: Model, *, cut_us: int, since_us: int | None = None) -> TrainingSet:
+        """The request rows asked by `cut_us`, with features as of their time and the labels known at `cut_us`.
+
+        Args:
+            model: Whose rows.
+            cut_us: What became known later does not count.
+            since_us: Leave out what was asked before.
+        """
         ...

@@ -20,7 +20,7 @@ from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.steering.comparisons import Comparisons
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.judging import Case, Judge, Side, finite
-from trimtab.steering.loop_state import Changes, Repair
+from trimtab.steering.loop_state import Changes, Repair, ShadowDay
 from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.ports import Stored, TrainingData
 from trimtab.steering.recipes import Floats, Recipe, Rows
@@ -38,6 +38,7 @@ from trimtab.steering.rivals import (
     Rival,
     who_answers,
 )
+from trimtab.steering.shadowing import hopeless
 from trimtab.steering.stored import (
     GATE,
     TEXT,
@@ -216,12 +217,13 @@ class VersionWorkshop:
         )
         self._registry.put_gate(gate)
         successor, reason, cap = None, gate.reason, self._judge.cap(scores, case)
+        compared = self._judge.compared(scores, case)
         allowance, name = {}, ""
         earlier: list[Answers] = []
         if gate.passed:
             refit = self._fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
-            reason = self._judge.too_far(again, scores, case) or gate.reason
+            reason = self._judge.too_far(again, scores, case) or self._hopeless(compared) or gate.reason
             if reason == gate.reason:
                 allowance = refit_allowance(model.metric, scores, again, cap)
                 earlier = self._earlier(training_set, plan, window, best.source, rival)
@@ -252,6 +254,8 @@ class VersionWorkshop:
             loss_cap=cap,
             left_out=_rows_left_out(training_set),
             fits=self._fits,
+            unseen_from_us=_unseen_from(training_set),
+            compared=compared,
         )
 
     def _reference(
@@ -349,11 +353,15 @@ class VersionWorkshop:
             self._registry.put_gate(gate)
         cap = self._judge.cap(scores, case)
         reference = self._reference(version, case, [Answers(stretch.rows, scores)], cap)
+        compared = self._judge.compared(scores, case)
+        hopeless = self._hopeless(compared) if gate.passed else None
         return Repair(
             candidate=asked.version.id,
             gate=gate,
-            successor=version.id if gate.passed else None,
-            reason=gate.reason,
+            successor=version.id if gate.passed and hopeless is None else None,
+            reason=hopeless or gate.reason,
+            unseen_from_us=_unseen_from(training_set),
+            compared=compared,
             reference=reference.days,
             slices=reference.slices,
             name=version.name,
@@ -371,6 +379,14 @@ class VersionWorkshop:
         return self._registry.move(
             self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor
         ).previous
+
+    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
+        return self._compared.by_day(repair, since_us, cut_us)
+
+    def _hopeless(self, compared: tuple[ShadowDay, ...]) -> str | None:
+        """Why a shadow that is declared could not see its margin; None where it can, or there is none."""
+        rollout = self._deployment.rollout
+        return None if rollout is None or rollout.shadow_us is None or not compared else hopeless(rollout, compared)
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
@@ -480,6 +496,12 @@ def _rows_left_out(training_set: TrainingSet) -> dict[str, int]:
     for one in training_set.manifest.left_out or ():
         found[one.why] = found.get(one.why, 0) + one.rows
     return found
+
+
+def _unseen_from(training_set: TrainingSet) -> int:
+    """From when on nothing of a set was learnt from."""
+    learnt_us = training_set.begun_us[training_set.usable]
+    return int(learnt_us.max()) + 1 if learnt_us.size else training_set.manifest.cut_us
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded

@@ -1,0 +1,81 @@
+"""The way of a passed candidate into service, as a deployment declares it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, duration_us, format_duration
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """The stages between the gate and full service. Make one with `rollout()`."""
+
+    shadow_us: int | None = None  # least time in which successor and champion are compared; None: they are not
+    within_us: int = 14 * DAY_US  # most time for that
+    margin: float = 0.02  # how much worse the successor may be, as a share of the champion's loss
+    canary: tuple[float, ...] = ()  # shares of the requests that the successor answers, one after another
+    step_us: int = 3_600_000_000  # how long each of them lasts
+    bake_us: int = 0  # how long the service is guarded after the successor took over
+
+
+def rollout(
+    *,
+    shadow: str | int | None = None,
+    within: str | int = "14d",
+    margin: float = 0.02,
+    canary: Sequence[float] = (),
+    step: str | int = "1h",
+    bake: str | int | None = None,
+) -> Rollout:
+    """How what passed the gate comes into service.
+
+    In the paired shadow the successor scores the logged rows that the champion answered, as their labels come: no
+    request waits for it and none is answered by it. Day by day a sequential test says promote, hold or reject. Canaries
+    then answer a share of the requests, always of the same entities, and guard the service: errors, latency and answers
+    unlike the champion's. They are no test of quality: a share of 5 % takes months to see what the shadow sees in days.
+
+    Args:
+        shadow: The least time in the shadow ("1d"), in whole days of closed labels; None: no shadow.
+        within: The most time there. What is still undecided then is refused, and so is at once what cannot be decided
+            by then for lack of labels.
+        margin: How much worse than the champion's the successor's loss may be, as a share of it.
+        canary: Shares of the requests, growing, each above 0 and at most 1; none: all requests at once.
+        step: How long each share lasts.
+        bake: How long after the last step the service is guarded and rolled back on a breach; left out, as long as a
+            step where there are canaries, else not at all.
+
+    Raises:
+        Misuse: A time, a share or a margin that makes no sense.
+
+    >>> rollout(shadow="1d", canary=[0.05, 0.25]).canary
+    (0.05, 0.25)
+    """
+    shadow_us = None if shadow is None else duration_us(shadow)
+    within_us, step_us = duration_us(within), duration_us(step)
+    if shadow_us is not None and not (shadow_us > 0 and shadow_us % DAY_US == 0):
+        raise Misuse(f'rollout: shadow={shadow!r}. Labels are compared by closed days: give "1d" or more, or None.')
+    if within_us % DAY_US or within_us < (shadow_us or DAY_US):
+        least = format_duration(shadow_us or DAY_US)
+        raise Misuse(f"rollout: within={within!r}. Needed are whole days, {least} or more.")
+    if not 0.0 < margin < 1.0:
+        raise Misuse(f"rollout: margin={margin}. Needed is a share of the champion's loss above 0, such as 0.02.")
+    if isinstance(canary, str | float | int):
+        raise Misuse(f"rollout: canary={canary!r}. Give a list of shares: [0.05, 0.25].")
+    shares = tuple(float(share) for share in canary)
+    if not all(math.isfinite(share) and 0.0 < share <= 1.0 for share in shares) or list(shares) != sorted(set(shares)):
+        raise Misuse(f"rollout: canary={list(canary)}. Give growing shares above 0 and at most 1: [0.05, 0.25].")
+    if step_us <= 0:
+        raise Misuse(f'rollout: step={step!r}. Give a duration such as "1h".')
+    bake_us = (step_us if shares else 0) if bake is None else duration_us(bake)
+    return Rollout(
+        shadow_us=shadow_us,
+        within_us=within_us,
+        margin=float(margin),
+        canary=shares,
+        step_us=step_us,
+        bake_us=bake_us,
+    )

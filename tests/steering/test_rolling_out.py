@@ -1,0 +1,243 @@
+"""The stages between gate and full service: shadow, approval, canary shares, and the time after the promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rig import Bench, Crash, Fragile, Rig, target
+
+from trimtab import store
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.steering import Deployment, deployment, every, on_quality_drop
+from trimtab.steering.loop_state import FREEZE
+from trimtab.steering.rollouts import rollout
+from trimtab.store import Catalog, Put, Remove
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
+        yield opened
+
+
+def rules(**stages: object) -> Deployment:
+    return deployment(target, retrain=every("10d"), rollout=rollout(**stages))  # type: ignore[arg-type]
+
+
+def begun(catalog: Catalog, made: Deployment, verdicts: int = 5) -> Rig:
+    """A version in service, and ten days later a candidate that has passed the gate."""
+    rig = Rig(catalog, Bench([True] * verdicts), made)
+    assert [d.act for d in rig.controller.tick()][-1] == "promote"  # the first has nothing to be compared with
+    rig.days(9, 0.3)
+    return rig
+
+
+def hours(rig: Rig, count: int) -> list[str]:
+    acts = []
+    for _ in range(count):
+        rig.clock.advance_to(rig.clock.now_us() + HOUR_US)
+        acts += [d.act for d in rig.controller.tick()]
+    return acts
+
+
+def test_a_successor_is_compared_in_the_shadow_before_it_takes_over(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="2d"))
+    assert rig.days(1, 0.3) == ["trigger", "train", "gate", "shadow"]
+    assert rig.bench.in_service == "v1"
+    assert rig.days(1, 0.3) == []
+    assert rig.days(1, 0.3) == ["compare", "promote"]
+    assert rig.bench.in_service == "v2"
+    told = rig.ledger.rows()[-2]
+    assert told.evidence["shadow_days"] == 2
+    assert told.cause.startswith("Paired shadow of 2d, 2,000 labelled rows: loss 25.")
+
+
+def test_a_worse_successor_is_rejected_and_the_quiet_time_runs(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.bench.shadow_difference = 0.04
+    rig.days(1, 0.3)
+    assert rig.days(2, 0.3) == ["refuse"]
+    assert "provably worse than the champion" in rig.ledger.rows()[-1].cause
+    assert rig.bench.in_service == "v1"
+    assert rig.days(5, 0.3) == []  # a quiet time of seven days
+    assert rig.days(1, 0.3)[:2] == ["trigger", "train"]
+
+
+def test_what_stays_undecided_is_refused_when_its_time_is_over(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d", within="5d"))
+    rig.bench.shadow_difference, rig.bench.wobble = 0.006, 0.006  # neither
+    rig.days(1, 0.3)
+    assert rig.days(4, 0.3) == []
+    assert rig.days(1, 0.3) == ["refuse"]
+    assert "neither provably worse nor provably good enough" in rig.ledger.rows()[-1].cause
+
+
+def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.days(1, 0.3)
+    rig.bench.in_service = "v9"
+    assert [d.act for d in rig.controller.tick()] == ["refuse"]
+    assert "champion is now v9" in rig.ledger.rows()[-1].cause
+
+
+def test_an_alarm_ends_the_shadow_of_a_scheduled_candidate(catalog: Catalog) -> None:
+    made = deployment(
+        target,
+        retrain=on_quality_drop() | every("13d"),
+        settle="1d",
+        rollout=rollout(shadow="1d", within="28d"),
+    )
+    rig = begun(catalog, made)
+    rig.bench.shadow_difference, rig.bench.wobble = 0.006, 0.006
+    acts = rig.days(20, 0.4)
+    dropped = next(d for d in rig.ledger.rows() if d.cause.startswith("Dropped for a more urgent cause."))
+    assert "Quality alarm" in dropped.cause
+    assert acts.index("shadow") < acts.index("refuse")
+    assert acts[acts.index("refuse") + 1] == "trigger"
+    assert rig.controller.state.begun_by == "alarm"
+
+
+def test_approval_is_asked_for_after_the_shadow_and_before_the_canary(catalog: Catalog) -> None:
+    made = deployment(
+        target, retrain=every("10d"), approval="3d", rollout=rollout(shadow="1d", canary=[0.05, 0.25], step="2h")
+    )
+    rig = Rig(catalog, Bench([True, True]), made)
+    rig.controller.tick()
+    assert [d.act for d in rig.controller.approve("ann", "fine")] == ["approve", "promote"]
+    rig.days(9, 0.3)
+    assert rig.days(1, 0.3)[-1] == "shadow"
+    with pytest.raises(Conflict, match="no candidate waits for approval"):
+        rig.controller.approve("ann", "fine")
+    assert rig.days(1, 0.3) == ["compare", "ask"]
+    assert not any(rig.bench.shares)
+    assert [d.act for d in rig.controller.approve("ann", "fine")] == ["approve", "canary"]
+    assert rig.bench.shares[-1] == 0.05
+    assert hours(rig, 2) == ["canary"]
+    assert hours(rig, 2) == ["promote"]
+    assert rig.ledger.rows()[-1].actor == "ann"
+
+
+def test_a_canary_answers_growing_shares_and_then_everything(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05, 0.25, 1.0], step="2h"))
+    assert rig.days(1, 0.3) == ["trigger", "train", "gate", "canary"]
+    assert hours(rig, 1) == []
+    assert hours(rig, 1) == ["canary"]
+    assert hours(rig, 4) == ["canary", "promote"]
+    assert [share for share in rig.bench.shares if share] == [0.05, 0.25, 1.0]
+    assert rig.bench.shares[-1] == 0.0  # once it is in service itself
+    assert rig.controller.state.phase == "idle"
+
+
+def test_a_breach_withdraws_the_canary(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05, 0.25], step="2h"))
+    rig.days(1, 0.3)
+    rig.bench.breach = "its p99 is 3 times the champion's."
+    assert hours(rig, 1) == ["refuse"]
+    assert rig.ledger.rows()[-1].cause == "The canary of 5% was withdrawn: its p99 is 3 times the champion's."
+    assert rig.bench.shares[-2:] == [0.05, 0.0]
+    assert rig.bench.in_service == "v1"
+    assert rig.days(6, 0.3) == []
+
+
+def test_a_breach_after_the_promotion_rolls_back_and_the_quiet_time_runs(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(bake="3h"))
+    assert rig.days(1, 0.3)[-1] == "promote"
+    assert rig.bench.in_service == "v2"
+    assert hours(rig, 1) == []
+    rig.bench.breach = "5.1% of its answers failed."
+    assert hours(rig, 1) == ["roll_back"]
+    assert rig.bench.in_service == "v1"
+    assert rig.controller.state.bake is None
+    rig.bench.breach = None
+    assert rig.days(6, 0.3) == []
+
+
+def test_the_time_after_a_promotion_ends(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(bake="3h"))
+    rig.days(1, 0.3)
+    hours(rig, 3)
+    assert rig.controller.state.bake is None
+    rig.bench.breach = "too late."
+    assert hours(rig, 2) == []
+
+
+def test_a_person_may_drop_a_candidate_in_its_shadow_and_cannot_train_past_it(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.days(1, 0.3)
+    with pytest.raises(Conflict, match="a candidate is in its shadow stage"):
+        rig.controller.train("ann")
+    with pytest.raises(Misuse, match="why"):
+        rig.controller.reject("ann", " ")
+    assert [d.act for d in rig.controller.reject("ann", "We know of a bug in it.")] == ["reject"]
+    assert rig.controller.state.phase == "idle"
+
+
+def test_freeze_stops_the_stages(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d", canary=[0.5], step="1h"))
+    rig.days(1, 0.3)
+    catalog.write([Put(FREEZE, "all", b'"storm"')])
+    assert rig.days(3, 0.3) == []
+    with pytest.raises(Conflict, match="frozen"):
+        rig.controller.reject("ann", "We know of a bug in it.")
+    catalog.write([Remove(FREEZE, "all")])
+    assert rig.days(1, 0.3) == ["compare", "canary"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("last", range(1, 8))
+def test_a_crash_at_any_write_of_a_rollout_leaves_what_an_uninterrupted_one_does(
+    catalog: Catalog, last: int, *, after: bool
+) -> None:
+    """Trigger, shadow, comparison, two shares, the promotion and the end of the bake time: seven writes."""
+
+    def life(rig: Rig) -> list[str]:
+        for _ in range(8):
+            rig.clock.advance_to(rig.clock.now_us() + 12 * HOUR_US)
+            try:
+                rig.controller.tick()
+            except Crash:
+                rig.open(catalog)
+                rig.controller.tick()
+        return [d.act for d in rig.ledger.rows()[4:]]
+
+    rig = begun(catalog, rules(shadow="1d", canary=[0.05, 0.25], step="2h", bake="3h"))
+    rig.open(Fragile(catalog, last, after=after))
+    assert life(rig) == ["trigger", "train", "gate", "shadow", "compare", "canary", "canary", "promote"]
+    assert rig.bench.in_service == f"v{rig.bench.made}"
+    assert rig.bench.made == 2 + (last == 2 and not after)  # fitted again where that was not stored
+    assert (rig.controller.state.phase, rig.controller.state.bake) == ("idle", None)
+    assert rig.ledger.verify() == 12
+    assert rig.clock.now_us() == 113 * DAY_US
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"shadow": "12h"}, "closed days"),
+        ({"shadow": "3d", "within": "2d"}, "3d or more"),
+        ({"margin": 0.0}, "above 0"),
+        ({"canary": 0.05}, "Give a list of shares"),
+        ({"canary": [0.25, 0.05]}, "growing shares"),
+        ({"canary": [0.0]}, "growing shares"),
+        ({"canary": [1.5]}, "growing shares"),
+        ({"step": "0s"}, "step="),
+    ],
+)
+def test_a_rollout_that_makes_no_sense_is_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        rollout(**given)  # type: ignore[arg-type]
+
+
+def test_a_learner_has_no_shadow() -> None:
+    with pytest.raises(Misuse, match="changes the model with each label"):
+        deployment(target, learn="online", rollout=rollout(shadow="1d"))
+    deployment(target, learn="online", rollout=rollout(canary=[0.05]))
+
+
+def test_a_rollout_is_part_of_the_address_of_a_deployment_and_none_changes_none() -> None:
+    plain = deployment(target)
+    assert plain.hash != deployment(target, rollout=rollout(shadow="1d")).hash
+    assert plain.hash == deployment(target, rollout=None).hash

@@ -214,10 +214,10 @@ def test_the_http_document_names_every_status():
 
 def test_the_table_of_acts_names_every_act_that_the_ledger_is_given():
     given = re.compile(
-        r'(?:\.entry|_by_hand|[Ll]edgered|write_row)\([^"()]*"(\w+)"|\bact="(\w+)"|^ACT = "(\w+)"', flags=re.MULTILINE
+        r'(?:\._?entry|_by_hand|[Ll]edgered|write_row)\([^"()]*"(\w+)"|\bact="(\w+)"|^ACT = "(\w+)"', flags=re.MULTILINE
     )
     files = [file for room in ("app", "steering") for file in (ROOT / "src" / "trimtab" / room).rglob("*.py")]
-    writers = [text for file in files if "Ledger" in (text := file.read_text("utf-8"))]
+    writers = [text for file in files if "ledger" in (text := file.read_text("utf-8"))]
     acts = {"".join(found) for text in writers for found in given.findall(text)}
     table = (ROOT / "docs" / "loop.md").read_text("utf-8").partition("| act | when |\n")[2].partition("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines()[1:]]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trimtab.stats.loss_names import ndcg_loss, pinball
     from trimtab.steering.causes import every, on_new_labels, on_quality_drop, on_slice_drop
     from trimtab.steering.definitions import beats_champion, deployment
+    from trimtab.steering.rollouts import rollout
     from trimtab.training.definitions import model
     from trimtab.training.search import choice, integer, number, search
     from trimtab.training.weighting import sample
@@ -82,6 +83,7 @@ __all__ = [
     "open",
     "pinball",
     "request",
+    "rollout",
     "sample",
     "search",
     "source",
@@ -126,6 +128,7 @@ _HOMES = {
     "trimtab.stats.loss_names": ("ndcg_loss", "pinball"),
     "trimtab.steering.causes": ("every", "on_new_labels", "on_quality_drop", "on_slice_drop"),
     "trimtab.steering.definitions": ("beats_champion", "deployment"),
+    "trimtab.steering.rollouts": ("rollout",),
     "trimtab.training.definitions": ("model",),
     "trimtab.training.search": ("choice", "integer", "number", "search"),
     "trimtab.training.weighting": ("sample",),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Labels: TypeAlias = tuple[str, ...]
 Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric, by the values of its labels
 
-PHASES = ("idle", "waiting", "waiting for approval", "promoting")
+PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
 # Days before the newest closed one that were last looked at so many days after their close, a week where there is one:
 # a day is looked at again 1, 7 and 28 days after it (`steering.loop.AMENDED_AFTER`).

@@ -12,6 +12,7 @@ from trimtab.app.arms import ARMS, LedgeredArm
 from trimtab.core.columns import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
+from trimtab.core.time import format_moment
 from trimtab.events.checks import asked_moment
 from trimtab.features.definitions import Label, View
 from trimtab.features.online.entity_read import read_entity
@@ -29,6 +30,7 @@ from trimtab.serving.http.operations import (
     RepairAsked,
     RollBack,
     Serving,
+    StageShown,
     VersionShown,
 )
 from trimtab.serving.problems import InvalidField
@@ -67,6 +69,18 @@ class ProjectModels:
         from trimtab.app.quality_page import quality_page
 
         return quality_page(self._project, model)
+
+    def stages(self, model: str) -> list[StageShown]:
+        """The stages of a model's loop: what is done, where it stands, what comes next."""
+        self._known(model)
+
+        def at(at_us: int | None) -> str | None:
+            return None if at_us is None else format_moment(at_us)
+
+        return [
+            StageShown(name=one.name, state=one.state, since=at(one.since_us), until=at(one.until_us), said=one.said)
+            for one in self._project.stages(model)
+        ]
 
     def aliases(self, model: str) -> list[AliasShown]:
         """Where the aliases of a model point, by name."""

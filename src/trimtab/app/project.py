@@ -21,6 +21,7 @@ from trimtab.core.time import duration_us, moment_us
 from trimtab.monitoring.signals import every_signal
 from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
+from trimtab.steering.loop_state import loop_state
 from trimtab.store import Put, Remove
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from trimtab.simulation.policies import Policy
     from trimtab.simulation.results import ReplayResult
     from trimtab.simulation.streams import Stream
+    from trimtab.steering.stages import Stage
     from trimtab.training.evaluation import Evaluation
 
 Meter = Callable[[int, int], object]
@@ -871,6 +873,20 @@ class Project(Wiring):
     def ledger(self) -> list[Decision]:
         """Every decision, oldest first."""
         return Ledger(self.state.catalog).rows()
+
+    def stages(self, model: str | None = None) -> list[Stage]:
+        """The stages of a deployment's loop: what is done, where it stands, what comes next and when.
+
+        Args:
+            model: A deployment's name; left out, the first one.
+
+        Raises:
+            NotFound: There is no such deployment.
+        """
+        from trimtab.steering.stages import stages
+
+        deployment = self.definitions.deployment(model)
+        return stages(deployment, loop_state(self.state.catalog, deployment.name), self.clock.now_us())
 
     def quality_page(self, model: str | None = None, *, to: str | Path) -> Path:
         """Write the quality of a deployment as a page: days, what is red, slices, inputs and decisions; the file.

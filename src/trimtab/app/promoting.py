@@ -17,8 +17,16 @@ if TYPE_CHECKING:
     from trimtab.app.project import Project
     from trimtab.registry import Version
 
-State = Literal["promoted", "waiting for approval", "refused", "in service already", "passes", "does not pass"]
-_STATES: dict[str, State] = {"promote": "promoted", "ask": "waiting for approval", "refuse": "refused"}
+State = Literal[
+    "promoted", "in its rollout", "waiting for approval", "refused", "in service already", "passes", "does not pass"
+]
+_STATES: dict[str, State] = {
+    "promote": "promoted",
+    "shadow": "in its rollout",
+    "canary": "in its rollout",
+    "ask": "waiting for approval",
+    "refuse": "refused",
+}
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ def quality_page(project: Project, model: str) -> str:
             "the loop": status.phase,
         }
     )
+    _stages(page, project, name)
     signals = sorted(listed_signals(project.state.catalog, name), key=lambda one: -one.raised_at_us)
     _what_is_wrong(page, project, [one for one in signals if one.ended_at_us is None])
     rows = _rows(project, name, now_us - DAYS * DAY_US)
@@ -83,6 +84,22 @@ def quality_page(project: Project, model: str) -> str:
 def _rows(project: Project, name: str, since_us: int | None, **how: Any) -> list[Row]:
     asked: dict[str, Any] = {"by": "day", "slices": None, "until_us": None, "version": None, "amended": True, **how}
     return quality_table(project, name, since_us=since_us, **asked).to_rows()
+
+
+def _stages(page: Page, project: Project, name: str) -> None:
+    rows = tuple(
+        (
+            one.name,
+            one.state,
+            "" if one.since_us is None else _moment(one.since_us),
+            "" if one.until_us is None else _moment(one.until_us),
+            one.said,
+        )
+        for one in project.stages(name)
+        if one.state != "done" or one.said
+    )
+    page.heading("The stages of its loop")
+    page.table(Table(headers=("stage", "state", "since", "until", "what"), rows=rows))
 
 
 def _what_is_wrong(page: Page, project: Project, standing: list[Signal]) -> None:
@@ -154,7 +171,7 @@ def _marks(signals: list[Signal], decisions: list[Decision], since_us: int) -> l
         for one in signals
         if one.severity == "red" and one.kind.startswith("quality") and one.onset_us >= since_us
     ]
-    moves = [one for one in decisions if one.act in ("promote", "rollback") and one.at_us >= since_us]
+    moves = [one for one in decisions if one.act in ("promote", "roll_back") and one.at_us >= since_us]
     return [*found, *(Mark(at_us=one.at_us, label=one.act, kind="promotion") for one in moves[-12:])]
 
 

@@ -37,6 +37,8 @@ from trimtab.serving.score_cache import REMEMBERED
 from trimtab.serving.workers.figures import told
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
+from trimtab.steering.loop_state import CANARY as CANARY_STAGE
+from trimtab.steering.loop_state import SHADOW as SHADOW_STAGE
 from trimtab.training.environment import absent_library
 from trimtab.training.runtimes.choose import missing_library
 
@@ -422,6 +424,11 @@ def _phase(project: Project, state: LoopState, name: str) -> str:
         until = format_moment(state.expires_us)
         ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
         return f"{waiting} waits for approval until {until}: {ways}"
+    if state.phase in (SHADOW_STAGE, CANARY_STAGE):
+        stage = next(one for one in project.stages(name) if one.state == "now")
+        tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor
+        until = "" if stage.until_us is None else f" until {format_moment(stage.until_us)} at most"
+        return f"{project.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
     return f"waiting until {format_moment(state.ready_at_us)}: {state.cause}{missing}"
 

@@ -70,10 +70,11 @@ class TrainingRuns:
 
     def ended(self, decisions: Sequence[Decision]) -> None:
         """Say what came of the run of this turn."""
-        last = next((d for d in reversed(decisions) if d.act in ("promote", "refuse", "ask")), None)
+        last = next((d for d in reversed(decisions) if d.act in ("promote", "refuse", "ask", "shadow", "canary")), None)
         if last is not None:
             name = "" if last.version is None else self._registry.get(last.version).name
             said = {"promote": f"Promoted {name}.", "ask": f"{name} passed, and waits for approval."}
+            said |= dict.fromkeys(("shadow", "canary"), f"{name} passed, and is in its rollout.")
             self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
 
     def unchanged(self, cut_us: int) -> str | None:

@@ -1,7 +1,8 @@
-"""Commands that move the loop: train, promote, approve, reject, tick, rollback, arm, freeze, unfreeze."""
+"""Commands that move the loop: train, promote, approve, reject, stages, tick, rollback, arm, freeze, unfreeze."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,10 +12,12 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, manner, opened_project, say_which
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
+from trimtab.core.time import format_moment
 
 if TYPE_CHECKING:
     from trimtab.app.ticking import Ticked
     from trimtab.run import Run
+    from trimtab.steering.stages import Stage
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 
@@ -121,9 +124,9 @@ def approve(model: str | None, reason: str, actor: str | None) -> int:
 @click.option("--why", "reason", required=True, metavar="TEXT", help="Goes into the ledger.")
 @click.option("--by", "actor", metavar="NAME", help="Who rejects it; left out, the name of your account.")
 def reject(model: str | None, reason: str, actor: str | None) -> None:
-    """Drop the candidate that waits for approval.
+    """Drop the candidate that is in a stage of its rollout, or waits for approval.
 
-    MODEL may be left out when only one waits. The cooldown runs as after a refusal.
+    MODEL may be left out when only one waits for approval. The cooldown runs as after a refusal.
 
     \b
     Example:
@@ -132,6 +135,39 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
     with opened_project() as project:
         decisions = project.reject(model, why=reason, actor=actor or account())
     show_json(decisions) if manner().json else show_lines(shown_decisions(decisions))
+
+
+@command("stages", safe=_SAFE)
+@click.argument("model", required=False)
+def stages(model: str | None) -> None:
+    """Show the stages of a model's loop: what is done, where it stands, what comes next.
+
+    MODEL may be left out when the project's first deployment is meant.
+
+    \b
+    Example:
+      trimtab stages late_flight
+    """
+    with opened_project() as project:
+        found = project.stages(model)
+    if manner().json:
+        for one in found:
+            show_json(one)
+        return
+    show_lines(stage_lines(found))
+
+
+def stage_lines(found: Sequence[Stage]) -> Iterator[str]:
+    """The stages as lines: a mark, the name, its times, and what it waits for."""
+    marks = {"done": "+", "now": ">", "next": " "}
+    width = max(len(one.name) for one in found)
+    for one in found:
+        since = "" if one.since_us is None else f"since {format_moment(one.since_us)[:16].replace('T', ' ')}"
+        until = "" if one.until_us is None else f"until {format_moment(one.until_us)[:16].replace('T', ' ')}"
+        if one.state == "next":
+            until = until.replace("until", "from")
+        told = ", ".join(text for text in (since, until) if text)
+        yield f"{marks[one.state]} {one.name:{width}}  {told}{'. ' if told and one.said else ''}{one.said}".rstrip()
 
 
 @command("tick", safe=_SAFE)

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
+from trimtab.store.ports import Catalog
 
 Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
 KIND = "loop"  # of the record that holds a `LoopState`
@@ -48,6 +49,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     fits: int = 1  # that were made for it
     unseen_from_us: int = 0  # what was asked since then has taught the successor nothing
     compared: tuple[ShadowDay, ...] = ()  # candidate and champion on the judged days; none: nothing was compared
+    stood_in: bool = False  # another version answered for the champion: how much such days differ is not known
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
 
@@ -87,6 +89,12 @@ def is_before(now_us: int, until_us: int) -> bool:
     (False, True)
     """
     return until_us != 0 and now_us < until_us
+
+
+def loop_state(catalog: Catalog, model: str) -> LoopState:
+    """Where a deployment's loop stands; idle where it has never begun."""
+    record = catalog.get(KIND, model)
+    return LoopState() if record is None else msgspec.json.decode(record.body, type=LoopState)
 
 
 class Quiet(msgspec.Struct, frozen=True):

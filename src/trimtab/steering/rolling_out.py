@@ -173,7 +173,7 @@ class RolloutStages:
         except (Misuse, NotFound) as error:
             return self.drop(now_us, repair, f"Its shadow failed: {error}")
         days = (*state.shadow, *new)
-        found, lasted_us = judged(rollout, days, repair.compared), until_us - repair.unseen_from_us
+        found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
         said, evidence = said_of_shadow(found, days, rollout.margin), evidence_of_shadow(found, days, rollout.margin)
         known: dict[str, Any] = {"shadow": days, "compared_until_us": until_us, "looked_us": now_us}
         if found.verdict == "promote":

@@ -11,7 +11,7 @@ from trimtab.stats.losses import Loss
 from trimtab.stats.sequences import PairedSequence, distance_seen, paired_sequence
 from trimtab.steering.gate import Window
 from trimtab.steering.ledger import Evidence
-from trimtab.steering.loop_state import ShadowDay
+from trimtab.steering.loop_state import Repair, ShadowDay
 from trimtab.steering.recipes import Floats
 from trimtab.steering.rollouts import Rollout
 
@@ -42,16 +42,20 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
     )
 
 
-def judged(rollout: Rollout, days: Sequence[ShadowDay], before: Sequence[ShadowDay]) -> PairedSequence:
+def judged(rollout: Rollout, days: Sequence[ShadowDay], repair: Repair) -> PairedSequence:
     """What the days of a shadow say by now.
+
+    The days on which the gate compared a candidate of the same recipe with the champion tell how much days differ. Days
+    on which another version answered for the champion do not: it may have been the candidate itself.
 
     Args:
         rollout: Has the margin.
         days: Those of the shadow, oldest first.
-        before: The days on which the gate judged the candidate of the same recipe: they tell how much days differ.
+        repair: Has the days of the gate.
     """
     pooled = _pooled(days)
-    margin = rollout.margin * (_mean_loss(days) or _mean_loss(before) or 1.0)
+    before = () if repair.stood_in else repair.compared
+    margin = rollout.margin * (_mean_loss(days) or 1.0)
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)

@@ -223,7 +223,7 @@ class VersionWorkshop:
         if gate.passed:
             refit = self._fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
-            reason = self._judge.too_far(again, scores, case) or self._hopeless(compared) or gate.reason
+            reason = self._judge.too_far(again, scores, case) or self._hopeless(compared, answered) or gate.reason
             if reason == gate.reason:
                 allowance = refit_allowance(model.metric, scores, again, cap)
                 earlier = self._earlier(training_set, plan, window, best.source, rival)
@@ -256,6 +256,7 @@ class VersionWorkshop:
             fits=self._fits,
             unseen_from_us=_unseen_from(training_set),
             compared=compared,
+            stood_in=bool(answered.said),
         )
 
     def _reference(
@@ -354,7 +355,7 @@ class VersionWorkshop:
         cap = self._judge.cap(scores, case)
         reference = self._reference(version, case, [Answers(stretch.rows, scores)], cap)
         compared = self._judge.compared(scores, case)
-        hopeless = self._hopeless(compared) if gate.passed else None
+        hopeless = self._hopeless(compared, answered) if gate.passed else None
         return Repair(
             candidate=asked.version.id,
             gate=gate,
@@ -362,6 +363,7 @@ class VersionWorkshop:
             reason=hopeless or gate.reason,
             unseen_from_us=_unseen_from(training_set),
             compared=compared,
+            stood_in=bool(answered.said),
             reference=reference.days,
             slices=reference.slices,
             name=version.name,
@@ -383,10 +385,12 @@ class VersionWorkshop:
     def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
         return self._compared.by_day(repair, since_us, cut_us)
 
-    def _hopeless(self, compared: tuple[ShadowDay, ...]) -> str | None:
-        """Why a shadow that is declared could not see its margin; None where it can, or there is none."""
+    def _hopeless(self, compared: tuple[ShadowDay, ...], answered: Answered) -> str | None:
+        """Why a shadow that is declared could not see its margin; None where it can, or nothing is known of it."""
         rollout = self._deployment.rollout
-        return None if rollout is None or rollout.shadow_us is None or not compared else hopeless(rollout, compared)
+        if rollout is None or rollout.shadow_us is None or not compared or answered.said:
+            return None
+        return hopeless(rollout, compared)
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """The set of a cut, which of its rows a search may see, and by when all of their labels were known.

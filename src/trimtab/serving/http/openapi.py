@@ -23,6 +23,7 @@ from trimtab.serving.http.operations import (
     Move,
     RepairAsked,
     RollBack,
+    StageShown,
     VersionShown,
 )
 from trimtab.serving.problems import Problem
@@ -38,6 +39,7 @@ _SHOWN = (
     ModelShown,
     VersionShown,
     AliasShown,
+    StageShown,
     AskRepair,
     AliasMove,
     Move,
@@ -304,14 +306,21 @@ def _about_models(described: Described) -> dict[str, Schema]:
     one, tag = "/v1/models/{model}", "models"
     move = {"parameters": [named, alias], "requestBody": _takes(_ref("Move"))}
     point = "Point an alias to a version, if it points now to what is expected"
-    listed = {
-        name: _object({name: {"type": "array", "items": _ref(kind)}}, [name])
-        for name, kind in (("models", "ModelShown"), ("versions", "VersionShown"), ("aliases", "AliasShown"))
-    }
+    kinds = {"models": "ModelShown", "versions": "VersionShown", "aliases": "AliasShown", "stages": "StageShown"}
+    listed = {name: _object({name: {"type": "array", "items": _ref(kind)}}, [name]) for name, kind in kinds.items()}
     return {
         "/v1/models": {"get": _operation("The deployed models", tag, listed["models"], operationId="models")},
         one: {"get": _operation("One model", tag, _ref("ModelShown"), operationId="model", parameters=[named])},
         f"{one}/page": {"get": _html("Its quality as a page", tag, operationId="page", parameters=[named])},
+        f"{one}/stages": {
+            "get": _operation(
+                "The stages of its loop: what is done, where it stands, what comes next",
+                tag,
+                listed["stages"],
+                operationId="stages",
+                parameters=[named],
+            )
+        },
         f"{one}/versions": {
             "get": _operation(
                 "Its registered versions, oldest first",

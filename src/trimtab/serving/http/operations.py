@@ -137,6 +137,16 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     absent: tuple[str, ...] = ()  # columns of the source that some label did not give: null now
 
 
+class StageShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a model's loop."""
+
+    name: str  # "shadow", "canary 5%", "watch", ...
+    state: Literal["done", "now", "next"]
+    since: str | None = None
+    until: str | None = None  # when it is over, or begins
+    said: str = ""
+
+
 class ModelOperations(Protocol):
     """What can be asked about models, and done to them."""
 
@@ -150,6 +160,10 @@ class ModelOperations(Protocol):
 
     def page(self, model: str) -> str:
         """A model's quality as a page of HTML."""
+        ...
+
+    def stages(self, model: str) -> list[StageShown]:
+        """The stages of a model's loop: what is done, where it stands, what comes next."""
         ...
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:

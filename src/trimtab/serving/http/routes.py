@@ -163,6 +163,7 @@ class Routes:
             "/v1/models": {"GET": self._all},
             one: {"GET": self._one},
             f"{one}/page": {"GET": self._page},
+            f"{one}/stages": {"GET": self._stages},
             f"{one}/versions": {"GET": self._versions},
             f"{one}/versions/{{version}}": {"GET": self._version},
             f"{one}/aliases": {"GET": self._aliases},
@@ -213,6 +214,10 @@ class Routes:
         asked.query()
         page = await self._work(self._models.page, asked.names["model"])
         return Reply(200, page.encode(), _HTML_TYPE, _PAGE_HEADERS)
+
+    async def _stages(self, asked: Asked) -> Reply:
+        asked.query()
+        return _json({"stages": await self._work(self._models.stages, asked.names["model"])})
 
     async def _versions(self, asked: Asked) -> Reply:
         asked.query()

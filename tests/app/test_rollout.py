@@ -1,0 +1,123 @@
+"""A rollout in a project: the shadow over what was asked, the canary's share, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shop
+
+from trimtab.app.project import Project
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Conflict
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.serving.arms import CANARY, arm_shares
+
+STAGES = 'shadow="2d", margin=0.5, canary=[0.5], step="1h"'
+
+
+def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40) -> list[str]:
+    """Ask and answer a day of visits, with their labels, and look at it once; the acts of the loop."""
+    begin_us = project.clock.now_us()
+    sales = []
+    for at_us in np.linspace(begin_us + HOUR_US, begin_us + 22 * HOUR_US, count).astype(int).tolist():
+        shop.move(project, at_us - project.clock.now_us())
+        readings = [{"site": place, "level": float(rng.normal()), "read_at": at_us} for place in ("north", "south")]
+        project.push("readings", readings)
+        project.views.catch_up()
+        x, site = float(rng.normal()), ("north", "south")[int(rng.integers(2))]
+        project.predict("buyer", [shop.visit(f"s{at_us}", at_us, x, site)])
+        bought = bool(rng.random() < 1 / (1 + np.exp(-2 * x)))
+        sales.append((f"s{at_us}", site, bought, at_us + HOUR_US))
+    shop.move(project, begin_us + DAY_US - project.clock.now_us())
+    keys, sites, bought_all, closed = (list(column) for column in zip(*sales, strict=True))
+    table = {
+        "visit_id": ("str", keys),
+        "site": ("str", sites),
+        "bought": ("bool", bought_all),
+        "closed_at": ("time", closed),
+    }
+    project.ingestor.load("sales", Columns.of(table))  # type: ignore[arg-type]  # dtypes are literals
+    return [d.act for d in project.tick() if d.model == "buyer"]
+
+
+def with_stages(folder: Path, stages: str) -> Path:
+    project = shop.PROJECT.replace('buyer("buyer", batch)', f'buyer("buyer", batch, rollout=tt.rollout({stages}))')
+    (folder / "project.py").write_text(project + shop.ONLINE)
+    return folder
+
+
+@pytest.fixture
+def rolled(trained: Path) -> Path:
+    return with_stages(trained, STAGES)
+
+
+def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
+    rng = np.random.default_rng(2)
+    with shop.opened(rolled) as project:
+        found = project.promote("buyer@1", why="The smaller one.", actor="Ada")
+        assert (found.state, [d.act for d in found.decisions]) == ("in its rollout", ["gate", "shadow"])
+        assert project.registry.get("buyer@champion").number == 2
+        acts: list[str] = []
+        while "canary" not in acts:
+            assert len(project.loop("buyer").controller.state.shadow) < 7
+            acts += a_day_of_visits(project, rng)
+        assert acts == ["compare", "canary"]
+        compared = next(d for d in project.ledger() if d.act == "compare")
+        assert compared.actor == "Ada"
+        rows = compared.evidence["shadow_rows"]
+        assert isinstance(rows, int)
+        assert rows >= 2 * 40  # logged requests; before them there are days of history that neither had seen
+        assert arm_shares(project.state.catalog, "buyer").canary == 0.5
+        assert project.registry.aliases("buyer")[CANARY].version == project.registry.get("buyer@1").id
+        shop.move(project, HOUR_US)
+        assert [d.act for d in project.tick()] == ["promote"]
+        assert project.registry.get("buyer@champion").number == 1
+        assert arm_shares(project.state.catalog, "buyer").canary == 0.0
+        assert project.verify_ledger() == len(project.ledger())
+
+
+def test_what_is_shown_of_a_rollout(rolled: Path) -> None:
+    with shop.opened(rolled) as project:
+        first = project.stages("buyer")[0]
+        assert (first.name, first.state) == ("watch", "now")
+        project.promote("buyer@1", why="The smaller one.", actor="Ada")
+        found = project.stages("buyer")
+        assert [(one.name, one.state) for one in found] == [
+            ("wait for labels", "done"),
+            ("fit and judge", "done"),
+            ("shadow", "now"),
+            ("canary 50%", "next"),
+            ("promote", "next"),
+            ("bake", "next"),
+            ("watch", "next"),
+        ]
+        assert found[2].said.startswith("No day is compared yet")
+        (shown,) = [one for one in project.status().deployments if one.model == "buyer"]
+        assert shown.phase.startswith("buyer@1 in its shadow stage until 2024-0")
+        with pytest.raises(Conflict, match="in its shadow stage"):
+            project.promote("buyer@1")
+        assert [d.act for d in project.reject("buyer", why="We know of a bug in it.")] == ["reject"]
+        assert project.stages("buyer")[0].state == "now"
+
+
+def test_another_canary_is_not_overwritten(rolled: Path) -> None:
+    with shop.opened(with_stages(rolled, "canary=[0.5]")) as project:
+        project.set_arm("buyer@2", CANARY, share=0.1, why="Somebody looks at the champion itself.")
+        with pytest.raises(Conflict, match=r"another version answers 10% .* trimtab arm buyer --as canary --share 0"):
+            project.promote("buyer@1", why="The smaller one.")
+        project.set_arm("buyer", CANARY, share=0.0)
+        assert project.promote("buyer@1", why="The smaller one.").state == "in its rollout"
+
+
+def test_stages_over_http_and_in_the_terminal(rolled: Path) -> None:
+    with shop.opened(rolled) as project:
+        project.promote("buyer@1", why="The smaller one.", actor="Ada")
+    with shop.serving(rolled) as (_, url):
+        status, body = shop.call(f"{url}/v1/models/buyer/stages")
+        assert status == 200
+        (now,) = [one for one in body["stages"] if one["state"] == "now"]
+        assert now["name"] == "shadow"
+        assert shop.call(f"{url}/v1/models/nope/stages")[0] == 404
+        assert "The stages of its loop" in shop.call(f"{url}/v1/models/buyer/page")[1]

@@ -62,8 +62,9 @@ def fault(
             out, degrees Celsius come as Fahrenheit), "stuck_feed" (a source repeats its last measurements),
             "late_feed" (its events are known `size` hours late, 24 when left out), "outage" (it sends nothing),
             "label_stop" (no labels), "label_flip" (they say the opposite). In the loop: "sabotaged_refit" (what is
-            fitted with the newest rows learns shuffled labels), "restart" (the process ends at a midnight and another
-            one goes on from what is stored). By a person: "freeze".
+            fitted with the newest rows learns shuffled labels, of a share `size` of the rows, all when left out),
+            "restart" (the process ends at a midnight and another one goes on from what is stored). By a person:
+            "freeze".
         start: When it begins, ISO 8601 or microseconds.
         end: When it is over; a restart has none.
         source: Whose column or feed; left out, the request's column, or the label's source.
@@ -88,6 +89,8 @@ def fault(
         raise Misuse(f"fault {kind!r}: it {needed}; found column={column!r}.")
     if kind in _OF_SOURCES and source is None:
         raise Misuse(f"fault {kind!r}: it needs a source.")
+    if kind == "sabotaged_refit" and size is not None and not 0.0 < size <= 1.0:
+        raise Misuse(f"fault {kind!r}: size={size:g} is no share of the rows. Give a number above 0 and at most 1.")
     return Fault(kind=kind, start_us=start_us, end_us=end_us, source=source, column=column, size=size)
 
 

@@ -93,22 +93,24 @@ class Sabotaged:
     Args:
         recipe: The recipe that may be shared.
         own: What fits the shuffled rows, never shared.
-        lasts: Whether the fault lasts now.
+        share: The share of the rows whose labels are shuffled now; 0 where no fault lasts.
         seed: Of the shuffle.
     """
 
-    def __init__(self, recipe: Recipe, own: Recipe, lasts: Callable[[], bool], seed: int) -> None:
+    def __init__(self, recipe: Recipe, own: Recipe, share: Callable[[], float], seed: int) -> None:
         self._recipe = recipe
         self._own = own
-        self._lasts = lasts
+        self._share = share
         self._seed = seed
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
         usable = np.flatnonzero(training_set.usable)
-        if not self._lasts() or not usable.size or not rows[usable[-1]]:
+        share = self._share()
+        if not share or not usable.size or not rows[usable[-1]]:
             return self._recipe.fit(training_set, rows)
-        values = training_set.labels.values.copy()
-        values[rows] = np.random.default_rng(self._seed).permutation(values[rows])
+        values, rng = training_set.labels.values.copy(), np.random.default_rng(self._seed)
+        shuffled = rows & (rng.random(rows.size) < share)
+        values[shuffled] = rng.permutation(values[shuffled])
         labels = msgspec.structs.replace(training_set.labels, values=values)
         return self._own.fit(msgspec.structs.replace(training_set, labels=labels), rows)
 

@@ -185,7 +185,12 @@ class World:
         sabotage = [one for one in self._faults if one.kind == "sabotaged_refit"]
         if not sabotage:
             return shared
-        return Sabotaged(shared, recipe, lambda: any(one.covers(self._clock.now_us()) for one in sabotage), self._seed)
+        sizes = {one: 1.0 if one.size is None else one.size for one in sabotage}
+
+        def share() -> float:
+            return max((size for one, size in sizes.items() if one.covers(self._clock.now_us())), default=0.0)
+
+        return Sabotaged(shared, recipe, share, self._seed)
 
     def answer(self, block: Block) -> Answers:
         """Answers to a block of questions by what is in service; nothing is logged."""

@@ -92,7 +92,8 @@ def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -
 
     A candidate that is judged on the newest fortnight has learnt nothing of a change that began within it. Here every
     fit has seen half of the days since the change. An onset that was dated too early leaves days from before the
-    change among those, so the newest seven days are a second window, where enough of them have labels.
+    change among those, which speak for what is there. So a second window begins at its latest likely day, or seven days
+    ago where that is later, if enough of its days have labels.
 
     Args:
         training_set: All rows.
@@ -103,7 +104,8 @@ def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -
     days = begun_us // DAY_US
     odd = np.searchsorted(np.unique(days[window.rows]), days) % 2 == 1
     since = usable & (begun_us >= onset.at_us)
-    newest_us = window.end_us - LEAST_WINDOW_US
+    latest_us = min(onset.latest_us, window.end_us - LEAST_DAYS * DAY_US)
+    newest_us = max(window.end_us - LEAST_WINDOW_US, latest_us)
     newest = msgspec.structs.replace(window, start_us=newest_us, rows=window.rows & (begun_us >= newest_us))
     labelled_days = np.unique(days[newest.rows & training_set.telling]).size
     return Plan(

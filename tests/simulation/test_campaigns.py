@@ -1,0 +1,224 @@
+"""What the loop promises, on worlds that chose nothing: sudden changes, outages, sabotaged refits, healthy years."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import drift_worlds as worlds
+import msgspec
+import numpy as np
+import pytest
+
+import trimtab as tt
+from trimtab.core.time import DAY_US
+from trimtab.registry import Registry
+from trimtab.simulation.faults import Fault, fault
+from trimtab.simulation.replay import Replay
+from trimtab.simulation.world import Line
+from trimtab.training.sets import load_manifest
+
+DRIFT, OUTAGE, SABOTAGE, DAYS = 40, (70, 73), 90, 125
+STALE_US = DAY_US // 4  # a level older than that is none
+
+
+def seeds(least: int) -> list[int]:
+    """Seeds that are drawn when a campaign runs, as many as `CAMPAIGN_SEEDS` says."""
+    found: list[int] = np.random.SeedSequence().generate_state(int(os.environ.get("CAMPAIGN_SEEDS", least))).tolist()
+    return found
+
+
+def policies(kind: worlds.Kind = "binary", wait: str = "48h") -> list[Line]:
+    """An alarm alone, and with a schedule that also lets in what is no worse: each candidate goes through a shadow."""
+    made = worlds.model(kind, wait=wait)
+    rules: dict[str, Any] = {
+        "rollout": tt.rollout(shadow="1d"),
+        "gate": tt.beats_champion(margin=-0.002, calibration=0.05),
+    }
+    return [
+        worlds.line("alarm", made, tt.on_quality_drop(), **rules),
+        worlds.line("alarm or 30d", made, tt.on_quality_drop() | tt.every("30d"), **rules),
+    ]
+
+
+class Story(msgspec.Struct, frozen=True):
+    """What became of one policy in a world with a change, an outage and sabotaged refits."""
+
+    recovered: int | None
+    above: float  # mean share above the best from the change on
+    refused: int  # candidates, until the sabotage
+    outage_rows: int  # that a version was fitted on
+    sabotaged: int  # versions
+    answered: float  # the share of the requests since the sabotage that they answered
+    stopped: float  # days from the shadow of a sabotaged version to its end, the most
+
+
+def told(running: Replay, name: str, life: worlds.Life) -> Story:
+    registry, result = running.worlds[name].registry, life.result
+    day_us = life.start_us
+    versions = registry.versions("buyer")
+    bad = {one.id for one in versions if one.cut_us >= day_us + SABOTAGE * DAY_US}
+    begun = {d.version: d.at_us for d in result.decisions if d.act == "shadow" and d.version in bad}
+    ends = ("refuse", "roll_back", "promote")
+    lasted = [
+        min((d.at_us for d in result.decisions if d.act in ends and d.at_us > at_us), default=at_us) - at_us
+        for at_us in begun.values()
+    ]
+    return Story(
+        recovered=life.recovered(DRIFT, 0.10),
+        above=float(life.above[DRIFT:].mean()),
+        refused=life.acts(DRIFT, SABOTAGE).count("refuse"),
+        outage_rows=_fitted_rows(running, registry, day_us),
+        sabotaged=len(bad),
+        answered=life.answered_by(bad, SABOTAGE),
+        stopped=max(lasted, default=0) / DAY_US,
+    )
+
+
+def _fitted_rows(running: Replay, registry: Registry, day_us: int) -> int:
+    """Rows asked while levels were stale for which a version's set had a label and no reason to leave them out."""
+    start_us, end_us = day_us + OUTAGE[0] * DAY_US + STALE_US, day_us + OUTAGE[1] * DAY_US
+    asked = running._rows.at_us(slice(0, running._rows.count))  # what the replay knows of its questions
+    stale = asked[(asked >= start_us) & (asked < end_us)]
+    most = 0
+    for version in registry.versions("buyer"):
+        manifest = load_manifest(version.training_set, running._blob)
+        usable = stale[stale <= manifest.cut_us - manifest.wait_us]
+        for one in manifest.left_out or ():
+            usable = usable[~one.covers(usable)]
+        most = max(most, usable.size)
+    return most
+
+
+def life_of_faults(folder: Path, seed: int, *, days: int = DAYS, **how: Any) -> dict[str, Story]:
+    """A strong change, an outage of a feed, and refits that go wrong from a day on."""
+
+    def faults(day_us: Any) -> list[Fault]:
+        return [
+            fault("outage", day_us(OUTAGE[0]), day_us(OUTAGE[1]), source="readings"),
+            fault("sabotaged_refit", day_us(SABOTAGE), day_us(days), size=0.55),
+        ]
+
+    found: dict[str, Story] = {}
+    runs: list[Replay] = []
+    lives, _ = worlds.lived(
+        folder, policies(), seed, days=days, shifts=worlds.strong(DRIFT), faults=faults, look=runs.append, **how
+    )
+    for name, life in lives.items():
+        found[name] = told(runs[0], name, life)
+    return found
+
+
+@pytest.mark.soak
+def test_a_change_an_outage_and_sabotage(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k an_outage_and_sabotage tests/simulation/test_campaigns.py`: 20 worlds, 2,000 a day."""
+    drawn = seeds(20)
+    stories = []
+    for seed in drawn:
+        stories.append(life_of_faults(tmp_path / str(seed), seed))
+        print(seed, stories[-1], flush=True)
+    alone, both = ([one[name] for one in stories] for name in ("alarm", "alarm or 30d"))
+    days = [math.inf if one.recovered is None else one.recovered for one in alone]
+    late = sum(day > 15 for day in days)
+    worse = sum(b.above > a.above + 0.005 for a, b in zip(alone, both, strict=True))
+    rows = sum(one.outage_rows for one in [*alone, *both])
+    many = sum(one.refused > 2 for one in alone)
+    exposed = sum(one.answered > 0.05 or one.stopped > 7 for one in both)
+    values = {
+        "median_days": float(np.median(days)),
+        "late": float(late),
+        "outage_rows": float(rows),
+        "refused_most": float(max(one.refused for one in alone)),
+        "schedule_hurts": float(worse),
+    }
+    soak_report("recovery", runs=len(drawn), failures=late + rows + many + worse, **values)
+    soak_report(
+        "sabotage",
+        runs=len(drawn),
+        failures=exposed,
+        sabotaged=float(sum(one.sabotaged for one in both)),
+        answered_most=max(one.answered for one in both),
+        stopped_most_days=max(one.stopped for one in both),
+    )
+    print(values, f"exposed {exposed}", flush=True)
+    allowed = len(drawn) // 20
+    assert (late <= allowed, exposed <= allowed, rows, worse, many <= allowed) == (True, True, 0, 0, True)
+
+
+@pytest.mark.soak
+def test_a_moderate_change(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k moderate tests/simulation/test_campaigns.py`: the loss rises by some 8 %."""
+    drawn = seeds(20)
+    days = []
+    for seed in drawn:
+        lives, _ = worlds.lived(tmp_path / str(seed), policies()[:1], seed, days=95, shifts=worlds.moderate(DRIFT))
+        found = lives["alarm"].recovered(DRIFT, 0.02)
+        days.append(math.inf if found is None else found)
+        print(seed, days[-1], round(float(lives["alarm"].above[DRIFT : DRIFT + 5].mean()), 3), flush=True)
+    late = sum(day > 28 for day in days)
+    soak_report("moderate_drift", runs=len(drawn), failures=late, median_days=float(np.median(days)))
+    assert late <= math.ceil(3 * len(drawn) / 20)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("season", [0.0, 0.3])
+def test_a_healthy_year(soak_report: Any, tmp_path: Path, season: float) -> None:
+    """`pytest -m soak -s -k healthy_year tests/simulation/test_campaigns.py`: 500 a day, nothing changes."""
+    drawn = seeds(10)
+    fits, worse = [], 0
+    for seed in drawn:
+        lives, _ = worlds.lived(tmp_path / str(seed), policies(), seed, days=365, per_day=500, season=season)
+        both = lives["alarm or 30d"]
+        trained = both.acts(0.5).count("train")
+        hurt = float(both.above.mean())
+        fits.append(trained)
+        worse += hurt > 0.005
+        print(seed, trained, lives["alarm"].acts(0.5).count("train"), round(hurt, 4), flush=True)
+    name = "healthy_years" if not season else "healthy_years_season"
+    soak_report(name, runs=len(drawn), failures=worse, most_fits=float(max(fits)))
+    assert worse == 0
+
+
+SIZES = [
+    *(("binary", per_day, wait) for per_day in (300, 2_000, 20_000) for wait in ("2d", "14d", "30d")),
+    *((kind, 2_000, "2d") for kind in ("regression", "classes", "ranking")),
+]
+
+
+@pytest.mark.soak
+def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k sizes tests/simulation/test_campaigns.py`: what recovers, and what is too little data."""
+    failures = 0
+    for kind, per_day, wait in SIZES:
+        days = int(wait[:-1])
+        found: list[float] = []
+        said: set[str] = set()
+        for seed in seeds(4):
+            lives, _ = worlds.lived(
+                tmp_path / f"{kind}{per_day}{wait}{seed}",
+                policies(kind, wait)[:1],  # type: ignore[arg-type]  # one of the kinds
+                seed,
+                days=80 + 2 * days,
+                per_day=per_day,
+                shifts=worlds.strong(DRIFT),
+                delay=(f"{days * 24 - 12}h", f"{days * 24 - 1}h"),
+            )
+            recovered = lives["alarm"].recovered(DRIFT, 0.10)
+            found.append(math.inf if recovered is None else recovered)
+            said |= {d.cause[:90] for d in lives["alarm"].result.decisions if d.act == "refuse"}
+        late = sum(day > 13 + days for day in found)
+        failures += late
+        print(kind, per_day, wait, sorted(found), sorted(said)[:3], flush=True)
+        soak_report(f"recovery_{kind}_{per_day}_{wait}", runs=len(found), failures=late, days=float(np.median(found)))
+    assert failures == 0
+
+
+def test_a_sabotaged_refit_never_answers_and_an_outage_is_not_learnt_from(tmp_path: Path) -> None:
+    """The short form: a shorter life of a smaller world."""
+    found = life_of_faults(tmp_path, 3, days=112, per_day=600)
+    for story in found.values():
+        assert story.outage_rows == 0
+        assert story.answered <= 0.05
+    assert found["alarm"].recovered is not None

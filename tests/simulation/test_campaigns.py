@@ -222,3 +222,20 @@ def test_a_sabotaged_refit_never_answers_and_an_outage_is_not_learnt_from(tmp_pa
         assert story.outage_rows == 0
         assert story.answered <= 0.05
     assert found["alarm"].recovered is not None
+
+
+def test_a_canary_answers_its_share_in_a_replay(tmp_path: Path) -> None:
+    made = worlds.model()
+    stages = tt.rollout(shadow="1d", canary=[0.3])
+    rules: dict[str, Any] = {"gate": tt.beats_champion(margin=-0.01, calibration=0.1, window="7d"), "rollout": stages}
+    lives, _ = worlds.lived(
+        tmp_path, [worlds.line("rolled", made, tt.every("8d"), **rules)], 5, days=16, per_day=300, history=30
+    )
+    result = lives["rolled"].result
+    canary = next(d for d in result.decisions if d.act == "canary")
+    promoted = next(d for d in result.decisions if d.act == "promote" and d.at_us > canary.at_us)
+    assert result.versions is not None
+    here = (result.at_us >= canary.at_us) & (result.at_us < promoted.at_us)
+    share = float((result.versions[here] == canary.version).mean())
+    assert 0.0 < share < 1.0  # whole sites, six of them
+    assert (result.versions[result.at_us >= promoted.at_us] == canary.version).all()

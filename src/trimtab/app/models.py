@@ -332,7 +332,7 @@ class ServedModel:
         self._show_beside(found, shares)
 
     def _show_beside(self, found: Mapping[str, Answerer], shares: ArmShares) -> None:
-        endpoint, name = self.endpoint, self.deployment.name
+        endpoint, name, about = self.endpoint, self.deployment.name, self.deployment.model.about
         canary, shadow = found.get(CANARY), found.get(SHADOW)
         if canary is None:
             endpoint.canary = None
@@ -340,13 +340,13 @@ class ServedModel:
             canary,
             shares.canary,
         ):
-            endpoint.canary = Canary(canary, Share(name, shares.canary, self._about()))
+            endpoint.canary = Canary(canary, Share(name, shares.canary, about))
         if shadow is None:
             endpoint.shadow = None
         elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:
-            endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, self._about(), line=SHADOW), endpoint.shadowed)
+            endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, about, line=SHADOW), endpoint.shadowed)
         elif endpoint.shadow.share.share != shares.shadow:
-            endpoint.shadow.share = Share(name, shares.shadow, self._about(), line=SHADOW)
+            endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in found.values():
             endpoint.know(one.served)  # also after more promotions than are remembered
 
@@ -373,14 +373,10 @@ class ServedModel:
             return None
         return self._answerer(loaded, features, arm=alias)
 
-    def _about(self) -> list[str]:
-        """The columns of a request that name what it is about: the entities of its features, else its key."""
-        request, features = self.deployment.model.request, self.deployment.model.features
-        named = {name for join in features.joins for name in join.by} & request.columns.keys()
-        return [name for name in request.columns if name in named] or [request.key]
-
     def _degrading(self, policy: Degradation) -> Degrading:
-        return Degrading(policy, about=self._about(), fallback=lambda: self._beside.get(policy.version or ""))
+        return Degrading(
+            policy, about=self.deployment.model.about, fallback=lambda: self._beside.get(policy.version or "")
+        )
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
         """The feature definitions that a version was trained with, each column of a source in its place."""

@@ -68,13 +68,13 @@ class Share:
     def __init__(self, model: str, share: float, about: Sequence[str], *, line: str = CANARY) -> None:
         self.share = share
         self._below = round(share * 2**64)
-        self._about = tuple(about)
+        self.about = tuple(about)
         salted = model if line == CANARY else f"{line}\0{model}"  # canaries keep whom they had before there were lines
         self._salt = blake2b(salted.encode(), digest_size=16).digest()
 
     def holds(self, row: Row) -> bool:
         """Whether what the request is about belongs to the share."""
-        named = _encode([row[name] for name in self._about])
+        named = _encode([row[name] for name in self.about])
         return int.from_bytes(blake2b(named, digest_size=8, salt=self._salt).digest(), "little") < self._below
 
 

@@ -21,6 +21,7 @@ from trimtab.core.urls import store_url
 from trimtab.features.frames import FeatureFrame
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms import CANARY, Share, arm_shares
 from trimtab.serving.online_learning import OnlineDeployment, learner_name
 from trimtab.serving.prediction_ids import batch_prediction_ids
 from trimtab.serving.prediction_log import PredictionLog
@@ -62,6 +63,9 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
     versions: list[str]  # one a question: a batch made ahead may cross a promotion
     as_of_us: NDArray[Any]
     mode: Mode
+    champion: str = ""  # the version in service
+    canary: str = ""  # the version that answered a share of them
+    watched: NDArray[Any] | None = None  # the inputs as the version in service reads them; None: `matrix`
 
 
 class Shared(msgspec.Struct, frozen=True, eq=False):
@@ -206,8 +210,8 @@ class World:
                 self.scores.append(answers.scores)
                 self.versions += answers.versions
             if self.line.answers == "live":
-                version = answers.versions[0] if answers.versions else ""
-                self.steering.take(block, version, answers.matrix, predictions, until_us)
+                watched = answers.matrix if answers.watched is None else answers.watched
+                self.steering.take(block, answers.champion, watched, predictions, until_us)
 
     def tick(self) -> list[Decision]:
         """Let whatever steers the line look at what is new, and act."""
@@ -289,6 +293,14 @@ class World:
             )
         return self.registry.load(version, features=self.line.deployment.model.features)
 
+    def canary(self) -> tuple[LoadedModel, Share] | None:
+        """The version that answers a share of the questions, and which; None where none does."""
+        model = self.line.deployment.model
+        share, found = arm_shares(self.catalog, model.name).canary, self.registry.alias(model.name, CANARY)
+        if found is None or not share:
+            return None
+        return self.registry.load(found, features=model.features), Share(model.name, share, model.about)
+
     def _rows_at(self, block: Block) -> NDArray[Any]:
         return self._rows.at_us(slice(block.start, block.stop))
 
@@ -310,7 +322,7 @@ class World:
                 request_id=str(key),
                 model=model.name,
                 version=version,
-                arm=arm,
+                arm=CANARY if version == answers.canary else arm,
                 mode=answers.mode,
                 made_at_us=made,
                 at_us=as_of,
@@ -336,19 +348,38 @@ class World:
 
 
 class _BatchScorer:
-    """Scores with the champion, which is loaded again when the alias moves."""
+    """Scores with the champion, and a share with the canary; both are looked up again after decisions."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._loaded: LoadedModel | None = None
+        self._canary: tuple[LoadedModel, Share] | None = None
         self._decisions = -1
 
     def answer(self, block: Block) -> Answers:
         if self._loaded is None or self._decisions != len(self._world.decisions):
             self._loaded, self._decisions = self._world.champion(), len(self._world.decisions)
+            self._canary = self._world.canary()
+        champion = self._loaded.version.id
         matrix = self._loaded.encoding.matrix(block.features.values)
         scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else self._nothing()
-        return Answers(scores, matrix, [self._loaded.version.id] * len(matrix), block.at_us, "replay")
+        answers = Answers(scores, matrix, [champion] * len(matrix), block.at_us, "replay", champion)
+        return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
+
+    def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
+        """The answers with those of the canary in its share."""
+        columns = [block.requests[name].to_list() for name in share.about]
+        held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
+        here = np.array([held[who] for who in zip(*columns, strict=True)])
+        if not here.any():
+            return answers
+        scores, matrix = answers.scores.copy(), answers.matrix.copy()
+        matrix[here] = canary.encoding.matrix(block.features.values.take(here))
+        scores[here] = canary.predict(matrix[here])
+        versions = [canary.version.id if one else answers.champion for one in here.tolist()]
+        return msgspec.structs.replace(
+            answers, scores=scores, matrix=matrix, versions=versions, canary=canary.version.id, watched=answers.matrix
+        )
 
     def learner(self) -> OnlineLearner | None:
         """None: a version never learns."""
@@ -381,7 +412,7 @@ class _OnlineScorer:
             rows = np.flatnonzero(hours == hour)
             scores[rows] = learner.predict(matrix[rows])
             self._inputs.update((block.start + row, matrix[row]) for row in rows.tolist())
-        return Answers(scores, matrix, [self._version] * len(matrix), block.at_us, "online")
+        return Answers(scores, matrix, [self._version] * len(matrix), block.at_us, "online", self._version)
 
     def learner(self) -> OnlineLearner | None:
         return self._learner
@@ -429,4 +460,4 @@ def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Ans
             here, there = slice(low - block.start, high - block.start), slice(low - batch.start, high - batch.start)
             scores[here], matrix[here] = answers.scores[there], answers.matrix[there]
             as_of_us[here], versions[here] = answers.as_of_us[there], answers.versions[there]
-    return Answers(scores, matrix, versions, as_of_us, "precomputed")
+    return Answers(scores, matrix, versions, as_of_us, "precomputed", live.champion)

@@ -80,6 +80,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         return loss_kind(self.metric)
 
     @property
+    def about(self) -> list[str]:
+        """The columns of a request that name what it is about: the entities of its features, else its key."""
+        named = {name for join in self.features.joins for name in join.by} & self.request.columns.keys()
+        return [name for name in self.request.columns if name in named] or [self.request.key]
+
+    @property
     def hash(self) -> str:
         """The content address of the recipe: features, label, metric, estimator's code, and what else is declared."""
         parts: list[object] = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]

@@ -17,10 +17,13 @@ import msgspec
 
 from trimtab.app.skew_watch import SkewWatch
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
+from trimtab.core.time import HOUR_US
+from trimtab.serving.arm_figures import WRITE_S, ArmFigures, fold_figures
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
+    from trimtab.serving.arm_counts import EndpointCounts
     from trimtab.serving.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
@@ -43,9 +46,9 @@ class _Noted(msgspec.Struct, frozen=True):
 
 
 class Keeper:
-    """Five threads: one follows aliases, one teaches, one ticks the loop, which may train for a long time, one computes
-    a sample of what was predicted again, and one delivers alerts where there are receivers. The first never waits for a
-    version to be loaded.  # D128
+    """Six threads: one follows aliases, one writes service figures, one teaches, one ticks the loop, which may train
+    for a long time, one computes a sample of what was predicted again, and one delivers alerts where there are
+    receivers. The first never waits for a version to be loaded.  # D128
 
     A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
     its last round is in `failures` and in the catalogue, where `service_failures` finds it. There the process that
@@ -82,7 +85,12 @@ class Keeper:
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
         if answers and not keeps:  # whoever keeps looks where it applies events
             self._follow["read online features"] = project.state.online.look_anew
+        self._figures = ArmFigures(self._catalog, project.clock, self._counts)
+        self._folded_h = 0
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
+        if answers:
+            write = {"write service figures": self._figures.write}
+            self._threads.append(self._thread("arm-figures", partial(self._run, WRITE_S, write)))
         self.skew: SkewWatch | None = None
         if keeps:
             self._keep()
@@ -96,6 +104,7 @@ class Keeper:
         often: dict[str, Work] = {
             "look for views": project.views.look,
             "see the clock": project.state.check_clock,
+            "fold service figures": self._fold,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
         ticking: dict[str, Work] = {"tick": project.tick, "retention": partial(retain_when_due, project)}
@@ -109,6 +118,16 @@ class Keeper:
         if project.config.alerts.receivers:
             look = {"alerts": project.alerting.look}
             self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
+
+    def _counts(self) -> list[EndpointCounts]:
+        return [self._project.served(name).endpoint.counts for name in self._names]
+
+    def _fold(self) -> None:
+        """Put old service figures together, once an hour."""
+        now_us = self._project.clock.now_us()
+        if now_us // HOUR_US != self._folded_h:
+            fold_figures(self._catalog, now_us)
+            self._folded_h = now_us // HOUR_US
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
         return threading.Thread(target=target, name=f"trimtab-{name}", daemon=True)
@@ -154,6 +173,7 @@ class Keeper:
             if thread.is_alive():
                 _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
         try:
+            self._figures.write()
             self._forget()
         except TrimtabError as error:
             _logger.warning("%s", error)

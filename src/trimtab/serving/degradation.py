@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
 _SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
-LATE, _FEATURES_FAILED, _MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
+LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
 
@@ -154,7 +154,7 @@ class Degrading:
         except Exception as error:  # of the store, or of a function of the user's that computes a feature
             if shared and not is_of_all(error):
                 raise
-            why = LATE if isinstance(error, Late) else _FEATURES_FAILED
+            why = LATE if isinstance(error, Late) else FEATURES_FAILED
             return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
@@ -162,7 +162,7 @@ class Degrading:
             if shared:
                 raise
             until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
-            return self._instead(answerer, rows, now_us, (*flags, _MODEL_FAILED), error, until_s)
+            return self._instead(answerer, rows, now_us, (*flags, MODEL_FAILED), error, until_s)
         if self.policy.last_answer_us is not None:
             self._remember(rows, made)
         return made
@@ -218,7 +218,7 @@ class Degrading:
     ) -> list[Prediction]:
         self._say(answerer, error)
         policy = self.policy
-        if policy.null_features and flags[-1] != _MODEL_FAILED and answerer.bare is not None:
+        if policy.null_features and flags[-1] != MODEL_FAILED and answerer.bare is not None:
             try:
                 return answerer.scored(rows, answerer.bare.read(rows, now_us), now_us, (*flags, NULL_FEATURES))
             except Exception as also:  # whatever a user's model raises

@@ -12,6 +12,7 @@ import msgspec
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.records import BEHIND, Prediction
 from trimtab.serving.answering import Answer, Answerer, ServedVersion, shown
+from trimtab.serving.arm_counts import EndpointCounts
 from trimtab.serving.arms import Canary, Shadow, ShadowFigures
 from trimtab.serving.batching import BatchCosts, Batching, measure_costs
 from trimtab.serving.degradation import Degrading
@@ -63,6 +64,7 @@ class Endpoint:
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
         self.shadowed = ShadowFigures()  # of all its shadows
+        self.counts = EndpointCounts()  # of what is answered as of now, by version and arm
         self.batching: Batching[SharedRow, Prepared] | None = None  # where a batch is cheaper than its rows
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)  # also of before, with its figures
         self.cached: CacheFigures | None = None  # of remembered scores, where they are
@@ -117,6 +119,11 @@ class Endpoint:
         """What whoever asks is told where no version answers."""
         make = "Promote another" if self.fails_to_load else f"Train one (trimtab train {self.name}), promote one"
         return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again in a moment.")
+
+    def count_refused(self) -> None:
+        """Count a request that is refused for saturation."""
+        if (serving := self.serving) is not None:
+            self.counts.of(serving).refused += 1
 
     @property
     def awake(self) -> Answerer | None:
@@ -258,7 +265,20 @@ class Endpoint:
         canary = self.canary
         if canary is not None and rows:
             return self._split(canary, answerer, rows, flags, deadline_s, shared)
-        return self._predict_here(answerer, rows, flags, deadline_s, shared)
+        return self._predict_counted(answerer, rows, flags, deadline_s, shared)
+
+    def _predict_counted(
+        self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None, shared: bool
+    ) -> list[Prediction]:
+        counts, begun_s = self.counts.of(answerer.served), perf_counter()
+        try:
+            made = self._predict_here(answerer, rows, flags, deadline_s, shared)
+        except Exception as error:
+            if not shared or self._fails_all(error):  # else each row is asked alone, and counted then
+                counts.failed(len(rows) if shared else 1)
+            raise
+        counts.answered(made, perf_counter() - begun_s, shared)
+        return made
 
     def _predict_here(
         self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...], deadline_s: float | None, shared: bool
@@ -278,19 +298,27 @@ class Endpoint:
     ) -> list[Prediction]:
         """Predictions of the canary for its share, of the version in service for the rest and where that fails."""
         taken, its = [True] * len(rows), rows  # where nobody can say whose they are
+        counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
             its = [row for row, mine in zip(rows, taken, strict=True) if mine]
+            begun_s = perf_counter()
             theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
-        except Late:  # no failure of the canary's, and the policy has had its turn
+            counts.answered(theirs, perf_counter() - begun_s, shared)
+        except Late:  # the policy has had its turn; of a shared call each row is asked alone
+            if not shared:
+                counts.failed(1)
             raise
         except Exception as error:  # whatever a user's model raises
             if shared and not is_of_all(error):
                 raise
             self._seldom.warning(f"{canary.answerer.served.label} (canary)", error)
+            failed = len(its) if shared else 1
+            counts.failed(failed)
             theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s, shared)
+            counts.answered_instead(failed, theirs)
         rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
-        made = {True: iter(theirs), False: iter(self._predict_here(answerer, rest, flags, deadline_s, shared))}
+        made = {True: iter(theirs), False: iter(self._predict_counted(answerer, rest, flags, deadline_s, shared))}
         return [next(made[mine]) for mine in taken]
 
     def _by_canary(

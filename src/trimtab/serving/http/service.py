@@ -333,6 +333,7 @@ class HttpService:
     def overloaded(self, predictor: Predictor) -> Reply:
         """What is answered to a predict request that is one too many, counted; its body is made once."""
         self._requests.add("predict", predictor.endpoint.name, "429")
+        predictor.endpoint.count_refused()
         body = self._too_many.get(predictor.path)
         if body is None:
             body = self._too_many[predictor.path] = problem_reply(Refused(429, _TOO_MANY), predictor.path).body

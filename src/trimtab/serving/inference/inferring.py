@@ -183,7 +183,7 @@ class InferenceService:
                 out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version serves yet"))
         return out
 
-    def check_room(self, *, counted: bool = False) -> None:
+    def check_room(self, model: str = "", *, counted: bool = False) -> None:
         """Refuse an inference when more predictions are under way than can be answered soon.
 
         Raises:
@@ -191,6 +191,8 @@ class InferenceService:
         """
         turns = self._turns
         if turns.full() if counted else turns.under_way >= turns.limit.limit:
+            if (predictor := self._predictors.get(model)) is not None:  # by gRPC it is not read yet
+                predictor.endpoint.count_refused()
             raise Refused(429, "More predictions are under way than can be answered soon. Ask again in a moment.")
 
     async def refusal_turn(self) -> None:
@@ -214,7 +216,7 @@ class InferenceService:
             Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
         """
         predictor, turns = self.predictor(asked.model), self._turns
-        self.check_room(counted=True)
+        self.check_room(asked.model, counted=True)
         read_s = await turns.turn()
         begun_s = perf_counter()
         try:

@@ -151,7 +151,7 @@ class InferenceRest:
                 accepted = value.decode("latin-1")
         timeout_s = asked_timeout(scope)
         body_sent = await self._body(scope, receive)
-        self.service.check_room()  # before any work on it
+        self.service.check_room(model)  # before any work on it
         if len(body_sent) > INLINE_BYTES:
             predictor = self.service.predictor(model)
             read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)

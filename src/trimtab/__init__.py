@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         var,
     )
     from trimtab.features.definitions import entity, label, request, view
+    from trimtab.monitoring.guardrails import guardrails
     from trimtab.serving.client import connect
     from trimtab.serving.degradation import degrade
     from trimtab.serving.score_cache import cache
@@ -65,6 +66,7 @@ __all__ = [
     "entity",
     "every",
     "first",
+    "guardrails",
     "integer",
     "label",
     "last",
@@ -121,6 +123,7 @@ _HOMES = {
         "var",
     ),
     "trimtab.features.definitions": ("entity", "label", "request", "view"),
+    "trimtab.monitoring.guardrails": ("guardrails",),
     "trimtab.serving.client": ("connect",),
     "trimtab.serving.degradation": ("degrade",),
     "trimtab.serving.score_cache": ("cache",),

@@ -1,0 +1,152 @@
+"""What versions do in service is in the catalogue, for whichever process asks: over HTTP, by workers, after kill -9."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import shop
+from alias_moves import AS_OF
+
+from processes import within
+from trimtab.app.project import Project
+from trimtab.monitoring.guardrails import breach, guardrails
+from trimtab.serving.arm_counts import ServiceFigures
+from trimtab.serving.arm_figures import service_figures
+
+OWN = '''
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+class Own:
+    """Answers by the first input, until the file `fault` says otherwise of one of fewer training rows."""
+
+    def fit(self, inputs, target):
+        self.rows = len(target)
+        return self
+
+    def predict(self, inputs):
+        scores = 1 / (1 + np.exp(-2 * inputs[:, 0]))
+        fault = Path("fault").read_text().split() if Path("fault").exists() else None
+        if fault is None or self.rows >= int(fault[1]):
+            return scores
+        if fault[0] == "raises":
+            raise ValueError("a bug")
+        if fault[0] == "sleeps":
+            time.sleep(0.02)
+        return np.full(len(scores), 0.3) if fault[0] == "constant" else scores
+'''
+
+
+@pytest.fixture(scope="module")
+def own_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shop.write_project(tmp_path_factory.mktemp("own") / "trained")
+    text = (folder / "project.py").read_text().replace('metric="log_loss")', 'metric="log_loss", trust="pickle")')
+    text = text.replace('\nbuyer("buyer", batch)', '\nfrom faulty_own import Own\nbuyer("buyer", Own)')
+    (folder / "project.py").write_text(text)
+    (folder / "faulty_own.py").write_text(OWN)
+    with shop.opened(folder) as project:
+        shop.load(project)
+        assert [decision.act for decision in project.train()][-1] == "promote"
+        few, many = (project.registry.get(f"buyer@{n}").rows for n in (1, 2))
+        assert few < many
+        (folder / "many").write_text(str(many))
+    sys.modules.pop("faulty_own", None)
+    return folder
+
+
+@pytest.fixture
+def own(own_once: Path, tmp_path: Path) -> Path:
+    """A project whose version in service is buyer@2; half of its sites go to buyer@1, the canary."""
+    folder = Path(shutil.copytree(own_once, tmp_path / "project"))
+    with shop.opened(folder) as project:
+        project.set_arm("buyer@1", "canary", share=0.5, why="It is tried.", actor="Ada")
+    return folder
+
+
+def ask(url: str, count: int) -> None:
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
+    chance = random.Random(count)
+    for n in range(count):
+        row = {**shop.visit(f"v{n}", shop.NOW_US, chance.gauss(0, 1), f"site-{chance.randrange(500)}"), "at": AS_OF}
+        body = json.dumps({"request": row})
+        connection.request("POST", "/v1/models/buyer/predict", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        response.read()
+    connection.close()
+
+
+def told(folder: Path) -> tuple[ServiceFigures, ServiceFigures]:
+    """The figures of canary and champion, as a process reads them that does not serve."""
+    with shop.opened(folder) as project:
+        return figures_of(project, 0)
+
+
+def figures_of(project: Project, since_us: int) -> tuple[ServiceFigures, ServiceFigures]:
+    catalog, registry = project.state.catalog, project.registry
+    canary, champion = (registry.get(f"buyer@{n}").id for n in (1, 2))
+    return (
+        service_figures(catalog, "buyer", canary, "canary", since_us=since_us),
+        service_figures(catalog, "buyer", champion, "champion", since_us=since_us),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(None, None), ("raises", "failures"), ("sleeps", "latency"), ("constant", "constant")]
+)
+def test_a_canary_that_does_harm_is_in_breach_and_one_that_does_not_is_not(
+    own: Path, fault: str | None, kind: str | None
+) -> None:
+    with shop.serving(own, "--as-of", AS_OF) as (_, url):
+        ask(url, 20)
+        if fault is not None:
+            (own / "fault").write_text(f"{fault} {(own / 'many').read_text()}")  # it was loaded without
+        ask(url, 600)
+    canary, champion = told(own)
+    assert canary.requests + champion.requests == 600
+    assert 200 < canary.requests < 420
+    said = breach(canary, champion, guardrails())
+    assert (None if said is None else said.kind) == kind
+    if fault == "raises":
+        assert canary.failures > 180
+        assert champion.failures == champion.degraded == canary.degraded == 0  # clients got the champion's answer
+    assert (canary.failures > 0) == (fault == "raises")
+    assert canary.timed == canary.scored == canary.requests - canary.failures
+    assert champion.timed == champion.scored == champion.requests
+    assert [line.split(":")[0].strip() for line in canary.lines()] == ["canary", "features and model"]
+
+
+def test_workers_add_up(own: Path) -> None:
+    with shop.serving(own, "--as-of", AS_OF, "--workers", "2") as (_, url):
+        shop.all_ready(own)
+        for _ in range(8):  # connections, shared by the workers
+            ask(url, 25)
+    canary, champion = told(own)
+    assert canary.requests + champion.requests == 200
+    assert canary.requests > 0
+    assert champion.requests > 0
+
+
+def test_what_a_killed_service_counted_is_lost_since_the_last_writing_alone(own: Path) -> None:
+    def written() -> int:
+        return sum(one.requests for one in told(own))
+
+    with shop.serving(own, "--as-of", AS_OF, stop=signal.SIGKILL) as (_, url):
+        ask(url, 40)
+        within(60, lambda: written() == 40)
+        ask(url, 30)
+    assert 40 <= written() <= 70
+    kept = written()
+    with shop.serving(own, "--as-of", AS_OF) as (_, url):
+        ask(url, 25)
+    assert written() == kept + 25

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from math import frexp
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,7 @@ PER_OCTAVE = 32  # buckets from a latency to twice that
 LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAVE, 6 * PER_OCTAVE + 1))  # 15 us to 64 s
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
+_SUMS = ("requests", "failures", "degraded", "refused", "repeats")
 _ZERO = 1_100  # above every exponent of a number
 _VERSIONS = 64  # that counts are kept of in a process; the oldest go
 
@@ -65,29 +67,17 @@ class ServiceFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def plus(self, other: ServiceFigures) -> ServiceFigures:
         """Both together, named as this one."""
-        return msgspec.structs.replace(
-            self,
-            requests=self.requests + other.requests,
-            failures=self.failures + other.failures,
-            degraded=self.degraded + other.degraded,
-            refused=self.refused + other.refused,
-            repeats=self.repeats + other.repeats,
-            latencies=_added(self.latencies, other.latencies),
-            scores=_added(self.scores, other.scores),
-        )
+        return self._combined(other, 1)
 
     def minus(self, before: ServiceFigures) -> ServiceFigures:
         """What was counted since `before`."""
-        return msgspec.structs.replace(
-            self,
-            requests=self.requests - before.requests,
-            failures=self.failures - before.failures,
-            degraded=self.degraded - before.degraded,
-            refused=self.refused - before.refused,
-            repeats=self.repeats - before.repeats,
-            latencies=_added(self.latencies, before.latencies, -1),
-            scores=_added(self.scores, before.scores, -1),
-        )
+        return self._combined(before, -1)
+
+    def _combined(self, other: ServiceFigures, sign: int) -> ServiceFigures:
+        sums: dict[str, Any] = {name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS}
+        for name in ("latencies", "scores"):
+            sums[name] = _added(getattr(self, name), getattr(other, name), sign)
+        return msgspec.structs.replace(self, **sums)
 
     def lines(self) -> list[str]:
         """Lines for a terminal.
@@ -213,6 +203,6 @@ def _is_flagged(one: Prediction) -> bool:
     return bool(one.flags)
 
 
-def _added(one: dict[int, int], other: dict[int, int], sign: int = 1) -> dict[int, int]:
+def _added(one: dict[int, int], other: dict[int, int], sign: int) -> dict[int, int]:
     sums = {place: one.get(place, 0) + sign * other.get(place, 0) for place in one.keys() | other.keys()}
     return {place: count for place, count in sorted(sums.items()) if count}

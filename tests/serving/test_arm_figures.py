@@ -14,6 +14,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.serving import HttpService
 from trimtab.serving.answering import ServedVersion
 from trimtab.serving.arm_counts import EndpointCounts, ServiceFigures
 from trimtab.serving.arm_figures import KEPT_US, KIND, ArmFigures, fold_figures, service_figures
@@ -130,6 +131,14 @@ def test_rows_that_share_a_call_are_requests_of_their_own(shop: Any) -> None:
 def test_answers_that_equal_the_one_before_are_repeats(shop: Any) -> None:
     ask(shop, ["ada"] * 5)
     assert counted(shop)["champion"].repeats == 4
+
+
+def test_what_is_refused_for_saturation_is_counted_for_the_version_in_service(shop: Any) -> None:
+    service = HttpService([shop.endpoint], shop.log)
+    assert service.overloaded(service.predictors["late"]).status == 429
+    found = counted(shop)["champion"]
+    assert (found.requests, found.refused) == (0, 1)
+    assert found.lines()[-1] == "  refused for saturation: 1"
 
 
 class World:

@@ -93,7 +93,7 @@ class ServiceFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             half, most = (1e3 * self.latency_s(share) for share in (0.5, 0.99))
             found.append(f"  features and model: median {half:.3g} ms, 99th percentile {most:.3g} ms")
         if self.refused:
-            found.append(f"  {self.refused:,} requests were refused for saturation")
+            found.append(f"  refused for saturation: {self.refused:,}")
         return found
 
 

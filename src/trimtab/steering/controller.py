@@ -34,7 +34,7 @@ from trimtab.steering.loop_state import (
     Repair,
     Requested,
 )
-from trimtab.steering.ports import Exposed, Guard, Stored, Workshop, no_guard
+from trimtab.steering.ports import Exposed, Guard, Stored, Workshop
 from trimtab.steering.rolling_out import RolloutStages
 from trimtab.steering.triggering import PRIORITY, Seen, Trigger, find_trigger
 from trimtab.store.ports import Append, Catalog, Put, Remove
@@ -62,7 +62,7 @@ class Controller:
         catalog: Catalog,
         clock: Clock,
         exposure: Exposed,
-        guard: Guard = no_guard,
+        guard: Guard,
     ) -> None:
         self._deployment = deployment
         self._exposure = exposure

@@ -33,9 +33,11 @@ from trimtab.steering.controller import Controller
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.exposure import Exposure
 from trimtab.steering.ledger import Ledger
-from trimtab.steering.ports import Guard, TrainingData, Workshop, no_guard
+from trimtab.steering.ports import TrainingData, Workshop
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.references import slice_columns
+from trimtab.steering.rollouts import Rollout
+from trimtab.steering.service_guard import ServiceGuard
 from trimtab.steering.stored import Recording
 from trimtab.steering.trials import Proving
 from trimtab.steering.workshop import VersionWorkshop
@@ -80,7 +82,6 @@ class Loop:
         outside: Put around the workshop (a living project lets it work in another process).
         predictions: The log in which predictions wait for their labels; left out, they wait in memory.
         profile: Makes the input profile of a version that may go in service; left out, none is made.
-        guard: Looks at how the service fares with a canary, and with a version that has just taken over.
     """
 
     def __init__(
@@ -105,7 +106,6 @@ class Loop:
         outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
         predictions: PredictionLog | None = None,
         profile: Callable[[Version, TrainingSet], object] | None = None,
-        guard: Guard = no_guard,
     ) -> None:
         model = deployment.model
         self._model = model
@@ -160,7 +160,7 @@ class Loop:
             catalog=catalog,
             clock=clock,
             exposure=Exposure(model.name, registry, catalog),
-            guard=guard,
+            guard=ServiceGuard(model.name, registry, catalog, (deployment.rollout or Rollout()).guardrails),
         )
         self._begin()
 

@@ -102,11 +102,6 @@ class Guard(Protocol):
         ...
 
 
-def no_guard(version: str, against: str, *, since_us: int) -> str | None:
-    """Find nothing wrong: where nothing is served, in virtual time and in tests."""
-    return None
-
-
 class TrainingData(OtherFeatures, Protocol):
     """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
 

@@ -155,7 +155,8 @@ class RolloutStages:
         decisions: list[Decision] = []
 
         def together(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-            entry = self._record.entry("roll_back", why, version=bake.replaced, replaced=bake.version, actor="policy")
+            said = f"Rolled back to the version before: {why}"
+            entry = self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
             decisions.extend(self._refuse(self._clock.now_us(), [entry], changes, bake=None))
 
         self._exposure.roll_back(why, together)

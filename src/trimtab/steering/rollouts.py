@@ -9,6 +9,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, duration_us, format_duration
+from trimtab.monitoring.guardrails import Guardrails
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +21,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     canary: tuple[float, ...] = ()  # shares of the requests that the successor answers, one after another
     step_us: int = 3_600_000_000  # how long each of them lasts
     bake_us: int = 0  # how long the service is guarded after the successor took over
+    guardrails: Guardrails = Guardrails()  # what is a breach of the service
 
 
 def rollout(
@@ -30,6 +32,7 @@ def rollout(
     canary: Sequence[float] = (),
     step: str | int = "1h",
     bake: str | int | None = None,
+    guardrails: Guardrails | None = None,
 ) -> Rollout:
     """How what passed the gate comes into service.
 
@@ -47,6 +50,7 @@ def rollout(
         step: How long each share lasts.
         bake: How long after the last step the service is guarded and rolled back on a breach; left out, as long as a
             step where there are canaries, else not at all.
+        guardrails: What ends a canary and the time after it, made with `guardrails()`; left out, its defaults.
 
     Raises:
         Misuse: A time, a share or a margin that makes no sense.
@@ -78,4 +82,5 @@ def rollout(
         canary=shares,
         step_us=step_us,
         bake_us=bake_us,
+        guardrails=guardrails or Guardrails(),
     )

@@ -1,0 +1,38 @@
+"""What is wrong with the service since a version answers: a canary, or what has just taken over."""
+
+from __future__ import annotations
+
+from trimtab.core.time import DAY_US
+from trimtab.monitoring.guardrails import Guardrails, breach
+from trimtab.registry import Registry
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arm_figures import service_figures
+from trimtab.serving.arms import CANARY
+from trimtab.store.ports import Catalog
+
+
+class ServiceGuard:
+    """Holds the service figures of a version against those of the one that answers, or answered before.
+
+    Args:
+        model: Whose versions.
+        registry: Knows which of them is in service.
+        catalog: Has the figures, which answering processes write every ten seconds.
+        limits: What is a breach.
+    """
+
+    def __init__(self, model: str, registry: Registry, catalog: Catalog, limits: Guardrails) -> None:
+        self._model = model
+        self._registry = registry
+        self._catalog = catalog
+        self._limits = limits
+
+    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
+        """See `Guard`."""
+        champion = self._registry.alias(self._model, CHAMPION)
+        took_over = champion is not None and champion.id == version
+        own = service_figures(self._catalog, self._model, version, CHAMPION if took_over else CANARY, since_us=since_us)
+        before_us = since_us - DAY_US if took_over else since_us  # what was replaced answers no more
+        other = service_figures(self._catalog, self._model, against, CHAMPION, since_us=before_us)
+        found = breach(own, other, self._limits)
+        return None if found is None else found.said

@@ -16,9 +16,11 @@ from alias_moves import AS_OF
 
 from processes import within
 from trimtab.app.project import Project
-from trimtab.monitoring.guardrails import breach, guardrails
+from trimtab.monitoring.breaches import breach
+from trimtab.monitoring.guardrails import guardrails
 from trimtab.serving.arm_counts import ServiceFigures
 from trimtab.serving.arm_figures import service_figures
+from trimtab.serving.arms import arm_shares
 
 OWN = '''
 import time
@@ -124,6 +126,24 @@ def test_a_canary_that_does_harm_is_in_breach_and_one_that_does_not_is_not(
     assert champion.timed == champion.scored == champion.requests
     assert champion.lines()[1].startswith("  features and model: median ")
     assert canary.lines()[0].startswith(f"canary: {canary.requests} requests, ")
+
+
+def test_a_canary_of_a_rollout_that_does_harm_is_withdrawn_by_the_loop(own_once: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(own_once, tmp_path / "project"))
+    text = (folder / "project.py").read_text()
+    rolled = 'buyer("buyer", Own, rollout=tt.rollout(canary=[0.5], step="30d"))'
+    (folder / "project.py").write_text(text.replace('buyer("buyer", Own)', rolled))
+    with shop.opened(folder) as project:
+        assert [d.act for d in project.promote("buyer@1", why="It is tried.").decisions] == ["gate", "canary"]
+        assert project.tick() == []
+    with shop.serving(folder, "--as-of", AS_OF) as (_, url):
+        (folder / "fault").write_text(f"raises {(folder / 'many').read_text()}")
+        ask(url, 600)
+    with shop.opened(folder) as project:
+        assert [d.act for d in project.tick()] == ["refuse"]
+        assert project.ledger()[-1].cause.startswith("The canary of 50% was withdrawn: ")
+        assert arm_shares(project.state.catalog, "buyer").canary == 0.0
+        assert project.registry.get("buyer@champion").number == 2
 
 
 def test_workers_add_up(own: Path) -> None:

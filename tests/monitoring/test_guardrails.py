@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.monitoring.guardrails import Breach, Guardrails, breach, guardrails
+from trimtab.monitoring.breaches import Breach, breach
+from trimtab.monitoring.guardrails import Guardrails, guardrails
 from trimtab.serving.arm_counts import LATENCY_EDGES_S, ServiceFigures, score_bucket
 
 LIMITS = guardrails()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trimtab.core.time import DAY_US
-from trimtab.monitoring.guardrails import Guardrails, breach
+from trimtab.monitoring.breaches import breach
+from trimtab.monitoring.guardrails import Guardrails
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arm_figures import service_figures

@@ -1,0 +1,156 @@
+"""The guardrails of a rollout: whether a version does the service harm, by what it did on real requests.
+
+They guard the service, not the quality: failures, latency, degraded responses, saturation, and answers that no working
+version would give. Every check compares shares by evidence that holds at all looks together, so that the verdict may be
+asked for as often as one likes (`trimtab.stats.share_evidence`).  # D198
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from trimtab.monitoring.guardrails import Guardrails, looked_at
+from trimtab.serving.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, ServiceFigures
+from trimtab.stats.share_evidence import log_above, log_below, log_higher
+
+BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
+_TAILS = (0.1, 0.05, 0.01)  # of latencies, above the percentiles that are compared
+_TAIL = 0.01  # above the one that has a limit of its own
+_LEAST_SCORES = 100  # of the champion, before scores can be unlike all of its own
+
+
+class Breach(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit that a version is proven to exceed."""
+
+    kind: BreachKind
+    figure: float  # of the version: seconds for "latency", else a share
+    bound: float  # the most that it may be
+    said: str  # one sentence
+
+
+def breach(canary: ServiceFigures, champion: ServiceFigures, limits: Guardrails) -> Breach | None:
+    """The first limit that a version is proven to exceed; None while there is none, or too few requests.
+
+    Args:
+        canary: What the version did since its rollout or its stage began.
+        champion: What the version did that it is compared with: of the same time, or before, after a promotion.
+        limits: What is allowed.
+
+    >>> champion = ServiceFigures(model="late", version="7f", arm="champion", requests=5_000, failures=10)
+    >>> canary = ServiceFigures(model="late", version="81", arm="canary", requests=250, failures=30)
+    >>> found = breach(canary, champion, guardrails())
+    >>> found.kind, found.figure, found.bound
+    ('failures', 0.12, 0.012)
+    """
+    if canary.requests < limits.least:
+        return None
+    wanted = math.log(looked_at(limits) / limits.false_alarms)
+    return next(_breaches(canary, champion, limits, wanted), None)
+
+
+def _breaches(ours: ServiceFigures, theirs: ServiceFigures, limits: Guardrails, wanted: float) -> Iterator[Breach]:
+    """Every breach by evidence of `wanted` or more."""
+    if limits.failures is not None:
+        pairs = (ours.failures, ours.requests), (theirs.failures, theirs.requests)
+        yield from _more("failures", "of its requests failed", pairs, limits.failures, wanted)
+    if limits.latency is not None:
+        yield from _slower(ours, theirs, limits.latency, limits.easy_s, wanted)
+    if limits.latency_s is not None:
+        yield from _slow(ours, limits.latency_s, wanted)
+    if limits.degraded is not None:
+        pairs = (ours.degraded, ours.requests), (theirs.degraded, theirs.requests)
+        yield from _more("degraded", "of its requests got a degraded response", pairs, limits.degraded, wanted)
+    if limits.constant is not None:
+        yield from _constant(ours, theirs, limits.constant, wanted)
+    if limits.strange is not None:
+        yield from _strange(ours, theirs, limits.strange, wanted)
+    if limits.refused is not None:
+        asked, before = ours.requests + ours.refused, theirs.requests + theirs.refused
+        pairs = (ours.refused, asked), (theirs.refused, before)
+        yield from _more("saturation", "of the requests were refused for saturation", pairs, limits.refused, wanted)
+
+
+def _more(
+    kind: BreachKind, what: str, pairs: tuple[tuple[int, int], tuple[int, int]], allowed: float, wanted: float
+) -> Iterator[Breach]:
+    """A share that is higher than allowed."""
+    (count, total), (before, of) = pairs
+    if log_higher((min(count, total), total), (min(before, of), of), lambda share: share + allowed) >= wanted:
+        theirs = before / max(of, 1)
+        said = f"{_percent(count / total)} {what} ({count:,} of {total:,}), and {_percent(theirs)} with the version"
+        said += f" compared with; allowed are {_percent(allowed)} more."
+        yield Breach(kind=kind, figure=count / total, bound=theirs + allowed, said=said)
+
+
+def _slower(
+    ours: ServiceFigures, theirs: ServiceFigures, times: float, easy_s: float, wanted: float
+) -> Iterator[Breach]:
+    """A percentile above so many times that of the other version, wherever that one truly lies."""
+    if not ours.timed:
+        return
+    buckets = len(LATENCY_EDGES_S) + 1
+    at = np.arange(buckets)  # the bucket that the other one's percentile may lie in
+    most = np.maximum(at + math.ceil(PER_OCTAVE * math.log2(times) - 1e-9), np.searchsorted(LATENCY_EDGES_S, easy_s))
+    above, from_here = _from(ours.latencies, buckets)[np.minimum(most + 1, buckets)], _from(theirs.latencies, buckets)
+    logs = {
+        share: float((log_above(above, ours.timed, share) + log_below(from_here[at], theirs.timed, share)).min())
+        for share in _TAILS
+    }
+    worst = max(logs, key=lambda share: logs[share])
+    if logs[worst] + math.log(sum(math.exp(log - logs[worst]) for log in logs.values()) / len(logs)) >= wanted:
+        mine_s, other_s = ours.latency_s(1.0 - worst), theirs.latency_s(1.0 - worst)
+        said = f"The {100.0 * (1.0 - worst):.0f}th percentile of its latency is {_time(mine_s)} over {ours.timed:,} "
+        said += f"requests, and {_time(other_s)} with the version compared with; allowed is {times:g} times that."
+        yield Breach(kind="latency", figure=mine_s, bound=max(times * other_s, easy_s), said=said)
+
+
+def _slow(ours: ServiceFigures, most_s: float, wanted: float) -> Iterator[Breach]:
+    """A 99th percentile above a limit."""
+    above = _from(ours.latencies, len(LATENCY_EDGES_S) + 1)[int(np.searchsorted(LATENCY_EDGES_S, most_s)) + 1]
+    if float(log_above(above, ours.timed, _TAIL)) >= wanted:
+        mine_s = ours.latency_s(1.0 - _TAIL)
+        said = f"The 99th percentile of its latency is {_time(mine_s)} over {ours.timed:,} requests; allowed is "
+        yield Breach(kind="latency", figure=mine_s, bound=most_s, said=f"{said}{_time(most_s)}.")
+
+
+def _constant(ours: ServiceFigures, theirs: ServiceFigures, allowed: float, wanted: float) -> Iterator[Breach]:
+    """Scores that are always the same, where the other version's are not."""
+    pairs = (min(ours.repeats, ours.scored), ours.scored), (min(theirs.repeats, theirs.scored), theirs.scored)
+    if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
+        mine, other = ours.repeats / ours.scored, theirs.repeats / max(theirs.scored, 1)
+        said = f"{_percent(mine)} of its {ours.scored:,} scores equal the one before, and {_percent(other)} with the"
+        said += " version compared with: it gives the same answer to everything."
+        yield Breach(kind="constant", figure=mine, bound=other + allowed * (1.0 - other), said=said)
+
+
+def _strange(ours: ServiceFigures, theirs: ServiceFigures, allowed: float, wanted: float) -> Iterator[Breach]:
+    """Scores that lie where the other version has none."""
+    if theirs.scored < _LEAST_SCORES:
+        return
+    usual = {near for bucket in theirs.scores for near in (bucket - 1, bucket, bucket + 1)}
+    strange = sum(count for bucket, count in ours.scores.items() if bucket not in usual)
+    if float(log_above(strange, ours.scored, allowed)) >= wanted:
+        mine = strange / ours.scored
+        said = f"{_percent(mine)} of its {ours.scored:,} scores are far from all that the version compared with gives"
+        yield Breach(kind="strange", figure=mine, bound=allowed, said=f"{said}; allowed are {_percent(allowed)}.")
+
+
+def _from(counts: Mapping[int, int], buckets: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The counts of each bucket and all above it, and 0 at the end."""
+    found = np.zeros(buckets + 1, np.int64)
+    for bucket, count in counts.items():
+        found[bucket] = count
+    return np.cumsum(found[::-1])[::-1]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1.0 else f"{1e3 * seconds:.3g} ms"

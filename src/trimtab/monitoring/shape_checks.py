@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trimtab.monitoring.findings import Finding, Window, percent, windows
 from trimtab.monitoring.input_hours import HourCounts, Layout
 from trimtab.monitoring.profile_records import BINS, ColumnProfile, Floats
+from trimtab.monitoring.unit_maps import unit_maps
 
 SHAPE_ROWS = 100  # of a window whose shape is compared
 _FAR, _ABOVE = 0.3, 0.15  # distance of distribution functions that matters; above the high end of reference windows
@@ -26,31 +27,6 @@ _ATOM = 0.5  # of the rows with one value, beyond which that value is the shape
 _SAMPLED = 30  # rows that are looked at whole
 _MISS = 3.0  # by how many quartile widths (and the logarithm of their ratio) a mapped sample may be off
 _INSIDE = 0.95  # of the values, mapped back, lie where some were in training
-_NAMED: tuple[tuple[str, float, float], ...] = (  # what x became: a x + b
-    ("1.8 x + 32 (degrees Celsius to Fahrenheit)", 1.8, 32.0),
-    ("(x - 32) / 1.8 (degrees Fahrenheit to Celsius)", 1 / 1.8, -32.0 / 1.8),
-    ("x + 273.15 (degrees Celsius to kelvin)", 1.0, 273.15),
-    ("x - 273.15 (kelvin to degrees Celsius)", 1.0, -273.15),
-    ("-x (another sign)", -1.0, 0.0),
-    ("1 - x (another side of a share)", -1.0, 1.0),
-    ("1.609344 x (miles to kilometres)", 1.609344, 0.0),
-    ("x / 1.609344 (kilometres to miles)", 1 / 1.609344, 0.0),
-    ("1.852 x (nautical miles to kilometres)", 1.852, 0.0),
-    ("x / 1.852 (kilometres to nautical miles)", 1 / 1.852, 0.0),
-    ("3.6 x (metres a second to kilometres an hour)", 3.6, 0.0),
-    ("x / 3.6 (kilometres an hour to metres a second)", 1 / 3.6, 0.0),
-    ("2.236936 x (metres a second to miles an hour)", 2.236936, 0.0),
-    ("x / 2.236936 (miles an hour to metres a second)", 1 / 2.236936, 0.0),
-    ("3.28084 x (metres to feet)", 3.28084, 0.0),
-    ("x / 3.28084 (feet to metres)", 1 / 3.28084, 0.0),
-    ("2.54 x (inches to centimetres)", 2.54, 0.0),
-    ("x / 2.54 (centimetres to inches)", 1 / 2.54, 0.0),
-    ("2.204623 x (kilograms to pounds)", 2.204623, 0.0),
-    ("x / 2.204623 (pounds to kilograms)", 1 / 2.204623, 0.0),
-    *((f"{factor:g} x", float(factor), 0.0) for factor in (10, 12, 24, 60, 100, 1000, 3600, 1e6)),
-    *((f"x / {factor:g}", 1.0 / factor, 0.0) for factor in (10, 12, 24, 60, 100, 1000, 3600, 1e6)),
-)
-_SCALES = 5.0  # a factor without a name is one from here on; less may be drift
 
 
 class _Off(msgspec.Struct, frozen=True, eq=False):
@@ -63,6 +39,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     window: Window
     outside: bool  # many of the values lie where none was in training
     windows: int = 1  # of the newest three that are off
+    stands: bool = False  # whether it is said already to be in another unit
 
 
 def shape_findings(
@@ -90,11 +67,13 @@ def shape_findings(
         column = profile.columns[one.place]
         if column.name in taken:
             continue
-        stands = ("units", column.subject) in standing
         before = _day_before(column, one, hours) if one.outside else None
         lasts = one.usual <= _SHAPELESS or one.windows == len(newest)  # what moves with time may do so for a window
-        if stands or (lasts and (before is not None or one.place in sudden)):
-            findings += _unit(layout, one, before) or ([_still(column, one)] if stands and one.outside else [])
+        if one.stands or (lasts and (before is not None or one.place in sudden)):
+            course = _course(one, hours)
+            findings += _unit(layout, one, before, course) or (
+                [_still(column, one)] if one.stands and one.outside else []
+            )
     known = {finding.subject for finding in findings}
     return findings + [
         drift for drift in _drift(layout, hours, standing) if drift.subject not in known | _subjects(taken)
@@ -131,11 +110,12 @@ def _far(layout: Layout, place: int, newest: list[Window], standing: Collection[
             hits.append(_Off(place, distance, high, values, window, outside))
     if not hits or hits[0].window is not newest[0] or hits[0].values.size < _SAMPLED:
         return None
-    if len(hits) < 2 and ("units", column.subject) not in standing:
+    stands = ("units", column.subject) in standing
+    if len(hits) < 2 and not stands:
         return None
     newest_hit, oldest = hits[0], hits[-1]
     window = msgspec.structs.replace(newest_hit.window, first=oldest.window.first)
-    return msgspec.structs.replace(newest_hit, window=window, windows=len(hits))
+    return msgspec.structs.replace(newest_hit, window=window, windows=len(hits), stands=stands)
 
 
 def _is_outside(values: Floats, column: ColumnProfile, widths: float = 0.0) -> NDArray[np.bool_]:
@@ -243,80 +223,69 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
     )
 
 
-def _unit(layout: Layout, one: _Off, before: Floats | None) -> list[Finding]:
+def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
+    """Sampled values by the hour since a day before a column was off, oldest first."""
+    parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
+    return [values[~np.isnan(values)] for values in parts]
+
+
+def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
     """The map between the quantiles of training and of now, where one with a name, or a large factor, explains them.
 
     A column that moves with time, so that no few hours look like training, is held against the day before instead.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
-    maps = [*_named(column), *_factor(usual, one.values)]
     if one.outside and one.usual > _SHAPELESS and before is not None and before.size >= _SAMPLED:
-        return _moving_unit(column, one, before)
-    tried = [(_distance((one.values - b) / a, column, layout.edges[one.place]), said, a, b) for said, a, b in maps]
-    distance, said, a, b = min(tried)
-    inside = 1.0 - float(_is_outside((one.values - b) / a, column).mean())
-    if one.usual > _SHAPELESS or inside < _INSIDE or not _fits(distance, one, one.usual):
+        return _moving_unit(column, one, before, course)
+    maps = unit_maps(column, usual, one.values, None if one.stands else course)
+    tried = [(_distance(found.back(one.values), column, layout.edges[one.place]), found) for found in maps]
+    if one.usual > _SHAPELESS or not tried:
+        return []
+    distance, best = min(tried, key=lambda one: one[0])
+    inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
+    if inside < _INSIDE or not _fits(distance, one, one.usual):
         return []
     return [
         Finding(
             kind="units",
             subject=column.subject,
             onset_us=one.window.onset_us,
-            evidence={"factor": a, "shift": b, "distance": one.distance, "mapped": distance},
-            message=f"Column {column.name} looks like x -> {said} since {one.window.said[:16]}: the median is "
+            evidence={"factor": best.a, "shift": best.b, "distance": one.distance, "mapped": distance},
+            message=f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
             f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; mapped back its shape fits again "
             f"(distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent.",
         )
     ]
 
 
-def _named(column: ColumnProfile) -> list[tuple[str, float, float]]:
-    """The maps with a name that can be told: another sign only of a column of one sign, another side only of shares."""
-    assert column.lowest is not None  # a column of numbers
-    assert column.highest is not None
-    signed = column.lowest >= 0.0 or column.highest <= 0.0
-    share = column.lowest >= 0.0 and column.highest <= 1.0
-    return [one for one in _NAMED if one[1] >= 0.0 or (share if one[2] else signed)]
-
-
-def _moving_unit(column: ColumnProfile, one: _Off, before: Floats) -> list[Finding]:
+def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Sequence[Floats]) -> list[Finding]:
     quarters = (0.25, 0.5, 0.75)
     then, now = np.quantile(before, quarters), np.quantile(one.values, quarters)
     width = max(float(then[2] - then[0]), 0.05 * float(np.ptp(before)), 1e-12)
-    maps = [*_named(column), *_factor(np.quantile(before, np.arange(BINS + 1) / BINS), one.values)]
+    usual = np.quantile(before, np.arange(BINS + 1) / BINS)
     misses = []
-    for said, a, b in maps:
-        back = np.sort((now - b) / a)
+    for found in unit_maps(column, usual, one.values, None if one.stands else course):
+        back = np.sort(found.back(now))
         ratio = max(float(back[2] - back[0]), 1e-12) / width
-        misses.append((float(np.abs(back - then).max()) / width + abs(math.log(ratio)), said, a, b))
-    miss, said, a, b = min(misses)
-    inside = 1.0 - float(_is_outside((one.values - b) / a, column).mean())
-    if inside < _INSIDE or miss > _MISS:
+        misses.append((float(np.abs(back - then).max()) / width + abs(math.log(ratio)), found))
+    miss, best = min(misses, key=lambda one: one[0], default=(math.inf, None))
+    if best is None or miss > _MISS:
+        return []
+    inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
+    if inside < _INSIDE:
         return []
     return [
         Finding(
             kind="units",
             subject=column.subject,
             onset_us=one.window.onset_us,
-            evidence={"factor": a, "shift": b, "median": float(now[1]), "median_before": float(then[1])},
-            message=f"Column {column.name} looks like x -> {said} since {one.window.said[:16]}: the median is "
+            evidence={"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])},
+            message=f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
             f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; mapped back {percent(inside)} of its values lie "
             "where they were in training. Check the unit in which it is sent.",
         )
     ]
-
-
-def _factor(usual: Floats, values: Floats) -> list[tuple[str, float, float]]:
-    """A large factor between the quantiles, of columns of one sign."""
-    now = np.quantile(values, (0.25, 0.5, 0.75))
-    then = usual[[BINS // 4, BINS // 2, 3 * BINS // 4]]
-    if (then <= 0).any() or (now <= 0).any():
-        return []
-    factor = float(np.exp(np.mean(np.log(now / then))))
-    if 1 / _SCALES < factor < _SCALES:
-        return []
-    return [(f"{factor:.4g} x" if factor > 1 else f"x / {1 / factor:.4g}", factor, 0.0)]
 
 
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:

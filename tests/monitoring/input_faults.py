@@ -179,7 +179,7 @@ FAULTS = (
     Fault("absurd", absurd, ("range",), "column age"),
     Fault("swapped", swapped, ("swapped",), "columns distance and age"),
     Fault("traffic_stops", traffic_stops, ("traffic_stopped",), "traffic"),
-    Fault("doubled", doubled, ("traffic_doubled",), "traffic"),
+    Fault("doubled", doubled, ("traffic_doubled", "duplicates"), "traffic"),
     Fault("repeated", repeated, ("duplicates",), "traffic"),
     Fault("one_class", one_class, ("one_class",), "labels of sales", _LABELS_US),
     Fault("turned_labels", turned_labels, ("label_shift",), "labels of sales", _LABELS_US),

@@ -165,7 +165,10 @@ def test_only_live_requests_are_traffic_and_only_rows_of_the_version_in_service_
     monitor.look(shop.clock.now_us())
     (record,) = shop.catalog.find("input_watch", "shop")
     traffic = msgspec.json.decode(record.body)["traffic"]
-    assert sum(rows for rows, _ in traffic.values()) == len(canary) + len(makeshift)
-    assert sum(distinct for _, distinct in traffic.values()) == len(asked)
+    assert sum(rows for rows, *_ in traffic.values()) == len(canary) + len(makeshift)
+    assert sum(distinct for _, distinct, *_ in traffic.values()) == len(asked)
+    assert {tuple(questions) for _, distinct, *questions in traffic.values()} == {
+        (distinct, distinct) for _, distinct, *_ in traffic.values()
+    }  # each was asked twice
     hours = [msgspec.json.decode(one.body) for one in shop.catalog.find("input_hour", "shop/")]
     assert sum(one["rows"] for one in hours) == len(ahead)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from input_faults import BY_NAME, GROUPS, Fault
+from input_faults import BY_NAME, GROUPS, Fault, _keep
 from input_world import Shop, World
 
 from trimtab.core.records import Signal
@@ -112,6 +112,20 @@ def test_little_traffic_is_put_together_until_there_are_enough_rows(per_day: int
     assert found.evidence["rows"] >= 20
 
 
+def test_doubled_traffic_is_red_on_a_holiday_as_well(tmp_path: Path) -> None:
+    """Twice 40 % of a usual day looks like a usual day; that all is asked twice does not."""
+    world = World(6, days=6, before=28, per_day=1_200)
+    since_us = world.cut_us + 3 * DAY_US
+    holiday = world.rows(since_us, since_us + DAY_US)
+    _keep(world, ~holiday | (world.rng.random(len(holiday)) < 0.4))
+    BY_NAME["doubled"].do(world, since_us, since_us + DAY_US)
+    red = [one for one in Shop(world, tmp_path).run() if one.severity == "red"]
+    assert [(one.kind, one.subject) for one in red] == [("duplicates", "traffic")]
+    assert red[0].raised_at_us <= since_us + 11 * HOUR_US  # nobody comes before six
+    assert red[0].ended_at_us is not None
+    assert "under different ids" in red[0].message
+
+
 def test_a_season_that_leaves_the_range_of_training_is_no_fault(tmp_path: Path) -> None:
     world = World(5, days=14, before=28, per_day=1_200)
     later = world.rows(world.cut_us)
@@ -121,6 +135,17 @@ def test_a_season_that_leaves_the_range_of_training_is_no_fault(tmp_path: Path) 
     signals = Shop(world, tmp_path).run()
     assert [one.message for one in signals if one.severity == "red"] == []
     assert {one.subject for one in signals if one.kind == "shape"} >= {"column age"}
+
+
+@pytest.mark.parametrize("lost", [np.nan, 7.5])
+def test_requests_that_look_alike_because_a_column_is_lost_are_not_called_repeated(lost: float, tmp_path: Path) -> None:
+    world = World(9, days=6, before=28, per_day=1_200)
+    mine = world.rows(world.cut_us + 3 * DAY_US, world.cut_us + 4 * DAY_US)
+    world.visits["age"] = np.full(len(mine), 40.0)
+    world.visits["price"] = np.full(len(mine), 10.0)
+    world.visits["distance"][mine] = lost  # nothing else tells most of them apart
+    found = {(one.kind, one.subject) for one in Shop(world, tmp_path).run() if one.severity == "red"}
+    assert found == {("nulls" if np.isnan(lost) else "constant", "column distance")}
 
 
 @pytest.mark.parametrize("restarts", [False, True])

@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.red_windows import RedWindow
-from trimtab.monitoring.traffic import TrafficHour, traffic_findings
+from trimtab.monitoring.traffic import TrafficHour, question_hashes, traffic_findings
 
 DAYS = 28
 WINDOW = RedWindow(id="d", model="m", kind="duplicates", subject="traffic", start_us=0, end_us=None)
@@ -74,3 +74,59 @@ def test_hours_of_few_requests_are_put_together(seed: int) -> None:
     red = {now for now, kinds in lived(hours).items() if "duplicates" in kinds}
     assert red >= set(range(begin + 12, end + 1))
     assert red <= set(range(begin + 1, end + 12))
+
+
+def asked(questions: list[np.ndarray]) -> dict[int, TrafficHour]:
+    """Hours of requests of which each has an id of its own, by what they ask."""
+    counts = [np.unique(one, return_counts=True)[1] for one in questions]
+    return {h: TrafficHour(int(n.sum()), int(n.sum()), n.size, int((n > 1).sum())) for h, n in enumerate(counts)}
+
+
+def drawn(seed: int, days: int, of: int, per_hour: int = 60) -> list[np.ndarray]:
+    """By hour what is asked: by chance one of so many questions, all alike."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, of, rng.poisson(per_hour)) for _ in range(24 * days)]
+
+
+@pytest.mark.parametrize("of", [100, 600, 10**6])  # at 60 an hour about 29, 5 and 0 of 100 questions are asked again
+@pytest.mark.parametrize("sent", ["all twice", "half of them twice", "on a holiday", "a recording in a loop"])
+def test_what_is_asked_twice_under_other_ids_is_red_while_it_is(sent: str, of: int) -> None:
+    questions = drawn(3, DAYS + 4, of)
+    begin, end = 24 * DAYS, 24 * (DAYS + 2)
+    for hour in range(begin, end):
+        usual = questions[hour][:24] if sent == "on a holiday" else questions[hour]
+        more = questions[begin - 2000 : begin][0][:40].repeat(2) if "loop" in sent else usual
+        questions[hour] = np.concatenate([usual, more[: len(usual) // 2] if "half" in sent else more])
+    red = {now for now, kinds in lived(asked(questions)).items() if "duplicates" in kinds}
+    assert red <= set(range(begin + 1, end + 2))
+    if of == 10**6 or sent == "on a holiday" or (of == 600 and "twice" in sent):  # else chance repeats nearly as much
+        assert red >= set(range(begin + 3, end + 1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("of", [20, 300, 3_000, 10**6])
+def test_twice_as_many_new_askers_repeat_nothing(of: int, seed: int) -> None:
+    """Whoever else comes asks by chance: more is asked twice then, and that is no fault."""
+    questions = drawn(seed, DAYS + 3, of)
+    others = drawn(seed + 100, DAYS + 3, of)
+    for hour in range(24 * DAYS, 24 * (DAYS + 2)):
+        questions[hour] = np.concatenate([questions[hour], others[hour]])
+    assert not any("duplicates" in kinds for kinds in lived(asked(questions)).values())
+
+
+def test_one_question_that_everybody_asks_repeats_no_other() -> None:
+    questions = drawn(1, DAYS + 3, 10**6)
+    for hour in range(24 * DAYS, 24 * (DAYS + 2)):
+        questions[hour] = np.concatenate([questions[hour], np.full(500, 7), np.full(200, 8)])
+    assert not any("duplicates" in kinds for kinds in lived(asked(questions)).values())
+
+
+def test_questions_are_told_apart_by_all_but_their_id_and_time() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        [f"id{n}", "north" if rng.random() < 0.5 else None, int(rng.integers(3)), float(rng.integers(2)), n]
+        for n in range(300)
+    ]
+    found = question_hashes(rows, {0, 4}).tolist()
+    assert len(set(found)) == len({tuple(row[1:4]) for row in rows})
+    assert all((found[n] == found[0]) == (rows[n][1:4] == rows[0][1:4]) for n in range(300))

@@ -19,6 +19,7 @@ _GROSS = 0.95
 _MARGIN = 0.2  # that a share must be above the high end of its reference windows, or 0.4 of what is left
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
+_LOST_NATS = 7.0  # one hour in a thousand by chance
 _OFTEN_NULL = 0.02  # share of nulls in training from which on they come in stretches at any time of day
 _FEW = 0.01  # of an hour's rows beyond which numbers out of proportion are red
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
@@ -43,6 +44,22 @@ def column_findings(
         found += _constant(column, place, hours)
         found += _range(column, place, hours)
     return found + _joint(profile, graded)
+
+
+def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
+    """The columns of requests that have hardly any values in some hours, or one only, as chance would not have it."""
+    found = []
+    for place, column in enumerate(profile.columns):
+        if column.of is None:
+            continue
+        nulls = int(counts.nulls[place].sum())
+        still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
+        stands = still and -(counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
+        usual = column.spreads["null"].most(1)
+        gone = nulls >= (usual + _MARGIN) * counts.rows and against_chance(nulls, counts.rows, usual) >= _LOST_NATS
+        if stands or gone:
+            found.append(column.name)
+    return found
 
 
 def _off(

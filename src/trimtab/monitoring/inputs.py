@@ -13,7 +13,7 @@ from trimtab.core.errors import Conflict
 from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.events.frames import EventFrame
-from trimtab.monitoring.column_checks import column_findings
+from trimtab.monitoring.column_checks import column_findings, lost_columns
 from trimtab.monitoring.event_values import NEWEST_US, value_findings
 from trimtab.monitoring.feeds import Arrivals, feed_findings
 from trimtab.monitoring.findings import KINDS, LONGEST_H, Finding
@@ -27,7 +27,7 @@ from trimtab.monitoring.profile_store import Profiles
 from trimtab.monitoring.red_windows import Reach, red_windows, window_changes
 from trimtab.monitoring.shape_checks import shape_findings
 from trimtab.monitoring.signals import Settled, settle_signals, standing_signals
-from trimtab.monitoring.traffic import KEPT_H, TrafficHour, traffic_findings
+from trimtab.monitoring.traffic import KEPT_H, TrafficHour, aside_of, question_hashes, traffic_findings
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answering import PAST
@@ -89,6 +89,8 @@ class InputMonitor:
         self._frame_of = frame_of
         self._store = WatchStore(catalog, model.name)
         self._reach = Reach.of(model)
+        self._aside = aside_of(model.request)
+        self._decode = msgspec.msgpack.Decoder(list[object]).decode
         self._begun_us = now_us
         self._watched: _Watched | None = None
         self._version: str | None = None
@@ -107,6 +109,7 @@ class InputMonitor:
         self._watch, self._revision = self._store.watch()
         self._open: dict[int, HourCounts] = {}
         self._ids: dict[int, list[NDArray[np.uint64]]] = {}  # of requests, by open hour
+        self._questions: dict[int, list[NDArray[np.int64]]] = {}  # the same of what they ask
         self._last_us = self._watch.last_us
         self._looked_us: int | None = None
         self._seen: tuple[str, int, int] | None = None  # the rows of which `_columns` is said
@@ -124,7 +127,8 @@ class InputMonitor:
         asked = [p for p in rows if p.mode in _LIVE]
         if asked:
             made_at_us = np.fromiter((p.made_at_us for p in asked), np.int64, len(asked))
-            self._count_traffic(made_at_us, id_hashes([p.request_id for p in asked]))
+            questions = question_hashes((self._decode(p.request) for p in asked), self._aside)
+            self._count_traffic(made_at_us, id_hashes([p.request_id for p in asked]), questions)
         if self._watched is None or any(p.version != self._watched.version for p in rows):
             self.follow()
         if self._watched is None:
@@ -147,6 +151,7 @@ class InputMonitor:
         version: str,
         made_at_us: NDArray[np.int64],
         ids: NDArray[np.uint64],
+        questions: NDArray[np.int64],
         counted: Callable[[Layout, tuple[ColumnPlan, ...]], Mapping[int, HourCounts]],
     ) -> None:
         """Take in answers to live requests that are at hand in columns: what `add` does, without a look at each.
@@ -155,11 +160,12 @@ class InputMonitor:
             version: Who gave them.
             made_at_us: When, shape (rows,).
             ids: The hashes of their request keys, by `id_hashes`, shape (rows,).
+            questions: The hashes of what was asked, by `question_hashes`, shape (rows,).
             counted: Summarises them by hour for a profile of `version`; it is asked if there is one.
         """
         if not made_at_us.size:
             return
-        self._count_traffic(made_at_us, ids)
+        self._count_traffic(made_at_us, ids, questions)
         if self._watched is None or self._watched.version != version:
             self.follow()
         if self._watched is not None and self._watched.version == version:
@@ -213,6 +219,7 @@ class InputMonitor:
             self._watch, self._revision = watch, self._revision + 1
         for hour in over:
             self._ids.pop(hour, None)
+            self._questions.pop(hour, None)
             counts = self._open.pop(hour, None)
             if counts is not None:
                 self._hours[hour] = counts
@@ -225,9 +232,14 @@ class InputMonitor:
         changes: list[Put | Remove | Append] = []
         for hour in over:
             ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.uint64)])
-            traffic[hour] = TrafficHour(ids.size, int(np.unique(ids).size))
-            if hour in self._open and self._version is not None:
-                changes.append(self._store.put_hour(hour, self._version, self._open[hour]))
+            asked = np.concatenate(self._questions.get(hour) or [np.zeros(0, np.int64)])
+            often = np.unique(asked, return_counts=True)[1]
+            counts = self._open.get(hour)
+            if self._watched is not None and counts is not None and lost_columns(self._watched.layout.profile, counts):
+                often = often[:0]  # without a column's values questions look alike that are not
+            traffic[hour] = TrafficHour(ids.size, int(np.unique(ids).size), often.size, int((often > 1).sum()))
+            if counts is not None and self._version is not None:
+                changes.append(self._store.put_hour(hour, self._version, counts))
         if over:
             changes += self._without_samples()
         oldest = hour_of(now_us) - KEPT_H
@@ -345,10 +357,13 @@ class InputMonitor:
         source = self._model.label.source.name
         return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
 
-    def _count_traffic(self, made_at_us: NDArray[np.int64], ids: NDArray[np.uint64]) -> None:
+    def _count_traffic(
+        self, made_at_us: NDArray[np.int64], ids: NDArray[np.uint64], questions: NDArray[np.int64]
+    ) -> None:
         hours = made_at_us // HOUR_US
         for hour in np.unique(hours).tolist():
             self._ids.setdefault(hour, []).append(ids[hours == hour])
+            self._questions.setdefault(hour, []).append(questions[hours == hour])
         newest_us = int(made_at_us.max())
         self._last_us = newest_us if self._last_us is None else max(newest_us, self._last_us)
 
@@ -384,6 +399,7 @@ class InputMonitor:
         self._watch, self._revision = watch, revision
         for hour in [hour for hour in self._ids.keys() | self._open.keys() if hour * HOUR_US < watch.closed_until_us]:
             self._ids.pop(hour, None)
+            self._questions.pop(hour, None)
             self._open.pop(hour, None)
         self._read_hours()
 

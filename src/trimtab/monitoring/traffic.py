@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.time import HOUR_US, format_moment
-from trimtab.monitoring.findings import Finding, ago, percent
+from trimtab.features.definitions import Request
+from trimtab.monitoring.findings import ENOUGH, Finding, against_chance, ago, percent
 from trimtab.monitoring.profile_records import Floats, InputProfile
 from trimtab.monitoring.red_windows import RedWindow
 
@@ -18,7 +20,7 @@ _LEARNT_H = 48  # of traffic before anything is said of it
 _MISSED = 30.0  # requests that should have come
 _WINDOW_H, _ROWS = 6, 60
 _DOUBLE, _STILL = 1.7, 1.35  # times the usual requests, to begin and to go on
-_MORE = 0.2  # of duplicates than usual
+_MORE = 0.2  # of duplicates, or of questions that are asked again, than usual
 
 
 class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
@@ -26,6 +28,8 @@ class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
 
     rows: int
     distinct: int  # request ids
+    questions: int = 0  # different ones: requests without their id and time; 0: not counted
+    asked_again: int = 0  # of these, asked more than once
 
 
 def traffic_findings(
@@ -52,6 +56,22 @@ def traffic_findings(
     counts = _Hours(hours)
     stopped = _stopped(counts, now_us, last_us)
     return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, repeated)]
+
+
+def aside_of(request: Request) -> frozenset[int]:
+    """The places of a request's id and time, which say nothing about what it asks."""
+    return frozenset(place for place, name in enumerate(request.columns) if name in (request.key, request.time))
+
+
+def question_hashes(requests: Iterable[Sequence[object]], aside: Collection[int]) -> NDArray[np.int64]:
+    """A hash of each request without its id and time, the same within this process.
+
+    Args:
+        requests: Their columns in declared order, texts and numbers.
+        aside: The places of id and time.
+    """
+    kept = (tuple(one for place, one in enumerate(request) if place not in aside) for request in requests)
+    return np.fromiter(map(hash, kept), np.int64)
 
 
 class _Hours:
@@ -162,13 +182,21 @@ class _Asked(msgspec.Struct, frozen=True):
 
     first: int
     last: int
+    hours: int  # with requests
     rows: int
     distinct: int
+    questions: int
+    asked_again: int
 
     @property
     def share(self) -> float:
-        """Of requests that repeat one of the same hour."""
+        """Of requests that repeat one of the same hour by its id."""
         return 1.0 - self.distinct / self.rows
+
+    @property
+    def again(self) -> float:
+        """Of questions that were asked more than once within an hour."""
+        return self.asked_again / max(self.questions, 1)
 
 
 def _together(hours: Mapping[int, TrafficHour]) -> list[_Asked]:
@@ -177,34 +205,71 @@ def _together(hours: Mapping[int, TrafficHour]) -> list[_Asked]:
     part: list[int] = []
     for hour in sorted(hours, reverse=True):
         part.append(hour)
-        rows = sum(hours[one].rows for one in part)
+        ones = [hours[one] for one in part]
+        rows = sum(one.rows for one in ones)
         if rows >= _ROWS / 2:
-            found.append(_Asked(hour, part[0], rows, sum(hours[one].distinct for one in part)))
+            counted = all(one.questions for one in ones)
+            questions, again = (sum(one.questions for one in ones), sum(one.asked_again for one in ones))
+            distinct = sum(one.distinct for one in ones)
+            found.append(_Asked(hour, part[0], len(part), rows, distinct, questions if counted else 0, again))
             part = []
     return found
 
 
 def _repeated(hours: Mapping[int, TrafficHour], faulty: Sequence[RedWindow]) -> list[Finding]:
-    """The same request ids asked more often within an hour than usual."""
+    """The same requests asked more often within an hour than usual, by their ids or by what they ask."""
     newest = _together(hours)
     before = [
-        one.share
+        one
         for one in newest[3:]
         if not any(window.covers(hour * HOUR_US) for window in faulty for hour in (one.first, one.last))
-    ]
-    before = sorted(before[: 14 * _DAY_H])
-    high = before[-1 - len(before) // 14] if before else 0.0
+    ][: 14 * _DAY_H]
+    high = _high([one.share for one in before])
     hits = [one for one in newest[:3] if one.share >= high + _MORE]
-    if len(hits) < 2 or hits[0] is not newest[0]:
-        return []
-    share, onset_us = hits[0].share, hits[-1].first * HOUR_US
-    return [
-        Finding(
-            kind="duplicates",
-            subject="traffic",
-            onset_us=onset_us,
-            evidence={"share": share, "usual_high": high},
-            message=f"{percent(share)} of the requests since {format_moment(onset_us)[:16]} repeat one of the same "
-            f"hour; normal is at most {percent(high)}. Check for clients that retry, or a queue read twice.",
+    if len(hits) >= 2 and hits[0] is newest[0]:
+        share, onset_us = hits[0].share, hits[-1].first * HOUR_US
+        evidence = {"share": share, "usual_high": high}
+        said = (
+            f"{percent(share)} of the requests since {format_moment(onset_us)[:16]} repeat one of the same hour; "
+            f"normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
         )
+    elif again := _asked_again(newest[:3], [one for one in before if one.questions]):
+        share, high, onset_us = again
+        evidence = {"asked_again": share, "usual_high": high}
+        said = (
+            f"{percent(share)} of what is asked since {format_moment(onset_us)[:16]} is asked more than once within "
+            f"an hour, under different ids; normal is at most {percent(high)}. Check for clients that retry under a "
+            "new id, two senders of the same requests, or a replay."
+        )
+    else:
+        return []
+    return [Finding(kind="duplicates", subject="traffic", onset_us=onset_us, evidence=evidence, message=said)]
+
+
+def _asked_again(newest: Sequence[_Asked], before: Sequence[_Asked]) -> tuple[float, float, int] | None:
+    """The share of questions that are asked again, what is usual, and since when; None where it is as usual.
+
+    Single questions count, not requests: one that everybody asks at once says nothing about the others. Where requests
+    are more than at any time before, each question may be asked again as many times as often.
+    """
+    if not before:
+        return None
+    usual, busiest = _high([one.again for one in before]), _high([one.rows / one.hours for one in before])
+
+    def high_of(one: _Asked) -> float:
+        return usual * max(1.0, one.rows / one.hours / busiest)
+
+    hits = [
+        one
+        for one in newest
+        if one.again >= high_of(one) + _MORE and against_chance(one.asked_again, one.questions, high_of(one)) >= ENOUGH
     ]
+    if len(hits) < 2 or hits[0] is not newest[0]:
+        return None
+    return hits[0].again, high_of(hits[0]), hits[-1].first * HOUR_US
+
+
+def _high(values: Sequence[float]) -> float:
+    """The high end of some values, one in fourteen left out; 0 of none."""
+    ordered = sorted(values)
+    return ordered[-1 - len(ordered) // 14] if ordered else 0.0

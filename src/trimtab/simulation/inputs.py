@@ -13,12 +13,14 @@ from trimtab.core.clock import Clock
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.events.frames import EventFrame
+from trimtab.features.definitions import Request
 from trimtab.monitoring.findings import Finding
 from trimtab.monitoring.input_hours import HourCounts, Layout, id_hashes, summarise_rows
 from trimtab.monitoring.input_rows import ColumnPlan, rows_of_block
 from trimtab.monitoring.inputs import InputMonitor
 from trimtab.monitoring.profile_records import InputProfile
 from trimtab.monitoring.profile_store import Profiles
+from trimtab.monitoring.traffic import aside_of, question_hashes
 from trimtab.registry import Registry, Version
 from trimtab.simulation.rows import Block
 from trimtab.steering.definitions import Deployment
@@ -36,7 +38,7 @@ class SharedCounts:
         self.profiles: dict[str, InputProfile] = {}
         self.findings: dict[object, list[Finding]] = {}  # of the newest block
         self._until_us: int | None = None
-        self._ids: tuple[int, NDArray[np.uint64]] | None = None
+        self._asked: tuple[int, NDArray[np.uint64], NDArray[np.int64]] | None = None
         self._hours: OrderedDict[tuple[str, int], _Counted] = OrderedDict()
 
     def begin(self, until_us: int) -> None:
@@ -45,11 +47,13 @@ class SharedCounts:
             self._until_us = until_us
             self.findings.clear()
 
-    def ids(self, block: Block, key: str) -> NDArray[np.uint64]:
-        """The hashes of the request keys of a block."""
-        if self._ids is None or self._ids[0] != block.start:
-            self._ids = (block.start, id_hashes([str(one) for one in block.requests[key].to_list()]))
-        return self._ids[1]
+    def asked(self, block: Block, request: Request) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The hashes of the request keys of a block, and of what they ask."""
+        if self._asked is None or self._asked[0] != block.start:
+            keys = id_hashes([str(one) for one in block.requests[request.key].to_list()])
+            rows = zip(*(block.requests[name].to_list() for name in request.columns), strict=True)
+            self._asked = (block.start, keys, question_hashes(rows, aside_of(request)))
+        return self._asked[1:]
 
     def hours(self, version: str, block: Block, count: Callable[[], _Counted]) -> _Counted:
         """The hourly summaries of a block as a version sees it."""
@@ -107,7 +111,7 @@ class WatchedInputs:
         self.signals: list[Signal] = []
         self._every_us = every_us
         self._shared = shared
-        self._key = deployment.model.request.key
+        self._request = deployment.model.request
         self._looked_us = clock.now_us()
         self._monitor = InputMonitor(
             catalog,
@@ -133,7 +137,9 @@ class WatchedInputs:
         if not self._every_us:
             return
         self._shared.begin(until_us)
-        keys = self._shared.ids(block, self._key) if block.stop > block.start else np.zeros(0, np.uint64)
+        keys, questions = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        if block.stop > block.start:
+            keys, questions = self._shared.asked(block, self._request)
 
         def counted(layout: Layout, plans: tuple[ColumnPlan, ...]) -> _Counted:
             rows = rows_of_block(plans, matrix, block.requests, block.features)
@@ -151,7 +157,7 @@ class WatchedInputs:
                 found = self._shared.hours(version, block, lambda: counted(layout, plans))
                 return {hour: found[hour] for hour in np.unique(at_us // HOUR_US).tolist()}
 
-            self._monitor.add_live(version, at_us, keys[begin:end], of_part)
+            self._monitor.add_live(version, at_us, keys[begin:end], questions[begin:end], of_part)
             begin = end
             if look_us < until_us:
                 self._look(look_us)

@@ -34,7 +34,8 @@ def linear():
 
 one = tt.model("one", request=visits, features=[{"x": tt.col("x")}], metric="log_loss", estimator=linear,
     label=tt.label(sales, key="id", value=tt.col("bought"), wait="1d"))
-tt.deployment(one, gate=tt.beats_champion(calibration=0.2))
+tt.deployment(one, gate=tt.beats_champion(calibration=0.2, slices={
+    "northern": tt.col("site") == "north", "side": tt.when(tt.col("site") == "east", "right", "left")}))
 """
 
 
@@ -73,7 +74,13 @@ def recomputed(project: tt.Project, until_us: int) -> list[DayBlocks]:
     project.history.refresh()
     index = LabelIndex(model.label)
     index.update(project.history.frame("sales"))
-    join = OutcomeJoin(IndexedLabels(index), wait_us=DAY_US, key_dtype="str", slices=RequestSlices({"site": 3}, 4))
+    slices = RequestSlices(
+        {"site": 3},
+        4,
+        named={"northern": tt.col("site") == "north", "side": tt.when(tt.col("site") == "east", "right", "left")},
+        dtypes=dict(model.request.columns),
+    )
+    join = OutcomeJoin(IndexedLabels(index), wait_us=DAY_US, key_dtype="str", slices=slices)
     days = OpenDays("one", model.metric, join, cap=project.loop("one").monitor.loss_cap)
     for block in project.predictions.scan():
         days.add(block)

@@ -980,7 +980,7 @@ class Project(Wiring):
         Args:
             model: A deployment's name; left out, the first one.
             by: "hour", "day", "week", "month" or "all".
-            slices: A column: a row for each of its values.
+            slices: A column, or the name of an expression of the gate's slices: a row for each of its values.
             since: Leave out blocks that begin earlier.
             until: Leave out blocks that begin then or later.
             version: Only this version: its name or address.
@@ -988,7 +988,7 @@ class Project(Wiring):
 
         Raises:
             NotFound: There is no such deployment or version.
-            Misuse: No slices by that column are kept, or blocks of another length than there are.
+            Misuse: No slices by that name are kept, or blocks of another length than there are.
         """
         from trimtab.app.quality import quality_table
 

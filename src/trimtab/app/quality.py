@@ -45,7 +45,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which blocks are asked for."""
 
     by: By = "day"
-    slices: str | None = None  # a column: one row a value; None: no slices
+    slices: str | None = None  # a column or a named expression: one row a value; None: no slices
     since_us: int | None = None
     until_us: int | None = None
     version: str | None = None  # its address
@@ -261,7 +261,7 @@ def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
     if days and column not in known:
         raise Misuse(
             f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. Name "
-            "columns of the request in the gate's slices to have others from now on."
+            "columns of the request, or expressions over them, in the gate's slices to have others from now on."
         )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How long a block is.",
 )
-@click.option("--slices", metavar="COLUMN", help="A row for each value of a column.")
+@click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
 @click.option("--until", metavar="T", help="Leave out blocks that begin at T or later.")
 @click.option("--version", "version", metavar="VERSION", help="Only what this version answered.")

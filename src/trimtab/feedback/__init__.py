@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         ListColumn,
         OutcomeFrame,
         OutcomeJoin,
-        RequestSlices,
     )
+    from trimtab.feedback.slices import RequestSlices
 
 __all__ = [
     "BlockSums",
@@ -51,7 +51,7 @@ _LAZY = {  # name -> its file; they load NumPy
     "OpenDays": "open_days",
     "OutcomeFrame": "outcomes",
     "OutcomeJoin": "outcomes",
-    "RequestSlices": "outcomes",
+    "RequestSlices": "slices",
     "Waiting": "open_days",
     "day_qualities": "blocks",
     "day_quality": "days",

@@ -147,7 +147,8 @@ def block_days(
         cap: The loss at which a row's is capped, and in units of which `capped_loss` is.
         unlisted: Whether a label came that is none of the classes, a mask.
         late: Whether the label came after the wait, a mask.
-        slices: By column the slice of each row as text, None where it is in none.
+        slices: By column or expression the slice of each row as text, True where it has the name alone, None where the
+            row is in none.
     """
     rows = _Rows(metric, scores, labels, cap, unlisted, late)
     day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
@@ -155,10 +156,10 @@ def block_days(
     found: dict[str, BlockSums] = {}
     for name, values in (slices or {}).items():
         there = np.flatnonzero(values != None)  # noqa: E711 an element-wise comparison
-        numbers: dict[str, int] = {}
-        placed = [numbers.setdefault(kind, len(numbers)) for kind in map(str, values[there].tolist())]
+        numbers: dict[str | bool, int] = {}
+        placed = [numbers.setdefault(kind, len(numbers)) for kind in values[there].tolist()]
         for kind, sums in zip(numbers, rows.groups(there, np.array(placed, np.int64), len(numbers)), strict=True):
-            found[kind if kind == name else f"{name}={kind}"] = sums
+            found[name if kind is True else f"{name}={kind}"] = sums
     names, codes = np.unique(hours, return_inverse=True)
     by_hour = rows.groups(np.arange(len(at_us)), codes.reshape(-1), len(names))
     return DayBlocks(

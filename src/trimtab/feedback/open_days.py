@@ -184,8 +184,16 @@ class OpenDays:
                 cap=cap,
                 unlisted=found.states[rows] == UNLISTED,
                 late=found.states[rows] == LATE,
-                slices={name: column.values[rows] for name, column in slices.items() if name not in crowded},
+                slices={name: _kinds(column)[rows] for name, column in slices.items() if name not in crowded},
             )
+
+
+def _kinds(column: Column) -> NDArray[Any]:
+    """The slice of each row as `block_days` takes it."""
+    found: NDArray[Any] = column.values
+    if column.dtype == "bool":
+        found = np.array([None, True], object)[(column.present() & column.values).astype(np.int64)]
+    return found
 
 
 def judged_table(outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction]) -> Columns:

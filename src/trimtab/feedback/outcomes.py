@@ -14,10 +14,9 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Outcome, Prediction
 from trimtab.events.frames import NEVER_US
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
+from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.prediction_log import prediction_columns
 from trimtab.stats.multiclass import shared_out
-
-_MOST_CHARACTERS = 60  # of a slice's name
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
@@ -123,28 +122,6 @@ class ListColumn(msgspec.Struct, frozen=True):
         return str(request[self.place])
 
 
-class RequestSlices(msgspec.Struct, frozen=True):
-    """Which slices a logged request is in: by some of its columns, each value being a slice."""
-
-    places: dict[str, int]  # by column: its place in a request
-    columns: int  # that a request has, as declared
-
-    def of(self, predictions: Sequence[Prediction]) -> dict[str, Column]:
-        """By column the value in each request as text; null where it has none, or had other columns than declared."""
-        decoded = [msgspec.msgpack.decode(p.request) for p in predictions]
-        fits = [isinstance(one, list) and len(one) == self.columns for one in decoded]
-        return {
-            name: column(
-                "str",
-                [
-                    str(one[place])[:_MOST_CHARACTERS] if fit and one[place] is not None else None
-                    for one, fit in zip(decoded, fits, strict=True)
-                ],
-            )
-            for name, place in self.places.items()
-        }
-
-
 class OutcomeJoin:
     """Joins predictions of one model with its labels by request key.
 
@@ -154,7 +131,7 @@ class OutcomeJoin:
         key_dtype: The type of the request's key, "str" or "int".
         classes: What the label may be, where it is one of several classes.
         lists: Of a ranking: where a request names its list.
-        slices: By which columns of requests days are taken apart; not of a ranking.
+        slices: By which columns of requests, and expressions over them, days are taken apart; not of a ranking.
     """
 
     def __init__(
@@ -200,7 +177,8 @@ class OutcomeJoin:
     def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
         """The columns of predictions, as many as their outcomes are judged by.
 
-        Of a ranking there is also `list`, with slices `slice.NAME` for each column.
+        Of a ranking there is also `list`, with slices `slice.NAME` for each column and
+        expression.
         """
         if isinstance(predictions, Columns):
             return predictions

@@ -35,7 +35,7 @@ from trimtab.steering.exposure import Exposure
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.ports import TrainingData, Workshop
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
-from trimtab.steering.references import slice_columns
+from trimtab.steering.references import request_slices
 from trimtab.steering.rollouts import Rollout
 from trimtab.steering.service_guard import ServiceGuard
 from trimtab.steering.stored import Recording
@@ -283,6 +283,15 @@ def _list_column(model: Model) -> ListColumn | None:
 
 def _slices(deployment: Deployment) -> RequestSlices | None:
     """Where requests name the slices that their day is taken apart by."""
-    columns = list(deployment.model.request.columns)
-    names = slice_columns(deployment)
-    return RequestSlices({name: columns.index(name) for name in names}, len(columns)) if names else None
+    columns, parts = deployment.model.request.columns, request_slices(deployment)
+    names = list(columns)
+    return (
+        RequestSlices(
+            places={one: names.index(one) for one in parts if isinstance(one, str)},
+            columns=len(names),
+            named={one.name: one.of for one in parts if not isinstance(one, str)},
+            dtypes=dict(columns),
+        )
+        if parts
+        else None
+    )

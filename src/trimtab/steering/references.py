@@ -9,15 +9,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column
+from trimtab.core.columns import Column, Columns
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback import LabelReader
 from trimtab.feedback.days import day_quality, days_by_group
+from trimtab.feedback.slices import slice_column
 from trimtab.monitoring.watches import CALIBRATION, FULL_REFERENCE, LOSS
 from trimtab.stats.loss_names import loss_kind
 from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
-from trimtab.steering.definitions import Deployment
+from trimtab.steering.definitions import Deployment, NamedSlice
 from trimtab.steering.recipes import Floats, Rows
 from trimtab.steering.windows import Stretch
 from trimtab.training.definitions import Model
@@ -29,10 +30,11 @@ MOST_SLICES: Final = 200  # of one column
 AS_NEW_US: Final = 7 * DAY_US  # a version fitted so long before some days stands for a fit made for them
 
 
-def slice_columns(deployment: Deployment) -> tuple[str, ...]:
-    """The columns of the request by which days are taken apart: those that the gate names, else texts and truth values.
+def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
+    """What days are taken apart by: the gate's expressions over columns of the request, and columns of it.
 
-    A ranking's days are judged by whole lists.
+    The columns are those that the gate names, else texts and truth values. What reads features is left out: a logged
+    request has none. A ranking's days are judged by whole lists.
     """
     model = deployment.model
     if model.task == "ranking":
@@ -40,7 +42,11 @@ def slice_columns(deployment: Deployment) -> tuple[str, ...]:
     columns = model.request.columns
     named = [one for one in deployment.gate.slices if isinstance(one, str) and one in columns]
     texts = [name for name, dtype in columns.items() if dtype in ("str", "bool") and name != model.request.key]
-    return tuple(named or texts)
+    expressions = [
+        one for one in deployment.gate.slices if isinstance(one, NamedSlice) and one.of.columns() <= columns.keys()
+    ]
+    taken = {one.name for one in expressions}
+    return (*(name for name in named or texts if name not in taken), *expressions)
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
@@ -65,7 +71,7 @@ def healthy_reference(
     labels: LabelReader,
     *,
     cap: float,
-    slices: Sequence[str],
+    slices: Sequence[str | NamedSlice],
 ) -> Reference:
     """The days of some answers with the labels that live days would have closed with, as a whole and by slice.
 
@@ -76,7 +82,7 @@ def healthy_reference(
         answered: Answers to rows of different days, oldest first.
         labels: Finds labels as they stood when a day was closed.
         cap: The most that a row may cost a day.
-        slices: Columns of the request to take days apart by.
+        slices: Columns of the request, and expressions over them, to take days apart by.
     """
     days: list[DayQuality] = []
     by_slice: dict[str, list[DayQuality]] = {}
@@ -89,16 +95,12 @@ def healthy_reference(
         days += day_quality(*about, at_us, one.scores, truth, cap=cap, lists=lists)
         if lists is not None:
             continue
-        for name in slices:
-            if name not in training_set.requests:  # the set was made before it was declared
-                continue
-            values, groups = _values(training_set.requests[name].take(rows))
+        for part in slices:
+            names, groups = _named(part, training_set.requests, rows)
             here = groups >= 0
-            found = days_by_group(
-                *about, at_us[here], one.scores[here], truth[here], groups[here], len(values), cap=cap
-            )
-            for value, of_value in zip(values, found, strict=True):
-                by_slice.setdefault(f"{name}={value}", []).extend(of_value)
+            found = days_by_group(*about, at_us[here], one.scores[here], truth[here], groups[here], len(names), cap=cap)
+            for name, of_slice in zip(names, found, strict=True):
+                by_slice.setdefault(name, []).extend(of_slice)
     known = {name: tuple(found) for name, found in by_slice.items() if _enough(found)}
     return Reference(days=tuple(days), slices=known)
 
@@ -148,6 +150,21 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
         top = again.argmax(axis=1)[:, None]
         gap = np.take_along_axis(gap, top, axis=1)
     return {LOSS: abs(float((losses - expected).mean())), CALIBRATION: abs(float(gap.mean()))}
+
+
+def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of slices as closed days have them, and which one each row is in, -1 for none."""
+    name, read = (part, {part}) if isinstance(part, str) else (part.name, part.of.columns())
+    if not all(one in requests for one in read):  # the set was made before it was declared
+        return [], np.full(int(rows.sum()), -1, np.int64)
+    if isinstance(part, str):
+        column = requests[part].take(rows)
+    else:
+        column = slice_column(name, part.of, requests.select(sorted(read)).take(rows))
+        if column.dtype == "bool":
+            return [name], np.where(column.present() & column.values, 0, -1)
+    values, groups = _values(column)
+    return [f"{name}={value}" for value in values], groups
 
 
 def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:

@@ -30,7 +30,7 @@ from trimtab.steering.references import (
     Reference,
     healthy_reference,
     refit_allowance,
-    slice_columns,
+    request_slices,
     walk_forward_rows,
 )
 from trimtab.steering.rivals import (
@@ -263,8 +263,8 @@ class VersionWorkshop:
         self, version: Version, case: Case, answered: list[Answers], cap: float, *, slices: bool = True
     ) -> Reference:
         """Healthy days of a version, from answers of its recipe to rows that it had not learnt."""
-        model, names = self._deployment.model, slice_columns(self._deployment) if slices else ()
-        return healthy_reference(model, version.id, case.training_set, answered, self._labels, cap=cap, slices=names)
+        model, parts = self._deployment.model, request_slices(self._deployment) if slices else ()
+        return healthy_reference(model, version.id, case.training_set, answered, self._labels, cap=cap, slices=parts)
 
     def _earlier(
         self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source, rival: Rival | None

@@ -130,3 +130,11 @@ def test_questions_are_told_apart_by_all_but_their_id_and_time() -> None:
     found = question_hashes(rows, {0, 4}).tolist()
     assert len(set(found)) == len({tuple(row[1:4]) for row in rows})
     assert all((found[n] == found[0]) == (rows[n][1:4] == rows[0][1:4]) for n in range(300))
+
+
+def test_hours_of_which_nobody_knows_what_was_asked_say_nothing() -> None:
+    """Few requests an hour, in every second of them one column is lost: hours are put together with those."""
+    hours = asked([np.repeat(np.arange(4), 2) for _ in range(24 * (DAYS + 2))])
+    hours |= {hour: TrafficHour(8, 8) for hour in hours if hour % 2}
+    hours |= {hour: TrafficHour(8, 8, 8, 0) for hour in hours if hour < 24 * DAYS}
+    assert not any("duplicates" in kinds for kinds in lived(hours).values())

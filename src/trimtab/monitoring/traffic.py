@@ -208,10 +208,10 @@ def _together(hours: Mapping[int, TrafficHour]) -> list[_Asked]:
         ones = [hours[one] for one in part]
         rows = sum(one.rows for one in ones)
         if rows >= _ROWS / 2:
-            counted = all(one.questions for one in ones)
-            questions, again = (sum(one.questions for one in ones), sum(one.asked_again for one in ones))
+            asked = [(one.questions, one.asked_again) for one in ones]
+            questions, again = (sum(n) for n in zip(*asked, strict=True)) if all(n for n, _ in asked) else (0, 0)
             distinct = sum(one.distinct for one in ones)
-            found.append(_Asked(hour, part[0], len(part), rows, distinct, questions if counted else 0, again))
+            found.append(_Asked(hour, part[0], len(part), rows, distinct, questions, again))
             part = []
     return found
 

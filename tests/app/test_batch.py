@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,10 +15,12 @@ import duckdb
 import msgspec
 import pytest
 import shop
+from click.testing import CliRunner
 
 from trimtab.app.applied import AppliedDefinitions
 from trimtab.app.backup import read_manifest, restore
 from trimtab.app.project import Project, open_project
+from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
@@ -58,6 +61,40 @@ def test_answers_are_written_out(project: Project, tmp_path: Path, suffix: str) 
         project.predict_table("buyer", table(-5), out=out)
     with pytest.raises(Misuse, match="parquet"):
         project.predict_table("buyer", table(-5), out=tmp_path / "answers.txt")
+
+
+def test_a_batch_is_a_block_once_its_labels_had_their_time(trained: Path) -> None:
+    """Rows about three days, of which the oldest had waited for its labels before the batch was asked for."""
+    hours = (*range(-60, -40), *range(-30, -10))
+    with shop.opened(trained) as project:
+        made = project.predict_table("buyer", table(*hours))
+        other = project.predict_table("buyer", table(-4, -3))
+        project.push("sales", Columns.of({
+            "visit_id": ("str", [f"t{hour}" for hour in hours if hour % 3]),
+            "site": ("str", ["north" for hour in hours if hour % 3]),
+            "bought": ("bool", [hour % 2 == 0 for hour in hours if hour % 3]),
+            "closed_at": ("time", [shop.NOW_US for hour in hours if hour % 3]),
+        }))  # fmt: skip
+        scores = {p.request_id: p.score for block in project.predictions.scan() for p in block}
+        project.tick()
+        assert project.quality("buyer", by="batch").rows == 0  # the day is not over
+    for later in (4, 5):  # it is stored once, and stays
+        with shop.opened(trained, shop.NOW_US + later * DAY_US) as project:
+            project.tick()
+            rows = {row["batch"]: row for row in project.quality("buyer", by="batch").to_rows()}
+            assert set(rows) == {made.id, other.id}
+            found = rows[made.id]
+            judged = [hour for hour in hours if hour % 3 and hour > -48]
+            losses = [-math.log(scores[f"t{h}"] if h % 2 == 0 else 1 - scores[f"t{h}"]) for h in judged]
+            assert (found["predictions"], found["labelled"]) == (len(hours), len(judged))
+            assert found["missing"] == len(hours) - len(judged)
+            assert found["loss"] == pytest.approx(math.fsum(losses) / len(losses))
+            assert found["block"] == made.made_at_us
+            assert (rows[other.id]["predictions"], rows[other.id]["labelled"]) == (2, 0)
+            by_site = project.quality("buyer", by="batch", slices="site").to_rows()
+            assert {(row["batch"], row["slice"]) for row in by_site} == {(n, "site=north") for n in rows}
+    ran = CliRunner().invoke(trimtab, ["--project", str(trained), "quality", "buyer", "--by", "batch"])
+    assert (ran.exit_code, made.id in ran.output) == (0, True), ran.output
 
 
 def test_an_empty_table_has_no_answers(project: Project, tmp_path: Path) -> None:

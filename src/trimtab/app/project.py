@@ -979,7 +979,8 @@ class Project(Wiring):
 
         Args:
             model: A deployment's name; left out, the first one.
-            by: "hour", "day", "week", "month" or "all".
+            by: "hour", "day", "week", "month", "all", or "batch": each table that `predict_table` answered, by its id,
+                once the day on which it was made is closed.
             slices: A column, or the name of an expression of the gate's slices: a row for each of its values.
             since: Leave out blocks that begin earlier.
             until: Leave out blocks that begin then or later.

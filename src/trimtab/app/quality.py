@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from trimtab.core.records import Decision
     from trimtab.feedback import BlockSums, DayBlocks
 
-By = Literal["hour", "day", "week", "month", "all"]
-_BY: tuple[By, ...] = ("hour", "day", "week", "month", "all")
+By = Literal["hour", "day", "week", "month", "all", "batch"]
+_BY: tuple[By, ...] = ("hour", "day", "week", "month", "all", "batch")
 _DTYPES: dict[str, Any] = {
     "block": "time",
     "model": "str",
@@ -80,6 +80,8 @@ def quality_table(
         version=None if version is None else project.registry.get(version).id,
         amended=amended,
     )
+    if by == "batch":
+        return _batch_table(project, deployment.name, wanted)
     days = stored_days(
         project.state.catalog,
         deployment.name,
@@ -93,6 +95,34 @@ def quality_table(
     names = {address: version_name(project, address) for address in {day.version for day in days}}
     rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
     return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in _DTYPES.items()})
+
+
+def _batch_table(project: Project, model: str, wanted: Wanted) -> Columns:
+    """A row a batch, or slice of one, with the batch's id besides."""
+    from trimtab.core.columns import Columns
+    from trimtab.monitoring.quality_days import stored_batches
+
+    batches = [
+        one
+        for one in stored_batches(project.state.catalog, model)
+        if (wanted.since_us is None or one.made_at_us >= wanted.since_us)
+        and (wanted.until_us is None or one.made_at_us < wanted.until_us)
+        and wanted.version in (None, one.blocks.version)
+    ]
+    if wanted.slices is not None:
+        _check_slices(model, wanted.slices, [one.blocks for one in batches])
+    names = {address: version_name(project, address) for address in {one.blocks.version for one in batches}}
+    rows = [
+        {
+            "batch": one.batch,
+            **_row((one.made_at_us, one.blocks.version, one.blocks.arm, name), [(sums, one.blocks)], names),
+        }
+        for one in batches
+        for _, name, sums in _parts(one.blocks, wanted)
+    ]
+    return Columns.of(
+        {name: (dtype, [row[name] for row in rows]) for name, dtype in {"batch": "str", **_DTYPES}.items()}
+    )
 
 
 def accept_level(project: Project, model: str | None, why: str, actor: str) -> Decision:
@@ -139,6 +169,7 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
     sliced, arms = any(row["slice"] for row in rows), sorted({row["arm"] for row in rows})
     shown = [
         [
+            *([row["batch"]] if "batch" in row else []),
             _shown_block(row["block"]),
             row["version"],
             *([row["arm"]] if len(arms) > 1 else []),
@@ -154,11 +185,21 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
         for row in rows
     ]
     more = [*(["arm"] if len(arms) > 1 else []), *(["slice"] if sliced else [])]
-    heads = ["block", "version", *more, "predictions", "labelled", "score", "label", "loss"]
+    heads = [
+        *(["batch"] if "batch" in rows[0] else []),
+        "block",
+        "version",
+        *more,
+        "predictions",
+        "labelled",
+        "score",
+        "label",
+        "loss",
+    ]
     out = text_table([*heads, "95 % interval", "excess"], shown).splitlines()
     arm = max(arms, key=lambda one: sum(row["predictions"] for row in rows if row["arm"] == one))
     rows = [row for row in rows if row["arm"] == arm]
-    if sliced or len(rows) < 3:
+    if sliced or len(rows) < 3 or "batch" in rows[0]:
         return out
     excess = [row["excess_loss"] for row in rows]
     has_excess = any(value is not None for value in excess)

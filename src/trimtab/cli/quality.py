@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @click.option(
     "--by",
-    type=click.Choice(["hour", "day", "week", "month", "all"]),
+    type=click.Choice(["hour", "day", "week", "month", "all", "batch"]),
     default="day",
     show_default=True,
-    help="How long a block is.",
+    help="How long a block is; or each batch of `trimtab predict`.",
 )
 @click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -148,6 +148,22 @@ class OpenDays:
         the wait."""
         return self._blocks(day_us, lambda table: self._outcomes.join(table, cut_us))
 
+    def of_batch(self, predictions: Iterable[Sequence[Prediction]], made_at_us: int) -> DayBlocks | None:
+        """The block of a batch, whatever times its rows are about, on the day it was made; None of a ranking, or empty.
+
+        Args:
+            predictions: Of one version and arm, in parts.
+            made_at_us: When the batch was begun; the waits for all labels must be over.
+        """
+        if self._outcomes.lists is not None:
+            return None
+        crowded: set[str] = set()
+        tables = (judged_table(self._outcomes, self.model, part, made_late=True) for part in predictions)
+        parts = [part for table in tables if table.rows for part in self._parts(self._outcomes.due(table), crowded)]
+        day_us = made_at_us // DAY_US * DAY_US
+        found = merged_days(msgspec.structs.replace(part, day_us=day_us, hours={}) for part in parts)
+        return _few_slices(found[0], crowded) if found else None
+
     def _blocks(self, day_us: int, outcomes_of: Callable[[Columns], OutcomeFrame]) -> list[DayBlocks]:
         tables = self._waiting.about(day_us, day_us + DAY_US)
         if self._outcomes.lists is not None:  # lists are judged as a whole
@@ -196,8 +212,10 @@ def _kinds(column: Column) -> NDArray[Any]:
     return found
 
 
-def judged_table(outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction]) -> Columns:
-    """The predictions of a model by which its days are judged."""
+def judged_table(
+    outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction], *, made_late: bool = False
+) -> Columns:
+    """The predictions of a model by which its days are judged; with `made_late` those about earlier times as well."""
     classes = outcomes.classes
     table = outcomes.table(
         [
@@ -207,7 +225,7 @@ def judged_table(outcomes: OutcomeJoin, model: str, predictions: Sequence[Predic
         ]
     )
     mine = made_for_its_moment(table)
-    return table if mine.all() else table.take(mine)
+    return table if made_late or mine.all() else table.take(mine)
 
 
 def counts(prediction: Prediction, model: str) -> bool:

@@ -1,4 +1,4 @@
-"""The closed days of every model as they are stored: one record a day, version and arm, and one of its slices."""
+"""The closed days of every model as they are stored, a record a version and arm and one of its slices; and batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.core.time import DAY_US, format_moment
 from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.store.ports import Catalog, Put
 
-KIND, SLICES = "quality_day", "quality_slices"
+KIND, SLICES, BATCH = "quality_day", "quality_slices", "quality_batch"
 
 
 class DaySums(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +22,25 @@ class DaySums(msgspec.Struct, frozen=True, kw_only=True):
     cap: float  # the loss at which a row is capped, and in units of which `capped_loss` is
     whole: BlockSums
     amended: BlockSums | None = None  # as in `DayBlocks`
+
+
+class BatchBlocks(msgspec.Struct, frozen=True, kw_only=True):
+    """The sums of one batch, closed with the day on which it was made."""
+
+    batch: str
+    made_at_us: int
+    blocks: DayBlocks  # of that day, without hours
+
+
+def store_batch(batch: BatchBlocks) -> Put:
+    """The write that stores a batch."""
+    return Put(BATCH, f"{batch.blocks.model}/{batch.batch}", msgspec.json.encode(batch))
+
+
+def stored_batches(catalog: Catalog, model: str) -> list[BatchBlocks]:
+    """The closed batches of a model, oldest first."""
+    found = [msgspec.json.decode(one.body, type=BatchBlocks) for one in catalog.find(BATCH, f"{model}/")]
+    return sorted(found, key=lambda one: (one.made_at_us, one.batch))
 
 
 def store_days(days: Sequence[DayBlocks]) -> list[Put]:

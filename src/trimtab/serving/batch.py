@@ -164,6 +164,11 @@ def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
     return None if record is None else msgspec.json.decode(record.body, type=Manifest)
 
 
+def batch_manifests(catalog: Catalog) -> list[Manifest]:
+    """The manifests of all batches."""
+    return [msgspec.json.decode(record.body, type=Manifest) for record in catalog.find(KIND, "")]
+
+
 class _Batch:
     """Makes the predictions of a part."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from trimtab.core.clock import Clock
+from trimtab.core.errors import NotFound
 from trimtab.core.ids import Ids
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US
@@ -22,11 +24,13 @@ from trimtab.feedback import (
     Waiting,
     day_qualities,
 )
+from trimtab.feedback.logged_waiting import KEPT_US
 from trimtab.feedback.open_days import judged_table
 from trimtab.monitoring.quality import QualityMonitor
-from trimtab.monitoring.quality_days import store_days, stored_days
+from trimtab.monitoring.quality_days import BatchBlocks, store_batch, store_days, stored_batches, stored_days
 from trimtab.registry import Registry, Version
 from trimtab.serving.arms import CANARY, SHADOW
+from trimtab.serving.batch import batch_manifests, batch_predictions
 from trimtab.serving.prediction_log import PredictionLog
 from trimtab.steering.causes import OnQualityDrop
 from trimtab.steering.controller import Controller
@@ -210,7 +214,7 @@ class Loop:
             signals = self.monitor.observe(
                 day_qualities(days),
                 now_us=now_us,
-                also=[put, *store_days([*days, *amended])],
+                also=[put, *store_days([*days, *amended]), *self._batches(closed_until_us)],
                 slices={(day.day_us, day.version): day for day in days if day.slices},
                 arms=[(day.arm, day.quality()) for day in days if day.arm in (CANARY, SHADOW)],
             )
@@ -256,6 +260,23 @@ class Loop:
             waiting=waiting,
         )
         self._days.too_late = self._reached.too_late
+
+    def _batches(self, closed_until_us: int) -> list[Put]:
+        """The writes of batches that were made on closed days, each once."""
+        if self._predictions is None:
+            return []
+        since_us = closed_until_us - KEPT_US
+        known = {one.batch for one in stored_batches(self._catalog, self._model.name)}
+        changes = []
+        for one in batch_manifests(self._catalog):
+            due = one.complete and since_us <= one.made_at_us < closed_until_us
+            if one.model != self._model.name or one.id in known or not due:
+                continue
+            with suppress(NotFound):  # its predictions are kept no longer
+                block = self._days.of_batch(batch_predictions(one, self._predictions), one.made_at_us)
+                if block is not None:
+                    changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))
+        return changes
 
     def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
         """Days closed some time ago whose labels have changed since, as they are known now."""

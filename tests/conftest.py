@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # all is here, and plain text
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the library anew
+sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a script, which children inherit
     signal.signal(signal.SIGINT, lambda number, frame: None)  # ignored here as before, and as usual in children
 if settings().deadline is not None:  # at home: random examples as ever; under CI Hypothesis has a profile of its own

@@ -17,6 +17,7 @@ import shop
 from answer_load import RECORD
 from numpy.typing import NDArray
 
+import forked
 from trimtab.app.project import Project
 from trimtab.core.time import format_moment
 
@@ -45,7 +46,7 @@ def promote(project: Project, name: str) -> float:
 
 def roll_back(folder: Path) -> float:
     """`trimtab rollback`; the moment in the alias's history."""
-    done = subprocess.run(
+    done = forked.run(
         [*CLI, "--json", "rollback", "buyer", "--why", "It was better."],
         cwd=folder,
         env=shop.environment(),
@@ -67,7 +68,7 @@ def asking(folder: Path, url: str, connections: int, rate: float = 0.0) -> Itera
     host, port = url.removeprefix("http://").split(":")
     row = json.dumps(shop.visit("-", shop.NOW_US) | {"at": AS_OF})
     command = [sys.executable, str(LOAD), host, port, "buyer", row, str(connections), str(rate), str(stop), str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ended() -> Answers:
         stop.touch()

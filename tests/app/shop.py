@@ -19,6 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a child that a test starts has it from here
 
+import forked
 from processes import within
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
@@ -131,10 +132,12 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, stop: signal.Signals = signal.SIGTERM) -> Iterator[tuple[Any, str]]:
-    """A `trimtab serve` of its own on a free port, and its URL."""
+def serving(
+    folder: Path, *arguments: str, stop: signal.Signals = signal.SIGTERM, begun: Any = forked.Popen
+) -> Iterator[tuple[Any, str]]:
+    """A `trimtab serve` of its own on a free port, and its URL; begun with `subprocess.Popen` it has a new Python."""
     command = [sys.executable, "-c", "from trimtab.cli import main; main()", "serve", "--port", "0", "--json"]
-    process = subprocess.Popen(
+    process = begun(
         [*command, *arguments],
         cwd=folder,
         env=environment(),

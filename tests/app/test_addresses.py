@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import shop
 
+import forked
 from processes import within
 from trimtab.app.addresses import openapi_json
 from trimtab.app.operations import ProjectModels
@@ -316,7 +317,7 @@ def in_a_browser(url: str) -> str:
     if browser is None:
         pytest.skip("no chromium")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return forked.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def openapi_of(folder: Path) -> bytes:

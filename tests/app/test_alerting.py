@@ -20,6 +20,7 @@ import msgspec
 import pytest
 import shop
 
+import forked
 from receivers import HttpReceiver, http_receiver
 from trimtab.app.lease import Lease
 from trimtab.app.project import Project, open_project
@@ -336,7 +337,7 @@ def test_a_process_that_is_killed_while_it_delivers_leaves_the_alert_to_the_next
         with open_project(folder, environment={}) as project:
             project.send_alerts()
             find(project, a_signal(project))
-            killed = subprocess.Popen([sys.executable, "-c", SENDS, str(folder)], env=shop.environment())
+            killed = forked.Popen([sys.executable, "-c", SENDS, str(folder)], env=shop.environment())
             assert server.came.acquire(timeout=60)
             [one] = project.alerts().receivers
             assert one.waiting == 1
@@ -655,7 +656,7 @@ def kill_while_it_delivers(tmp_path: Path, kills: int) -> dict[str, int]:
             standing: list[Signal] = []
             for number in range(kills):
                 command = [sys.executable, "-c", LOOKS, str(folder)]
-                with subprocess.Popen(command, env=shop.environment(), stdout=subprocess.PIPE, text=True) as looking:
+                with forked.Popen(command, env=shop.environment(), stdout=subprocess.PIPE, text=True) as looking:
                     assert looking.stdout is not None
                     assert looking.stdout.readline() == "open\n"
                     standing.append(a_signal(project, f"column {number}"))

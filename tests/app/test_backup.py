@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import shop
 
+import forked
 from trimtab.app.backup import MANIFEST, read_manifest, restore
 from trimtab.app.project import Project, open_project
 from trimtab.app.state_use import set_aside
@@ -261,7 +262,7 @@ def test_a_project_whose_process_was_killed_can_be_replaced(trained: Path, tmp_p
     code = "import sys, time; from trimtab.app.project import open_project\n"
     code += "project = open_project(sys.argv[1], environment={}); print('go', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(trained)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
+    with forked.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(Conflict, match="a project is open there"):
@@ -417,7 +418,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_backup(trained: Path, tmp_path:
     with at(trained) as project:
         project.retain()
     command = [sys.executable, "-c", FULL, str(trained), str(tmp_path / "copy"), str(shop.NOW_US), str(limit_bytes)]
-    said = subprocess.run(command, capture_output=True, text=True, env=shop.environment(), timeout=60)
+    said = forked.run(command, capture_output=True, text=True, env=shop.environment(), timeout=60)
     assert said.stdout.startswith("Unavailable"), (said.stdout, said.stderr)
     assert not list(tmp_path.glob("*copy*"))
     with at(trained) as project:
@@ -429,7 +430,7 @@ def test_a_killed_backup_leaves_nothing_that_looks_like_one(trained: Path, tmp_p
     code += "with open_project(sys.argv[1], environment={}) as p: print('go', flush=True); p.backup(Path(sys.argv[2]))"
     for pause_s in (0.05, 0.2):
         command = [sys.executable, "-c", code, str(trained), str(tmp_path / "copy")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
+        with forked.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
             assert process.stdout is not None
             process.stdout.readline()
             time.sleep(pause_s)
@@ -447,7 +448,7 @@ def test_a_full_disk_can_still_be_looked_at(trained: Path) -> None:
     look = FULL.replace("project.state.events, project.state.predictions, project.state.quarantine, ", "")
     look = look.replace("project.backup(Path(sys.argv[2]))", "print('\\n'.join(project.disk().lines()))")
     command = [sys.executable, "-c", look, str(trained), "", str(shop.NOW_US), "1"]
-    said = subprocess.run(command, capture_output=True, text=True, env=shop.environment(), check=True).stdout
+    said = forked.run(command, capture_output=True, text=True, env=shop.environment(), check=True).stdout
     assert "event log" in said
     assert "free)" in said
     assert "cannot be read now" not in said

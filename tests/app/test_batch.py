@@ -17,6 +17,7 @@ import pytest
 import shop
 from click.testing import CliRunner
 
+import forked
 from trimtab.app.applied import AppliedDefinitions
 from trimtab.app.backup import read_manifest, restore
 from trimtab.app.project import Project, open_project
@@ -202,7 +203,7 @@ with LmdbKeyValue(Path({str(store)!r})) as store:
     print("writing", flush=True)
     sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with forked.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(Conflict, match="writes here"):
@@ -321,7 +322,7 @@ def test_the_batch_of_a_process_that_was_killed_goes_on_at_once_and_that_of_a_st
     rows.write_text(f"visit_id,site,at,x\na,north,{format_moment(shop.NOW_US - HOUR_US)},1.0\n")
     for sent in (signal.SIGSTOP, signal.SIGKILL):
         arguments = [str(Path(shop.__file__).parent), str(trained), str(rows), str(int(sent))]
-        with subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as process:
+        with forked.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as process:
             if sent == signal.SIGSTOP:
                 os.waitpid(process.pid, os.WUNTRACED)
                 with shop.opened(trained) as project, pytest.raises(Conflict, match="somebody else is scoring it"):

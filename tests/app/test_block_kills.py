@@ -13,6 +13,7 @@ import block_process
 import msgspec
 import pytest
 
+import forked
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns, Dtype
@@ -90,7 +91,7 @@ def recomputed(project: tt.Project, until_us: int) -> list[DayBlocks]:
 def killed(folder: Path, after_s: float) -> None:
     """Let the process work for a while, and kill it."""
     script = Path(block_process.__file__)
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None

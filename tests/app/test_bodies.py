@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def held_back(url: str, body: bytes) -> socket.socket:
 def take(folder: Path, *, body: int, at_once: int, held: int, most_mb: float) -> None:
     """Send `at_once` bodies, then hold `held` of them back; what the process grows by stays below `most_mb`."""
     whole, request = events(body), json.dumps({"request": shop.visit("v1", shop.NOW_US)}).encode()
-    with shop.serving(folder) as (process, url), ThreadPoolExecutor(held) as pool:
+    with shop.serving(folder, begun=subprocess.Popen) as (process, url), ThreadPoolExecutor(held) as pool:
         assert post(url, EVENTS, whole) == 200
         memory = Memory(process.pid)
         statuses = set(pool.map(lambda _: post(url, EVENTS, whole), range(at_once)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import shop
 from alias_moves import AS_OF
 
+import forked
 from trimtab.app.doctor import examine
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import TOLERANCE_US, CheckedClock, SystemClock, VirtualClock
@@ -136,7 +136,7 @@ def test_killing_recover_at_any_time_leaves_it_to_be_finished(trained: Path, tmp
     for n in range(6):
         folder = Path(shutil.copytree(trained, tmp_path / f"killed{n}"))
         words = [str(folder), str(shop.NOW_US), str(0.02 + 0.03 * n)]
-        killed = subprocess.run([sys.executable, "-c", RECOVERS, *words], check=False, timeout=60)
+        killed = forked.run([sys.executable, "-c", RECOVERS, *words], check=False, timeout=60)
         steps += killed.returncode == -9
         with shop.opened(folder) as project:
             project.recover()

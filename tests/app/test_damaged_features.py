@@ -18,6 +18,7 @@ import pytest
 import shop
 from alias_moves import AS_OF, CLI
 
+import forked
 from trimtab.app.doctor import examine
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Corrupt
@@ -67,7 +68,7 @@ def flipped(data: Path, key: bytes | None = None) -> None:
 
 
 def trimtab(folder: Path, *words: str) -> tuple[int, str]:
-    done = subprocess.run(
+    done = forked.run(
         [*CLI, *words], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False, timeout=60
     )
     return done.returncode, done.stdout + done.stderr
@@ -186,7 +187,7 @@ with shop.opened(Path(sys.argv[1])) as project:
 
 def elsewhere(folder: Path, what: str) -> subprocess.Popen[str]:
     """A process that makes all online features anew, and then applies an event as a service does."""
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-c", ELSEWHERE, str(folder), what],
         env=shop.environment() | {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))},
         stdin=subprocess.PIPE,

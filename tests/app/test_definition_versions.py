@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import shop
 
+import forked
 from trimtab.app.feature_runs import run_in_memory
 from trimtab.app.project import Project
 from trimtab.app.training_data import LivingData
@@ -66,7 +67,7 @@ def ask(project: Project, key: str, hours: int = 0) -> tuple[str, float]:
 def trimtab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own: a function that is gone from the file is unknown there."""
     command = [sys.executable, "-c", "from trimtab.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False)
+    return forked.run(command, cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False)
 
 
 def push(project: Project, n: int, level: float, **more: object) -> None:

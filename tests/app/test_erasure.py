@@ -21,6 +21,7 @@ import pytest
 import shop
 from click.testing import CliRunner
 
+import forked
 from trimtab.app import erasure
 from trimtab.app.feature_runs import run_in_memory
 from trimtab.app.materialising import writing_tables
@@ -387,7 +388,7 @@ def killed_and_finished(project_folder: Path, tmp_path: Path, key: str, delays_s
     kills = 0
     for delay_s in [*delays_s, 60.0]:
         arguments = [str(Path(market.__file__).parent), str(project_folder), str(delay_s), key]
-        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=60, check=False)
+        done = forked.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=60, check=False)
         if done.returncode == 0 or b"It was forgotten" in done.stderr:  # killed behind the end
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
@@ -444,7 +445,7 @@ def test_a_run_that_was_refused_half_way_is_red_until_it_is_finished(texts: Path
         project.predict("sale", [market.quote("q", TEXTS[2], market.NOW_US)])
         planned = project.forget("customer", TEXTS[2], dry_run=True)
         command = [sys.executable, "-c", HOLDER, str(texts / ".trimtab" / "online")]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        with forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "open\n"
             with pytest.raises(Conflict, match="another process has it open"):

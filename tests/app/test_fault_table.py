@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 import pytest
 
+import forked
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "monitoring"))
 
 import fault_service
@@ -136,7 +138,7 @@ class Service:
 @contextmanager
 def service(folder: Path, now_us: int) -> Iterator[Service]:
     command = [sys.executable, fault_service.__file__, str(folder), str(now_us)]
-    with subprocess.Popen(
+    with forked.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import shop
 
+import forked
 import trimtab as tt
 from trimtab.app import feature_files, feature_runs, feature_tables
 from trimtab.app import history as app_history
@@ -358,7 +358,7 @@ def test_a_killed_run_goes_on_where_it_was(
 def kill(folder: Path, out: Path, steps: int) -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**shop.environment(), "PYTHONPATH": paths}
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", CHILD, str(folder), str(out), str(steps)],
         env=environment,
         capture_output=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 import shop
 from alias_moves import CLI
 
+import forked
 from processes import within
 from trimtab.core.time import DAY_US, format_moment
 
@@ -35,9 +35,7 @@ def figures(url: str) -> dict[str, float]:
 
 
 def status(folder: Path) -> str:
-    done = subprocess.run(
-        [*CLI, "status"], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
-    )
+    done = forked.run([*CLI, "status"], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 

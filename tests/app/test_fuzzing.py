@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import shop
 
+import forked
 from trimtab.core.time import format_moment
 
 AS_OF = format_moment(shop.NOW_US)
@@ -46,7 +46,7 @@ def fuzz(
     command += ["--generation-database", "none", "--header", f"Authorization: Bearer {key}"]
     command += ["--header", "X-Timeout-Ms: 60000"]  # else some are given less time than anything takes
     with shop.serving(folder, "--as-of", AS_OF) as (process, url):
-        done = subprocess.run([*command, f"{url}/openapi.json"], cwd=asker, capture_output=True, text=True, check=False)
+        done = forked.run([*command, f"{url}/openapi.json"], cwd=asker, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
         assert process.poll() is None
         process.terminate()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import shop
 
+import forked
 from trimtab.app.project import open_project
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_moment
@@ -27,7 +28,7 @@ ROWS = [{"visit_id": f"t{n}", "site": ("north", "south")[n % 2], "at": AS_OF, "x
 def serving(folder: Path, *arguments: str) -> Iterator[dict[str, str]]:
     """`trimtab serve`, and where it says it is."""
     command = [sys.executable, "-c", "from trimtab.cli import main; main()", "serve", "--port", "0", "--json"]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [*command, "--as-of", AS_OF, *arguments],
         cwd=folder,
         env=shop.environment(),
@@ -49,7 +50,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[dict[str, str]]:
 def asked(where: dict[str, str], *secrets: str) -> dict[str, Any]:
     script = Path(__file__).with_name("inference_client.py")
     command = [sys.executable, str(script), where["url"], where["grpc"], json.dumps(ROWS), *secrets]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = forked.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -147,6 +148,6 @@ def test_a_port_of_grpc_that_is_taken_is_refused_in_one_line_before_a_worker_sta
         command = [sys.executable, "-c", "from trimtab.cli import main; main()", "serve", "--port", "0"]
         command += ["--workers", "2", "--grpc-port", port]
         given = {"cwd": boosted, "env": shop.environment()}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **given)
+        done = forked.run(command, capture_output=True, text=True, timeout=60, check=False, **given)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (5, "", 1), done.stderr
     assert f"gRPC on 127.0.0.1:{port}: cannot be listened on (Address already in use)" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import shop
 from alias_moves import AS_OF, CLI
 
+import forked
 from processes import within
 from trimtab.app.doctor import examine
 from trimtab.app.lost_records import lost_records
@@ -78,7 +78,7 @@ def behind(trained: Path, tmp_path: Path, loss: Loss) -> Path:
     with shop.opened(trained) as project:
         project.views.catch_up()
     shutil.copytree(log, tmp_path / "before")
-    killed = subprocess.run([sys.executable, "-c", PUSHES, trained, str(shop.NOW_US)], check=False, timeout=60)
+    killed = forked.run([sys.executable, "-c", PUSHES, trained, str(shop.NOW_US)], check=False, timeout=60)
     assert killed.returncode == 9
     loss(log, tmp_path / "before")
     return trained
@@ -231,13 +231,13 @@ def test_a_log_that_is_replaced_under_a_service_takes_no_event_and_is_red(traine
         within(20, lambda: shop.call(f"{url}/health/ready")[0] == 503)
         assert "trimtab recover" in shop.call(f"{url}/health/ready")[1]["detail"]
         assert "trimtab recover" in status(trained)
-    refused = subprocess.run([*CLI, "serve"], cwd=trained, env=shop.environment(), capture_output=True, check=False)
+    refused = forked.run([*CLI, "serve"], cwd=trained, env=shop.environment(), capture_output=True, check=False)
     assert refused.returncode == 6
-    asked = subprocess.run(
+    asked = forked.run(
         [*CLI, "recover"], cwd=trained, env=shop.environment(), capture_output=True, text=True, check=False, stdin=-3
     )
     assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
-    done = subprocess.run(
+    done = forked.run(
         [*CLI, "recover", "--yes", "--json"], cwd=trained, env=shop.environment(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
@@ -254,7 +254,7 @@ def test_killing_recover_at_any_time_loses_no_more(behind: Path, loss: Loss, tmp
     steps = 0
     for n in range(10):
         state = Path(shutil.copytree(behind, tmp_path / f"killed{n}"))
-        killed = subprocess.run(
+        killed = forked.run(
             [sys.executable, "-c", RECOVERS, state, str(shop.NOW_US), str(n * 0.02)], check=False, timeout=60
         )
         steps += killed.returncode == -9
@@ -296,9 +296,7 @@ def test_a_prediction_log_that_was_rolled_back_is_red_and_keeps_what_is_left(tra
 
 
 def status(folder: Path) -> str:
-    done = subprocess.run(
-        [*CLI, "status"], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
-    )
+    done = forked.run([*CLI, "status"], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import shop
 
+import forked
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict
 
@@ -55,7 +55,7 @@ def test_a_roll_back_that_is_killed_is_in_alias_and_ledger_or_in_neither(trained
     ended = []
     for left in range(3):
         command = [sys.executable, "-c", WORKER, str(trained), str(Path(__file__).parent), str(left)]
-        ended.append(subprocess.run(command, env=shop.environment(), check=False).returncode)
+        ended.append(forked.run(command, env=shop.environment(), check=False).returncode)
         with shop.opened(trained) as project:
             in_history, in_ledger = rolled_back(project)
             assert in_history == in_ledger

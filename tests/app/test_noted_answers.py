@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import shop
 
+import forked
 from trimtab.app.project import open_project
 from trimtab.core.errors import NotFound
 from trimtab.serving.noted_log import NotedLog
@@ -44,7 +45,7 @@ def test_an_answer_is_in_the_log_at_once_for_this_process_and_then_for_others(re
 
 def test_a_killed_process_lost_no_answer_and_reading_brings_them_back(relaxed: Path) -> None:
     environment = shop.environment() | {"PYTHONPATH": os.pathsep.join([str(Path(shop.__file__).parent), *sys.path])}
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", CHILD, str(relaxed), "5"], stdout=subprocess.PIPE, text=True, timeout=120,
         env=environment, check=False,
     )  # fmt: skip

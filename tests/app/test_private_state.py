@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import shop
 
+import forked
 from trimtab.app.backup import restore
 from trimtab.app.doctor import examine
 
@@ -39,7 +39,7 @@ def open_to_others(folder: Path, bits: int = 0o077) -> dict[str, str]:
 
 def test_a_state_folder_and_a_backup_are_their_owners_alone(tmp_path: Path) -> None:
     project = tmp_path / "project"
-    subprocess.run([sys.executable, "-c", WORKS, project, str(Path(__file__).parent)], check=True, timeout=120)
+    forked.run([sys.executable, "-c", WORKS, project, str(Path(__file__).parent)], check=True, timeout=120)
     assert open_to_others(project / ".trimtab") == {}
     assert open_to_others(project / "copy") == {}
     (project / "project.py").read_text()

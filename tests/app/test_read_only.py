@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 import shop
+
+import forked
 
 SEALED = Path(__file__).with_name("sealed.py")
 _MOUNTS = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
@@ -44,7 +45,7 @@ def prefix(how: str, folder: Path) -> list[str]:
     probe = ["true"] if how == "permission" else ["mount", "-t", "tmpfs", "tmpfs", str(folder)]
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} (util-linux) is not installed")
-    tried = subprocess.run([*command, *probe], capture_output=True, text=True, check=False)
+    tried = forked.run([*command, *probe], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"not allowed here: {' '.join([*command, *probe])}: {tried.stderr.strip()}")
     return command
@@ -55,7 +56,7 @@ def ran(how: str, folder: Path, commands: list[list[str]]) -> list[Told]:
     command = [*prefix(how, folder), sys.executable, str(SEALED), how, str(folder)]
     given = json.dumps(commands)
     try:
-        done = subprocess.run(
+        done = forked.run(
             command, input=given, capture_output=True, text=True, env=shop.environment(), check=False, timeout=120
         )
     finally:

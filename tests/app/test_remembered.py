@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 import shop
 from alias_moves import AS_OF, CLI, promote
+
+import forked
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_one_deployment_remembers_and_a_promotion_forgets(remembering: Path) -> 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_status_top_and_metrics_show_how_often_scores_were_remembered(remembering: Path, workers: str) -> None:
     def said(*words: str) -> str:
-        return subprocess.run(
+        return forked.run(
             [*CLI, *words], cwd=remembering, env=shop.environment(), capture_output=True, text=True, check=True
         ).stdout
 

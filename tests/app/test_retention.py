@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import shop
 
+import forked
 from trimtab.app.lease import Lease
 from trimtab.app.project import Project, open_project
 from trimtab.app.retention import retain_when_due
@@ -410,7 +411,7 @@ def kills(folder: Path, times: int) -> None:
     acknowledged: list[int] = []
     for _ in range(times):
         command = [sys.executable, str(KEEPER), str(folder), str(max(acknowledged, default=-1) + 1000)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=shop.environment()) as process:
+        with forked.Popen(command, stdout=subprocess.PIPE, text=True, env=shop.environment()) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline()]
             time.sleep(chance.random() * 1.0)

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import shop
 
+import forked
 from processes import within
 from trimtab.app.project import Project, open_project
 from trimtab.app.searches import KIND, TRIAL, with_chosen
@@ -172,7 +173,7 @@ def test_a_killed_search_goes_on_to_what_would_have_come_without(loaded: Path, t
     whole = Path(shutil.copytree(loaded, tmp_path / "whole"))
     script = "import trimtab as tt; tt.open('.').search()"
     environment = {**shop.environment(), "HELD": str(tmp_path / "tried")}
-    killed = subprocess.Popen([sys.executable, "-c", script], cwd=loaded, env=environment, stderr=subprocess.DEVNULL)
+    killed = forked.Popen([sys.executable, "-c", script], cwd=loaded, env=environment, stderr=subprocess.DEVNULL)
     with open_project(loaded, environment=IN_PROCESS) as project:
         within(120, lambda: len(project.state.catalog.find(TRIAL)) == 2 or killed.poll() is not None)
         killed.send_signal(signal.SIGKILL)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import shop
 
+import forked
 from processes import within
 from trimtab.app.keeper import Keeper, service_failures
 from trimtab.app.project import open_project
@@ -205,7 +206,7 @@ def test_sigterm_during_a_long_training_ends_cleanly(tmp_path: Path) -> None:
         f"from trimtab.app.project import open_project\nfrom trimtab.core.clock import ShiftedClock\n"
         f"with open_project('.', clock=ShiftedClock({shop.NOW_US})) as p: p.serve(port=0)"
     )
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", hurried], cwd=folder, env=shop.environment(), stderr=subprocess.PIPE, text=True
     )
     within(120, lambda: (folder / "training").exists() or process.poll() is not None)

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import shop
 
+import forked
+
 ONE = ("--as-of", "2024-04-10")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from trimtab.cli import main; main()", "serve", "--port", "0", "--json"]
-    return subprocess.Popen(
+    return forked.Popen(
         [*command, *arguments],
         cwd=folder,
         env=shop.environment(),

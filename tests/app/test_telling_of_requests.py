@@ -23,6 +23,7 @@ from alias_moves import CLI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+import forked
 from trimtab.core.time import format_moment
 
 AS_OF = format_moment(shop.NOW_US)
@@ -383,6 +384,6 @@ def test_what_cannot_be_told_is_refused_before_serving(trained: Path) -> None:
 
 
 def run(folder: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         [*CLI, *words], cwd=folder, env=shop.environment(), capture_output=True, text=True, timeout=60, input=given
     )

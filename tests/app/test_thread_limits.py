@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_numerical_libraries_have_one_thread_unless_somebody_says_otherwise(
             monkeypatch.setenv(name, said)
     with (trained / "project.py").open("a") as file:
         file.write(LOOK)
-    with shop.serving(trained, "--as-of", AS_OF, "--workers", str(workers)):
+    with shop.serving(trained, "--as-of", AS_OF, "--workers", str(workers), begun=subprocess.Popen):
         if workers > 1:
             shop.all_ready(trained)
     found = [json.loads(line) for line in (trained / "pools.jsonl").read_text().splitlines()]

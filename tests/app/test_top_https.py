@@ -15,6 +15,7 @@ import shop
 from alias_moves import CLI
 
 import certificates
+import forked
 
 FIGURES = b"trimtab_answered_requests_total 1\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s" % (len(FIGURES), FIGURES)
@@ -59,7 +60,7 @@ def figures(certificate: tuple[Path, Path]) -> Iterator[int]:
 def top(project: Path, *words: str, settings: str = "") -> subprocess.CompletedProcess[str]:
     (project / "trimtab.toml").write_text(settings)
     command = [*CLI, "top", "--once", "--every", "0.2", *words]
-    return subprocess.run(
+    return forked.run(
         command, cwd=project, env=shop.environment(), capture_output=True, text=True, timeout=60, check=False
     )
 

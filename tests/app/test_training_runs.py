@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import shop
 
+import forked
 from trimtab.app.backup import restore
 from trimtab.app.doctor import examine
 from trimtab.app.project import Project, open_project
@@ -435,7 +436,7 @@ class Campaign:
 
     def _started(self, folder: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "trimtab.cli", "--project", str(folder), "train"]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return forked.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_a_training_that_is_killed_at_random_points_gives_the_version_of_one_that_was_not(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import shop
 
+import forked
 import trimtab as tt
 from trimtab.app.project import Project, open_project
 from trimtab.core.errors import Misuse
@@ -78,7 +78,7 @@ def test_a_process_of_its_own_trains_a_trusted_class(tmp_path: Path) -> None:
         assert project.train()[-1].act == "promote"
     command = "import trimtab as tt; p = tt.open('.'); print(p.predict('buyer', [{'visit_id': 'n', 'site': 'north', "
     command += "'at': 1710000000000000, 'x': 0.5}])[0].version)"
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", command], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import shop
 
+import forked
 import trimtab as tt
 from processes import within
 from trimtab.app.lease import Lease
@@ -96,7 +97,7 @@ sys.stdin.read()
 store.close()
 """
         command = [sys.executable, "-c", writing]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         with project.views.follow().start() as applier:

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ import shop
 from alias_moves import AS_OF, CLI, Answers, asking, promote, wait_until_alone, waited_s
 from worker_load import Load
 
+import forked
 from impatient import overloaded
 from processes import is_alive, within
 from trimtab.app.elsewhere import SameProject
@@ -81,7 +81,7 @@ def test_workers_answer_as_one_service(trained: Path) -> None:
         text = within(30, shown)
         assert text.count("# TYPE trimtab_predictions_total") == 1
         assert 'trimtab_worker_restarts_total{worker="engine",slot="2"} 0' in text
-        said = subprocess.run(
+        said = forked.run(
             [*CLI, "status"], cwd=trained, env=shop.environment(), capture_output=True, text=True, check=False
         ).stdout
         assert f"served by 2 workers on {url}" in said
@@ -395,7 +395,7 @@ def test_a_service_loads_no_heavy_library_by_itself(tmp_path: Path) -> None:
         "heavy = {'sklearn', 'scipy', 'pandas', 'lightgbm', 'duckdb', 'arro3', 'polars', 'pyarrow', 'onnxruntime'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

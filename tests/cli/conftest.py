@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import forked
 from trimtab.cli.group import trimtab
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,7 +22,7 @@ def run(tmp_path: Path) -> Run:
     """Run `trimtab` with arguments in a process of its own, in the test's folder."""
 
     def run_command(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return forked.run(
             [*COMMAND, *arguments],
             cwd=cwd or tmp_path,
             env=clean_environment(**environment),

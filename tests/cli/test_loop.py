@@ -23,6 +23,7 @@ import pytest
 from click.testing import CliRunner
 from command import BEGIN, COMMAND, Run, churn_rows, clean_environment, write_csv
 
+import forked
 from trimtab.cli.group import trimtab
 
 Table = tuple[list[str], list[list[Any]]]
@@ -59,7 +60,7 @@ CASES: dict[str, tuple[Callable[[], Table], list[str]]] = {
 @contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A `trimtab serve` of its own on a free port, and its URL."""
-    process = subprocess.Popen(
+    process = forked.Popen(
         [*COMMAND, "serve", "--port", "0", "--json", *arguments],
         cwd=folder,
         env=clean_environment(),
@@ -271,7 +272,7 @@ def test_a_stopped_ingest_says_what_is_safe(number: signal.Signals, status: int,
         'SELECT i::VARCHAR AS "Customer ID", TIMESTAMP \'2024-01-01\' + to_seconds(i) AS "Signed Up",'
         " 1.5::DOUBLE AS \"Monthly Fee\", 'pro' AS class FROM range(1500000) t(i)"
     ).write_parquet(str(file))
-    process = subprocess.Popen(
+    process = forked.Popen(
         [*COMMAND, "ingest", "churn", str(file)],
         cwd=tmp_path / "churn",
         env=clean_environment(),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command import Run
 
+import forked
+
 PROJECT = """
 import trimtab as tt
 weather = tt.source("weather", time="at", columns={"origin": str, "temp": float})
@@ -139,12 +141,10 @@ def test_wrong_words_are_named(folder: Path, call: Run, words: list[str], status
 
 
 def test_lines_of_json_come_from_standard_input(folder: Path) -> None:
-    import subprocess
-
     from command import COMMAND, clean_environment
 
     lines = b'{"origin": "JFK", "temp": 1, "at": "2025-01-01"}\n{"origin": "LGA", "temp": 2, "at": "2025-01-01"}\n'
-    done = subprocess.run(
+    done = forked.run(
         [*COMMAND, "ingest", "weather", "-"],
         cwd=folder,
         env=clean_environment(),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from trimtab import store
 from trimtab.events.definitions import source
 from trimtab.events.history import History
@@ -41,7 +42,7 @@ def _run(folder: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         # The batch that was acknowledged last is sent again, as a client does that did not hear the answer.
         args = [sys.executable, "-c", CHILD, str(folder), str(max(acknowledged, 0))]
-        with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as child:
+        with forked.Popen(args, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             for _ in range(chance.randint(1, 12)):
                 acknowledged = int(child.stdout.readline())

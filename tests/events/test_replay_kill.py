@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from trimtab import store
 from trimtab.core.clock import SystemClock
 from trimtab.events.definitions import source
@@ -49,7 +50,7 @@ def _run(folder: Path, kills: int, seed: int) -> int:
         ingestor.push("sales", [{"id": f"s{i}", "n": f"#{i}", "at": i} for i in range(ROWS)])
     chance, early = random.Random(seed), 0
     for kill in range(kills + 1):
-        with subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True) as child:
+        with forked.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
             if kill < kills:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from online_follower import follow
 
+import forked
 from trimtab import store
 from trimtab.events.records import Event, encode
 
@@ -52,9 +53,7 @@ def kill(command: list[str], kills: int, chance: random.Random, *, most: int) ->
     killed = 0
     while killed < kills:
         number = chance.randrange(most)
-        process = subprocess.Popen(
-            [*command, str(number + 5)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        process = forked.Popen([*command, str(number + 5)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in ("ready", *range(number))]
         time.sleep(chance.random() * 0.004)
@@ -63,7 +62,7 @@ def kill(command: list[str], kills: int, chance: random.Random, *, most: int) ->
         if "done\n" in said:
             break
         killed += 1
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = forked.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.endswith("done\n")
     return killed
 

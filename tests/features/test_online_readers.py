@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from online_reader import MAP_BYTES, ONES, VIEWS
 
+import forked
 from trimtab.events.records import Event, encode
 from trimtab.features.online.fill import Filling
 from trimtab.features.online.store import OnlineStore
@@ -28,7 +29,7 @@ def one(position: int) -> LogRecord:
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, str(READER), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
@@ -87,7 +88,7 @@ with LmdbKeyValue(Path(sys.argv[1])) as kv:
 """
     with LmdbKeyValue(tmp_path) as kv:
         kv.write({b"a": b"1"})
-        process = subprocess.Popen([sys.executable, "-c", reading, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = forked.Popen([sys.executable, "-c", reading, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
         held = kv._environment._environment.readers()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.hashing import bytes_hash
@@ -242,7 +243,7 @@ def test_a_registration_in_another_process_is_safe_from_a_collection(shop: Shop)
     shop.registry.move("late_flight", "champion", keep, why="keeps the training set", first=True)
     command = [sys.executable, "-c", WORKER, str(shop.folder), shop.training_set]
     went = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+    with forked.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
         while worker.poll() is None:
             collector = Collector(
                 shop.catalog, shop.blob, clock=VirtualClock(2**52), actor="cleaner", keep=Keep(grace_us=0, rollbacks=1)

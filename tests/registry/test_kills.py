@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from trimtab.core.clock import SystemClock
 from trimtab.registry import Registry
 from trimtab.store.file_blob import FileBlob
@@ -59,7 +60,7 @@ def campaign(folder: Path, world: Any, *, kills: int, seed: int) -> tuple[int, i
     broken = 0
     for kill in range(kills):
         command = [sys.executable, "-c", WORKER, str(folder), digest, f"w{kill}"]
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        worker = forked.Popen(command, stdout=subprocess.PIPE, text=True)
         assert worker.stdout is not None
         acknowledged.append(worker.stdout.readline().strip())  # it works: from now on any moment will do
         time.sleep(generator.uniform(0.0, 0.08))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from trimtab import store
 from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
@@ -174,7 +175,7 @@ def test_a_run_is_cancelled_from_outside(runs: Runs, monkeypatch: pytest.MonkeyP
 def test_a_killed_run_is_shown_as_interrupted_and_the_next_one_says_that_it_goes_on_from_it(
     runs: Runs, tmp_path: Path
 ) -> None:
-    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = forked.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     run_id = child.stdout.readline().strip()
     assert runs.get(run_id).state == "running"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from processes import within
 from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Misuse, Unavailable
@@ -136,11 +137,11 @@ def test_three_threads_do_a_step_once_and_all_get_its_result(
 def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    first = subprocess.Popen([*command, "first", "60"], stdout=subprocess.DEVNULL)
+    first = forked.Popen([*command, "first", "60"], stdout=subprocess.DEVNULL)
     within(60, lambda: ran.exists() and "1 first" in ran.read_text())
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    second = subprocess.run([*command, "second", "0"], capture_output=True, text=True, timeout=120, check=True)
+    second = forked.run([*command, "second", "0"], capture_output=True, text=True, timeout=120, check=True)
     assert second.stdout == "done\n"
     assert ran.read_text().split("\n")[:-1] == ["0 first", "1 first", "1 second", "2 second"]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import forked
 from trimtab import features as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns import Columns
@@ -146,7 +147,7 @@ class Server:
     ) -> None:
         file = str(Path(__file__).with_name("serving_process.py"))
         command = [sys.executable, file, str(folder), mode, str(port), str(work_s), str(grace_s)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         found = re.search(r"http://127.0.0.1:(\d+)", said)

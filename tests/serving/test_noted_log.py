@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
@@ -238,7 +239,7 @@ def test_letting_go_of_the_spool_writes_it(tmp_path: Path) -> None:
 def test_a_killed_process_lost_nothing_that_was_appended(tmp_path: Path, how: str) -> None:
     for _ in range(3):
         command = [sys.executable, "-c", CHILD, str(tmp_path), how, "30"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        with forked.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             said = [process.stdout.readline() for _ in range(20)]  # it is well under way
             time.sleep(0.5)
@@ -252,7 +253,7 @@ def test_a_killed_process_lost_nothing_that_was_appended(tmp_path: Path, how: st
 
 @pytest.mark.parametrize("how", ["quick", "fork"])
 def test_a_process_that_ends_without_closing_leaves_nothing_noted(tmp_path: Path, how: str) -> None:
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", CHILD, str(tmp_path), how, "0.2"], stdout=subprocess.PIPE, check=True, timeout=60
     )
     with SqliteLog(tmp_path / "log", mode="relaxed") as written:
@@ -312,7 +313,7 @@ def test_an_interrupted_write_is_done_once(tmp_path: Path, when: str) -> None:
 def test_ctrl_c_neither_loses_nor_doubles_an_answer(tmp_path: Path) -> None:
     for _ in range(4):
         command = [sys.executable, "-c", CHILD, str(tmp_path), "quick", "30"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
             said = [process.stdout.readline() for _ in range(20)]
             process.send_signal(signal.SIGINT)

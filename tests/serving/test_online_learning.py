@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import forked
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from learning_process import Averages, examples
@@ -379,7 +381,7 @@ def kills(folder: Path, count: int, seed: int) -> int:
     wrong, before = 0, 0
     for _ in range(count):
         command = [sys.executable, str(Path(__file__).with_name("learning_process.py")), str(folder), "30"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = forked.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(chance.uniform(0.0, 0.3))

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+import forked
 from trimtab import store
 from trimtab.core.clock import SystemClock
 from trimtab.core.columns import Columns
@@ -77,7 +78,7 @@ class Asked:
         now_us = time.time_ns() // 1_000
         self.rows = [{**row, "at": now_us} for row in plain.odd_rows(ROWS)]
         command = [sys.executable, str(HERE / "plain_models.py"), str(folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         urls = re.findall(r"\S+:\d+", said)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import forked
+
 WRITERS = Path(__file__).parent / "writers.py"
 
 Killed = Callable[[str, Path, int], list[str]]
@@ -28,7 +30,7 @@ def killed(request: pytest.FixtureRequest) -> Killed:
 
     def run(store: str, path: Path, first: int) -> list[str]:
         command = [sys.executable, "-W", "error", str(WRITERS), store, "until-killed", str(path), str(first)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        with forked.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             try:
                 lines = [process.stdout.readline()]  # it is open and has written once
@@ -49,7 +51,7 @@ def run_writer() -> Run:
 
     def run(store: str, how: str, path: Path) -> list[str]:
         command = [sys.executable, "-W", "error", str(WRITERS), store, how, str(path), "1"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = forked.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -63,7 +65,7 @@ def start_writer() -> Iterator[Start]:
 
     def start(store: str, how: str, path: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", str(WRITERS), store, how, str(path), "1"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = forked.Popen(command, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         return process
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from trimtab.core.errors import Corrupt
 from trimtab.store.lmdb_kv import LmdbKeyValue
 
@@ -123,7 +123,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def read_in_a_process(store: Path, first: int, runs: int, *, only_leaves: bool = False) -> dict[str, int]:
     """LMDB trusts its pages: what damage does to it may end the process, which is told and is no answer."""
     words = [str(Path(__file__).parent), str(store), str(first), str(runs), "leaves" if only_leaves else ""]
-    done = subprocess.run([sys.executable, "-c", READER, *words], capture_output=True, text=True, check=False)
+    done = forked.run([sys.executable, "-c", READER, *words], capture_output=True, text=True, check=False)
     if done.returncode < 0:
         return {"ended": 1}
     assert done.returncode == 0, done.stderr

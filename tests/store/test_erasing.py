@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+import forked
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.store.delta_table import DeltaTable
@@ -102,7 +103,7 @@ def test_a_map_that_another_process_has_open_is_left_alone(tmp_path: Path) -> No
     with LmdbKeyValue(tmp_path) as store:
         store.write({b"a": b"1"})
         command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        with forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "b'1'\n"
             with pytest.raises(Conflict, match="another process has it open"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from trimtab.core.errors import Unavailable
 from trimtab.store.durable_files import unwritable
 from trimtab.store.file_blob import FileBlob
@@ -149,7 +150,7 @@ def test_a_key_value_store_that_somebody_else_has_open_is_not_read_without_locks
         "store = LmdbKeyValue(Path(sys.argv[1])); store.write({b'a': b'1'}); print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", held, str(tmp_path / "kv")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
 

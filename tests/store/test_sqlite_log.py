@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.store.sqlite_log import SqliteLog
@@ -207,7 +208,7 @@ os.kill(os.getpid(), 9)
 """
     for turn in range(7):
         folder = tmp_path / str(turn)
-        subprocess.run([sys.executable, "-c", child, str(folder), str(turn)], check=False, timeout=60)
+        forked.run([sys.executable, "-c", child, str(folder), str(turn)], check=False, timeout=60)
         with SqliteLog(folder) as log:
             assert payloads(log, "p0001") == [b"%d" % n for n in range(40)]
 

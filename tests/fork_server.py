@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import faulthandler
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import signal
 import socket
+import subprocess
 import sys
 import time
 import types
 import warnings
 from pathlib import Path
 from typing import Any
+
+import forked
 
 LOADED = (  # what a project that serves or trains loads, and no engine that starts threads
     "sklearn.linear_model",
@@ -35,13 +41,20 @@ LOADED = (  # what a project that serves or trains loads, and no engine that sta
 )
 
 
-def wait_for_request(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork at each request; returns in the children only, with what was asked for and its stdin, stdout and stderr.
+PATH = [folder for folder in sys.path[1:] if folder not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 
-    The child's parent ends at once, so that whoever asked for it becomes its parent and can wait for it.
+HEEDED = forked.at_begin(os.environ)
+ENDING = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+
+def wait_for_request(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Fork at each request; returns in the children only, with what was asked for and the files that were given.
+
+    The child's parent ends at once, so that whoever asked for it, who is an ancestor, becomes its parent and can wait
+    for it. When nobody is left who could ask, this process ends.
     """
     while True:
-        text, files, _, _ = socket.recv_fds(requests, 1 << 20, 3)
+        text, files, _, _ = socket.recv_fds(requests, 1 << 20, 16)
         if not text:
             os._exit(0)
         between = os.fork()
@@ -60,9 +73,44 @@ def wait_for_request(requests: socket.socket) -> tuple[dict[str, Any], list[int]
             os.close(file)
 
 
+def serve_until_asked(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Wait for a request; in the child for it, `forked` has a server of its own, which was forked from it."""
+    while True:
+        asked, files = wait_for_request(requests)
+        ours, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork():
+            requests.close()
+            forked.SERVERS[:] = [forked.Server(ours, os.getpgrp(), HEEDED)]
+            subprocess.Popen = forked.Popen  # type: ignore[misc]  # what it starts begins as quickly
+            return asked, files
+        ours.close()
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)  # it ends with the process that it was forked from
+        for file in files:
+            os.close(file)
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            for number in range(3):
+                os.dup2(nothing.fileno(), number)
+
+
 def become(asked: dict[str, Any], files: list[int]) -> None:
-    """Be what a new interpreter with these arguments, environment and files would be."""
-    for number, file in enumerate(files):
+    """Be what a new interpreter would be.
+
+    Args:
+        asked: Its options, arguments, folder and environment, whether it has a session or a group of its own, and which
+            numbers `files` have.
+        files: Standard input, output and error, and others that are passed on.
+    """
+    for number, handler in ENDING.items():
+        signal.signal(number, handler)
+    if asked["session"]:
+        os.setsid()
+    if asked["group"]:
+        os.setpgid(0, 0)
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 500) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(high, asked["files"], strict=True):
         os.dup2(file, number)
         os.close(file)
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
@@ -72,30 +120,32 @@ def become(asked: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     time.tzset()
+    sys.path[:] = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *PATH]
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
+    if "faulthandler" in asked["options"]:
+        faulthandler.enable()
+    beside = "-P" not in asked["options"]
     kind, *arguments = asked["arguments"]
     if kind == "-m":
-        sys.path.insert(0, asked["folder"])
+        sys.path[:0] = [asked["folder"]] * beside
         sys.argv = arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
         return
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if kind == "-c":
-        code, name = arguments.pop(0), "<string>"
-        sys.path.insert(0, "")
+        code, name, place = arguments.pop(0), "<string>", ""
     else:
-        code, name = Path(kind).read_text(), kind
-        sys.path.insert(0, str(Path(kind).parent))
+        code, name, place = Path(kind).read_text(), kind, str(Path(kind).parent)
         main.__file__ = kind
+    sys.path[:0] = [place] * beside
     sys.argv = [kind, *arguments]
     exec(compile(code, name, "exec"), vars(main))
 
 
 if __name__ == "__main__":
-    del sys.path[0]
     for module in LOADED:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
-    become(*wait_for_request(socket.socket(fileno=int(sys.argv[1]))))
+    become(*serve_until_asked(socket.socket(fileno=int(sys.argv[1]))))

@@ -1,76 +1,106 @@
 """Python processes that begin at once: forked from one that has the libraries loaded, otherwise like any other.
 
-For tests of what a process does, not of how it begins: how much memory it takes and which modules it loads say nothing
-here. A command of another kind, or one that needs what only a new interpreter has, is started as by `subprocess`.
+For tests of what a process does, not of how it begins: how much memory it takes, which modules it loads and how many
+threads its libraries have say nothing here. A command of another kind, or one that needs what only a new interpreter
+has, is started as by `subprocess`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: a child whose parent ends becomes a child of this process
-AT_BEGIN = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "LD_")  # variables that are read when Python or a library is loaded
+BEFORE = [["-X", "faulthandler"], ["-P"]]  # options of the interpreter that a fork can heed
+LATE = {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"}  # variables of the interpreter that a fork can heed
 
 
 class Server:
-    """The process that forks; it ends with this one."""
+    """A process that forks.
 
-    def __init__(self) -> None:
-        self.begun_with = at_begin(os.environ)
-        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
-            alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # who forks has no threads
-            self._process = subprocess.Popen(command, env=alone, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    Args:
+        requests: Speaks to it; when this is closed, it ends.
+        group: The group that it and its children are in.
+        begun_with: What it heeded of the environment that it was started with.
+    """
 
-    def fork(self, arguments: list[str], folder: str, environment: dict[str, str], files: list[int]) -> int:
-        """The number of a child of this process, with these arguments of `python`, and stdin, stdout and stderr."""
-        asked = {"arguments": arguments, "folder": folder, "environment": environment}
+    def __init__(self, requests: socket.socket, group: int, begun_with: dict[str, str]) -> None:
+        self.group, self.begun_with = group, begun_with
+        self._requests, self._lock = requests, threading.Lock()
+
+    def fork(self, asked: dict[str, Any], files: Sequence[int]) -> int:
+        """The number of a child of this process; `asked` and `files` are those of `fork_server.become`."""
         libc = ctypes.CDLL(None)
-        libc.prctl(SUBREAPER, 1, 0, 0, 0)
-        try:
-            socket.send_fds(self.requests, [json.dumps(asked).encode()], files)
-            child = int(self.requests.recv(100))
-            self.requests.recv(100)  # its parent has ended, so that it is ours
-        finally:
-            libc.prctl(SUBREAPER, 0, 0, 0, 0)
+        with self._lock:
+            libc.prctl(SUBREAPER, 1, 0, 0, 0)
+            try:
+                socket.send_fds(self._requests, [json.dumps(asked).encode()], files)
+                child = int(self._requests.recv(100))
+                self._requests.recv(100)  # its parent has ended, so that it is ours
+            finally:
+                libc.prctl(SUBREAPER, 0, 0, 0, 0)
         return child
 
 
 def at_begin(environment: Mapping[str, str]) -> dict[str, str]:
     """Of an environment what a new interpreter would heed, and a fork cannot."""
-    quiet = ("PYTHONWARNINGS", "ignore")
-    return {name: value for name, value in environment.items() if name.startswith(AT_BEGIN) and (name, value) != quiet}
+    return {k: v for k, v in environment.items() if k.startswith(("PYTHON", "LD_", "LC_", "LANG")) and k not in LATE}
 
 
-@functools.cache
+SERVERS: list[Server] = []  # none, or that of this process
+STARTED: list[subprocess.Popen[bytes]] = []  # it ends with this process
+
+
 def server() -> Server:
-    return Server()
+    """The server of this process."""
+    if not SERVERS:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
+            alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # who forks has no threads
+            STARTED.append(subprocess.Popen(command, env=alone, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL))
+        SERVERS.append(Server(ours, os.getpgrp(), at_begin(alone)))
+    return SERVERS[0]
 
 
 class Popen(subprocess.Popen[Any]):
     """`subprocess.Popen`, quicker for `[sys.executable, "-c" or "-m" or a file, ...]`."""
 
-    def _execute_child(self, args: Sequence[Any], *more: Any) -> None:
+    def _execute_child(self, args: Any, *more: Any) -> None:
         _, preexec, _, pass_fds, cwd, given, _, _, shell, *pipes = more[:15]
-        words = [str(word) for word in args]
+        session, group = more[20:]
         environment = dict(os.environ if given is None else given)
-        plain = not (preexec or pass_fds or shell) and {*more[16:]} <= {None, False, -1}
-        known = words[0] == sys.executable and (words[1] in ("-c", "-m") or not words[1].startswith("-"))
-        if sys.platform != "linux" or not (plain and known) or server().begun_with != at_begin(environment):
+        words = [] if isinstance(args, str | bytes | Path) else [os.fsdecode(word) for word in args]
+        known, options = words[:1] == [sys.executable], []
+        words = words[1:]
+        for option in BEFORE:
+            if words[: len(option)] == option:
+                options.append(option[-1])
+                words = words[len(option) :]
+        known = known and bool(words) and (words[0] in ("-c", "-m") or not words[0].startswith("-"))
+        plain = sys.platform == "linux" and not (preexec or shell) and {*more[16:20]} <= {None, -1} and group in (-1, 0)
+        if not (known and plain and server().group == os.getpgrp() and server().begun_with == at_begin(environment)):
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
+        asked = {
+            "options": options,
+            "arguments": words,
+            "folder": os.fsdecode(cwd or Path.cwd()),
+            "environment": environment,
+            "session": session,
+            "group": group == 0,
+            "files": [0, 1, 2, *pass_fds],
+        }
         files = [pipe if pipe != -1 else own for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
-        self.pid = server().fork(words[1:], str(cwd or Path.cwd()), environment, files)
+        self.pid = server().fork(asked, [*files, *pass_fds])
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,9 @@ from trimtab.stats import (
     ranking_figures,
     score_figures,
 )
+from trimtab.stats.bootstrap import resampled
 from trimtab.stats.figures import mean_of
+from trimtab.stats.interval import Interval
 
 RNG = np.random.default_rng(0)
 
@@ -61,6 +65,38 @@ def test_figures_of_numbers_counts_and_quantiles_are_those_of_scikit_learn(metri
         assert figure.interval is not None
     if metric == "pinball(0.9)":
         assert (found["coverage"].better, found["coverage"].goal) == ("near", 0.9)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.sampled_from([1, 2, 9]))
+def test_resampled_figures_are_those_of_scikit_learn_with_weights(seed: int, rows: int, decimals: int):
+    rng = np.random.default_rng(seed)
+    scores, blocks = rng.random(rows).round(decimals), rng.integers(0, 6, rows)
+    labels, order = rng.integers(0, 2, rows).astype(float), np.argsort(scores, kind="stable")
+
+    def interval_of(statistic: Callable[..., float], defined: Callable[[np.ndarray], bool]) -> Interval | None:
+        def weighted(weights: np.ndarray) -> float | None:
+            if not defined(labels[order][weights > 0]):
+                return None
+            return float(statistic(labels[order], scores[order], sample_weight=weights))
+
+        return resampled(weighted, blocks[order], repeats=20)
+
+    chances = by_name(score_figures("log_loss", labels, scores, blocks, repeats=20))
+    numbers = by_name(score_figures("squared_error", labels, scores, blocks, repeats=20))
+    for figure, expected in (
+        (chances["average_precision"], interval_of(metrics.average_precision_score, np.any)),
+        (numbers["root_mean_squared_error"], interval_of(metrics.root_mean_squared_error, lambda _: True)),
+        (numbers["r2"], interval_of(metrics.r2_score, np.ptp)),
+    ):
+        assert_near(figure.interval, expected)
+
+
+def assert_near(found: Interval | None, expected: Interval | None) -> None:
+    if found is None or expected is None:
+        assert found == expected
+        return
+    assert [found.low, found.estimate, found.high] == pytest.approx([expected.low, expected.estimate, expected.high])
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says():

@@ -110,11 +110,13 @@ def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Bette
         gaps = np.bincount(place, weights=weights * (p - y), minlength=_BINS)
         return float(np.abs(gaps).sum() / weights.sum())
 
-    def average_precision(weights: FloatArray) -> float | None:
-        from sklearn import metrics  # here: it takes more than a second to load
+    lasts = y.size - np.flatnonzero(np.diff(p, prepend=-np.inf))[::-1]  # rows from the highest score down to each score
 
-        ups = float(weights[y == 1.0].sum())
-        return float(metrics.average_precision_score(y, p, sample_weight=weights)) if ups else None
+    def average_precision(weights: FloatArray) -> float | None:  # scikit-learn's takes 20 times as long for a day
+        hits, rows = (np.cumsum(w[::-1])[lasts - 1] for w in (weights * y, weights))
+        gained = np.diff(hits, prepend=0.0)
+        some = gained > 0.0
+        return float((gained[some] * hits[some] / rows[some]).sum() / hits[-1]) if hits[-1] else None
 
     other: Loss = "brier" if metric == "log_loss" else "log_loss"
     return [
@@ -140,14 +142,16 @@ def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Bet
 
     varies = bool(np.ptp(y) > 0.0)
 
+    squares = np.square(y - p)
+
     def root_mean_squared_error(weights: FloatArray) -> float:
-        return float(metrics.root_mean_squared_error(y, p, sample_weight=weights))
+        return float(np.sqrt(np.average(squares, weights=weights)))
 
     def r2(weights: FloatArray) -> float | None:
-        here = y[weights > 0.0]
-        if not varies or not np.ptp(here) > 0.0:
+        if not varies or not np.ptp(y[weights > 0.0]) > 0.0:
             return None
-        return float(metrics.r2_score(y, p, sample_weight=weights))
+        spread = np.square(y - np.average(y, weights=weights))
+        return float(1.0 - np.average(squares, weights=weights) / np.average(spread, weights=weights))
 
     def median_absolute_error(weights: FloatArray) -> float:
         return float(metrics.median_absolute_error(y, p, sample_weight=weights))

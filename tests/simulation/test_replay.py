@@ -171,8 +171,9 @@ def test_before_the_repair_the_lines_are_the_same(drifted: Done) -> None:
     assert not same[policy.at_us >= promoted_us].any()
 
 
-def test_a_healthy_year_raises_no_alarm(tmp_path: Path) -> None:
-    result = worlds.replay(tmp_path, worlds.make(5, days=365, per_day=60), [worlds.policy()], days=365)
+@pytest.mark.parametrize("days", [120, pytest.param(365, marks=pytest.mark.soak)])
+def test_a_healthy_year_raises_no_alarm(tmp_path: Path, days: int) -> None:
+    result = worlds.replay(tmp_path, worlds.make(5, days=days, per_day=60), [worlds.policy()], days=days)
     assert result.lines["policy"].signals == []
     assert [d.act for d in result.lines["policy"].decisions] == ["trigger", "train", "gate", "promote"]
 

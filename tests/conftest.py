@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # all is here, and plain text
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run beside each other: no thread spins until others come
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the library anew
 sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a script, which children inherit

@@ -466,7 +466,7 @@ def test_dead_addresses_of_a_host_share_the_time_with_the_one_that_answers(
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in (*dead, ("127.0.0.1", server.port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         url = f"{scheme}://localhost:{server.port}"
-        with connect(url, timeout_s=9.0, cafile=str(certificate[0])) as client:
+        with connect(url, timeout_s=4.5, cafile=str(certificate[0])) as client:
             assert client.models() == []
     server.join(30)
     assert len(server.asked) == 1

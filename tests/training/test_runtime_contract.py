@@ -13,10 +13,18 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import forked
 from trimtab.core.errors import Misuse
-from trimtab.testing import RuntimeContract
+from trimtab.testing import RuntimeContract, contract_runtime
 from trimtab.training import neural, onnx
 from trimtab.training.runtimes import runtime_for
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the process that loads a model; one kind of model keeps a new Python."""
+    if request.cls is not TestSklearn:
+        monkeypatch.setattr(contract_runtime, "subprocess", forked)
 
 
 class TestSklearn(RuntimeContract):

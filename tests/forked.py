@@ -7,6 +7,7 @@ has, is started as by `subprocess`.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
@@ -56,7 +57,6 @@ def at_begin(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 SERVERS: list[Server] = []  # none, or that of this process
-STARTED: list[subprocess.Popen[bytes]] = []  # it ends with this process
 
 
 def server() -> Server:
@@ -66,7 +66,8 @@ def server() -> Server:
         with theirs:
             command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
             alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # who forks has no threads
-            STARTED.append(subprocess.Popen(command, env=alone, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL))
+            started = subprocess.Popen(command, env=alone, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        atexit.register(lambda: (ours.close(), started.wait()))
         SERVERS.append(Server(ours, os.getpgrp(), at_begin(alone)))
     return SERVERS[0]
 

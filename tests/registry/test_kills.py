@@ -116,7 +116,7 @@ def test_processes_that_register_at_once_share_the_numbers(tmp_path: Path, world
     (tmp_path / "artifact").write_bytes(encode_artifact(fit(world.model, training_set).artifact))
     script = WORKER.replace("range(1_000_000)", "range(8)").replace("registry.move(", "(lambda *a, **k: None)(")
     workers = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path), digest, f"w{n}"], stdout=subprocess.PIPE)
+        forked.Popen([sys.executable, "-c", script, str(tmp_path), digest, f"w{n}"], stdout=subprocess.PIPE)
         for n in range(2)
     ]
     ids = [line for worker in workers for line in worker.communicate()[0].split()]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from trimtab.core.errors import Unavailable
 from trimtab.serving.http.access import Access
 from trimtab.serving.http.server import listen, listen_advice
@@ -29,7 +30,7 @@ class Serving:
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, str(HERE / "inference_process.py"), str(folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.words = self.process.stdout.readline().split()
         assert self.words, self.process.communicate()[1]

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,7 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+# For a module that says `subprocess.Popen`.
+LIKE_SUBPROCESS = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen, "run": run})

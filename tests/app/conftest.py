@@ -12,6 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import shop
 
+import forked
+from trimtab.run import executors
+
+
+@pytest.fixture(autouse=True)
+def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that trains for a project which is open in this one begins at once."""
+    monkeypatch.setattr(executors, "subprocess", forked.LIKE_SUBPROCESS)
+
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:

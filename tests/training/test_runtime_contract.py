@@ -24,7 +24,7 @@ from trimtab.training.runtimes import runtime_for
 def quick_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork the process that loads a model; one kind of model keeps a new Python."""
     if request.cls is not TestSklearn:
-        monkeypatch.setattr(contract_runtime, "subprocess", forked)
+        monkeypatch.setattr(contract_runtime, "subprocess", forked.LIKE_SUBPROCESS)
 
 
 class TestSklearn(RuntimeContract):

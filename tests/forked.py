@@ -11,6 +11,7 @@ import atexit
 import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: a child whose parent ends becomes a child of this process
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEFORE = [["-X", "faulthandler"], ["-P"]]  # options of the interpreter that a fork can heed
 LATE = {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"}  # variables of the interpreter that a fork can heed
 
@@ -88,8 +90,10 @@ class Popen(subprocess.Popen[Any]):
                 options.append(option[-1])
                 words = words[len(option) :]
         known = known and bool(words) and (words[0] in ("-c", "-m") or not words[0].startswith("-"))
-        plain = sys.platform == "linux" and not (preexec or shell) and {*more[16:20]} <= {None, -1} and group in (-1, 0)
-        if not (known and plain and server().group == os.getpgrp() and server().begun_with == at_begin(environment)):
+        ignored = any(signal.getsignal(number) is signal.SIG_IGN for number in ENDING)  # which a child inherits
+        plain = not (ignored or preexec or shell) and {*more[16:20]} <= {None, -1} and group in (-1, 0)
+        known = known and plain and sys.platform == "linux"
+        if not known or server().group != os.getpgrp() or server().begun_with != at_begin(environment):
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         asked = {

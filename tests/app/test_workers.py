@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -395,7 +396,7 @@ def test_a_service_loads_no_heavy_library_by_itself(tmp_path: Path) -> None:
         "heavy = {'sklearn', 'scipy', 'pandas', 'lightgbm', 'duckdb', 'arro3', 'polars', 'pyarrow', 'onnxruntime'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
-    done = forked.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=shop.environment(), capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,8 +74,16 @@ def test_answers_of_folds_come_together_in_the_order_of_the_rows(first: int, see
         assert (of_window(whole, plan, window) == truth[window.rows]).all()
 
 
+def test_the_days_since_the_latest_likely_onset_are_a_window_of_their_own() -> None:
+    long, short = planned(DAYS - 7)[1].windows
+    assert (long.start_us, short.start_us) == ((DAYS - 7) * DAY_US, (DAYS - 5) * DAY_US)
+    rows, _ = planned(DAYS - 7)
+    dated = msgspec.structs.replace(change(DAYS - 7), latest_us=(DAYS - 7) * DAY_US)
+    plan = onset_plan(rows, stretch(rows, DAYS - 7), dated)  # type: ignore[arg-type]
+    assert len(plan.windows) == 1  # it is dated to the day
+
+
 def test_the_newest_week_is_a_window_of_its_own_where_more_days_have_passed() -> None:
-    assert len(planned(DAYS - 7)[1].windows) == 1
     rows, plan = planned(DAYS - 20)
     long, short = plan.windows
     assert (long.start_us, short.start_us) == ((DAYS - 20) * DAY_US, (DAYS - 7) * DAY_US)

@@ -63,8 +63,8 @@ def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
             values = [np.frombuffer(one.values, "<f8")[place] for one in mine]
             there = [value for value in values if value == value]
             bins = Counter(sum(value > edge for edge in column.edges) for value in there)
-            expected = [bins[n] for n in range(column.edges.size + 1)]
-            assert logged.layout.bins_of(counts.bins, place).tolist() == expected
+            here = logged.layout.by_bin(counts.bins)[place]
+            assert here.tolist() == [bins[n] for n in range(here.size)]
             wild = sum(
                 value < (-np.inf if column.least is None else column.least)
                 or value > (np.inf if column.most is None else column.most)
@@ -92,8 +92,9 @@ def test_distances_of_columns_are_those_of_all_rows_together(logged: Logged) -> 
     distances = column_distances(logged.layout, found.values())
     whole = sum(counts.rows for counts in found.values())
     for place, column in enumerate(logged.layout.profile.columns):
-        bins = [logged.layout.bins_of(counts.bins, place) for counts in found.values()]
-        expected = js_distance(np.frombuffer(column.counts, "<i8"), np.sum(bins, axis=0))
+        usual = np.frombuffer(column.counts, "<i8")
+        bins = [logged.layout.by_bin(counts.bins)[place, : usual.size] for counts in found.values()]
+        expected = js_distance(usual, np.sum(bins, axis=0))
         assert distances[column.name].distance == pytest.approx(expected)
     site = distances["site"]
     assert site.null_share == pytest.approx(50 / whole)  # a value that training never saw is no null

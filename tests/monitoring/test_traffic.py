@@ -29,7 +29,7 @@ def lived(hours: dict[int, TrafficHour]) -> dict[int, set[str]]:
         known = {hour: one for hour, one in hours.items() if hour < now}
         now_us = now * HOUR_US
         doubled = "traffic_doubled" in kinds
-        findings = traffic_findings(known, now_us, now_us - 1, None, doubled=doubled, repeated=windows)
+        findings = traffic_findings(known, now_us, now_us - 1, None, doubled=doubled, repeated=lambda: windows)
         kinds = {one.kind for one in findings}
         stands = bool(windows) and windows[-1].end_us is None
         if "duplicates" in kinds and not stands:

@@ -19,6 +19,7 @@ _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
 _SETTLED_US = 7 * DAY_US  # arrivals older than that say what delays are usual, where there are enough
 _AHEAD_US = MINUTE_US
 _AHEAD_SHARE = 0.2
+_RARELY = 0.995  # of the delays are shorter than one that is no usual one
 
 
 class Arrivals:
@@ -83,6 +84,8 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
     since_us = int(feed.known_us[-1])
     age_us = now_us - since_us
     waits = feed.waits(since_us)
+    if age_us < 2 * int(waits.max(initial=0)) + _LATER_US:
+        return []
     gaps = np.diff(feed.known_us)
     high = gaps.size - 1 - gaps.size // 200
     usual_us = int(max(waits.max(initial=0), np.partition(gaps, high)[high]))
@@ -132,19 +135,23 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
     """The newest arrivals are dated ahead, or whole half-hours further back than usual, all else being the same."""
-    newest = feed.known_us > int(feed.known_us[-1]) - _NEWEST_US
-    delays = (feed.known_us - feed.event_us)[newest]
-    before = (feed.known_us - feed.event_us)[~newest]
-    age_us = now_us - feed.known_us[~newest]
-    reference = (
-        before[age_us > _SETTLED_US] if (age_us > _SETTLED_US).sum() >= _LEAST_EVENTS else before[age_us > DAY_US]
+    last_us = int(feed.known_us[-1])
+    ends = np.searchsorted(
+        feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"
     )
-    if delays.size < 3 or reference.size < _LEAST_EVENTS or int(feed.known_us[-1]) < now_us - DAY_US:
+    newest, settled, older = int(ends[0]), int(min(ends[:2])), int(min(ends[0], ends[2]))
+    all_delays = feed.known_us - feed.event_us
+    delays, reference = all_delays[newest:], all_delays[: settled if settled >= _LEAST_EVENTS else older]
+    if delays.size < 3 or reference.size < _LEAST_EVENTS or last_us < now_us - DAY_US:
         return []
     ahead, usual_ahead = float((delays < -_AHEAD_US).mean()), float((reference < -_AHEAD_US).mean())
-    middle, usual = float(np.median(delays)), float(np.median(reference))
+    middle = float(np.median(delays))
+    rare = int((reference >= middle).sum()) < reference.size - int(_RARELY * (reference.size - 1))
+    if not rare and ahead <= usual_ahead + _AHEAD_SHARE:
+        return []
+    usual = float(np.median(reference))
     evidence = {"delay_s": middle / 1e6, "usual_s": usual / 1e6}
-    onset_us = int(feed.known_us[newest][0])
+    onset_us = int(feed.known_us[newest])
     if ahead > usual_ahead + _AHEAD_SHARE:
         share = f"{ahead:.0%} of its newest events are dated in the future, usually {usual_ahead:.0%}"
         most = f"{share}; by up to {ago(int(-delays.min()))}"
@@ -154,7 +161,7 @@ def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
     steps = round(shift / _HALF_HOUR_US)
     whole = abs(shift - steps * _HALF_HOUR_US) <= _ABOUT_US + usual_width and steps >= 2
     steady = width <= 2.0 * usual_width + _ABOUT_US
-    if not whole or not steady or middle <= float(np.quantile(reference, 0.995)) + _ABOUT_US:
+    if not whole or not steady or middle <= float(np.quantile(reference, _RARELY)) + _ABOUT_US:
         return []
     said = f"its newest events are dated {ago(int(shift))} further back than usual, and come as steadily as ever"
     return [_clock(feed, onset_us, evidence, said)]

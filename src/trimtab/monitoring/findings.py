@@ -11,7 +11,7 @@ import numpy as np
 
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
-from trimtab.monitoring.input_hours import HourCounts
+from trimtab.monitoring.input_hours import HourCounts, merged
 from trimtab.monitoring.profile_records import Floats
 
 LONGEST_H = 7 * 24  # hours that are put together, at most, until there are enough rows
@@ -102,9 +102,7 @@ def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *,
 
 def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
     """The window of some hours, in any order."""
-    counts = parts[0][1]
-    for _, more in parts[1:]:
-        counts = counts.plus(more)
+    counts = merged([one for _, one in parts])
     share = min((len(one.marks) / one.rows for _, one in parts if one.rows), default=1.0)
     sample = [one.sample[: math.ceil(share * one.rows)] for _, one in parts]
     hours = [hour for hour, _ in parts]

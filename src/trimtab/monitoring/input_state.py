@@ -52,6 +52,11 @@ class WatchStore:
             return InputWatch(), 0
         return msgspec.json.decode(record.body, type=InputWatch), record.revision
 
+    def revision(self) -> int:
+        """The revision of the state, 0 before it was first stored."""
+        record = self._catalog.get(KIND, self._model)
+        return 0 if record is None else record.revision
+
     def hours(self, hours: Iterable[int], version: str, layout: Layout) -> dict[int, HourCounts]:
         """The stored summaries of a version in some hours."""
         found = {}

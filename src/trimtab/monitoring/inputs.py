@@ -24,9 +24,9 @@ from trimtab.monitoring.label_checks import label_findings
 from trimtab.monitoring.profile_distances import HOURS, ColumnDistance, column_distances
 from trimtab.monitoring.profile_records import InputProfile
 from trimtab.monitoring.profile_store import Profiles
-from trimtab.monitoring.red_windows import Reach, red_windows, window_changes
+from trimtab.monitoring.red_windows import Reach, RedWindow, red_windows, window_changes
 from trimtab.monitoring.shape_checks import shape_findings
-from trimtab.monitoring.signals import Settled, settle_signals, standing_signals
+from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.monitoring.traffic import KEPT_H, TrafficHour, aside_of, question_hashes, traffic_findings
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
@@ -91,6 +91,7 @@ class InputMonitor:
         self._reach = Reach.of(model)
         self._aside = aside_of(model.request)
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
+        self._views = model.features.views
         self._begun_us = now_us
         self._watched: _Watched | None = None
         self._version: str | None = None
@@ -198,14 +199,13 @@ class InputMonitor:
         self.follow()
         over = [hour for hour in over if hour in self._ids or hour in self._open]
         watch, changes = self._closing(over, until_us, now_us, closed)
-        found = self._findings(watch, now_us)
+        listed = listed_signals(self._catalog, self._model.name)
+        found = self._findings(watch, now_us, {(one.kind, one.subject) for one in listed if one.ended_at_us is None})
         version = self._version or ""
         signals = [one.signal(self._model.name, version, now_us) for one in found]
-        settled, told = settle_signals(
-            self._catalog, self._model.name, KINDS, signals, now_us=now_us, owner=self._owner
-        )
+        settled = settle(listed, KINDS, signals, now_us=now_us, owner=self._owner)
         windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
-        self._write(watch, [*changes, *told, *windows], over)
+        self._write(watch, [*changes, *stored(settled, now_us), *windows], over)
         self._looked_us = now_us
         return settled
 
@@ -223,6 +223,8 @@ class InputMonitor:
             counts = self._open.pop(hour, None)
             if counts is not None:
                 self._hours[hour] = counts
+        if over:
+            self._hours = {hour: one for hour, one in self._hours.items() if hour >= over[-1] - LONGEST_H}
 
     def _closing(
         self, over: list[int], until_us: int, now_us: int, closed: Sequence[DayQuality]
@@ -241,7 +243,7 @@ class InputMonitor:
             if counts is not None and self._version is not None:
                 changes.append(self._store.put_hour(hour, self._version, counts))
         if over:
-            changes += self._without_samples()
+            changes += self._without_samples(over[-1] - LONGEST_H)
         oldest = hour_of(now_us) - KEPT_H
         changes += [self._store.remove_hour(hour) for hour in traffic if hour < oldest]
         days = [*self._watch.days, *closed]
@@ -263,23 +265,22 @@ class InputMonitor:
         closed = {**self._hours, **{hour: self._open[hour] for hour in over if hour in self._open}}
         return column_distances(self._watched.layout, [one for hour, one in closed.items() if hour > over[-1] - HOURS])
 
-    def _without_samples(self) -> list[Put | Remove | Append]:
+    def _without_samples(self, oldest: int) -> list[Put | Remove | Append]:
         """Drop the sampled rows of older hours: they are the largest part, and only new hours are compared by them."""
         changes: list[Put | Remove | Append] = []
         kept = sum(len(one.marks) for one in self._open.values())
-        for hour in sorted(self._hours, reverse=True):
-            one = self._hours[hour]
-            kept += len(one.marks)
-            if kept > _SAMPLES and len(one.marks) and self._version is not None:
-                self._hours[hour] = one.without_sample()
+        sampled = [hour for hour, one in self._hours.items() if len(one.marks)]
+        for hour in sorted(sampled, reverse=True):
+            kept += len(self._hours[hour].marks)
+            if (kept > _SAMPLES or hour < oldest) and self._version is not None:
+                self._hours[hour] = self._hours[hour].without_sample()
                 changes.append(self._store.put_hour(hour, self._version, self._hours[hour]))
         return changes
 
-    def _findings(self, watch: InputWatch, now_us: int) -> list[Finding]:
+    def _findings(self, watch: InputWatch, now_us: int, standing: Collection[tuple[str, str]]) -> list[Finding]:
         """All that is wrong now. Nothing is said of a model that never had a request."""
         if not watch.traffic and not self._ids:
             return []
-        standing = {(one.kind, one.subject) for one in standing_signals(self._catalog, self._model.name)}
         profile = None if self._watched is None else self._watched.layout.profile
         found = traffic_findings(
             watch.traffic,
@@ -287,7 +288,7 @@ class InputMonitor:
             self._last_us,
             profile,
             doubled=("traffic_doubled", "traffic") in standing,
-            repeated=[one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"],
+            repeated=self._repeated,
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)
         found += self._of_feeds(now_us, stopped=stopped)
@@ -295,6 +296,10 @@ class InputMonitor:
             found += [] if stopped else self._of_columns(self._watched, now_us, standing)
             found += self._of_labels(watch, self._watched.layout.profile)
         return found
+
+    def _repeated(self) -> list[RedWindow]:
+        """The times in which requests were found to repeat."""
+        return [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
 
     def _of_columns(self, watched: _Watched, now_us: int, standing: Collection[tuple[str, str]]) -> list[Finding]:
         """Of the newest week of hours; as at the last look where no row has come since."""
@@ -317,14 +322,14 @@ class InputMonitor:
     def _of_feeds(self, now_us: int, *, stopped: bool) -> list[Finding]:
         """Of the sources of features, and of labels unless requests stopped before them."""
         label = self._model.label.source.name
-        sources = {view.source.name: view for view in self._model.features.views}
+        sources = {view.source.name: view for view in self._views}
         names = sources.keys() | ({label} if not stopped else set())
         found: list[Finding] = []
         for name in sorted(names):
             found += self._once((name, now_us), partial(self._of_feed, name, now_us))
         since_us = self._unlooked_since_us(now_us)
         for name in sorted(sources):
-            keys = {key for view in self._model.features.views if view.source.name == name for key in view.by}
+            keys = {key for view in self._views if view.source.name == name for key in view.by}
             keys |= {sources[name].source.key or ""}
             skipped = frozenset(keys)
             found += self._once(
@@ -393,10 +398,10 @@ class InputMonitor:
 
     def _refresh(self) -> None:
         """Take over what another process closed; hours that are open there are open here, by the same log."""
-        watch, revision = self._store.watch()
-        if revision == self._revision:
+        if self._store.revision() == self._revision:
             return
-        self._watch, self._revision = watch, revision
+        watch, self._revision = self._store.watch()
+        self._watch = watch
         for hour in [hour for hour in self._ids.keys() | self._open.keys() if hour * HOUR_US < watch.closed_until_us]:
             self._ids.pop(hour, None)
             self._questions.pop(hour, None)

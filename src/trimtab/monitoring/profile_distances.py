@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.monitoring.input_hours import HourCounts, Layout
-from trimtab.stats.drift import js_distance
+from trimtab.stats.drift import js_distances
 
 HOURS = 24  # closed ones that are held against the profile, so that the time of day makes no distance
 
@@ -31,14 +32,14 @@ def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, C
     if not some:
         return {}
     rows = sum(one.rows for one in some)
-    bins, nulls = sum(one.bins for one in some), sum(one.nulls for one in some)
-    found: dict[str, ColumnDistance] = {}
-    for place, column in enumerate(layout.profile.columns):
-        expected = np.frombuffer(column.counts, "<i8")
-        actual = layout.bins_of(np.asarray(bins), place)
-        known = expected.size == actual.size and expected.any() and actual.any()
-        found[column.name] = ColumnDistance(
-            distance=js_distance(expected, actual) if known else None,
-            null_share=float(np.asarray(nulls)[place].sum()) / rows,
+    actual = layout.by_bin(np.add.reduce([one.bins for one in some]))
+    nulls = np.add.reduce([one.nulls for one in some]).sum(axis=1) / rows
+    known: NDArray[np.bool_] = (layout.usual.sum(axis=1) > 0) & (actual.sum(axis=1) > 0)
+    away = np.zeros(layout.width)
+    away[known] = js_distances(layout.usual[known], actual[known])
+    return {
+        column.name: ColumnDistance(distance=away_by if there else None, null_share=share)
+        for column, away_by, there, share in zip(
+            layout.profile.columns, away.tolist(), known.tolist(), nulls.tolist(), strict=True
         )
-    return found
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -42,16 +43,24 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
 
     def at(self, hours: int, hour: int) -> tuple[float, float]:
         """Median and high end for a window of so many hours that ends in an hour (since 1970)."""
-        place = _place(hours)
-        return float(self._table("middle")[place, hour % 24]), float(self._table("high")[place, hour % 24])
+        place = _place(hours), hour % 24
+        return float(self._middles[place]), float(self._highs[place])
 
     def most(self, hours: int) -> float:
         """The high end for a window of so many hours, whenever it ends."""
-        return float(self._table("high")[_place(hours)].max())
+        return float(self._highs[_place(hours)].max())
 
-    def _table(self, name: str) -> NDArray[np.float32]:
-        table: NDArray[np.float32] = np.frombuffer(getattr(self, name), "<f4").reshape(len(WINDOWS_H), 24)
-        return table
+    @cached_property
+    def _middles(self) -> NDArray[np.float32]:
+        return _table(self.middle)
+
+    @cached_property
+    def _highs(self) -> NDArray[np.float32]:
+        return _table(self.high)
+
+
+def _table(data: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(data, "<f4").reshape(len(WINDOWS_H), 24)
 
 
 def _place(hours: int) -> int:
@@ -143,7 +152,7 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def inputs(self) -> int:
         return sum(1 for one in self.columns if one.place == "input")
 
-    @property
+    @cached_property
     def week(self) -> Floats:
         """Mean rows by hour of the week (hours since 1970 modulo 168), NaN where no reference hour was."""
         rows = np.frombuffer(self.hour_rows, "<u4").astype(np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.monitoring.findings import Finding, Window, percent, windows
-from trimtab.monitoring.input_hours import HourCounts, Layout
+from trimtab.monitoring.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profile_records import BINS, ColumnProfile, Floats
 from trimtab.monitoring.unit_maps import unit_maps
 
@@ -58,7 +58,7 @@ def shape_findings(
     if not newest:
         return []
     profile = layout.profile
-    off = [one for place in range(layout.width) if (one := _far(layout, place, newest, standing)) is not None]
+    off = _all_off(layout, newest, standing)
     sudden = {one.place for one in off if one.distance - _day_before_distance(layout, one, hours) >= _SUDDEN}
     swapped = _swapped(layout, off, sudden, standing)
     taken = {profile.columns[place].name for found in swapped for place in found[1]}
@@ -84,46 +84,67 @@ def _subjects(names: Collection[str]) -> set[str]:
     return {f"column {name}" for name in names}
 
 
-def distance_of_bins(layout: Layout, place: int, counts: HourCounts) -> tuple[float, int]:
-    """The largest difference of the distribution functions of some hours and the profile; and the rows with values."""
-    here = layout.bins_of(counts.bins, place)
-    usual = layout.usual[place]
-    rows = int(here.sum())
-    if not rows or usual is None:
-        return 0.0, rows
-    return float(np.abs(np.cumsum(here / rows) - usual).max()), rows
+def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.int64]]:
+    """By column the largest difference of the distribution functions of some hours and the profile, 0 where either has
+    no values; and the rows with values."""
+    here = layout.by_bin(counts.bins)
+    rows = here.sum(axis=1)
+    away = np.abs(np.cumsum(here / np.maximum(rows, 1)[:, None], axis=1) - layout.usual_shares).max(axis=1)
+    return np.where((rows > 0) & layout.usual.any(axis=1), away, 0.0), rows
 
 
-def _far(layout: Layout, place: int, newest: list[Window], standing: Collection[tuple[str, str]]) -> _Off | None:
-    column = layout.profile.columns[place]
-    if not column.is_number or column.distinct < _DISTINCT or column.top_share > _ATOM:
-        return None
-    hits = []
+def _highs(layout: Layout, window: Window) -> Floats:
+    """By column the high end of the distances of reference windows like this one; NaN where none was measured."""
+    spreads = (column.spreads.get("distance") for column in layout.profile.columns)
+    return np.array([math.nan if one is None else one.at(window.hours, window.last)[1] for one in spreads])
+
+
+def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[str, str]]) -> list[_Off]:
+    """The columns of numbers that are far from the profile in the newest window, and in another one or since before."""
+    columns = layout.profile.columns
+    judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
+    lowest, highest = (
+        np.array([math.nan if one is None else one for one in ends])
+        for ends in ([one.lowest for one in columns], [one.highest for one in columns])
+    )
+    hits: dict[int, list[_Off]] = {}
     for window in newest:
-        distance, rows = distance_of_bins(layout, place, window.counts)
-        high = column.spreads["distance"].at(window.hours, window.last)[1]
-        noise = _NOISE / math.sqrt(max(rows, 1))
-        values = window.sample[:, place]
-        values = values[~np.isnan(values)]
-        outside = values.size >= _SAMPLED and float(_is_outside(values, column, _BEYOND).mean()) >= _FAR
-        if rows >= SHAPE_ROWS // 2 and (outside or distance >= max(_FAR, high + _ABOVE) + noise):
-            hits.append(_Off(place, distance, high, values, window, outside))
-    if not hits or hits[0].window is not newest[0] or hits[0].values.size < _SAMPLED:
-        return None
-    stands = ("units", column.subject) in standing
-    if len(hits) < 2 and not stands:
-        return None
-    newest_hit, oldest = hits[0], hits[-1]
-    window = msgspec.structs.replace(newest_hit.window, first=oldest.window.first)
-    return msgspec.structs.replace(newest_hit, window=window, windows=len(hits), stands=stands)
+        distance, rows = distances(layout, window.counts)
+        high = _highs(layout, window)
+        there = (~np.isnan(window.sample)).sum(axis=0)
+        beyond = _is_beyond(window.sample, lowest, highest).sum(axis=0)
+        outside = (there >= _SAMPLED) & (beyond / np.maximum(there, 1) >= _FAR)
+        far = distance >= np.maximum(_FAR, high + _ABOVE) + _NOISE / np.sqrt(np.maximum(rows, 1))
+        for place in np.flatnonzero(judged & (rows >= SHAPE_ROWS // 2) & (outside | far)).tolist():
+            if window is newest[0]:
+                hits[place] = []
+            if place in hits:
+                values = window.sample[:, place]
+                values = values[~np.isnan(values)]
+                hits[place].append(
+                    _Off(place, float(distance[place]), float(high[place]), values, window, bool(outside[place]))
+                )
+    found = []
+    for place, ones in sorted(hits.items()):
+        stands = ("units", columns[place].subject) in standing
+        if ones[0].values.size >= _SAMPLED and (len(ones) > 1 or stands):
+            window = msgspec.structs.replace(ones[0].window, first=ones[-1].window.first)
+            found.append(msgspec.structs.replace(ones[0], window=window, windows=len(ones), stands=stands))
+    return found
 
 
-def _is_outside(values: Floats, column: ColumnProfile, widths: float = 0.0) -> NDArray[np.bool_]:
-    """Which values lie so many widths of the range of training outside of it."""
+def _is_beyond(values: Floats, lowest: Floats, highest: Floats) -> NDArray[np.bool_]:
+    """Which values lie far outside of the range of training of their column."""
+    room = _BEYOND * (highest - lowest)
+    found: NDArray[np.bool_] = (values < lowest - room) | (values > highest + room)
+    return found
+
+
+def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
+    """Which values lie outside of the range of training."""
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
-    room = widths * (column.highest - column.lowest)
-    found: NDArray[np.bool_] = (values < column.lowest - room) | (values > column.highest + room)
+    found: NDArray[np.bool_] = (values < column.lowest) | (values > column.highest)
     return found
 
 
@@ -179,12 +200,9 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
         parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
         if not parts:
             continue
-        counts = parts[0]
-        for more in parts[1:]:
-            counts = counts.plus(more)
-        distance, rows = distance_of_bins(layout, one.place, counts)
-        if rows >= _SAMPLED:
-            return distance
+        distance, rows = distances(layout, merged(parts))
+        if rows[one.place] >= _SAMPLED:
+            return float(distance[one.place])
     return 0.0
 
 
@@ -291,30 +309,36 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
     """Columns whose shape in two of the newest three days is another than in any reference day; for information."""
     days = windows(hours, SHAPE_ROWS, least_h=24)
+    columns = layout.profile.columns
+    stands = np.array([("shape", column.subject) in standing for column in columns], np.bool_)
+    varies = np.array([column.distinct >= 2 for column in columns], np.bool_)
+    of_column: dict[int, list[tuple[Window, float, float]]] = {}
+    for window in days:
+        distance, rows = distances(layout, window.counts)
+        high = _highs(layout, window)
+        # what stands goes on at less, so that it does not end and begin again
+        least = np.where(stands, high, np.maximum(high + _DRIFTED, 2 * _DRIFTED))
+        off = varies & (rows >= SHAPE_ROWS // 2) & (distance >= least + _NOISE / np.sqrt(np.maximum(rows, 1)))
+        for place in np.flatnonzero(off).tolist():
+            if window is days[0]:
+                of_column[place] = []
+            if place in of_column:
+                of_column[place].append((window, float(distance[place]), float(high[place])))
     found = []
-    for place, column in enumerate(layout.profile.columns):
-        if "distance" not in column.spreads or column.distinct < 2:
+    for place, hits in sorted(of_column.items()):
+        column = columns[place]
+        if len(hits) < 2 and not stands[place]:
             continue
-        hits = []
-        stands = ("shape", column.subject) in standing
-        for window in days:
-            distance, rows = distance_of_bins(layout, place, window.counts)
-            high = column.spreads["distance"].at(window.hours, window.last)[1]
-            least = high if stands else max(high + _DRIFTED, 2 * _DRIFTED)  # so that it does not end and begin again
-            if rows >= SHAPE_ROWS // 2 and distance >= least + _NOISE / math.sqrt(rows):
-                hits.append((window, distance, high))
-        if not hits or hits[0][0] is not days[0] or (len(hits) < 2 and not stands):
-            continue
-        window, distance, high = hits[0]
+        newest, away, usual = hits[0]
         found.append(
             Finding(
                 kind="shape",
                 subject=column.subject,
                 severity="info",
                 onset_us=hits[-1][0].onset_us,
-                evidence={"distance": distance, "usual_high": high},
-                message=f"Column {column.name}: its values of {window.said} are distributed otherwise than in training "
-                f"(distance {distance:.2f}; normal is at most {high:.2f}). That is drift, and no fault as long as the "
+                evidence={"distance": away, "usual_high": usual},
+                message=f"Column {column.name}: its values of {newest.said} are distributed otherwise than in training "
+                f"(distance {away:.2f}; normal is at most {usual:.2f}). That is drift, and no fault as long as the "
                 "quality holds.",
             )
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -39,7 +40,7 @@ def traffic_findings(
     profile: InputProfile | None,
     *,
     doubled: bool = False,
-    repeated: Sequence[RedWindow] = (),
+    repeated: Callable[[], Sequence[RedWindow]] = tuple,
 ) -> list[Finding]:
     """What is wrong with how many requests come.
 
@@ -49,7 +50,8 @@ def traffic_findings(
         last_us: When the newest request came; None: there never was one.
         profile: What the version was fitted on; it tells of weekdays where the project is too young.
         doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
-        repeated: The times in which requests were found to repeat: they are no measure of what is usual.
+        repeated: Gives the times in which requests were found to repeat: they are no measure of what is usual. It is
+            asked only where requests repeat now.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
@@ -80,8 +82,7 @@ class _Hours:
     def __init__(self, hours: Mapping[int, TrafficHour]) -> None:
         self.first, self.last = min(hours), max(hours)
         self.rows = np.zeros(self.last - self.first + 1)
-        for hour, one in hours.items():
-            self.rows[hour - self.first] = one.rows
+        self.rows[np.fromiter(hours, np.int64, len(hours)) - self.first] = [one.rows for one in hours.values()]
 
     def longest_gap(self) -> int:
         """Hours between two hours with requests, the most of the last four weeks."""
@@ -99,9 +100,11 @@ class _Hours:
             for n in range(1, most + 1):
                 part = self.rows[: max(found.size - n * step, 0)]
                 before[n - 1, n * step : n * step + part.size] = part
-            enough = (~np.isnan(before)).sum(axis=0) >= least
-            if enough.any():
-                found[enough] = np.nanmedian(before[:, enough], axis=0)
+            counts = (~np.isnan(before)).sum(axis=0)
+            enough = np.flatnonzero(counts >= least)
+            in_order, of = np.sort(before[:, enough], axis=0), counts[enough]  # those that there are not come last
+            places = np.arange(enough.size)
+            found[enough] = (in_order[(of - 1) // 2, places] + in_order[of // 2, places]) / 2.0
         return found
 
 
@@ -199,33 +202,38 @@ class _Asked(msgspec.Struct, frozen=True):
         return self.asked_again / max(self.questions, 1)
 
 
-def _together(hours: Mapping[int, TrafficHour]) -> list[_Asked]:
+def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_Asked]:
     """Hours put together until there are enough requests, newest first."""
-    found: list[_Asked] = []
-    part: list[int] = []
+    part: list[TrafficHour] = []
+    last = rows = 0
     for hour in sorted(hours, reverse=True):
-        part.append(hour)
-        ones = [hours[one] for one in part]
-        rows = sum(one.rows for one in ones)
+        last = last if part else hour
+        part.append(hours[hour])
+        rows += part[-1].rows
         if rows >= _ROWS / 2:
-            asked = [(one.questions, one.asked_again) for one in ones]
-            questions, again = (sum(n) for n in zip(*asked, strict=True)) if all(n for n, _ in asked) else (0, 0)
-            distinct = sum(one.distinct for one in ones)
-            found.append(_Asked(hour, part[0], len(part), rows, distinct, questions, again))
-            part = []
-    return found
+            counted = all(one.questions for one in part)
+            questions, again = (sum(one.questions for one in part), sum(one.asked_again for one in part))
+            distinct = sum(one.distinct for one in part)
+            asked = (questions, again) if counted else (0, 0)
+            yield _Asked(hour, last, len(part), rows, distinct, *asked)
+            part, rows = [], 0
 
 
-def _repeated(hours: Mapping[int, TrafficHour], faulty: Sequence[RedWindow]) -> list[Finding]:
+def _repeated(hours: Mapping[int, TrafficHour], faulty: Callable[[], Sequence[RedWindow]]) -> list[Finding]:
     """The same requests asked more often within an hour than usual, by their ids or by what they ask."""
-    newest = _together(hours)
-    before = [
+    groups = _together(hours)
+    newest = list(islice(groups, 3))
+    if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
+        return []
+    windows = faulty()
+    kept = (
         one
-        for one in newest[3:]
-        if not any(window.covers(hour * HOUR_US) for window in faulty for hour in (one.first, one.last))
-    ][: 14 * _DAY_H]
+        for one in groups
+        if not any(window.covers(hour * HOUR_US) for window in windows for hour in (one.first, one.last))
+    )
+    before = list(islice(kept, 14 * _DAY_H))
     high = _high([one.share for one in before])
-    hits = [one for one in newest[:3] if one.share >= high + _MORE]
+    hits = [one for one in newest if one.share >= high + _MORE]
     if len(hits) >= 2 and hits[0] is newest[0]:
         share, onset_us = hits[0].share, hits[-1].first * HOUR_US
         evidence = {"share": share, "usual_high": high}
@@ -233,7 +241,7 @@ def _repeated(hours: Mapping[int, TrafficHour], faulty: Sequence[RedWindow]) -> 
             f"{percent(share)} of the requests since {format_moment(onset_us)[:16]} repeat one of the same hour; "
             f"normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
         )
-    elif again := _asked_again(newest[:3], [one for one in before if one.questions]):
+    elif again := _asked_again(newest, [one for one in before if one.questions]):
         share, high, onset_us = again
         evidence = {"asked_again": share, "usual_high": high}
         said = (

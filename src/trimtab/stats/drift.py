@@ -39,9 +39,25 @@ def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
     1.0
     """
     p, q = _shares(expected, actual, "Jensen-Shannon")
+    return float(js_distances(p[None], q[None])[0])
+
+
+def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
+    """`js_distance` of many pairs of histograms at once, shape (pairs,), in [0, 1].
+
+    Args:
+        expected: Reference counts, shape (pairs, bins), some in each row.
+        actual: Live counts over the same bins, of the same shape.
+    """
+    one, two = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    p, q = one / one.sum(axis=1, keepdims=True), two / two.sum(axis=1, keepdims=True)
     middle = (p + q) / 2.0
-    nats = sum(float(np.sum(share[share > 0] * np.log(share[share > 0] / middle[share > 0]))) for share in (p, q))
-    return float(np.sqrt(min(1.0, max(0.0, nats / 2.0 / np.log(2.0)))))
+    nats = np.zeros(len(p))
+    for share in (p, q):
+        there = share > 0
+        ratio = np.divide(share, middle, out=np.ones_like(share), where=there)
+        nats += (share * np.log(ratio)).sum(axis=1)
+    return np.asarray(np.sqrt(np.clip(nats / 2.0 / np.log(2.0), 0.0, 1.0)), np.float64)
 
 
 def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:

@@ -97,16 +97,11 @@ class SqlCatalog:
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
         """Records of a kind whose key starts with `prefix`, by key."""
-        table = schema.record
-        query = sa.select(table).where(table.c.kind == kind).order_by(table.c.key)
-        if prefix:
-            above = _above(prefix) if self._engine.dialect.name == "sqlite" else None
-            if above is None:  # texts may be in another order than their characters
-                query = query.where(table.c.key >= prefix, sa.func.substr(table.c.key, 1, len(prefix)) == prefix)
-            else:  # and not all that comes after the prefix is looked at
-                query = query.where(table.c.key >= prefix, table.c.key < above)
+        above = _above(prefix) if prefix and self._engine.dialect.name == "sqlite" else None
+        values = {"of_kind": kind, "of_prefix": prefix, "of_length": len(prefix), "of_above": above}
+        query = _FIND if not prefix else _FIND_PREFIX if above is None else _FIND_BETWEEN
         with self._transaction(self._reading) as connection:
-            rows = connection.execute(query).all()
+            rows = _run(connection, query, values).fetchall()
         return [self._record(row) for row in rows]
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
@@ -475,6 +470,12 @@ def _new_record(dialect: ModuleType) -> sa.Insert:
 
 _HERE = (schema.record.c.kind == sa.bindparam("of_kind"), schema.record.c.key == sa.bindparam("of_key"))
 _GET = sa.select(schema.record).where(*_HERE)
+_FIND = sa.select(schema.record).where(_HERE[0]).order_by(schema.record.c.key)
+_FROM = _FIND.where(schema.record.c.key >= sa.bindparam("of_prefix"))
+_FIND_PREFIX = _FROM.where(  # texts may be in another order than their characters
+    sa.func.substr(schema.record.c.key, sa.literal_column("1"), sa.bindparam("of_length")) == sa.bindparam("of_prefix")
+)
+_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))  # not all that comes after is looked at
 _REVISION = sa.select(schema.record.c.revision).where(*_HERE).with_for_update()
 _INSERT = {"sqlite": _new_record(sqlite), "postgresql": _new_record(postgresql)}
 _UPDATE = sa.update(schema.record).where(*_HERE, schema.record.c.revision == sa.bindparam("of_revision"))

@@ -15,10 +15,11 @@ from input_world import Shop, World
 
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, MINUTE_US
-from trimtab.monitoring.input_hours import SAMPLED, HourCounts, Layout, summarise
+from trimtab.monitoring.input_hours import SAMPLED, HourCounts, Layout, merged, summarise
 from trimtab.monitoring.input_rows import RowReader, planned
 from trimtab.monitoring.profile_distances import column_distances
 from trimtab.monitoring.profile_records import NO_REASON, NULL_CODES, InputProfile
+from trimtab.monitoring.shape_checks import distances
 from trimtab.stats.drift import js_distance
 
 
@@ -108,12 +109,27 @@ def test_any_split_into_blocks_gives_equal_summaries(logged: Logged, cuts: list[
     whole = summarise(logged.layout, logged.reader, logged.predictions)
     edges = sorted({0, len(logged.predictions), *(min(cut, len(logged.predictions)) for cut in cuts)})
     blocks = [logged.predictions[a:b] for a, b in pairwise(edges)]
-    merged: dict[int, HourCounts] = {}
+    found: dict[int, HourCounts] = {}
+    parts: list[HourCounts] = []
     for block in blocks[::-1] if backwards else blocks:
         for hour, counts in summarise(logged.layout, logged.reader, block).items():
-            merged[hour] = merged[hour].plus(counts) if hour in merged else counts
-    assert merged.keys() == whole.keys()
-    assert all(same(merged[hour], whole[hour]) for hour in whole)
+            found[hour] = found[hour].plus(counts) if hour in found else counts
+            parts.append(counts)
+    assert found.keys() == whole.keys()
+    assert all(same(found[hour], whole[hour]) for hour in whole)
+    assert same(merged(parts), merged([*whole.values()]))
+
+
+def test_distances_from_the_profile_are_those_of_each_column_by_itself(logged: Logged) -> None:
+    counts = merged(list(summarise(logged.layout, logged.reader, logged.predictions).values()))
+    found, rows = distances(logged.layout, counts)
+    bins = logged.layout.by_bin(counts.bins)
+    for place, column in enumerate(logged.layout.profile.columns):
+        here, usual = bins[place, : column.edges.size + 1], np.frombuffer(column.counts, "<i8")
+        assert rows[place] == here.sum()
+        away = np.abs(np.cumsum(here / here.sum()) - np.cumsum(usual / usual.sum())).max() if here.any() else 0.0
+        assert found[place] == away, column.name
+    assert (found > 0).any()
 
 
 def test_a_summary_is_read_back_as_it_was(logged: Logged) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.red_windows import RedWindow
-from trimtab.monitoring.traffic import TrafficHour, question_hashes, traffic_findings
+from trimtab.monitoring.traffic import TrafficHour, _Hours, question_hashes, traffic_findings
 
 DAYS = 28
 WINDOW = RedWindow(id="d", model="m", kind="duplicates", subject="traffic", start_us=0, end_us=None)
@@ -138,3 +138,18 @@ def test_hours_of_which_nobody_knows_what_was_asked_say_nothing() -> None:
     hours |= {hour: TrafficHour(8, 8) for hour in hours if hour % 2}
     hours |= {hour: TrafficHour(8, 8, 8, 0) for hour in hours if hour < 24 * DAYS}
     assert not any("duplicates" in kinds for kinds in lived(hours).values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_usual_traffic_is_the_median_of_the_hours_before(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = {int(hour): TrafficHour(int(n), 1) for hour, n in enumerate(rng.integers(1, 90, 24 * 40)) if n % 7}
+    hours = _Hours(counts)
+    rows = [counts[hour].rows if hour in counts else 0 for hour in range(hours.first, hours.last + 1)]
+    found = hours.usual(30)
+    assert len(found) == len(rows) + 30
+    for place in range(len(found)):
+        days = [rows[place - 24 * n] for n in range(1, 8) if 0 <= place - 24 * n < len(rows)]
+        weeks = [rows[place - 168 * n] for n in range(1, 5) if 0 <= place - 168 * n < len(rows)]
+        expected = np.median(weeks) if len(weeks) >= 3 else np.median(days) if len(days) >= 2 else np.nan
+        assert np.array_equal(found[place], expected, equal_nan=True), place

@@ -9,6 +9,7 @@ from scipy.stats import ks_2samp
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import js_distance, ks_distance, psi
+from trimtab.stats.drift import js_distances
 
 pairs = st.integers(1, 12).flatmap(
     lambda n: st.tuples(*[st.lists(st.integers(0, 50), min_size=n, max_size=n).filter(any)] * 2)
@@ -31,6 +32,14 @@ def test_distances_are_symmetric_and_zero_only_for_the_same_shape(histograms):
     for distance in (psi, ks_distance, js_distance):
         assert distance(a, b) == pytest.approx(distance(b, a), abs=1e-9)
         assert distance(a, [3 * count for count in a]) == pytest.approx(0.0, abs=1e-7)
+
+
+@given(pairs)
+def test_many_pairs_at_once_are_as_each_by_itself_whatever_bins_lie_behind(histograms):
+    a, b = histograms
+    padded = [[*one, *[0] * (12 - len(one))] for one in (a, b)]
+    found = js_distances([padded[0], padded[1]], [padded[1], padded[1]])
+    assert found == pytest.approx([js_distance(a, b), 0.0], abs=1e-9)
 
 
 @pytest.mark.fast

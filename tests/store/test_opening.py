@@ -10,6 +10,7 @@ import trimtab.testing
 from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.urls import mask_url
+from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.store.sqlite_log import SqliteLog
 
 
@@ -36,6 +37,16 @@ def test_a_log_is_durable_unless_it_is_asked_to_be_relaxed(tmp_path: Path) -> No
         assert isinstance(log, SqliteLog)
         assert log.mode == mode
         log.close()
+
+
+def test_a_catalogue_is_durable_unless_it_is_asked_to_be_relaxed(tmp_path: Path) -> None:
+    for query, synchronous in [("", 2), ("?mode=durable", 2), ("?mode=relaxed", 1)]:  # FULL, and NORMAL
+        catalog = store.open(f"sqlite://{tmp_path}/c.db{query}", "catalog")
+        assert isinstance(catalog, SqlCatalog)
+        with catalog._transaction(catalog._writing) as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == synchronous
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        catalog.close()
 
 
 def test_a_path_may_hold_any_character(tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def _trimmed(values: Floats) -> tuple[float, float] | None:
     there = np.sort(values[~np.isnan(values)])
     if there.size < 3:
         return None
-    return float(np.median(there)), float(there[-1 - there.size // _LEFT_OUT])
+    middle = (there[(there.size - 1) // 2] + there[there.size // 2]) / 2.0
+    return float(middle), float(there[-1 - there.size // _LEFT_OUT])
 
 
 def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) -> ColumnProfile:

@@ -146,7 +146,8 @@ class World:
 
     def _open(self) -> None:
         """Open what is stored, and what steers by it."""
-        self.catalog = store.open(store_url("sqlite", self._folder / "catalog.db"), "catalog", clock=self._clock)
+        catalog = f"{store_url('sqlite', self._folder / 'catalog.db')}?mode=relaxed"  # D0193
+        self.catalog = store.open(catalog, "catalog", clock=self._clock)
         log = f"{store_url('sqlite', self._folder / 'log' / 'predictions')}?mode=relaxed"
         self.predictions = PredictionLog(store.open(log, "log", clock=self._clock))
         self.registry = Registry(self.catalog, self._blob, clock=self._clock, actor="policy")

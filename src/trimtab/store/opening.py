@@ -27,7 +27,11 @@ _EXAMPLES: dict[Port, str] = {
     "blob": "file:///var/lib/project/blobs",
     "catalog": "sqlite:///var/lib/project/catalog.db",
 }
-_OPTIONS: dict[tuple[str, Port], dict[str, tuple[str, ...]]] = {("sqlite", "log"): {"mode": ("durable", "relaxed")}}
+_MODES: dict[str, tuple[str, ...]] = {"mode": ("durable", "relaxed")}
+_OPTIONS: dict[tuple[str, Port], dict[str, tuple[str, ...]]] = {
+    ("sqlite", "log"): _MODES,
+    ("sqlite", "catalog"): _MODES,
+}
 _SERVERS = ("redis", "rediss", "valkey", "postgresql", "postgres", "nats", "kafka", "s3")
 
 
@@ -46,8 +50,8 @@ def open(
 ) -> Log | Table | KeyValue | Blob | Catalog:
     """The store at `url`, made when it is not there.
 
-    `sqlite:///dir` (log; `?mode=durable` or `relaxed`), `sqlite:///file.db` (catalog), `delta:///dir` (table),
-    `lmdb:///dir` (kv), `file:///dir` (blob): three slashes and an absolute path.
+    `sqlite:///dir` (log), `sqlite:///file.db` (catalog), these two with `?mode=durable` or `relaxed`,
+    `delta:///dir` (table), `lmdb:///dir` (kv), `file:///dir` (blob): three slashes and an absolute path.
 
     Args:
         url: Where it is.
@@ -66,16 +70,16 @@ def open(
     trimtab.core.errors.Misuse: store: no backend for 'mysql:///x' as a log. Write sqlite:///var/lib/project/log.
     """
     parts, path, options = _parse(url, port)
+    mode: Literal["durable", "relaxed"] = "relaxed" if options.get("mode") == "relaxed" else "durable"
     match parts.scheme, port:
         case "sqlite", "log":
             from trimtab.store.sqlite_log import SqliteLog
 
-            mode: Literal["durable", "relaxed"] = "relaxed" if options.get("mode") == "relaxed" else "durable"
             return SqliteLog(path, mode=mode, clock=clock)
         case "sqlite", "catalog":
             from trimtab.store.sql_catalog import SqlCatalog
 
-            return SqlCatalog.sqlite(path, clock=clock)
+            return SqlCatalog.sqlite(path, clock=clock, mode=mode)
         case "lmdb", "kv":
             from trimtab.store.lmdb_kv import LmdbKeyValue
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -34,6 +34,7 @@ from trimtab.store.write_turn import WriteTurn
 
 _CHECKED_PAGES = 1_000  # up to 4 MB a database's structure is checked whenever it is opened, in a few ms
 _THREADS = 64  # that may use a catalogue at once; more have to wait
+_SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
 _BUSY_S = 30.0  # how long a writer waits for others before it is told to try again
 
 
@@ -68,8 +69,14 @@ class SqlCatalog:
         _open_catalogs.add(self)
 
     @staticmethod
-    def sqlite(path: Path, *, clock: Clock | None = None) -> SqlCatalog:
-        """The catalogue in an SQLite file, made when it is not there."""
+    def sqlite(
+        path: Path, *, clock: Clock | None = None, mode: Literal["durable", "relaxed"] = "durable"
+    ) -> SqlCatalog:
+        """The catalogue in an SQLite file, made when it is not there.
+
+        `durable` syncs each write before it returns; `relaxed` survives kill -9 as well, but may lose the last writes,
+        whole ones, in a power failure: for what can be made again, as a replay is. # D0193
+        """
         try:
             make_folder(path.parent)
             if not path.exists():
@@ -81,7 +88,8 @@ class SqlCatalog:
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
         turn = None if unwritable(path.parent) else _turn(path)  # D43
-        opened = SqlCatalog(_sqlite_engine(path, writable=turn is not None), what=str(path), clock=clock, turn=turn)
+        engine = _sqlite_engine(path, writable=turn is not None, synchronous=_SYNCHRONOUS[mode])
+        opened = SqlCatalog(engine, what=str(path), clock=clock, turn=turn)
         opened.folder, opened._file = path.parent, file_id(str(path))
         return opened
 
@@ -437,21 +445,21 @@ def _turn(path: Path) -> WriteTurn:
     return WriteTurn(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
 
 
-def _sqlite_engine(path: Path, *, writable: bool = True) -> sa.Engine:
+def _sqlite_engine(path: Path, *, writable: bool = True, synchronous: str = "FULL") -> sa.Engine:
     if writable:
         url = sa.URL.create("sqlite", database=str(path))
         given = {"timeout": _BUSY_S, "check_same_thread": False}
         engine = sa.create_engine(url, connect_args=given, max_overflow=_THREADS)
     else:  # each read opens the file anew: an immutable one sees no change
         engine = sa.create_engine("sqlite://", creator=lambda: open_reading(path)[0], poolclass=sa.pool.NullPool)
-    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "connect", partial(_prepare_sqlite, synchronous))
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(synchronous: str, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # transactions begin in `_begin_sqlite`
-    for pragma in ("synchronous = FULL", "journal_size_limit = 1048576"):
+    for pragma in (f"synchronous = {synchronous}", "journal_size_limit = 1048576"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -51,6 +51,12 @@ class VersionIndex:
         Links of versions that are not kept any more are not among them: no read sees their rows.
         """
         name = name_bytes(event_id)
+        if not self._versions[name]:  # most ids have one version
+            self._versions[name] = [version]
+            self._changed.add(name)
+            come = self.chain(event_id, [version])
+            self._enter(name, come[0], True)
+            return [], come
         versions = self._versions[name] = needed(self._versions[name], s_us)
         before = self.chain(event_id, versions)
         versions.append(version)

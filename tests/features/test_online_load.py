@@ -25,10 +25,7 @@ def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) ->
     plan = RequestPlan(feature_set(ASK, [v]), kv)
     done = data.draw(st.integers(len(log) // 3, len(log)), label="filled up to")
     begun: Any = GivenLog(log[:done])
-    upto = None
-    if data.draw(st.booleans(), label="the log goes on behind it"):
-        begun, upto = GivenLog(log), begun.positions()
-    for _ in fill(store, begun, most_rows=data.draw(st.sampled_from([1, 3, 100]), label="rows at once"), upto=upto):
+    for _ in fill(store, begun, most_rows=data.draw(st.sampled_from([1, 3, 100]), label="rows at once")):
         pass
     while True:
         for _ in range(data.draw(st.integers(0, 2), label="reads")):

@@ -137,7 +137,6 @@ class Replay:
         entered = self._feed.load_history(self._start_us)
         accepted, quarantined = entered.accepted, entered.quarantined
         self._history.refresh()
-        self._check.begin(self._history.positions)
         self._rows.answer(self._feature_sets, self._start_us)
         self._check.choose(self._rows.asked_before(self._start_us), self._rows.asked_before(self._until_us))
         first_row = self._rows.count

@@ -1,7 +1,7 @@
 """Sampled questions of a replay, read through the online path by a process of their own and held against the columns.
 
-The process follows the event log as `trimtab serve` does: it fills LMDB from the history, then reads the log from disk,
-applies it up to each question's moment, and reads the question there. It runs beside the replay, on another core.
+The process follows the event log as `trimtab serve` does: it reads it from disk, applies it to LMDB up to each
+question's moment, and reads the question there. It runs beside the replay, on another core.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -35,12 +34,6 @@ class Setup(msgspec.Struct, frozen=True):
     features: FeatureSet
     code: dict[str, str] = {}  # files that define plain functions among the features, and the modules they were
     path: list[str] = []  # where modules are found
-
-
-class Loaded(msgspec.Struct, frozen=True):
-    """How far the log goes that holds the history: what follows is applied record by record."""
-
-    positions: dict[str, int]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -81,10 +74,6 @@ class SpotCheck:
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         if count:
             self._start(folder)
-
-    def begin(self, positions: Mapping[str, int]) -> None:
-        """Let it begin with the history, which ends at these positions of the log."""
-        self._outbox.put(packed(Loaded(dict(positions))))
 
     def choose(self, first: int, stop: int) -> None:
         """Draw the questions to be checked from [first, stop): runs of neighbours, spread over the whole."""

@@ -14,10 +14,9 @@ from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.urls import store_url
 from trimtab.features.frames import REASONS
-from trimtab.features.online.fill import fill
 from trimtab.features.online.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
-from trimtab.simulation.spot_check import Loaded, Question, Setup, Verdict, packed, read_packed
+from trimtab.simulation.spot_check import Question, Setup, Verdict, packed, read_packed
 from trimtab.store.log_order import append_order
 from trimtab.store.ports import Log, LogRecord
 
@@ -36,7 +35,7 @@ class Follower:
         self._log = log
         self._online = online
         self._waiting: dict[str, list[LogRecord]] = {}  # by partition: read, and not yet due
-        self._read = online.positions()
+        self._read: dict[str, int] = {}
 
     def apply_until(self, at_us: int) -> None:
         """Apply the records that were in the log at `at_us`: at one instant, events come before questions."""
@@ -91,12 +90,7 @@ def check(setup: Setup) -> Verdict:
     first = ""
     kv = store.open(store_url("lmdb", Path(setup.folder) / "online"), "kv")
     log = store.open(store_url("sqlite", Path(setup.folder) / "log" / "events"), "log")
-    online = OnlineStore(kv, setup.features.views)
-    loaded = read_packed(sys.stdin.buffer)
-    begun = {} if loaded is None else msgspec.msgpack.decode(loaded, type=Loaded).positions
-    for _ in fill(online, log, upto=begun):
-        pass
-    follower = Follower(log, online)
+    follower = Follower(log, OnlineStore(kv, setup.features.views))
     plan = RequestPlan(setup.features, kv)
     while (body := read_packed(sys.stdin.buffer)) is not None:
         question = msgspec.msgpack.decode(body, type=Question)

@@ -53,21 +53,13 @@ class Filling:
         log: The event log.
         moved: What of the log is in tables of record, when it may have been truncated.
         most_rows: How many records may lie in memory at once; more history than that is read several times.
-        upto: The positions to fill to where no view is read yet; left out, the end of the log.
 
     Raises:
         NotFound: The store has no such view.
     """
 
     def __init__(
-        self,
-        store: OnlineStore,
-        name: str,
-        log: Log,
-        *,
-        moved: Moved | None = None,
-        most_rows: int = MOST_ROWS,
-        upto: Mapping[str, int] | None = None,
+        self, store: OnlineStore, name: str, log: Log, *, moved: Moved | None = None, most_rows: int = MOST_ROWS
     ) -> None:
         if name not in store.plans:
             raise NotFound(f"online store: no view {name!r} among {', '.join(store.plans)}.")
@@ -77,7 +69,6 @@ class Filling:
         self._log = log
         self._moved = moved
         self._most_rows = most_rows
-        self._upto = upto
 
     def begin(self) -> Cursor:
         """Mark the view as being filled; the position to fill it to, and its generation."""
@@ -122,8 +113,8 @@ class Filling:
         return self.store.plans[self.name].cursor_name
 
     def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
-        """Where the views are that are read: the furthest of them; where there are none, what was given."""
-        return self._live_front(cursors) or log_end(self._log, self._moved, self._upto)
+        """Where the views are that are read: the furthest of them, or the end of the log when there are none."""
+        return self._live_front(cursors) or log_end(self._log, self._moved)
 
     def _live_front(self, cursors: Mapping[str, Cursor]) -> Cursor | None:
         live = [cursors[p.cursor_name] for p in self.store.plans.values() if p.cursor_name in cursors]
@@ -166,7 +157,6 @@ def fill(
     views: Sequence[str] | None = None,
     moved: Moved | None = None,
     most_rows: int = MOST_ROWS,
-    upto: Mapping[str, int] | None = None,
 ) -> Iterator[Filled]:
     """Fill views from history: those named, or all that are not filled yet. The iterator does the work.
 
@@ -176,10 +166,9 @@ def fill(
         views: Their names in the store; a view that is read already is rebuilt, and read meanwhile.
         moved: What of the log is in tables of record, when it may have been truncated.
         most_rows: How many records may lie in memory at once.
-        upto: The positions to fill to where no view is read yet; left out, the end of the log.
     """
     for name in unfilled(store) if views is None else views:
-        yield from Filling(store, name, log, moved=moved, most_rows=most_rows, upto=upto).steps()
+        yield from Filling(store, name, log, moved=moved, most_rows=most_rows).steps()
 
 
 def unfilled(store: OnlineStore) -> list[str]:
@@ -207,11 +196,10 @@ def live_positions(store: OnlineStore) -> dict[str, int] | None:
     return {name: min(positions.get(name, 0) for positions in live) for name in sorted(names)}
 
 
-def log_end(log: Log, moved: Moved | None = None, upto: Mapping[str, int] | None = None) -> Cursor:
-    """The end of a log, or the positions `upto` in it, as a cursor: S is the greatest append time there."""
+def log_end(log: Log, moved: Moved | None = None) -> Cursor:
+    """The end of a log as a cursor: S is the greatest append time there."""
     through = {} if moved is None else moved.through
-    reached = {**through, **log.positions()} if upto is None else upto
-    positions = {name: position for name, position in reached.items() if position}
+    positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
     last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
     newest_us = BEGIN.s_us if moved is None else moved.newest_us  # of records that are in tables alone
     return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)

@@ -42,8 +42,9 @@ def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40)
     return [d.act for d in project.tick() if d.model == "buyer"]
 
 
-def with_stages(folder: Path, stages: str) -> Path:
-    project = shop.PROJECT.replace('buyer("buyer", batch)', f'buyer("buyer", batch, rollout=tt.rollout({stages}))')
+def with_stages(folder: Path, stages: str, more: str = "") -> Path:
+    declared = f'buyer("buyer", batch, rollout=tt.rollout({stages}){more})'
+    project = shop.PROJECT.replace('buyer("buyer", batch)', declared)
     (folder / "project.py").write_text(project + shop.ONLINE)
     return folder
 

@@ -22,6 +22,7 @@ from trimtab.simulation.results import Comparison, LineResult, MonthRow, ReplayR
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _SMOOTH_DAYS = 14
+_DECISIONS, _CAUSE = 40, 150  # rows, and letters of each, in the terminal
 _DRAWN = 4  # more lines than these hide each other
 
 
@@ -48,6 +49,7 @@ def report_lines(result: ReplayResult) -> list[str]:
         out += _told(card)
     if result.faults:
         out += ["", "faults that were put in", *(f"  {one}" for one in in_words(result.faults))]
+    out += _decided(next(iter(result.lines.values())))
     for card in cards:
         values = [day.value for day in card.days]
         known = [day.best for day in card.days if day.best is not None]
@@ -55,6 +57,16 @@ def report_lines(result: ReplayResult) -> list[str]:
         if chart:
             out += ["", f"{card.line}: {shown_name(card.metric)} by day; dashed: the mean of {card.reference}", *chart]
     return out
+
+
+def _decided(line: LineResult) -> list[str]:
+    """The newest decisions of a line, what was fitted and judged left out: its verdict is in the row that follows."""
+    shown = [one for one in line.decisions if one.act not in ("train", "gate")]
+    if not shown:
+        return []
+    more = [f"  ({len(shown) - _DECISIONS} before)"] if len(shown) > _DECISIONS else []
+    rows = [f"  {format_moment(one.at_us)[:10]}  {one.act:9} {one.cause[:_CAUSE]}" for one in shown[-_DECISIONS:]]
+    return ["", f"{line.name}: what was decided", *more, *(row.rstrip() for row in rows)]
 
 
 def report_document(result: ReplayResult) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def breach(canary: ServiceFigures, champion: ServiceFigures, limits: Guardrails)
         champion: What the version did that it is compared with: of the same time, or before, after a promotion.
         limits: What is allowed.
 
+    >>> from trimtab.monitoring.guardrails import guardrails
     >>> champion = ServiceFigures(model="late", version="7f", arm="champion", requests=5_000, failures=10)
     >>> canary = ServiceFigures(model="late", version="81", arm="canary", requests=250, failures=30)
     >>> found = breach(canary, champion, guardrails())

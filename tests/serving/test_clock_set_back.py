@@ -71,10 +71,11 @@ class Process:
 
     def die(self, *, writing: bool) -> None:
         """What is noted stays noted; `writing`: it is in the log, and the spool does not know yet."""
-        self.inner.dies = writing
         if writing and self.noted.noted:
+            self.inner.dies = True
             with pytest.raises(Killed):
                 self.noted.flush()
+            self.inner.dies = False  # what follows only closes files
         self.noted.open().close()
         self.inner.close()
 

@@ -10,7 +10,7 @@ TESTED := tests src docs README.md
 export PYTHON
 
 help:
-	@echo "make demo    the main job on real data: a year of flights, and what happened"
+	@echo "make demo    the main job on real data, a year of flights; then a generated world that changes"
 	@echo "make test    the tests and the examples in docstrings and documents"
 	@echo "make failed  of the tests those that failed the last time, one after the other"
 	@echo "make check   ruff, mypy, import-linter"
@@ -29,6 +29,8 @@ environment: .venv/.stamp
 
 demo: .venv/.stamp
 	$(BIN)/trimtab demo examples/flights $(ARGS)
+	$(BIN)/trimtab simulate --project examples/change --policy project --policy never \
+		--stream "days=118 per_day=500 concept=40" --faults examples/change/faults.csv
 
 test: .venv/.stamp
 	$(TESTS) -n $(WORKERS) --dist worksteal $(or $(ARGS),$(TESTED))

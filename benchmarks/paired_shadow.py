@@ -39,7 +39,7 @@ sales = tt.source("sales", key="id", time="closed_at", columns={{"id": str, "clo
 
 def trees():
     from lightgbm import LGBMClassifier
-    return LGBMClassifier(n_estimators=200, verbose=-1)
+    return LGBMClassifier(n_estimators=200, learning_rate=0.02, min_child_samples=200, verbose=-1)
 
 one = tt.model("one", request=visits, features=[{{name: tt.col(name) for name in names}}], metric="log_loss",
     estimator=trees, label=tt.label(sales, key="id", value=tt.col("bought"), wait="1d"))
@@ -56,8 +56,11 @@ def setup(folder: Path) -> dict[str, Any]:
     project = tt.open(home, clock=clock, environment={"TRIMTAB_TRAINING_EXECUTOR": "thread"})
     rng = np.random.default_rng(1)
     at_us = NOW_US - np.arange(EVENTS, 0, -1) * (40 * DAY_US // EVENTS)
-    project.ingestor.load("visits", _visits([f"h{n}" for n in range(EVENTS)], at_us, rng), history=True)
-    project.ingestor.load("sales", _sales([f"h{n}" for n in range(EVENTS)], at_us, rng), history=True)
+    ids, x = [f"h{n}" for n in range(EVENTS)], rng.normal(size=(EVENTS, len(NAMES)))
+    visits: dict[str, Any] = {"id": ("str", ids), "at": ("time", at_us.tolist())}
+    visits |= {name: ("float", x[:, place].tolist()) for place, name in enumerate(NAMES)}
+    project.ingestor.load("visits", Columns.of(visits), history=True)
+    project.ingestor.load("sales", _sales(ids, at_us, x, rng), history=True)
     project.tick()
     versions = project.versions("one")
     champion, successor = (found.version for found in versions[:2])
@@ -77,13 +80,8 @@ def setup(folder: Path) -> dict[str, Any]:
     }
 
 
-def _visits(ids: list[str], at_us: Any, rng: Any) -> Columns:
-    columns: dict[str, Any] = {"id": ("str", ids), "at": ("time", at_us.tolist())}
-    return Columns.of(columns | {name: ("float", rng.normal(size=len(ids)).tolist()) for name in NAMES})
-
-
-def _sales(ids: list[str], at_us: Any, rng: Any) -> Columns:
-    bought = (rng.random(len(ids)) < 0.3).astype(float).tolist()
+def _sales(ids: list[str], at_us: Any, x: Any, rng: Any) -> Columns:
+    bought = (rng.random(len(ids)) < 1 / (1 + np.exp(-x[:, 0]))).astype(float).tolist()
     closed: dict[str, Any] = {"id": ("str", ids), "closed_at": ("time", (at_us + 1).tolist())}
     return Columns.of(closed | {"bought": ("float", bought)})
 
@@ -108,7 +106,7 @@ def _ask(project: Any, clock: VirtualClock, version: str, rng: Any) -> None:
     }
     clock.advance_to(NOW_US + DAY_US)
     project.predictions.append_payloads(encode_all(common, columns), at_us=times)
-    project.ingestor.load("sales", _sales(names, np.array(times), rng), history=True)
+    project.ingestor.load("sales", _sales(names, np.array(times), values, rng), history=True)
     clock.advance_to(NOW_US + 4 * DAY_US)
 
 

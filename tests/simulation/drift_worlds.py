@@ -77,9 +77,13 @@ class Life(msgspec.Struct, frozen=True):
     above: NDArray[np.float64]  # by day: its loss as a share above the best
     start_us: int
 
-    def recovered(self, day: int, within: float) -> int | None:
-        """Days from a change until every later mean of three days is within a share of the best; None: never."""
-        smooth = np.convolve(self.above, np.ones(3) / 3, "valid")
+    def recovered(self, day: int, within: float, *, unknowable: range = range(0)) -> int | None:
+        """Days from a change until every later mean of three days is within a share of the best; None: never.
+
+        Days on which no policy can know what the best answer knows, an outage, do not count.
+        """
+        above = np.delete(self.above, [one for one in unknowable if one < len(self.above)])
+        smooth = np.convolve(above, np.ones(3) / 3, "valid")
         well = [one for one in range(day, len(smooth)) if (smooth[one:] <= within).all()]
         return well[0] - day if well else None
 

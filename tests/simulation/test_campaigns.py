@@ -67,7 +67,7 @@ def told(running: Replay, name: str, life: worlds.Life) -> Story:
         for at_us in begun.values()
     ]
     return Story(
-        recovered=life.recovered(DRIFT, 0.10),
+        recovered=life.recovered(DRIFT, 0.10, unknowable=range(*OUTAGE)),
         above=float(life.above[DRIFT:].mean()),
         refused=life.acts(DRIFT, SABOTAGE).count("refuse"),
         outage_rows=_fitted_rows(running, registry, day_us),

@@ -159,7 +159,8 @@ class Bench:
         self.shares.append(share)
         return []
 
-    def roll_back(self, why: str, together: Together) -> None:
+    def roll_back(self, version: str, why: str, together: Together) -> None:
+        assert version == self.in_service
         self.in_service, self.replaced = self.replaced, self.in_service
         assert self.in_service is not None
         row = AliasMove(model="click", alias="champion", sequence=1, version=self.in_service, previous=self.replaced,

@@ -83,6 +83,19 @@ def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> No
     assert "champion is now v9" in rig.ledger.rows()[-1].cause
 
 
+@pytest.mark.parametrize("before", [{"shadow": "1d"}, {"canary": [0.5]}])
+def test_a_stage_that_is_declared_no_longer_ends(catalog: Catalog, before: dict[str, object]) -> None:
+    rig = begun(catalog, rules(**before))
+    rig.days(1, 0.3)
+    assert rig.controller.state.phase in ("shadow", "canary")
+    rig.rules = deployment(target, retrain=every("10d"))
+    rig.open()
+    assert [d.act for d in rig.controller.tick()] == ["refuse"]
+    assert "stage is declared no longer" in rig.ledger.rows()[-1].cause
+    assert rig.bench.shares[-1] == 0.0
+    assert rig.controller.state.phase == "idle"
+
+
 def test_an_alarm_ends_the_shadow_of_a_scheduled_candidate(catalog: Catalog) -> None:
     made = deployment(
         target,

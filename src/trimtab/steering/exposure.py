@@ -53,10 +53,12 @@ class Exposure:
         revision = 0 if record is None else record.revision
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
-    def roll_back(self, why: str, together: Together) -> None:
-        """Let the version before answer again; `together` writes the changes of that with more.
+    def roll_back(self, version: str, why: str, together: Together) -> None:
+        """Let the version before the given one answer again; `together` writes the changes of that with more.
 
         Raises:
             Conflict: Another process moved the alias meanwhile.
         """
-        self._registry.roll_back(self._model, CHAMPION, why=why, actor="policy", together=together)
+        self._registry.roll_back(
+            self._model, CHAMPION, why=why, expected_previous=version, actor="policy", together=together
+        )

@@ -83,8 +83,8 @@ class Exposed(Protocol):
         """
         ...
 
-    def roll_back(self, why: str, together: Together) -> None:
-        """Let the version before answer again; `together` writes the changes of that with more."""
+    def roll_back(self, version: str, why: str, together: Together) -> None:
+        """Let the version before the given one answer again; `together` writes the changes of that with more."""
         ...
 
 

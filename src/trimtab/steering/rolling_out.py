@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import format_duration, format_moment
 from trimtab.registry import AliasMove
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import short_name
-from trimtab.steering.ledger import Entry
+from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Repair
 from trimtab.steering.ports import Exposed, Guard, Workshop
 from trimtab.steering.rollouts import Rollout
@@ -114,13 +114,18 @@ class RolloutStages:
             return []
         if champion != repair.gate.champion:
             said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
-            return self.drop(now_us, repair, said)
+            return self._drop(now_us, repair, said)
+        if (self._rollout.shadow_us is None) if state.phase == SHADOW else not self._rollout.canary:
+            return self._drop(now_us, repair, f"The {state.phase} stage is declared no longer. Train again.")
         return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
 
-    def drop(self, now_us: int, repair: Repair, why: str, **evidence: Any) -> list[Decision]:
+    def _drop(
+        self, now_us: int, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any
+    ) -> list[Decision]:
         """Refuse what is in a stage; it answers no more requests."""
-        entry = self._record.entry("refuse", why, {"gate": repair.gate.id, **evidence}, version=repair.successor)
-        return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0))
+        told: Evidence = {"gate": repair.gate.id, **(evidence or {})}
+        entry = self._record.entry("refuse", why, told, version=repair.successor)
+        return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0), **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
         """Drop what is in a stage for a more urgent cause; that is no refusal, and no quiet time grows."""
@@ -159,20 +164,19 @@ class RolloutStages:
             entry = self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
             decisions.extend(self._refuse(self._clock.now_us(), [entry], changes, bake=None))
 
-        self._exposure.roll_back(why, together)
+        self._exposure.roll_back(bake.version, why, together)
         return decisions
 
     def _compare(self, now_us: int, repair: Repair) -> list[Decision]:
         """Compare the days that were closed since the last look."""
         state, rollout = self._record.state, self._rollout
-        assert rollout.shadow_us is not None  # there is a shadow
         wait_us = self._deployment.model.label.wait_us
         if closed_until(now_us, wait_us) <= closed_until(state.looked_us, wait_us):
             return []
         try:
             new, until_us = self._workshop.compared(repair, state.compared_until_us, now_us)
-        except (Misuse, NotFound) as error:
-            return self.drop(now_us, repair, f"Its shadow failed: {error}")
+        except (Corrupt, Misuse, NotFound) as error:
+            return self._drop(now_us, repair, f"Its shadow failed: {error}")
         days = (*state.shadow, *new)
         found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
         said, evidence = said_of_shadow(found, days, rollout.margin), evidence_of_shadow(found, days, rollout.margin)
@@ -182,8 +186,7 @@ class RolloutStages:
             return self.after_shadow([entry], repair, **known)
         over = lasted_us >= rollout.within_us or now_us - state.stage_since_us >= 2 * rollout.within_us
         if found.verdict == "reject" or over:
-            self._record.write([], **known)
-            return self.drop(now_us, repair, said, **evidence)
+            return self._drop(now_us, repair, said, evidence, **known)
         return self._record.write([], **known)
 
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
@@ -194,7 +197,7 @@ class RolloutStages:
         said = self._guard(repair.successor, repair.gate.champion, since_us=state.stage_since_us)
         if said is not None:
             share = rollout.canary[min(state.canary_step, len(rollout.canary) - 1)]
-            return self.drop(now_us, repair, f"The canary of {share:.0%} was withdrawn: {said}")
+            return self._drop(now_us, repair, f"The canary of {share:.0%} was withdrawn: {said}")
         if now_us < state.stage_since_us + rollout.step_us:
             return []
         if state.canary_step + 1 < len(rollout.canary):

@@ -39,7 +39,8 @@ def rollout(
     In the paired shadow the successor scores the logged rows that the champion answered, as their labels come: no
     request waits for it and none is answered by it. Day by day a sequential test says promote, hold or reject. Canaries
     then answer a share of the requests, always of the same entities, and guard the service: errors, latency and answers
-    unlike the champion's. They are no test of quality: a share of 5 % takes months to see what the shadow sees in days.
+    unlike the champion's. They are no test of quality: they have few of the labels, and of other requests than the
+    champion's.
 
     Args:
         shadow: The least time in the shadow ("1d"), in whole days of closed labels; None: no shadow.

@@ -13,12 +13,12 @@ import loop_process
 import numpy as np
 import pytest
 import shop
-from test_rollout import with_stages
+from test_rollout import answered, with_stages
 
 import forked
 from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.serving.arms import arm_shares
+from trimtab.serving.arms import CANARY, arm_shares
 
 STAGES = 'shadow="1d", margin=0.9, canary=[0.3, 0.6], step="1h"'
 
@@ -55,6 +55,8 @@ def lived(folder: Path, day: int) -> int:
             "closed_at": ("time", closed),
         }
         project.ingestor.load("sales", Columns.of(table))  # type: ignore[arg-type]  # dtypes are literals
+        if CANARY in project.registry.aliases("buyer"):
+            answered(project, f"buyer@{CANARY}", 100)
     return begin_us + DAY_US
 
 

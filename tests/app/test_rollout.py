@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import shop
@@ -11,8 +12,11 @@ import shop
 from trimtab.app.project import Project
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Conflict
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.serving.arm_counts import ServiceFigures
+from trimtab.serving.arm_figures import KIND as ARM_FIGURES
 from trimtab.serving.arms import CANARY, arm_shares
+from trimtab.store import Put
 
 STAGES = 'shadow="2d", margin=0.5, canary=[0.5], step="1h"'
 
@@ -49,6 +53,14 @@ def with_stages(folder: Path, stages: str, more: str = "") -> Path:
     return folder
 
 
+def answered(project: Project, version: str, requests: int) -> None:
+    """What a service would have written of a canary."""
+    figures = ServiceFigures(model="buyer", version=project.registry.get(version).id, arm=CANARY, requests=requests)
+    minute = project.clock.now_us() // MINUTE_US
+    key = f"buyer/{figures.version}/{CANARY}/{minute:012d}/test"
+    project.state.catalog.write([Put(ARM_FIGURES, key, msgspec.json.encode(figures))])
+
+
 @pytest.fixture
 def rolled(trained: Path) -> Path:
     return with_stages(trained, STAGES)
@@ -73,6 +85,8 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
         assert arm_shares(project.state.catalog, "buyer").canary == 0.5
         assert project.registry.aliases("buyer")[CANARY].version == project.registry.get("buyer@1").id
         shop.move(project, HOUR_US)
+        assert project.tick() == []  # it has answered nobody yet
+        answered(project, "buyer@1", 100)
         assert [d.act for d in project.tick()] == ["promote"]
         assert project.registry.get("buyer@champion").number == 1
         assert arm_shares(project.state.catalog, "buyer").canary == 0.0
@@ -106,8 +120,8 @@ def test_what_is_shown_of_a_rollout(rolled: Path) -> None:
 def test_another_canary_is_not_overwritten(rolled: Path) -> None:
     with shop.opened(with_stages(rolled, "canary=[0.5]")) as project:
         project.set_arm("buyer@2", CANARY, share=0.1, why="Somebody looks at the champion itself.")
-        with pytest.raises(Conflict, match=r"another version answers 10% .* trimtab arm buyer --as canary --share 0"):
-            project.promote("buyer@1", why="The smaller one.")
+        assert project.promote("buyer@1", why="The smaller one.").state == "refused"
+        assert "another version answers 10% of the requests as canary" in project.ledger()[-1].cause
         project.set_arm("buyer", CANARY, share=0.0)
         assert project.promote("buyer@1", why="The smaller one.").state == "in its rollout"
 

@@ -50,9 +50,9 @@ def day(number: int, version: str, loss: float) -> DayQuality:
     )
 
 
-def shadow_day(number: int, difference: float, wobble: float = 0.004) -> ShadowDay:
+def shadow_day(number: int, difference: float, wobble: float = 0.004, rows: int = 1_000) -> ShadowDay:
     found = difference + wobble * (number % 3 - 1)
-    return ShadowDay(day_us=number * DAY_US, rows=1_000, difference=found, champion=0.4)
+    return ShadowDay(day_us=number * DAY_US, rows=rows, difference=found, champion=0.4)
 
 
 class Crash(BaseException):
@@ -112,6 +112,10 @@ class Bench:
         self.wobble = 0.004  # how much its days differ
         self.shares: list[float] = []
         self.breach: str | None = None
+        self.other_canary = False
+        self.catalog: Catalog | None = None
+        self.labels = 1_000  # of a day
+        self.seen = 1_000  # requests that a canary answered
         self.changes = Changes()  # what the newest repair was told
 
     def champion(self) -> str | None:
@@ -153,11 +157,13 @@ class Bench:
     def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
         until_us = closed_until(cut_us, target.label.wait_us)
         days = range(-(-since_us // DAY_US), until_us // DAY_US)
-        return tuple(shadow_day(number, self.shadow_difference, self.wobble) for number in days), until_us
+        return tuple(shadow_day(number, self.shadow_difference, self.wobble, self.labels) for number in days), until_us
 
     def share(self, repair: Repair, share: float) -> list[Put]:
+        if self.other_canary and share:
+            raise Conflict("another version answers 10% of the requests as canary.")
         self.shares.append(share)
-        return []
+        return [Put("share", "click", msgspec.json.encode(share))]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
         assert version == self.in_service
@@ -167,8 +173,16 @@ class Bench:
             at_us=0, act="roll_back", why=why, gate=None, actor="policy")  # fmt: skip
         together(row, [])
 
-    def guard(self, version: str, against: str, *, since_us: int) -> str | None:
+    def answered(self, repair: Repair) -> float:
+        assert self.catalog is not None
+        record = self.catalog.get("share", "click")
+        return 0.0 if record is None else float(msgspec.json.decode(record.body))
+
+    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
         return self.breach
+
+    def requests(self, version: str, *, since_us: int) -> int | None:
+        return self.seen
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         self.steps("before the alias moves")
@@ -190,12 +204,12 @@ class Rig:
 
     def open(self, catalog: Catalog | None = None) -> None:
         """As after a restart: everything is read again from the catalogue."""
-        catalog = catalog or self.catalog
+        catalog = self.bench.catalog = catalog or self.catalog
         self.monitor = QualityMonitor(catalog, "click", run_length_days=200)
         self.ledger = Ledger(catalog)
         self.controller = Controller(
             self.rules, monitor=self.monitor, workshop=self.bench, ledger=self.ledger, catalog=catalog,
-            clock=self.clock, exposure=self.bench, guard=self.bench.guard,
+            clock=self.clock, exposure=self.bench, guard=self.bench,
         )  # fmt: skip
 
     def days(self, count: int, loss: float) -> list[str]:

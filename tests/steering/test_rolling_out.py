@@ -106,10 +106,10 @@ def test_an_alarm_ends_the_shadow_of_a_scheduled_candidate(catalog: Catalog) -> 
     rig = begun(catalog, made)
     rig.bench.shadow_difference, rig.bench.wobble = 0.006, 0.006
     acts = rig.days(20, 0.4)
-    dropped = next(d for d in rig.ledger.rows() if d.cause.startswith("Dropped for a more urgent cause."))
+    dropped = next(d for d in rig.ledger.rows() if d.act == "supersede")
     assert "Quality alarm" in dropped.cause
-    assert acts.index("shadow") < acts.index("refuse")
-    assert acts[acts.index("refuse") + 1] == "trigger"
+    assert acts.index("shadow") < acts.index("supersede")
+    assert acts[acts.index("supersede") + 1] == "trigger"
     assert rig.controller.state.begun_by == "alarm"
 
 
@@ -134,12 +134,12 @@ def test_approval_is_asked_for_after_the_shadow_and_before_the_canary(catalog: C
 
 
 def test_a_canary_answers_growing_shares_and_then_everything(catalog: Catalog) -> None:
-    rig = begun(catalog, rules(canary=[0.05, 0.25, 1.0], step="2h"))
+    rig = begun(catalog, rules(canary=[0.05, 0.25, 0.5], step="2h"))
     assert rig.days(1, 0.3) == ["trigger", "train", "gate", "canary"]
     assert hours(rig, 1) == []
     assert hours(rig, 1) == ["canary"]
     assert hours(rig, 4) == ["canary", "promote"]
-    assert [share for share in rig.bench.shares if share] == [0.05, 0.25, 1.0]
+    assert [share for share in rig.bench.shares if share] == [0.05, 0.25, 0.5]
     assert rig.bench.shares[-1] == 0.0  # once it is in service itself
     assert rig.controller.state.phase == "idle"
 
@@ -153,6 +153,69 @@ def test_a_breach_withdraws_the_canary(catalog: Catalog) -> None:
     assert rig.bench.shares[-2:] == [0.05, 0.0]
     assert rig.bench.in_service == "v1"
     assert rig.days(6, 0.3) == []
+
+
+def test_a_canary_of_somebody_else_refuses_the_candidate_once(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05]))
+    rig.bench.other_canary = True
+    assert rig.days(1, 0.3) == ["trigger", "train", "gate", "refuse"]
+    assert "another version answers 10%" in rig.ledger.rows()[-1].cause
+    assert hours(rig, 5) == []
+    assert rig.bench.made == 2
+    assert rig.controller.state.asked_by is None
+
+
+def test_a_canary_that_a_person_changed_ends_the_rollout(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05, 0.25], step="2h"))
+    rig.days(1, 0.3)
+    catalog.write([Put("share", "click", b"0.0")])  # trimtab arm MODEL --as canary --share 0
+    assert hours(rig, 1) == ["refuse"]
+    assert "A person changed the canary" in rig.ledger.rows()[-1].cause
+    assert rig.bench.in_service == "v1"
+
+
+def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05], step="1h"))
+    rig.days(1, 0.3)
+    rig.bench.seen = 3
+    assert hours(rig, 23) == []
+    assert hours(rig, 1) == ["refuse"]
+    assert "it answered 3 requests in 1d; needed are 50" in rig.ledger.rows()[-1].cause
+    assert rig.bench.in_service == "v1"
+
+
+def test_a_roll_back_ends_a_repair_that_was_compared_with_what_goes(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05], step="2h", bake="10d"))
+    trained_us = rig.controller.state.trained_at_us
+    rig.days(1, 0.3)
+    assert hours(rig, 2) == ["promote"]
+    rig.controller.train("ann")
+    assert rig.controller.state.phase == "canary"
+    rig.bench.breach = "5.1% of its answers failed."
+    assert hours(rig, 1) == ["roll_back", "refuse"]
+    assert rig.bench.shares[-1] == 0.0
+    assert (rig.bench.in_service, rig.controller.state.trained_at_us) == ("v1", trained_us)
+
+
+def test_an_alarm_ends_the_shadow_of_what_a_person_asked_for(catalog: Catalog) -> None:
+    made = deployment(target, retrain=on_quality_drop(), settle="1d", rollout=rollout(shadow="1d", within="28d"))
+    rig = begun(catalog, made)
+    rig.bench.shadow_difference, rig.bench.wobble = 0.006, 0.006
+    rig.controller.train("ann")
+    assert rig.controller.state.phase == "shadow"
+    assert "supersede" in rig.days(20, 0.4)
+
+
+def test_a_day_whose_labels_are_still_being_loaded_is_looked_at_again(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.days(1, 0.3)
+    rig.bench.labels = 20  # of a thousand, at midnight
+    assert rig.days(1, 0.3) == []
+    assert rig.controller.state.shadow == ()
+    rig.bench.labels = 1_000
+    assert hours(rig, 5) == []
+    assert hours(rig, 1) == ["compare", "promote"]
+    assert rig.ledger.rows()[-2].evidence["shadow_rows"] == 1_000
 
 
 def test_a_breach_after_the_promotion_rolls_back_and_the_quiet_time_runs(catalog: Catalog) -> None:
@@ -193,10 +256,12 @@ def test_freeze_stops_the_stages(catalog: Catalog) -> None:
     rig.days(1, 0.3)
     catalog.write([Put(FREEZE, "all", b'"storm"')])
     assert rig.days(3, 0.3) == []
-    with pytest.raises(Conflict, match="frozen"):
-        rig.controller.reject("ann", "We know of a bug in it.")
     catalog.write([Remove(FREEZE, "all")])
     assert rig.days(1, 0.3) == ["compare", "canary"]
+    catalog.write([Put(FREEZE, "all", b'"storm"')])
+    assert hours(rig, 3) == []
+    assert [d.act for d in rig.controller.reject("ann", "We know of a bug in it.")] == ["reject"]  # it ends something
+    assert rig.bench.shares[-1] == 0.0
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -235,7 +300,7 @@ def test_a_crash_at_any_write_of_a_rollout_leaves_what_an_uninterrupted_one_does
         ({"canary": 0.05}, "Give a list of shares"),
         ({"canary": [0.25, 0.05]}, "growing shares"),
         ({"canary": [0.0]}, "growing shares"),
-        ({"canary": [1.5]}, "growing shares"),
+        ({"canary": [0.5, 1.0]}, "growing shares"),
         ({"step": "0s"}, "step="),
     ],
 )

@@ -198,7 +198,7 @@ class LivingData:
         if kept.size < at_us.size:
             said = "%s: %d requests of before %s are left out of the training set: not all events they need are kept"
             _logger.info(said, model.name, at_us.size - kept.size, format_moment(from_us))
-        return kept
+        return kept if since_us is None else kept[at_us[kept] >= since_us]
 
     def _asked(self, model: Model, cut_us: int, asked: AskedRequests) -> list[AskedRequest]:
         """The first time each request was asked, from the prediction log."""

@@ -87,6 +87,7 @@ class Gated:
             around=around,
             save=save_manifest,
             evaluates=False,
+            served=False,
             profile=self._inputs.profiles.make if look_every_us else None,
         )
 

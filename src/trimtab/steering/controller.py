@@ -104,8 +104,8 @@ class Controller:
             replaced = self._workshop.promote(
                 repair, repair.reason, self._record.state.approved_by or self._record.state.asked_by
             )
-        except Conflict as error:
-            entry = self._record.entry("refuse", str(error), gate, version=repair.candidate)
+        except (Conflict, Misuse, NotFound) as error:  # another champion, or evidence that is gone
+            entry = self._record.entry("refuse", str(error), gate, version=repair.successor)
             return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0))
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
             repair.successor,
@@ -265,8 +265,7 @@ class Controller:
         what = f"reject {self._deployment.name!r}"
         if not why.strip():
             raise Misuse(f"{what}: why? Give one sentence for the ledger.")
-        if self._record.state.phase in (SHADOW, CANARY):
-            self.check_frozen()
+        if self._record.state.phase in (SHADOW, CANARY):  # also while automation is frozen: it ends something
             assert self._record.state.repair is not None  # stored with the phase
             repair = self._record.state.repair
         else:
@@ -341,6 +340,9 @@ class Controller:
         if found is None or self._record.state.phase == "idle":
             return found
         begun_by = self._record.state.begun_by
+        if begun_by == "person":  # what people asked for may be in a shadow for weeks
+            staged = self._record.state.phase in (SHADOW, CANARY)
+            return found if staged and found.kind in ("call", "alarm") else None
         urgent = begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(begun_by)
         return found if urgent else None
 

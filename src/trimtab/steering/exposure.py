@@ -27,8 +27,15 @@ class Exposure:
         self._registry = registry
         self._catalog = catalog
 
+    def answered(self, repair: Repair) -> float:
+        """The share of the requests that the successor of a repair answers as canary now."""
+        found = self._registry.aliases(self._model).get(CANARY)
+        mine = found is not None and found.version == repair.successor
+        return shares_of(self._catalog.get(KIND, self._model)).canary if mine else 0.0
+
     def share(self, repair: Repair, share: float) -> list[Put]:
-        """The changes that let the successor of a repair answer a share of the requests; none where it does already.
+        """The changes that let the successor of a repair answer a share of the requests; none that end one
+        which it does not have.
 
         Its alias points to it before they are written, with a share of 0.
 

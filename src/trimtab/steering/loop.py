@@ -29,6 +29,7 @@ from trimtab.feedback.open_days import judged_table
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import BatchBlocks, store_batch, store_days, stored_batches, stored_days
 from trimtab.registry import Registry, Version
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.serving.batch import batch_manifests, batch_predictions
 from trimtab.serving.prediction_log import PredictionLog
@@ -41,7 +42,7 @@ from trimtab.steering.ports import TrainingData, Workshop
 from trimtab.steering.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.references import request_slices
 from trimtab.steering.rollouts import Rollout
-from trimtab.steering.service_guard import ServiceGuard
+from trimtab.steering.service_guard import ServiceGuard, Unserved
 from trimtab.steering.stored import Recording
 from trimtab.steering.trials import Proving
 from trimtab.steering.workshop import VersionWorkshop
@@ -86,6 +87,7 @@ class Loop:
         outside: Put around the workshop (a living project lets it work in another process).
         predictions: The log in which predictions wait for their labels; left out, they wait in memory.
         profile: Makes the input profile of a version that may go in service; left out, none is made.
+        served: Whether requests are answered by a service, whose figures guard canaries.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Loop:
         outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
         predictions: PredictionLog | None = None,
         profile: Callable[[Version, TrainingSet], object] | None = None,
+        served: bool = True,
     ) -> None:
         model = deployment.model
         self._model = model
@@ -164,7 +167,7 @@ class Loop:
             catalog=catalog,
             clock=clock,
             exposure=Exposure(model.name, registry, catalog),
-            guard=ServiceGuard(model.name, registry, catalog, (deployment.rollout or Rollout()).guardrails),
+            guard=_guard(deployment, registry, catalog) if served else Unserved(),
         )
         self._begin()
 
@@ -316,3 +319,12 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
         if parts
         else None
     )
+
+
+def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
+    """The guard of a deployment's rollouts; its stages share the stated chance of a false alarm."""
+    rollout = deployment.rollout or Rollout()
+    stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
+    limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)
+    arm = CHAMPION if deployment.learn == "batch" else "online"
+    return ServiceGuard(deployment.name, registry, catalog, limits, arm=arm)

@@ -111,6 +111,7 @@ class Bake(msgspec.Struct, frozen=True, kw_only=True):
     replaced: str
     since_us: int
     until_us: int
+    trained_at_us: int = 0  # the cut of what was replaced
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,8 +75,12 @@ class Workshop(Protocol):
 class Exposed(Protocol):
     """Moves what answers requests: a canary's share, and the champion back."""
 
+    def answered(self, repair: Repair) -> float:
+        """The share of the requests that the successor of a repair answers as canary now."""
+        ...
+
     def share(self, repair: Repair, share: float) -> list[Put]:
-        """The changes that let the successor of a repair answer a share of the requests; none where it does already.
+        """The changes that let the successor of a repair answer a share of the requests.
 
         Raises:
             Conflict: Another version answers as canary.
@@ -99,6 +103,10 @@ class Guard(Protocol):
             against: The one that it is compared with, which answers or answered before.
             since_us: Since when it answers.
         """
+        ...
+
+    def requests(self, version: str, *, since_us: int) -> int | None:
+        """How many requests a canary has answered since a time; None where nobody counts them."""
         ...
 
 

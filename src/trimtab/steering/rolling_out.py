@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_moment
 from trimtab.registry import AliasMove
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import short_name
 from trimtab.steering.ledger import Entry, Evidence
-from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Repair
+from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, Repair, ShadowDay
 from trimtab.steering.ports import Exposed, Guard, Workshop
 from trimtab.steering.rollouts import Rollout
-from trimtab.steering.shadowing import evidence_of_shadow, judged, said_of_shadow
+from trimtab.steering.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
 from trimtab.steering.windows import closed_until
 from trimtab.store.ports import Append, Put, Remove
+
+LABELS_US = 6 * HOUR_US  # so long after a day was closed labels may be loaded that were due by then
+MOST_STEPS = 24  # so many times a step's length a canary waits for requests
 
 
 class Refuse(Protocol):
@@ -115,7 +118,8 @@ class RolloutStages:
         if champion != repair.gate.champion:
             said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
             return self._drop(now_us, repair, said)
-        if (self._rollout.shadow_us is None) if state.phase == SHADOW else not self._rollout.canary:
+        steps = len(self._rollout.canary)
+        if (self._rollout.shadow_us is None) if state.phase == SHADOW else state.canary_step >= steps:
             return self._drop(now_us, repair, f"The {state.phase} stage is declared no longer. Train again.")
         return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
 
@@ -132,7 +136,7 @@ class RolloutStages:
         repair = self._record.state.repair
         assert repair is not None  # it is in a stage
         said, gate = f"Dropped for a more urgent cause. {cause}", {"gate": repair.gate.id}
-        entry = self._record.entry("refuse", said, gate, version=repair.successor)
+        entry = self._record.entry("supersede", said, gate, version=repair.successor)
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
@@ -141,7 +145,13 @@ class RolloutStages:
         if not self._rollout.bake_us or replaced is None:
             return None
         until_us = now_us + self._rollout.bake_us
-        return Bake(version=repair.successor, replaced=replaced, since_us=now_us, until_us=until_us)
+        return Bake(
+            version=repair.successor,
+            replaced=replaced,
+            since_us=now_us,
+            until_us=until_us,
+            trained_at_us=self._record.state.trained_at_us,
+        )
 
     def baked(self) -> list[Decision]:
         """Look after a version that has just taken over: roll back on a breach, stop after its time."""
@@ -161,8 +171,16 @@ class RolloutStages:
 
         def together(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
             said = f"Rolled back to the version before: {why}"
-            entry = self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
-            decisions.extend(self._refuse(self._clock.now_us(), [entry], changes, bake=None))
+            entries = [
+                self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
+            ]
+            also, repair = [*changes], self._record.state.repair
+            if repair is not None:  # it was compared with the version that goes
+                gone = "The version that it was compared with was rolled back."
+                entries.append(self._record.entry("refuse", gone, {"gate": repair.gate.id}, version=repair.successor))
+                also += self._exposure.share(repair, 0.0)
+            before = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
+            decisions.extend(self._refuse(self._clock.now_us(), entries, also, bake=None, **before))
 
         self._exposure.roll_back(bake.version, why, together)
         return decisions
@@ -171,15 +189,20 @@ class RolloutStages:
         """Compare the days that were closed since the last look."""
         state, rollout = self._record.state, self._rollout
         wait_us = self._deployment.model.label.wait_us
-        if closed_until(now_us, wait_us) <= closed_until(state.looked_us, wait_us):
+        closed_us = closed_until(now_us, wait_us)
+        again = closed_us > state.compared_until_us and now_us - state.looked_us >= LABELS_US
+        if closed_us <= closed_until(state.looked_us, wait_us) and not again:
             return []
         try:
             new, until_us = self._workshop.compared(repair, state.compared_until_us, now_us)
         except (Corrupt, Misuse, NotFound) as error:
             return self._drop(now_us, repair, f"Its shadow failed: {error}")
+        if _is_early(new, until_us, repair, now_us - wait_us):  # its labels are still being loaded
+            new, until_us = new[:-1], max(state.compared_until_us, until_us - DAY_US)
         days = (*state.shadow, *new)
         found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
-        said, evidence = said_of_shadow(found, days, rollout.margin), evidence_of_shadow(found, days, rollout.margin)
+        told = (found, days, rollout.margin, level_of(repair))
+        said, evidence = said_of_shadow(*told), evidence_of_shadow(*told)
         known: dict[str, Any] = {"shadow": days, "compared_until_us": until_us, "looked_us": now_us}
         if found.verdict == "promote":
             entry = self._record.entry("compare", said, {"gate": repair.gate.id, **evidence}, version=repair.successor)
@@ -196,10 +219,19 @@ class RolloutStages:
         assert repair.gate.champion is not None  # and is compared with this
         said = self._guard(repair.successor, repair.gate.champion, since_us=state.stage_since_us)
         if said is not None:
-            share = rollout.canary[min(state.canary_step, len(rollout.canary) - 1)]
+            share = rollout.canary[state.canary_step]
             return self._drop(now_us, repair, f"The canary of {share:.0%} was withdrawn: {said}")
+        if self._exposure.answered(repair) != rollout.canary[state.canary_step]:
+            return self._drop(now_us, repair, "A person changed the canary, so the rollout ends.")
         if now_us < state.stage_since_us + rollout.step_us:
             return []
+        seen, least = self._guard.requests(repair.successor, since_us=state.stage_since_us), rollout.guardrails.least
+        if seen is not None and seen < least:
+            if now_us < state.stage_since_us + MOST_STEPS * rollout.step_us:
+                return []
+            lasted = format_duration(now_us - state.stage_since_us)
+            said = f"The canary saw too little: it answered {seen} requests in {lasted}; needed are {least}."
+            return self._drop(now_us, repair, f"{said} Is the service up? Else give it longer steps.")
         if state.canary_step + 1 < len(rollout.canary):
             return self._share(state.canary_step + 1, [], repair)
         return self._record.write([], phase=PROMOTING)
@@ -207,11 +239,17 @@ class RolloutStages:
     def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
         """Let the successor answer the share of a step."""
         share = self._rollout.canary[step]
+        try:
+            exposed = self._exposure.share(repair, share)
+        except Conflict as error:  # another version answers as canary
+            told = self._entry("refuse", str(error), repair, entries, {"gate": repair.gate.id})
+            spent = {name: value for name, value in changes.items() if name == "fits"}
+            return self._refuse(self._clock.now_us(), [*entries, told], **spent)
         said = f"Answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
         entry = self._entry("canary", said, repair, entries, {"gate": repair.gate.id, "share": share})
         return self._record.write(
             [*entries, entry],
-            self._exposure.share(repair, share),
+            exposed,
             phase=CANARY,
             repair=repair,
             canary_step=step,
@@ -225,3 +263,12 @@ class RolloutStages:
         return self._record.entry(
             act, said, evidence, version=repair.successor, replaced=repair.gate.champion, actor=actor
         )
+
+
+def _is_early(new: Sequence[ShadowDay], until_us: int, repair: Repair, closed_us: int) -> bool:
+    """Whether the newest day closed a few hours ago at most, and has far fewer labels than the days of the gate."""
+    if closed_us >= until_us + LABELS_US:
+        return False
+    usual = sorted(one.rows for one in repair.compared)
+    newest = new[-1].rows if new and new[-1].day_us + DAY_US >= until_us else 0
+    return newest < usual[len(usual) // 2] / 2

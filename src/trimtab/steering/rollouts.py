@@ -44,10 +44,10 @@ def rollout(
 
     Args:
         shadow: The least time in the shadow ("1d"), in whole days of closed labels; None: no shadow.
-        within: The most time there. What is still undecided then is refused, and so is at once what cannot be decided
-            by then for lack of labels.
+        within: The most time there, twice that where faulty days hold it up. What is still undecided then is refused,
+            and so is at once what cannot be decided by then for lack of labels.
         margin: How much worse than the champion's the successor's loss may be, as a share of it.
-        canary: Shares of the requests, growing, each above 0 and at most 1; none: all requests at once.
+        canary: Shares of the requests, growing, each above 0 and below 1; none: all requests at once.
         step: How long each share lasts.
         bake: How long after the last step the service is guarded and rolled back on a breach; left out, as long as a
             step where there are canaries, else not at all.
@@ -71,8 +71,8 @@ def rollout(
     if isinstance(canary, str | float | int):
         raise Misuse(f"rollout: canary={canary!r}. Give a list of shares: [0.05, 0.25].")
     shares = tuple(float(share) for share in canary)
-    if not all(math.isfinite(share) and 0.0 < share <= 1.0 for share in shares) or list(shares) != sorted(set(shares)):
-        raise Misuse(f"rollout: canary={list(canary)}. Give growing shares above 0 and at most 1: [0.05, 0.25].")
+    if not all(math.isfinite(share) and 0.0 < share < 1.0 for share in shares) or list(shares) != sorted(set(shares)):
+        raise Misuse(f"rollout: canary={list(canary)}. Give growing shares above 0 and below 1: [0.05, 0.25].")
     if step_us <= 0:
         raise Misuse(f'rollout: step={step!r}. Give a duration such as "1h".')
     bake_us = (step_us if shares else 0) if bake is None else duration_us(bake)

@@ -20,9 +20,13 @@ class ServiceGuard:
         registry: Knows which of them is in service.
         catalog: Has the figures, which answering processes write every ten seconds.
         limits: What is a breach.
+        arm: The arm of the version in service.
     """
 
-    def __init__(self, model: str, registry: Registry, catalog: Catalog, limits: Guardrails) -> None:
+    def __init__(
+        self, model: str, registry: Registry, catalog: Catalog, limits: Guardrails, *, arm: str = CHAMPION
+    ) -> None:
+        self._arm = arm
         self._model = model
         self._registry = registry
         self._catalog = catalog
@@ -32,8 +36,26 @@ class ServiceGuard:
         """See `Guard`."""
         champion = self._registry.alias(self._model, CHAMPION)
         took_over = champion is not None and champion.id == version
-        own = service_figures(self._catalog, self._model, version, CHAMPION if took_over else CANARY, since_us=since_us)
+        own = service_figures(
+            self._catalog, self._model, version, self._arm if took_over else CANARY, since_us=since_us
+        )
         before_us = since_us - DAY_US if took_over else since_us  # what was replaced answers no more
-        other = service_figures(self._catalog, self._model, against, CHAMPION, since_us=before_us)
+        other = service_figures(self._catalog, self._model, against, self._arm, since_us=before_us)
         found = breach(own, other, self._limits)
         return None if found is None else found.said
+
+    def requests(self, version: str, *, since_us: int) -> int | None:
+        """See `Guard.requests`."""
+        return service_figures(self._catalog, self._model, version, CANARY, since_us=since_us).requests
+
+
+class Unserved:
+    """A guard where nothing is served: in a replay."""
+
+    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
+        """None: nothing is known to be wrong."""
+        return None
+
+    def requests(self, version: str, *, since_us: int) -> int | None:
+        """None: nobody counts."""
+        return None

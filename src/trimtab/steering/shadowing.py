@@ -55,7 +55,7 @@ def judged(rollout: Rollout, days: Sequence[ShadowDay], repair: Repair) -> Paire
     """
     pooled = _pooled(days)
     before = () if repair.stood_in else repair.compared
-    margin = rollout.margin * (_mean_loss(days) or 1.0)
+    margin = rollout.margin * level_of(repair)  # fixed before the first day
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
@@ -99,9 +99,13 @@ def hopeless(rollout: Rollout, before: Sequence[ShadowDay]) -> str | None:
     )
 
 
-def evidence_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin: float) -> Evidence:
+def level_of(repair: Repair) -> float:
+    """The champion's mean loss on the days of the gate, of which margins and differences are shares."""
+    return _mean_loss(repair.compared) or 1.0
+
+
+def evidence_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin: float, level: float) -> Evidence:
     """The values of a comparison, for the ledger: shares of the champion's loss."""
-    level = _mean_loss(days) or 1.0
     values = {"difference": found.mean / level, "low": found.low / level, "high": found.high / level}
     return {
         "shadow_days": len(days),
@@ -111,9 +115,10 @@ def evidence_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin:
     }
 
 
-def said_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin: float) -> str:
-    """The comparison in one sentence."""
-    level = _mean_loss(days) or 1.0
+def said_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin: float, level: float) -> str:
+    """The comparison in one sentence; differences are shares of `level`, the champion's loss when it began."""
+    if not days:
+        return "Paired shadow: no day with labels of healthy rows to compare by."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
     outcome = {
         "reject": "provably worse than the champion",

@@ -11,7 +11,7 @@ from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, is_before
 from trimtab.steering.rollouts import Rollout
-from trimtab.steering.shadowing import judged, said_of_shadow
+from trimtab.steering.shadowing import judged, level_of, said_of_shadow
 
 WATCH = "watch"
 
@@ -85,7 +85,8 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
     if name == "shadow":
         repair, said = state.repair, "No day is compared yet: days count once their labels had their time."
         if repair is not None and state.shadow:
-            said = said_of_shadow(judged(rollout, state.shadow, repair), state.shadow, rollout.margin)
+            found = judged(rollout, state.shadow, repair)
+            said = said_of_shadow(found, state.shadow, rollout.margin, level_of(repair))
         return state.stage_since_us, state.stage_since_us + rollout.within_us, said
     if name == "approval":
         answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"

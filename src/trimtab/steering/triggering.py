@@ -8,11 +8,12 @@ from typing import Final
 import msgspec
 
 from trimtab.core.records import ChangeOnset
-from trimtab.core.time import format_duration
+from trimtab.core.time import DAY_US, format_duration
 from trimtab.monitoring.watches import Watch
 from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDrop, Single, parts_of_trigger
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
+from trimtab.steering.windows import LEAST_DAYS
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
@@ -118,4 +119,6 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
-    return max(now_us, onset.at_us + rules.settle_us + rules.model.label.wait_us)
+    """When enough days lie behind a change, also behind its latest likely day: too early, a repair is refused."""
+    settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, LEAST_DAYS * DAY_US))
+    return max(now_us, settled_us + rules.model.label.wait_us)

@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.ids import Ids
+from trimtab.core.time import DAY_US
 from trimtab.feedback import LabelReader
 from trimtab.registry import Registry, Version
 from trimtab.registry.loading import lost_artifact
@@ -503,9 +504,10 @@ def _rows_left_out(training_set: TrainingSet) -> dict[str, int]:
 
 
 def _unseen_from(training_set: TrainingSet) -> int:
-    """From when on nothing of a set was learnt from."""
+    """The first midnight from which on nothing of a set was learnt from."""
     learnt_us = training_set.begun_us[training_set.usable]
-    return int(learnt_us.max()) + 1 if learnt_us.size else training_set.manifest.cut_us
+    last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
+    return (last_us // DAY_US + 1) * DAY_US
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded

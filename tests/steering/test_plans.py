@@ -80,7 +80,7 @@ def test_the_days_since_the_latest_likely_onset_are_a_window_of_their_own() -> N
     rows, _ = planned(DAYS - 7)
     dated = msgspec.structs.replace(change(DAYS - 7), latest_us=(DAYS - 7) * DAY_US)
     plan = onset_plan(rows, stretch(rows, DAYS - 7), dated)  # type: ignore[arg-type]
-    assert len(plan.windows) == 1  # it is dated to the day
+    assert (len(plan.windows), len(plan.sources)) == (1, 3)  # it is dated to the day
 
 
 def test_the_newest_week_is_a_window_of_its_own_where_more_days_have_passed() -> None:
@@ -88,20 +88,21 @@ def test_the_newest_week_is_a_window_of_its_own_where_more_days_have_passed() ->
     long, short = plan.windows
     assert (long.start_us, short.start_us) == ((DAYS - 20) * DAY_US, (DAYS - 7) * DAY_US)
     assert (short.rows == (long.rows & (rows.begun_us >= short.start_us))).all()
-    assert plan.choices == 6  # three sources on either, which share the error
-    assert "did best of 6 choices" in plan_in_words(plan, plan.sources[0], short)
+    assert plan.choices == 8  # four sources on either, which share the error
+    assert "did best of 8 choices" in plan_in_words(plan, plan.sources[0], short)
 
 
 def test_a_newest_week_with_few_labelled_days_is_no_window_of_its_own() -> None:
     days = np.repeat(np.array([*range(DAYS - 7), DAYS - 1]), 10)  # after a gap of six days one more
     rows = Rows(days, np.ones(days.size, bool))
     plan = onset_plan(rows, stretch(rows, DAYS - 20), change(DAYS - 20))  # type: ignore[arg-type]
-    assert (len(plan.windows), plan.choices) == (1, 3)
+    assert (len(plan.windows), plan.choices) == (1, 4)
 
 
 def test_only_days_since_the_change_are_refitted_on_where_that_source_did_best() -> None:
     rows, plan = planned(DAYS - 20)
-    everything, aged, since = plan.sources
+    everything, aged, since, after = plan.sources
+    assert (after.refit == (rows.usable & (rows.begun_us >= (DAYS - 18) * DAY_US))).all()
     assert (everything.refit == rows.usable).all()
     assert aged.half_life_us == 7 * DAY_US
     assert (since.refit == (rows.usable & (rows.begun_us >= (DAYS - 20) * DAY_US))).all()

@@ -88,12 +88,12 @@ def newest_plan(training_set: TrainingSet, window: Stretch, since_us: int | None
 
 
 def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -> Plan:
-    """Judge on the days since a change, by folds of alternate days, what was learnt in three ways.  # D0177
+    """Judge on the days since a change, by folds of alternate days, what was learnt in several ways.  # D0177
 
     A candidate that is judged on the newest fortnight has learnt nothing of a change that began within it. Here every
     fit has seen half of the days since the change. An onset that was dated too early leaves days from before the
     change among those, which speak for what is there. So a second window begins at its latest likely day, or seven days
-    ago where that is later, if enough of its days have labels.
+    ago where that is later, if enough of its days have labels; and the days since then are a source of their own.
 
     Args:
         training_set: All rows.
@@ -108,14 +108,18 @@ def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -
     newest_us = max(window.end_us - LEAST_WINDOW_US, latest_us)
     newest = msgspec.structs.replace(window, start_us=newest_us, rows=window.rows & (begun_us >= newest_us))
     labelled_days = np.unique(days[newest.rows & training_set.telling]).size
+    sources = [
+        Source("all history", usable, usable),
+        Source("all history, where a row of a week ago counts half", usable, usable, _HALF_LIFE_US),
+        Source(f"days since {day_of(onset.at_us)}", since, since),
+    ]
+    if onset.latest_us > onset.at_us:
+        after = usable & (begun_us >= onset.latest_us)
+        sources.append(Source(f"days since {day_of(onset.latest_us)}", after, after))
     return Plan(
         (window, newest) if newest_us > window.start_us and labelled_days >= LEAST_DAYS else (window,),
         (window.rows & ~odd, window.rows & odd),
-        (
-            Source("all history", usable, usable),
-            Source("all history, where a row of a week ago counts half", usable, usable, _HALF_LIFE_US),
-            Source(f"days since {day_of(onset.at_us)}", since, since),
-        ),
+        tuple(sources),
     )
 
 

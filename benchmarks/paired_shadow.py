@@ -1,8 +1,8 @@
 """Comparing successor and champion on the rows of a day that were logged, against what their own predictions take.
 
 Ours reads the day's requests back from the log, finds features as of their time and labels, leaves out faulty rows,
-lets both models score, and sums losses by day: `Workshop.compared`, as the loop calls it once a day. The floor is both
-models' `predict` on the same rows, ready as a matrix.
+lets both models score, and sums losses by day: `Workshop.shadow_days`, as the loop calls it once a day. The floor is
+both models' `predict` on the same rows, ready as a matrix.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def ours(state: dict[str, Any]) -> float:
     loop = state["project"].loop("one")
     loop.catch_up()
     start = time.perf_counter()
-    days, _ = loop._loop.workshop.compared(state["repair"], NOW_US, state["clock"].now_us())
+    days, _ = loop._loop.workshop.shadow_days(state["repair"], NOW_US, state["clock"].now_us())
     taken = time.perf_counter() - start
     if sum(day.rows for day in days) != EACH:
         raise SystemExit(f"paired_shadow: {sum(day.rows for day in days)} rows were compared instead of {EACH}.")

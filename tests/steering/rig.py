@@ -17,7 +17,7 @@ from trimtab.monitoring import QualityMonitor
 from trimtab.registry import AliasMove
 from trimtab.registry.aliases import Together
 from trimtab.steering import Controller, Deployment, Ledger, Repair
-from trimtab.steering.loop_state import Changes, ShadowDay
+from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.steering.ports import Stored
 from trimtab.steering.windows import closed_until
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
@@ -50,9 +50,9 @@ def day(number: int, version: str, loss: float) -> DayQuality:
     )
 
 
-def shadow_day(number: int, difference: float, wobble: float = 0.004, rows: int = 1_000) -> ShadowDay:
+def shadow_day(number: int, difference: float, wobble: float = 0.004, rows: int = 1_000) -> PairedDay:
     found = difference + wobble * (number % 3 - 1)
-    return ShadowDay(day_us=number * DAY_US, rows=rows, difference=found, champion=0.4)
+    return PairedDay(day_us=number * DAY_US, rows=rows, difference=found, champion=0.4)
 
 
 class Crash(BaseException):
@@ -112,6 +112,7 @@ class Bench:
         self.wobble = 0.004  # how much its days differ
         self.shares: list[float] = []
         self.breach: str | None = None
+        self.unanswered: Exception | None = None
         self.other_canary = False
         self.catalog: Catalog | None = None
         self.labels = 1_000  # of a day
@@ -146,7 +147,7 @@ class Bench:
             candidate=name, gate=gate, successor=name if passed else None, reason="r", reference=reference,
             cut_us=cut_us, rows=10, data_hash="d",
             unseen_from_us=cut_us - target.label.wait_us,
-            compared=tuple(shadow_day(n, -0.1) for n in range(end - 14, end)),
+            gate_days=tuple(shadow_day(n, -0.1) for n in range(end - 14, end)),
         )  # fmt: skip
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
@@ -154,7 +155,9 @@ class Bench:
         successor = None if repair.successor is None else stored.version
         return msgspec.structs.replace(repair, successor=successor, trained_us=7 * DAY_US)
 
-    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
+    def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
+        if self.unanswered is not None:
+            raise self.unanswered
         until_us = closed_until(cut_us, target.label.wait_us)
         days = range(-(-since_us // DAY_US), until_us // DAY_US)
         return tuple(shadow_day(number, self.shadow_difference, self.wobble, self.labels) for number in days), until_us

@@ -9,7 +9,7 @@ import pytest
 from rig import Bench, Crash, Fragile, Rig, target
 
 from trimtab import store
-from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.steering import Deployment, deployment, every, on_quality_drop
 from trimtab.steering.loop_state import FREEZE
@@ -73,6 +73,22 @@ def test_what_stays_undecided_is_refused_when_its_time_is_over(catalog: Catalog)
     assert rig.days(4, 0.3) == []
     assert rig.days(1, 0.3) == ["refuse"]
     assert "neither provably worse nor provably good enough" in rig.ledger.rows()[-1].cause
+
+
+def test_a_champion_that_cannot_answer_does_not_keep_its_successor_out(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.days(1, 0.3)
+    rig.bench.unanswered = Unavailable("nobody is there to compare with: its artifact is damaged.")
+    assert rig.days(1, 0.3) == ["compare", "promote"]
+    assert rig.ledger.rows()[-2].cause == "Left out: nobody is there to compare with: its artifact is damaged."
+
+
+def test_a_successor_that_cannot_answer_is_dropped(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.days(1, 0.3)
+    rig.bench.unanswered = Misuse("click@3 cannot be loaded.")
+    assert rig.days(1, 0.3) == ["refuse"]
+    assert rig.ledger.rows()[-1].cause == "Its shadow failed: click@3 cannot be loaded."
 
 
 def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> None:

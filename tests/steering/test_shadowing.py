@@ -14,14 +14,14 @@ from rig import Bench
 from trimtab.core.time import DAY_US
 from trimtab.stats.losses import row_losses
 from trimtab.steering.gate import Window
-from trimtab.steering.loop_state import Changes, ShadowDay
+from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.steering.rollouts import rollout
 from trimtab.steering.shadowing import LEAST_ROWS, _pooled, compared_days, hopeless, judged, visible
 
 
-def days(differences: list[float], *, rows: int = 500, champion: float = 0.5) -> tuple[ShadowDay, ...]:
+def days(differences: list[float], *, rows: int = 500, champion: float = 0.5) -> tuple[PairedDay, ...]:
     return tuple(
-        ShadowDay(day_us=n * DAY_US, rows=rows, difference=one, champion=champion) for n, one in enumerate(differences)
+        PairedDay(day_us=n * DAY_US, rows=rows, difference=one, champion=champion) for n, one in enumerate(differences)
     )
 
 
@@ -53,7 +53,7 @@ def test_days_are_means_of_row_losses(seed: int, rows: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 80), st.floats(-1, 1)), max_size=30))
 def test_days_with_few_labels_are_put_together_and_no_row_counts_twice(given_days: list[tuple[int, float]]) -> None:
     some = [
-        ShadowDay(day_us=n * DAY_US, rows=rows, difference=one, champion=1.0)
+        PairedDay(day_us=n * DAY_US, rows=rows, difference=one, champion=1.0)
         for n, (rows, one) in enumerate(given_days)
     ]
     found = _pooled(some)

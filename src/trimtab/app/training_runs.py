@@ -12,7 +12,7 @@ from trimtab.core.records import Decision
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
-from trimtab.steering.loop_state import Changes, Repair, ShadowDay
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.steering.ports import Stored
 from trimtab.steering.workshop import VersionWorkshop
 
@@ -111,8 +111,8 @@ class TrainingRuns:
         assert repair is not None
         return repair
 
-    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
-        return self._workshop.compared(repair, since_us, cut_us)
+    def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
+        return self._workshop.shadow_days(repair, since_us, cut_us)
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         self._run.begin()

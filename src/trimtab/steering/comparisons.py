@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.gate import Window
 from trimtab.steering.judging import Side, finite
-from trimtab.steering.loop_state import Changes, Repair, ShadowDay
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.steering.ports import TrainingData
-from trimtab.steering.recipes import Floats, Recipe, stored_scores
+from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.rivals import (
     Answered,
     Rival,
@@ -140,8 +140,8 @@ class Comparisons:
             finite(found.scores, rival.version)
         return found
 
-    def by_day(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
-        """See `Workshop.compared`."""
+    def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
+        """See `Workshop.shadow_days`."""
         model = self._deployment.model
         assert repair.successor is not None  # it is in its shadow
         assert repair.gate.champion is not None  # and compared with this
@@ -156,16 +156,27 @@ class Comparisons:
         rows = training_set.usable & (begun_us >= since_us) & (begun_us < until_us)
         if not rows.any():
             return (), max(since_us, until_us)
-        answers: list[Floats] = []
-        for address in (repair.successor, repair.gate.champion):
-            rival = Rival(self._registry.get(address), since_us)
-            found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, rows)
-            if found.scores is None:
-                raise Misuse(found.said)
-            answers.append(finite(found.scores, rival.version))
+        own = self._scores_of(repair.successor, since_us, training_set, rows)
+        try:
+            other = self._scores_of(repair.gate.champion, since_us, training_set, rows)
+        except (Corrupt, Misuse, NotFound) as error:
+            raise Unavailable(f"nobody is there to compare with: {error}") from error
         lists = training_set.lists_of(rows)
         window = Window(since_us, until_us, begun_us[rows], training_set.target[rows], lists)
-        return compared_days(model.metric, window, *answers), until_us
+        return compared_days(model.metric, window, own, other), until_us
+
+    def _scores_of(self, address: str, unseen_from_us: int, training_set: TrainingSet, rows: Rows) -> Floats:
+        """What a version answers to some rows, from its own features.
+
+        Raises:
+            Misuse: It cannot be asked.
+        """
+        rival = Rival(self._registry.get(address), unseen_from_us)
+        model = self._deployment.model
+        found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, rows)
+        if found.scores is None:
+            raise Misuse(found.said)
+        return finite(found.scores, rival.version)
 
     def stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> Side:
         """What a stored version answers to the window's rows, with the features that it reads."""

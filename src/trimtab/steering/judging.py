@@ -20,7 +20,7 @@ from trimtab.stats.loss_names import CLASS_LOSSES
 from trimtab.stats.paired import paired_mean_bound
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate import Window, judge
-from trimtab.steering.loop_state import ShadowDay
+from trimtab.steering.loop_state import PairedDay
 from trimtab.steering.plans import Made, Plan, of_window
 from trimtab.steering.recipes import Floats, Rows
 from trimtab.steering.rivals import Answered
@@ -142,7 +142,7 @@ class Judge:
             plan=case.plan,
         )
 
-    def compared(self, scores: Floats, case: Case) -> tuple[ShadowDay, ...]:
+    def paired_days(self, scores: Floats, case: Case) -> tuple[PairedDay, ...]:
         """Candidate and champion by day on what was judged; none where nothing was compared."""
         if case.answered.scores is None:
             return ()

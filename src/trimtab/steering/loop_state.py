@@ -21,7 +21,7 @@ PROMOTING: Final = "promoting"
 Phase = Literal["idle", "waiting", "shadow", "waiting for approval", "canary", "promoting"]
 
 
-class ShadowDay(msgspec.Struct, frozen=True, kw_only=True):
+class PairedDay(msgspec.Struct, frozen=True, kw_only=True):
     """What one closed day says of two models that scored the same rows."""
 
     day_us: int  # its beginning
@@ -48,7 +48,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, int] = {}  # rows of the set that were left out, by why: their inputs or labels were faulty
     fits: int = 1  # that were made for it
     unseen_from_us: int = 0  # what was asked since then has taught the successor nothing
-    compared: tuple[ShadowDay, ...] = ()  # candidate and champion on the judged days; none: nothing was compared
+    gate_days: tuple[PairedDay, ...] = ()  # candidate and champion on the judged days; none: nothing was compared
     stood_in: bool = False  # another version answered for the champion: how much such days differ is not known
     trained_us: int | None = None  # the cut of what goes in service, where that is not `cut_us`: of a stored version
 
@@ -74,7 +74,7 @@ IDLE: dict[str, Any] = {  # the fields of a state that belong to a repair, once 
     "repair": None,
     "expires_us": 0,
     "stage_since_us": 0,
-    "compared_until_us": 0,
+    "shadow_until_us": 0,
     "canary_step": 0,
     "approved_by": None,
     "asked_by": None,
@@ -137,8 +137,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
     repair: Repair | None = None  # from the shadow to promoting: what passed the gate
     stage_since_us: int = 0  # shadow, canary: when the stage, or the present share of it, began
-    compared_until_us: int = 0  # shadow: days before this are compared
-    shadow: tuple[ShadowDay, ...] = ()  # the days compared so far; kept until the next repair
+    shadow_until_us: int = 0  # shadow: days before this are compared
+    shadow: tuple[PairedDay, ...] = ()  # the days compared so far; kept until the next repair
     canary_step: int = 0  # canary: which share, 0 for the first
     bake: Bake | None = None  # after a promotion, while the service is guarded
     expires_us: int = 0  # waiting for approval: until then

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from trimtab.registry.aliases import Together
-from trimtab.steering.loop_state import Changes, Repair, ShadowDay
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.steering.rivals import OtherFeatures
 from trimtab.store.ports import Put
 from trimtab.training.definitions import Model
@@ -63,11 +63,12 @@ class Workshop(Protocol):
         """
         ...
 
-    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
+    def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
         """Successor and champion on the rows asked since a time, by day, and until when days are complete at `cut_us`.
 
         Raises:
-            Misuse: One of both cannot answer.
+            Misuse: The successor cannot answer.
+            Unavailable: The champion cannot.
         """
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_moment
 from trimtab.registry import AliasMove
@@ -14,7 +14,7 @@ from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import short_name
 from trimtab.steering.ledger import Entry, Evidence
-from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, Repair, ShadowDay
+from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
 from trimtab.steering.ports import Exposed, Guard, Workshop
 from trimtab.steering.rollouts import Rollout
 from trimtab.steering.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
@@ -74,7 +74,7 @@ class RolloutStages:
         rollout, gate = self._rollout, {"gate": repair.gate.id}
         if rollout.shadow_us is None or repair.gate.champion is None:
             return self.after_shadow(entries, repair, **changes)
-        if not repair.compared:
+        if not repair.gate_days:
             said = "Left out: nothing was compared with the version in service."
             entry = self._entry("shadow", said, repair, entries, gate)
             return self.after_shadow([*entries, entry], repair, **changes)
@@ -88,7 +88,7 @@ class RolloutStages:
             phase=SHADOW,
             repair=repair,
             stage_since_us=self._clock.now_us(),
-            compared_until_us=repair.unseen_from_us,
+            shadow_until_us=repair.unseen_from_us,
             looked_us=self._clock.now_us(),
             shadow=(),
             **changes,
@@ -190,20 +190,23 @@ class RolloutStages:
         state, rollout = self._record.state, self._rollout
         wait_us = self._deployment.model.label.wait_us
         closed_us = closed_until(now_us, wait_us)
-        again = closed_us > state.compared_until_us and now_us - state.looked_us >= LABELS_US
+        again = closed_us > state.shadow_until_us and now_us - state.looked_us >= LABELS_US
         if closed_us <= closed_until(state.looked_us, wait_us) and not again:
             return []
         try:
-            new, until_us = self._workshop.compared(repair, state.compared_until_us, now_us)
+            new, until_us = self._workshop.shadow_days(repair, state.shadow_until_us, now_us)
+        except Unavailable as error:  # a champion that cannot answer must not keep its successor out
+            entry = self._entry("compare", f"Left out: {error}", repair, [], {"gate": repair.gate.id})
+            return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
             return self._drop(now_us, repair, f"Its shadow failed: {error}")
         if _is_early(new, until_us, repair, now_us - wait_us):  # its labels are still being loaded
-            new, until_us = new[:-1], max(state.compared_until_us, until_us - DAY_US)
+            new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
         days = (*state.shadow, *new)
         found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
         told = (found, days, rollout.margin, level_of(repair))
         said, evidence = said_of_shadow(*told), evidence_of_shadow(*told)
-        known: dict[str, Any] = {"shadow": days, "compared_until_us": until_us, "looked_us": now_us}
+        known: dict[str, Any] = {"shadow": days, "shadow_until_us": until_us, "looked_us": now_us}
         if found.verdict == "promote":
             entry = self._record.entry("compare", said, {"gate": repair.gate.id, **evidence}, version=repair.successor)
             return self.after_shadow([entry], repair, **known)
@@ -265,10 +268,10 @@ class RolloutStages:
         )
 
 
-def _is_early(new: Sequence[ShadowDay], until_us: int, repair: Repair, closed_us: int) -> bool:
+def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:
     """Whether the newest day closed a few hours ago at most, and has far fewer labels than the days of the gate."""
     if closed_us >= until_us + LABELS_US:
         return False
-    usual = sorted(one.rows for one in repair.compared)
+    usual = sorted(one.rows for one in repair.gate_days)
     newest = new[-1].rows if new and new[-1].day_us + DAY_US >= until_us else 0
     return newest < usual[len(usual) // 2] / 2

@@ -11,7 +11,7 @@ from trimtab.stats.losses import Loss
 from trimtab.stats.sequences import PairedSequence, distance_seen, paired_sequence
 from trimtab.steering.gate import Window
 from trimtab.steering.ledger import Evidence
-from trimtab.steering.loop_state import Repair, ShadowDay
+from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.recipes import Floats
 from trimtab.steering.rollouts import Rollout
 
@@ -19,7 +19,7 @@ LEAST_ROWS = 30  # of a comparison: days with fewer labels are put together with
 _TABLE = (1, 3, 7, 14, 28)  # days of the table that is shown with a refusal
 
 
-def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[ShadowDay, ...]:
+def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[PairedDay, ...]:
     """The comparison of two models by day.
 
     Args:
@@ -32,7 +32,7 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
     other, _ = window.losses(metric, champion)
     days = window.at_us[rows] // DAY_US
     return tuple(
-        ShadowDay(
+        PairedDay(
             day_us=int(day) * DAY_US,
             rows=int((days == day).sum()),
             difference=float((own - other)[days == day].mean()),
@@ -42,7 +42,7 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
     )
 
 
-def judged(rollout: Rollout, days: Sequence[ShadowDay], repair: Repair) -> PairedSequence:
+def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
     """What the days of a shadow say by now.
 
     The days on which the gate compared a candidate of the same recipe with the champion tell how much days differ. Days
@@ -54,14 +54,14 @@ def judged(rollout: Rollout, days: Sequence[ShadowDay], repair: Repair) -> Paire
         repair: Has the days of the gate.
     """
     pooled = _pooled(days)
-    before = () if repair.stood_in else repair.compared
+    before = () if repair.stood_in else repair.gate_days
     margin = rollout.margin * level_of(repair)  # fixed before the first day
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
 
 
-def visible(before: Sequence[ShadowDay], days: int) -> float:
+def visible(before: Sequence[PairedDay], days: int) -> float:
     """The smallest difference, as a share of the champion's loss, that so many days of a shadow can tell from none.
 
     Args:
@@ -79,11 +79,18 @@ def visible(before: Sequence[ShadowDay], days: int) -> float:
     return distance_seen(comparisons, spread, known=len(pooled) - 1) / (_mean_loss(before) or 1.0)
 
 
-def hopeless(rollout: Rollout, before: Sequence[ShadowDay]) -> str | None:
+def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
     """Why a shadow could not see its margin within its time, with a table of what it can see; None where it can.
 
     A successor that was much better than the champion needs less: its advantage on the judged days counts.
+
+    Args:
+        rollout: What is declared; without a shadow there is nothing to see.
+        before: The days of the gate.
+        stood_in: Another version answered for the champion there, so that they do not tell how much days differ.
     """
+    if rollout is None or rollout.shadow_us is None or not before or stood_in:
+        return None
     within = rollout.within_us // DAY_US
     level = _mean_loss(before)
     better = max(0.0, -_mean_difference(before) / level) if level else 0.0
@@ -101,10 +108,10 @@ def hopeless(rollout: Rollout, before: Sequence[ShadowDay]) -> str | None:
 
 def level_of(repair: Repair) -> float:
     """The champion's mean loss on the days of the gate, of which margins and differences are shares."""
-    return _mean_loss(repair.compared) or 1.0
+    return _mean_loss(repair.gate_days) or 1.0
 
 
-def evidence_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin: float, level: float) -> Evidence:
+def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> Evidence:
     """The values of a comparison, for the ledger: shares of the champion's loss."""
     values = {"difference": found.mean / level, "low": found.low / level, "high": found.high / level}
     return {
@@ -115,7 +122,7 @@ def evidence_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin:
     }
 
 
-def said_of_shadow(found: PairedSequence, days: Sequence[ShadowDay], margin: float, level: float) -> str:
+def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> str:
     """The comparison in one sentence; differences are shares of `level`, the champion's loss when it began."""
     if not days:
         return "Paired shadow: no day with labels of healthy rows to compare by."
@@ -135,10 +142,10 @@ def _share(value: float) -> str:
     return f"{value:+.2%}" if np.isfinite(value) else ("-inf" if value < 0 else "inf")
 
 
-def _pooled(days: Sequence[ShadowDay]) -> list[ShadowDay]:
+def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
     """The days, those with few rows put together with the next ones; what is left over in the end waits."""
-    found: list[ShadowDay] = []
-    open_day: ShadowDay | None = None
+    found: list[PairedDay] = []
+    open_day: PairedDay | None = None
     for day in days:
         open_day = day if open_day is None else _together(open_day, day)
         if open_day.rows >= LEAST_ROWS:
@@ -147,11 +154,11 @@ def _pooled(days: Sequence[ShadowDay]) -> list[ShadowDay]:
     return found
 
 
-def _together(one: ShadowDay, other: ShadowDay) -> ShadowDay:
+def _together(one: PairedDay, other: PairedDay) -> PairedDay:
     rows = one.rows + other.rows
     if not rows:
         return one
-    return ShadowDay(
+    return PairedDay(
         day_us=one.day_us,
         rows=rows,
         difference=(one.rows * one.difference + other.rows * other.difference) / rows,
@@ -159,11 +166,11 @@ def _together(one: ShadowDay, other: ShadowDay) -> ShadowDay:
     )
 
 
-def _mean_loss(days: Sequence[ShadowDay]) -> float:
+def _mean_loss(days: Sequence[PairedDay]) -> float:
     rows = sum(one.rows for one in days)
     return sum(one.rows * one.champion for one in days) / rows if rows else 0.0
 
 
-def _mean_difference(days: Sequence[ShadowDay]) -> float:
+def _mean_difference(days: Sequence[PairedDay]) -> float:
     rows = sum(one.rows for one in days)
     return sum(one.rows * one.difference for one in days) / rows if rows else 0.0

@@ -53,6 +53,13 @@ def labelled_until(training_set: TrainingSet) -> int:
     return int(labelled.max()) // DAY_US * DAY_US + DAY_US if labelled.size else closed_us
 
 
+def unseen_from(training_set: TrainingSet) -> int:
+    """The first midnight from which on nothing of a set was learnt from."""
+    learnt_us = training_set.begun_us[training_set.usable]
+    last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
+    return (last_us // DAY_US + 1) * DAY_US
+
+
 def enough_from(unseen_from_us: int, wait_us: int) -> str:
     """The day from which on enough closed days are unseen by who has learnt all that was asked before a moment."""
     return day_of(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US + wait_us)

@@ -11,7 +11,6 @@ import numpy as np
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.ids import Ids
-from trimtab.core.time import DAY_US
 from trimtab.feedback import LabelReader
 from trimtab.registry import Registry, Version
 from trimtab.registry.loading import lost_artifact
@@ -21,7 +20,7 @@ from trimtab.serving.arms import CANARY, SHADOW
 from trimtab.steering.comparisons import Comparisons
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.judging import Case, Judge, Side, finite
-from trimtab.steering.loop_state import Changes, Repair, ShadowDay
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.steering.plans import Made, Plan, Source, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.ports import Stored, TrainingData
 from trimtab.steering.recipes import Floats, Recipe, Rows
@@ -57,6 +56,7 @@ from trimtab.steering.windows import (
     Stretch,
     labelled_until,
     stretch_of,
+    unseen_from,
 )
 from trimtab.store.ports import Blob
 from trimtab.training.fitted import Fitted
@@ -218,13 +218,17 @@ class VersionWorkshop:
         )
         self._registry.put_gate(gate)
         successor, reason, cap = None, gate.reason, self._judge.cap(scores, case)
-        compared = self._judge.compared(scores, case)
+        gate_days = self._judge.paired_days(scores, case)
         allowance, name = {}, ""
         earlier: list[Answers] = []
         if gate.passed:
             refit = self._fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
-            reason = self._judge.too_far(again, scores, case) or self._hopeless(compared, answered) or gate.reason
+            reason = (
+                self._judge.too_far(again, scores, case)
+                or hopeless(self._deployment.rollout, gate_days, stood_in=bool(answered.said))
+                or gate.reason
+            )
             if reason == gate.reason:
                 allowance = refit_allowance(model.metric, scores, again, cap)
                 earlier = self._earlier(training_set, plan, window, best.source, rival)
@@ -255,8 +259,8 @@ class VersionWorkshop:
             loss_cap=cap,
             left_out=_rows_left_out(training_set),
             fits=self._fits,
-            unseen_from_us=_unseen_from(training_set),
-            compared=compared,
+            unseen_from_us=unseen_from(training_set),
+            gate_days=gate_days,
             stood_in=bool(answered.said),
         )
 
@@ -355,15 +359,15 @@ class VersionWorkshop:
             self._registry.put_gate(gate)
         cap = self._judge.cap(scores, case)
         reference = self._reference(version, case, [Answers(stretch.rows, scores)], cap)
-        compared = self._judge.compared(scores, case)
-        hopeless = self._hopeless(compared, answered) if gate.passed else None
+        gate_days = self._judge.paired_days(scores, case)
+        unseen = hopeless(self._deployment.rollout, gate_days, stood_in=bool(answered.said)) if gate.passed else None
         return Repair(
             candidate=asked.version.id,
             gate=gate,
-            successor=version.id if gate.passed and hopeless is None else None,
-            reason=hopeless or gate.reason,
-            unseen_from_us=_unseen_from(training_set),
-            compared=compared,
+            successor=version.id if gate.passed and unseen is None else None,
+            reason=unseen or gate.reason,
+            unseen_from_us=unseen_from(training_set),
+            gate_days=gate_days,
             stood_in=bool(answered.said),
             reference=reference.days,
             slices=reference.slices,
@@ -383,15 +387,8 @@ class VersionWorkshop:
             self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor
         ).previous
 
-    def compared(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[ShadowDay, ...], int]:
-        return self._compared.by_day(repair, since_us, cut_us)
-
-    def _hopeless(self, compared: tuple[ShadowDay, ...], answered: Answered) -> str | None:
-        """Why a shadow that is declared could not see its margin; None where it can, or nothing is known of it."""
-        rollout = self._deployment.rollout
-        if rollout is None or rollout.shadow_us is None or not compared or answered.said:
-            return None
-        return hopeless(rollout, compared)
+    def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
+        return self._compared.paired_days(repair, since_us, cut_us)
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
@@ -501,13 +498,6 @@ def _rows_left_out(training_set: TrainingSet) -> dict[str, int]:
     for one in training_set.manifest.left_out or ():
         found[one.why] = found.get(one.why, 0) + one.rows
     return found
-
-
-def _unseen_from(training_set: TrainingSet) -> int:
-    """The first midnight from which on nothing of a set was learnt from."""
-    learnt_us = training_set.begun_us[training_set.usable]
-    last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
-    return (last_us // DAY_US + 1) * DAY_US
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded

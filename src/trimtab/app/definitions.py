@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TypeVar
 
 import msgspec
@@ -100,8 +101,17 @@ def load_definitions(file: Path) -> Definitions:
     return _collect(vars(module).values(), deployments, file)
 
 
+class _Compiled(SourceFileLoader):
+    """Compiles a project file each time: kept bytecode knows an edited file by its second and size alone."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _run(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"trimtab_project_{file.stem}", file)
+    name = f"trimtab_project_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Compiled(name, str(file)))
     assert spec is not None  # a .py file always has one
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -13,11 +13,10 @@ import loop_process
 import numpy as np
 import pytest
 import shop
-from test_rollout import answered, with_stages
+from test_rollout import a_day_of_visits, answered, with_stages
 
 import forked
-from trimtab.core.columns import Columns
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US
 from trimtab.serving.arms import CANARY, arm_shares
 
 STAGES = 'shadow="1d", margin=0.9, canary=[0.3, 0.6], step="1h"'
@@ -34,27 +33,8 @@ def prepared(trained: Path) -> Path:
 def lived(folder: Path, day: int) -> int:
     """A day of answered visits with their labels; the time at which it is over."""
     begin_us = shop.NOW_US + day * DAY_US
-    rng = np.random.default_rng(day)
     with shop.opened(folder, begin_us) as project:
-        times = np.linspace(begin_us + HOUR_US, begin_us + 22 * HOUR_US, 40).astype(int).tolist()
-        sales = []
-        for at_us in times:
-            shop.move(project, at_us - project.clock.now_us())
-            level = [{"site": one, "level": float(rng.normal()), "read_at": at_us} for one in ("north", "south")]
-            project.push("readings", level)
-            project.views.catch_up()
-            x, site = float(rng.normal()), ("north", "south")[int(rng.integers(2))]
-            project.predict("buyer", [shop.visit(f"s{at_us}", at_us, x, site)])
-            sales.append((f"s{at_us}", site, bool(rng.random() < 1 / (1 + np.exp(-2 * x))), at_us + HOUR_US))
-        shop.move(project, begin_us + DAY_US - project.clock.now_us())
-        keys, sites, bought, closed = (list(column) for column in zip(*sales, strict=True))
-        table = {
-            "visit_id": ("str", keys),
-            "site": ("str", sites),
-            "bought": ("bool", bought),
-            "closed_at": ("time", closed),
-        }
-        project.ingestor.load("sales", Columns.of(table))  # type: ignore[arg-type]  # dtypes are literals
+        a_day_of_visits(project, np.random.default_rng(day))
         if CANARY in project.registry.aliases("buyer"):
             answered(project, f"buyer@{CANARY}", 100)
     return begin_us + DAY_US

@@ -21,8 +21,8 @@ from trimtab.store import Put
 STAGES = 'shadow="2d", margin=0.5, canary=[0.5], step="1h"'
 
 
-def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40) -> list[str]:
-    """Ask and answer a day of visits, with their labels, and look at it once; the acts of the loop."""
+def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40) -> None:
+    """Ask and answer a day of visits, and load their labels."""
     begin_us = project.clock.now_us()
     sales = []
     for at_us in np.linspace(begin_us + HOUR_US, begin_us + 22 * HOUR_US, count).astype(int).tolist():
@@ -43,7 +43,6 @@ def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40)
         "closed_at": ("time", closed),
     }
     project.ingestor.load("sales", Columns.of(table))  # type: ignore[arg-type]  # dtypes are literals
-    return [d.act for d in project.tick() if d.model == "buyer"]
 
 
 def with_stages(folder: Path, stages: str, more: str = "") -> Path:
@@ -75,7 +74,8 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
         acts: list[str] = []
         while "canary" not in acts:
             assert len(project.loop("buyer").controller.state.shadow) < 7
-            acts += a_day_of_visits(project, rng)
+            a_day_of_visits(project, rng)
+            acts += [d.act for d in project.tick() if d.model == "buyer"]
         assert acts == ["compare", "canary"]
         compared = next(d for d in project.ledger() if d.act == "compare")
         assert compared.actor == "Ada"

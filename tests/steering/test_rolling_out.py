@@ -13,6 +13,7 @@ from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.steering import Deployment, deployment, every, on_quality_drop
 from trimtab.steering.loop_state import FREEZE
+from trimtab.steering.ports import ChampionFailed
 from trimtab.steering.rollouts import rollout
 from trimtab.store import Catalog, Put, Remove
 
@@ -78,9 +79,20 @@ def test_what_stays_undecided_is_refused_when_its_time_is_over(catalog: Catalog)
 def test_a_champion_that_cannot_answer_does_not_keep_its_successor_out(catalog: Catalog) -> None:
     rig = begun(catalog, rules(shadow="1d"))
     rig.days(1, 0.3)
-    rig.bench.unanswered = Unavailable("nobody is there to compare with: its artifact is damaged.")
+    rig.bench.unanswered = ChampionFailed("The version in service cannot answer: its artifact is damaged.")
     assert rig.days(1, 0.3) == ["compare", "promote"]
-    assert rig.ledger.rows()[-2].cause == "Left out: nobody is there to compare with: its artifact is damaged."
+    assert rig.ledger.rows()[-2].cause == "Left out: The version in service cannot answer: its artifact is damaged."
+
+
+def test_a_store_that_is_away_for_a_moment_lets_nothing_past_the_shadow(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(shadow="1d"))
+    rig.days(1, 0.3)
+    rig.bench.unanswered = Unavailable("the log is locked.")
+    with pytest.raises(Unavailable, match="the log is locked"):
+        rig.days(1, 0.3)
+    assert rig.controller.state.phase == "shadow"
+    rig.bench.unanswered = None
+    assert [d.act for d in rig.controller.tick()] == ["compare", "promote"]
 
 
 def test_a_successor_that_cannot_answer_is_dropped(catalog: Catalog) -> None:

@@ -1,7 +1,7 @@
 """The service figures of every version and arm in the catalogue, where any process can read and add them up.
 
 Each process that answers keeps a record for each minute, version and arm, and writes those of the newest minute again
-every few seconds; one that is killed loses what it counted since. Minutes of before the last three hours are put
+every few seconds; one that is killed loses what it counted since. Minutes older than three hours are put
 together to hours, which are kept for eight days, so that there are never many.
 """
 

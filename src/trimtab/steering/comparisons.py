@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
@@ -12,7 +12,7 @@ from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.gate import Window
 from trimtab.steering.judging import Side, finite
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
-from trimtab.steering.ports import TrainingData
+from trimtab.steering.ports import ChampionFailed, TrainingData
 from trimtab.steering.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.rivals import (
     Answered,
@@ -160,7 +160,7 @@ class Comparisons:
         try:
             other = self._scores_of(repair.gate.champion, since_us, training_set, rows)
         except (Corrupt, Misuse, NotFound) as error:
-            raise Unavailable(f"nobody is there to compare with: {error}") from error
+            raise ChampionFailed(f"The version in service cannot answer: {error}") from error
         lists = training_set.lists_of(rows)
         window = Window(since_us, until_us, begun_us[rows], training_set.target[rows], lists)
         return compared_days(model.metric, window, own, other), until_us

@@ -7,12 +7,17 @@ from typing import Protocol
 
 import msgspec
 
+from trimtab.core.errors import Unavailable
 from trimtab.registry.aliases import Together
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.steering.rivals import OtherFeatures
 from trimtab.store.ports import Put
 from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet
+
+
+class ChampionFailed(Unavailable):
+    """The version in service cannot answer, so that nothing can be compared with it."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +73,7 @@ class Workshop(Protocol):
 
         Raises:
             Misuse: The successor cannot answer.
-            Unavailable: The champion cannot.
+            ChampionFailed: The champion cannot.
         """
         ...
 
@@ -107,7 +112,7 @@ class Guard(Protocol):
         ...
 
     def requests(self, version: str, *, since_us: int) -> int | None:
-        """How many requests a canary has answered since a time; None where nobody counts them."""
+        """How many requests a canary has answered since a time; None where they are not counted."""
         ...
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_moment
 from trimtab.registry import AliasMove
@@ -15,7 +15,7 @@ from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import short_name
 from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
-from trimtab.steering.ports import Exposed, Guard, Workshop
+from trimtab.steering.ports import ChampionFailed, Exposed, Guard, Workshop
 from trimtab.steering.rollouts import Rollout
 from trimtab.steering.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
 from trimtab.steering.windows import closed_until
@@ -99,7 +99,7 @@ class RolloutStages:
         if self._deployment.approval_us is None:
             return self.after_approval(entries, repair, **changes)
         expires_us = self._clock.now_us() + self._deployment.approval_us
-        said = f"For somebody to approve it, until {format_moment(expires_us)}."
+        said = f"For a person to approve it, until {format_moment(expires_us)}."
         entry = self._entry("ask", said, repair, entries, {"gate": repair.gate.id})
         return self._record.write([*entries, entry], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
@@ -195,7 +195,7 @@ class RolloutStages:
             return []
         try:
             new, until_us = self._workshop.shadow_days(repair, state.shadow_until_us, now_us)
-        except Unavailable as error:  # a champion that cannot answer must not keep its successor out
+        except ChampionFailed as error:  # a champion that cannot answer must not keep its successor out
             entry = self._entry("compare", f"Left out: {error}", repair, [], {"gate": repair.gate.id})
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
@@ -261,7 +261,7 @@ class RolloutStages:
         )
 
     def _entry(self, act: str, said: str, repair: Repair, entries: Sequence[Entry], evidence: dict[str, Any]) -> Entry:
-        """A row of the ledger by whoever is named in the row before it."""
+        """A row of the ledger, by the actor of the row before it."""
         actor = entries[-1].actor if entries else None
         return self._record.entry(
             act, said, evidence, version=repair.successor, replaced=repair.gate.champion, actor=actor

@@ -57,5 +57,5 @@ class Unserved:
         return None
 
     def requests(self, version: str, *, since_us: int) -> int | None:
-        """None: nobody counts."""
+        """None: requests are not counted."""
         return None

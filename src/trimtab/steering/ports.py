@@ -7,7 +7,6 @@ from typing import Protocol
 
 import msgspec
 
-from trimtab.core.errors import Unavailable
 from trimtab.registry.aliases import Together
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.steering.rivals import OtherFeatures
@@ -16,7 +15,7 @@ from trimtab.training.definitions import Model
 from trimtab.training.sets import TrainingSet
 
 
-class ChampionFailed(Unavailable):
+class ChampionFailed(Exception):
     """The version in service cannot answer, so that nothing can be compared with it."""
 
 

@@ -176,3 +176,28 @@ def test_what_is_said_has_numbers_and_what_to_check(tmp_path: Path) -> None:
     assert "Column price" in found.message
     assert "normal is at most" in found.message
     assert "Check" in found.message
+
+
+def test_a_last_absurd_value_hours_after_the_others_is_left_out_as_they_are(tmp_path: Path) -> None:
+    world = World(4, days=6, before=28, per_day=1_200)
+    since_us = world.cut_us + 3 * DAY_US + 9 * HOUR_US
+    BY_NAME["absurd"].do(world, since_us, since_us + 6 * HOUR_US)
+    alone = int(np.flatnonzero(world.rows(since_us + 14 * HOUR_US))[0])
+    world.visits["age"][alone] = 9_999.0
+    shop = Shop(world, tmp_path)
+    signals = [one for one in shop.run() if one.kind == "range" and one.severity == "red"]
+    assert any(one.covers(int(world.at_us[alone])) for one in red_windows(shop.catalog, "shop") if one.kind == "range")
+    assert len(signals) == 1
+    ended_us = signals[0].ended_at_us
+    assert ended_us is not None
+    assert ended_us < int(world.at_us[alone]) + DAY_US
+
+
+def test_two_absurd_values_hours_apart_are_no_fault(tmp_path: Path) -> None:
+    world = World(5, days=5, before=28, per_day=4_800)
+    for hour in (9, 16):
+        alone = int(np.flatnonzero(world.rows(world.cut_us + 3 * DAY_US + hour * HOUR_US))[0])
+        world.visits["age"][alone] = 9_999.0
+    found = [(one.kind, one.severity) for one in Shop(world, tmp_path).run() if one.kind == "range"]
+    assert found
+    assert set(found) == {("range", "info")}

@@ -22,6 +22,7 @@ _CONSTANT_NATS = 20.0
 _LOST_NATS = 7.0  # one hour in a thousand by chance
 _OFTEN_NULL = 0.02  # share of nulls in training from which on they come in stretches at any time of day
 _FEW = 0.01  # of an hour's rows beyond which numbers out of proportion are red
+_RANGE_STANDS_H = 12  # hours after its last row that a number out of all proportion stays red
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 
 
@@ -42,7 +43,7 @@ def column_findings(
     for place, column in enumerate(profile.columns):
         found += _new_values(column, place, graded, gross[0], ("new_values", column.subject) in standing)
         found += _constant(column, place, hours)
-        found += _range(column, place, hours)
+        found += _range(column, place, hours, stands=("range", column.subject) in standing)
     return found + _joint(profile, graded)
 
 
@@ -208,11 +209,13 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
     ]
 
 
-def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """Numbers out of all proportion in the two newest hours with rows."""
+def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
+    """Numbers out of all proportion in the two newest hours with rows; what stands goes on for half a day after one."""
     if column.least is None or column.most is None:
         return []
     newest = sorted(hours)[-2:]
+    if stands:
+        newest = [hour for hour in sorted(hours) if hour > newest[-1] - _RANGE_STANDS_H]
     hits = [hour for hour in newest if hours[hour].outside[place]]
     if not hits:
         return []
@@ -221,7 +224,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -
     )
     low, high = min(hours[h].low[place] for h in hits), max(hours[h].high[place] for h in hits)
     worst = float(high if high > column.most else low)
-    red = count >= max(2.0, _FEW * rows)
+    red = stands or count >= max(2.0, _FEW * rows)
     return [
         Finding(
             kind="range",

@@ -200,7 +200,8 @@ class InputMonitor:
         over = [hour for hour in over if hour in self._ids or hour in self._open]
         watch, changes = self._closing(over, until_us, now_us, closed)
         listed = listed_signals(self._catalog, self._model.name)
-        found = self._findings(watch, now_us, {(one.kind, one.subject) for one in listed if one.ended_at_us is None})
+        stand = [one for one in listed if one.ended_at_us is None and (one.severity == "red" or one.kind == "shape")]
+        found = self._findings(watch, now_us, {(one.kind, one.subject) for one in stand})
         version = self._version or ""
         signals = [one.signal(self._model.name, version, now_us) for one in found]
         settled = settle(listed, KINDS, signals, now_us=now_us, owner=self._owner)

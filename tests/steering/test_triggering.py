@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,10 @@ from rig import Bench, Rig, target
 import trimtab as tt
 from trimtab import store
 from trimtab.core.errors import Misuse
+from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.watches import Figure, Watch
+from trimtab.stats.edetector import AlarmState, learn_alarm, update_alarm
 from trimtab.steering import deployment
 from trimtab.steering.budgets import spent_budget, with_fits
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
@@ -33,7 +37,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 
 def seen(*, labels: int = 0, requested: Requested | None = None) -> Seen:
-    return Seen(NOW_US, True, None, requested, lambda: labels)
+    return Seen(NOW_US, True, None, requested, lambda: labels, lambda name, onset: 0.0)
 
 
 # --- joined
@@ -119,6 +123,48 @@ def test_each_cause_has_a_quiet_time_of_its_own_and_the_most_urgent_goes_first()
     assert kind(msgspec.structs.replace(late, quiet_until_us=NOW_US + DAY_US)) == "labels"
     assert kind(msgspec.structs.replace(late, quiet_until_us=NOW_US + 1, quiets={"labels": quiet})) is None
     assert kind(msgspec.structs.replace(late, quiets={"call": quiet}), asked) == "labels"
+
+
+def alarmed(name: str, *, of_gap: bool) -> Watch:
+    """A watch whose only alarm is that of a slice, of its gap or its loss, rung on the tenth day."""
+    values = np.random.default_rng(1).normal(0.0, 1.0, 28).tolist()
+    spec = learn_alarm(values, [1] * 28, run_length=1_000, direction="both")
+    state = AlarmState()
+    while state.alarm_day is None:
+        state = update_alarm(spec, state, 9.0, 1)
+    slices = {name: Figure(spec=spec, state=state)}
+    first_us = NOW_US - (state.days + 20) * DAY_US
+    placed = {"slice_gaps": slices} if of_gap else {"slices": slices}
+    return Watch(model="click", version="v1", anchored_at_us=0, figures={}, first_day_us=first_us, **placed)
+
+
+@pytest.mark.parametrize("of_gap", [True, False])
+@pytest.mark.parametrize(("rise", "kind"), [(0.5, "alarm"), (0.1, "alarm"), (0.09, None), (0.0, None)])
+def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
+    of_gap: bool, rise: float, kind: str | None
+) -> None:
+    asked: list[str] = []
+
+    def rise_by_slice(name: str, onset: ChangeOnset) -> float:
+        asked.append(name)
+        return rise
+
+    watch = alarmed("state=FL", of_gap=of_gap)
+    found = {
+        rule: find_trigger(
+            deployment(target, retrain=rule), LoopState(), Seen(NOW_US, True, watch, None, lambda: 0, rise_by_slice)
+        )
+        for rule in (tt.on_quality_drop(), tt.on_slice_drop())
+    }
+    whole, of_slice = found.values()
+    assert asked == ["state=FL"]
+    assert (whole and whole.kind) == kind
+    assert of_slice is not None
+    assert (of_slice.kind, of_slice.cause) == ("slice", "Slice alarm: state=FL.")
+    assert of_slice.onset == watch.slice_onsets["state=FL"]
+    if whole is not None:
+        assert whole.cause == "Quality alarm: the loss of all rows rose by slice state=FL."
+        assert whole.onset == of_slice.onset
 
 
 def test_an_alarm_overtakes_a_schedule_that_waits(catalog: Catalog) -> None:

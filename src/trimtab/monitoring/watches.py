@@ -114,6 +114,17 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     @property
+    def slice_onsets(self) -> dict[str, ChangeOnset]:
+        """When the newest change of each slice whose alarm stands began, of its loss or its gap."""
+        found: dict[str, ChangeOnset] = {}
+        for figures in (self.slices, self.slice_gaps):
+            for name, figure in figures.items():
+                onset = self.onset_of(figure)
+                if onset is not None and (name not in found or found[name].at_us < onset.at_us):
+                    found[name] = onset
+        return found
+
+    @property
     def provisional(self) -> bool:
         """Whether the reference is of fewer than 28 days."""
         return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())

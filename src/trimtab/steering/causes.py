@@ -76,7 +76,10 @@ def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
-    """Retrain when the quality alarm rings; `run_length` is the stated mean time between false alarms."""
+    """Retrain when the quality alarm rings; `run_length` is the stated mean time between false alarms.
+
+    The alarm of a slice counts if that slice alone raised the loss of all rows by a tenth or more.
+    """
     return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
 
 

@@ -13,6 +13,7 @@ from trimtab.core.records import ChangeOnset, Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.monitoring.quality import QualityMonitor
 from trimtab.monitoring.quality_days import stored_sums
+from trimtab.monitoring.slice_rises import rise_by_slice
 from trimtab.run import Cancelled
 from trimtab.serving.arms import SHADOW as SHADOW_ARM
 from trimtab.steering.budgets import spent_budget, with_fits
@@ -74,6 +75,7 @@ class Controller:
         self._stages = RolloutStages(
             deployment, self._record, workshop, exposure=exposure, guard=guard, clock=clock, refuse=self._refuse
         )
+        self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}  # by slice, onset and newest closed day
         self._counted = (-1, -1, 0)  # new labels: since which training, until which day, how many
 
     @property
@@ -335,7 +337,8 @@ class Controller:
         """What starts a repair now; while one waits, only what is more urgent."""
         record = self._catalog.get(REQUEST, self._deployment.name)
         requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
-        seen = Seen(now_us, self._workshop.champion() is not None, self._monitor.watch, requested, self._new_labels)
+        serves, watch = self._workshop.champion() is not None, self._monitor.watch
+        seen = Seen(now_us, serves, watch, requested, self._new_labels, self._rise_by_slice)
         found = find_trigger(self._deployment, self._record.state, seen)
         if found is None or self._record.state.phase == "idle":
             return found
@@ -358,6 +361,15 @@ class Controller:
             labels = sum(one.whole.labelled for one in days if one.arm != SHADOW_ARM)
             self._counted = (trained_us, newest_us, labels)
         return self._counted[2]
+
+    def _rise_by_slice(self, name: str, onset: ChangeOnset) -> float:
+        """See `rise_by_slice`; read again once a day was closed."""
+        watch = self._monitor.watch
+        key = (name, onset, None if watch is None else watch.last_day_us)
+        if key not in self._rises:
+            self._rises = {one: rise for one, rise in self._rises.items() if one[2] == key[2]}
+            self._rises[key] = rise_by_slice(self._catalog, self._deployment.name, name, onset)
+        return self._rises[key]
 
     def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
         """Write down what begins a repair."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +14,8 @@ from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDr
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 from trimtab.steering.windows import LEAST_DAYS
+
+HARMFUL_RISE: Final = 0.1  # of the loss of all rows by one slice: then the alarm of the slice is one of the whole
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
@@ -42,6 +44,7 @@ class Seen(msgspec.Struct, frozen=True):
     watch: Watch | None
     requested: Requested | None
     new_labels: Callable[[], int]  # how many labels came since the newest training
+    rise_by_slice: Callable[[str, ChangeOnset], float]  # of the loss of all rows since its change, as a share
 
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
@@ -91,17 +94,20 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
     now_us, watch = seen.now_us, seen.watch
     match rule:
         case OnQualityDrop():
-            if watch is None or watch.onset is None:
+            if watch is None:
                 return None
-            said = f"Quality alarm: {', '.join(watch.rung)}."
-            return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)
+            if watch.onset is not None:
+                said = f"Quality alarm: {', '.join(watch.rung)}."
+                return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)
+            harmful = {
+                name: onset
+                for name, onset in watch.slice_onsets.items()
+                if seen.rise_by_slice(name, onset) >= HARMFUL_RISE
+            }
+            return _of_slices("alarm", "Quality alarm: the loss of all rows rose by slice", harmful, rules, now_us)
         case OnSliceDrop():
-            alarming = [] if watch is None else [name for name, one in watch.slices.items() if one.alarming]
-            dated = [] if watch is None else [watch.onset_of(watch.slices[name]) for name in alarming]
-            onset = max((one for one in dated if one is not None), key=lambda one: one.at_us, default=None)
-            if onset is None:
-                return None
-            return Trigger("slice", f"Slice alarm: {', '.join(alarming)}.", _settled_us(rules, onset, now_us), onset)
+            onsets = {} if watch is None else watch.slice_onsets
+            return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
         case OnNewLabels(least=least):
             labels = seen.new_labels()
             return Trigger("labels", f"{labels:,} new labels, {least:,} or more.", now_us) if labels >= least else None
@@ -109,6 +115,16 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             if now_us - state.trained_at_us < period_us:
                 return None
             return Trigger("schedule", f"Schedule: trained {format_duration(period_us)} ago or more.", now_us)
+
+
+def _of_slices(
+    kind: Cause, said: str, onsets: Mapping[str, ChangeOnset], rules: Deployment, now_us: int
+) -> Trigger | None:
+    """The trigger for slices whose alarms stand; None where there are none."""
+    if not onsets:
+        return None
+    onset = max(onsets.values(), key=lambda one: one.at_us)
+    return Trigger(kind, f"{said} {', '.join(onsets)}.", _settled_us(rules, onset, now_us), onset)
 
 
 def _together(kind: Cause, parts: list[Trigger]) -> Trigger:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from snapshots import check
 
+from trimtab.cli import exits
 from trimtab.cli.group import trimtab
 
 pytestmark = pytest.mark.fast
@@ -39,3 +40,11 @@ def current() -> str:
 
 def test_the_help_of_every_verb_is_as_before() -> None:
     check("cli_help", current())
+
+
+def test_exit_statuses_are_as_before() -> None:
+    """Which errors lead to them is tested in `tests/cli`; scripts of users compare the numbers."""
+    statuses = {kind.__name__: status for kind, status in exits.STATUS_BY_ERROR.items()}
+    assert statuses == {"Misuse": 2, "NotFound": 3, "Conflict": 4, "Unavailable": 5, "Corrupt": 6}
+    others = (exits.FAILED, exits.UNEXPECTED, exits.INTERRUPTED, exits.TERMINATED, exits.BROKEN_PIPE)
+    assert others == (1, 70, 130, 143, 141)

@@ -24,7 +24,8 @@ ENVIRONMENT = {"TRIMTAB_TRAINING_EXECUTOR": "thread"}
 def unpacked(folder: Path) -> Path:
     """The project as it was packed."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # older Pythons 3.11 have none
+        archive.extractall(folder)
     return folder
 
 

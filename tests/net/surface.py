@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from numpy.typing import ArrayLike
 
 import trimtab as tt
 from trimtab.core.columns import Columns
@@ -21,6 +22,24 @@ from trimtab.core.config import Config
 
 _PREFIX = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")  # `dt.datetime`: where a type lives may change
 _OWN = "trimtab."
+BEYOND = {  # what the documents import from elsewhere than `trimtab`
+    "trimtab.core.clock": ("ShiftedClock", "SystemClock", "VirtualClock"),
+    "trimtab.core.columns": ("Column", "Columns", "WrongColumn"),
+    "trimtab.core.time": ("DAY_US", "HOUR_US", "duration_us", "format_duration", "moment_us"),
+    "trimtab.events": ("History", "Ingestor", "Quarantine", "arrivals", "read_rows"),
+    "trimtab.features": ("LABEL_STATES", "LabelIndex", "REASONS", "evaluate"),
+    "trimtab.run": ("Cancelled", "Codec", "Recorded"),
+    "trimtab.serving": ("InvalidField", "Late", "ModelFailed", "NotApplied", "Refused"),
+    "trimtab.simulation": ("Policy", "Refit", "Standing", "fault", "read_faults", "scorecards", "shift"),
+    "trimtab.stats": (
+        *("cheapest_class", "choose_threshold", "class_figures", "expected_calibration_error", "fit_recalibration"),
+        "ranking_figures",
+    ),
+    "trimtab.steering": ("Window", "judge"),
+    "trimtab.testing": ("MemoryLog",),
+    "trimtab.training": ("build_training_set", "evaluate", "fit", "neural", "onnx"),
+}
+_WITH_VALUES = ("trimtab.core.columns", "trimtab.serving", "trimtab.simulation")
 _USUAL = {"__init__", "__repr__", "__str__", "__hash__", "__post_init__", "__getstate__", "__setstate__", "__reduce__"}
 
 
@@ -36,6 +55,7 @@ class _Text(str):
 def lines() -> list[str]:
     """The surface, one line for each name."""
     out = [f"trimtab.{name}" + _said(getattr(tt, name)) for name in sorted(tt.__all__)]
+    out += [f"{home}.{name}" + _said(getattr(import_module(home), name)) for home in BEYOND for name in BEYOND[home]]
     return out + [line for of_one in sorted(map(_of_class, reached())) for line in of_one]
 
 
@@ -48,8 +68,9 @@ def reached() -> list[type]:
     """
     found: dict[type, None] = {}
     waiting: list[type] = [tt.Project, Config]
-    for name in tt.__all__:
-        thing = getattr(tt, name)
+    things = [getattr(tt, name) for name in tt.__all__]
+    things += [getattr(import_module(home), name) for home in _WITH_VALUES for name in BEYOND[home]]
+    for thing in things:
         if inspect.isclass(thing):
             waiting.append(thing)
         elif inspect.isfunction(thing):
@@ -165,6 +186,8 @@ def _signature(function: Any) -> str:
 
 
 def _annotation(annotation: Any) -> str:
+    if annotation == ArrayLike:  # a long union of NumPy's own, which differs between Pythons
+        return "ArrayLike"
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return _PREFIX.sub("", " ".join(text.split()))
 

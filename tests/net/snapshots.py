@@ -14,6 +14,7 @@ FILES = {
     "old_state": HERE / "old_state.json",
 }
 MOST_LINES = 120  # of a difference that is shown
+LONG = 200  # characters: a longer line is compared part by part
 
 
 def check(name: str, current: str) -> None:
@@ -30,7 +31,7 @@ def differs(name: str, current: str) -> str:
         return ""
     lines = list(
         difflib.unified_diff(
-            stored.splitlines(), current.splitlines(), f"{file.name} (before)", f"{file.name} (now)", lineterm="", n=2
+            _pieces(stored), _pieces(current), f"{file.name} (before)", f"{file.name} (now)", lineterm="", n=2
         )
     )
     cut = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
@@ -43,3 +44,12 @@ def differs(name: str, current: str) -> str:
             f"  python tests/net/update.py {name}",
         ]
     )
+
+
+def _pieces(text: str) -> list[str]:
+    """The lines of a text, long ones taken apart after their commas."""
+    return [
+        piece
+        for line in text.splitlines()
+        for piece in (line.replace(", ", ",\n    ").split("\n") if len(line) > LONG else [line])
+    ]

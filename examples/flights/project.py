@@ -24,10 +24,10 @@ calendar = {"hour": tt.col("scheduled_at").hour(tz="America/New_York"), "log_dis
     "weekday": tt.col("scheduled_at").weekday(), **{by: tt.col(by).category() for by in ("carrier", "origin", "dest")}}
 def trees():
     from lightgbm import LGBMClassifier
-    return LGBMClassifier(n_estimators=100, min_child_samples=100, colsample_bytree=0.5, max_bin=63)
+    return LGBMClassifier(n_estimators=100, learning_rate=0.05, min_child_samples=100, colsample_bytree=0.5, max_bin=63)
 def linear():
     from sklearn.linear_model import SGDClassifier
-    return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.001)
+    return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.0003)
 
 truth = tt.label(landings, key="flight_id", value=late, wait="48h")
 question = {"request": flight, "label": truth, "metric": "log_loss"}

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import msgspec
@@ -21,9 +22,11 @@ def window(seed: int = 1, rows: int = 5_600) -> tuple[Window, np.ndarray]:
     return Window(0, 14 * DAY_US, at_us, labels), truth
 
 
-def record(candidate: np.ndarray, champion: np.ndarray | None, judged: Window, *, loads: bool = True):  # type: ignore[no-untyped-def]
+def record(  # type: ignore[no-untyped-def]
+    candidate: np.ndarray, champion: np.ndarray | None, judged: Window, *, loads: bool = True, rule=RULE, **more: Any
+):
     return judge(
-        RULE,
+        rule,
         judged,
         gate_id="g",
         model="m",
@@ -34,6 +37,7 @@ def record(candidate: np.ndarray, champion: np.ndarray | None, judged: Window, *
         champion_scores=champion,
         judged_at_us=1,
         loads=loads,
+        **more,
     )
 
 
@@ -56,6 +60,47 @@ def test_an_improvement_within_the_noise_does_not_pass() -> None:
     gate = record(truth, worse, judged)
     assert not gate.checks["provably_better"]
     assert not gate.passed
+
+
+@pytest.mark.fast
+def test_a_refresh_that_is_better_within_the_noise_passes_and_says_why() -> None:
+    judged, truth = window(rows=140)
+    worse = np.clip(truth + np.random.default_rng(3).normal(0, 0.05, len(truth)), 0.01, 0.99)
+    gate = record(truth, worse, judged, refreshes=True, tries=3.0)
+    assert gate.passed, gate.reason
+    assert gate.checks["not_provably_worse"]
+    assert "provably_better" not in gate.checks
+    assert "A scheduled refit of the recipe in service need not be provably better" in gate.reason
+    assert "Judgement" not in gate.reason  # it proves nothing, so it shares no error
+    assert not record(worse, truth, judged, refreshes=True).passed  # a worse estimate is refused
+    assert not record(truth, worse, judged).passed
+
+
+def test_a_refresh_that_is_provably_worse_is_refused_also_within_an_allowed_margin() -> None:
+    judged, truth = window()
+    worse = np.clip(truth * 0.8 + 0.05, 0.01, 0.99)
+    assert not record(worse, truth, judged, refreshes=True).checks["not_provably_worse"]
+    allowed = msgspec.structs.replace(RULE, margin=-0.2, calibration=0.2)
+    gate = record(worse, truth, judged, refreshes=True, rule=allowed)
+    assert gate.checks["not_provably_worse"]
+    assert gate.passed, gate.reason
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_refreshes_that_are_as_good_about_half_pass_and_of_worse_ones_few(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    passed = {0.0: 0, 0.4: 0}
+    rule = BeatsChampion()
+    for number in range(60):
+        judged, truth = window(1_000 * seed + number, rows=2_000)
+        logit = np.log(truth / (1 - truth))
+        champion = 1 / (1 + np.exp(-logit - rng.normal(0, 0.1, len(truth))))
+        for extra in passed:
+            noise = rng.normal(0, math.hypot(0.1, extra), len(truth))
+            candidate = 1 / (1 + np.exp(-logit - noise))
+            passed[extra] += record(candidate, champion, judged, refreshes=True, rule=rule).passed
+    assert 18 <= passed[0.0] <= 42
+    assert passed[0.4] <= 3
 
 
 def test_a_miscalibrated_candidate_does_not_pass_even_when_it_ranks_well() -> None:

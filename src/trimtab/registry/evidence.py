@@ -10,7 +10,8 @@ from trimtab.stats.loss_names import top_of
 
 _ALONE = ("loads", "finite", "calibrated")  # checks that every gate makes,
 _OF_LISTS = ("loads", "finite", "lists")  # of a ranking these,
-_COMPARED = ("better_by_margin", "provably_better")  # and those where a champion answered
+_COMPARED = ("better_by_margin", "provably_better")  # and those where a champion answered,
+_REFRESHED = ("better_by_margin", "not_provably_worse")  # of a scheduled refit of its recipe these
 
 
 def check_evidence(
@@ -96,7 +97,8 @@ def _lacking(gate: GateRecord) -> list[str]:
     lacking = [f"Not {name}: {said.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
     if gate.findings:  # a record of an earlier trimtab has none: then what it says is all there is
         alone = _alone(gate.metric)
-        needed = alone if gate.champion_metric is None else (*alone, *_COMPARED)
+        compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
+        needed = alone if gate.champion_metric is None else (*alone, *compared)
         lacking += [f"Not {name}: the record says nothing of it." for name in needed if name not in gate.checks]
     return lacking or ([] if gate.passed else [gate.reason])
 

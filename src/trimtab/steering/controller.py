@@ -430,7 +430,9 @@ class Controller:
             Conflict: Automation was frozen meanwhile, or another process has moved the state.
         """
         try:
-            repair = self._workshop.repair(now_us, self.check_frozen, self._record.state.changes)
+            state = self._record.state
+            changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
+            repair = self._workshop.repair(now_us, self.check_frozen, changes)
         except Cancelled as error:  # by a person: the next trigger may come after the usual quiet time
             raise _Failed(error, self._cancel(now_us, str(error))) from error
         except Misuse as error:

@@ -53,6 +53,7 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # beside the constant; unset: all
     refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # of refit and candidate, in label units
     refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, of the candidate's distance from the champion
+    prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # also what nothing but time has asked for
 
     @property
     def share_of_change(self) -> float:
@@ -132,8 +133,11 @@ def beats_champion(
     baselines: Sequence[str] | None = None,
     refit_distance: float | None = None,
     refit_share: float | None = None,
+    prove_refreshes: bool = False,
 ) -> BeatsChampion:
     """A candidate passes when its mean loss is lower by `margin`, and provably lower at `level`.
+
+    A scheduled refit of the recipe in service passes when its mean loss is lower by `margin`, and not provably higher.
 
     Args:
         margin: Least improvement of the mean loss on the window. Below 0: how much worse it may be, and then provably
@@ -159,6 +163,8 @@ def beats_champion(
             places as a share of the list (0.2).
         refit_share: The same as a share of the distance between candidate and champion (0.5): the larger counts, so
             that the repair of a large change may move further.
+        prove_refreshes: Whether refits of the recipe in service that a schedule or a number of new labels asks for
+            must be provably better as well. Left out, they must be better by `margin` and not provably worse.
 
     Raises:
         Misuse: An unknown baseline, a margin, a level or a distance that makes no sense, a window shorter than 7 days,
@@ -193,6 +199,7 @@ def beats_champion(
         baselines=msgspec.UNSET if baselines is None else _given_baselines(baselines),
         refit_distance=msgspec.UNSET if refit_distance is None else float(refit_distance),
         refit_share=msgspec.UNSET if refit_share is None else float(refit_share),
+        prove_refreshes=True if prove_refreshes else msgspec.UNSET,
     )
 
 

@@ -24,11 +24,14 @@ from trimtab.steering.tries import stricter
 Floats = NDArray[np.float64]
 
 RIVAL, CANDIDATE, LABELS, LISTS = "rival", "candidate", "labels", "lists"
-PLAN, TRIES = "plan", "tries"
-_REMARKS = frozenset({RIVAL, CANDIDATE, PLAN, TRIES})  # told, and no check
+PLAN, TRIES, REFRESH = "plan", "tries", "refresh"
+_REMARKS = frozenset({RIVAL, CANDIDATE, PLAN, TRIES, REFRESH})  # told, and no check
 _IN_FIGURES = frozenset(
-    {"loads", "finite", "better_by_margin", "provably_better", "calibrated"}
+    {"loads", "finite", "better_by_margin", "provably_better", "not_provably_worse", "calibrated"}
 )  # told in every reason
+_REFRESHED = (
+    "A scheduled refit of the recipe in service need not be provably better, only better and not provably worse."
+)
 _ONE_SIDED = 0.95  # confidence that a calibration error exceeds what is allowed, before it is refused for that
 
 
@@ -74,6 +77,7 @@ def judge(
     choices: int = 1,
     folds: int = 1,
     plan: str = "",
+    refreshes: bool = False,
 ) -> GateRecord:
     """Hold a candidate against the rule; the record says which checks held.
 
@@ -100,8 +104,10 @@ def judge(
         choices: Of how many candidates and windows this pair proves most: they share the allowed error.
         folds: From 2 on each part of the window was answered by a fit on the others.
         plan: What was learnt from and judged, where that is not the usual: one sentence.
+        refreshes: It is the recipe in service, fitted anew for no other reason than that time has passed.
     """
-    rule = stricter(rule, tries, choices)
+    if not refreshes:
+        rule = stricter(rule, tries, choices)
     losses, units = window.losses(metric, candidate_scores)
     at_us, ranks = window.at_us[units], window.lists is not None
     own = {one.name: one for one in trials}
@@ -117,7 +123,12 @@ def judge(
         rival_gap = None if ranks else calibration_gap(metric, window.labels, champion_scores)
         interval = paired_mean_bound(losses - against, at_us // DAY_US, level=rule.level, side="upper")
         champion_metric, difference, bound = float(against.mean()), interval.estimate, interval.high
-        found += [*_remark(RIVAL, rival, "held"), *_compared(rule, difference, bound), *_tries(rule, tries)]
+        found += _remark(RIVAL, rival, "held")
+        if refreshes:
+            low = paired_mean_bound(losses - against, at_us // DAY_US, level=rule.level, side="lower").low
+            found += [*_refreshed(rule, difference, low), *_remark(REFRESH, _REFRESHED, "held")]
+        else:
+            found += [*_compared(rule, difference, bound), *_tries(rule, tries)]
     elif champion is not None:
         found += _remark(RIVAL, rival, "no evidence")
     gap = None if ranks else calibration_gap(metric, window.labels, candidate_scores)
@@ -217,11 +228,21 @@ def _percent(level: float) -> str:
 def _remarks(found: Sequence[GateCheck]) -> list[str]:
     """What is told of a judgement whatever came of it: what it is not evidence of, and that more was asked."""
     silent = {one.name: one.reason for one in found if one.verdict == "no evidence"}
-    said = [one.reason for one in found if one.name == TRIES]
+    said = [one.reason for one in found if one.name in (TRIES, REFRESH)]
     said += [silent[RIVAL]] if RIVAL in silent else []
     if any(name == EVERY_SLICE or name.startswith("slice ") for name in silent):  # what failed is told anyway
         said += [f"Slices: {one.reason}" for one in found if one.name == EVERY_SLICE and one.verdict != "failed"]
     return said
+
+
+def _refreshed(rule: BeatsChampion, difference: float, low: float) -> list[GateCheck]:
+    """What is asked of a refit that nothing but time has asked for. # D201"""
+    allowed = max(0.0, -rule.margin)
+    worse = f"That difference is at least {low:+.4f} at {_percent(rule.level)}; above {allowed:g} it would be worse."
+    return [
+        _compared(rule, difference, low)[0],
+        _check("not_provably_worse", low <= allowed, worse, figure=low, bound=allowed),
+    ]
 
 
 def _compared(rule: BeatsChampion, difference: float, bound: float) -> list[GateCheck]:

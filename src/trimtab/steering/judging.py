@@ -47,6 +47,7 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     choices: int = 1  # of how many candidates and windows this pair proves most
     folds: tuple[tuple[Rows, Rows], ...] = ()  # what each fit answers and has learnt from; none: the window, by one fit
     plan: str = ""  # in words, where it is not the usual one
+    refreshes: bool = False  # the recipe in service, fitted anew for no other reason than that time has passed
 
 
 class Side(msgspec.Struct, frozen=True, eq=False):
@@ -112,6 +113,7 @@ class Judge:
         rows = address_of_rows(case.window.rows)
         against = [self._champion(), address_of_scores(case.answered.scores), rows, self._tries(side.judged, case)]
         against += [] if case.choices == 1 else [case.choices, case.plan]
+        against += ["refreshes"] if case.refreshes else []
         rules = msgspec.to_builtins(self._deployment.gate)
         return [rules, side.judged.id, address_of_set(case.training_set), *against]
 
@@ -140,6 +142,7 @@ class Judge:
             choices=case.choices,
             folds=max(1, len(case.folds)),
             plan=case.plan,
+            refreshes=case.refreshes,
         )
 
     def paired_days(self, scores: Floats, case: Case) -> tuple[PairedDay, ...]:

@@ -66,6 +66,9 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
     onset: ChangeOnset | None = None  # of the one that is to be repaired now
     repaired: ChangeOnset | None = None  # of the last one that the version in service has repaired
+    refreshes: bool = (
+        False  # nothing is known to have changed: a schedule, or a number of new labels, asks for newer data
+    )
 
 
 IDLE: dict[str, Any] = {  # the fields of a state that belong to a repair, once that is over

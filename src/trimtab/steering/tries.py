@@ -24,7 +24,7 @@ def tries(registry: Registry, model: str, asked: Judgement) -> float:
         (gate.judged_at_us, Judgement(version.recipe, gate.window_start_us, gate.window_end_us))
         for version in registry.versions(model)
         for gate in registry.gates_of(version)
-        if gate.candidate == version.id and gate.difference is not None
+        if gate.candidate == version.id and gate.difference is not None and "not_provably_worse" not in gate.checks
     ]
     return number_of(asked, found)
 

@@ -208,7 +208,9 @@ class VersionWorkshop:
         scores = finite(of_window(best.scores, plan, window), judged)
         said = plan_in_words(plan, best.source, window)
         folds = tuple((fold, plan.learnt(best.source, fold)) for fold in plan.folds) if plan.folds[1:] else ()
-        case = Case(training_set, window, answered, plan.choices, folds, said)
+        case = Case(
+            training_set, window, answered, plan.choices, folds, said, self._refreshes(changes, rival, answered)
+        )
         side = Side(judged, scores, training_set.features.values.take(window.rows), judged)
         gate = self._steps.do(
             "judge",
@@ -263,6 +265,13 @@ class VersionWorkshop:
             gate_days=gate_days,
             stood_in=bool(answered.said),
         )
+
+    def _refreshes(self, changes: Changes, rival: Rival | None, answered: Answered) -> bool:
+        """Whether the candidate has the recipe of the version in service, and only time has asked for it."""
+        if not changes.refreshes or changes.onset is not None or rival is None or answered.scores is None:
+            return False
+        same = rival.version.recipe == self._deployment.model.hash
+        return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def _reference(
         self, version: Version, case: Case, answered: list[Answers], cap: float, *, slices: bool = True

@@ -253,3 +253,30 @@ def test_a_canary_answers_its_share_in_a_replay(tmp_path: Path) -> None:
     share = float((result.versions[here] == canary.version).mean())
     assert 0.0 < share < 1.0  # whole sites, six of them
     assert (result.versions[result.at_us >= promoted.at_us] == canary.version).all()
+
+
+@pytest.mark.parametrize("size", [1.05, 3.0])
+def test_a_canary_that_is_slow_is_taken_back(tmp_path: Path, size: float) -> None:
+    rules: dict[str, Any] = {
+        "gate": tt.beats_champion(margin=-0.01, calibration=0.1, window="7d"),
+        "rollout": tt.rollout(canary=[0.3], guardrails=tt.guardrails(latency=1.5)),
+    }
+    lives, _ = worlds.lived(
+        tmp_path,
+        [worlds.line("rolled", worlds.model(), tt.every("8d"), **rules)],
+        5,
+        days=14,
+        per_day=600,
+        history=30,
+        faults=lambda day_us: [fault("slow_model", day_us(1), day_us(14), size=size)],
+    )
+    decisions = lives["rolled"].result.decisions
+    acts = [d.act for d in decisions if d.at_us > lives["rolled"].start_us]
+    slow = {d.version for d in decisions if d.act == "canary"}
+    assert slow
+    if size > 1.5:
+        assert "promote" not in acts
+        assert "90th percentile" in next(d.cause for d in decisions if d.act == "refuse")
+        assert lives["rolled"].answered_by({one for one in slow if one}, 0) < 0.2
+    else:
+        assert "promote" in acts

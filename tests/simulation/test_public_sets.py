@@ -16,6 +16,7 @@ from public_sets import PublicSet
 
 import trimtab as tt
 from trimtab.app.definitions import load_definitions
+from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, format_moment, moment_us
 from trimtab.events import read_file
 from trimtab.simulation.policies import ungated
@@ -94,35 +95,40 @@ FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 def test_flights(soak_report: Any, tmp_path: Path) -> None:
     """`pytest -m soak -s -k flights tests/simulation/test_public_sets.py`: March to December 2013, two feature sets.
 
-    Both under the rules that the example declares for one of them, against an ungated refit each month.
+    All features under the rules that the example declares for them, the plain ones under the default rules; both
+    against an ungated refit each month.
     """
-    project = load_definitions(FLIGHTS / "project.py")
-    loader = importlib.util.spec_from_file_location("flights_load", FLIGHTS / "load.py")
-    assert loader is not None
-    assert loader.loader is not None
-    module = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(module)
-    files = module.load(tmp_path)
-    tables = {name: read_file(files[name], source).columns for name, source in project.sources.items()}
+    project, tables = flights(tmp_path)
     rules = project.deployments["late_flight"]
+    plain = tt.deployment(project.models["late_flight_plain"], retrain=rules.retrain)
     losses: dict[str, float] = {}
-    for name in ("late_flight_plain", "late_flight"):
-        found = PublicSet(project.models[name], list(project.sources.values()), tables)
-        mine = msgspec.structs.replace(rules, model=found.model)
+    for mine in (plain, rules):
+        found = PublicSet(mine.model, list(project.sources.values()), tables)
         lines = [
             Line(name="project", deployment=mine, main=True),
-            Line(name="never", deployment=msgspec.structs.replace(mine, retrain=tt.deployment(found.model).retrain)),
+            Line(name="never", deployment=msgspec.structs.replace(mine, retrain=tt.deployment(mine.model).retrain)),
             Line(name="ungated 30d", deployment=mine, decide=ungated("30d").decide),
         ]
         span = ("2013-03-01T05:00:00Z", "2014-01-01T05:00:00Z")
-        result = replayed(tmp_path / name, found, lines, *span, look_every_us=DAY_US // 4)
-        losses |= {f"{name}_{line}": mean_loss(one) for line, one in result.items()}
+        result = replayed(tmp_path / mine.name, found, lines, *span, look_every_us=DAY_US // 4)
+        losses |= {f"{mine.name}_{line}": mean_loss(one) for line, one in result.items()}
         print({one: round(loss, 4) for one, loss in losses.items()}, flush=True)
         told(result["project"])
     ahead = losses["late_flight_project"] - losses["late_flight_ungated 30d"]
     missed = (losses["late_flight_plain_project"] > 0.402) + (ahead > 0.001)
     soak_report("flights_policies", runs=2, failures=missed, **losses)
     assert missed == 0
+
+
+def flights(folder: Path) -> tuple[Any, dict[str, Columns]]:
+    """The definitions of the flights example and what was recorded for it."""
+    loader = importlib.util.spec_from_file_location("flights_load", FLIGHTS / "load.py")
+    assert loader is not None
+    assert loader.loader is not None
+    module = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(module)
+    project, files = load_definitions(FLIGHTS / "project.py"), module.load(folder)
+    return project, {name: read_file(files[name], source).columns for name, source in project.sources.items()}
 
 
 CONTROLS: list[Callable[[int], PublicSet]] = [public_sets.fertility, public_sets.diamonds, public_sets.wages]

@@ -8,7 +8,7 @@ together to hours, which are kept for eight days, so that there are never many.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -58,16 +58,25 @@ class ArmFigures:
             before, self._before[of] = self._before.get(of), now
             new = now if before is None or now.requests < before.requests else now.minus(before)
             if new.requests or new.refused:
-                key = f"{of}{self._minute:012d}/{self._process}"
+                key = figures_key(now, self._minute, self._process)
                 there = self._records.get(key)
                 self._records[key] = new if there is None else there.plus(new)
                 self._unwritten.add(key)
         kept = list(self._records.items())[-_MOST_KEPT:]
         self._records = {k: one for k, one in kept if k in self._unwritten or _minute(k) == self._minute}
         if self._unwritten:
-            puts = [Put(KIND, key, msgspec.json.encode(one)) for key, one in kept if key in self._unwritten]
-            self._catalog.write(puts)
+            write_figures(self._catalog, {key: one for key, one in kept if key in self._unwritten})
             self._unwritten.clear()
+
+
+def figures_key(figures: ServiceFigures, minute: int, process: str) -> str:
+    """The key of the record of a version and arm in one minute of one process."""
+    return f"{_of(figures)}{minute:012d}/{process}"
+
+
+def write_figures(catalog: Catalog, figures: Mapping[str, ServiceFigures]) -> None:
+    """Write records of figures by their keys."""
+    catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in figures.items()])
 
 
 def service_figures(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceFigures:

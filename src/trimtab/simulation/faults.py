@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +16,7 @@ from trimtab.core.time import format_moment, moment_us
 
 FaultKind = Literal[
     "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
-    "sabotaged_refit", "restart", "freeze",
+    "sabotaged_refit", "slow_model", "restart", "freeze",
 ]  # fmt: skip
 OF_DATA: tuple[FaultKind, ...] = (
     "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
@@ -63,6 +64,7 @@ def fault(
             "late_feed" (its events are known `size` hours late, 24 when left out), "outage" (it sends nothing),
             "label_stop" (no labels), "label_flip" (they say the opposite). In the loop: "sabotaged_refit" (what is
             fitted with the newest rows learns shuffled labels, of a share `size` of the rows, all when left out),
+            "slow_model" (what is fitted takes `size` times as long to answer, 3 when left out; a canary shows it),
             "restart" (the process ends at a midnight and another one goes on from what is stored). By a person:
             "freeze".
         start: When it begins, ISO 8601 or microseconds.
@@ -91,6 +93,8 @@ def fault(
         raise Misuse(f"fault {kind!r}: it needs a source.")
     if kind == "sabotaged_refit" and size is not None and not 0.0 < size <= 1.0:
         raise Misuse(f"fault {kind!r}: size={size:g} is no share of the rows. Give a number above 0 and at most 1.")
+    if kind == "slow_model" and size is not None and not 1.0 < size < math.inf:
+        raise Misuse(f"fault {kind!r}: size={size:g}. Give how many times as long an answer takes, above 1.")
     return Fault(kind=kind, start_us=start_us, end_us=end_us, source=source, column=column, size=size)
 
 

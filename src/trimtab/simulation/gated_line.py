@@ -40,6 +40,7 @@ class Gated:
         ids: Names gate records.
         seed: Given to estimators.
         look_every_us: The time between two looks at inputs; 0: never.
+        served: Whether service figures are written, which guard canaries.
     """
 
     alias = CHAMPION
@@ -59,6 +60,7 @@ class Gated:
         ids: Ids,
         seed: int,
         look_every_us: int,
+        served: bool,
     ) -> None:
         self.signals: list[Signal] = []
         self._clock = clock
@@ -87,7 +89,7 @@ class Gated:
             around=around,
             save=save_manifest,
             evaluates=False,
-            served=False,
+            served=served,
             profile=self._inputs.profiles.make if look_every_us else None,
         )
 

@@ -31,6 +31,7 @@ from trimtab.simulation.inputs import SharedCounts
 from trimtab.simulation.policies import Decide
 from trimtab.simulation.rows import AnsweredRows, Block
 from trimtab.simulation.shared_fits import FitCache, Sabotaged, SharedRecipe, Spent
+from trimtab.simulation.slow_answers import SlowAnswers
 from trimtab.simulation.ungated_line import Ungated
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
@@ -128,7 +129,7 @@ class World:
         self._shared = shared
         self._seed = seed
         self._look_every_us = look_every_us
-        self._faults = [one for one in faults if one.kind in ("sabotaged_refit", "restart", "freeze")]
+        self._faults = [one for one in faults if one.kind in ("sabotaged_refit", "slow_model", "restart", "freeze")]
         self._restarted: set[int] = set()
         self._frozen = False
         self.scores: list[Floats] = []
@@ -151,6 +152,8 @@ class World:
         log = f"{store_url('sqlite', self._folder / 'log' / 'predictions')}?mode=relaxed"
         self.predictions = PredictionLog(store.open(log, "log", clock=self._clock))
         self.registry = Registry(self.catalog, self._blob, clock=self._clock, actor="policy")
+        slow = [one for one in self._faults if one.kind == "slow_model"]
+        self._slow = SlowAnswers(self.catalog, self.registry, slow, self._seed) if slow else None
         self.steering: Steering = self._steering()
 
     def _steering(self) -> Steering:
@@ -169,6 +172,7 @@ class World:
                 ids=self._ids,
                 seed=self._seed,
                 look_every_us=self._look_every_us,
+                served=self._slow is not None,
             )
         if deployment.learn == "online":
             raise Misuse(f"replay: line {self.line.name!r}: a model that learns as it answers has no ungated policy.")
@@ -210,6 +214,8 @@ class World:
                 self.predictions.append(predictions, at_us=self._rows_at(block).tolist())
                 self.scores.append(answers.scores)
                 self.versions += answers.versions
+                if self._slow is not None:
+                    self._slow.count(predictions, until_us)
             if self.line.answers == "live":
                 watched = answers.matrix if answers.watched is None else answers.watched
                 self.steering.take(block, answers.champion, watched, predictions, until_us)

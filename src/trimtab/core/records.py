@@ -15,8 +15,8 @@ BEHIND = "features_behind"  # and of those made while no event is applied to onl
 _MAKESHIFT = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # it can hold no cycle
-    """One answer to one request: a row of the prediction log.
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):  # it can hold no cycle
+    """One answer to one request: a row of the prediction log, which holds the fields in this order.
 
     `at_us` and `positions` are the as-of pair (t, P): with the definitions of `version` they say exactly which
     feature values must have been used, and `values` says which were.

@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.core.columns import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.core.records import Mode, Prediction
+from trimtab.core.records import Prediction
 from trimtab.serving.logged_late import SOON_US, LoggedLate, check_search, holds_id
 from trimtab.serving.prediction_ids import id_time_us
 from trimtab.store.log_order import in_order, stretches
@@ -310,33 +310,17 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
     Raises:
         Corrupt: The payload is none, or of a format that this version does not know.
     """
-    where = f"prediction log, {partition} at {position}"
     if not payload.startswith(_KNOWN):
         raise Corrupt(
-            f"{where}: format {payload[:1].hex() or 'empty'}, this trimtab reads {FORMAT.hex()} and {CLASSES.hex()}. "
-            "Upgrade it."
+            f"prediction log, {partition} at {position}: format {payload[:1].hex() or 'empty'}, this trimtab reads "
+            f"{FORMAT.hex()} and {CLASSES.hex()}. Upgrade it."
         )
     try:
-        stored = _decoder.decode(memoryview(payload)[1:])
+        return _decoder.decode(memoryview(payload)[1:])
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"{where}: is no prediction ({error}). Restore the partition from a copy.") from error
-    return Prediction(  # field by field: a fifth of what it takes by a mapping
-        id=stored.id,
-        request_id=stored.request_id,
-        model=stored.model,
-        version=stored.version,
-        arm=stored.arm,
-        mode=stored.mode,
-        made_at_us=stored.made_at_us,
-        at_us=stored.at_us,
-        positions=stored.positions,
-        score=stored.score,
-        request=stored.request,
-        values=stored.values,
-        reasons=stored.reasons,
-        flags=stored.flags,
-        scores=stored.scores,
-    )
+        raise Corrupt(
+            f"prediction log, {partition} at {position}: is no prediction ({error}). Restore the partition from a copy."
+        ) from error
 
 
 def payload_id(payload: bytes) -> str:
@@ -408,27 +392,7 @@ def _width(predictions: Sequence[Prediction], field: str, size_bytes: int) -> in
     return widths.pop() if widths else 0
 
 
-class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`Prediction` as an array: the same fields in the same order (a test holds that)."""
-
-    id: str
-    request_id: str
-    model: str
-    version: str
-    arm: str
-    mode: Mode
-    made_at_us: int
-    at_us: int
-    positions: dict[str, int]
-    score: float
-    request: bytes
-    values: bytes
-    reasons: bytes
-    flags: tuple[str, ...] = ()
-    scores: dict[str, float] | None = None
-
-
 _KNOWN = FORMAT, CLASSES
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Stored)
-_FIELDS = _Stored.__struct_fields__
+_decoder = msgspec.msgpack.Decoder(Prediction)
+_FIELDS = Prediction.__struct_fields__

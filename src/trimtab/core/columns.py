@@ -191,8 +191,7 @@ def column(dtype: Dtype, values: Sequence[Any]) -> Column:
     import numpy as np
 
     if dtype == "float":
-        floats = np.array([np.nan if v is None else v for v in values], np.float64)
-        return float_column(floats)
+        return float_column(np.array(values, np.float64))  # NumPy reads None as NaN
     valid = np.array([v is not None for v in values], bool)
     if dtype == "str":
         array: NDArray[Any] = np.empty(len(values), object)

@@ -69,8 +69,8 @@ def setup(folder: Path) -> dict[str, Any]:
     repair = Repair(
         **made, successor=successor.id, reason="", reference=(), cut_us=NOW_US, rows=0, data_hash=""
     )  # fmt: skip
-    _ask(project, clock, champion.id, rng)
     loaded = [project.registry.load(version) for version in (champion, successor)]
+    _ask(project, clock, loaded[0], rng)
     return {
         "project": project,
         "clock": clock,
@@ -86,19 +86,20 @@ def _sales(ids: list[str], at_us: Any, x: Any, rng: Any) -> Columns:
     return Columns.of(closed | {"bought": ("float", bought)})
 
 
-def _ask(project: Any, clock: VirtualClock, version: str, rng: Any) -> None:
+def _ask(project: Any, clock: VirtualClock, champion: Any, rng: Any) -> None:
     """A day of answered requests, and their labels."""
     times = (NOW_US + np.arange(EACH) * (DAY_US // EACH)).tolist()
     values, names = rng.normal(size=(EACH, len(NAMES))), [f"p{n}" for n in range(EACH)]
     common = Prediction(
-        id="", request_id="", model="one", version=version, arm="champion", mode="live", made_at_us=0,
-        at_us=0, positions={}, score=0.5, request=b"", values=b"", reasons=b"\xff" * len(NAMES),
+        id="", request_id="", model="one", version=champion.version.id, arm="champion", mode="live", made_at_us=0,
+        at_us=0, positions={}, score=0.0, request=b"", values=b"", reasons=b"\xff" * len(NAMES),
     )  # fmt: skip
     columns = {
         "id": names,
         "request_id": names,
         "made_at_us": times,
         "at_us": times,
+        "score": champion.predict(values).tolist(),
         "request": [
             msgspec.msgpack.encode([n, at, *row]) for n, at, row in zip(names, times, values.tolist(), strict=True)
         ],

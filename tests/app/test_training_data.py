@@ -9,14 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import shop
+from hypothesis import given
+from hypothesis import strategies as st
 
+import trimtab as tt
 from trimtab.app import feature_runs
 from trimtab.app import history as app_history
 from trimtab.app.feature_runs import run_in_memory, run_of_model
 from trimtab.app.project import Project
-from trimtab.app.training_data import LivingData
+from trimtab.app.training_data import LivingData, decode_requests
 from trimtab.core.columns import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
@@ -131,6 +136,31 @@ def changed_after_two_predictions(trained: Path, columns: str) -> Project:
     file = trained / "project.py"
     file.write_text(file.read_text().replace('"at": tt.Time, "x": float', columns))
     return shop.opened(trained, HOURS[2])
+
+
+@given(st.data())
+def test_requests_are_decoded_into_the_columns_of_their_values(data: st.DataObject) -> None:
+    whole, texts = st.integers(-(2**53), 2**53), st.text(max_size=3)
+    fields: dict[str, st.SearchStrategy[Any]] = {
+        "key": texts,
+        "at": whole,
+        "x": st.one_of(st.floats(), whole),  # an int in a float column is one of clients that send 1 for 1.0
+        "n": whole,
+        "yes": st.booleans(),
+        "name": texts,
+    }
+    types: dict[str, Any] = {"key": str, "at": tt.Time, "x": float, "n": int, "yes": bool, "name": str}
+    request = tt.request("visits", key="key", time="at", columns=types)
+    row = st.tuples(*(st.one_of(st.none(), values) for values in fields.values()))
+    rows = data.draw(st.lists(row, max_size=4)) * data.draw(st.sampled_from([1, 1, 300]))  # in one block, or several
+    found = decode_requests(request, [msgspec.msgpack.encode(one) for one in rows])
+    assert (found.names, found.rows) == (tuple(types), len(rows))
+    for place, (name, dtype) in enumerate(request.columns.items()):
+        column = found[name]
+        expected = [None if dtype == "float" and one[place] != one[place] else one[place] for one in rows]
+        assert (column.dtype, column.to_list()) == (dtype, expected)
+        assert column.values.dtype == {"str": object, "float": float, "bool": bool}.get(dtype, np.int64)
+        assert (column.valid is None) == (None not in expected)
 
 
 def test_without_any_request_the_way_out_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ from trimtab.features.labels import LabelIndex
 from trimtab.monitoring.red_windows import FOUND_WITHIN_US
 from trimtab.serving.answering import PAST
 from trimtab.serving.prediction_log import PredictionLog
+from trimtab.training.answers import LoggedAnswers
 from trimtab.training.definitions import Model
 from trimtab.training.hindsight import Hindsight
 from trimtab.training.sets import LeftOut, TrainingSet, assemble
@@ -36,6 +38,7 @@ _logger = logging.getLogger(__name__)
 _ASKED = frozenset({"live", "online", "replay"})
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
+_BLOCK = 500  # requests that are decoded at once
 AskedAs: TypeAlias = "Callable[[str], Request | None]"
 
 
@@ -80,8 +83,12 @@ class LivingData:
         self._placed = placed
         self.left_out = left_out
 
-    def training_set(self, model: Model, *, cut_us: int, since_us: int | None = None) -> TrainingSet:
+    def training_set(
+        self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
+    ) -> TrainingSet:
         """The set of all requests asked by `cut_us`, or of those asked since a time.
+
+        With `answers` it has the logged answers to them, too.
 
         Raises:
             NotFound: There is none.
@@ -89,19 +96,19 @@ class LivingData:
         """
         self._check(model.name)
         with self._open_run(model) as opened:
-            asked = self._asked(model, cut_us, self._read_for_pin(model, cut_us, since_us))
+            asked = self._asked(model, cut_us, self._read_for_pin(model, cut_us, since_us, answers))
             chosen = self._chosen(model, opened.frames[model.request.name], cut_us, asked, since_us)
             requests, at_us = chosen.requests, chosen.at_us
             cut_us = settled_cut(model, opened.frames, at_us, cut_us)
             labels = LabelIndex(model.label)
             labels.update(opened.frames[model.label.source.name])
             if model.rows == "logged":
-                features = logged_features(model.features, chosen.logged, self._encoding_of)
+                features = logged_features(model.features, list(filter(None, chosen.rows)), self._encoding_of)
             else:
                 features = opened.evaluate(model.features, requests, at_us)
                 said = "%s: the features of %d requests were computed %s"
                 _logger.info(said, model.name, requests.rows, opened.run.where)
-            return assemble(
+            found = assemble(
                 model,
                 requests,
                 at_us,
@@ -113,6 +120,7 @@ class LivingData:
                 origins=chosen.origins,
                 left_out=self.left_out(model, cut_us),
             )
+            return msgspec.structs.replace(found, answers=LoggedAnswers.of(chosen.rows)) if answers else found
 
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
@@ -140,14 +148,14 @@ class LivingData:
         self._kept = (model.hash, cut_us, found)
         return chosen.requests, chosen.at_us
 
-    def _asked_requests(self, model: Model, since_us: int | None = None) -> AskedRequests:
-        logged, asked_as = model.rows == "logged", self._asked_as
-        return AskedRequests(model, self._predictions, since_us=since_us, inputs=logged, asked_as=asked_as)
+    def _asked_requests(self, model: Model, since_us: int | None = None, answers: bool = False) -> AskedRequests:
+        inputs, asked_as = answers or model.rows == "logged", self._asked_as
+        return AskedRequests(model, self._predictions, since_us=since_us, inputs=inputs, asked_as=asked_as)
 
-    def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None) -> AskedRequests:
+    def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> AskedRequests:
         """What was read of the log for the pin of this cut, of none else: older ones hold who was erased since."""
-        if since_us is not None:
-            return self._asked_requests(model, since_us)
+        if since_us is not None or answers:
+            return self._asked_requests(model, since_us, answers)
         kept, self._kept = self._kept, None
         return kept[2] if kept is not None and kept[:2] == (model.hash, cut_us) else self._asked_requests(model)
 
@@ -168,9 +176,12 @@ class LivingData:
                 f"trimtab ingest {model.request.name} FILE"
             )
         order = kept[np.argsort(at_us[kept], kind="stable")]
-        from_history = int((kept < int(fresh.sum())).sum())
+        history = known.take(fresh)
+        from_history = int((kept < history.rows).sum())
         origins = {"history": from_history, "asked": kept.size - from_history}
-        return _Chosen(requests.take(order), at_us[order], origins, asked=asked, history=known.take(fresh))
+        logged: list[AskedRequest | None] = [*repeat(None, history.rows), *found]
+        rows = [logged[row] for row in order.tolist()]
+        return _Chosen(requests.take(order), at_us[order], origins, rows, asked=asked, history=history)
 
     def _logged(self, model: Model, asked: list[AskedRequest]) -> _Chosen:
         """The requests that were answered by versions with the model's features, with what they were answered from."""
@@ -184,7 +195,7 @@ class LivingData:
                 'answered by a version with its features. Train and serve one with rows="history" first.'
             )
         origins = {"logged": kept.size, "other_features": len(asked) - len(rows)}
-        return _Chosen(requests.take(kept), at_us[kept], origins, logged=[rows[place] for place in kept.tolist()])
+        return _Chosen(requests.take(kept), at_us[kept], origins, [rows[place] for place in kept.tolist()])
 
     def _of_what_is_kept(
         self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False, since_us: int | None = None
@@ -220,8 +231,8 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[Any]
     origins: dict[str, int]
-    logged: Sequence[AskedRequest] = ()  # with `rows="logged"`: as many, in their order
-    asked: Columns | None = None  # else: those of the prediction log
+    rows: Sequence[AskedRequest | None]  # as the prediction log has them; None: known from history alone
+    asked: Columns | None = None  # without `rows="logged"`: those of the prediction log
     history: Columns | None = None  # and those that are known from history alone
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, Hindsight]:
@@ -266,6 +277,7 @@ class AskedRequest(msgspec.Struct, frozen=True, gc=False):
     request: bytes  # its columns as the prediction log keeps them
     values: bytes  # the model's inputs, if they are wanted
     reasons: bytes = b""  # theirs
+    answer: float | dict[str, float] | None = None  # the version's own score of these inputs, if they are wanted
 
 
 class AskedRequests:
@@ -279,7 +291,7 @@ class AskedRequests:
         model: Whose requests.
         predictions: The log.
         since_us: Pass over what was asked before.
-        inputs: Keep what the model was shown, too.
+        inputs: Keep the model's inputs and its answer, too.
         asked_as: Gives the request as a version (by its address) knew it; left out, as it is declared now.
     """
 
@@ -320,42 +332,50 @@ class AskedRequests:
     def _take(self, p: Prediction) -> None:
         if self._since_us is not None and p.at_us < self._since_us:
             return
-        if p.version not in self._taken:
+        take = self._taken.get(p.version)
+        if take is None:
             known = None if self._asked_as is None else self._asked_as(p.version)
-            self._taken[p.version] = _taken_as(known or self._model.request, self._model.request)
-        request = self._taken[p.version](p.request)
+            take = self._taken[p.version] = _taken_as(known or self._model.request, self._model.request)
+        request = take(p.request)
         if request is None:
             self.other_shapes += 1
             return
         before = self.first.get(p.request_id)
         if before is None or p.at_us < before.at_us:
-            values, reasons = (p.values, p.reasons) if self._inputs else (b"", b"")
-            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, request, values, reasons)
+            values, reasons, answer = (p.values, p.reasons, _own_answer(p)) if self._inputs else (b"", b"", None)
+            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, request, values, reasons, answer)
+
+
+def _own_answer(p: Prediction) -> float | dict[str, float] | None:
+    """The score of a prediction if its version, as it was registered, gave it to the logged inputs; else None."""
+    if p.mode != "live" or p.arm == "online" or p.is_makeshift:  # a learner is not as it was registered
+        return None
+    return p.score if p.scores is None else p.scores
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
     """From a request as the prediction log keeps it to the columns that are declared now; None where that cannot be."""
-    fits = request_shape(known)
-    if list(known.columns.items()) == list(now.columns.items()):
-        return lambda packed: packed if fits(packed) else None
+    unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
     retyped = any((name, dtype) not in same and name in known.columns for name, dtype in now.columns.items())
-    lost = {(now.key, now.columns[now.key]), (now.time, "time")} - same
+    if retyped or {(now.key, now.columns[now.key]), (now.time, "time")} - same:
+        return lambda packed: None
+    decode, encode = _row_decoder(known), msgspec.msgpack.Encoder().encode
 
     def take(packed: bytes) -> bytes | None:
-        if retyped or lost or not fits(packed):
+        try:
+            row = decode(packed)
+        except msgspec.ValidationError:
             return None
-        row = msgspec.msgpack.decode(packed)
-        return msgspec.msgpack.encode([None if place is None else row[place] for place in places])
+        return packed if unchanged else encode([None if place is None else row[place] for place in places])
 
     return take
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
     """Whether a request, as the prediction log keeps it, has as many columns as are declared now, of their types."""
-    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]  # made from data
-    decode = msgspec.msgpack.Decoder(columns).decode
+    decode = _row_decoder(request)
 
     def fits(packed: bytes) -> bool:
         try:
@@ -368,12 +388,19 @@ def request_shape(request: Request) -> Callable[[bytes], bool]:
 
 
 def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
-    """Requests as the prediction log keeps them, in columns."""
-    rows = [msgspec.msgpack.decode(one) for one in packed]
-    columns = {
-        name: (dtype, [row[place] for row in rows]) for place, (name, dtype) in enumerate(request.columns.items())
-    }
-    return Columns.of(columns)
+    """The columns of requests as the prediction log keeps them; `request_shape` says whether each is of this shape."""
+    decode = _row_decoder(request)
+    parts = []
+    for start in range(0, len(packed), _BLOCK):  # so few that the values of one are still in the processor's cache
+        values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
+        of_columns = zip(request.columns.items(), values, strict=True)
+        parts.append(Columns.of({name: (dtype, given) for (name, dtype), given in of_columns}))
+    return Columns.concat(parts or [Columns.of({name: (dtype, ()) for name, dtype in request.columns.items()})])
+
+
+def _row_decoder(request: Request) -> Callable[[bytes], tuple[Any, ...]]:
+    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]  # made from data
+    return msgspec.msgpack.Decoder(columns).decode
 
 
 def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:

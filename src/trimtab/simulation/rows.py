@@ -200,8 +200,10 @@ class LineData:
         self._rows = rows
         self._left_out = left_out
 
-    def training_set(self, model: Model, *, cut_us: int, since_us: int | None = None) -> TrainingSet:
-        """See `AnsweredRows.training_set`."""
+    def training_set(
+        self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
+    ) -> TrainingSet:
+        """See `AnsweredRows.training_set`; what was answered is not read back, so that `answers` gives none."""
         return self._rows.training_set(model, cut_us=cut_us, since_us=since_us, left_out=self._left_out(cut_us))
 
     def features_of(

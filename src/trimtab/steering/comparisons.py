@@ -147,7 +147,7 @@ class Comparisons:
         assert repair.gate.champion is not None  # and compared with this
         try:
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US  # a list may have begun before
-            training_set = self._data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us)
+            training_set = self._data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
         except NotFound:  # nothing was asked
             return (), since_us
         too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]

@@ -118,12 +118,15 @@ class Guard(Protocol):
 class TrainingData(OtherFeatures, Protocol):
     """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
 
-    def training_set(self, model: Model, *, cut_us: int, since_us: int | None = None) -> TrainingSet:
+    def training_set(
+        self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
+    ) -> TrainingSet:
         """The request rows asked by `cut_us`, with features as of their time and the labels known at `cut_us`.
 
         Args:
             model: Whose rows.
             cut_us: What became known later does not count.
             since_us: Leave out what was asked before.
+            answers: Give the logged answers to the rows, too, where there is a log to read them from.
         """
         ...

@@ -27,7 +27,7 @@ class Recipe(Protocol):
     def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """What the version in service answered, or would have."""
+        """The scores that the version in service gave, or would have given: logged ones where they are the same."""
         ...
 
 
@@ -70,7 +70,14 @@ class BatchRecipe:
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
         matrix = champion.encoding.matrix(training_set.features.values.take(window))
-        scores = np.asarray(champion.predict(matrix), np.float64)
+        answers = training_set.answers
+        if answers is None:
+            scores = np.asarray(champion.predict(matrix), np.float64)
+        else:
+            scores = answers.take(window).scores_of(champion.version.id, champion.artifact, matrix)
+            missing = np.isnan(scores if scores.ndim == 1 else scores.sum(axis=1))
+            if missing.any():
+                scores[missing] = champion.predict(matrix[missing])
         what = f"gate of {self._model.name!r}"
         return aligned(scores, champion.artifact.class_names, self._model.label.class_names, what)
 

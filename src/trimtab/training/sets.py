@@ -18,6 +18,7 @@ from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, La
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.stats.lists import tells
 from trimtab.store.ports import Blob
+from trimtab.training.answers import LoggedAnswers
 from trimtab.training.definitions import Model
 from trimtab.training.hindsight import Hindsight
 from trimtab.training.parquet import columns_hash, read_parquet, write_parquet
@@ -87,6 +88,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     features: FeatureFrame
     labels: LabelFrame
     lists: NDArray[np.int64] | None = None  # of a ranking: the number of each row's list, -1 for none
+    answers: LoggedAnswers | None = None  # to the rows, where they were asked for; no part of what is stored
     half_life_us: int | None = None  # in a fit a row that is so much older counts half; None: age does not matter
 
     @property
@@ -161,6 +163,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             features=self.features.take(rows),
             labels=LabelFrame(labels.values[rows], labels.state[rows], labels.known_at_us[rows]),
             lists=self.lists_of(rows),
+            answers=None if self.answers is None else self.answers.take(rows),
         )
 
 

@@ -207,8 +207,8 @@ def predictions(project: Project, first_day: int, days: int, *, good: bool) -> N
     )
 
 
-def answer(version: str, at_us: int, *, score: float, **more: object) -> Prediction:
-    fields = {
+def answer(version: str, at_us: int, *, score: float, **more: Any) -> Prediction:
+    fields: dict[str, Any] = {
         "id": f"p{at_us}",
         "request_id": f"v{at_us}",
         "model": "one",
@@ -223,7 +223,7 @@ def answer(version: str, at_us: int, *, score: float, **more: object) -> Predict
         "values": b"",
         "reasons": b"",
     }
-    return msgspec.convert({**fields, **more}, Prediction)
+    return Prediction(**(fields | more))
 
 
 class Unanchored(Fragile):

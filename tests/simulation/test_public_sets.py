@@ -131,6 +131,71 @@ def flights(folder: Path) -> tuple[Any, dict[str, Columns]]:
     return project, {name: read_file(files[name], source).columns for name, source in project.sources.items()}
 
 
+@pytest.mark.soak
+def test_flights_with_shuffled_days(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k shuffled tests/simulation/test_public_sets.py`: the same year, its days in random order.
+
+    Nothing changes then from day to day. Days on which the record itself has gaps are left out before.
+    """
+    project, tables = flights(tmp_path)
+    (seed,) = np.random.SeedSequence().generate_state(1).tolist()
+    days, shuffled = with_shuffled_days(tables, seed)
+    rules = msgspec.structs.replace(project.deployments["late_flight"], gate=tt.beats_champion(calibration=0.3))
+    found = PublicSet(rules.model, list(project.sources.values()), shuffled)
+    until = format_moment(moment_us("2013-01-01") + days * DAY_US)
+    lines = [Line(name="project", deployment=rules, main=True)]
+    result = replayed(tmp_path / "r", found, lines, "2013-03-01", until, look_every_us=DAY_US // 4)["project"]
+    print(seed, days, flush=True)
+    told(result)
+    red = [one for one in [*result.signals, *result.input_signals] if one.severity == "red"]
+    soak_report("flights_shuffled", runs=1, failures=len(red), days=float(days))
+    assert red == []
+
+
+def with_shuffled_days(tables: dict[str, Columns], seed: int) -> tuple[int, dict[str, Columns]]:
+    """The flights example's tables with their complete days in random order, from 1 January on, and how many they are.
+
+    A landing goes with its flight. Left out are days of which three hours or more of weather or of air pressure are
+    missing in a row at an airport, on which a tenth of the tail numbers is unknown or a wind is absurd, and the last.
+    """
+    first_us = moment_us("2013-01-01")
+    flown, landed, read = tables["flight"], tables["landings"], tables["weather"]
+    of_flight = (flown["scheduled_at"].values - first_us) // DAY_US
+    by_key = dict(zip(flown["flight_id"].to_list(), of_flight.tolist(), strict=True))
+    of_landing = np.array([by_key[key] for key in landed["flight_id"].to_list()])
+    of_reading = (read["observed_at"].values - first_us) // DAY_US
+    complete = []
+    known = np.array([tail is not None for tail in flown["tailnum"].to_list()])
+    hours = (read["observed_at"].values - first_us) // (DAY_US // 24)
+    origins = np.array(read["origin"].to_list())
+    pressed = read["pressure"].present()
+    wild = np.nan_to_num(np.asarray(read["wind_speed"].values, np.float64)) > 200
+    for day in range(int(of_flight.max())):
+        mine = of_reading == day
+        gaps = 0
+        for origin in ("EWR", "JFK", "LGA"):
+            for there in (mine & (origins == origin), mine & (origins == origin) & pressed):
+                seen = np.array([24 * day - 1, *sorted(set(hours[there].tolist())), 24 * day + 24])
+                gaps = max(gaps, int(np.diff(seen).max()) - 1)
+        if gaps < 3 and known[of_flight == day].mean() > 0.9 and not wild[mine].any():
+            complete.append(day)
+    order = np.random.default_rng(seed).permutation(complete)
+    to = dict(zip(order.tolist(), range(len(order)), strict=True))
+    found = dict(tables)
+    for name, of_day, time in (
+        ("flight", of_flight, "scheduled_at"),
+        ("landings", of_landing, "landed_at"),
+        ("weather", of_reading, "observed_at"),
+    ):
+        rows = np.flatnonzero(np.isin(of_day, complete))
+        kept = tables[name].take(rows)
+        moved = np.array([to[day] for day in of_day[rows].tolist()]) - of_day[rows]
+        times = msgspec.structs.replace(kept[time], values=kept[time].values + moved * DAY_US)
+        columns = {column: times if column == time else kept[column] for column in kept.names}
+        found[name] = Columns(columns).take(np.argsort(times.values, kind="stable"))
+    return len(complete), found
+
+
 CONTROLS: list[Callable[[int], PublicSet]] = [public_sets.fertility, public_sets.diamonds, public_sets.wages]
 
 

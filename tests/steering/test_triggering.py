@@ -167,22 +167,6 @@ def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
         assert whole.onset == of_slice.onset
 
 
-@pytest.mark.parametrize(
-    ("period", "tried"), [("30d", [30, 37, 51, 79, 109, 139, 169, 199]), ("20d", [20, 27, 41, 69, 125, 181])]
-)
-def test_refusals_make_a_slow_schedule_no_slower(catalog: Catalog, period: str, tried: list[int]) -> None:
-    rules = deployment(target, retrain=tt.every(period), cooldown="7d")
-    rig = Rig(catalog, Bench([True, *[False] * 12]), rules)
-    rig.controller.tick()
-    started_us = rig.clock.now_us()
-    refused = []
-    for _ in range(200):
-        rig.clock.advance_to(rig.clock.now_us() + DAY_US)
-        if any(d.act == "refuse" for d in rig.controller.tick()):
-            refused.append((rig.clock.now_us() - started_us) // DAY_US)
-    assert refused == tried
-
-
 def test_an_alarm_overtakes_a_schedule_that_waits(catalog: Catalog) -> None:
     rig = Rig(
         catalog, Bench([True, True]), deployment(target, retrain=tt.on_quality_drop() | tt.every("10d"), settle="1d")

@@ -17,7 +17,6 @@ from trimtab.monitoring.slice_rises import rise_by_slice
 from trimtab.run import Cancelled
 from trimtab.serving.arms import SHADOW as SHADOW_ARM
 from trimtab.steering.budgets import spent_budget, with_fits
-from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import evidence_of, evidence_of_left_out, short_name
@@ -460,7 +459,7 @@ class Controller:
         self, now_us: int, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
     ) -> list[Decision]:
         """Record that the champion stays, and keep quiet for longer each time in a row: for causes of the same kind."""
-        most_us = self._most_quiet_us()
+        most_us = MOST_COOLDOWNS * self._deployment.cooldown_us
         quiet_us = min(
             self._record.state.quiet_of(self._record.state.begun_by).cooldown_us or self._deployment.cooldown_us,
             most_us,
@@ -482,13 +481,6 @@ class Controller:
             return repaired
         wait_us = self._deployment.model.label.wait_us
         return {**repaired, "follow_ups_us": tuple(repair.cut_us + d * DAY_US + wait_us for d in FOLLOW_UP_DAYS)}
-
-    def _most_quiet_us(self) -> int:
-        """The longest quiet time of the cause at work; a slow schedule is made no slower by refusals."""
-        most_us = MOST_COOLDOWNS * self._deployment.cooldown_us
-        periods = [one.period_us for one in self._deployment.retrain.singles() if isinstance(one, Every)]
-        slow = self._record.state.begun_by == "schedule" and periods and min(periods) >= most_us // 2
-        return min(most_us, min(periods)) if slow else most_us
 
     def _quiet(self, until_us: int, next_us: int | None = None) -> dict[str, Any]:
         """What keeps causes of the kind at work quiet, and for how long after the next refusal."""

@@ -113,7 +113,7 @@ def wages(seed: int) -> PublicSet:
     columns |= {name: found[name].astype(str).to_numpy(object) for name in ("gender", "region")}
     wage = found["earnings"].to_numpy(np.float64)
     third = np.array(["low", "middle", "high"], object)[np.searchsorted(np.quantile(wage, (1 / 3, 2 / 3)), wage)]
-    return _control("wages", columns, third, seed, str, "log_loss", _logistic)
+    return _control("wages", columns, third, seed, str, "multi_log_loss", _logistic)
 
 
 def _logistic() -> Any:

@@ -214,10 +214,12 @@ def test_a_control(soak_report: Any, tmp_path: Path, control: Callable[[int], Pu
         folder = tmp_path / str(seed)
         result = replayed(folder, found, lines, "2020-01-01", until, look_every_us=DAY_US // 4)
         project, alone = mean_loss(result["project"]), mean_loss(result["never"])
-        red = [one for line in result.values() for one in [*line.signals, *line.input_signals] if one.severity == "red"]
+        lived = result["project"]
+        red = [one for one in [*lived.signals, *lived.input_signals] if one.severity == "red"]
         alarms += len(red)
         worse += project > alone * 1.0005
         print(control.__name__, seed, "project", round(project, 5), "never", round(alone, 5), "red", len(red))
-        told(result["project"])
+        for line in result.values():
+            told(line)
     soak_report(f"control_{control.__name__}", runs=len(seeds), failures=alarms + worse, red=float(alarms))
     assert (alarms, worse) == (0, 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
-from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
@@ -188,6 +189,28 @@ class Comparisons:
         except (Misuse, NotFound) as error:
             raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
         return Side(asked.version, finite(scores, asked.version), own.features.values, version, asked.said)
+
+    def refreshes(self, changes: Changes, rival: Rival | None, answered: Answered) -> bool:
+        """Whether the candidate has the recipe of the version in service, and only time has asked for it."""
+        if not changes.refreshes or changes.onset is not None or rival is None or answered.scores is None:
+            return False
+        same = rival.version.recipe == self._deployment.model.hash
+        return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
+
+    def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
+        """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
+
+        They are those that a first candidate would be fitted on: no gate from this cut on judges on any of them.
+
+        Raises:
+            Unavailable: There are too few.
+        """
+        training_set = self._data.training_set(self._deployment.model, cut_us=cut_us)
+        stretch = msgspec.structs.replace(self.stretch(training_set, None), judged=False)
+        lack = self.lack(training_set, stretch, None)
+        if lack is not None:
+            raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
+        return training_set, stretch.before, stretch.start_us
 
     def _other_recipe(self, rival: Rival, until_us: int) -> str:
         """What can be judged although the champion has seen the days, as a sentence with a blank before it."""

@@ -12,11 +12,9 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.monitoring.quality import QualityMonitor
-from trimtab.monitoring.quality_days import stored_sums
-from trimtab.monitoring.slice_rises import rise_by_slice
 from trimtab.run import Cancelled
-from trimtab.serving.arms import SHADOW as SHADOW_ARM
 from trimtab.steering.budgets import spent_budget, with_fits
+from trimtab.steering.closed_days import ClosedDays
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.deployment_record import DeploymentRecord
 from trimtab.steering.evidence import evidence_of, evidence_of_left_out, short_name
@@ -75,8 +73,7 @@ class Controller:
         self._stages = RolloutStages(
             deployment, self._record, workshop, exposure=exposure, guard=guard, clock=clock, refuse=self._refuse
         )
-        self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}  # by slice, onset and newest closed day
-        self._counted = (-1, -1, 0)  # new labels: since which training, until which day, how many
+        self._closed_days = ClosedDays(catalog, deployment, monitor)
 
     @property
     def state(self) -> LoopState:
@@ -338,8 +335,9 @@ class Controller:
         record = self._catalog.get(REQUEST, self._deployment.name)
         requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
         serves, watch = self._workshop.champion() is not None, self._monitor.watch
-        seen = Seen(now_us, serves, watch, requested, self._new_labels, self._rise_by_slice)
-        found = find_trigger(self._deployment, self._record.state, seen)
+        days, state = self._closed_days, self._record.state
+        seen = Seen(now_us, serves, watch, requested, lambda: days.new_labels(state.trained_at_us), days.rise_by_slice)
+        found = find_trigger(self._deployment, state, seen)
         if found is None or self._record.state.phase == "idle":
             return found
         begun_by = self._record.state.begun_by
@@ -348,28 +346,6 @@ class Controller:
             return found if staged and found.kind in ("call", "alarm") else None
         urgent = begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(begun_by)
         return found if urgent else None
-
-    def _new_labels(self) -> int:
-        """How many labels came in days that closed since the newest training; read again once a day was closed."""
-        watch, trained_us = self._monitor.watch, self._record.state.trained_at_us
-        newest_us = None if watch is None else watch.last_day_us
-        if newest_us is None:
-            return 0
-        if (trained_us, newest_us) != self._counted[:2]:
-            first_us = (trained_us - self._deployment.model.label.wait_us) // DAY_US * DAY_US
-            days = stored_sums(self._catalog, self._deployment.name, range(first_us, newest_us + DAY_US, DAY_US))
-            labels = sum(one.whole.labelled for one in days if one.arm != SHADOW_ARM)
-            self._counted = (trained_us, newest_us, labels)
-        return self._counted[2]
-
-    def _rise_by_slice(self, name: str, onset: ChangeOnset) -> float:
-        """See `rise_by_slice`; read again once a day was closed."""
-        watch = self._monitor.watch
-        key = (name, onset, None if watch is None else watch.last_day_us)
-        if key not in self._rises:
-            self._rises = {one: rise for one, rise in self._rises.items() if one[2] == key[2]}
-            self._rises[key] = rise_by_slice(self._catalog, self._deployment.name, name, onset)
-        return self._rises[key]
 
     def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
         """Write down what begins a repair."""

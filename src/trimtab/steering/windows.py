@@ -139,3 +139,11 @@ def days_of(span_us: int) -> str:
 def day_of(at_us: int) -> str:
     """The day of a moment: "2024-04-01"."""
     return format_moment(at_us)[:10]
+
+
+def rows_left_out(training_set: TrainingSet) -> dict[str, int]:
+    """By why, how many rows of a set were left out."""
+    found: dict[str, int] = {}
+    for one in training_set.manifest.left_out or ():
+        found[one.why] = found.get(one.why, 0) + one.rows
+    return found

@@ -55,6 +55,7 @@ from trimtab.steering.trials import Proving
 from trimtab.steering.windows import (
     Stretch,
     labelled_until,
+    rows_left_out,
     stretch_of,
     unseen_from,
 )
@@ -208,9 +209,8 @@ class VersionWorkshop:
         scores = finite(of_window(best.scores, plan, window), judged)
         said = plan_in_words(plan, best.source, window)
         folds = tuple((fold, plan.learnt(best.source, fold)) for fold in plan.folds) if plan.folds[1:] else ()
-        case = Case(
-            training_set, window, answered, plan.choices, folds, said, self._refreshes(changes, rival, answered)
-        )
+        refreshes = self._compared.refreshes(changes, rival, answered)
+        case = Case(training_set, window, answered, plan.choices, folds, said, refreshes)
         side = Side(judged, scores, training_set.features.values.take(window.rows), judged)
         gate = self._steps.do(
             "judge",
@@ -259,19 +259,12 @@ class VersionWorkshop:
             rows=best.candidate.rows,
             data_hash=training_set.manifest.data_hash,
             loss_cap=cap,
-            left_out=_rows_left_out(training_set),
+            left_out=rows_left_out(training_set),
             fits=self._fits,
             unseen_from_us=unseen_from(training_set),
             gate_days=gate_days,
             stood_in=bool(answered.said),
         )
-
-    def _refreshes(self, changes: Changes, rival: Rival | None, answered: Answered) -> bool:
-        """Whether the candidate has the recipe of the version in service, and only time has asked for it."""
-        if not changes.refreshes or changes.onset is not None or rival is None or answered.scores is None:
-            return False
-        same = rival.version.recipe == self._deployment.model.hash
-        return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def _reference(
         self, version: Version, case: Case, answered: list[Answers], cap: float, *, slices: bool = True
@@ -400,19 +393,8 @@ class VersionWorkshop:
         return self._compared.paired_days(repair, since_us, cut_us)
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
-        """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
-
-        They are those that a first candidate would be fitted on: no gate from this cut on judges on any of them.
-
-        Raises:
-            Unavailable: There are too few.
-        """
-        training_set = self._data.training_set(self._deployment.model, cut_us=cut_us)
-        stretch = msgspec.structs.replace(self._compared.stretch(training_set, None), judged=False)
-        lack = self._compared.lack(training_set, stretch, None)
-        if lack is not None:
-            raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
-        return training_set, stretch.before, stretch.start_us
+        """See `Comparisons.searchable`."""
+        return self._compared.searchable(cut_us)
 
     def _evaluation(
         self, candidate: Fitted, training_set: TrainingSet, fold: Rows, window: Stretch, rival: Floats | None
@@ -499,14 +481,6 @@ class VersionWorkshop:
         """A step that is done each time it is asked for."""
         found: T = self._steps.do(name, None, work, _NEVER)
         return found
-
-
-def _rows_left_out(training_set: TrainingSet) -> dict[str, int]:
-    """By why, how many rows of a set were left out."""
-    found: dict[str, int] = {}
-    for one in training_set.manifest.left_out or ():
-        found[one.why] = found.get(one.why, 0) + one.rows
-    return found
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded

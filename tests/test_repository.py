@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "trimtab").glob("*/__init__.py"))
 LOCKS = ["requirements.lock", "requirements-demo.lock", "requirements-data.lock"]
 HEAVY = {
-    *("alembic", "arro3", "deltalake", "duckdb", "jinja2", "lightgbm", "lmdb", "numpy", "pandas", "pyarrow", "rich"),
+    *("alembic", "arro3", "deltalake", "duckdb", "lightgbm", "lmdb", "numpy", "pandas", "pyarrow", "rich"),
     *("scipy", "skops", "sklearn", "sqlalchemy", "starlette", "uvicorn"),
 }
 HOSTS = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "crates" + ".io"]

@@ -33,7 +33,6 @@ NEEDED: dict[str, tuple[str, str]] = {
     "deltalake": ("deltalake", "1.6"),
     "duckdb": ("duckdb", "2.0"),
     "httptools": ("httptools", "0.6.4"),
-    "jinja2": ("jinja2", "3.1"),
     "lmdb": ("lmdb", "3.0"),
     "msgspec": ("msgspec", "0.20"),
     "numpy": ("numpy", "2.2"),

@@ -138,3 +138,14 @@ def test_no_file_names_a_package_registry():
 def test_every_local_link_in_a_document_leads_somewhere(document: Path):
     links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_decision_is_in_the_index_once_and_names_what_changed_it():
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    rows = re.findall(r"^\| \[D\d+\]\((.+?)\) \| .+? \| (.*)\|$", index, flags=re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(path.name for path in folder.glob("D*.md"))
+    for name, changed in rows:
+        record = (folder / name).read_text()
+        assert [later for later in re.findall(r"\((D.+?)\)", changed) if f"({later})" not in record] == [], name
+        assert ("\n\n*Superseded by [D" in record) == changed.startswith("superseded"), name

@@ -201,3 +201,15 @@ def test_two_absurd_values_hours_apart_are_no_fault(tmp_path: Path) -> None:
     found = [(one.kind, one.severity) for one in Shop(world, tmp_path).run() if one.kind == "range"]
     assert found
     assert set(found) == {("range", "info")}
+
+
+def test_another_unit_is_red_until_it_ends_also_where_it_looks_like_training(tmp_path: Path) -> None:
+    world = World(2630327493, days=8, per_day=600)  # a cold spell: in Fahrenheit it lies where warm days do in Celsius
+    since_us = world.cut_us + 3 * DAY_US
+    until_us = since_us + 2 * DAY_US
+    BY_NAME["fahrenheit"].do(world, since_us, until_us)
+    (signal,) = [one for one in Shop(world, tmp_path).run() if one.kind == "units"]
+    assert (signal.severity, signal.subject) == ("red", "column sky.temp")
+    assert since_us < signal.raised_at_us < since_us + DAY_US
+    assert signal.ended_at_us is not None
+    assert until_us <= signal.ended_at_us < until_us + DAY_US

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Conflict
-from trimtab.core.records import DayQuality, Prediction
+from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.events.frames import EventFrame
 from trimtab.monitoring.column_checks import column_findings, lost_columns
@@ -37,6 +38,7 @@ from trimtab.training.definitions import Model
 
 GRACE_US = 5 * MINUTE_US  # after an hour's end, for answers that are logged late
 _AGAIN_US = 5 * MINUTE_US  # between two looks at the hour that goes on
+_Standing: TypeAlias = Mapping[tuple[str, str], Signal]  # by kind and subject
 _SAMPLES = 4_000  # rows that are kept whole, of the newest hours
 _LIVE = frozenset(("live", "online", "replay"))
 
@@ -201,7 +203,7 @@ class InputMonitor:
         watch, changes = self._closing(over, until_us, now_us, closed)
         listed = listed_signals(self._catalog, self._model.name)
         stand = [one for one in listed if one.ended_at_us is None and (one.severity == "red" or one.kind == "shape")]
-        found = self._findings(watch, now_us, {(one.kind, one.subject) for one in stand})
+        found = self._findings(watch, now_us, {(one.kind, one.subject): one for one in stand})
         version = self._version or ""
         signals = [one.signal(self._model.name, version, now_us) for one in found]
         settled = settle(listed, KINDS, signals, now_us=now_us, owner=self._owner)
@@ -278,7 +280,7 @@ class InputMonitor:
                 changes.append(self._store.put_hour(hour, self._version, self._hours[hour]))
         return changes
 
-    def _findings(self, watch: InputWatch, now_us: int, standing: Collection[tuple[str, str]]) -> list[Finding]:
+    def _findings(self, watch: InputWatch, now_us: int, standing: _Standing) -> list[Finding]:
         """All that is wrong now. Nothing is said of a model that never had a request."""
         if not watch.traffic and not self._ids:
             return []
@@ -302,7 +304,7 @@ class InputMonitor:
         """The times in which requests were found to repeat."""
         return [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
 
-    def _of_columns(self, watched: _Watched, now_us: int, standing: Collection[tuple[str, str]]) -> list[Finding]:
+    def _of_columns(self, watched: _Watched, now_us: int, standing: _Standing) -> list[Finding]:
         """Of the newest week of hours; as at the last look where no row has come since."""
         oldest = hour_of(now_us) - LONGEST_H
         hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
@@ -417,7 +419,7 @@ class InputMonitor:
             self._hours = self._store.hours(hours, self._version, self._watched.layout)
 
 
-def _found_in(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
+def _found_in(layout: Layout, hours: Mapping[int, HourCounts], standing: _Standing) -> list[Finding]:
     """What is wrong with the columns of the newest week of hours."""
     shapes = shape_findings(layout, hours, standing)
     units = {one.subject for one in shapes if one.kind == "units"}

@@ -9,10 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.records import Signal
+from trimtab.core.time import HOUR_US
 from trimtab.monitoring.findings import Finding, Window, percent, windows
 from trimtab.monitoring.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profile_records import BINS, ColumnProfile, Floats
-from trimtab.monitoring.unit_maps import unit_maps
+from trimtab.monitoring.unit_maps import UnitMap, unit_maps
 
 SHAPE_ROWS = 100  # of a window whose shape is compared
 _FAR, _ABOVE = 0.3, 0.15  # distance of distribution functions that matters; above the high end of reference windows
@@ -43,7 +45,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
 
 
 def shape_findings(
-    layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
+    layout: Layout, hours: Mapping[int, HourCounts], standing: Mapping[tuple[str, str], Signal]
 ) -> list[Finding]:
     """Columns that came in another unit, were swapped, or drift.
 
@@ -52,7 +54,7 @@ def shape_findings(
     Args:
         layout: Of the profile that the version was fitted on.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of what stands already, and need not have come suddenly any more.
+        standing: What stands already, by kind and subject, and need not have come suddenly any more.
     """
     newest = windows(hours, SHAPE_ROWS)
     if not newest:
@@ -74,6 +76,10 @@ def shape_findings(
             findings += _unit(layout, one, before, course) or (
                 [_still(column, one)] if one.stands and one.outside else []
             )
+    known = {finding.subject for finding in findings} | _subjects(taken)
+    for (kind, _), signal in standing.items():
+        if kind == "units" and signal.subject not in known:
+            findings += _goes_on(layout, signal, hours, newest[0])
     known = {finding.subject for finding in findings}
     return findings + [
         drift for drift in _drift(layout, hours, standing) if drift.subject not in known | _subjects(taken)
@@ -239,6 +245,36 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
         message=f"Column {column.name} still lies where it never was in training, at a median of "
         f"{np.median(one.values):,.5g}. Check the unit in which it is sent.",
     )
+
+
+def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
+    """A change of unit that stands goes on while values, mapped back, lie nearer to those of the day before it.
+
+    A cold night in Fahrenheit lies where a warm one lies in Celsius: what the column looks like by itself says nothing.
+    """
+    place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
+    if place is None or "factor" not in signal.evidence:
+        return []
+    column, onset = layout.profile.columns[place], signal.onset_us // HOUR_US
+    parts = [one.sample[:, place] for hour, one in hours.items() if onset - 24 <= hour < onset]
+    before = np.concatenate([np.zeros(0), *parts])
+    before = before[~np.isnan(before)]
+    usual = np.frombuffer(column.quantiles, "<f8") if before.size < _SAMPLED else before
+    values = newest.sample[:, place]
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return []
+    was, now = float(np.median(usual)), float(np.median(values))
+    back = UnitMap("", signal.evidence["factor"], signal.evidence["shift"]).back(np.array([now]))
+    if abs(float(back[0]) - was) >= abs(now - was):
+        return []
+    message = (
+        f"Column {column.name} is still in another unit: its median is {now:,.5g}, mapped back {float(back[0]):,.5g}; "
+        f"before the change it was {was:,.5g}. Check the unit in which it is sent."
+    )
+    evidence = {"median": now, "median_before": was}
+    onset_us = newest.onset_us
+    return [Finding(kind="units", subject=column.subject, onset_us=onset_us, evidence=evidence, message=message)]
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:

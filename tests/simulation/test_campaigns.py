@@ -215,6 +215,7 @@ def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path) -> None:
                 policies(kind, wait)[:1],  # type: ignore[arg-type]  # one of the kinds
                 seed,
                 days=80 + 2 * days,
+                history=45 + days,
                 per_day=per_day,
                 shifts=worlds.strong(DRIFT),
                 delay=(f"{days * 24 - 12}h", f"{days * 24 - 1}h"),

@@ -1,6 +1,7 @@
 """The other process of the crash tests: `writers.py STORE HOW PATH FIRST` writes numbers and acknowledges them.
 
-HOW is `until-killed` (for ever), `some` (40 writes) or `full` (until no file may grow, then on with the limit lifted).
+HOW is `until-killed` (for ever), `some` (40 writes), `filled` (until no file may grow) or `full` (then a write more,
+with the limit lifted).
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def until_killed(name: str, write: Write, first: int) -> None:
         thread.join()
 
 
-def full(write: Write, first: int) -> None:
+def full(write: Write, first: int, *, lifted: bool) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     write(first)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
@@ -140,6 +141,8 @@ def full(write: Write, first: int) -> None:
         else:
             acknowledge(os.getpid(), number)
             number += 1
+    if not lifted:
+        return
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     write(number)
     acknowledge(os.getpid(), number)
@@ -148,8 +151,8 @@ def full(write: Write, first: int) -> None:
 def main() -> None:
     name, how, path, first = sys.argv[1:]
     write = WRITERS[name](Path(path))
-    if how == "full":
-        full(write, int(first))
+    if how in ("filled", "full"):
+        full(write, int(first), lifted=how == "full")
     elif how == "some":
         for number in range(int(first), int(first) + 40):
             write(number)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.training.runtimes import runtime_for, runtime_named
+from trimtab.training.runtimes import Trust, runtime_for, runtime_named
+from trimtab.training.runtimes.ports import PlainScorer
 
 NAMES = ("a", "b", "c", "d", "e")
 _ELSEWHERE = """
@@ -28,11 +29,15 @@ class RuntimeContract:
     """Subclass it, name the class `Test...` and give a fixture `make`: a function that makes an unfitted estimator.
 
     `classes` says whether it answers with the probability of the positive class; else it answers with numbers.
-    `several` says that it answers with a chance of each of three classes instead.
+    `several` says that it answers with a chance of each of three classes instead. `trust` is given to `runtime_for`.
+    `refusal` is what rows with too few or too many inputs raise, and `refused` a pattern that its message matches.
     """
 
     classes = True
     several = False
+    trust: Trust | None = None
+    refusal: type[Exception] = Misuse
+    refused = r"needed are 5 columns|5 numbers are needed, \d+ values were given"
 
     @pytest.fixture
     def make(self) -> Callable[[], Any]:
@@ -54,7 +59,7 @@ class RuntimeContract:
     def fitted(self, make: Callable[[], Any]) -> tuple[Any, Any, bytes]:
         """A runtime, a fitted estimator and its bytes."""
         estimator = make()
-        runtime = runtime_for(estimator)
+        runtime = runtime_for(estimator, trust=self.trust)
         runtime.configure(estimator, seed=3, threads=1)
         found = runtime.fit(estimator, *self.data(), NAMES)
         return runtime, found, runtime.save(found)
@@ -122,15 +127,25 @@ class RuntimeContract:
         assert out == runtime.load(saved).predict(inputs).tobytes()
 
     def test_bytes_that_are_no_model_are_corrupt(self, make: Callable[[], Any]) -> None:
-        runtime = runtime_for(make())
+        runtime = runtime_for(make(), trust=self.trust)
         for data in (b"", b"nothing"):  # damaged ones never get here: a version's bytes are checked by hash first
             with pytest.raises(Corrupt):
                 runtime.load(data)
 
-    def test_a_missing_input_is_refused(self, make: Callable[[], Any]) -> None:
+    @pytest.mark.parametrize("inputs", [len(NAMES) - 1, len(NAMES) + 1])
+    def test_rows_with_a_missing_or_another_input_are_refused(self, make: Callable[[], Any], inputs: int) -> None:
         runtime, _, saved = self.fitted(make)
-        with pytest.raises(Exception, match=r"\w"):  # each library has its own
-            runtime.load(saved).predict(self.data()[0][:, :-1])
+        scorer, rows = runtime.load(saved), np.full((3, inputs), 0.5)
+        with pytest.raises(self.refusal, match=self.refused):
+            scorer.predict(rows)
+        with pytest.raises(self.refusal, match=self.refused):
+            scorer.predict_row(rows[0].tolist())
+        if isinstance(scorer, PlainScorer):
+            with pytest.raises(self.refusal, match=self.refused):
+                scorer.predict_rows([rows[0].tolist(), [0.5] * (2 * len(NAMES) - inputs)])  # as many numbers as of two
+        for name, call in getattr(scorer, "row_calls", {}).items():
+            with pytest.raises(self.refusal, match=self.refused):
+                pytest.fail(f"{name} answered {call(rows[0].tolist())}")
 
     def test_rows_count_by_their_weight_or_weights_are_refused_by_name(self, make: Callable[[], Any]) -> None:
         runtime, _, saved = self.fitted(make)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Corrupt
 from trimtab.training.runtimes.catboost_code import compiled_row
 from trimtab.training.runtimes.choosing import RowCall, Ways
-from trimtab.training.runtimes.ports import Score, row_score
+from trimtab.training.runtimes.ports import Score, check_columns, row_score
 from trimtab.training.runtimes.watched import watched
 from trimtab.training.runtimes.weighted import FitsInPlace
 
@@ -103,12 +103,14 @@ class _Own:
             self.model.load_model(blob=data, format="cbm")
         except catboost.CatBoostError as error:
             raise Corrupt(f"catboost: these {len(data)} bytes are no model: {str(error)[:200]}") from error
+        self._inputs = len(self.model.feature_names_)
         self.probability = self.model.get_metadata()["trimtab"] == _PROBABILITY
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
             classes = len(self.model.classes_) if self.probability else 0
             return np.empty((0, classes) if classes > 2 else 0)
+        check_columns("catboost", matrix, self._inputs)  # the library leaves columns that it does not know aside
         kind = "Probability" if self.probability else "RawFormulaVal"
         scores = np.asarray(self.model.predict(matrix, prediction_type=kind, thread_count=1), np.float64)
         return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
@@ -118,7 +120,7 @@ class _Own:
 
     def agrees(self, call: RowCall) -> bool:
         """Whether a call gives the bits of a batch, on rows drawn at random and on odd ones."""
-        rows = np.random.default_rng(0).normal(scale=30.0, size=(64, len(self.model.feature_names_)))
+        rows = np.random.default_rng(0).normal(scale=30.0, size=(64, self._inputs))
         rows[1], rows[2, ::2], rows[3, ::3], rows[4, ::2], rows[5] = np.nan, np.nan, 5e-324, -0.0, 3e38
         rows[6:32] /= 100.0
         return np.array([call(row) for row in rows.tolist()]).tobytes() == self.predict(rows).tobytes()

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.choosing import RowCall
+from trimtab.training.runtimes.ports import wrong_row
 
 _MOST_SPLITS = 30_000  # a larger model takes long to compile
 
@@ -66,7 +66,7 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
 
     def raw(row: list[float]) -> float:
         if len(row) != inputs:
-            raise Misuse(f"catboost: {inputs} numbers are needed, {len(row)} values were given.")
+            raise wrong_row("catboost", len(row), inputs)
         values = array("f", row)
         for place in high:
             if values[place] != values[place]:

@@ -15,7 +15,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.choose import missing_library
 from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
 from trimtab.training.runtimes.native import matrix_address, native_library
-from trimtab.training.runtimes.ports import Score
+from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,8 +38,7 @@ class BoosterScorer(Ways):
         import numpy as np
 
         booster = self._booster
-        if matrix.ndim != 2 or matrix.shape[1] != booster.inputs:
-            raise Misuse(f"lightgbm: inputs of shape {matrix.shape}; needed are {booster.inputs} columns.")
+        check_columns("lightgbm", matrix, booster.inputs)
         plain, address = matrix_address(matrix)
         scores = np.empty(len(plain) * booster.classes)
         if len(plain):
@@ -108,7 +107,7 @@ class _Booster:
 
     def rows(self, rows: list[list[float]]) -> list[Score]:
         """The scores of rows, for which NumPy need not be there."""
-        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in row])
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
         scores = (ctypes.c_double * (len(rows) * self.classes))()
         self.predict(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
         if self.classes == 1:
@@ -117,12 +116,12 @@ class _Booster:
 
     def alone(self, row: list[float]) -> Score:
         """The score of a row as a batch of one."""
-        return self.rows([self.checked(row)])[0]
+        return self.rows([row])[0]
 
     def checked(self, row: list[float]) -> list[float]:
         """The row, if it has as many numbers as there are inputs."""
         if len(row) != self.inputs:
-            raise Misuse(f"lightgbm: {self.inputs} numbers are needed, {len(row)} values were given.")
+            raise wrong_row("lightgbm", len(row), self.inputs)
         return row
 
     def _number(self, name: str) -> int:

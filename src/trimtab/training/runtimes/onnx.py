@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, is_classifier
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
 from trimtab.training.runtimes.estimators import OnnxEstimator
-from trimtab.training.runtimes.ports import Score, row_score
+from trimtab.training.runtimes.ports import Score, check_columns, row_score, wrong_row
 from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
 from trimtab.training.runtimes.weighted import fit_weighted
 
@@ -93,6 +93,8 @@ class _Session:
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
             return np.empty((0, self._classes) if self._classes > 2 else 0)
+        if self.columns:
+            check_columns("onnx", matrix, self.columns)
         found = self.session.run([self.output], {self.input: matrix.astype(self.kind, copy=False)})[0]
         scores = np.asarray(found, np.float64)
         if scores.ndim == 2 and scores.shape[1] <= 2:
@@ -132,7 +134,7 @@ class _BoundCall:
 
     def score(self, row: list[float]) -> Score:
         if len(row) != self._columns:
-            raise Misuse(f"onnx: {self._columns} numbers are needed, {len(row)} values were given.")
+            raise wrong_row("onnx", len(row), self._columns)
         self._row[0] = row
         self._run(self._binding)
         scores: list[float] = self._scores.reshape(-1).tolist()

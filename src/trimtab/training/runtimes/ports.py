@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from trimtab.core.errors import Misuse
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -35,6 +37,21 @@ class PlainScorer(Scorer, Protocol):
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
         """The scores of a batch: the bits of `predict`."""
         ...
+
+
+def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
+    """Refuse a matrix that has not a column for each of the inputs of a model.
+
+    Raises:
+        Misuse: It has fewer or more, or another number of dimensions.
+    """
+    if matrix.ndim != 2 or matrix.shape[1] != inputs:
+        raise Misuse(f"{library}: inputs of shape {matrix.shape}; needed are {inputs} columns.")
+
+
+def wrong_row(library: str, given: int, inputs: int) -> Misuse:
+    """The error of a row that has not a number for each of the inputs of a model."""
+    return Misuse(f"{library}: {inputs} numbers are needed, {given} values were given.")
 
 
 def row_score(scores: NDArray[Any]) -> Score:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from river import base
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.training.runtimes.ports import Score
+from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 from trimtab.training.runtimes.weighted import refused, takes_weights
 
@@ -106,9 +106,12 @@ class RiverScorer:
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if self.classes and not len(matrix):
             return np.empty((0, self.classes))
+        check_columns("river", matrix, len(self.names))
         return np.array([self.predict_row(row) for row in matrix.tolist()], np.float64)
 
     def predict_row(self, row: list[float]) -> Score:
+        if len(row) != len(self.names):
+            raise wrong_row("river", len(row), len(self.names))
         answer = self._ask(dict(zip(self.names, row, strict=True)))
         if not self._classifies:
             return float(answer)

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.choosing import RowCall, Ways
-from trimtab.training.runtimes.ports import Score, Scorer, row_score
+from trimtab.training.runtimes.ports import Score, Scorer, check_columns, row_score, wrong_row
 from trimtab.training.runtimes.sklearn_rows import quick_row
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 from trimtab.training.runtimes.weighted import FitsInPlace
@@ -97,6 +97,7 @@ class _Own:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
+        self._inputs = getattr(estimator, "n_features_in_", None)  # None: a class of one's own that does not say
         self._probability = hasattr(estimator, "predict_proba")
         self._threads = ThreadpoolController()
 
@@ -104,6 +105,8 @@ class _Own:
         if not len(matrix):
             classes = len(self.estimator.classes_) if hasattr(self.estimator, "classes_") else 0
             return np.empty((0, classes) if self._probability and classes > 2 else 0)
+        if self._inputs is not None:
+            check_columns(type(self.estimator).__name__, matrix, self._inputs)
         with self._threads.limit(limits=1):  # beside other processes, more threads wait for each other
             return self._scores(matrix)
 
@@ -149,10 +152,13 @@ class LinearScorer:
         self._logistic = hasattr(estimator, "predict_proba")
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        check_columns("scikit-learn", matrix, len(self._row_weights))
         scores = matrix @ self._weights + self._offset
         return np.asarray(expit(scores) if self._logistic else scores, np.float64)
 
     def predict_row(self, row: list[float]) -> float:
+        if len(row) != len(self._row_weights):
+            raise wrong_row("scikit-learn", len(row), len(self._row_weights))
         score: float = sum(map(mul, row, self._row_weights)) + self._offset
         if not self._logistic:
             return score
@@ -170,9 +176,12 @@ class SoftmaxScorer:
         )
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        check_columns("scikit-learn", matrix, len(self._weights))
         return np.asarray(softmax(matrix @ self._weights + self._offsets, axis=1), np.float64)
 
     def predict_row(self, row: list[float]) -> list[float]:
+        if len(row) != len(self._weights):
+            raise wrong_row("scikit-learn", len(row), len(self._weights))
         raw = [sum(map(mul, row, weights)) + offset for weights, offset in self._rows]
         most = max(raw)
         powers = [math.exp(one - most) for one in raw]

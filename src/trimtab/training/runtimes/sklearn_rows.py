@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.choosing import RowCall
-from trimtab.training.runtimes.ports import Score
+from trimtab.training.runtimes.ports import Score, wrong_row
 
 _MOST_NODES = 400_000  # more take much memory as Python's objects, and long to unpack
 # A leaf: (-1, value). A node: (input, threshold, node below or at it, node above it, node of null).
@@ -173,7 +173,7 @@ def _histogram_nodes(nodes: NDArray[Any]) -> _Node:
 
 def _checked(row: list[float], inputs: int) -> None:
     if len(row) != inputs:
-        raise Misuse(f"scikit-learn: {inputs} numbers are needed, {len(row)} values were given.")
+        raise wrong_row("scikit-learn", len(row), inputs)
 
 
 def _singles(row: list[float], inputs: int) -> Sequence[float]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trimtab.core.code import code_hash
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.estimators import TorchEstimator
-from trimtab.training.runtimes.ports import Score, row_score
+from trimtab.training.runtimes.ports import Score, check_columns, row_score
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _DRAWS = Lock()  # PyTorch has one generator for all threads
@@ -135,8 +135,7 @@ class TorchScorer:
         import torch
 
         about = self.about
-        if matrix.ndim != 2 or matrix.shape[1] != about.inputs:
-            raise Misuse(f"torch: inputs of shape {matrix.shape}; needed are {about.inputs} columns.")
+        check_columns("torch", matrix, about.inputs)
         with torch.inference_mode():
             raw = self.module(torch.from_numpy(np.array(matrix, np.float32, order="C")))  # a copy it may write to
             raw = _shaped(raw, len(matrix), about.outputs).to(torch.float64)

@@ -11,7 +11,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.choose import missing_library
 from trimtab.training.runtimes.choosing import Ways, per_thread
 from trimtab.training.runtimes.native import matrix_address, native_library
-from trimtab.training.runtimes.ports import Score
+from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,8 +45,7 @@ class TreesScorer(Ways):
         import numpy as np
 
         booster = self._booster
-        if matrix.ndim != 2 or matrix.shape[1] != booster.inputs:
-            raise Misuse(f"xgboost: inputs of shape {matrix.shape}; needed are {booster.inputs} columns.")
+        check_columns("xgboost", matrix, booster.inputs)
         if not len(matrix):
             classes = len(booster.scores_of_nothing())
             return np.empty(0 if classes == 1 else (0, classes))
@@ -103,7 +102,7 @@ class _Booster:
 
     def rows(self, rows: list[list[float]]) -> list[Score]:
         """The scores of rows, for which NumPy need not be there."""
-        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in row])
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
         found, shape = self.predict(ctypes.addressof(given), len(rows))
         if len(shape) == 1:
             return list(found[: len(rows)])
@@ -112,12 +111,12 @@ class _Booster:
 
     def alone(self, row: list[float]) -> Score:
         """The score of a row as a batch of one."""
-        return self.rows([self.checked(row)])[0]
+        return self.rows([row])[0]
 
     def checked(self, row: list[float]) -> list[float]:
         """The row, if it has as many numbers as there are inputs."""
         if len(row) != self.inputs:
-            raise Misuse(f"xgboost: {self.inputs} numbers are needed, {len(row)} values were given.")
+            raise wrong_row("xgboost", len(row), self.inputs)
         return row
 
     def scores_of_nothing(self) -> list[float]:

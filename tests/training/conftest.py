@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +20,8 @@ from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import mean
 from trimtab.features.definitions import label, request, view
 from trimtab.training import Model, TrainingSet, build_training_set, model
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 START_US = 1_356_998_400_000_000  # 2013-01-01
 

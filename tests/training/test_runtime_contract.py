@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from own_estimators import Centres, LeastSquares
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
@@ -25,6 +27,7 @@ def quick_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Fork the process that loads a model; one kind of model keeps a new Python."""
     if request.cls is not TestSklearn:
         monkeypatch.setattr(contract_runtime, "subprocess", forked.LIKE_SUBPROCESS)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a class of one's own is found
 
 
 class TestSklearn(RuntimeContract):
@@ -108,6 +111,53 @@ class TestOnnxNumbers(RuntimeContract):
         pytest.importorskip("onnxruntime")
         pytest.importorskip("skl2onnx")
         return lambda: onnx(make_pipeline(StandardScaler(), Ridge()))
+
+
+class TestOwnClass(RuntimeContract):
+    """A class with fit and predict."""
+
+    classes = False
+    trust = "pickle"
+
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return LeastSquares
+
+
+class TestOwnClassOfChances(RuntimeContract):
+    """A class with fit and predict_proba that does not say how many inputs it has: it raises what it raises."""
+
+    trust = "pickle"
+    refusal = ValueError
+    refused = "could not be broadcast together"
+
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return Centres
+
+
+class TestOwnClassOfSeveral(TestOwnClassOfChances):
+    several = True
+
+
+class TestLinear(RuntimeContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return LogisticRegression
+
+
+class TestLinearNumbers(RuntimeContract):
+    classes = False
+
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return Ridge
+
+
+class TestTrees(RuntimeContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Any]:
+        return lambda: RandomForestClassifier(5)
 
 
 class Several(RuntimeContract):

@@ -73,14 +73,21 @@ class Online(RuleBasedStateMachine):
         self.source = of
         self.records, self.log = data.draw(made_by(of))
         self.views = [self._renamed(data.draw(views(of)), "v"), self._renamed(data.draw(views(of)), "w")]
-        self.kv = KillableKeyValue()
-        self.plans = {v.name: RequestPlan(feature_set(ASK, [v]), self.kv) for v in self.views}
-        self.both = RequestPlan(feature_set(ASK, self.views), self.kv)
+        self.open()
         self.so_far: Any = RevealedLog(self.log)
         self.clock_us, self.others = BASE_US, 0
         self.declared = 1
         self.reached: dict[str, dict[str, int]] = {}
         self.restart()
+
+    def open(self) -> None:
+        """Open the store, and what reads from it."""
+        self.kv: Any = self.open_store()
+        self.plans = {v.name: RequestPlan(feature_set(ASK, [v]), self.kv) for v in self.views}
+        self.both = RequestPlan(feature_set(ASK, self.views), self.kv)
+
+    def open_store(self) -> Any:
+        return KillableKeyValue()
 
     @staticmethod
     def _renamed(v: View, name: str) -> View:
@@ -98,7 +105,6 @@ class Online(RuleBasedStateMachine):
         self.restart()
 
     def restart(self) -> None:
-        self.kv.left = None
         self.store = OnlineStore(self.kv, self.views[: self.declared])
         self.filling: Iterator[Filled] | None = None
         self.compaction = Compaction(self.store)
@@ -192,18 +198,21 @@ class Online(RuleBasedStateMachine):
     def be_killed(self, left: int, what: str) -> None:
         self.kv.left = left
         try:
-            if what in ("apply", "all"):
-                self._apply(3)
-            if what in ("fill", "all"):
-                if self.filling is None:
-                    self.filling = Filling(self.store, sorted(self.store.plans)[-1], self.so_far, most_rows=2).steps()
-                self._fill_on(100)
-            if what in ("compact", "all"):
-                for _ in range(4):
-                    self.compaction.step(2)
+            self._work(what)
         except Killed:
             self.restart()
         self.kv.left = None
+
+    def _work(self, what: str) -> None:
+        if what in ("apply", "all"):
+            self._apply(3)
+        if what in ("fill", "all"):
+            if self.filling is None:
+                self.filling = Filling(self.store, sorted(self.store.plans)[-1], self.so_far, most_rows=2).steps()
+            self._fill_on(100)
+        if what in ("compact", "all"):
+            for _ in range(4):
+                self.compaction.step(2)
 
     @rule(now_us=nows)
     def ask(self, now_us: int) -> None:

@@ -1,0 +1,152 @@
+"""The state machine of the online features on LMDB, whose process is killed by SIGKILL anywhere, against the oracle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, BinaryIO, ClassVar
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
+from test_online_machine import Online, nows
+
+from trimtab.features.online.store import POSITIONS_KEY
+from trimtab.store.lmdb_kv import LmdbKeyValue
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what works is a fork of the test's process")
+PHASES = [Phase.generate]  # what is found is not made smaller: no kill can be repeated
+writes = st.integers(0, 6)
+delays_ns = st.integers(0, 3_000_000)  # a synced write takes a millisecond or two
+work = st.sampled_from(["apply", "fill", "compact", "all"])
+
+
+class TellingKeyValue(LmdbKeyValue):
+    """A store that tells of each write before it and after it, with the log positions that it brings."""
+
+    tell: Callable[[str], None] | None = None
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        if self.tell is None:
+            super().write(puts, deletes)
+            return
+        self.tell(f"begun {puts.get(POSITIONS_KEY, b'').hex()}")
+        super().write(puts, deletes)
+        self.tell("done")
+
+
+class OnDisk(Online):
+    """One store on disk; some of the work is done by a child process, which never ends but by SIGKILL."""
+
+    counts: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="trimtab-killed-"))
+
+    def teardown(self) -> None:
+        if hasattr(self, "kv"):
+            self.kv.close()
+        shutil.rmtree(self.folder)
+
+    def open_store(self) -> Any:
+        return TellingKeyValue(self.folder)
+
+    @rule(kills=st.lists(st.tuples(writes, delays_ns, work), min_size=1, max_size=4), now_us=nows)
+    def be_killed(self, kills: list[tuple[int, int, str]], now_us: int) -> None:
+        for left, after_ns, what in kills:
+            self._be_killed(left, after_ns, what)
+            self.ask(now_us)
+
+    def _be_killed(self, left: int, after_ns: int, what: str) -> None:
+        """Kill the child so long after it began a write, or once it has nothing left to do, and open the store."""
+        self.kv.release_writer()
+        before = self.kv.get(POSITIONS_KEY) or b""
+        reading, writing = os.pipe()
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
+            child = os.fork()
+        if child == 0:
+            self._work_in_child(what, writing, parent)
+        os.close(writing)
+        try:
+            with open(reading, "rb") as said:
+                possible = _watched(said, child, before, left, after_ns)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        self.kv.close()
+        self.open()
+        self.restart()
+        found = self.kv.get(POSITIONS_KEY) or b""
+        assert found in possible, "a write that was acknowledged is lost, or one is half there"
+        self.counts["killed"] += 1
+        self.counts["in a write"] += len(possible) > 1
+        self.kv.check()
+
+    def _work_in_child(self, what: str, told: int, parent: int) -> None:
+        try:
+            self.kv.tell = lambda line: os.write(told, line.encode() + b"\n")
+            self._work(what)
+            self.kv.tell("nothing left")
+            while os.getppid() == parent:
+                time.sleep(0.05)
+        except BaseException:
+            os.write(told, b"failed " + traceback.format_exc().encode().hex().encode() + b"\n")
+        finally:
+            os._exit(1)
+
+
+def _watched(said: BinaryIO, child: int, before: bytes, left: int, after_ns: int) -> list[bytes]:
+    """Kill the child in its time; the positions that may be stored then: the acknowledged, and those on their way."""
+    possible, killed = [before], False
+    for line in said:
+        word, _, rest = line.decode().strip().partition(" ")
+        assert word != "failed", bytes.fromhex(rest).decode()
+        if word == "begun":
+            possible = [possible[0], bytes.fromhex(rest) or possible[0]]
+            left -= 1
+        elif word == "done":
+            possible = possible[1:]
+        if not killed and (left < 0 or word == "nothing"):
+            until_ns = perf_counter_ns() + after_ns
+            while perf_counter_ns() < until_ns:
+                pass
+            os.kill(child, signal.SIGKILL)
+            killed = True
+    return possible
+
+
+def campaign(examples: int, steps: int) -> Counter[str]:
+    """Run the machine; how many processes were killed, and how many of them within a write."""
+    OnDisk.counts.clear()
+    given = settings(max_examples=examples, stateful_step_count=steps, deadline=None, phases=PHASES)
+    run_state_machine_as_test(OnDisk, settings=given)
+    return OnDisk.counts
+
+
+def test_after_sigkill_features_on_disk_equal_the_oracle() -> None:
+    counts = campaign(10, 20)
+    assert counts["killed"] >= 10
+    assert counts["in a write"] > 0
+
+
+@pytest.mark.soak
+def test_after_thousands_of_sigkills_features_on_disk_equal_the_oracle(soak_report: Callable[..., None]) -> None:
+    counts = campaign(1_500, 40)
+    soak_report("kill_online_machine", runs=counts["killed"], failures=0, in_a_write=counts["in a write"])
+    assert counts["killed"] >= 2_000
+    assert counts["in a write"] >= 500

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
+from strategies import BASE_US, UNIT_US
 from test_online_machine import Online, nows
 
 from trimtab.features.online.store import POSITIONS_KEY
@@ -28,22 +29,34 @@ from trimtab.store.lmdb_kv import LmdbKeyValue
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what works is a fork of the test's process")
 PHASES = [Phase.generate]  # what is found is not made smaller: no kill can be repeated
 writes = st.integers(0, 6)
-delays_ns = st.integers(0, 3_000_000)  # a synced write takes a millisecond or two
-work = st.sampled_from(["apply", "fill", "compact", "all"])
+delays_ns = st.integers(0, 60).map(lambda n: 10 * n**3)  # up to 2 ms, mostly less: as long as a synced write
+calls = st.one_of(st.none(), st.integers(0, 100))  # none: killed from outside after the delay
+work = st.sampled_from(["apply", "apply", "fill", "compact", "all"])
 
 
 class TellingKeyValue(LmdbKeyValue):
     """A store that tells of each write before it and after it, with the log positions that it brings."""
 
     tell: Callable[[str], None] | None = None
+    left = 0  # writes before the one that its process dies in
+    calls: int | None = None  # calls of functions, those of C too, from the beginning of that write to its death
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         if self.tell is None:
             super().write(puts, deletes)
             return
         self.tell(f"begun {puts.get(POSITIONS_KEY, b'').hex()}")
+        if self.left == 0 and self.calls is not None:
+            sys.setprofile(self._die)
+        self.left -= 1
         super().write(puts, deletes)
         self.tell("done")
+
+    def _die(self, *_: object) -> None:
+        assert self.calls is not None
+        self.calls -= 1
+        if self.calls < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class OnDisk(Online):
@@ -63,14 +76,22 @@ class OnDisk(Online):
     def open_store(self) -> Any:
         return TellingKeyValue(self.folder)
 
-    @rule(kills=st.lists(st.tuples(writes, delays_ns, work), min_size=1, max_size=4), now_us=nows)
-    def be_killed(self, kills: list[tuple[int, int, str]], now_us: int) -> None:
-        for left, after_ns, what in kills:
-            self._be_killed(left, after_ns, what)
-            self.ask(now_us)
+    @rule(kills=st.lists(st.tuples(writes, delays_ns, calls, work), min_size=1, max_size=4), now_us=nows)
+    def be_killed(self, kills: list[tuple[int, int, int | None, str]], now_us: int) -> None:
+        for left, after_ns, calls, what in kills:
+            self.append(4)  # something to apply
+            self._be_killed(left, after_ns, calls, what)
+            for moment_us in (now_us, BASE_US + 20 * UNIT_US, BASE_US + 10**9 // 10 * UNIT_US):
+                self.ask(moment_us)
 
-    def _be_killed(self, left: int, after_ns: int, what: str) -> None:
-        """Kill the child so long after it began a write, or once it has nothing left to do, and open the store."""
+    def _work(self, what: str) -> None:
+        if what in ("apply", "all"):
+            for _ in range(6):
+                self._apply(1)
+        super()._work(what)
+
+    def _be_killed(self, left: int, after_ns: int, calls: int | None, what: str) -> None:
+        """Kill the child in a write, after a time or some calls, or once it has nothing left to do; open the store."""
         self.kv.release_writer()
         before = self.kv.get(POSITIONS_KEY) or b""
         reading, writing = os.pipe()
@@ -79,11 +100,12 @@ class OnDisk(Online):
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
             child = os.fork()
         if child == 0:
+            self.kv.left, self.kv.calls = left, calls
             self._work_in_child(what, writing, parent)
         os.close(writing)
         try:
             with open(reading, "rb") as said:
-                possible = _watched(said, child, before, left, after_ns)
+                possible = _watched(said, child, before, left if calls is None else 1_000, after_ns)
         finally:
             os.kill(child, signal.SIGKILL)
             status = os.waitpid(child, 0)[1]
@@ -139,7 +161,7 @@ def campaign(examples: int, steps: int) -> Counter[str]:
 
 
 def test_after_sigkill_features_on_disk_equal_the_oracle() -> None:
-    counts = campaign(10, 20)
+    counts = campaign(50, 20)
     assert counts["killed"] >= 10
     assert counts["in a write"] > 0
 

@@ -98,7 +98,8 @@ def test_small_requests_come_through_while_large_ones_are_refused_with_a_time_to
         assert held.add(2 * MB)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://127.0.0.1") as client:
             refused = await client.post(EVENTS, json=rows)
-            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1"), refused.text
+            assert refused.status_code == 429, refused.text
+            assert int(refused.headers["retry-after"]) >= 1  # longer where the machine is busy
             assert refused.json()["type"] == "urn:trimtab:problem:overloaded"
             assert "serve.max_bodies_bytes" in refused.json()["detail"]
             assert (await client.post(EVENTS, json=rows[:1])).status_code == 200

@@ -48,7 +48,7 @@ def mean_loss(line: LineResult) -> float:
 
 
 def told(line: LineResult) -> None:
-    """Print what happened to a line, for whoever reads the campaign."""
+    """Print what happened to a line, for the reader of the campaign."""
     for signal in [*line.signals, *line.input_signals]:
         print(" ", format_moment(signal.raised_at_us)[:10], signal.severity, signal.kind, signal.subject, flush=True)
     acts = [f"{format_moment(one.at_us)[:10]} {one.act}" for one in line.decisions if one.act in ("promote", "refuse")]

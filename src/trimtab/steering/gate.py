@@ -104,7 +104,7 @@ def judge(
         choices: Of how many candidates and windows this pair proves most: they share the allowed error.
         folds: From 2 on each part of the window was answered by a fit on the others.
         plan: What was learnt from and judged, where that is not the usual: one sentence.
-        refreshes: It is the recipe in service, fitted anew for no other reason than that time has passed.
+        refreshes: It is the recipe in service, refitted for no other reason than that time has passed.
     """
     if not refreshes:
         rule = stricter(rule, tries, choices)

@@ -47,7 +47,7 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     choices: int = 1  # of how many candidates and windows this pair proves most
     folds: tuple[tuple[Rows, Rows], ...] = ()  # what each fit answers and has learnt from; none: the window, by one fit
     plan: str = ""  # in words, where it is not the usual one
-    refreshes: bool = False  # the recipe in service, fitted anew for no other reason than that time has passed
+    refreshes: bool = False  # the recipe in service, refitted for no other reason than that time has passed
 
 
 class Side(msgspec.Struct, frozen=True, eq=False):
